@@ -1,0 +1,55 @@
+# The production image: the proxy alone. The development page, the tests and every build tool stay out of it.
+
+# Both stages must start from the same image: the virtual environment points at its Python.
+# Pin it by digest where builds must repeat exactly: --build-arg PYTHON_IMAGE=docker.io/library/python:3.13-slim@sha256:…
+ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+WORKDIR /src
+
+# Dependencies first: this layer is reused until a requirement changes. They come as hashed wheels, so that nothing is
+# compiled and nothing runs while they are installed. The environment has no pip of its own: the image cannot install.
+COPY requirements/build.txt requirements/runtime.txt requirements/
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt \
+ && python -m venv --without-pip /opt/fal-proxy \
+ && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install \
+      --require-hashes --only-binary :all: -r requirements/runtime.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY proxy/ proxy/
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+ && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install --no-deps --no-index /wheel/*.whl
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="fal-proxy" \
+      org.opencontainers.image.description="Holds your FAL_KEY on the server: sessions, limits and live queue updates" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}"
+
+COPY --from=build /opt/fal-proxy /opt/fal-proxy
+
+# The one directory that is written to: without PROXY_DATABASE_URL the SQLite file comes to lie in it. The root file
+# system may be read-only.
+RUN install -d -o 10001 -g 10001 -m 0750 /data
+VOLUME ["/data"]
+WORKDIR /data
+
+ENV PATH=/opt/fal-proxy/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PROXY_HOST=0.0.0.0 \
+    PROXY_PORT=8787
+
+# A number, not a name: Kubernetes can only verify `runAsNonRoot` for numbers.
+USER 10001:10001
+EXPOSE 8787
+
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PROXY_PORT'] + '/livez', timeout=2)"]
+
+# Python is process 1 and takes SIGTERM itself: no shell stands between it and a clean drain.
+ENTRYPOINT ["python", "-m", "proxy"]
+CMD ["serve"]

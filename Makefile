@@ -1,0 +1,133 @@
+# What a developer types; `make` alone lists it. Every command prepares what it needs and repeats cheaply:
+# a file under .venv/ or .tools/ marks each finished preparation and is older than what it was made from
+# when it has to be done again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+# Only the hashed files say what is installed; an index or a constraint from the environment can add nothing to it.
+PIP_HASHED := $(PIP) install --require-hashes --no-deps
+
+PAGE := proxy/web
+BUNDLE := $(PAGE)/static/bundle/main.js
+PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
+# Programs outside Python, each with the Debian package that brings it.
+TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-headless mvn:maven go:golang chromium:chromium \
+  buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql
+BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux redis-server:redis-server pg_ctlcluster:postgresql
+
+# Processes for the whole of the tests; 0 is this one alone. A file's tests stay together, as they share what they built.
+WORKERS ?= 0
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= fal-proxy:latest
+IMAGE_BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
+
+##@ Use
+
+.PHONY: run
+run: .venv/.runtime $(BUNDLE) ## Start everything on this machine; with FAL_KEY set it talks to fal, else to the sandbox
+	@exec $(BIN)/fal-proxy dev
+
+.PHONY: image
+image: ## Build the production image (IMAGE=fal-proxy:latest)
+	@test -n "$(IMAGE_BUILDER)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
+	$(IMAGE_BUILDER) build -t $(IMAGE) --build-arg VERSION=$(VERSION) .
+
+##@ Check
+
+.PHONY: test
+test: tools .venv/.dev $(BUNDLE) clients lint types page-types ## Install what the tests need, then run all of them
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: test-fast
+test-fast: lint types ## Lint, types and the tests that need nothing but Python: under a minute
+	@$(BIN)/python -m pytest -m "not tools and not slow" -n 2 --dist loadfile
+
+.PHONY: lint
+lint: .venv/.dev ## Ruff over everything
+	@$(BIN)/ruff check .
+
+.PHONY: types
+types: .venv/.dev ## mypy, strict, over proxy/
+	@$(BIN)/mypy
+
+.PHONY: page-types
+page-types: $(PAGE)/node_modules/.installed ## The TypeScript compiler over the page
+	@cd $(PAGE) && npm run --silent check
+
+.PHONY: bench
+bench: .venv/.dev ## Compare with the official proxy, and tell what the limits cost; prints ratios
+	@tests/tools/apt.sh $(BENCH_PROGRAMS)
+	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.limits
+
+##@ Prepare
+
+.PHONY: tools
+tools: ## The programs outside Python that the tests drive (Debian packages when root, helm by Go)
+	@tests/tools/apt.sh $(TEST_PROGRAMS)
+	@tests/tools/helm.sh
+
+.PHONY: clients
+clients: .venv/.dev ## The published fal clients and the official proxy that the tests run
+	@$(BIN)/python -m tests.clients.install
+	@$(BIN)/python -m tests.comparison.install
+
+.PHONY: bundle
+bundle: $(BUNDLE) ## The development page's script, with the published fal client in it
+
+.PHONY: requirements
+requirements: $(BIN)/uv ## Pin pyproject.toml's dependencies again, with hashes (UPGRADE=--upgrade for newer ones)
+	@compile="$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate $(UPGRADE)"; \
+	$$compile pyproject.toml -o requirements/runtime.txt; \
+	$$compile pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	$(BIN)/python requirements/build.py | $$compile - -c requirements/dev.txt -o requirements/build.txt
+
+.PHONY: clean
+clean: ## Remove everything that was installed or built
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(PAGE)/static/bundle
+	find . -name node_modules -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+# Preparations, each marked by a file.
+
+.venv/.created:
+	@tests/tools/venv.sh "$(PYTHON)"
+	@touch $@
+
+# The project itself is built by the hashed build backend, without the isolated download that pip would make.
+.venv/.runtime: .venv/.created requirements/build.txt requirements/runtime.txt pyproject.toml
+	@echo "Installing the hashed requirements into .venv" >&2
+	@$(PIP_HASHED) -r requirements/build.txt -r requirements/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.txt
+	@$(PIP_HASHED) -r requirements/dev.txt
+	@touch $@
+
+# Only `make requirements` needs it before the requirements can be installed.
+$(BIN)/uv: | .venv/.created
+	@$(PIP) install uv
+
+$(PAGE)/node_modules/.installed: $(PAGE)/package.json $(PAGE)/package-lock.json
+	@command -v npm >/dev/null || { echo "Building the page needs Node.js with npm (https://nodejs.org)" >&2; exit 1; }
+	@cd $(PAGE) && npm ci --no-audit --no-fund --no-update-notifier --loglevel=error >&2
+	@touch $@
+
+$(BUNDLE): $(PAGE)/node_modules/.installed $(PAGE_SOURCES)
+	@cd $(PAGE) && npm run --silent build >&2
+	@touch $@

@@ -1,0 +1,29 @@
+import { createFalClient } from "@fal-ai/client";
+
+const form = document.querySelector("form");
+const status = document.querySelector("[role=status]");
+const answer = document.querySelector("output");
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { proxy, session, picture, prompt } = Object.fromEntries(new FormData(form));
+  const fal = createFalClient({
+    proxyUrl: `${proxy}/api/fal/proxy`,
+    credentials: session,
+    suppressLocalCredentialsWarning: true, // it is a short-lived session, no key
+  });
+  answer.textContent = "";
+  try {
+    const { data } = await fal.subscribe("fal-ai/llava-next", {
+      // The client uploads a file by itself, and sends its URL.
+      input: { image_url: picture, prompt },
+      mode: "streaming",
+      onQueueUpdate: (update) => {
+        status.textContent = `${update.status} ${update.queue_position ?? ""}`;
+      },
+    });
+    answer.textContent = data.output;
+  } catch (error) {
+    status.textContent = `${error.message} (${error.body?.error_type ?? error.name})`;
+  }
+});

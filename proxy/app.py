@@ -1,0 +1,186 @@
+"""The composition root: everything is built here once, and handed to who needs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from proxy.auth.callers import Authenticator
+from proxy.auth.sessions import Sessions
+from proxy.catalog import Catalog
+from proxy.clock import Clock, SystemClock
+from proxy.jobs.owners import Owners
+from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.settlement import Settlement
+from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
+from proxy.page import Page
+from proxy.policy.directory import Directory
+from proxy.policy.gate import Gate
+from proxy.policy.leases import Leases
+from proxy.policy.plans import PlanFile, read_file
+from proxy.policy.quota import Bookkeeper
+from proxy.policy.ratelimit import RateLimiter, flood_guard
+from proxy.routes import admin, fal_hosts, fal_protocol, health, sessions, uploads, usage
+from proxy.routes.once import Once
+from proxy.routes.services import Services
+from proxy.settings import Settings
+from proxy.stores.base import Counters, Stores
+from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.sql import SqlStores
+from proxy.telemetry import Metrics
+from proxy.upstream.client import Upstream
+from proxy.upstream.transport import EngineTransport
+
+
+def create_app(
+    settings: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    stores: Stores | None = None,
+    counters: Counters | None = None,
+    clock: Clock | None = None,
+    plan_file: PlanFile | None = None,
+    reconciles: bool = True,
+) -> Starlette:
+    """The proxy as an ASGI application.
+
+    Args:
+        transport: how fal is reached; the fast one if not given.
+        stores: where things are kept; the database of the settings if not given.
+        counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
+        clock: what time it is; the system's if not given.
+        reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
+        plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
+
+    Raises:
+        SettingsError: `PROXY_CONFIG` cannot be used.
+    """
+    file, catalog = read_file(settings.config_path)
+    services = _assembled(
+        settings,
+        catalog,
+        transport or EngineTransport(),
+        stores or SqlStores(settings.stores.database_url.reveal()),
+        counters or _counters(settings),
+        clock or SystemClock(),
+    )
+    app = Starlette(
+        routes=_routes(services),
+        middleware=_middleware(services),
+        exception_handlers={HTTPException: _to_errors},
+        lifespan=_lifespan(services, plan_file or file, reconciles),
+    )
+    # The fal clients follow redirects with all their headers, so none is ever sent.
+    app.router.redirect_slashes = False
+    if settings.dev:
+        # Not mounted at "/": a mount there would answer wrong methods of other routes.
+        app.router.default = Page()
+    return app
+
+
+def _assembled(
+    settings: Settings,
+    catalog: Catalog,
+    transport: httpx.AsyncBaseTransport,
+    stores: Stores,
+    counters: Counters,
+    clock: Clock,
+) -> Services:
+    """Every part, made once, each given what it works with."""
+    directory = Directory(stores.directory, clock)
+    minted = Sessions(settings.sessions.secrets, clock)
+    metrics = Metrics()
+    fails_open = settings.stores.rate_limit_on_error == "open"
+    limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
+    leases = Leases(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
+    bookkeeper = Bookkeeper(stores.ledger, clock)
+    settlement = Settlement(bookkeeper, leases, catalog, clock)
+    upstream = Upstream(settings.fal, transport)
+    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    return Services(
+        settings=settings,
+        clock=clock,
+        catalog=catalog,
+        stores=stores,
+        directory=directory,
+        sessions=minted,
+        authenticator=Authenticator(minted, directory, settings, clock),
+        gate=gate,
+        limiter=limiter,
+        leases=leases,
+        bookkeeper=bookkeeper,
+        settlement=settlement,
+        counters=counters,
+        reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
+        once=Once(stores.idempotency, stores.ledger, clock),
+        upstream=upstream,
+        metrics=metrics,
+        flood_guard=flood_guard(),
+    )
+
+
+def _counters(settings: Settings) -> Counters:
+    redis_url = settings.stores.redis_url
+    return RedisCounters(redis_url.reveal()) if redis_url else MemoryCounters()
+
+
+def _routes(services: Services) -> list[BaseRoute]:
+    return [
+        *fal_protocol.routes(services),
+        *fal_hosts.routes(services),
+        *uploads.routes(services),
+        *sessions.routes(services),
+        *usage.routes(services),
+        *admin.routes(services),
+        *health.routes(services),
+    ]
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    """Outermost first."""
+    allowed = services.settings.server.allowed_origins
+    return [
+        Middleware(RequestContext, metrics=services.metrics),
+        Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
+        Middleware(Errors, metrics=services.metrics),
+        Middleware(
+            BodyLimit, max_bytes=services.settings.server.max_body_bytes, unlimited_prefix=uploads.PREFIX
+        ),
+    ]
+
+
+def _lifespan(
+    services: Services, file: PlanFile, reconciles: bool
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await services.stores.prepare()
+        await services.directory.apply(file)
+        await services.reconciler.restore_slots()
+        if reconciles:
+            services.reconciler.start()
+        try:
+            yield
+        finally:
+            await services.reconciler.close()
+            await services.once.close()
+            await services.bookkeeper.close()
+            await services.directory.close()
+            await services.counters.close()
+            await services.upstream.close()
+            await services.stores.close()
+
+    return lifespan
+
+
+async def _to_errors(_request: Request, problem: Exception) -> Response:
+    """Starlette would answer in text; our own `Errors` is next on the way out."""
+    raise problem

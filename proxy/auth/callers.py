@@ -1,0 +1,157 @@
+"""Who is asking: from the credential of a request to a `Caller`.
+
+Where a credential can be, first match wins: `Authorization: Bearer|Key`, `x-fal-proxy-session`, the `/s/{session}/`
+path, the cookie. One that is there and wrong is an error, never "anonymous". Browsers send a cookie on behalf of any
+page, so it counts only together with a sign that the page is allowed to call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+
+from proxy.auth import keys
+from proxy.auth.sessions import Session, Sessions
+from proxy.clock import Clock
+from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
+from proxy.policy.directory import Directory, Snapshot
+from proxy.policy.plans import Plan, Tenant
+from proxy.settings import Settings
+
+COOKIE = "fal_session"
+HEADER = "x-fal-proxy-session"
+#: A key's last use is told to this accuracy, so that a busy key does not cost a write a call.
+TOUCH_SECONDS = 60.0
+_SCHEMES = ("bearer", "key")
+_log = logging.getLogger(__name__)
+
+Place = Literal["authorization", "header", "path", "cookie"]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is asking, once authenticated.
+
+    Attributes:
+        subject: the end user; empty for the tenant itself, that came with its key.
+        endpoints: what it may call.
+        session: None for a tenant key.
+    """
+
+    tenant: Tenant
+    subject: str
+    plan_name: str
+    plan: Plan
+    endpoints: frozenset[str]
+    session: Session | None = None
+    key_id: str | None = None
+
+
+class Authenticator:
+    def __init__(self, sessions: Sessions, directory: Directory, settings: Settings, clock: Clock) -> None:
+        self._sessions = sessions
+        self._directory = directory
+        self._clock = clock
+        self._origins = settings.server.allowed_origins | {settings.server.own_origin}
+        self._touched: dict[str, float] = {}
+        self._touching: set[asyncio.Task[None]] = set()
+
+    async def authenticate(self, request: HTTPConnection, *, reads_own_facts: bool = False) -> Caller:
+        """The caller of a request. `reads_own_facts` is for reads that a foreign page could not see the answer of.
+
+        Raises:
+            Unauthenticated: no credential, or one that does not count (also SessionExpired, SessionRevoked).
+            OriginNotAllowed: a cookie from a page that may not use it.
+            StoreUnavailable: revocations cannot be checked.
+        """
+        place, text = presented(request)
+        snapshot = await self._directory.snapshot()
+        # Nowhere else: a path is written down in many places, and a cookie is sent by any page.
+        if place == "authorization" and text.startswith(keys.PREFIX):
+            return self._tenant_caller(text, snapshot)
+        caller = _session_caller(self._sessions.verify(text), snapshot)
+        if place == "cookie" and not reads_own_facts:
+            self._check_origin(request, caller.tenant)
+        return caller
+
+    def origin_allowed(self, origin: str, tenant: Tenant) -> bool:
+        return origin.lower() in self._origins or origin.lower() in tenant.allowed_origins
+
+    def _check_origin(self, request: HTTPConnection, tenant: Tenant) -> None:
+        origin = request.headers.get("origin")
+        # Pages cannot set this header; browsers do, and a same-origin GET carries no Origin.
+        if origin is None and request.headers.get("sec-fetch-site") == "same-origin":
+            return
+        if origin is None or not self.origin_allowed(origin, tenant):
+            raise OriginNotAllowed("This page's origin may not use the session cookie; add it to allowed_origins.")
+
+    def _tenant_caller(self, text: str, snapshot: Snapshot) -> Caller:
+        record = keys.verify(text, snapshot.keys)
+        tenant = snapshot.tenants.get(record.tenant)
+        if tenant is None:
+            raise Unauthenticated("The tenant key is not valid.")
+        self._touch(record.id)
+        plan = snapshot.plans[tenant.plan]
+        return Caller(tenant, "", tenant.plan, plan, plan.endpoints, key_id=record.id)
+
+    def _touch(self, key_id: str) -> None:
+        now = self._clock.now()
+        if now - self._touched.get(key_id, float("-inf")) >= TOUCH_SECONDS:
+            self._touched[key_id] = now
+            task = asyncio.create_task(self._write_touch(key_id, now))
+            self._touching.add(task)
+            task.add_done_callback(self._touching.discard)
+
+    async def _write_touch(self, key_id: str, now: float) -> None:
+        try:
+            await self._directory.touch_key(key_id, now)
+        except ProxyError:
+            _log.warning("the last use of a tenant key could not be noted")
+
+
+def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
+    tenant = snapshot.tenants.get(session.tenant)
+    if tenant is None or (session.guest and not tenant.guests.enabled):
+        raise Unauthenticated("The session's tenant does not accept it any more.")
+    if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
+        raise SessionRevoked("The session was revoked; get a new one.")
+    plan_name = tenant.guest_plan if session.guest else tenant.plan
+    plan = snapshot.plans[plan_name]
+    wanted = plan.endpoints if session.endpoints is None else plan.endpoints.intersection(session.endpoints)
+    return Caller(tenant, session.subject, plan_name, plan, wanted, session=session)
+
+
+def presented(request: HTTPConnection) -> tuple[Place, str]:
+    """Where the credential is, and its text.
+
+    Raises:
+        Unauthenticated: there is none, or the first that is there is malformed.
+    """
+    authorization = request.headers.getlist("authorization")
+    if authorization:
+        return "authorization", _bearer(authorization)
+    if own := request.headers.getlist(HEADER):
+        return "header", _only(own)
+    if path := request.path_params.get("session"):
+        return "path", path
+    if cookie := request.cookies.get(COOKIE):
+        return "cookie", cookie
+    raise Unauthenticated("No session: send one as 'Authorization: Bearer <session>', or as the session cookie.")
+
+
+def _bearer(values: list[str]) -> str:
+    scheme, _, token = _only(values).partition(" ")
+    # A comma means that two headers were joined: which of them was meant is not ours to guess.
+    if scheme.lower() not in _SCHEMES or not token or "," in token or " " in token:
+        raise Unauthenticated("The Authorization header must be 'Bearer <session>' or 'Key <session>', once.")
+    return token
+
+
+def _only(values: list[str]) -> str:
+    if len(values) != 1 or not values[0]:
+        raise Unauthenticated("The credential must be sent exactly once.")
+    return values[0]

@@ -1,0 +1,140 @@
+"""Session tokens: short-lived, signed, for one end user of one tenant. The only user of itsdangerous.
+
+A token carries its facts and a signature (HMAC with SHA-256); nothing is stored until one is revoked. The key ring is
+newest first: the first secret signs, all of them verify, so that secrets can be rotated without logging anyone out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from itsdangerous import BadData, URLSafeSerializer
+
+from proxy.clock import Clock
+from proxy.errors import SessionExpired, Unauthenticated
+from proxy.settings import Secret
+
+#: One salt for each purpose: a signature made for one never verifies for another.
+SESSION_SALT = "fal-proxy.session.v1"
+MAX_TOKEN_LENGTH = 4096
+#: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
+_SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a verified token says. Times are seconds since 1970 UTC.
+
+    Attributes:
+        endpoints: what it was narrowed to; None for all that the plan allows.
+        guest: whether it was given without a credential.
+    """
+
+    id: str
+    tenant: str
+    subject: str
+    issued_at: float
+    expires_at: float
+    endpoints: tuple[str, ...] | None = None
+    guest: bool = False
+
+
+def is_subject(text: object) -> bool:
+    """Whether a text can name an end user: 1 to 200 printable characters."""
+    return isinstance(text, str) and _SUBJECT.fullmatch(text) is not None
+
+
+class Sessions:
+    """Mints and verifies tokens."""
+
+    def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
+        self._clock = clock
+        self._serializer = URLSafeSerializer(
+            # itsdangerous wants the ring oldest first.
+            [secret.reveal() for secret in reversed(key_ring)],
+            salt=SESSION_SALT,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
+
+    def mint(
+        self,
+        tenant: str,
+        subject: str,
+        ttl_seconds: float,
+        *,
+        endpoints: Sequence[str] | None = None,
+        guest: bool = False,
+    ) -> tuple[str, Session]:
+        """A fresh token and what it says."""
+        now = self._clock.now()
+        session = Session(
+            id=secrets.token_urlsafe(12),
+            tenant=tenant,
+            subject=subject,
+            issued_at=round(now, 3),
+            expires_at=round(now + ttl_seconds, 3),
+            endpoints=None if endpoints is None else tuple(endpoints),
+            guest=guest,
+        )
+        return self.sign(session), session
+
+    def sign(self, session: Session) -> str:
+        """The token that says this, signed with the newest secret."""
+        token = self._serializer.dumps(_packed(session))
+        return token if isinstance(token, str) else token.decode()
+
+    def verify(self, token: str) -> Session:
+        """What a token says, if it is ours and still counts.
+
+        Raises:
+            Unauthenticated: it is not a token of ours.
+            SessionExpired: its time is over.
+        """
+        if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            raise Unauthenticated("The session token is not valid.")
+        try:
+            session = _unpacked(self._serializer.loads(token))
+        except (BadData, AttributeError, KeyError, TypeError, ValueError):
+            # `from None`: the cause may quote the token.
+            raise Unauthenticated("The session token is not valid.") from None
+        if session.expires_at <= self._clock.now():
+            raise SessionExpired("The session has expired; get a new one.")
+        return session
+
+
+def _packed(session: Session) -> dict[str, Any]:
+    packed: dict[str, Any] = {
+        "i": session.id,
+        "t": session.tenant,
+        "s": session.subject,
+        "a": session.issued_at,
+        "x": session.expires_at,
+    }
+    if session.endpoints is not None:
+        packed["e"] = list(session.endpoints)
+    if session.guest:
+        packed["g"] = True
+    return packed
+
+
+def _unpacked(packed: Any) -> Session:
+    """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
+    endpoints = packed.get("e")
+    texts = [packed["i"], packed["t"], packed["s"], *(endpoints or [])]
+    times = [packed["a"], packed["x"]]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, (int, float)) for time in times):
+        raise TypeError("a field has another type")
+    return Session(
+        id=packed["i"],
+        tenant=packed["t"],
+        subject=packed["s"],
+        issued_at=packed["a"],
+        expires_at=packed["x"],
+        endpoints=None if endpoints is None else tuple(endpoints),
+        guest=packed.get("g") is True,
+    )

@@ -1,0 +1,161 @@
+"""The commands for trying things out: the sandbox alone, and the sandbox, the proxy and the page in one process."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from proxy.app import create_app
+from proxy.auth.sessions import Sessions
+from proxy.catalog import built_in
+from proxy.clock import SystemClock
+from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, read_file
+from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
+from proxy.server import uvicorn_options
+from proxy.settings import Settings, SettingsError, read
+from proxy.telemetry import Redactor, configure_logging
+
+DEMO_TENANT = "demo"
+DEMO_SUBJECT = "developer"
+_DAY_SECONDS = 86_400
+#: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
+_SANDBOX_OPTIONS: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "access_log": False,
+    "ws": "none",
+    "timeout_keep_alive": 75,
+}
+
+
+def run_sandbox(port: int) -> None:
+    """Serve the stand-in for fal until a signal comes."""
+    base = f"http://127.0.0.1:{port}"
+    for name in ("RUN", "QUEUE", "REST", "CDN"):
+        print(f"FAL_{name}_URL={base}/{name.lower()}")
+    print(f"FAL_KEY={SANDBOX_KEY}", flush=True)
+    uvicorn.run(create_sandbox(), port=port, log_level="warning", **_SANDBOX_OPTIONS)
+
+
+def run_dev(environ: Mapping[str, str]) -> None:
+    """Serve everything until a signal comes; with a FAL_KEY in the environment, the real fal instead of the sandbox.
+
+    Raises:
+        SettingsError: what the environment says cannot be used.
+    """
+    # uvicorn raises the signal again once it has stopped: as an exception, it lets the folder below be removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    has_key = any(environ.get(name) for name in ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_ID_FILE"))
+    with tempfile.TemporaryDirectory(prefix="fal-proxy-") as folder:
+        defaults = _defaults(Path(folder))
+        if has_key:
+            _serve(read({**defaults, **environ}, dev=True), "fal")
+            return
+        with _sandbox() as sandbox_environ:
+            _serve(read({**defaults, **environ, **sandbox_environ}, dev=True), "the sandbox, no key needed")
+
+
+def _defaults(folder: Path) -> dict[str, str]:
+    """What lasts as long as the process: nobody has to set up anything to try the proxy."""
+    return {
+        "PROXY_SESSION_SECRETS": secrets.token_urlsafe(48),
+        "PROXY_DATABASE_URL": f"sqlite:///{folder / 'dev.db'}",
+        "PROXY_LOG_FORMAT": "text",
+    }
+
+
+@contextmanager
+def _sandbox() -> Iterator[dict[str, str]]:
+    """The sandbox on a free port, in a thread; yields the settings that point at it."""
+    config = uvicorn.Config(create_sandbox(), port=0, log_config=None, **_SANDBOX_OPTIONS)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    urls = {f"FAL_{name}_URL": f"http://127.0.0.1:{port}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
+    try:
+        yield {**urls, "FAL_KEY": SANDBOX_KEY}
+    finally:
+        server.should_exit = True
+        thread.join(timeout=5)
+
+
+def _serve(settings: Settings, upstream: str) -> None:
+    configure_logging(settings.log, Redactor([settings.fal.key, *settings.sessions.secrets]))
+    file = read_file(settings.config_path)[0] if settings.config_path else demo_file(settings)
+    if not file.tenants:
+        raise SettingsError(["PROXY_CONFIG: names no tenant to try things out as"])
+    tenant = file.tenants[0].id
+    ttl = file.plans[file.tenants[0].plan].session_ttl_seconds
+    token, _ = Sessions(settings.sessions.secrets, SystemClock()).mint(tenant, DEMO_SUBJECT, ttl)
+    options = uvicorn_options(settings) | {"timeout_graceful_shutdown": 2}
+    config = uvicorn.Config(create_app(settings, plan_file=file), **options)
+    with suppress(KeyboardInterrupt):
+        _Announcing(config, introduction(settings.server.public_url, token, upstream)).run()
+
+
+class _Announcing(uvicorn.Server):
+    """Says what it serves as soon as it does."""
+
+    def __init__(self, config: uvicorn.Config, words: str) -> None:
+        super().__init__(config)
+        self._words = words
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._words, flush=True)
+
+
+def demo_file(settings: Settings) -> PlanFile:
+    """One tenant whose guests may call from the page that is served beside the proxy."""
+    own = settings.server.own_origin
+    origins = {own, own.replace("127.0.0.1", "localhost")}
+    plan = Plan(endpoints=frozenset(built_in().ids()), session_ttl_seconds=_DAY_SECONDS)
+    guests = Guests(enabled=True, per_address=None)
+    tenant = Tenant(id=DEMO_TENANT, plan="demo", allowed_origins=frozenset(origins), guests=guests)
+    return PlanFile(plans={"demo": plan}, tenants=(tenant,))
+
+
+def introduction(url: str, token: str, upstream: str) -> str:
+    """What a developer sees first; the curl line works when pasted."""
+    body = f'{{"image_url":"{_sample_picture()}","prompt":"Which colour is this?"}}'
+    return f"""
+fal-proxy is running, in front of {upstream}.
+
+  page     {url}/
+  session  {token}
+
+  curl -s {url}/fal/run/fal-ai/llava-next \\
+    -H 'Authorization: Bearer {token}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{body}'
+
+Ctrl-C stops it.
+"""
+
+
+def _sample_picture() -> str:
+    """A small orange square as a data URI: a PNG is three chunks (W3C PNG, section 5.6)."""
+    side, orange = 16, b"\xf0\x80\x20"
+    rows = (b"\0" + orange * side) * side
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,221 @@
+"""The tree of failures that are expected, and the one function that turns any of them into a response.
+
+    ProxyError
+    ├── BadTarget                400  bad_target            the wanted fal URL cannot be understood, or may not be
+    ├── BadRequest               400  bad_request           bad JSON, bad query, bad header
+    ├── WebhookNotAllowed        400  webhook_not_allowed
+    ├── Unauthenticated          401  unauthenticated
+    │   ├── SessionExpired            session_expired
+    │   └── SessionRevoked            session_revoked
+    ├── QuotaExceeded            402  quota_exceeded        not 429: the fal clients repeat a 429 up to ten times
+    ├── NotAllowed               403  not_allowed
+    │   ├── EndpointNotAllowed        endpoint_not_allowed
+    │   └── OriginNotAllowed          origin_not_allowed
+    ├── NotFound                 404  not_found             an unknown job, and a job of somebody else, alike
+    ├── MethodNotAllowed         405  method_not_allowed
+    ├── BodyTooLarge             413  body_too_large
+    ├── UnsupportedMediaType     415  unsupported_media_type
+    ├── InvalidInput             422  invalid_input         with fal's list in `detail`
+    ├── RateLimited              429  rate_limited
+    │   └── TooManyJobs               too_many_jobs
+    ├── Internal                 500  internal
+    │   ├── UpstreamAmbiguous         upstream_ambiguous    fal may have accepted: the clients must not repeat it
+    │   └── UpstreamRejectedKey       upstream_rejected_key
+    ├── BadUpstream              502  bad_upstream          only where repeating is safe
+    ├── UpstreamTimeout          504  upstream_timeout      only where repeating is safe
+    └── Unavailable              503  (abstract)            nothing was sent to fal
+        ├── UpstreamUnavailable       upstream_unavailable
+        ├── StoreUnavailable          store_unavailable
+        └── Draining                  draining
+
+The codes are chosen for what the fal clients do with them: they submit again on 429, 502, 503 and 504, log a user out
+on 401, and read a body only when it is `application/json`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypedDict
+
+import orjson
+from starlette.responses import Response
+
+
+class Detail(TypedDict):
+    """One entry of fal's list of input problems."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ProxyError(Exception):
+    """An expected failure: knows its status and code; its text is written for the caller and holds no secret.
+
+    Attributes:
+        retry_after: seconds after which another try makes sense.
+        scope: which limit refused: `ip`, `session`, `subject`, `tenant` or `upstream`.
+        headers: what else the answer must carry.
+    """
+
+    status = 500
+    code = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        scope: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = None if retry_after is None else max(1, math.ceil(retry_after))
+        self.scope = scope
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object of the answer, still without the request id."""
+        return {"detail": self.message, "message": self.message, "error_type": self.code}
+
+
+class BadTarget(ProxyError):
+    status, code = 400, "bad_target"
+
+
+class BadRequest(ProxyError):
+    status, code = 400, "bad_request"
+
+
+class WebhookNotAllowed(ProxyError):
+    status, code = 400, "webhook_not_allowed"
+
+
+class Unauthenticated(ProxyError):
+    status, code = 401, "unauthenticated"
+
+
+class SessionExpired(Unauthenticated):
+    code = "session_expired"
+
+
+class SessionRevoked(Unauthenticated):
+    code = "session_revoked"
+
+
+class QuotaExceeded(ProxyError):
+    status, code = 402, "quota_exceeded"
+
+
+class NotAllowed(ProxyError):
+    status, code = 403, "not_allowed"
+
+
+class EndpointNotAllowed(NotAllowed):
+    code = "endpoint_not_allowed"
+
+
+class OriginNotAllowed(NotAllowed):
+    code = "origin_not_allowed"
+
+
+class NotFound(ProxyError):
+    """Nothing there for this caller. Says the same for what never existed and for what belongs to somebody else."""
+
+    status, code = 404, "not_found"
+
+    def __init__(self, message: str = "There is no such job.") -> None:
+        super().__init__(message)
+
+    def body(self) -> dict[str, Any]:
+        # The fal clients know an unknown job by this field.
+        return {**super().body(), "status": "NOT_FOUND"}
+
+
+class MethodNotAllowed(ProxyError):
+    status, code = 405, "method_not_allowed"
+
+
+class BodyTooLarge(ProxyError):
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(ProxyError):
+    status, code = 415, "unsupported_media_type"
+
+
+class InvalidInput(ProxyError):
+    """The model's input is wrong; carries fal's list, so that a client shows it as it shows fal's own."""
+
+    status, code = 422, "invalid_input"
+
+    def __init__(self, details: list[Detail]) -> None:
+        first = details[0]
+        super().__init__(f"{'.'.join(map(str, first['loc'][1:])) or 'body'}: {first['msg']}")
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        # `body` and the numeric `status` are what the Dart client reads of a 422.
+        return {**super().body(), "detail": self.details, "status": self.status, "body": self.details}
+
+
+class RateLimited(ProxyError):
+    status, code = 429, "rate_limited"
+
+
+class TooManyJobs(RateLimited):
+    code = "too_many_jobs"
+
+
+class Internal(ProxyError):
+    status, code = 500, "internal"
+
+
+class UpstreamAmbiguous(Internal):
+    code = "upstream_ambiguous"
+
+
+class UpstreamRejectedKey(Internal):
+    code = "upstream_rejected_key"
+
+
+class BadUpstream(ProxyError):
+    status, code = 502, "bad_upstream"
+
+
+class UpstreamTimeout(ProxyError):
+    status, code = 504, "upstream_timeout"
+
+
+class Unavailable(ProxyError):
+    """Nothing was sent to fal, and a later try may succeed."""
+
+    status = 503
+
+    def __init__(self, message: str, *, retry_after: float = 1, scope: str | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, scope=scope)
+
+
+class UpstreamUnavailable(Unavailable):
+    code = "upstream_unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+def respond(error: ProxyError, request_id: str) -> Response:
+    """The one way from a failure to an answer: always the same JSON shape, with the headers that mirror it."""
+    body = error.body() | {"request_id": request_id}
+    headers = {**error.headers, "x-fal-error-type": error.code, "cache-control": "no-store"}
+    if error.scope is not None:
+        body["scope"] = error.scope
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+        headers["retry-after"] = str(error.retry_after)
+    return Response(orjson.dumps(body), error.status, headers, media_type="application/json")

@@ -1,0 +1,1 @@
+"""Queued requests at fal: who owns them, and what is known of their state."""

@@ -1,0 +1,31 @@
+"""A job belongs to who submitted it: to one subject of one tenant, for good."""
+
+from __future__ import annotations
+
+from cachetools import LRUCache
+
+from proxy.auth.callers import Caller
+from proxy.errors import NotFound
+from proxy.stores.base import Job, Ledger
+from proxy.targets import Target
+
+#: An owner never changes, so what was read once can be answered from memory. About a kilobyte each.
+KEPT = 50_000
+
+
+class Owners:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._kept: LRUCache[str, Job] = LRUCache(KEPT)
+
+    async def find(self, target: Target, caller: Caller) -> Job:
+        """The job a target names. Its state may be older than the ledger's; its owner is not.
+
+        Raises:
+            NotFound: there is none, or it is not this caller's, or it runs on another endpoint.
+        """
+        job = self._kept.get(target.request_id) or await self._ledger.find(target.request_id)
+        if job is None or (job.tenant, job.subject) != (caller.tenant.id, caller.subject) or job.app != target.app:
+            raise NotFound
+        self._kept[target.request_id] = job
+        return job

@@ -1,0 +1,115 @@
+"""Settles what nobody watched: jobs whose caller went away, and calls that a crash cut off.
+
+Regularly it takes the open jobs that nothing was heard of for a while. What fal has in its queue is asked for; what has
+no id there, or is older than any job can be, is over: fal may have run it, so it is booked as reserved. No reservation
+outlives this, and none is freed that fal may bill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.datastructures import Headers
+
+from proxy.clock import Clock
+from proxy.errors import ProxyError
+from proxy.jobs.settlement import Settlement, parsed
+from proxy.policy.leases import Leases
+from proxy.policy.quota import JOB_SECONDS, UPLOAD
+from proxy.stores.base import Job, Ledger
+from proxy.targets import Kind, Target
+from proxy.upstream import headers
+from proxy.upstream.client import Upstream
+from proxy.upstream.relay import read_whole
+
+#: How long nothing must have been heard of a job, how often is looked, and how many at once.
+QUIET_SECONDS = 60.0
+EVERY_SECONDS = 15.0
+MOST_AT_ONCE = 100
+_log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    def __init__(
+        self, ledger: Ledger, upstream: Upstream, settlement: Settlement, leases: Leases, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._upstream = upstream
+        self._settlement = settlement
+        self._leases = leases
+        self._clock = clock
+        self._running: asyncio.Task[None] | None = None
+
+    async def restore_slots(self) -> None:
+        """Give the jobs that the ledger holds open their slots again.
+
+        Raises:
+            StoreUnavailable: the ledger cannot be read.
+        """
+        for job in await self._ledger.open_jobs():
+            if job.kind != UPLOAD:
+                await self._leases.restore(job)
+
+    def start(self) -> None:
+        """Begin to look after jobs, until `close`."""
+        self._running = asyncio.create_task(self._forever())
+
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _forever(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                await self.run_once()
+            except ProxyError as problem:
+                _log.warning("jobs that nobody watches are looked after later: %s", problem.code)
+            except Exception:
+                _log.exception("looking after jobs that nobody watches failed")
+
+    async def run_once(self) -> int:
+        """Look after what is due now; how many jobs that were.
+
+        Raises:
+            StoreUnavailable: the ledger does not answer.
+        """
+        now = self._clock.now()
+        due = await self._ledger.take_due(now - QUIET_SECONDS, now, MOST_AT_ONCE)
+        for job in due:
+            try:
+                await self._look_after(job)
+            except ProxyError as problem:
+                _log.info("fal could not be asked about job %s: %s", job.id, problem.code)
+        return len(due)
+
+    async def _look_after(self, job: Job) -> None:
+        if job.expires_at <= self._clock.now():
+            await self._settlement.used(job)
+        elif job.request_id is not None:
+            await self._ask(job, job.request_id)
+
+    async def _ask(self, job: Job, request_id: str) -> None:
+        status_code, body = await self._fetch(Target(Kind.STATUS, app=job.app, request_id=request_id))
+        status = parsed(body)
+        state = status.get("status") if isinstance(status, dict) else None
+        if status_code == 404:
+            # fal does not know it any more: it ended, unseen, and is booked as reserved.
+            await self._settlement.used(job)
+        elif state in ("IN_QUEUE", "IN_PROGRESS"):
+            await self._ledger.heard_of(job.id, self._clock.now(), self._clock.now() + JOB_SECONDS)
+            await self._leases.restore(job)
+        elif state != "COMPLETED":
+            # No word of the job: it is asked again, and if none ever comes, its time ends.
+            _log.warning("fal did not tell where job %s stands (status %d)", job.id, status_code)
+        elif self._settlement.reports_tokens(job) and not status.get("error"):
+            status_code, body = await self._fetch(Target(Kind.RESULT, app=job.app, request_id=request_id))
+            await self._settlement.saw_result(job, status_code, None, parsed(body))
+        else:
+            await self._settlement.saw_status(job, status)
+
+    async def _fetch(self, target: Target) -> tuple[int, bytes]:
+        response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
+        return response.status_code, await read_whole(response, repeatable=True)

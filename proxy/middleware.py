@@ -1,0 +1,241 @@
+"""Pure ASGI, true of every request: an id and a log line, CORS, one shape of errors, a bound on the body."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from proxy.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Internal,
+    MethodNotAllowed,
+    NotFound,
+    OriginNotAllowed,
+    ProxyError,
+    respond,
+)
+from proxy.policy.ratelimit import RateLimitExceeded, too_many
+from proxy.telemetry import Metrics
+from proxy.upstream.relay import CallerGone, StreamBroken
+
+_access = logging.getLogger("proxy.access")
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+
+CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
+CORS_REQUEST_HEADERS = (
+    "authorization",
+    "content-type",
+    "accept",
+    "idempotency-key",
+    "last-event-id",
+    "x-fal-proxy-session",
+    "x-fal-target-url",
+    "x-fal-queue-priority",
+    "x-fal-runner-hint",
+    "x-fal-request-timeout",
+    "x-fal-object-lifecycle",
+    "x-fal-object-lifecycle-preference",
+    "x-fal-tags",
+    "x-fal-user-agent",
+    "x-app-fal-disable-fallback",
+)
+CORS_RESPONSE_HEADERS = (
+    "x-fal-request-id",
+    "x-fal-billable-units",
+    "x-fal-error-type",
+    "x-fal-request-timeout-type",
+    "x-request-id",
+    "retry-after",
+    "ratelimit",
+    "ratelimit-policy",
+    "idempotency-replayed",
+)
+
+
+class RequestContext:
+    """Gives a request its id, and writes one line and one count when it has been answered.
+
+    The path is not logged: it may carry a session or an upload's id. The matched route stands for it.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = _well_formed(Headers(scope=scope).get("x-request-id")) or secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 499
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._tell(scope, request_id, status, time.perf_counter() - started)
+        return None
+
+    def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        surface = getattr(scope.get("route"), "path", "none")
+        self._metrics.requests.labels(surface, status).inc()
+        self._metrics.seconds.labels(surface).observe(seconds)
+        if _access.isEnabledFor(logging.INFO):
+            facts = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": surface,
+                "status": status,
+                "milliseconds": round(seconds * 1000, 1),
+                **scope["state"].get("facts", {}),
+            }
+            _access.info("request", extra={"facts": facts})
+
+
+def _well_formed(request_id: str | None) -> str | None:
+    return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else None
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, for origins that can change while the program runs."""
+
+    def __init__(self, app: ASGIApp, is_allowed: Callable[[str], bool]) -> None:
+        super().__init__(
+            app,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_REQUEST_HEADERS,
+            allow_credentials=True,
+            expose_headers=CORS_RESPONSE_HEADERS,
+            max_age=600,
+        )
+        self._is_allowed = is_allowed
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return self._is_allowed(origin.lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers({})
+        asks = scope["type"] == "http" and scope["method"] == "OPTIONS" and "origin" in headers
+        if not asks or "access-control-request-method" not in headers:
+            return await super().__call__(scope, receive, send)
+        response = self.preflight_response(headers)
+        if response.status_code != 200:
+            response = _refused(response, scope["state"]["request_id"])
+        return await response(scope, receive, send)
+
+
+def _refused(preflight: Response, request_id: str) -> Response:
+    """Starlette's refusal of a preflight, which is text, in the one shape of errors."""
+    why = bytes(preflight.body).decode()
+    refusal = respond(OriginNotAllowed(f"This call is not open to that page ({why})."), request_id)
+    refusal.headers["vary"] = "Origin"
+    return refusal
+
+
+class Errors:
+    """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except CallerGone:
+            # Nobody reads this any more; it is for the log.
+            await Response(status_code=499)(scope, receive, noting)
+        except StreamBroken as broken:
+            # Returning without an end makes the server cut the connection: nobody takes it for the end.
+            _log.warning("a stream to a caller was cut: %s", broken)
+        except Exception as problem:
+            if started:
+                _log.exception("an answer failed on its way")
+                return None
+            await self._refuse(as_proxy_error(problem), scope, receive, send)
+        return None
+
+    async def _refuse(self, error: ProxyError, scope: Scope, receive: Receive, send: Send) -> None:
+        self._metrics.refusals.labels(error.code).inc()
+        scope["state"].setdefault("facts", {})["error_type"] = error.code
+        await respond(error, scope["state"]["request_id"])(scope, receive, send)
+
+
+def as_proxy_error(problem: Exception) -> ProxyError:
+    """The failure a caller is told of; what is not one of ours becomes `internal`, and a traceback in the log."""
+    if isinstance(problem, ProxyError):
+        return problem
+    if isinstance(problem, RateLimitExceeded):
+        return too_many(problem)
+    if isinstance(problem, HTTPException):
+        return _of_router(problem)
+    _log.error("unexpected failure", exc_info=problem)
+    return Internal("Something went wrong inside the proxy; its log knows more under this request id.")
+
+
+def _of_router(problem: HTTPException) -> ProxyError:
+    if problem.status_code == 404:
+        return NotFound("There is nothing at this address.")
+    if problem.status_code == 405:
+        return MethodNotAllowed("This address does not know that method.", headers=dict(problem.headers or {}))
+    return BadRequest(str(problem.detail))
+
+
+class BodyLimit:
+    """Cuts off a request body at its bound, declared or not. Raises where the body is read, so routes stay unaware."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_prefix: str) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        # Uploads have bounds of their own, by plan.
+        self._unlimited_prefix = unlimited_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(self._unlimited_prefix):
+            return await self._app(scope, receive, send)
+        declared = Headers(scope=scope).get("content-length", "")
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            if declared.isdigit() and int(declared) > self._max_bytes:
+                raise self._too_large()
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        return await self._app(scope, bounded, send)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body is larger than {self._max_bytes} bytes; upload large pictures and send their URL.",
+            headers={"connection": "close"},
+        )

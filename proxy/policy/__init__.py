@@ -1,0 +1,1 @@
+"""What a caller may do: plans, the order of checks, inputs."""

@@ -1,0 +1,151 @@
+"""Tenants, plans, keys and revocations as this process sees them, never older than `MAX_AGE_SECONDS`.
+
+Every call needs them, so they are held in memory. A reading is cheap while nothing changed (one number is compared);
+a change made anywhere counts here within five seconds. When the store cannot be asked any more, callers are refused:
+a revocation could otherwise go unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from proxy.clock import Clock
+from proxy.errors import StoreUnavailable
+from proxy.policy.plans import Plan, PlanFile, Tenant
+from proxy.stores.base import DirectoryRows, DirectoryStore, Revocation, TenantKey
+
+REFRESH_SECONDS = 2.0
+MAX_AGE_SECONDS = 4.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One consistent reading of the directory, indexed for the questions that calls ask."""
+
+    version: int = 0
+    plans: dict[str, Plan] = field(default_factory=dict)
+    tenants: dict[str, Tenant] = field(default_factory=dict)
+    keys: dict[str, TenantKey] = field(default_factory=dict)
+    revoked_sessions: frozenset[tuple[str, str]] = frozenset()
+    revoked_subjects: dict[tuple[str, str], float] = field(default_factory=dict)
+    origins: frozenset[str] = frozenset()
+
+    def is_revoked(self, tenant: str, subject: str, session_id: str, issued_at: float) -> bool:
+        if (tenant, session_id) in self.revoked_sessions:
+            return True
+        return issued_at <= self.revoked_subjects.get((tenant, subject), float("-inf"))
+
+    def guest_host(self, origin: str) -> Tenant | None:
+        """The tenant that lets in guests from pages of this origin."""
+        hosts = (tenant for tenant in self.tenants.values() if tenant.guests.enabled)
+        return next((tenant for tenant in hosts if origin in tenant.allowed_origins), None)
+
+
+class Directory:
+    """Hands out the current `Snapshot`, and writes changes through so that they count here at once."""
+
+    def __init__(self, store: DirectoryStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._snapshot = Snapshot()
+        self._read_at = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def latest(self) -> Snapshot:
+        """What was last read, however old: for questions that grant nothing, such as CORS."""
+        return self._snapshot
+
+    async def snapshot(self) -> Snapshot:
+        """A reading that is young enough to decide by.
+
+        Raises:
+            StoreUnavailable: there is none, and the store does not answer.
+        """
+        age = self._clock.now() - self._read_at
+        if not 0 <= age < REFRESH_SECONDS:
+            refreshing = self._refresh_once()
+            if not 0 <= age < MAX_AGE_SECONDS:
+                # Shielded: other calls wait for the same reading, whoever of them is cancelled.
+                await asyncio.shield(refreshing)
+        return self._snapshot
+
+    def _refresh_once(self) -> asyncio.Task[None]:
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(_log_failure)
+        return self._refreshing
+
+    async def _refresh(self) -> None:
+        asked_at = self._clock.now()
+        if await self._store.version() != self._snapshot.version:
+            self._snapshot = _indexed(await self._store.load())
+        self._read_at = asked_at
+
+    async def apply(self, file: PlanFile) -> bool:
+        """Make a plan file hold; False when it did already."""
+        changed = await self._store.apply(
+            {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
+            [tenant.model_dump(mode="json") for tenant in file.tenants],
+        )
+        await self._refresh()
+        return changed
+
+    async def add_key(self, key: TenantKey) -> None:
+        await self._store.add_key(key)
+        await self._refresh()
+
+    async def revoke_key(self, key_id: str) -> bool:
+        known = await self._store.revoke_key(key_id)
+        await self._refresh()
+        return known
+
+    async def revoke(self, revocation: Revocation) -> None:
+        await self._store.revoke(revocation)
+        await self._refresh()
+
+    async def touch_key(self, key_id: str, used_at: float) -> None:
+        await self._store.touch_key(key_id, used_at)
+
+    async def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        _log.warning("tenants and plans could not be read again: %s", type(failure).__name__)
+
+
+def _indexed(rows: DirectoryRows) -> Snapshot:
+    try:
+        plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
+        tenants = [Tenant.model_validate(document) for document in rows.tenants]
+    except ValidationError as problem:
+        raise StoreUnavailable("The proxy's database holds a plan that this version cannot read.") from problem
+    revoked = [one for one in rows.revocations if one.session_id is not None]
+    return Snapshot(
+        version=rows.version,
+        plans=plans,
+        tenants={tenant.id: tenant for tenant in tenants},
+        keys={key.id: key for key in rows.keys},
+        revoked_sessions=frozenset((one.tenant, one.session_id or "") for one in revoked),
+        revoked_subjects=_latest_per_subject(rows.revocations),
+        origins=frozenset(origin for tenant in tenants for origin in tenant.allowed_origins),
+    )
+
+
+def _latest_per_subject(revocations: Iterable[Revocation]) -> dict[tuple[str, str], float]:
+    latest: dict[tuple[str, str], float] = {}
+    for one in revocations:
+        if one.subject is not None:
+            key = (one.tenant, one.subject)
+            latest[key] = max(one.issued_before, latest.get(key, one.issued_before))
+    return latest

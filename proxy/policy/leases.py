@@ -1,0 +1,95 @@
+"""In-flight slots of subjects and tenants: taken before a call, returned at its end, and expiring by themselves.
+
+A lease is known by the id of its job, so whoever learns of the job's end can return it: the call itself, a poll, a
+stream, or the reconciler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from proxy.clock import Clock
+from proxy.errors import StoreUnavailable, TooManyJobs
+from proxy.policy.plans import Concurrency
+from proxy.stores.base import Counters, Job, Pool
+
+#: Without any word of a job its slot is free again after this; every word renews it.
+LEASE_SECONDS = 600.0
+#: When a slot frees is not known; this is a moment to try again.
+RETRY_SECONDS = 1.0
+UNLIMITED = 1_000_000_000
+_log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Counts what is in flight against the limits of plans.
+
+    Args:
+        fails_open: whether calls are let through while the counters do not answer.
+        failed: told of every call that could not be counted.
+    """
+
+    def __init__(
+        self, counters: Counters, clock: Clock, *, fails_open: bool = False, failed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._fails_open = fails_open
+        self._failed = failed
+
+    async def acquire(self, job: Job, limits: Concurrency) -> None:
+        """Take a slot of the job's subject and of its tenant.
+
+        Raises:
+            TooManyJobs: one of them has none left.
+            StoreUnavailable: they cannot be counted, and calls are not let through without.
+        """
+        # A scope without a limit is counted too: its plan may be lowered while jobs run.
+        scopes = (("subject", limits.subject or UNLIMITED), ("tenant", limits.tenant or UNLIMITED))
+        pools = [Pool(key, limit) for key, (_, limit) in zip(keys_of(job), scopes, strict=True)]
+        now = self._clock.now()
+        try:
+            full = await self._counters.acquire(job.id, pools, now, now + LEASE_SECONDS)
+        except StoreUnavailable:
+            self._failed()
+            if not self._fails_open:
+                raise
+            _log.warning("slots cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
+            return
+        if full is not None:
+            scope, limit = scopes[full]
+            raise TooManyJobs(
+                f"This {scope} has {limit} calls and jobs in flight, which is all its plan allows.",
+                retry_after=RETRY_SECONDS,
+                scope=scope,
+            )
+
+    async def renew(self, job: Job) -> None:
+        now = self._clock.now()
+        await self._counters.renew(job.id, keys_of(job), now, now + LEASE_SECONDS)
+
+    async def release(self, job: Job) -> None:
+        await self._counters.release(job.id, keys_of(job))
+
+    async def restore(self, job: Job) -> None:
+        """Take the slots of a job that the ledger holds open, whether or not there is room."""
+        await self._counters.restore(job.id, keys_of(job), self._clock.now() + LEASE_SECONDS)
+
+    async def in_use(self, tenant: str, subject: str, limits: Concurrency) -> dict[str, dict[str, int | None]]:
+        """How many slots are taken, and how many there are (None: no limit), of the subject and of the tenant."""
+        now = self._clock.now()
+        used = [await self._counters.in_use(key, now) for key in _keys(tenant, subject)]
+        return {
+            "subject": {"used": used[0], "limit": limits.subject},
+            "tenant": {"used": used[1], "limit": limits.tenant},
+        }
+
+
+def keys_of(job: Job) -> tuple[str, str]:
+    """The pools of a job's subject and of its tenant."""
+    return _keys(job.tenant, job.subject)
+
+
+def _keys(tenant: str, subject: str) -> tuple[str, str]:
+    return f"subject:{tenant}:{subject}", f"tenant:{tenant}"

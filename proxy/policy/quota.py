@@ -1,0 +1,207 @@
+"""Quotas: what a call may use at most is reserved before anything is sent, and what it used is booked exactly once.
+
+Reservations are taken in groups: while one transaction runs, what arrives waits and shares the next one, so a durable
+ledger costs a fraction of a commit a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from calendar import monthrange
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from proxy.catalog import TOKEN_FIELDS, Endpoint
+from proxy.clock import Clock
+from proxy.errors import NotFound, ProxyError, QuotaExceeded, StoreUnavailable
+from proxy.policy.plans import Plan, Quota
+from proxy.stores.base import (
+    Accept,
+    Bucket,
+    Charge,
+    Exhausted,
+    Granted,
+    Job,
+    Ledger,
+    Operation,
+    Outcome,
+    Reserve,
+    Settle,
+    Stale,
+)
+
+MILLION = 1_000_000
+#: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
+CALL_SECONDS = 1_200.0
+#: A queued job lives as long as fal says so; this is how long without any word.
+JOB_SECONDS = 86_400.0
+#: What a call may take of fal's machines, for plans that ration it; what it really took is booked.
+COMPUTE_SECONDS_CEILING = 60.0
+#: The kind of an upload's entry: it takes no slot.
+UPLOAD = "upload"
+#: Operations in one transaction. A call has at most 40 accounts (five units, four windows, subject and tenant), an
+#: account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
+MOST_AT_ONCE = 100
+#: No subject can be called this: it begins with a space.
+TENANT_ITSELF = " tenant key"
+_log = logging.getLogger(__name__)
+
+
+def window_start(window: str, now: float) -> int:
+    """The start of the calendar window, UTC, that a moment lies in."""
+    moment = datetime.fromtimestamp(now, UTC).replace(second=0, microsecond=0)
+    if window in ("hour", "day", "month"):
+        moment = moment.replace(minute=0)
+    if window in ("day", "month"):
+        moment = moment.replace(hour=0)
+    if window == "month":
+        moment = moment.replace(day=1)
+    return int(moment.timestamp())
+
+
+def window_end(window: str, start: int) -> int:
+    """The start of the window after it."""
+    moment = datetime.fromtimestamp(start, UTC)
+    days = monthrange(moment.year, moment.month)[1]
+    length = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+    return int((moment + length.get(window, timedelta(days=days))).timestamp())
+
+
+def ceilings(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, int]:
+    """The most that one call can use, by unit, in millionths."""
+    tokens = [int(body[name]) for name in TOKEN_FIELDS if name in body]
+    seconds = COMPUTE_SECONDS_CEILING
+    return {
+        "requests": MILLION,
+        "tokens": max(tokens, default=endpoint.default_tokens or 0) * MILLION,
+        "compute_seconds": int(seconds * MILLION),
+        "usd": int(seconds * (endpoint.price_per_compute_second or 0) * MILLION),
+    }
+
+
+def charges_for(
+    plan: Plan, tenant: str, subject: str, amounts: Mapping[str, int], now: float
+) -> tuple[Charge, ...]:
+    """What a call takes from each account that the plan keeps."""
+    charges: dict[Bucket, Charge] = {}
+    for quota in plan.accounts:
+        if quota.unit in amounts:
+            bucket = _bucket(quota, tenant, subject, now)
+            charge = Charge(bucket, amounts[quota.unit], round(quota.limit * MILLION))
+            # Two quotas may ration one account: a call counts there once, and the lower limit holds.
+            charges[bucket] = min(charge, charges.get(bucket, charge), key=lambda one: one.limit)
+    return tuple(charges.values())
+
+
+def new_job(
+    plan: Plan, tenant: str, subject: str, kind: str, endpoint: str, amounts: Mapping[str, int], now: float
+) -> Job:
+    """The record of a call that is about to be made, with the most it can use."""
+    return Job(
+        id=secrets.token_hex(16),
+        kind=kind,
+        endpoint=endpoint,
+        tenant=tenant,
+        subject=subject,
+        submitted_at=now,
+        expires_at=now + CALL_SECONDS,
+        charges=charges_for(plan, tenant, subject, amounts, now),
+        checked_at=now,
+        used=dict(amounts),
+    )
+
+
+def _bucket(quota: Quota, tenant: str, subject: str, now: float) -> Bucket:
+    # The tenant's own calls, made with its key, have no subject: their account must not be that of the tenant.
+    name = (subject or TENANT_ITSELF) if quota.per == "subject" else ""
+    return Bucket(tenant, name, quota.unit, quota.window, window_start(quota.window, now))
+
+
+def exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
+    """The refusal in words: which account, and when it is filled again."""
+    bucket = refusal.bucket
+    scope = "subject" if bucket.subject else "tenant"
+    wait = window_end(bucket.window, bucket.window_start) - now
+    return QuotaExceeded(
+        f"The {bucket.window}'s quota of {bucket.unit} of this {scope} is used up: {refusal.left / MILLION:g} left.",
+        retry_after=wait,
+        scope=scope,
+    )
+
+
+class Bookkeeper:
+    """The ledger as the calls use it: groups what arrives, and tells each what came of it."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._waiting: list[tuple[Operation, asyncio.Future[Outcome]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    async def reserve(self, job: Job) -> None:
+        """Reserve the most that a call can use.
+
+        Raises:
+            QuotaExceeded: an account has not that much left; nothing was taken from any.
+            StoreUnavailable: it could not be written down, so it does not hold.
+        """
+        outcome = await self._do(Reserve(job))
+        if isinstance(outcome, Exhausted):
+            raise exceeded(outcome, self._clock.now())
+
+    async def accept(self, job: Job, request_id: str) -> None:
+        """Note under which id fal has a job in its queue.
+
+        Raises:
+            StoreUnavailable: it could not be written down.
+            NotFound: the job was settled meanwhile.
+        """
+        outcome = await self._do(Accept(job.id, request_id, self._clock.now() + JOB_SECONDS))
+        if isinstance(outcome, Stale):
+            raise NotFound
+
+    async def settle(self, job_id: str, used: Mapping[str, int] | None) -> bool:
+        """Book what was used, in millionths by unit, or with None free everything; whether it was this call that did.
+
+        Raises:
+            StoreUnavailable: it could not be written down; the reservation stands until the reconciler comes by.
+        """
+        return isinstance(await self._do(Settle(job_id, used, self._clock.now())), Granted)
+
+    async def _do(self, operation: Operation) -> Outcome:
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((operation, done))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await done
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+            await self._commit(batch)
+
+    async def _commit(self, batch: list[tuple[Operation, asyncio.Future[Outcome]]]) -> None:
+        try:
+            outcomes = await self._ledger.commit([operation for operation, _ in batch])
+        except Exception as problem:
+            failure = problem if isinstance(problem, ProxyError) else StoreUnavailable("The ledger does not answer.")
+            if failure is not problem:
+                _log.error("the ledger failed", exc_info=problem)
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(failure)
+            return
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            if not done.done():
+                done.set_result(outcome)
+
+    async def close(self) -> None:
+        """Wait until everything that was asked for is written."""
+        if self._worker is not None:
+            await self._worker

@@ -1,0 +1,182 @@
+"""Rate limits: sliding windows for address, session, subject and tenant, decided together.
+
+A call that one scope refuses spends nothing in the others. Status polls have a budget of their own, so that watching
+jobs does not use up the right to submit them. The per-IP flood guard of the doors that open without a session is
+slowapi's; this file is the only user of slowapi and limits.
+
+slowapi reads `.env` and `RATELIMIT_*` variables behind its user's back, and skips a limit whose key is empty; both
+doors are shut here. It counts in memory, for each process: it is there to blunt a flood, not to ration anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import limits
+from slowapi import Limiter
+from slowapi.errors import RateLimitExceeded as RateLimitExceeded
+from starlette.requests import Request
+
+from proxy.auth.callers import Caller
+from proxy.clock import Clock
+from proxy.errors import RateLimited, StoreUnavailable
+from proxy.policy.plans import PollLimits, RateLimits
+from proxy.stores.base import Counters, Hit, Window
+
+#: Minting is what a tenant's own backend does, for all of its users from one address.
+MINT_LIMIT = "1200/minute"
+GUEST_LIMIT = "60/minute"
+ADMIN_LIMIT = "300/minute"
+_EMPTY_FILE = Path(__file__).parent.with_name("py.typed")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left after a call, for the `RateLimit` headers (IETF draft-ietf-httpapi-ratelimit-headers)."""
+
+    scopes: tuple[str, ...]
+    windows: tuple[Window, ...]
+    hit: Hit
+
+    def headers(self) -> dict[str, str]:
+        """`RateLimit-Policy` names every limit; `RateLimit` tells the one that is nearest to its end."""
+        if not self.windows:
+            return {}
+        named = list(zip(self.scopes, self.windows, strict=True))
+        least = min(range(len(named)), key=lambda at: self.hit.remaining[at] / self.windows[at].limit)
+        remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
+        return {
+            "ratelimit-policy": ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named),
+            "ratelimit": f'"{self.scopes[least]}";r={remaining};t={reset}',
+        }
+
+
+class RateLimiter:
+    """Counts calls against the limits of the caller's plan.
+
+    Args:
+        fails_open: whether calls are let through while the counters do not answer.
+        failed: told of every call that could not be counted, let through or not.
+    """
+
+    def __init__(
+        self, counters: Counters, clock: Clock, *, fails_open: bool = False, failed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._fails_open = fails_open
+        self._failed = failed
+
+    async def hit(self, caller: Caller, address: str, *, polls: bool) -> Allowance:
+        """Count one call of a caller.
+
+        Raises:
+            RateLimited: a window is full; none was charged.
+            StoreUnavailable: the counters do not answer, and calls are not let through without.
+        """
+        rates = caller.plan.poll_limits if polls else caller.plan.rate_limits
+        return await self._hit(_windows(rates, caller, address, "poll" if polls else "call"))
+
+    async def hit_guest(self, address: str, rate: str | None) -> Allowance:
+        """Count one guest session for an address, across processes.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        return await self._hit({"ip": _window("guest", "ip", address, rate)} if rate else {})
+
+    async def _hit(self, windows: dict[str, Window]) -> Allowance:
+        scopes, listed = tuple(windows), tuple(windows.values())
+        try:
+            hit = await self._counters.hit(listed, self._clock.now())
+        except StoreUnavailable:
+            self._failed()
+            if not self._fails_open:
+                raise
+            _log.warning("rate limits cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
+            return Allowance((), (), Hit(None, 0, (), ()))
+        allowance = Allowance(scopes, listed, hit)
+        if hit.refused is not None:
+            scope, window = scopes[hit.refused], listed[hit.refused]
+            raise RateLimited(
+                f"This {_SPOKEN[scope]} may make {window.limit} calls in {window.seconds} seconds.",
+                retry_after=hit.retry_after,
+                scope=scope,
+                headers=allowance.headers(),
+            )
+        return allowance
+
+
+_SPOKEN = {"ip": "address", "session": "session", "subject": "user", "tenant": "tenant"}
+
+
+def _windows(rates: RateLimits | PollLimits, caller: Caller, address: str, purpose: str) -> dict[str, Window]:
+    session = caller.session.id if caller.session else f"key:{caller.key_id}"
+    tenant = caller.tenant.id
+    found = {
+        "ip": (address, rates.ip),
+        "session": (session, rates.session),
+        "subject": (f"{tenant}:{caller.subject}", rates.subject),
+        "tenant": (tenant, rates.tenant),
+    }
+    return {scope: _window(purpose, scope, who, rate) for scope, (who, rate) in found.items() if rate is not None}
+
+
+def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
+    amount, seconds = _parsed(rate)
+    # Subjects are the tenants' own words for people, and session ids open nothing but stay private: neither is a key.
+    digest = hashlib.blake2b(who.encode(), digest_size=12).hexdigest()
+    return Window(f"{purpose}:{scope}:{digest}", amount, seconds)
+
+
+@lru_cache(maxsize=256)
+def _parsed(rate: str) -> tuple[int, int]:
+    item = limits.parse(rate)
+    return item.amount, item.get_expiry()
+
+
+def flood_guard() -> Limiter:
+    """A limiter with a memory of its own, closed to the environment."""
+    limiter = Limiter(
+        key_func=network_of,
+        storage_uri="memory://",
+        storage_options={},
+        strategy="moving-window",
+        headers_enabled=False,
+        config_filename=str(_EMPTY_FILE),
+    )
+    limiter.enabled = True
+    limiter._swallow_errors = False
+    return limiter
+
+
+def network_of(request: Request) -> str:
+    """The caller's address; of IPv6 the /64, as that is what one household gets. Never empty."""
+    return _network(request.client.host if request.client else "")
+
+
+@lru_cache(maxsize=4096)
+def _network(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host or "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            # An IPv4 caller of a socket that takes both; all of them share one /64.
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def too_many(error: RateLimitExceeded) -> RateLimited:
+    """slowapi's refusal in our shape; at worst the whole window has to pass."""
+    window = error.limit.limit.get_expiry() if error.limit else 60
+    return RateLimited("Too many requests from this address; slow down.", retry_after=window, scope="ip")

@@ -1,0 +1,136 @@
+"""What was used: from the ledger's jobs to the figures that a tenant, a subject or the operator reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from proxy.errors import BadRequest
+from proxy.policy.plans import Plan
+from proxy.policy.quota import MILLION, charges_for, window_end
+from proxy.stores.base import Ledger, UsageRow
+
+UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
+GROUPS = ("day", "endpoint", "subject")
+#: Without a start, this many days up to today.
+DEFAULT_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Period:
+    """Whole days, UTC, both ends included."""
+
+    first: date
+    last: date
+
+    @property
+    def since(self) -> float:
+        return datetime(self.first.year, self.first.month, self.first.day, tzinfo=UTC).timestamp()
+
+    @property
+    def until(self) -> float:
+        end = self.last + timedelta(days=1)
+        return datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()
+
+
+def parse_period(first: str | None, last: str | None, now: float) -> Period:
+    """The days from `first` to `last`, both as YYYY-MM-DD.
+
+    Raises:
+        BadRequest: one is no date, or they are the wrong way round.
+    """
+    today = datetime.fromtimestamp(now, UTC).date()
+    period = Period(
+        _date("from", first) if first else today - timedelta(days=DEFAULT_DAYS - 1),
+        _date("to", last) if last else today,
+    )
+    if period.first > period.last:
+        raise BadRequest("from: must not be after to")
+    return period
+
+
+def parse_groups(text: str | None) -> frozenset[str]:
+    """What to group by: any of `day`, `endpoint` and `subject`, comma-separated; by day if nothing is said.
+
+    Raises:
+        BadRequest: another word.
+    """
+    groups = frozenset(filter(None, (part.strip() for part in (text or "day").split(","))))
+    if unknown := sorted(groups - set(GROUPS)):
+        raise BadRequest(f"group_by: {unknown[0][:40]!r} is none of {', '.join(GROUPS)}")
+    return groups
+
+
+def _date(name: str, text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"{name}: must be a day such as 2026-01-31") from None
+
+
+async def report(
+    ledger: Ledger, tenant: str, subject: str | None, period: Period, groups: frozenset[str]
+) -> dict[str, Any]:
+    """Usage as JSON: one row a group, and the total.
+
+    Raises:
+        StoreUnavailable: the ledger does not answer.
+    """
+    rows = await ledger.usage(tenant, subject, period.since, period.until, groups)
+    return {
+        "tenant": tenant,
+        **({} if subject is None else {"subject": subject}),
+        "from": period.first.isoformat(),
+        "to": period.last.isoformat(),
+        "usage": [_row(row, groups) for row in rows],
+        "total": _figures(sum(row.calls for row in rows), _sum(rows)),
+    }
+
+
+def _row(row: UsageRow, groups: frozenset[str]) -> dict[str, Any]:
+    named = {"day": row.day, "endpoint": row.endpoint, "subject": row.subject}
+    return {name: named[name] for name in GROUPS if name in groups} | _figures(row.calls, row.used)
+
+
+def _sum(rows: Sequence[UsageRow]) -> dict[str, int]:
+    return {unit: sum(row.used.get(unit, 0) for row in rows) for unit in UNITS}
+
+
+def _figures(calls: int, used: Mapping[str, int]) -> dict[str, Any]:
+    return {"calls": calls} | {unit: plain(used.get(unit, 0)) for unit in UNITS}
+
+
+def plain(millionths: int) -> int | float:
+    """An amount as people write it."""
+    whole, rest = divmod(millionths, MILLION)
+    return whole if rest == 0 else millionths / MILLION
+
+
+async def left(ledger: Ledger, plan: Plan, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
+    """What is left of each of a plan's quotas.
+
+    Raises:
+        StoreUnavailable: the ledger does not answer.
+    """
+    charges = charges_for(plan, tenant, subject, dict.fromkeys(UNITS, 0), now)
+    accounts = await ledger.accounts([charge.bucket for charge in charges])
+    figures = []
+    for charge, quota in zip(charges, plan.accounts, strict=True):
+        account = accounts.get(charge.bucket)
+        used, reserved = (account.used, account.reserved) if account else (0, 0)
+        resets_at = datetime.fromtimestamp(window_end(quota.window, charge.bucket.window_start), UTC)
+        figures.append(
+            {
+                "per": quota.per,
+                "unit": quota.unit,
+                "window": quota.window,
+                "limit": plain(charge.limit),
+                "used": plain(used),
+                "reserved": plain(reserved),
+                "left": plain(max(0, charge.limit - used - reserved)),
+                "resets_at": resets_at.isoformat(timespec="seconds"),
+            }
+        )
+    return figures

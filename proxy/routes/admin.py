@@ -1,0 +1,169 @@
+"""For the operator, with the admin token: tenants and plans, keys, sessions, jobs, usage."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.auth import keys
+from proxy.errors import BadRequest, NotAllowed, NotFound, Unauthenticated
+from proxy.policy.plans import PlanFile, Tenant, problems_of
+from proxy.policy.ratelimit import ADMIN_LIMIT
+from proxy.routes.bodies import read_form
+from proxy.routes.queries import known_query
+from proxy.routes.services import Services
+from proxy.routes.sessions import Mint, minted
+from proxy.routes.usage import report
+from proxy.stores.base import Job, Revocation
+
+MOST_JOBS = 500
+_log = logging.getLogger("proxy.audit")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = ""
+
+
+class MintFor(Mint):
+    tenant: str
+
+
+class Revoke(BaseModel):
+    """Either one session, or all of one end user."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    tenant: str
+    session_id: str | None = None
+    subject: str | None = None
+
+
+def routes(services: Services) -> list[Route]:
+    async def tenants(request: Request) -> Response:
+        snapshot = await services.directory.snapshot()
+        listed = [tenant.model_dump(mode="json") for _, tenant in sorted(snapshot.tenants.items())]
+        return JSONResponse({"tenants": listed})
+
+    async def apply(request: Request) -> Response:
+        file = await read_form(request, PlanFile)
+        if problems := problems_of(file, services.catalog):
+            raise BadRequest("; ".join(problems))
+        if file.endpoints:
+            raise BadRequest("endpoints: belong into the PROXY_CONFIG file, which is read at the start")
+        return JSONResponse({"changed": await services.directory.apply(file)})
+
+    async def tenant(request: Request) -> Response:
+        found = await _tenant(request.path_params["tenant"])
+        plan = (await services.directory.snapshot()).plans[found.plan]
+        return JSONResponse({**found.model_dump(mode="json"), "limits": plan.model_dump(mode="json")})
+
+    async def list_keys(request: Request) -> Response:
+        found = await _tenant(request.path_params["tenant"])
+        snapshot = await services.directory.snapshot()
+        listed = [_shown(key) for key in snapshot.keys.values() if key.tenant == found.id]
+        return JSONResponse({"keys": listed})
+
+    async def create_key(request: Request) -> Response:
+        found = await _tenant(request.path_params["tenant"])
+        form = await read_form(request, NewKey)
+        text, record = keys.make(found.id, form.name, services.clock.now())
+        await services.directory.add_key(record)
+        return JSONResponse({**_shown(record), "key": text}, 201, {"cache-control": "no-store"})
+
+    async def revoke_key(request: Request) -> Response:
+        if not await services.directory.revoke_key(request.path_params["key"]):
+            raise NotFound("There is no such key.")
+        return Response(status_code=204)
+
+    async def mint(request: Request) -> Response:
+        form = await read_form(request, MintFor)
+        found = await _tenant(form.tenant)
+        plan = (await services.directory.snapshot()).plans[found.plan]
+        return minted(services, found, plan, form)
+
+    async def revoke(request: Request) -> Response:
+        form = await read_form(request, Revoke)
+        if (form.session_id is None) == (form.subject is None):
+            raise BadRequest("Give either session_id or subject.")
+        found = await _tenant(form.tenant)
+        await services.directory.revoke(await _revocation(found, form))
+        return Response(status_code=204)
+
+    async def _revocation(found: Tenant, form: Revoke) -> Revocation:
+        plans = (await services.directory.snapshot()).plans
+        ttl = max(plans[name].session_ttl_seconds for name in (found.plan, found.guest_plan))
+        now = services.clock.now()
+        return Revocation(found.id, form.session_id, form.subject, now, now + ttl)
+
+    async def jobs(request: Request) -> Response:
+        query = known_query(request, "tenant", "subject")
+        found = await _tenant(query.get("tenant", ""))
+        listed = await services.stores.ledger.jobs_of(found.id, query.get("subject"), MOST_JOBS)
+        return JSONResponse({"jobs": [_job(job) for job in listed]})
+
+    async def usage(request: Request) -> Response:
+        query = known_query(request, "tenant", "subject", "from", "to", "group_by")
+        found = await _tenant(query.get("tenant", ""))
+        return JSONResponse(await report(services, found.id, query.get("subject"), query))
+
+    async def _tenant(id_: str) -> Tenant:
+        found = (await services.directory.snapshot()).tenants.get(id_)
+        if found is None:
+            raise NotFound("There is no such tenant.")
+        return found
+
+    table: list[tuple[str, str, Handler]] = [
+        ("GET", "/tenants", tenants),
+        ("PUT", "/tenants", apply),
+        ("GET", "/tenants/{tenant}", tenant),
+        ("GET", "/tenants/{tenant}/keys", list_keys),
+        ("POST", "/tenants/{tenant}/keys", create_key),
+        ("DELETE", "/keys/{key}", revoke_key),
+        ("POST", "/sessions", mint),
+        ("DELETE", "/sessions", revoke),
+        ("GET", "/jobs", jobs),
+        ("GET", "/usage", usage),
+    ]
+    return [Route(f"/v1/admin{path}", _guarded(services, how), methods=[method]) for method, path, how in table]
+
+
+def _guarded(services: Services, handler: Handler) -> Handler:
+    """The door of every admin route: the flood guard, then the token, then a line for the record."""
+    token = services.settings.sessions.admin_token
+
+    async def admin(request: Request) -> Response:
+        if token is None:
+            raise NotAllowed("The admin API is closed: PROXY_ADMIN_TOKEN is not set.")
+        given = request.headers.getlist("authorization")
+        wanted = f"Bearer {token.reveal()}".encode()
+        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), wanted):
+            raise Unauthenticated("The admin API needs 'Authorization: Bearer <admin token>'.")
+        answer = await handler(request)
+        if request.method != "GET":
+            facts = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
+            _log.info("admin", extra={"facts": facts})
+        return answer
+
+    # slowapi knows functions by their names: under one name, a request would be counted once for every route.
+    admin.__name__ = f"admin_{handler.__name__}"
+    guarded: Handler = services.flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
+    return guarded
+
+
+def _shown(key: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(key).items() if name != "secret_hash"}
+
+
+def _job(job: Job) -> dict[str, Any]:
+    names = ("id", "request_id", "kind", "endpoint", "tenant", "subject", "state", "submitted_at")
+    return {name: getattr(job, name) for name in names}

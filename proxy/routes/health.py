@@ -1,0 +1,26 @@
+"""For whoever operates the proxy: alive, ready, metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.routes.services import Services
+
+
+def routes(services: Services) -> list[Route]:
+    async def livez(request: Request) -> Response:
+        # Touches nothing: a store that is down is no reason to restart this process.
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        await services.stores.ping()
+        await services.counters.ping()
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]

@@ -1,0 +1,193 @@
+"""Idempotency-Key: the first outcome of a call is kept, and whoever sends the same key again gets that.
+
+A key belongs to one caller, and to one body. While the first call runs, later ones wait for it, in this process or in
+another. What was refused before anything reached fal frees the key again. A call whose answer was lost is never made a
+second time: the next try gets the job if fal told its id, and otherwise the same `upstream_ambiguous`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from proxy.auth.callers import Caller
+from proxy.clock import Clock
+from proxy.errors import BadRequest, InvalidInput, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
+from proxy.targets import Target
+
+HEADER = "idempotency-key"
+KEPT_SECONDS = 86_400.0
+#: Larger answers are not kept; only runs could have them.
+MOST_KEPT_BYTES = 1024 * 1024
+#: How often and how long a call waits for one with the same key in another process.
+LOOK_SECONDS, PATIENCE_SECONDS = 0.2, 60.0
+#: A call is booked before its answer is kept: only when none comes for a while after that, it was lost.
+LOOKS_AFTER_END = 5
+#: A key whose job was never even noted is free for the next one after this.
+ABANDONED_SECONDS = 10.0
+_AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
+_log = logging.getLogger(__name__)
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Work = Callable[[str], Awaitable[Response]]
+Again = Callable[[], Awaitable[None]]
+Find = Callable[[Job], Awaitable[Response]]
+
+
+def key_of(values: list[str]) -> str | None:
+    """The key that a request carries.
+
+    Raises:
+        BadRequest: it is sent twice, or is not 1 to 255 printable ASCII characters.
+    """
+    if not values:
+        return None
+    if len(values) != 1 or not _KEY.fullmatch(values[0]):
+        raise BadRequest("The Idempotency-Key must be 1 to 255 printable characters without spaces, sent once.")
+    return values[0]
+
+
+class Once:
+    def __init__(self, store: IdempotencyStore, ledger: Ledger, clock: Clock) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._running: dict[tuple[str, str, str], asyncio.Task[Mapping[str, Any]]] = {}
+
+    async def do(
+        self, key: str, caller: Caller, target: Target, body: Any, work: Work, again: Again, find: Find
+    ) -> Response:
+        """Make a call once.
+
+        Args:
+            work: makes it, under the job id that it is given.
+            again: is asked before a repeated call is answered, and may refuse.
+            find: answers from a job that fal has.
+
+        Raises:
+            InvalidInput: the key was used with another body.
+            UpstreamAmbiguous: what came of the first call cannot be known.
+            ProxyError: whatever `work` and `again` raise.
+        """
+        claim = Claim(
+            tenant=caller.tenant.id,
+            subject=caller.subject,
+            key_hash=_digest(key.encode()),
+            body_hash=_digest(orjson.dumps([target.kind.value, target.endpoint, body], option=orjson.OPT_SORT_KEYS)),
+            job_id=secrets.token_hex(16),
+            created_at=self._clock.now(),
+        )
+        while True:
+            holder = await self._store.claim(claim, self._clock.now() - KEPT_SECONDS)
+            if holder is None:
+                return _response(await self._first(claim, work))
+            if holder.body_hash != claim.body_hash:
+                problem = "This Idempotency-Key was used with another body; use a new one."
+                raise InvalidInput([{"loc": ["header", HEADER], "msg": problem, "type": "idempotency_key_reused"}])
+            await again()
+            answer = await self._again(claim, holder, work, find)
+            if answer is not None:
+                return answer
+
+    async def _first(self, claim: Claim, work: Work) -> Mapping[str, Any]:
+        """Make the call, whether or not the caller stays: somebody may come back for its outcome."""
+        place = (claim.tenant, claim.subject, claim.key_hash)
+        task = asyncio.create_task(self._work(claim, work))
+        self._running[place] = task
+        task.add_done_callback(lambda _: self._running.pop(place, None))
+        return await asyncio.shield(task)
+
+    async def _work(self, claim: Claim, work: Work) -> Mapping[str, Any]:
+        try:
+            answer = _kept(await work(claim.job_id))
+        except UpstreamAmbiguous as problem:
+            await self._note(self._store.finish(claim, {"ambiguous": problem.message}))
+            raise
+        except ProxyError:
+            await self._note(self._store.forget(claim))
+            raise
+        # What ends in another way, when this process is stopped for example, may have reached fal: the key stays taken,
+        # and the ledger tells the next one what came of it.
+        if _is_final(answer):
+            await self._note(self._store.finish(claim, answer))
+        else:
+            await self._note(self._store.forget(claim))
+        return answer
+
+    async def _note(self, write: Awaitable[None]) -> None:
+        """What came of the call is known, and told, whether or not it can be noted for the next one."""
+        try:
+            await write
+        except StoreUnavailable:
+            _log.warning("what came of a call with an Idempotency-Key could not be noted")
+
+    async def close(self) -> None:
+        """End the calls that still run; the ledger is told of each that it may have reached fal."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _again(self, claim: Claim, holder: Claim, work: Work, find: Find) -> Response | None:
+        """What came of the first call; None if it was refused meanwhile, and the key is free again."""
+        running = self._running.get((claim.tenant, claim.subject, claim.key_hash))
+        if running is not None:
+            return _response(await asyncio.shield(running), replayed=True)
+        over = 0
+        for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
+            if holder.answer is not None:
+                return _response(holder.answer, replayed=True)
+            job = await self._ledger.get(holder.job_id)
+            if job is not None and job.request_id is not None:
+                return await find(job)
+            over += job is not None and job.state == "settled"
+            if over > LOOKS_AFTER_END:
+                break
+            if (job is None or job.state == "released") and await self._takes_over(claim, holder):
+                return _response(await self._first(claim, work))
+            await asyncio.sleep(LOOK_SECONDS)
+            found = await self._store.find(claim)
+            if found is None:
+                return None
+            holder = found
+        raise UpstreamAmbiguous(_AMBIGUOUS)
+
+    async def _takes_over(self, claim: Claim, holder: Claim) -> bool:
+        """A job is noted before anything is sent: without one, long after the claim, its process has died before. And
+        what was released was refused."""
+        abandoned = self._clock.now() - holder.created_at > ABANDONED_SECONDS
+        return abandoned and await self._store.take_over(claim, holder.job_id)
+
+
+def _is_final(answer: Mapping[str, Any]) -> bool:
+    """Whether the same call would get the same answer again, or must not be made again."""
+    status, body = answer["status"], answer["body"]
+    return (status < 400 or status in (400, 404, 422)) and len(body) <= MOST_KEPT_BYTES * 4 // 3
+
+
+def _kept(response: Response) -> dict[str, Any]:
+    headers = {name: value for name, value in response.headers.items() if not name.startswith("ratelimit")}
+    return {"status": response.status_code, "headers": headers, "body": base64.b64encode(response.body).decode()}
+
+
+def _response(answer: Mapping[str, Any], *, replayed: bool = False) -> Response:
+    if "ambiguous" in answer:
+        raise UpstreamAmbiguous(answer["ambiguous"])
+    response = Response(base64.b64decode(answer["body"]), answer["status"], answer["headers"])
+    if replayed:
+        response.headers["idempotency-replayed"] = "true"
+    return response
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,22 @@
+"""Reading the query of our own routes: a key that is not known is an error, not a silence."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from proxy.errors import BadRequest
+
+
+def known_query(request: Request, *names: str) -> dict[str, str]:
+    """The query's values by key.
+
+    Raises:
+        BadRequest: a key that is none of `names`, or one that stands there twice.
+    """
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if unknown := sorted(set(found) - set(names)):
+        raise BadRequest(f"The query key {unknown[0][:40]!r} is not known; known are {', '.join(names)}.")
+    if len(found) != len(pairs):
+        raise BadRequest("The query names a key twice.")
+    return found

@@ -1,0 +1,46 @@
+"""What the routes work with, put together once by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slowapi import Limiter
+
+from proxy.auth.callers import Authenticator
+from proxy.auth.sessions import Sessions
+from proxy.catalog import Catalog
+from proxy.clock import Clock
+from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.settlement import Settlement
+from proxy.policy.directory import Directory
+from proxy.policy.gate import Gate
+from proxy.policy.leases import Leases
+from proxy.policy.quota import Bookkeeper
+from proxy.policy.ratelimit import RateLimiter
+from proxy.routes.once import Once
+from proxy.settings import Settings
+from proxy.stores.base import Counters, Stores
+from proxy.telemetry import Metrics
+from proxy.upstream.client import Upstream
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    clock: Clock
+    catalog: Catalog
+    stores: Stores
+    directory: Directory
+    sessions: Sessions
+    authenticator: Authenticator
+    gate: Gate
+    limiter: RateLimiter
+    leases: Leases
+    bookkeeper: Bookkeeper
+    counters: Counters
+    reconciler: Reconciler
+    once: Once
+    settlement: Settlement
+    upstream: Upstream
+    metrics: Metrics
+    flood_guard: Limiter

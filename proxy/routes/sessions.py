@@ -1,0 +1,193 @@
+"""Sessions: minted for a tenant's users, turned into a cookie, looked at, revoked; and what they may call."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.callers import COOKIE, Caller
+from proxy.auth.sessions import Session, is_subject
+from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
+from proxy.policy.plans import Plan, Tenant
+from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT, network_of
+from proxy.policy.usage import left
+from proxy.routes.bodies import read_form
+from proxy.routes.forward import note
+from proxy.routes.services import Services
+from proxy.stores.base import Revocation
+
+
+class Mint(BaseModel):
+    """The form of `POST /v1/sessions`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    subject: str
+    endpoints: list[str] | None = None
+    ttl_seconds: int | None = Field(default=None, ge=1)
+
+    @field_validator("subject")
+    @classmethod
+    def _printable(cls, subject: str) -> str:
+        if not is_subject(subject):
+            raise ValueError("must be 1 to 200 printable characters, without spaces at the ends")
+        return subject
+
+
+class Guest(BaseModel):
+    """The form of `POST /v1/sessions/guest`; the tenant is known by the Origin if it is not named."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    tenant: str | None = None
+
+
+def routes(services: Services) -> list[Route]:
+    guard = services.flood_guard
+
+    @guard.limit(MINT_LIMIT)
+    async def mint(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request)
+        note(request, caller)
+        if caller.session is not None:
+            raise NotAllowed("Only a tenant key can mint sessions.")
+        form = await read_form(request, Mint)
+        return minted(services, caller.tenant, caller.plan, form)
+
+    @guard.limit(GUEST_LIMIT)
+    async def guest(request: Request) -> Response:
+        form = await read_form(request, Guest)
+        tenant = await _guest_host(services, request, form)
+        await services.limiter.hit_guest(network_of(request), tenant.guests.per_address)
+        plan = (await services.directory.snapshot()).plans[tenant.guest_plan]
+        token, session = services.sessions.mint(
+            tenant.id, f"guest-{secrets.token_hex(8)}", plan.session_ttl_seconds, guest=True
+        )
+        answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201, _NO_STORE)
+        _set_cookie(answer, token, session, services)
+        return answer
+
+    @guard.limit(MINT_LIMIT)
+    async def cookie(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request)
+        if caller.session is None:
+            raise NotAllowed("A tenant key does not belong into a browser; mint a session with it.")
+        answer = JSONResponse(_facts(caller, services), 201, _NO_STORE)
+        _set_cookie(answer, services.sessions.sign(caller.session), caller.session, services)
+        return answer
+
+    async def show(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        now, tenant = services.clock.now(), caller.tenant.id
+        quotas = await left(services.stores.ledger, caller.plan, tenant, caller.subject, now)
+        in_flight = await services.leases.in_use(tenant, caller.subject, caller.plan.concurrency)
+        facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
+        return JSONResponse(facts, headers=_NO_STORE)
+
+    async def revoke(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request)
+        if caller.session is None:
+            raise NotAllowed("This revokes sessions; a tenant key is revoked with: fal-proxy keys revoke")
+        await services.directory.revoke(revocation_of(caller.session, services.clock.now()))
+        answer = Response(status_code=204)
+        answer.delete_cookie(COOKIE, httponly=True, secure=not services.settings.dev, samesite="lax")
+        return answer
+
+    async def endpoints(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        found = [services.catalog.get(id_) for id_ in services.gate.open_to(caller)]
+        return JSONResponse({"endpoints": [{"id": one.id, "title": one.title} for one in found if one]})
+
+    async def endpoint(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        found = services.catalog.get(request.path_params["id"])
+        if found is None or found.id not in services.gate.open_to(caller):
+            raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
+        schemas = {"input_schema": found.input_schema, "output_schema": found.output_schema}
+        return JSONResponse({"id": found.id, "title": found.title, **schemas})
+
+    return [
+        Route("/v1/sessions", mint, methods=["POST"]),
+        Route("/v1/sessions/guest", guest, methods=["POST"]),
+        Route("/v1/sessions/cookie", cookie, methods=["POST"]),
+        Route("/v1/session", show, methods=["GET"]),
+        Route("/v1/session", revoke, methods=["DELETE"]),
+        Route("/v1/endpoints", endpoints, methods=["GET"]),
+        Route("/v1/endpoints/{id:path}", endpoint, methods=["GET"]),
+    ]
+
+
+_NO_STORE = {"cache-control": "no-store"}
+
+
+def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Response:
+    """A fresh session for an end user. It can only narrow what the plan allows.
+
+    Raises:
+        EndpointNotAllowed: it would widen it.
+    """
+    for wanted in form.endpoints or []:
+        if wanted not in plan.endpoints:
+            raise EndpointNotAllowed(f"The plan {tenant.plan} does not allow {wanted[:100]}.")
+    if form.endpoints is not None:
+        form.endpoints = sorted(set(form.endpoints))
+    ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
+    token, session = services.sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
+    granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
+    return JSONResponse(_minted(token, session, granted), 201, _NO_STORE)
+
+
+def revocation_of(session: Session, now: float) -> Revocation:
+    return Revocation(session.tenant, session.id, None, issued_before=now, expires_at=session.expires_at)
+
+
+async def _guest_host(services: Services, request: Request, form: Guest) -> Tenant:
+    """The tenant whose page asks.
+
+    Raises:
+        OriginNotAllowed: no tenant takes guests from this origin.
+    """
+    origin = request.headers.get("origin", "").lower()
+    snapshot = await services.directory.snapshot()
+    tenant = snapshot.tenants.get(form.tenant) if form.tenant else snapshot.guest_host(origin)
+    if tenant is None or not tenant.guests.enabled or origin not in tenant.allowed_origins:
+        raise OriginNotAllowed("No tenant takes guests from this page's origin.")
+    return tenant
+
+
+def _minted(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "token": token,
+        "expires_at": _iso(session.expires_at),
+        "subject": session.subject,
+        "endpoints": list(endpoints),
+    }
+
+
+def _facts(caller: Caller, services: Services) -> dict[str, Any]:
+    return {
+        "tenant": caller.tenant.id,
+        "subject": caller.subject,
+        "expires_at": _iso(caller.session.expires_at) if caller.session else None,
+        "guest": caller.session.guest if caller.session else False,
+        "endpoints": services.gate.open_to(caller),
+    }
+
+
+def _set_cookie(answer: Response, token: str, session: Session, services: Services) -> None:
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=max(1, int(session.expires_at - services.clock.now())),
+        httponly=True,
+        secure=not services.settings.dev,
+        samesite="lax",
+    )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

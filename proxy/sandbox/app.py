@@ -1,0 +1,87 @@
+"""The sandbox as one application: fal's four hosts by path prefix, and the control routes.
+
+    /run/…    fal.run            /rest/…   rest.fal.ai
+    /queue/…  queue.fal.run      /cdn/…    v3.fal.media
+    /_sandbox/…                  the record, faults, pace and jobs: see `control`
+
+A prompt can choose the pace and the faults of its own job: see `markers`, `pace` and `faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+
+from proxy.sandbox.cdn import Cdn
+from proxy.sandbox.control import Control
+from proxy.sandbox.faults import Fault, Faulty
+from proxy.sandbox.guard import Guard, UnwantedHeaders
+from proxy.sandbox.house import House
+from proxy.sandbox.pace import Pace
+from proxy.sandbox.queue import Queue
+from proxy.sandbox.record import Recording
+from proxy.sandbox.replies import reply
+from proxy.sandbox.rest import Rest
+from proxy.sandbox.runner import Runner
+from proxy.sandbox.webhooks import Webhooks
+
+#: What the sandbox takes for a FAL_KEY unless told otherwise. It opens nothing else.
+SANDBOX_KEY = "sandbox-key-id:sandbox-key-secret"
+
+
+def create_sandbox(*, key: str = SANDBOX_KEY, pace: Pace | None = None, base_url: str | None = None) -> Starlette:
+    """Build a sandbox.
+
+    Args:
+        key: the only `FAL_KEY` that it accepts.
+        pace: how fast jobs go; can be changed later.
+        base_url: what the URLs in its answers begin with; without one, the address that the caller used.
+    """
+    house = House(key, pace or Pace(), base_url)
+    webhooks = Webhooks()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await house.close()
+
+    def faults_of_job(id: str) -> tuple[Fault, ...]:
+        job = house.jobs.get(id)
+        return job.faults if job else ()
+
+    app = Starlette(
+        routes=[
+            _host("/run", Runner(house).routes()),
+            _host("/queue", Queue(house, webhooks).routes()),
+            _host("/rest", Rest(house, webhooks).routes()),
+            _host("/cdn", Cdn(house).routes()),
+            _host("/_sandbox", Control(house).routes()),
+        ],
+        middleware=[
+            Middleware(Recording, record=house.record),
+            Middleware(UnwantedHeaders),
+            Middleware(Faulty, faults=house.faults, faults_of_job=faults_of_job),
+            Middleware(Guard, key=key),
+        ],
+        exception_handlers={HTTPException: _refusal},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _host(prefix: str, routes: list[Route]) -> Mount:
+    # fal never redirects to add or drop a slash, and a redirect would hide that a proxy sent the wrong path.
+    return Mount(prefix, app=Router(routes, redirect_slashes=False))
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return reply({"detail": error.detail}, error.status_code, error.headers)

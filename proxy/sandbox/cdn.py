@@ -1,0 +1,105 @@
+"""v3.fal.media: files come in by signed URL or by token, whole or in parts, and go out to anyone."""
+
+from __future__ import annotations
+
+import secrets
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from proxy.sandbox.house import House
+from proxy.sandbox.replies import reply
+
+_OCTETS = "application/octet-stream"
+_FILE = "/files/b/{store}/{name}"
+
+
+class Cdn:
+    """The routes of the CDN. Everything that writes carries its own proof: a signature or a bearer token."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/files/upload", self.upload, methods=["POST"]),
+            Route("/files/upload/multipart", self.begin, methods=["POST"]),
+            Route(f"{_FILE}/multipart/{{upload}}/complete", self.complete, methods=["POST"]),
+            Route(f"{_FILE}/multipart/{{upload}}/{{number:int}}", self.part, methods=["PUT"]),
+            Route(f"{_FILE}/complete", self.complete, methods=["POST"]),
+            Route(f"{_FILE}/{{number:int}}", self.part, methods=["PUT"]),
+            Route(_FILE, self.put, methods=["PUT"]),
+            Route(_FILE, self.get, methods=["GET"]),
+        ]
+
+    async def upload(self, request: Request) -> Response:
+        if not self._has_token(request):
+            return _forbidden(401)
+        path = self.house.files.new_path(request.headers.get("x-fal-file-name", "file"), _type(request))
+        await self.house.files.put(path, request.stream())
+        return reply({"access_url": self.house.url(request, f"/cdn/files{path}")})
+
+    async def begin(self, request: Request) -> Response:
+        if not self._has_token(request):
+            return _forbidden(401)
+        path = self.house.files.new_path(request.headers.get("x-fal-file-name", "file"), _type(request))
+        return reply({"access_url": self.house.url(request, f"/cdn/files{path}"), "uploadId": secrets.token_hex(8)})
+
+    async def put(self, request: Request) -> Response:
+        if not self._may_write(request):
+            return _forbidden(403)
+        await self.house.files.put(_path(request), request.stream(), _type(request))
+        return reply({})
+
+    async def part(self, request: Request) -> Response:
+        """The JSON is what the JavaScript client reads, the header what the Python client does."""
+        if not self._may_write(request):
+            return _forbidden(403)
+        number = request.path_params["number"]
+        part = await self.house.files.put_part(_upload(request), number, request.stream())
+        return reply({"partNumber": number, "etag": part.etag}, headers={"etag": part.etag})
+
+    async def complete(self, request: Request) -> Response:
+        if not self._may_write(request):
+            return _forbidden(403)
+        try:
+            parts = orjson.loads(await request.body())["parts"]
+            await self.house.files.complete(_upload(request), _path(request), parts)
+        except (ValueError, TypeError, KeyError) as error:
+            return reply({"detail": f"Cannot complete the upload: {error}"}, 400)
+        return reply({"access_url": self.house.url(request, f"/cdn/files{_path(request)}")})
+
+    async def get(self, request: Request) -> Response:
+        file = self.house.files.at("/files" + _path(request))
+        if file is None:
+            return reply({"detail": "File not found"}, 404)
+        headers = {"content-length": str(file.size), "etag": file.etag}
+        return StreamingResponse(file.blocks(), 200, headers, file.content_type)
+
+    def _may_write(self, request: Request) -> bool:
+        """Parts of the token flow name their upload in the path and show the token; all others are signed."""
+        if "upload" in request.path_params:
+            return self._has_token(request)
+        return self.house.signer.allows(_path(request), request.url.query)
+
+    def _has_token(self, request: Request) -> bool:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        return kind == "Bearer" and self.house.signer.accepts("cdn", token)
+
+
+def _type(request: Request) -> str:
+    return request.headers.get("content-type", _OCTETS)
+
+
+def _path(request: Request) -> str:
+    return "/b/{store}/{name}".format(**request.path_params)
+
+
+def _upload(request: Request) -> str:
+    return f"{_path(request)}#{request.path_params.get('upload', '')}"
+
+
+def _forbidden(status: int) -> Response:
+    return reply({"detail": "The signature or token is wrong or has expired"}, status)

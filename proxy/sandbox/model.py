@@ -1,0 +1,71 @@
+"""The three LLaVA models: an input becomes an Answer. Whatever goes wrong is an Answer too, as it is at fal."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import anyio.to_thread
+
+from proxy.catalog import TOKEN_FIELDS, Endpoint
+from proxy.sandbox.answers import Answer, failure, refused, success
+from proxy.sandbox.markers import without_markers
+from proxy.sandbox.pace import Pace
+from proxy.sandbox.pictures import Unloadable
+from proxy.sandbox.vision import NotAPicture, look_at
+
+#: LLaVA turns a picture into a grid of 24 × 24 patches, a token each.
+PICTURE_TOKENS = 576
+Load = Callable[[str], Awaitable[bytes]]
+
+
+async def answer(endpoint: Endpoint, body: Any, load: Load, pace: Pace, fail: str | None = None) -> Answer:
+    """Run the model.
+
+    Args:
+        load: turns the `image_url` into bytes, or raises `Unloadable`.
+        fail: the name of a failure to end in, whatever the input.
+    """
+    if fail is not None:
+        return failure(fail)
+    if problems := endpoint.problems(body):
+        return refused(problems)
+    try:
+        picture = await anyio.to_thread.run_sync(look_at, await load(body["image_url"]))
+    except Unloadable as error:
+        return _bad_picture(error.kind, str(error))
+    except NotAPicture as error:
+        return _bad_picture("image_load_error", f"Failed to load the image: {error}")
+    prompt = without_markers(body["prompt"])
+    words = f"{picture} You asked: {prompt}".split()[: _ceiling(endpoint, body)]
+    return success(_output(endpoint, prompt, words), pace.run_seconds)
+
+
+def partial_outputs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answer as a stream hands it out: the text so far, one more word each time; the last is the whole body."""
+    words = str(body["output"]).split()
+    partials = [{"output": " ".join(words[: i + 1]), "partial": True} for i in range(len(words) - 1)]
+    return [*partials, {**body, "partial": False}]
+
+
+def _ceiling(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
+    asked = [body[name] for name in TOKEN_FIELDS if name in body]
+    return min(asked) if asked else endpoint.default_tokens
+
+
+def _output(endpoint: Endpoint, prompt: str, words: list[str]) -> dict[str, Any]:
+    """The fields that the endpoint's own schema names."""
+    fields = {
+        "output": " ".join(words),
+        "partial": False,
+        "stats": {
+            "num_input_tokens": PICTURE_TOKENS + len(prompt.split()),
+            "num_output_tokens": len(words),
+        },
+    }
+    named = endpoint.output_schema.get("properties", fields)
+    return {name: value for name, value in fields.items() if name in named}
+
+
+def _bad_picture(kind: str, text: str) -> Answer:
+    return refused([{"loc": ["body", "image_url"], "msg": text, "type": kind}])

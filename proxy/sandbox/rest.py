@@ -1,0 +1,81 @@
+"""rest.fal.ai: signed uploads, tokens and the public key of the webhooks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.sandbox.answers import refused
+from proxy.sandbox.house import House
+from proxy.sandbox.replies import reply, reply_with
+from proxy.sandbox.webhooks import Webhooks
+
+TOKEN_SECONDS = 120
+CDN_TOKEN_SECONDS = 3600
+STORAGE_TYPES = ("fal-cdn-v3", "gcs")
+
+
+class Rest:
+    """The routes of the REST host."""
+
+    def __init__(self, house: House, webhooks: Webhooks) -> None:
+        self.house = house
+        self.webhooks = webhooks
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/storage/upload/initiate", self.initiate, methods=["POST"]),
+            Route("/storage/upload/initiate-multipart", self.initiate, methods=["POST"]),
+            Route("/storage/auth/token", self.cdn_token, methods=["POST"]),
+            Route("/tokens/", self.token, methods=["POST"]),
+            Route("/tokens/realtime", self.realtime_token, methods=["POST"]),
+            Route("/.well-known/jwks.json", self.jwks, methods=["GET"]),
+        ]
+
+    async def initiate(self, request: Request) -> Response:
+        """Both kinds of upload begin alike: where the file will be, and a signed URL that takes it."""
+        body = request.scope["sandbox"].json
+        if missing := _missing(body, "content_type", "file_name"):
+            return missing
+        if request.query_params.get("storage_type", STORAGE_TYPES[0]) not in STORAGE_TYPES:
+            return reply({"detail": "Unknown storage_type"}, 400)
+        path = self.house.files.new_path(body["file_name"], body["content_type"])
+        query = self.house.signer.query(path, self.house.pace.upload_seconds)
+        url = self.house.url(request, f"/cdn/files{path}")
+        return reply({"file_url": url, "upload_url": f"{url}?{query}"})
+
+    async def cdn_token(self, request: Request) -> Response:
+        expires = datetime.now(UTC) + timedelta(seconds=CDN_TOKEN_SECONDS)
+        return reply(
+            {
+                "token": self.house.signer.token("cdn", CDN_TOKEN_SECONDS),
+                "token_type": "Bearer",
+                "base_url": self.house.url(request, "/cdn"),
+                "expires_at": expires.isoformat(timespec="seconds"),
+            }
+        )
+
+    async def token(self, request: Request) -> Response:
+        """The body is a JSON string, not an object."""
+        return _missing(request.scope["sandbox"].json, "allowed_apps") or reply(self._token())
+
+    async def realtime_token(self, request: Request) -> Response:
+        return _missing(request.scope["sandbox"].json, "allowed_apps") or reply({"token": self._token()})
+
+    async def jwks(self, request: Request) -> Response:
+        return reply(self.webhooks.jwks())
+
+    def _token(self) -> str:
+        return self.house.signer.token("jwt", TOKEN_SECONDS)
+
+
+def _missing(body: Any, *names: str) -> Response | None:
+    """A refusal of a body without these fields: strings, but for the list of apps."""
+    given = body if isinstance(body, dict) else {}
+    missing = [name for name in names if not isinstance(given.get(name), list if name == "allowed_apps" else str)]
+    details = [{"loc": ["body", name], "msg": "Field required", "type": "missing"} for name in missing]
+    return reply_with(refused(details)) if details else None

@@ -1,0 +1,428 @@
+"""Frozen settings by subject, read once from the environment.
+
+`read` looks at every variable and reports all problems together, each by the variable's name; nothing else in the
+program reads the environment. Every variable that holds a secret can also be given as `NAME_FILE`, a path to a file
+with the value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+MIN_SECRET_BYTES = 32
+SECRETS = frozenset(
+    {
+        "FAL_KEY",
+        "FAL_KEY_ID",
+        "FAL_KEY_SECRET",
+        "PROXY_SESSION_SECRETS",
+        "PROXY_ADMIN_TOKEN",
+        "PROXY_DATABASE_URL",
+        "PROXY_REDIS_URL",
+    }
+)
+
+#: Every variable the program reads, with what it is for: the README's table is checked against this.
+VARIABLES: dict[str, str] = {
+    "FAL_KEY": "fal's key, `id:secret`; needs no more than the API scope",
+    "FAL_KEY_ID": "the first half of the key, if it is given in two",
+    "FAL_KEY_SECRET": "the second half",
+    "FAL_RUN_URL": "where direct calls go",
+    "FAL_QUEUE_URL": "where queued calls go",
+    "FAL_REST_URL": "where uploads are initiated",
+    "FAL_CDN_URL": "where files are uploaded to, beside `https://*.fal.media`",
+    "PROXY_HOST": "the address to listen on",
+    "PROXY_PORT": "the port to listen on",
+    "PROXY_WORKERS": "processes; more than one needs `PROXY_REDIS_URL`",
+    "PROXY_PUBLIC_URL": "the address callers see, for the URLs inside answers",
+    "PROXY_CONFIG": "the YAML file with plans, tenants and more endpoints",
+    "PROXY_SESSION_SECRETS": "what sessions are signed with: newest first, comma-separated, 32 bytes or more each",
+    "PROXY_ADMIN_TOKEN": "opens `/v1/admin`; unset: closed",
+    "PROXY_DATABASE_URL": "`sqlite:///file` or `postgresql://…`",
+    "PROXY_REDIS_URL": "`redis://…`; unset: counters in memory",
+    "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: what happens to calls while rate limits cannot be counted",
+    "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
+    "PROXY_TRUSTED_PROXIES": "addresses or networks whose forwarded headers are believed, comma-separated",
+    "PROXY_MAX_BODY_BYTES": "the largest JSON body",
+    "PROXY_DRAIN_SECONDS": "how long running calls may take to finish after a stop signal",
+    "PROXY_LOG_FORMAT": "`json` or `text`",
+    "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
+}
+
+DEFAULTS: dict[str, str] = {
+    "FAL_RUN_URL": "https://fal.run",
+    "FAL_QUEUE_URL": "https://queue.fal.run",
+    "FAL_REST_URL": "https://rest.fal.ai",
+    "FAL_CDN_URL": "https://v3.fal.media",
+    "PROXY_HOST": "127.0.0.1",
+    "PROXY_PORT": "8787",
+    "PROXY_WORKERS": "1",
+    "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
+    "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
+    "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
+    "PROXY_DRAIN_SECONDS": "25",
+    "PROXY_LOG_FORMAT": "json",
+    "PROXY_LOG_LEVEL": "info",
+}
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """The settings do not allow a start. `problems` has one sentence each, beginning with the variable's name."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A value that shows itself only when asked for by name."""
+
+    _value: str = field(repr=False)
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+
+@dataclass(frozen=True)
+class FalSettings:
+    key: Secret
+    run_url: str
+    queue_url: str
+    rest_url: str
+    cdn_url: str
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    host: str
+    port: int
+    workers: int
+    public_url: str
+    allowed_origins: frozenset[str]
+    trusted_proxies: tuple[str, ...]
+    max_body_bytes: int
+    drain_seconds: int
+
+    @property
+    def own_origin(self) -> str:
+        """The origin of a page that this server itself serves."""
+        return origin_of(self.public_url)
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    secrets: tuple[Secret, ...]
+    admin_token: Secret | None
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    database_url: Secret
+    redis_url: Secret | None
+    rate_limit_on_error: str = "refuse"
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    format: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the program was told. `warnings` are for the operator's eyes and stop nothing."""
+
+    fal: FalSettings
+    server: ServerSettings
+    sessions: SessionSettings
+    stores: StoreSettings
+    log: LogSettings
+    config_path: Path | None = None
+    dev: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        SettingsError: with every problem there is, not only the first.
+    """
+    reader = _Reader(environ)
+    settings = Settings(
+        fal=_fal(reader),
+        server=_server(reader),
+        sessions=_sessions(reader),
+        stores=_stores(reader),
+        log=LogSettings(
+            reader.one_of("PROXY_LOG_FORMAT", ("json", "text")),
+            reader.one_of("PROXY_LOG_LEVEL", ("debug", "info", "warning", "error")),
+        ),
+        config_path=reader.take("PROXY_CONFIG", existing_file),
+        dev=dev,
+        warnings=tuple(unknown_variables(environ)),
+    )
+    if settings.server.workers > 1 and settings.stores.redis_url is None:
+        reader.complain("PROXY_WORKERS", "more than one needs PROXY_REDIS_URL, or limits would be counted apart")
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return settings
+
+
+def read_stores(environ: Mapping[str, str]) -> StoreSettings:
+    """Only where the data lies: for commands that work on the database and need no fal key.
+
+    Raises:
+        SettingsError: a URL is wrong.
+    """
+    reader = _Reader(environ)
+    stores = _stores(reader)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return stores
+
+
+def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
+    """Only what sessions are signed with: for commands that mint them.
+
+    Raises:
+        SettingsError: there is no secret, or a short one.
+    """
+    reader = _Reader(environ)
+    sessions = _sessions(reader)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return sessions
+
+
+def _fal(reader: _Reader) -> FalSettings:
+    return FalSettings(
+        key=Secret(reader.fal_key()),
+        run_url=reader.required("FAL_RUN_URL", _fal_url),
+        queue_url=reader.required("FAL_QUEUE_URL", _fal_url),
+        rest_url=reader.required("FAL_REST_URL", _fal_url),
+        cdn_url=reader.required("FAL_CDN_URL", _fal_url),
+    )
+
+
+def _server(reader: _Reader) -> ServerSettings:
+    host = reader.value("PROXY_HOST")
+    port = reader.integer("PROXY_PORT", 1, 65535)
+    return ServerSettings(
+        host=host,
+        port=port,
+        workers=reader.integer("PROXY_WORKERS", 1, 256),
+        public_url=reader.take("PROXY_PUBLIC_URL", _public_url) or f"http://{_bracketed(host)}:{port}",
+        allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
+        trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", _network)),
+        max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
+        drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
+    )
+
+
+def _sessions(reader: _Reader) -> SessionSettings:
+    secrets = reader.each("PROXY_SESSION_SECRETS", _session_secret)
+    if not reader.value("PROXY_SESSION_SECRETS"):
+        reader.complain("PROXY_SESSION_SECRETS", "is not set; make one with: openssl rand -base64 48")
+    return SessionSettings(tuple(secrets), reader.take("PROXY_ADMIN_TOKEN", _admin_token))
+
+
+def _stores(reader: _Reader) -> StoreSettings:
+    return StoreSettings(
+        Secret(reader.required("PROXY_DATABASE_URL", _database_url)),
+        reader.take("PROXY_REDIS_URL", _redis_url),
+        reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
+    )
+
+
+class _Reader:
+    """Reads variables one by one and keeps the complaints, so that all are told at once."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def complain(self, name: str, what: str) -> None:
+        self.problems.append(f"{name}: {what}")
+
+    def value(self, name: str) -> str:
+        """The text of a variable, from the file that `NAME_FILE` points at, or the default; '' when there is none."""
+        given = self._environ.get(name, "").strip()
+        path = self._environ.get(f"{name}_FILE", "").strip() if name in SECRETS else ""
+        if given and path:
+            self._complain_once(name, f"is set twice, also as {name}_FILE; keep one")
+        if not given and path:
+            given = self._file(name, path)
+        return given or DEFAULTS.get(name, "")
+
+    def _file(self, name: str, path: str) -> str:
+        try:
+            return Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as problem:
+            self._complain_once(f"{name}_FILE", f"cannot be read ({type(problem).__name__})")
+            return ""
+
+    def _complain_once(self, name: str, what: str) -> None:
+        if f"{name}: {what}" not in self.problems:
+            self.complain(name, what)
+
+    def take(self, name: str, parse: Callable[[str], T]) -> T | None:
+        text = self.value(name)
+        if not text:
+            return None
+        try:
+            return parse(text)
+        except ValueError as problem:
+            self.complain(name, str(problem))
+            return None
+
+    def required(self, name: str, parse: Callable[[str], str]) -> str:
+        return self.take(name, parse) or ""
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        text = self.value(name)
+        if text.isascii() and text.isdigit() and least <= int(text[:12]) <= most:
+            return int(text)
+        self.complain(name, f"must be a whole number from {least} to {most}")
+        return least
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        text = self.value(name).lower()
+        if text not in choices:
+            self.complain(name, f"must be one of {', '.join(choices)}")
+        return text
+
+    def each(self, name: str, parse: Callable[[str], T]) -> list[T]:
+        items: list[T] = []
+        for part in filter(None, (part.strip() for part in self.value(name).split(","))):
+            try:
+                items.append(parse(part))
+            except ValueError as problem:
+                self.complain(name, str(problem))
+        return items
+
+    def fal_key(self) -> str:
+        whole, first, second = (self.value(name) for name in ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET"))
+        if whole and (first or second):
+            self.complain("FAL_KEY", "is set, and FAL_KEY_ID or FAL_KEY_SECRET too; keep one way")
+        key = whole or (f"{first}:{second}" if first and second else "")
+        if not key:
+            self.complain("FAL_KEY", "is not set, nor FAL_KEY_ID together with FAL_KEY_SECRET")
+        elif not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
+            self.complain("FAL_KEY", "has characters that no fal key has")
+        return key
+
+
+def _fal_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError("must be a plain URL such as https://fal.run, without user, query or fragment")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise ValueError("must be https, as the key travels there; plain http only to this machine's loopback")
+    return text.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be the address that callers see, such as https://ai.example.com")
+    return text.rstrip("/")
+
+
+def check_origin(text: str) -> str:
+    """An origin as browsers send it, lower-case.
+
+    Raises:
+        ValueError: it has a path, a wildcard, or no host.
+    """
+    parts = urlsplit(text)
+    if parts.netloc == "" or parts.path or parts.query or parts.fragment or "*" in text or "@" in parts.netloc:
+        raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
+    return text.lower()
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an IP address nor a network such as 10.0.0.0/8") from None
+
+
+def _session_secret(text: str) -> Secret:
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"a secret has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
+    return Secret(text)
+
+
+def _admin_token(text: str) -> Secret:
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
+    return Secret(text)
+
+
+def _database_url(text: str) -> str:
+    if not text.startswith(("sqlite:///", "postgresql://")):
+        raise ValueError("must begin with sqlite:/// or postgresql://, such as sqlite:///fal-proxy.db")
+    if text in ("sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("must name a file: what is only in memory is lost at every start")
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        # `from None`: the cause quotes what may be half a password.
+        raise ValueError("has a port that is no number; percent-encode what is special in a password") from None
+    return text
+
+
+def _redis_url(text: str) -> Secret:
+    if urlsplit(text).scheme not in ("redis", "rediss"):
+        raise ValueError("must begin with redis:// or rediss://")
+    return Secret(text)
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"there is no file {text}")
+    return path
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {*VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
+    unknown = sorted(name for name in environ if name.startswith("PROXY_") and name not in known)
+    return [f"{name}: is not a setting{_nearest(name, known)}" for name in unknown]
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,1 @@
+"""Our persistence. Files on their way to fal are `uploads`, never here."""

@@ -1,0 +1,33 @@
+-- Count one hit in every window, or in none if one of them is full.
+--
+-- KEYS: one sorted set a window, of the times of its hits.
+-- ARGV: now, a name for this hit, then limit and seconds of each window.
+-- Answer: the place of the refusing window (0 for none), the seconds until it has room, then for each window what is
+-- left and the seconds until its oldest hit leaves it. Numbers go as text: Redis would cut them to integers.
+local now, name = tonumber(ARGV[1]), ARGV[2]
+local refused, longest = 0, 0
+
+for at, key in ipairs(KEYS) do
+  local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now - seconds))
+  local blocking = redis.call('ZRANGE', key, -limit, -limit, 'WITHSCORES')[2]
+  if blocking then
+    local wait = tonumber(blocking) + seconds - now
+    if wait > longest then
+      refused, longest = at, wait
+    end
+  end
+end
+
+local answer = { tostring(refused), tostring(longest) }
+for at, key in ipairs(KEYS) do
+  local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
+  if refused == 0 then
+    redis.call('ZADD', key, string.format('%.6f', now), name)
+    redis.call('EXPIRE', key, seconds + 60)
+  end
+  local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  table.insert(answer, tostring(math.max(0, limit - redis.call('ZCARD', key))))
+  table.insert(answer, tostring(oldest and tonumber(oldest) + seconds - now or 0))
+end
+return answer

@@ -1,0 +1,105 @@
+"""Tenants, plans, tenant keys and revocations in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from proxy.stores.base import DirectoryRows, Revocation, TenantKey
+from proxy.stores.sql import schema
+from proxy.stores.sql.engine import reading, writing
+
+_ONLY_ROW = 1
+
+
+class SqlDirectory:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def version(self) -> int:
+        async with reading(self._engine) as connection:
+            return await _version(connection)
+
+    async def load(self) -> DirectoryRows:
+        async with reading(self._engine) as connection:
+            return DirectoryRows(
+                version=await _version(connection),
+                plans={row.name: row.document for row in await connection.execute(select(schema.plans))},
+                tenants=[row.document for row in await connection.execute(select(schema.tenants))],
+                keys=[TenantKey(**row._mapping) for row in await connection.execute(select(schema.tenant_keys))],
+                revocations=[_revocation(row) for row in await connection.execute(select(schema.revocations))],
+            )
+
+    async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
+        async with _changing(self._engine) as connection:
+            changed = await _put(connection, schema.plans, "name", plans)
+            changed |= await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants})
+            if changed:
+                await _bump(connection)
+            return changed
+
+    async def add_key(self, key: TenantKey) -> None:
+        async with _changing(self._engine) as connection:
+            await connection.execute(insert(schema.tenant_keys).values(asdict(key)))
+            await _bump(connection)
+
+    async def revoke_key(self, key_id: str) -> bool:
+        async with _changing(self._engine) as connection:
+            done = await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.id == key_id))
+            await _bump(connection)
+            return bool(done.rowcount)
+
+    async def touch_key(self, key_id: str, used_at: float) -> None:
+        # Not a change of the directory: nobody's rights depend on it.
+        keys = schema.tenant_keys
+        async with writing(self._engine) as connection:
+            await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=used_at))
+
+    async def revoke(self, revocation: Revocation) -> None:
+        rows = schema.revocations
+        async with _changing(self._engine) as connection:
+            await connection.execute(delete(rows).where(rows.c.expires_at < revocation.issued_before))
+            if revocation.session_id is not None:
+                same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
+                await connection.execute(delete(rows).where(same))
+            await connection.execute(insert(rows).values(asdict(revocation)))
+            await _bump(connection)
+
+
+@asynccontextmanager
+async def _changing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction in which nobody else changes the directory: replicas that start together apply the same file."""
+    row = schema.directory_version
+    async with writing(engine) as connection:
+        await connection.execute(select(row.c.version).where(row.c.id == _ONLY_ROW).with_for_update())
+        yield connection
+
+
+async def _version(connection: AsyncConnection) -> int:
+    return int((await connection.execute(select(schema.directory_version.c.version))).scalar_one())
+
+
+async def _bump(connection: AsyncConnection) -> None:
+    row = schema.directory_version
+    await connection.execute(update(row).where(row.c.id == _ONLY_ROW).values(version=row.c.version + 1))
+
+
+async def _put(connection: AsyncConnection, table: Table, key: str, documents: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Insert what is new and update what differs; True if anything did."""
+    column = table.c[key]
+    old = {row[0]: row.document for row in await connection.execute(select(column, table.c.document))}
+    for name, document in documents.items():
+        if name not in old:
+            await connection.execute(insert(table).values({key: name, "document": document}))
+        elif old[name] != document:
+            await connection.execute(update(table).where(column == name).values(document=document))
+    return any(old.get(name) != document for name, document in documents.items())
+
+
+def _revocation(row: Any) -> Revocation:
+    return Revocation(row.tenant, row.session_id, row.subject, row.issued_before, row.expires_at)

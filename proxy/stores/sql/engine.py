@@ -1,0 +1,126 @@
+"""The database engine, and the border where its errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from proxy.errors import StoreUnavailable
+
+_log = logging.getLogger(__name__)
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+_LOCK_SECONDS = 5
+#: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
+
+
+def create_engine(database_url: str) -> AsyncEngine:
+    """An engine for `sqlite:///…` or `postgresql://…`; connects lazily."""
+    url = make_url(database_url)
+    url = url.set(drivername=_DRIVERS[url.drivername])
+    if url.get_backend_name() == "sqlite":
+        engine = create_async_engine(
+            url, connect_args={"timeout": _LOCK_SECONDS, "async_creator_fn": _open_sqlite}, pool_size=5, max_overflow=0
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS},
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=_LOCK_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+async def _open_sqlite(*place: Any, **options: Any) -> aiosqlite.Connection:
+    """A connection that, if it fails, is gone before its failure is told."""
+    connection = aiosqlite.connect(*place, **options)
+    # No end of the program waits for this thread (SQLAlchemy's own way to connect says the same).
+    connection._thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        # The thread has a last word for the event loop, which a command closes next: that would be a traceback.
+        await asyncio.to_thread(connection._thread.join)
+        raise
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver must not open transactions by itself: `_begin_sqlite` does, in the mode that cannot deadlock.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A transaction that reads and then writes would fail at once when another process writes between the two;
+    # IMMEDIATE takes the write lock at the start, and waits for it.
+    mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction, committed at the end of the block.
+
+    Raises:
+        StoreUnavailable: the database did not do it.
+    """
+    with _translated():
+        async with engine.begin() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One consistent reading.
+
+    Raises:
+        StoreUnavailable: the database did not answer.
+    """
+    # Left to itself PostgreSQL would let each statement see another moment.
+    level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with _translated():
+        async with engine.connect() as plain:
+            connection = await plain.execution_options(read_only=True, **level)
+            async with connection.begin():
+                yield connection
+
+
+def insert_missing(connection: AsyncConnection, table: Table) -> Any:
+    """The statement that inserts those rows whose key is not there yet, in the order given."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+class _translated:
+    """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, (SQLAlchemyError, OSError, TimeoutError)):
+            _log.error("the database failed: %s", _cause(error))
+            raise StoreUnavailable("The proxy's database does not answer; try again shortly.") from None
+
+
+def _cause(error: BaseException) -> str:
+    original = getattr(error, "orig", None)
+    return f"{type(error).__name__} ({type(original).__name__})" if original is not None else type(error).__name__

@@ -1,0 +1,283 @@
+"""The ledger in SQL: reservations, what was used, and whose every job is.
+
+A batch of operations is one transaction. It cannot deadlock with another: every transaction locks first the jobs it
+changes, by id, then the accounts it touches, in their order, and inserts only jobs that nobody else knows. What the
+operations do is worked out in memory in between, so that the number of statements does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from cachetools import LRUCache
+from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from proxy.stores.base import (
+    Accept,
+    Account,
+    Bucket,
+    Charge,
+    Exhausted,
+    Granted,
+    Job,
+    Operation,
+    Outcome,
+    Reserve,
+    Settle,
+    Stale,
+    UsageRow,
+)
+from proxy.stores.sql.engine import insert_missing, reading, writing
+from proxy.stores.sql.schema import jobs, quota_usage
+
+KNOWN_ACCOUNTS = 20_000
+OPEN_STATES = ("reserved", "accepted")
+_BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "window", "window_start"))
+
+
+class SqlLedger:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+        async with writing(self._engine) as connection:
+            batch = _Batch(await _jobs_of(connection, operations))
+            batch.accounts = await _locked(connection, batch.buckets_of(operations), self._known)
+            outcomes = [batch.do(operation) for operation in operations]
+            await batch.write(connection)
+        self._known.update(dict.fromkeys(batch.accounts, True))
+        return outcomes
+
+    async def find(self, request_id: str) -> Job | None:
+        return await self._one(jobs.c.request_id == request_id)
+
+    async def get(self, job_id: str) -> Job | None:
+        return await self._one(jobs.c.id == job_id)
+
+    async def _one(self, condition: Any) -> Job | None:
+        async with reading(self._engine) as connection:
+            row = (await connection.execute(select(jobs).where(condition))).one_or_none()
+            return _job(row) if row else None
+
+    async def open_jobs(self) -> Sequence[Job]:
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(select(jobs).where(jobs.c.state.in_(OPEN_STATES)))
+            return [_job(row) for row in rows]
+
+    async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
+        due = (
+            select(jobs)
+            .where(jobs.c.state.in_(OPEN_STATES), jobs.c.checked_at < checked_before)
+            .order_by(jobs.c.checked_at)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+        async with writing(self._engine) as connection:
+            found = [_job(row) for row in await connection.execute(due)]
+            if found:
+                taken = jobs.c.id.in_([job.id for job in found])
+                await connection.execute(update(jobs).where(taken).values(checked_at=now))
+            return found
+
+    async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
+        alive = (jobs.c.id == job_id) & jobs.c.state.in_(OPEN_STATES)
+        async with writing(self._engine) as connection:
+            await connection.execute(update(jobs).where(alive).values(checked_at=at, expires_at=expires_at))
+
+    async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
+        if not buckets:
+            return {}
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(select(quota_usage).where(_among(buckets)))
+            return {_bucket(row): Account(row.used, row.reserved) for row in rows}
+
+    async def usage(
+        self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
+    ) -> Sequence[UsageRow]:
+        wanted = (jobs.c.tenant == tenant) & (jobs.c.submitted_at >= since) & (jobs.c.submitted_at < until)
+        if subject is not None:
+            wanted &= jobs.c.subject == subject
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(select(jobs).where(wanted & (jobs.c.state == "settled")))
+            return _grouped((_job(row) for row in rows), group_by)
+
+    async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
+        wanted = jobs.c.tenant == tenant
+        if subject is not None:
+            wanted &= jobs.c.subject == subject
+        newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
+        async with reading(self._engine) as connection:
+            return [_job(row) for row in await connection.execute(newest)]
+
+
+@dataclass
+class _Batch:
+    """The state that the operations of one transaction see and change, before it is written."""
+
+    jobs: dict[str, Job]
+    accounts: dict[Bucket, Account] = field(default_factory=dict)
+    _added: list[Job] = field(default_factory=list)
+    _changed: dict[str, Job] = field(default_factory=dict)
+    _touched: set[Bucket] = field(default_factory=set)
+
+    def buckets_of(self, operations: Iterable[Operation]) -> list[Bucket]:
+        charged = [charge for operation in operations for charge in self._charges_of(operation)]
+        return sorted({charge.bucket for charge in charged})
+
+    def _charges_of(self, operation: Operation) -> tuple[Charge, ...]:
+        if isinstance(operation, Reserve):
+            return operation.job.charges
+        job = self.jobs.get(operation.job_id)
+        return job.charges if job and isinstance(operation, Settle) else ()
+
+    def do(self, operation: Operation) -> Outcome:
+        if isinstance(operation, Reserve):
+            return self._reserve(operation.job)
+        job = self.jobs.get(operation.job_id)
+        if job is None or job.state not in OPEN_STATES:
+            return Stale()
+        if isinstance(operation, Accept):
+            self._change(
+                replace(job, state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
+            )
+            return Granted()
+        return self._settle(job, operation)
+
+    def _reserve(self, job: Job) -> Outcome:
+        for charge in job.charges:
+            account = self.accounts[charge.bucket]
+            left = charge.limit - account.used - account.reserved
+            if charge.amount > left:
+                return Exhausted(charge.bucket, max(0, left))
+        for charge in job.charges:
+            self._add(charge.bucket, reserved=charge.amount)
+        self.jobs[job.id] = job
+        self._added.append(job)
+        return Granted()
+
+    def _settle(self, job: Job, operation: Settle) -> Outcome:
+        for charge in job.charges:
+            used = (operation.used or {}).get(charge.bucket.unit, 0)
+            self._add(charge.bucket, reserved=-charge.amount, used=used)
+        state = "released" if operation.used is None else "settled"
+        self._change(replace(job, state=state, used=dict(operation.used or {}), checked_at=operation.at))
+        return Granted()
+
+    def _add(self, bucket: Bucket, *, reserved: int = 0, used: int = 0) -> None:
+        account = self.accounts[bucket]
+        self.accounts[bucket] = Account(account.used + used, account.reserved + reserved)
+        self._touched.add(bucket)
+
+    def _change(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        self._changed[job.id] = job
+
+    async def write(self, connection: AsyncConnection) -> None:
+        if self._touched:
+            values = [_account_values(bucket, self.accounts[bucket]) for bucket in sorted(self._touched)]
+            await connection.execute(_set_account, values)
+        added = [_job_values(self._changed.pop(job.id, job)) for job in self._added]
+        if added:
+            await connection.execute(insert(jobs), added)
+        if self._changed:
+            await connection.execute(_set_job, [_changed_values(job) for job in self._changed.values()])
+
+
+_set_account = (
+    update(quota_usage)
+    .where(*(column == bindparam(f"of_{column.name}") for column in _BUCKET))
+    .values(used=bindparam("now_used"), reserved=bindparam("now_reserved"))
+)
+_set_job = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_id"))
+    .values({name: bindparam(f"now_{name}") for name in ("request_id", "state", "used", "checked_at", "expires_at")})
+)
+
+
+async def _jobs_of(connection: AsyncConnection, operations: Iterable[Operation]) -> dict[str, Job]:
+    """The jobs that a batch accepts or settles, locked: a job is settled once, whoever comes first."""
+    ids = sorted({operation.job_id for operation in operations if not isinstance(operation, Reserve)})
+    if not ids:
+        return {}
+    rows = await connection.execute(select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update())
+    return {row.id: _job(row) for row in rows}
+
+
+async def _locked(
+    connection: AsyncConnection, buckets: Sequence[Bucket], known: Container[Bucket]
+) -> dict[Bucket, Account]:
+    """The accounts, made where there are none, and locked in the order given until the transaction ends.
+
+    `known` are those that are there for sure: an account is never deleted.
+    """
+    if not buckets:
+        return {}
+    if rows := [_account_values(bucket, Account(), prefix="") for bucket in buckets if bucket not in known]:
+        await connection.execute(insert_missing(connection, quota_usage), rows)
+    locked = select(quota_usage).where(_among(buckets)).order_by(*_BUCKET).with_for_update()
+    return {_bucket(row): Account(row.used, row.reserved) for row in await connection.execute(locked)}
+
+
+def _among(buckets: Sequence[Bucket]) -> Any:
+    keys = [(one.tenant, one.subject, one.unit, one.window, one.window_start) for one in buckets]
+    return tuple_(*_BUCKET).in_(keys)
+
+
+def _account_values(bucket: Bucket, account: Account, prefix: str = "of_") -> dict[str, Any]:
+    key = {f"{prefix}{column.name}": getattr(bucket, column.name) for column in _BUCKET}
+    now = "now_" if prefix else ""
+    return key | {f"{now}used": account.used, f"{now}reserved": account.reserved}
+
+
+def _changed_values(job: Job) -> dict[str, Any]:
+    return {
+        "of_id": job.id,
+        "now_request_id": job.request_id,
+        "now_state": job.state,
+        "now_used": dict(job.used),
+        "now_checked_at": job.checked_at,
+        "now_expires_at": job.expires_at,
+    }
+
+
+def _job_values(job: Job) -> dict[str, Any]:
+    values = {column.name: getattr(job, column.name) for column in jobs.c}
+    charges = [[one.bucket.subject, one.bucket.unit, one.bucket.window, one.bucket.window_start] for one in job.charges]
+    amounts = [[one.amount, one.limit] for one in job.charges]
+    packed = [key + amount for key, amount in zip(charges, amounts, strict=True)]
+    return values | {"charges": packed, "used": dict(job.used)}
+
+
+def _job(row: Any) -> Job:
+    charges = tuple(
+        Charge(Bucket(row.tenant, subject, unit, window, start), amount, limit)
+        for subject, unit, window, start, amount, limit in row.charges
+    )
+    return Job(**{**row._mapping, "charges": charges})
+
+
+def _bucket(row: Any) -> Bucket:
+    return Bucket(row.tenant, row.subject, row.unit, row.window, row.window_start)
+
+
+def _grouped(settled: Iterable[Job], group_by: frozenset[str]) -> list[UsageRow]:
+    calls: dict[tuple[str | None, str | None, str | None], int] = defaultdict(int)
+    used: dict[tuple[str | None, str | None, str | None], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for job in settled:
+        day = datetime.fromtimestamp(job.submitted_at, UTC).date().isoformat()
+        key = (
+            day if "day" in group_by else None,
+            job.endpoint if "endpoint" in group_by else None,
+            job.subject if "subject" in group_by else None,
+        )
+        calls[key] += 1
+        for unit, amount in job.used.items():
+            used[key][unit] += amount
+    return [UsageRow(*key, calls[key], dict(used[key])) for key in sorted(calls, key=str)]

@@ -1,0 +1,219 @@
+"""From any of the surfaces' requests to a `Target`: which fal call is wanted. Pure, no I/O.
+
+A target is built from what one table knows (`_RULES`: host, method, shape of the path, query keys); whatever is not in
+it is refused. The URL that reaches fal is later built from the target alone, so no text of a caller ends up in it but
+an endpoint id and a request id, both of a narrow alphabet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import parse_qsl
+
+from proxy.catalog import app_of
+from proxy.errors import BadTarget, MethodNotAllowed, WebhookNotAllowed
+
+MAX_URL_LENGTH = 2048
+
+
+class Host(Enum):
+    """fal's hosts by role; the value is the prefix of the host form."""
+
+    RUN = "run"
+    QUEUE = "queue"
+    REST = "rest"
+
+
+class Kind(Enum):
+    """What is wanted of fal."""
+
+    RUN = "run"
+    STREAM = "stream"
+    SUBMIT = "submit"
+    STATUS = "status"
+    STATUS_STREAM = "status_stream"
+    RESULT = "result"
+    CANCEL = "cancel"
+    UPLOAD_INITIATE = "upload_initiate"
+
+    @property
+    def names_endpoint(self) -> bool:
+        """Whether the target carries a full endpoint id and an input."""
+        return self in (Kind.RUN, Kind.STREAM, Kind.SUBMIT)
+
+    @property
+    def names_job(self) -> bool:
+        return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a second call does no harm: nothing is run or billed by it."""
+        return not self.names_endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One wanted fal call.
+
+    Attributes:
+        endpoint: the full endpoint id of a run, stream or submit; '' otherwise.
+        app: the part of it that names the queue; '' for uploads.
+        request_id: of a status, stream, result or cancel; '' otherwise.
+        logs: whether logs were asked for.
+    """
+
+    kind: Kind
+    endpoint: str = ""
+    app: str = ""
+    request_id: str = ""
+    logs: bool = False
+
+
+#: The hosts that clients name, old ones included, by the role they play.
+_HOSTS = {
+    "fal.run": Host.RUN,
+    "queue.fal.run": Host.QUEUE,
+    "rest.fal.ai": Host.REST,
+    "rest.alpha.fal.ai": Host.REST,
+}
+_METHODS = ("GET", "POST", "PUT")
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+#: No port, no user, no dot at the end, no percent-encoding, no backslash: nothing two parsers could read in two ways.
+_URL = re.compile(r"https://([A-Za-z0-9.-]+)(/[^?#%\\@]*)(?:\?([^#\\]*))?")
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_LOGS = {"0": False, "false": False, "1": True, "true": True}
+_STORAGE_TYPES = ("fal-cdn-v3", "gcs")
+_JOB_TAILS = {
+    ("GET", ""): Kind.RESULT,
+    ("GET", "response"): Kind.RESULT,
+    ("GET", "status"): Kind.STATUS,
+    ("GET", "status/stream"): Kind.STATUS_STREAM,
+    ("PUT", "cancel"): Kind.CANCEL,
+}
+_REST_PATHS = {("POST", "storage/upload/initiate"): Kind.UPLOAD_INITIATE}
+
+
+def parse_url(method: str, headers: Sequence[str]) -> Target:
+    """The target of the fal proxy protocol: the request's method, and all its `x-fal-target-url` headers.
+
+    Raises:
+        BadTarget: it cannot be understood, or is no call this proxy makes.
+        MethodNotAllowed: a method that no fal client uses.
+        WebhookNotAllowed: the result was to be sent to somebody else.
+    """
+    if method not in _METHODS:
+        raise method_not_allowed()
+    if len(headers) != 1:
+        raise BadTarget("Send exactly one x-fal-target-url header, with the fal URL to call.")
+    (url,) = headers
+    if len(url) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(url):
+        raise BadTarget("The target URL must be printable ASCII without spaces, of 2048 characters at most.")
+    match = _URL.fullmatch(url)
+    host = _HOSTS.get(match[1].lower()) if match else None
+    if match is None or host is None:
+        raise BadTarget("The target URL must be https://, on one of fal's API hosts, without port, user or encoding.")
+    return _parse(host, method, match[2], match[3] or "")
+
+
+def parse_path(method: str, raw_path: str, query: str) -> Target:
+    """The target of the host form: what follows `/fal/` in the raw path, still percent-encoded, and the query.
+
+    Raises:
+        BadTarget, MethodNotAllowed, WebhookNotAllowed: as `parse_url`.
+    """
+    if method not in _METHODS:
+        raise method_not_allowed()
+    prefix, _, path = raw_path.partition("/")
+    host = next((host for host in Host if host.value == prefix), None)
+    if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
+        raise BadTarget("Below /fal/ there are run/, queue/ and rest/.")
+    return _parse(host, method, f"/{path}", query)
+
+
+def parse_request_id(text: str) -> str:
+    """A request id as fal makes them.
+
+    Raises:
+        BadTarget: it has characters that no request id has.
+    """
+    if not _REQUEST_ID.fullmatch(text):
+        raise BadTarget("That is not a request id.")
+    return text
+
+
+def method_not_allowed() -> MethodNotAllowed:
+    return MethodNotAllowed("Only GET, POST and PUT are used here.", headers={"allow": ", ".join(_METHODS)})
+
+
+def _parse(host: Host, method: str, path: str, query: str) -> Target:
+    segments = path[1:].split("/")
+    if host is Host.QUEUE and len(segments) > 1 and segments[-1] == "":
+        # Old fal SDKs end queue URLs with one slash.
+        segments.pop()
+    if not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise BadTarget("The target's path has an empty segment, or characters that no fal path has.")
+    keys = _query(query)
+    if host is Host.REST:
+        return _rest(method, "/".join(segments), keys)
+    if host is Host.QUEUE and "requests" in segments:
+        return _job(method, segments, keys)
+    return _endpoint(host, method, segments, keys)
+
+
+def _endpoint(host: Host, method: str, segments: list[str], keys: dict[str, str]) -> Target:
+    kind = Kind.RUN if host is Host.RUN else Kind.SUBMIT
+    if kind is Kind.RUN and len(segments) > 2 and segments[-1] == "stream":
+        kind = Kind.STREAM
+        segments = segments[:-1]
+    if method != "POST":
+        raise BadTarget(f"fal's {host.value} host is called with POST only.")
+    if "fal_webhook" in keys:
+        raise WebhookNotAllowed("Webhooks are not passed on: results go to the caller only.")
+    _refuse_keys(keys, ())
+    endpoint = "/".join(segments)
+    return Target(kind, endpoint=endpoint, app=app_of(endpoint))
+
+
+def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
+    at = segments.index("requests")
+    app, rest = "/".join(segments[:at]), segments[at + 1 :]
+    kind = _JOB_TAILS.get((method, "/".join(rest[1:]))) if rest else None
+    if kind is None or app != app_of(app) or app.count("/") < 1:
+        raise BadTarget("There is no such call on a job: GET status, status/stream or the result, or PUT cancel.")
+    _refuse_keys(keys, ("logs",) if kind in (Kind.STATUS, Kind.STATUS_STREAM) else ())
+    logs = keys.get("logs", "0")
+    if logs not in _LOGS:
+        raise BadTarget("logs must be 0 or 1.")
+    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=_LOGS[logs])
+
+
+def _rest(method: str, path: str, keys: dict[str, str]) -> Target:
+    kind = _REST_PATHS.get((method, path))
+    if kind is None:
+        raise BadTarget("Of fal's REST host only POST storage/upload/initiate may be called.")
+    _refuse_keys(keys, ("storage_type",))
+    if keys.get("storage_type", _STORAGE_TYPES[0]) not in _STORAGE_TYPES:
+        raise BadTarget(f"storage_type must be one of {', '.join(_STORAGE_TYPES)}.")
+    return Target(kind)
+
+
+def _query(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=8)
+    except ValueError:
+        raise BadTarget("The target's query cannot be read.") from None
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise BadTarget("The target's query names a key twice.")
+    return keys
+
+
+def _refuse_keys(keys: dict[str, str], known: Sequence[str]) -> None:
+    if unknown := sorted(set(keys) - set(known)):
+        raise BadTarget(f"The target's query has a key that is not passed on: {unknown[0][:40]!r}.")
+
+

@@ -1,0 +1,1 @@
+"""fal's side: what is sent there, and what comes back."""

@@ -1,0 +1,188 @@
+"""The only one that spends the key: from a target to a call at fal, built from the target alone.
+
+fal's failures become ours here, by one rule: a call that may have been run or billed is never answered with a code
+that makes the known clients send it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from proxy.errors import (
+    BadRequest,
+    BadUpstream,
+    ProxyError,
+    UpstreamAmbiguous,
+    UpstreamRejectedKey,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from proxy.settings import FalSettings
+from proxy.targets import Kind, Target
+from proxy.upstream.headers import JSON
+
+#: fal's answer, as the rest of the program knows it.
+Answer = httpx.Response
+#: Raised by the transport before the first byte of a request has left.
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_JOB_PATHS = {
+    Kind.STATUS: "/status",
+    Kind.STATUS_STREAM: "/status/stream",
+    Kind.RESULT: "",
+    Kind.CANCEL: "/cancel",
+}
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds for each phase of a call. From `read` on: the longest silence, never a total: no live stream is cut."""
+
+    connect: float = 5.0
+    pool: float = 5.0
+    write: float = 30.0
+    read: float = 30.0
+    result: float = 60.0
+    #: A run is silent until the model is done.
+    run: float = 600.0
+    stream: float = 120.0
+    #: fal pings every 15 seconds.
+    status_stream: float = 25.0
+
+    def for_kind(self, kind: Kind) -> dict[str, float]:
+        read: float = getattr(self, kind.value, self.read)
+        return {"connect": self.connect, "pool": self.pool, "write": self.write, "read": read}
+
+
+class Upstream:
+    def __init__(self, fal: FalSettings, transport: httpx.AsyncBaseTransport, timeouts: Timeouts | None = None) -> None:
+        self._fal = fal
+        self._transport = transport
+        self._timeouts = timeouts or Timeouts()
+
+    async def call(self, target: Target, headers: dict[str, str], body: object = None) -> httpx.Response:
+        """Make one call; the answer's body is still to be read, and the answer to be closed.
+
+        Raises:
+            BadRequest: the body cannot be sent.
+            UpstreamUnavailable: nothing was sent.
+            UpstreamAmbiguous: it may have been run, and the answer is lost.
+            BadUpstream, UpstreamTimeout: it failed, and repeating it is safe.
+            UpstreamRejectedKey: fal does not accept the key.
+        """
+        method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
+        content = _encoded(body) if method == "POST" else None
+        sent = {**headers, "authorization": f"Key {self._fal.key.reveal()}"}
+        if content is not None:
+            sent["content-type"] = JSON
+        request = httpx.Request(
+            method,
+            _url(self.url_of(target)),
+            headers=sent,
+            content=content,
+            extensions={"timeout": self._timeouts.for_kind(target.kind)},
+        )
+        response = await self._send(request, repeatable=target.kind.repeatable)
+        if failure := _refused(response, repeatable=target.kind.repeatable):
+            await response.aclose()
+            raise failure
+        return response
+
+    async def put_file(
+        self, url: str, content_type: str, content_length: int, content: AsyncIterable[bytes]
+    ) -> httpx.Response:
+        """Send a file to a signed URL that fal gave; the key is not needed there, and not sent.
+
+        Raises:
+            UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `call`; a file can be sent again.
+        """
+        request = httpx.Request(
+            "PUT",
+            url,
+            headers={"content-type": content_type, "content-length": str(content_length)},
+            content=content,
+            extensions={"timeout": self._timeouts.for_kind(Kind.UPLOAD_INITIATE)},
+        )
+        response = await self._send(request, repeatable=True)
+        if not response.is_success:
+            await response.aclose()
+            # Not passed on: file stores like to quote the signature that they refuse.
+            status = response.status_code
+            raise BadUpstream(f"fal's file store did not take the file (status {status}).", scope="upstream")
+        return response
+
+    async def _send(self, request: httpx.Request, *, repeatable: bool) -> httpx.Response:
+        try:
+            return await self._transport.handle_async_request(request)
+        except httpx.HTTPError as error:
+            # `from None`: the cause carries the request, and with it the key.
+            raise failure_of(error, repeatable=repeatable) from None
+
+    def url_of(self, target: Target) -> str:
+        if target.kind is Kind.UPLOAD_INITIATE:
+            return f"{self._fal.rest_url}/storage/upload/initiate?storage_type=fal-cdn-v3"
+        if target.kind.names_job:
+            logs = f"?logs={int(target.logs)}" if target.kind in (Kind.STATUS, Kind.STATUS_STREAM) else ""
+            path = f"{target.app}/requests/{target.request_id}{_JOB_PATHS[target.kind]}"
+            return f"{self._fal.queue_url}/{path}{logs}"
+        if target.kind is Kind.SUBMIT:
+            return f"{self._fal.queue_url}/{target.endpoint}"
+        return f"{self._fal.run_url}/{target.endpoint}{'/stream' if target.kind is Kind.STREAM else ''}"
+
+    def may_upload_to(self, url: str) -> bool:
+        """Whether a URL that fal gave is one of its own for files: the configured CDN, or `https://*.fal.media`."""
+        if url.startswith(f"{self._fal.cdn_url}/"):
+            return True
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
+        host = parts.hostname or ""
+        return parts.scheme == "https" and host.endswith(".fal.media") and parts.netloc == host
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        # It writes no more than 254 levels, but reads 1024.
+        raise BadRequest("The input is nested too deeply.") from None
+
+
+@lru_cache(maxsize=4096)
+def _url(text: str) -> httpx.URL:
+    """The parsed URL; parsing one costs more than sending the request, and a job is asked for many times."""
+    return httpx.URL(text)
+
+
+def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
+    """What a broken exchange with fal means to the caller."""
+    if isinstance(error, _NOTHING_SENT):
+        return UpstreamUnavailable("fal cannot be reached; nothing was sent to it.", scope="upstream")
+    if not repeatable:
+        return UpstreamAmbiguous("fal's answer was lost: it may have accepted the request. Look before repeating it.")
+    if isinstance(error, httpx.TimeoutException):
+        return UpstreamTimeout("fal did not answer in time; try again.", scope="upstream")
+    return BadUpstream("The connection to fal broke; try again.", scope="upstream")
+
+
+def _refused(response: httpx.Response, *, repeatable: bool) -> ProxyError | None:
+    """The answers of fal that are not passed on, whatever their text."""
+    status = response.status_code
+    if status in (401, 403):
+        return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
+    speaks_json = response.headers.get("content-type", "").startswith(JSON)
+    by_fal_itself = speaks_json or "x-fal-request-id" in response.headers
+    if status < 300 or (status >= 400 and by_fal_itself):
+        return None
+    if repeatable:
+        return BadUpstream(f"fal answered with something that is not its own (status {status}).", scope="upstream")
+    return UpstreamAmbiguous("What came back is not fal's answer: it may have accepted the request.")

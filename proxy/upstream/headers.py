@@ -1,0 +1,69 @@
+"""What may cross: an allow-list each way, with the values checked. Everything else stays where it came from."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from starlette.datastructures import Headers
+
+from proxy import __version__
+from proxy.errors import BadRequest
+
+USER_AGENT = f"fal-proxy/{__version__}"
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
+_PRIORITIES = ("normal", "low")
+#: fal wants more than a second; a day is more than any queue needs.
+_MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 86_400.0
+_NUMBER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
+_BACK = (
+    "x-fal-request-id",
+    "x-fal-billable-units",
+    "x-fal-error-type",
+    "x-fal-request-timeout-type",
+    "x-fal-needs-retry",
+    "x-fal-retryable",
+    "retry-after",
+)
+
+
+def to_fal(caller: Headers, *, streams: bool) -> dict[str, str]:
+    """The headers of an upstream call, but for the key. Of the caller's own, only two are believed, and checked.
+
+    Raises:
+        BadRequest: one of them has a value fal does not know.
+    """
+    headers = {
+        "accept": EVENT_STREAM if streams else JSON,
+        "accept-encoding": "identity",
+        "user-agent": USER_AGENT,
+        "x-fal-client-proxy": USER_AGENT,
+    }
+    if (priority := caller.get("x-fal-queue-priority")) is not None:
+        if priority not in _PRIORITIES:
+            raise BadRequest(f"x-fal-queue-priority must be one of {', '.join(_PRIORITIES)}.")
+        headers["x-fal-queue-priority"] = priority
+    if (timeout := caller.get("x-fal-request-timeout")) is not None:
+        headers["x-fal-request-timeout"] = _seconds(timeout)
+    return headers
+
+
+def _seconds(text: str) -> str:
+    if not _NUMBER.fullmatch(text) or not _MIN_TIMEOUT_SECONDS < float(text) <= _MAX_TIMEOUT_SECONDS:
+        raise BadRequest("x-fal-request-timeout must be a number of seconds above 1, up to 86400.")
+    return str(float(text))
+
+
+def to_caller(upstream: httpx.Headers) -> dict[str, str]:
+    """The headers of fal's answer that a caller may see."""
+    # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
+    headers = {name: upstream[name] for name in _BACK if name in upstream and upstream[name].isascii()}
+    content_type = upstream.get("content-type", JSON)
+    headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
+    headers["x-content-type-options"] = "nosniff"
+    # The whole media type counts: of `application/json, text/html` browsers take the last.
+    if content_type.partition(";")[0].strip() not in (JSON, EVENT_STREAM):
+        # A page that fal's answer might contain must not run on the proxy's own origin.
+        headers["content-security-policy"] = "sandbox; default-src 'none'"
+    return headers

@@ -1,0 +1,50 @@
+"""The codec of server-sent events (WHATWG HTML, section 9.2), without I/O."""
+
+from __future__ import annotations
+
+import re
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+PING = b": ping\n\n"
+_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(ValueError):
+    """An event did not end within `MAX_EVENT_BYTES`."""
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, wherever its chunks begin and end."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that this chunk completes, each with its blank line; a begun one is kept for the next chunk.
+
+        Raises:
+            EventTooLarge: so much came without an end that nothing sensible can follow.
+        """
+        # A carriage return at the end may be half of a line break: whether it ends an event, the next byte tells.
+        held = b"\r" if (self._rest + chunk).endswith(b"\r") else b""
+        text = (self._rest + chunk)[: -1 if held else None]
+        events, start = [], 0
+        for match in _END.finditer(text):
+            events.append(text[start : match.end()])
+            start = match.end()
+        self._rest = text[start:] + held
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLarge("an event of the stream does not end")
+        return events
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The joined `data` lines of an event; None for one that has none, such as a comment."""
+    lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line[:5] == b"data:"]
+    return b"\n".join(lines) if lines else None
+
+
+def encode(data: bytes) -> bytes:
+    """One event; JSON may have line breaks between its tokens, and each line of it is a `data` line."""
+    return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"

@@ -1,0 +1,380 @@
+"""HTTP/1.1 to the upstream: httpx's transport interface over aiohttp's connector and response parser.
+
+httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS, idle
+connections) and the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as
+fast, sends idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's
+headers into its exceptions.
+
+One rule for failures matters more than the others, because what may be repeated hangs on it:
+
+    ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has left
+    every other httpx.TransportError               some may have
+
+Nothing is ever repeated here. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
+
+    pool      waiting until fewer than `max_connections` requests are on their way
+    connect   DNS, TCP and TLS together
+    write     the upstream takes no more of the body
+    read      the upstream says nothing: until the head of the answer, and between two pieces of its body
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+
+import aiohttp
+import httpx
+import yarl
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
+
+MAX_CONNECTIONS = 1000
+KEEPALIVE_SECONDS = 15.0
+DNS_CACHE_SECONDS = 10
+# A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
+PIECE_BYTES = 64 * 1024
+READ_BUFFER_BYTES = 64 * 1024
+
+Timeouts = Mapping[str, float | None]
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": [\t -~\x80-\xff]*\r\n)*\r\n")
+
+
+class EngineTransport(httpx.AsyncBaseTransport):
+    """Sends one request at a time per connection, exactly as it stands, once; usable in the loop that first uses it.
+
+    No cookies, redirects, proxies from the environment, decompression or headers of its own.
+
+    `max_connections` bounds the requests on their way; connections idle for `keepalive_seconds` are closed.
+    `ssl_context` defaults to httpx's, which verifies against certifi's list or `SSL_CERT_FILE`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._slots = asyncio.Semaphore(max_connections)
+        self._keepalive_seconds = keepalive_seconds
+        self._ssl_context = ssl_context or _verifying_context()
+        self._connector: aiohttp.TCPConnector | None = None
+        self._destinations: dict[tuple[str, str, int | None], aiohttp.ClientRequest] = {}
+        self._exchanges: set[_Exchange] = set()
+        self._is_closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request; answer as soon as the response's head is here, its body still to be read.
+
+        Raises: httpx.TransportError, by the rule at the head of this file; whatever the request's own stream raises.
+        """
+        head, length = _head(request), _body_length(request.headers)
+        timeouts: Timeouts = request.extensions.get("timeout", {})
+        exchange = await self._open(request.url, timeouts)
+        try:
+            message, payload = await exchange.run(request, head, length, timeouts)
+        except BaseException:
+            await exchange.break_off()
+            raise
+        return httpx.Response(
+            message.code,
+            headers=message.raw_headers,
+            stream=_ResponseBody(exchange, payload),
+            extensions={
+                "http_version": b"HTTP/%d.%d" % message.version,
+                "reason_phrase": message.reason.encode("latin-1", "replace"),
+            },
+        )
+
+    async def aclose(self) -> None:
+        """Break off what is on its way, close what is idle. The transport cannot be used again."""
+        self._is_closed = True
+        for exchange in list(self._exchanges):
+            await exchange.break_off()
+        if self._connector is not None:
+            await self._connector.close()
+
+    async def _open(self, url: httpx.URL, timeouts: Timeouts) -> _Exchange:
+        if self._is_closed:
+            raise RuntimeError("The transport is closed.")
+        await self._take_slot(timeouts.get("pool"))
+        try:
+            connection = await self._connect(url, timeouts.get("connect"))
+        except BaseException:
+            self._slots.release()
+            raise
+        exchange = _Exchange(connection, self._end)
+        self._exchanges.add(exchange)
+        return exchange
+
+    def _end(self, exchange: _Exchange) -> None:
+        self._exchanges.remove(exchange)
+        self._slots.release()
+
+    async def _take_slot(self, limit: float | None) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise httpx.PoolTimeout("Too many requests are on their way to the upstream.") from error
+
+    async def _connect(self, url: httpx.URL, limit: float | None) -> Connection:
+        """A connection that is open and silent, idle or new."""
+        destination = self._destination(url)
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(
+                limit=0,  # `_slots` bounds, so that waiting for a slot and connecting have a timeout each
+                ssl=self._ssl_context,
+                keepalive_timeout=self._keepalive_seconds,
+                ttl_dns_cache=DNS_CACHE_SECONDS,
+            )
+        try:
+            while True:
+                connection = await self._connector.connect(destination, [], aiohttp.ClientTimeout(connect=limit))
+                protocol = connection.protocol
+                # What a server says unasked on an idle connection would be taken for the next answer.
+                if protocol is not None and not protocol.should_close:
+                    return connection
+                _drop(connection)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("The upstream could not be reached in time.") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise httpx.ConnectError(f"The upstream cannot be reached: {error}") from error
+
+    def _destination(self, url: httpx.URL) -> aiohttp.ClientRequest:
+        """What the connector wants to know of a host; as many of them as there are upstream hosts."""
+        origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
+        if origin not in self._destinations:
+            scheme, host, port = origin
+            if scheme not in ("http", "https") or not host:
+                raise httpx.UnsupportedProtocol("Only http:// and https:// URLs can be sent.")
+            self._destinations[origin] = aiohttp.ClientRequest(
+                "GET", yarl.URL.build(scheme=scheme, host=host, port=port), loop=asyncio.get_running_loop()
+            )
+        return self._destinations[origin]
+
+
+class _Exchange:
+    """One request and its answer on one connection, which it gives back or breaks off, once."""
+
+    def __init__(self, connection: Connection, on_end: Callable[[_Exchange], None]) -> None:
+        assert connection.protocol is not None
+        self._connection = connection
+        self._protocol: ResponseHandler = connection.protocol
+        self._on_end = on_end
+        self._payload: StreamReader | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._upload_error: Exception | None = None
+        self._ends_with_connection = False
+        self._has_ended = False
+
+    async def run(
+        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts
+    ) -> tuple[RawResponseMessage, StreamReader]:
+        """Send the request and wait for the head of the answer; the body may still be on its way when it comes."""
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise httpx.ConnectError("The upstream closed the connection before the request was sent.")
+        self._protocol.set_response_params(
+            skip_payload=request.method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=timeouts.get("read"),
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+        body = _small_body(request, length)
+        if body is not None:
+            transport.write(head + body)
+            self._protocol.start_timeout()
+        else:
+            transport.write(head)
+            self._upload = asyncio.create_task(self._send_body(request, length, timeouts.get("write")))
+        try:
+            return await self._answer()
+        except Exception:
+            if self._upload_error is not None:
+                raise self._upload_error from None
+            raise
+
+    async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
+        with _errors_in_httpx_words():
+            message, payload = await self._protocol.read()
+            while message.code < 200 and message.code != 101:
+                message, payload = await self._protocol.read()
+        if message.code == 101:
+            raise httpx.RemoteProtocolError("The upstream changed the protocol without being asked to.")
+        self._payload = payload
+        has_length = message.chunked or "content-length" in message.headers or payload is EMPTY_PAYLOAD
+        self._ends_with_connection = not has_length
+        return message, payload
+
+    async def _send_body(self, request: httpx.Request, length: int | None, limit: float | None) -> None:
+        """Send the body as fast as the upstream takes it. What fails here fails the wait for the answer."""
+        try:
+            writer = StreamWriter(self._protocol, asyncio.get_running_loop())
+            if length is None:
+                writer.enable_chunking()
+            async with contextlib.aclosing(_pieces(request.stream, length)) as pieces:
+                async for piece in pieces:
+                    await _write(writer, piece, limit)
+            await _write(writer, None, limit)
+            if self._payload is None:  # else the answer came first, and its own pieces drive the timeout
+                self._protocol.start_timeout()
+        except Exception as error:
+            self._upload_error = error
+            self._protocol.set_exception(error)
+
+    async def read(self) -> bytes:
+        """What has arrived of the body, at least a byte; none at its end."""
+        assert self._payload is not None
+        with _errors_in_httpx_words():
+            chunk = await self._payload.readany()
+        # The parser takes any end of the connection for the end of a body without a length; a reset is not one.
+        if not chunk and self._ends_with_connection and isinstance(self._protocol.exception(), OSError):
+            raise httpx.ReadError("The upstream broke off the connection.")
+        return chunk
+
+    async def finish(self) -> None:
+        """End after the whole answer was read: the connection can serve again if the request left entirely."""
+        sent = self._upload is None or self._upload.done()
+        if self._has_ended or not sent or self._protocol.should_close:
+            await self.break_off()
+            return
+        self._has_ended = True
+        self._connection.release()
+        self._on_end(self)
+
+    async def break_off(self) -> None:
+        """End at once, whatever is still to be sent or read: the upstream sees the connection close."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        _drop(self._connection)
+        self._on_end(self)
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(httpx.ReadError("The response was closed."))  # wakes who still reads it
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
+            await asyncio.wait([self._upload])  # the request's stream is nobody's any more when this returns
+
+
+class _ResponseBody(httpx.AsyncByteStream):
+    """The raw bytes of an answer, as they come. Ending or closing it ends the exchange."""
+
+    def __init__(self, exchange: _Exchange, payload: StreamReader) -> None:
+        self._exchange = exchange
+        self._payload = payload
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            while chunk := await self._exchange.read():
+                yield chunk
+        except BaseException:
+            await self._exchange.break_off()
+            raise
+        await self._exchange.finish()
+
+    async def aclose(self) -> None:
+        if self._payload.is_eof():
+            await self._exchange.finish()
+        else:
+            await self._exchange.break_off()
+
+
+def _verifying_context() -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _head(request: httpx.Request) -> bytes:
+    lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%b: %b\r\n" % header for header in request.headers.raw]
+    head = b"".join(lines) + b"\r\n"
+    # The count catches what is well-formed only because one of the parts holds a line of its own.
+    if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
+        raise httpx.LocalProtocolError("The request's method, path or headers hold a character that may not be sent.")
+    return head
+
+
+def _body_length(headers: httpx.Headers) -> int | None:
+    """Bytes of the body by its headers; None if it goes in chunks."""
+    lengths, codings = headers.get_list("content-length"), headers.get_list("transfer-encoding")
+    if codings == ["chunked"] and not lengths:
+        return None
+    if codings or len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+        raise httpx.LocalProtocolError("The request's headers do not say where its body ends.")
+    return int(lengths[0]) if lengths else 0
+
+
+def _small_body(request: httpx.Request, length: int | None) -> bytes | None:
+    """The body, if it is in memory and small enough to leave together with the head."""
+    try:
+        body = request.content
+    except httpx.RequestNotRead:
+        return None
+    return body if len(body) == length and length <= PIECE_BYTES else None
+
+
+async def _pieces(stream: object, length: int | None) -> AsyncGenerator[memoryview, None]:
+    """The body in pieces of at most PIECE_BYTES; an error if it is not as long as its header says."""
+    assert isinstance(stream, httpx.AsyncByteStream)
+    sent = 0
+    async for chunk in stream:
+        sent += len(chunk)
+        if length is not None and sent > length:
+            raise httpx.LocalProtocolError("The request's body is longer than its content-length.")
+        for start in range(0, len(chunk), PIECE_BYTES):
+            yield memoryview(chunk)[start : start + PIECE_BYTES]
+    if length is not None and sent < length:
+        raise httpx.LocalProtocolError("The request's body is shorter than its content-length.")
+
+
+async def _write(writer: StreamWriter, piece: memoryview | None, limit: float | None) -> None:
+    """Send a piece, or the end for None, and wait until the upstream has taken so much that there is room for more."""
+    try:
+        async with asyncio.timeout(limit):
+            if piece is None:
+                await writer.write_eof()
+            else:
+                await writer.write(piece, drain=False)
+                await writer.drain()
+    except TimeoutError as error:
+        raise httpx.WriteTimeout("The upstream takes no more of the request's body.") from error
+    except OSError as error:
+        raise httpx.WriteError("The upstream closed the connection while the request was sent.") from error
+
+
+def _drop(connection: Connection) -> None:
+    """Close the connection now. `Connection.close` alone would first wait for the upstream to take what is unsent."""
+    if connection.protocol is not None:
+        connection.protocol.abort()
+    connection.close()
+
+
+@contextlib.contextmanager
+def _errors_in_httpx_words() -> Iterator[None]:
+    """Translate what goes wrong after the request began to leave; no byte of the upstream's gets into the texts."""
+    try:
+        yield
+    except aiohttp.SocketTimeoutError as error:
+        raise httpx.ReadTimeout("The upstream is silent.") from error
+    except HttpProcessingError as error:
+        raise httpx.RemoteProtocolError("The upstream's answer is not HTTP.") from error
+    except (aiohttp.ServerDisconnectedError, EofStream) as error:
+        raise httpx.RemoteProtocolError("The upstream closed the connection without an answer.") from error
+    except aiohttp.ClientPayloadError as error:
+        raise httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise httpx.ReadError("The upstream broke off the connection.") from error

@@ -1,0 +1,115 @@
+"""Session tokens: what verifies, what does not, and why it is told."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from itsdangerous import URLSafeSerializer
+
+from proxy.auth.sessions import SESSION_SALT, Sessions, is_subject
+from proxy.errors import SessionExpired, Unauthenticated
+from proxy.settings import Secret
+from tests.support.clock import MovableClock
+
+OLD, NEW = Secret("o" * 40), Secret("n" * 40)
+
+
+def signed(payload: object, salt: str = SESSION_SALT) -> str:
+    """A token as this program signs them, around any payload."""
+    how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    return str(URLSafeSerializer(NEW.reveal(), salt=salt, signer_kwargs=how).dumps(payload))
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+def test_a_minted_token_says_what_was_put_in(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    token, minted = sessions.mint("acme", "alice@example.com", 60, endpoints=["fal-ai/llava-next"], guest=True)
+    assert sessions.verify(token) == minted
+    assert minted.endpoints == ("fal-ai/llava-next",) and minted.guest and minted.subject == "alice@example.com"
+
+
+def test_the_newest_secret_signs_and_all_of_them_verify(clock: MovableClock) -> None:
+    yesterday, _ = Sessions([OLD], clock).mint("acme", "alice", 60)
+    today = Sessions([NEW, OLD], clock)
+    assert today.verify(yesterday).subject == "alice"
+    fresh, _ = today.mint("acme", "bob", 60)
+    assert Sessions([NEW], clock).verify(fresh).subject == "bob"
+    with pytest.raises(Unauthenticated):
+        Sessions([OLD], clock).verify(fresh)
+
+
+def test_a_session_ends_at_its_second(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    token, _ = sessions.mint("acme", "alice", 60)
+    clock.advance(59)
+    sessions.verify(token)
+    clock.advance(1)
+    with pytest.raises(SessionExpired):
+        sessions.verify(token)
+
+
+def test_every_changed_character_is_noticed(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    token, minted = sessions.mint("acme", "alice", 60)
+    for at in range(len(token)):
+        changed = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
+        try:
+            # The last character of base64 can differ in bits that mean nothing.
+            assert sessions.verify(changed) == minted
+            assert at == len(token) - 1
+        except Unauthenticated:
+            pass
+
+
+@pytest.mark.parametrize("token", ["", ".", "a.b", "é", "x" * 5000, "null", "fpk_x"])
+def test_what_is_no_token_is_refused(token: str, clock: MovableClock) -> None:
+    with pytest.raises(Unauthenticated):
+        Sessions([NEW], clock).verify(token)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        None,
+        [],
+        "text",
+        {},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0},
+        {"i": "1", "t": "acme", "s": 7, "a": 0, "x": 9e12},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": "never"},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "e": [7]},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "e": 7},
+    ],
+)
+def test_a_good_signature_over_something_else_is_refused(payload: object, clock: MovableClock) -> None:
+    with pytest.raises(Unauthenticated):
+        Sessions([NEW], clock).verify(signed(payload))
+
+
+def test_a_signature_for_another_purpose_is_refused(clock: MovableClock) -> None:
+    payload = {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12}
+    with pytest.raises(Unauthenticated):
+        Sessions([NEW], clock).verify(signed(payload, salt="other"))
+
+
+def test_the_token_is_in_no_error(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    token, _ = sessions.mint("acme", "alice", 60)
+    with pytest.raises(Unauthenticated) as caught:
+        sessions.verify(token + "x")
+    assert token not in str(caught.value) and caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("subject", ["a", "alice", "user 7", "ü", "0b5c…", "a" * 200])
+def test_subjects(subject: str) -> None:
+    assert is_subject(subject)
+
+
+@pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, None, 7])
+def test_what_is_no_subject(subject: object) -> None:
+    assert not is_subject(subject)

@@ -1,0 +1,56 @@
+"""What the limits cost: `python -m tests.bench.limits`. Needs wrk, taskset, PostgreSQL and Redis.
+
+The way of a submit with everything on, with SQLite and with PostgreSQL and Redis on the loopback, beside the same with
+quotas, rate limits and slots off. Everything else is as in `python -m tests.bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from tests.bench.__main__ import LOAD_CORE, PROXY_CORE, WORKLOADS, measure
+from tests.bench.contestants import LIMITS_OFF, fal_proxy
+from tests.bench.processes import ROOT, machine, static_fal, versions
+from tests.support.postgres import running_postgres
+from tests.support.redis import running_redis
+from tests.support.servers import free_port
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.limits", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-limits.json")
+    options = parser.parse_args()
+    report = {"machine": machine(), "versions": versions("fal-proxy", "sqlalchemy", "aiosqlite", "asyncpg", "redis")}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = free_port()
+        stack.enter_context(static_fal(port, LOAD_CORE, folder / "static-upstream.log"))
+        upstream = f"http://127.0.0.1:{port}"
+        postgres = stack.enter_context(running_postgres(durable=True))
+        redis = stack.enter_context(running_redis())
+        shared = {
+            "PROXY_DATABASE_URL": postgres.url(postgres.create_database()),
+            "PROXY_REDIS_URL": redis.url,
+        }
+        contestants = [
+            stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name="limits off", limits=LIMITS_OFF)),
+            stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name="everything on")),
+            stack.enter_context(
+                fal_proxy(upstream, PROXY_CORE, folder, name="on PostgreSQL and Redis", stores=shared)
+            ),
+        ]
+        submit = [workload for workload in WORKLOADS if workload.name in ("submit", "run")]
+        results = measure(contestants, options.rounds, options.seconds, submit)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report | {"results": results}, indent=2) + "\n")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

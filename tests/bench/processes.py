@@ -1,0 +1,88 @@
+"""Start the processes of a benchmark, each on the core it is given, and say what machine it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 30
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path],
+    *,
+    port: int,
+    core: int,
+    env: Mapping[str, str] | None = None,
+    log: Path,
+    folder: Path = ROOT,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` pinned to `core` until the block ends, its output going to `log`; yields when it listens."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["taskset", "--cpu-list", str(core), *command],
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait_until_listening(process, port, log)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=START_SECONDS)
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} does not listen on {port}:\n{log.read_text(errors='replace')}")
+
+
+def static_fal(port: int, core: int, log: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """The static upstream that everything is measured in front of."""
+    return running([sys.executable, "-m", "tests.bench.static_upstream", str(port)], port=port, core=core, log=log)
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Processor time that the process has used, in user space and in the kernel."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine() -> dict[str, object]:
+    """What a reader needs to judge the numbers by."""
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions; what is not installed is left out."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

@@ -1,0 +1,128 @@
+"""A static fal: canned answers straight from an asyncio protocol, so that what is measured is the client in front.
+
+    python -m tests.bench.static_upstream PORT
+
+It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new
+request id, and every id is a job that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+from typing import cast
+
+import httptools
+import orjson
+import uvloop
+
+REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b"
+ANSWER = {"output": "A tabby cat looks past the camera, its face half in shadow.", "partial": False}
+STREAMED_EVENTS = 10
+
+
+def _job_urls(endpoint: str) -> dict[str, str]:
+    base = f"https://queue.fal.run/{endpoint}/requests/{REQUEST_ID}"
+    return {"response_url": base, "status_url": f"{base}/status", "cancel_url": f"{base}/cancel"}
+
+
+def _message(status: str, body: bytes, content_type: str = "application/json") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\n"
+        "date: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
+        f"content-type: {content_type}\r\n"
+        f"content-length: {len(body)}\r\n"
+        f"x-fal-request-id: {REQUEST_ID}\r\n"
+        "x-fal-billable-units: 1\r\n"
+        "x-frame-options: DENY\r\n"
+        "strict-transport-security: max-age=31536000\r\n"
+        "access-control-allow-origin: *\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+def _kind(method: bytes, url: bytes) -> str:
+    path = url.partition(b"?")[0]
+    if path.endswith((b"/status", b"/cancel")):
+        return path.rpartition(b"/")[2].decode()
+    return "submit" if method == b"POST" and not path.startswith(b"/run/") else "result"
+
+
+def _templates(endpoint: str) -> dict[str, bytes]:
+    """Kind -> canned message, all about REQUEST_ID."""
+    job = {"request_id": REQUEST_ID, "logs": None} | _job_urls(endpoint)
+    queued = job | {"status": "IN_QUEUE", "queue_position": 0, "metrics": {}}
+    completed = job | {"status": "COMPLETED", "metrics": {"inference_time": 1.5}}
+    return {
+        "submit": _message("200 OK", orjson.dumps(queued)),
+        "status": _message("200 OK", orjson.dumps(completed)),
+        "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
+        "result": _message("200 OK", orjson.dumps(ANSWER)),
+    }
+
+
+TEMPLATES = _templates("fal-ai/llava-next")
+_serial = itertools.count()
+
+
+def _request_id(kind: str, url: bytes) -> bytes:
+    """The id in the path; a new one for what is submitted. Always as long as the one in the templates."""
+    _, found, rest = url.partition(b"/requests/")
+    if found:
+        return rest[: len(REQUEST_ID)]
+    return b"%08x%b" % (next(_serial), REQUEST_ID[8:].encode()) if kind == "submit" else REQUEST_ID.encode()
+
+
+class StaticFal(asyncio.Protocol):
+    """One connection: parse with httptools, answer from a template."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        self.loop = asyncio.get_running_loop()
+        self.parser = httptools.HttpRequestParser(self)
+        self.url = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_message_complete(self) -> None:
+        if self.url.endswith(b"/stream"):
+            self.transport.write(STREAM_HEAD)
+            self.loop.call_soon(self._send_event, 1)
+            return
+        kind = _kind(self.parser.get_method(), self.url)
+        self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), _request_id(kind, self.url)))
+
+    def _send_event(self, number: int) -> None:
+        if self.transport.is_closing():
+            return
+        if number > STREAMED_EVENTS:
+            self.transport.write(b"0\r\n\r\n")
+            return
+        event = b"data: " + orjson.dumps({"output": "A tabby cat looks past " * number, "partial": True}) + b"\r\n\r\n"
+        self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.loop.call_soon(self._send_event, number + 1)
+
+
+async def serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=1024)
+    print(f"listening on {port}", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

@@ -1,0 +1,71 @@
+"""Chromium, started once for this folder, and for each test a visit with a profile of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from tests.browser.visit import Visit
+from tests.support.servers import running
+
+PAGE = Path(__file__).parents[2] / "proxy" / "web" / "static"
+CHELSEA = Path(__file__).parents[1] / "pictures" / "chelsea.png"
+#: Nothing but the page itself is to use the network; without its sandbox, as tests may run as root.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+# Playwright's loop counts as running in this thread while it lives, so it must not outlive this folder's tests.
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "Chromium is not installed; `make tools` does that"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context_options() -> dict[str, str]:
+    """How the profile differs from the usual one; a test overrides it by its parameters."""
+    return {}
+
+
+@pytest.fixture
+def visit(chromium: Browser, context_options: dict[str, str], tmp_path: Path) -> Iterator[Visit]:
+    """A visit of the page; at the end, nothing may have gone wrong that the test did not expect."""
+    assert (PAGE / "bundle" / "main.js").is_file(), "the page is not built; `make bundle` does that"
+    archive = tmp_path / "visit.har"
+    # A picture's preview (`blob:`) never crossed the network.
+    recorded = {"record_har_path": archive, "record_har_content": "embed", "record_har_url_filter": re.compile("^http")}
+    context = chromium.new_context(**recorded, **context_options)  # type: ignore[arg-type]
+    visit = Visit(context, archive)
+    yield visit
+    visit.check()
+    context.close()
+
+
+@contextlib.contextmanager
+def serving_the_page(origin: str) -> Iterator[str]:
+    """The page's files at another origin, by a static server that knows nothing of the proxy."""
+    app = Starlette(routes=[Mount("/", StaticFiles(directory=PAGE, html=True))])
+    with running(app, port=urlsplit(origin).port):
+        yield origin

@@ -1,0 +1,56 @@
+"""The example page that needs no build step, in Chromium, at an origin of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from tests.browser.conftest import CHELSEA
+from tests.clients.expectations import describes_the_picture
+from tests.support.servers import running
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.tools
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE, PAGE = ROOT / "examples" / "browser", ROOT / "proxy" / "web"
+
+
+@pytest.fixture(scope="module")
+def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example as `npm ci` leaves it, with the packages that the development page was built from."""
+    folder = tmp_path_factory.mktemp("example") / "browser"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor"))
+    (folder / "node_modules").symlink_to(PAGE / "node_modules", target_is_directory=True)
+    subprocess.run(["npm", "run", "--silent", "prepare"], cwd=folder, check=True, timeout=60)
+    return folder
+
+
+def test_the_packages_are_those_of_the_development_page() -> None:
+    example, page = (json.loads((folder / "package.json").read_text()) for folder in (EXAMPLE, PAGE))
+    assert example["dependencies"].items() <= {**page["dependencies"], **page["devDependencies"]}.items()
+
+
+def test_the_example_answers_and_tells_a_refusal(chromium: Browser, stack: Stack, page_folder: Path) -> None:
+    app = Starlette(routes=[Mount("/", StaticFiles(directory=page_folder, html=True))])
+    with running(app, port=urlsplit(stack.other_origin).port), chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(stack.other_origin)
+        page.get_by_label("Proxy").fill(stack.url)
+        page.get_by_label("Session").fill(stack.token())
+        page.get_by_label("Picture").set_input_files(CHELSEA)
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("output")).to_contain_text("451 × 300")
+        assert describes_the_picture(page.locator("output").inner_text())
+        page.get_by_label("Session").fill("nonsense")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("p")).to_contain_text("(unauthenticated)")

@@ -1,0 +1,56 @@
+"""What the tests of all clients ask, and how they tell a right answer: the same picture, the same paces."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxy.sandbox.jobs import LOG_LINES
+
+PICTURE = Path(__file__).parents[1] / "pictures" / "chelsea.png"
+ENDPOINT = "fal-ai/llava-next"
+#: Slow enough that a client that polls every 100 ms meets every state, on a busy machine too.
+SLOWLY = "[[pace seconds_per_position=0.4 run_seconds=0.6]]"
+HELD = "[[pace hold=IN_PROGRESS]]"
+BROKEN_PICTURE = "data:image/png;base64,AAAA"
+
+
+def asked(pace: str = "", **more: Any) -> dict[str, Any]:
+    """A model input about the picture; `more` overrides or adds."""
+    picture = base64.b64encode(PICTURE.read_bytes()).decode()
+    question = {"prompt": f"What is in this picture? {pace}".strip(), "max_tokens": 256}
+    return {**question, "image_url": f"data:image/png;base64,{picture}", **more}
+
+
+def describes_the_picture(text: str) -> bool:
+    """Whether an answer was made from the very bytes of the picture."""
+    digest = hashlib.sha256(PICTURE.read_bytes()).hexdigest()
+    return "PNG picture of 451 × 300 pixels" in text and digest[:16] in text
+
+
+def grows(texts: Sequence[str]) -> bool:
+    """Whether each text says more than the one before: how a model streams."""
+    return len(texts) > 2 and all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+
+
+def states(updates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The states in the order in which they came, each once."""
+    return [state for state, _ in itertools.groupby(update["status"] for update in updates)]
+
+
+def messages(update: Mapping[str, Any]) -> list[str]:
+    return [log["message"] for log in update["logs"]]
+
+
+ALL_STATES = ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+ALL_LOGS = [f"INFO:{line}" for line in LOG_LINES]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A process environment in which no client finds credentials or hosts but those given."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FAL_")} | more

@@ -1,0 +1,124 @@
+"""The published client for the JVM, with nothing set but the proxy's URL and the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.clients.driver import Driver, driving
+from tests.clients.expectations import (
+    ALL_LOGS,
+    ALL_STATES,
+    BROKEN_PICTURE,
+    ENDPOINT,
+    PICTURE,
+    SLOWLY,
+    asked,
+    describes_the_picture,
+    environment,
+    messages,
+    states,
+)
+from tests.clients.install import JVM
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.tools
+
+
+@pytest.fixture(scope="module")
+def client(shared_stack: Stack) -> Iterator[Driver]:
+    # Small and quick to start: the scenarios wait for the network, not for the JIT.
+    command = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JVM}/build/classes:{JVM}/lib/*"]
+    usual = {"proxyUrl": f"{shared_stack.url}/api/fal/proxy", "session": shared_stack.token(), "endpoint": ENDPOINT}
+    with driving("fal-client-0.7.1", [*command, "scenarios.Main"], environment(), **usual) as driver:
+        yield driver
+
+
+def test_run(client: Driver) -> None:
+    result = client.outcome("run", input=asked())
+    assert describes_the_picture(result["output"])
+    assert result["requestId"]
+
+
+def test_submit_status_result(client: Driver) -> None:
+    outcome = client.outcome("submitStatusResult", input=asked(SLOWLY))
+    assert outcome["submitted"]["queue_position"] >= 0
+    assert states(outcome["seen"]) == ALL_STATES
+    assert messages(outcome["seen"][-1]) == ALL_LOGS
+    assert {log["level"] for log in outcome["seen"][-1]["logs"]} == {"INFO"}
+    assert describes_the_picture(outcome["result"]["output"])
+    assert outcome["result"]["requestId"] == outcome["submitted"]["request_id"]
+
+
+def test_subscribe(client: Driver) -> None:
+    outcome = client.outcome("subscribe", input=asked(SLOWLY), logs=True)
+    assert describes_the_picture(outcome["output"])
+    assert states(outcome["updates"]) == ALL_STATES
+    assert outcome["updates"][-1]["request_id"] == outcome["requestId"]
+    # Each event of the stream brings what is new since the one before.
+    assert [message for update in outcome["updates"] if "logs" in update for message in messages(update)] == ALL_LOGS
+
+
+def test_no_logs_unless_asked_for(client: Driver) -> None:
+    updates = client.outcome("subscribe", input=asked(), logs=False)["updates"]
+    assert updates[-1]["status"] == "COMPLETED"
+    assert not any(update.get("logs") for update in updates)
+
+
+def test_upload_and_its_url(client: Driver, stack: Stack) -> None:
+    stack.sandbox.forget()
+    outcome = client.outcome("upload", input=asked(), path=str(PICTURE), type="image/png")
+    assert describes_the_picture(outcome["output"])
+    (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
+    assert run["json"]["image_url"] == outcome["url"]
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], int]] = {
+    "wrong-input": ({"input": asked(max_tokens="many")}, 422),
+    "no-session": ({"session": None}, 401),
+    "not-a-session": ({"session": "nonsense"}, 401),
+    "endpoint-not-on-the-list": ({"endpoint": "fal-ai/flux/dev"}, 403),
+}
+
+
+@pytest.mark.parametrize("scenario", ["run", "subscribe", "submitStatusResult"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_refusal(client: Driver, stack: Stack, scenario: str, refusal: str) -> None:
+    wrong, status = REFUSALS[refusal]
+    stack.sandbox.forget()
+    _is_refusal(client.error(scenario, **{"input": asked(), "logs": False} | wrong), status)
+    assert stack.sandbox.requests() == []
+
+
+@pytest.mark.parametrize("scenario", ["run", "subscribe"])
+def test_input_that_the_model_refuses(client: Driver, scenario: str) -> None:
+    error = client.error(scenario, input=asked(image_url=BROKEN_PICTURE), logs=True)
+    assert (error["class"], error["message"]) == ("FalException", "Request failed with code: 422")
+    assert error["request_id"]
+
+
+def test_expired_session(client: Driver, stack: Stack) -> None:
+    session = stack.token(ttl_seconds=60)
+    assert client.outcome("run", input=asked(), session=session)
+    stack.clock.advance(61)
+    _is_refusal(client.error("run", input=asked(), session=session), 401)
+
+
+def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
+    job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
+    for scenario in ("status", "result"):
+        _is_refusal(client.error(scenario, requestId=job, session=stack.token("mallory")), 404)
+
+
+def test_refused_status_stream_is_never_answered(client: Driver, stack: Stack) -> None:
+    """The client's own flaw: it meets the refusal with a NullPointerException on a thread of its own, and waits on."""
+    job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
+    other = {"requestId": job, "session": stack.token("mallory"), "patience": 2}
+    assert client.error("streamStatus", **other)["class"] == "hung"
+
+
+def _is_refusal(error: dict[str, Any], status: int) -> None:
+    # All that the client tells of a refusal is its code: it reads the body, and drops it.
+    assert (error["class"], error["message"]) == ("FalException", f"Request failed with code: {status}")

@@ -1,0 +1,182 @@
+"""The published Python client, told nothing but other hosts: the host form, over TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.clients.driver import Driver, driving
+from tests.clients.expectations import (
+    ALL_LOGS,
+    BROKEN_PICTURE,
+    ENDPOINT,
+    HELD,
+    PICTURE,
+    SLOWLY,
+    asked,
+    describes_the_picture,
+    environment,
+    grows,
+    messages,
+)
+from tests.clients.install import HERE, PYTHON_VERSIONS, python_of
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.tools
+
+ALL_STATES = ["Queued", "InProgress", "Completed"]
+
+#: The two faces of the client: the scenarios' names end alike.
+both = pytest.mark.parametrize("face", ["", "_async"], ids=["sync", "async"])
+
+
+@pytest.fixture(scope="module", params=PYTHON_VERSIONS)
+def client(request: pytest.FixtureRequest, shared_tls_stack: Stack) -> Iterator[Driver]:
+    command = [str(python_of(request.param) / "bin" / "python"), str(HERE / "python" / "scenarios.py")]
+    fal = shared_tls_stack.url.removeprefix("https://") + "/fal"
+    hosts = {"FAL_RUN_HOST": f"{fal}/run", "FAL_QUEUE_RUN_HOST": f"{fal}/queue"}
+    variables = environment(SSL_CERT_FILE=str(shared_tls_stack.ca_file), **hosts)
+    usual = {"session": shared_tls_stack.token(), "endpoint": ENDPOINT}
+    with driving(f"fal_client-{request.param}", command, variables, **usual) as driver:
+        yield driver
+
+
+def states(updates: list[dict[str, Any]]) -> list[str]:
+    return sorted({update["state"] for update in updates}, key=ALL_STATES.index)
+
+
+@both
+def test_run(client: Driver, face: str) -> None:
+    assert describes_the_picture(client.outcome(f"run{face}", input=asked())["output"])
+
+
+@both
+def test_submit_status_result(client: Driver, tls_stack: Stack, face: str) -> None:
+    outcome = client.outcome(f"submit_status_result{face}", input=asked(SLOWLY))
+    job = f"{tls_stack.url}/fal/queue/{ENDPOINT}/requests/{outcome['request_id']}"
+    # The client follows these: any other host would be sent the session.
+    assert outcome["urls"] == [f"{job}/status", job, f"{job}/cancel"]
+    assert states(outcome["seen"]) == ALL_STATES
+    assert messages(outcome["seen"][-1]) == ALL_LOGS
+    assert outcome["seen"][-1]["metrics"]["inference_time"] > 0
+    assert describes_the_picture(outcome["result"]["output"])
+    assert outcome["result_by_id"] == outcome["result"]
+
+
+@both
+def test_subscribe(client: Driver, face: str) -> None:
+    outcome = client.outcome(f"subscribe{face}", input=asked(SLOWLY), logs=True)
+    assert describes_the_picture(outcome["result"]["output"])
+    assert len(outcome["queued"]) == 1
+    assert states(outcome["updates"]) == ALL_STATES
+    assert outcome["updates"][0]["position"] >= 0
+    assert messages(outcome["updates"][-1]) == ALL_LOGS
+
+
+@both
+def test_no_logs_unless_asked_for(client: Driver, face: str) -> None:
+    updates = client.outcome(f"subscribe{face}", input=asked(), logs=False)["updates"]
+    assert updates[-1]["state"] == "Completed"
+    assert not any(update.get("logs") for update in updates)
+
+
+@both
+def test_stream(client: Driver, face: str) -> None:
+    events = client.outcome(f"stream{face}", input=asked())
+    texts = [event["output"] for event in events]
+    assert grows(texts) and describes_the_picture(texts[-1])
+    assert events[-1]["partial"] is False
+
+
+@both
+def test_cancel(client: Driver, face: str) -> None:
+    outcome = client.outcome(f"cancel{face}", input=asked(HELD))
+    assert (outcome["status"]["state"], outcome["status"]["error_type"]) == ("Completed", "client_cancelled")
+    assert (outcome["result"]["class"], outcome["result"]["status"]) == ("FalClientHTTPError", 499)
+
+
+def test_picture_inside_the_request(client: Driver) -> None:
+    result = client.outcome("encode_file", input=asked(), path=str(PICTURE))
+    assert describes_the_picture(result["output"])
+
+
+def test_upload_and_its_url(client: Driver, tls_stack: Stack) -> None:
+    tls_stack.sandbox.forget()
+    outcome = client.outcome("upload", input=asked(), path=str(PICTURE), type="image/png")
+    assert describes_the_picture(outcome["result"]["output"])
+    (run,) = [request for request in tls_stack.sandbox.requests() if request["host"] == "run"]
+    assert run["json"]["image_url"] == outcome["url"]
+
+
+@both
+@pytest.mark.parametrize("scenario", ["run", "subscribe"])
+def test_wrong_input(client: Driver, tls_stack: Stack, face: str, scenario: str) -> None:
+    tls_stack.sandbox.forget()
+    error = client.error(scenario + face, input=asked(max_tokens="many"), logs=False)
+    assert (error["class"], error["status"], error["error_type"]) == ("FalClientHTTPError", 422, "invalid_input")
+    assert [problem["loc"] for problem in error["message"]] == [["body", "max_tokens"]]
+    assert tls_stack.sandbox.requests() == []
+
+
+@both
+@pytest.mark.parametrize("scenario", ["run", "subscribe"])
+def test_input_that_the_model_refuses(client: Driver, face: str, scenario: str) -> None:
+    error = client.error(scenario + face, input=asked(image_url=BROKEN_PICTURE), logs=False)
+    assert (error["class"], error["status"]) == ("FalClientHTTPError", 422)
+    assert [problem["loc"] for problem in error["message"]] == [["body", "image_url"]]
+    assert error["request_id"]
+
+
+REFUSALS = {
+    "not-a-session": ({"session": "nonsense"}, 401, "unauthenticated"),
+    "endpoint-not-on-the-list": ({"endpoint": "fal-ai/flux/dev"}, 403, "endpoint_not_allowed"),
+}
+
+
+@both
+@pytest.mark.parametrize("scenario", ["run", "subscribe"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_refusal(client: Driver, tls_stack: Stack, face: str, scenario: str, refusal: str) -> None:
+    wrong, status, error_type = REFUSALS[refusal]
+    tls_stack.sandbox.forget()
+    error = client.error(scenario + face, input=asked(), logs=False, **wrong)
+    _is_refusal(error, status, error_type)
+    assert tls_stack.sandbox.requests() == []
+
+
+def test_no_session(client: Driver, tls_stack: Stack) -> None:
+    """Without FAL_KEY the client itself refuses, before any request."""
+    tls_stack.sandbox.forget()
+    assert client.error("run", input=asked(), session=None)["class"] == "MissingCredentialsError"
+    assert tls_stack.sandbox.requests() == []
+
+
+@both
+def test_expired_session(client: Driver, tls_stack: Stack, face: str) -> None:
+    session = tls_stack.token(ttl_seconds=60)
+    assert client.outcome(f"run{face}", input=asked(), session=session)
+    tls_stack.clock.advance(61)
+    _is_refusal(client.error(f"run{face}", input=asked(), session=session), 401, "session_expired")
+
+
+@both
+def test_refused_stream(client: Driver, face: str) -> None:
+    """The client looks at a stream's media type only: the app is told that it is not a stream, not why."""
+    error = client.error(f"stream{face}", input=asked(), session="nonsense")
+    assert error["class"] == "SSEError"
+    assert "application/json" in error["message"]
+
+
+def test_job_of_somebody_else(client: Driver, tls_stack: Stack) -> None:
+    job = client.outcome("submit_status_result", input=asked())["request_id"]
+    for scenario in ("status", "result"):
+        error = client.error(scenario, request_id=job, session=tls_stack.token("mallory"))
+        _is_refusal(error, 404, "not_found")
+
+
+def _is_refusal(error: dict[str, Any], status: int, error_type: str) -> None:
+    assert error["class"] == "FalClientHTTPError"
+    assert (error["status"], error["error_type"]) == (status, error_type)
+    assert isinstance(error["message"], str) and error["message"].endswith(".")

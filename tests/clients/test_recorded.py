@@ -1,0 +1,155 @@
+"""The Swift and Dart clients by their recorded requests, and by what their decoders accept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.clients.decoders import dart_status, dart_validation_problems, swift_message, swift_status
+from tests.clients.expectations import (
+    ALL_LOGS,
+    ALL_STATES,
+    BROKEN_PICTURE,
+    ENDPOINT,
+    PICTURE,
+    SLOWLY,
+    asked,
+    describes_the_picture,
+    messages,
+    states,
+)
+from tests.clients.recordings import Recording, Reply
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.slow
+
+STATUS_OF: dict[str, Callable[[Any], None]] = {"swift": swift_status, "dart": dart_status}
+
+
+class App:
+    """One of the two clients in an app with a session: in the path for Swift, as credentials for Dart."""
+
+    def __init__(self, name: str, stack: Stack) -> None:
+        self.name = name
+        self.address = urlsplit(stack.url).netloc
+        self.session: str = stack.token()
+        self._recording = Recording(name)
+
+    def send(self, request: str, *, session: str | None = None, image_url: str | None = None, **values: Any) -> Reply:
+        session = self.session if session is None else session
+        image_url = image_url or asked()["image_url"]
+        usual = {
+            "proxy": f"/s/{session}/api/fal/proxy" if self.name == "swift" else "/api/fal/proxy",
+            "session": session,
+            "endpoint": ENDPOINT,
+            "max_tokens": 256,
+            "pace": "",
+            "image_url": image_url,
+            "swift_image_url": image_url.replace("/", "\\/"),
+        }
+        without = "" if session else "authorization"
+        return self._recording.send(request, self.address, without=without, **usual | values)
+
+    def upload(self) -> str:
+        place = self.send("initiate").json
+        target = urlsplit(place["upload_url"])
+        where = {"upload_path": f"{target.path}?{target.query}".rstrip("?"), "upload_host": target.netloc}
+        reply = self._recording.send("upload", target.netloc, file=PICTURE.read_bytes(), **where)
+        assert 200 <= reply.status < 300
+        url: str = place["file_url"]
+        return url
+
+
+@pytest.fixture(params=["swift", "dart"])
+def app(request: pytest.FixtureRequest, stack: Stack) -> App:
+    return App(request.param, stack)
+
+
+def test_run(app: App) -> None:
+    reply = app.send("run")
+    assert reply.status == 200 and reply.headers["x-fal-request-id"]
+    assert describes_the_picture(reply.json["output"])
+
+
+@pytest.mark.parametrize("logs", [1, 0], ids=["logs", "no-logs"])
+def test_subscribe(app: App, logs: int) -> None:
+    job = app.send("submit", pace=SLOWLY).json["request_id"]
+    seen = [app.send("status", request_id=job, logs=logs).json]
+    while seen[-1]["status"] != "COMPLETED":
+        time.sleep(0.1)
+        seen.append(app.send("status", request_id=job, logs=logs).json)
+    for status in seen:
+        STATUS_OF[app.name](status)
+    assert states(seen) == ALL_STATES
+    assert (messages(seen[-1]) == ALL_LOGS) if logs else not seen[-1]["logs"]
+    result = app.send("result", request_id=job)
+    assert result.headers["x-fal-request-id"] == job
+    assert describes_the_picture(result.json["output"])
+
+
+def test_upload_and_its_url(app: App, stack: Stack) -> None:
+    url = app.upload()
+    stack.sandbox.forget()
+    assert describes_the_picture(app.send("run", image_url=url).json["output"])
+    (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
+    assert run["json"]["image_url"] == url
+
+
+@pytest.mark.parametrize("request_name", ["run", "submit"])
+def test_wrong_input(app: App, stack: Stack, request_name: str) -> None:
+    stack.sandbox.forget()
+    reply = app.send(request_name, max_tokens='"many"')
+    assert reply.status == 422
+    assert reply.json["detail"][0]["loc"] == ["body", "max_tokens"]
+    assert len(dart_validation_problems(reply.json)) == 1
+    assert stack.sandbox.requests() == []
+
+
+def test_input_that_the_model_refuses(app: App) -> None:
+    """fal's own 422 passes unchanged: the Dart client cannot read it, with or without a proxy."""
+    reply = app.send("run", image_url=BROKEN_PICTURE)
+    assert reply.status == 422
+    assert reply.json["detail"][0]["loc"] == ["body", "image_url"]
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "not-a-session": ({"session": "nonsense"}, 401, "unauthenticated"),
+    "endpoint-not-on-the-list": ({"endpoint": "fal-ai/flux/dev"}, 403, "endpoint_not_allowed"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_refusal(app: App, stack: Stack, refusal: str) -> None:
+    wrong, status, error_type = REFUSALS[refusal]
+    stack.sandbox.forget()
+    _is_refusal(app.send("run", **wrong), status, error_type)
+    assert stack.sandbox.requests() == []
+
+
+def test_no_session(app: App, stack: Stack) -> None:
+    """Swift's proxy URL without the session in it; Dart's empty credentials, which it sends no header for."""
+    stack.sandbox.forget()
+    _is_refusal(app.send("run", session="", proxy="/api/fal/proxy"), 401, "unauthenticated")
+    assert stack.sandbox.requests() == []
+
+
+def test_expired_session(app: App, stack: Stack) -> None:
+    session = stack.token(ttl_seconds=60)
+    assert app.send("run", session=session).status == 200
+    stack.clock.advance(61)
+    _is_refusal(app.send("run", session=session), 401, "session_expired")
+
+
+def test_job_of_somebody_else(app: App, stack: Stack) -> None:
+    job = app.send("submit").json["request_id"]
+    _is_refusal(app.send("status", request_id=job, logs=0, session=stack.token("mallory")), 404, "not_found")
+    _is_refusal(app.send("result", request_id=job, session=stack.token("mallory")), 404, "not_found")
+
+
+def _is_refusal(reply: Reply, status: int, error_type: str) -> None:
+    assert (reply.status, reply.json["error_type"]) == (status, error_type)
+    assert swift_message(reply.json) == reply.json["message"]

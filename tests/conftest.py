@@ -1,0 +1,112 @@
+"""Servers that the tests share; each test cleans up the state it made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from proxy.sandbox.app import create_sandbox
+from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.redis import Redis, running_redis
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import running
+from tests.support.stack import Stack, proxy_in_front_of
+
+PICTURES = Path(__file__).with_name("pictures")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[SandboxControl]:
+    with running(create_sandbox()) as url:
+        control = SandboxControl(url)
+        yield control
+        control.close()
+
+
+@pytest.fixture(scope="session")
+def shared_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with proxy_in_front_of(shared_sandbox, tmp_path_factory.mktemp("stack"), dev=True) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def shared_tls_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    chain, key, ca_file = folder / "chain.pem", folder / "key.pem", folder / "ca.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca_file)
+    with proxy_in_front_of(shared_sandbox, folder, certificate=(chain, key), ca_file=ca_file) as stack:
+        yield stack
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SandboxControl) -> Iterator[SandboxControl]:
+    """The sandbox, with an empty record; faults are gone when the test ends."""
+    shared_sandbox.forget()
+    yield shared_sandbox
+    shared_sandbox.clear_faults()
+
+
+@pytest.fixture
+def stack(shared_stack: Stack, sandbox: SandboxControl) -> Stack:
+    return shared_stack
+
+
+@pytest.fixture
+def tls_stack(shared_tls_stack: Stack, sandbox: SandboxControl) -> Stack:
+    return shared_tls_stack
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server to make databases on. Whoever uses it carries the mark `tools`."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[Redis]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared_redis: Redis) -> Redis:
+    """An empty Redis. Whoever uses it carries the mark `tools`."""
+    shared_redis.forget()
+    return shared_redis
+
+
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SqliteDatabases:
+    return SqliteDatabases(tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres: Postgres) -> PostgresDatabases:
+    return PostgresDatabases(postgres)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.tools)])
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """Every kind of database in turn; what is tested with it holds for all of them."""
+    kind = {"sqlite": "sqlite_databases", "postgresql": "postgres_databases"}[request.param]
+    found: Databases = request.getfixturevalue(kind)
+    return found
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    return databases.migrated()

@@ -1,0 +1,198 @@
+"""The production image, built from the Dockerfile as it is and run as its user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from proxy.sandbox.app import SANDBOX_KEY
+from tests.deploy.containers import (
+    ROOT,
+    STORAGE,
+    Container,
+    build,
+    buildah,
+    configuration,
+    ensure_base_image,
+    layer_sizes,
+    send_stop_signal,
+    tidy,
+)
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import sandbox_environ
+
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
+
+TAG = "localhost/fal-proxy:test"
+CANARY = "canary-key-id:canary-key-secret"
+SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image, built from a folder that also holds what must not get into it."""
+    STORAGE.mkdir(parents=True, exist_ok=True)
+    tidy()
+    ensure_base_image()
+    context = tmp_path_factory.mktemp("context") / "project"
+    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".git", ".venv", ".tools", "node_modules", ".*_cache"))
+    (context / ".env").write_text(f"FAL_KEY={CANARY}\n")
+    (context / "proxy" / "web" / "node_modules" / "left-behind").mkdir(parents=True)
+    build(context, TAG, environ={"FAL_KEY": CANARY})
+    return TAG
+
+
+@pytest.fixture(scope="module")
+def idle(image: str) -> Iterator[Container]:
+    """A container with no settings at all, to look around in."""
+    with Container(image) as container:
+        yield container
+
+
+def paths(container: Container, *criteria: str) -> list[str]:
+    """What `find` finds in the container, as its user, outside the kernel's file systems."""
+    skip = ("(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev", ")", "-prune", "-o")
+    return container.run("find", "/", *skip, *criteria, "-print").stdout.splitlines()
+
+
+def test_says_how_it_wants_to_be_run(image: str) -> None:
+    config = configuration(image)["config"]
+    assert config["User"] == "10001:10001"
+    assert (config["Entrypoint"], config["Cmd"]) == (["python", "-m", "proxy"], ["serve"])
+    assert list(config["ExposedPorts"]) == ["8787/tcp"]
+    assert list(config["Volumes"]) == ["/data"] and config["WorkingDir"] == "/data"
+    assert config["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+    assert config["Labels"]["org.opencontainers.image.title"] == "fal-proxy"
+    assert "StopSignal" not in config
+
+
+def test_runs_as_the_numbered_user(idle: Container) -> None:
+    assert idle.run("sh", "-c", "id -u; id -g").stdout.split() == ["10001", "10001"]
+
+
+def test_can_write_to_its_data_and_nowhere_else(idle: Container) -> None:
+    writable = paths(idle, "-writable", "-not", "-type", "l")
+    # Debian's own scratch directories; a read-only root closes them too.
+    assert set(writable) - {"/tmp", "/var/tmp", "/run/lock"} == {"/data"}
+
+
+def test_has_neither_build_tools_nor_caches(idle: Container) -> None:
+    tools = ("cc", "gcc", "make", "git", "node", "npm", "uv", "hatchling")
+    found = idle.run("sh", "-c", f"command -v {' '.join(tools)}; true").stdout
+    assert found == ""
+    assert not paths(idle, "-path", "*/.cache/*")
+    assert not paths(idle, "-path", "/opt/fal-proxy/*", "(", "-name", "pip", "-o", "-name", "pip-*", ")")
+    assert not paths(idle, "-maxdepth", "1", "(", "-name", "src", "-o", "-name", "wheel", ")")
+
+
+def test_has_the_program_and_no_more_of_the_project(idle: Container) -> None:
+    (package,) = paths(idle, "-path", "/opt/*", "-type", "d", "-name", "proxy", "-path", "*/site-packages/proxy")
+    files = set(idle.run("sh", "-c", f"cd {package} && find . -type f -not -name '*.pyc'").stdout.split())
+    assert {"./app.py", "./cli.py", "./py.typed", "./catalog/fal-ai--llava-next.json"} <= files
+    assert not [name for name in files if "node_modules" in name or name.endswith((".ts", ".env", "package.json"))]
+    assert not paths(idle, "-path", "/opt/*", "-name", "Dockerfile")
+    assert not paths(idle, "-path", "/opt/fal-proxy/*", "-path", "*/site-packages/tests")
+
+
+def test_is_small(image: str) -> None:
+    _, own = layer_sizes(image)
+    assert own < 220 * MEGABYTE
+
+
+def test_the_key_of_the_builder_is_not_in_it(image: str, idle: Container) -> None:
+    assert "canary" not in json.dumps(configuration(image))
+    found = idle.run("grep", "-rl", "canary-key-secret", "/opt", "/data", "/etc")
+    assert found.stdout == ""
+    assert buildah("inspect", "--type", "image", image).count("canary") == 0
+
+
+def test_without_settings_it_says_what_is_missing(idle: Container) -> None:
+    refused = idle.run(*idle.entrypoint, "check-config")
+    assert refused.returncode == 1
+    assert [line.partition(":")[0] for line in refused.stderr.splitlines()[:2]] == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
+
+
+@pytest.fixture
+def environ(shared_sandbox: SandboxControl) -> dict[str, str]:
+    return {
+        **sandbox_environ(shared_sandbox.url),
+        "FAL_KEY": SANDBOX_KEY,
+        "PROXY_SESSION_SECRETS": SECRET,
+        "PROXY_CONFIG": "/etc/fal-proxy/config.yaml",
+        "PROXY_PORT": str(free_port()),
+    }
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {"plans": {"free": {"endpoints": ["fal-ai/llava-next"]}}, "tenants": [{"id": "acme", "plan": "free"}]}
+        )
+    )
+    path.chmod(0o644)
+    return path
+
+
+@contextlib.contextmanager
+def serving(container: Container, log: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The container at its own entrypoint and command; its URL once it is ready."""
+    url = f"http://127.0.0.1:{container.environ['PROXY_PORT']}"
+    with log.open("w") as stderr:
+        process = container.start(*container.entrypoint, *container.default_command, stderr=stderr)
+    try:
+        _wait_until_ready(url, process)
+        yield url, process
+    finally:
+        if process.poll() is None:
+            send_stop_signal(process)
+        process.wait(timeout=60)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
+                return
+        assert process.poll() is None, "the container stopped while starting"
+        assert time.monotonic() < deadline, "the container was not ready within two minutes"
+        time.sleep(0.05)
+
+
+def test_serves_asks_fal_and_stops(
+    image: str, environ: dict[str, str], plans: Path, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    mount, log = f"{plans}:/etc/fal-proxy/config.yaml:ro", tmp_path / "log"
+    with Container(image, environ, [mount]) as container, serving(container, log) as (url, process):
+        assert httpx.get(f"{url}/livez", trust_env=False).json() == {"status": "ok"}
+        minted = container.run(*container.entrypoint, "sessions", "mint", "--tenant", "acme", "--subject", "alice")
+        answer = httpx.post(
+            f"{url}/api/fal/proxy",
+            headers={
+                "authorization": f"Bearer {minted.stdout.strip()}",
+                "x-fal-target-url": "https://queue.fal.run/fal-ai/llava-next",
+            },
+            json={"prompt": "What is this?", "image_url": "data:image/png;base64,iVBORw0KGgo="},
+            trust_env=False,
+        )
+        assert answer.status_code == 200 and answer.json()["request_id"]
+        assert [call["path"] for call in sandbox.requests()] == ["/fal-ai/llava-next"]
+
+        health_check = configuration(image)["config"]["Healthcheck"]["Test"][1:]
+        assert container.run(*health_check).returncode == 0
+        send_stop_signal(process)
+        process.wait(timeout=60)
+        assert "Application shutdown complete" in log.read_text()

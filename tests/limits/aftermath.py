@@ -1,0 +1,61 @@
+"""What comes after proxies have ended, however they did: one that starts on their database, when time has passed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.catalog import built_in
+from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.settlement import Settlement
+from proxy.policy.leases import Leases
+from proxy.policy.quota import CALL_SECONDS, Bookkeeper
+from proxy.settings import read
+from proxy.stores.base import Counters, Ledger
+from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.sql import SqlStores
+from proxy.upstream.client import Upstream
+from proxy.upstream.transport import EngineTransport
+from tests.support.clock import MovableClock
+
+
+@dataclass
+class Aftermath:
+    """The parts of a started proxy that look after what others left behind."""
+
+    ledger: Ledger
+    counters: Counters
+    clock: MovableClock
+    reconciler: Reconciler
+
+    async def settle_everything(self) -> int:
+        """Let calls without a word expire, and ask fal about its jobs, until nothing is due; how many that were."""
+        self.clock.advance(CALL_SECONDS + 1)
+        looked_after = 0
+        while due := await self.reconciler.run_once():
+            looked_after += due
+        return looked_after
+
+
+@asynccontextmanager
+async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
+    """A proxy that has started with these settings, without its HTTP side; its clock is moved by the test."""
+    settings, clock = read(environ, dev=False), MovableClock()
+    stores = SqlStores(settings.stores.database_url.reveal())
+    redis_url = settings.stores.redis_url
+    counters: Counters = RedisCounters(redis_url.reveal()) if redis_url else MemoryCounters()
+    leases, bookkeeper = Leases(counters, clock), Bookkeeper(stores.ledger, clock)
+    upstream = Upstream(settings.fal, EngineTransport())
+    settlement = Settlement(bookkeeper, leases, built_in(), clock)
+    reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock)
+    await stores.prepare()
+    await reconciler.restore_slots()
+    try:
+        yield Aftermath(stores.ledger, counters, clock, reconciler)
+    finally:
+        await reconciler.close()
+        await bookkeeper.close()
+        await counters.close()
+        await upstream.close()
+        await stores.close()

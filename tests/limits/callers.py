@@ -1,0 +1,103 @@
+"""Many callers of a proxy at once, each a subject of its own, so that its calls can be told apart in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy.auth.sessions import Sessions
+from proxy.clock import SystemClock
+from proxy.settings import Secret
+from tests.support.stack import SECRET
+
+ENDPOINT = "fal-ai/llava-next"
+#: A picture of one pixel: what these tests are about is not in the picture.
+PIXEL = "data:image/png;base64," + base64.b64encode((Path(__file__).parent / "pixel.png").read_bytes()).decode()
+#: A job that is done in 150 ms.
+QUICK = "[[pace queue_positions=1 seconds_per_position=0.05 run_seconds=0.1]]"
+QUICK_SECONDS = 0.15
+_sessions = Sessions((Secret(SECRET),), SystemClock())
+
+
+@dataclass
+class Answered:
+    status: int
+    body: Any
+
+    @property
+    def error_type(self) -> str:
+        return self.body.get("error_type", "") if isinstance(self.body, dict) else ""
+
+
+@dataclass
+class Caller:
+    """One subject of a tenant, on one proxy."""
+
+    http: aiohttp.ClientSession
+    url: str
+    tenant: str
+    subject: str
+
+    def __post_init__(self) -> None:
+        self._headers = {"authorization": f"Bearer {_sessions.mint(self.tenant, self.subject, 3600)[0]}"}
+
+    async def run(self, prompt: str) -> Answered:
+        return await self._ask("POST", f"/fal/run/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt})
+
+    async def stream(self, prompt: str) -> int:
+        """Read a stream to its end; how many events there were."""
+        async with self._streaming(prompt) as response:
+            return (await response.read()).count(b"data:")
+
+    async def begin_stream(self, prompt: str) -> None:
+        """Hang up after the first event of a stream."""
+        async with self._streaming(prompt) as response:
+            await response.content.readuntil(b"data:")
+            response.close()
+
+    def _streaming(self, prompt: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        body, url = {"image_url": PIXEL, "prompt": prompt}, f"{self.url}/fal/run/{ENDPOINT}/stream"
+        return self.http.post(url, json=body, headers=self._headers)
+
+    async def is_in_flight(self) -> bool:
+        """Whether the proxy counts a call or a job of this subject now."""
+        facts = await self._ask("GET", "/v1/session")
+        return bool(facts.body["in_flight"]["subject"]["used"])
+
+    async def submit(self, prompt: str) -> Answered:
+        return await self._ask("POST", f"/fal/queue/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt})
+
+    async def status(self, request_id: str) -> Answered:
+        return await self._ask("GET", f"/fal/queue/{ENDPOINT}/requests/{request_id}/status")
+
+    async def result(self, request_id: str) -> Answered:
+        return await self._ask("GET", f"/fal/queue/{ENDPOINT}/requests/{request_id}")
+
+    async def cancel(self, request_id: str) -> Answered:
+        return await self._ask("PUT", f"/fal/queue/{ENDPOINT}/requests/{request_id}/cancel")
+
+    async def finished(self, request_id: str) -> Answered:
+        """Poll until the job is completed; its last status."""
+        while (status := await self.status(request_id)).body.get("status") != "COMPLETED":
+            assert status.status in (200, 202), status
+            await asyncio.sleep(0.1)
+        return status
+
+    async def _ask(self, method: str, path: str, body: object = None) -> Answered:
+        async with self.http.request(method, self.url + path, json=body, headers=self._headers) as response:
+            return Answered(response.status, await response.json())
+
+
+@asynccontextmanager
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client without a bound on its connections, as callers have none together."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90)) as session:
+        yield session

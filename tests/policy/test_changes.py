@@ -1,0 +1,194 @@
+"""Guests, and what changes while callers are at work: secrets, keys and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.limited import ADMIN_TOKEN, NEXT, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import SECRET, Stack
+
+QUEUED = "[[pace hold=IN_QUEUE]] ?"
+PAGE = "https://app.example"
+OTHER_PAGE = "https://other.example"
+PLANS = {
+    "page": plan(quotas=[per("subject", "requests", 3)]),
+    "guests": plan(quotas=[per("subject", "requests", 1)], endpoints=[NEXT]),
+    "unlimited": plan(),
+}
+TENANTS = {
+    "page": {"allowed_origins": [PAGE], "guests": {"enabled": True, "plan": "guests", "per_address": "2/hour"}},
+    "unlimited": {"allowed_origins": [OTHER_PAGE], "guests": {"enabled": True, "per_address": None}},
+}
+
+
+# --- guests
+
+
+@pytest.fixture(scope="module")
+def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    trusting = {"proxy_headers": True, "forwarded_allow_ips": ["127.0.0.0/8"]}
+    folder = tmp_path_factory.mktemp("changes")
+    with limited_proxy(shared_sandbox, folder, PLANS, tenants=TENANTS, server=trusting) as stack:
+        yield stack
+
+
+@pytest.fixture
+def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
+    return limited
+
+
+def guest(proxy: Stack, address: str, origin: str = PAGE) -> httpx.Response:
+    headers = {"origin": origin, "x-forwarded-for": address}
+    return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False)
+
+
+def test_an_address_gets_so_many_guests(proxy: Stack) -> None:
+    assert [guest(proxy, "192.0.2.1").status_code for _ in range(2)] == [201, 201]
+    refused = guest(proxy, "192.0.2.1")
+    wait = refusal(refused, 429, "rate_limited", "ip")["retry_after"]
+    assert wait == 3600 and refused.headers["ratelimit-policy"] == '"ip";q=2;w=3600'
+    assert guest(proxy, "192.0.2.2").status_code == 201
+    # One household of IPv6 is one address.
+    households = [guest(proxy, f"2001:db8:7:7::{number}").status_code for number in range(3)]
+    assert households == [201, 201, 429]
+    proxy.clock.advance(wait - 1)
+    assert refusal(guest(proxy, "192.0.2.1"), 429, "rate_limited", "ip")["retry_after"] == 1
+    proxy.clock.advance(1)
+    assert guest(proxy, "192.0.2.1").status_code == 201
+
+
+def test_unless_the_tenant_says_otherwise(proxy: Stack) -> None:
+    assert [guest(proxy, "192.0.2.9", OTHER_PAGE).status_code for _ in range(5)] == [201] * 5
+
+
+def test_a_guest_has_the_plan_of_guests_and_is_a_user_of_its_own(proxy: Stack) -> None:
+    tokens = [guest(proxy, f"198.51.100.{number}").json()["token"] for number in range(2)]
+    for token in tokens:
+        with Person(proxy, token) as someone:
+            assert someone.facts()["endpoints"] == [NEXT]
+            assert [someone.run().status_code, someone.run().status_code] == [200, 402]
+            refusal(someone.run(endpoint="fal-ai/llavav15-13b"), 403, "endpoint_not_allowed")
+
+
+# --- secrets
+
+
+def test_a_session_of_yesterdays_secret_still_counts_until_that_is_gone(
+    sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    new = "a-new-secret-of-the-tests-with-more-than-32-bytes"
+    limits = {"page": PLANS["page"]}
+    with limited_proxy(sandbox, tmp_path, limits) as before, Person(before, before.token(tenant="page")) as alice:
+        job, token = alice.submitted(QUEUED), alice.token
+    rotated = {"PROXY_SESSION_SECRETS": f"{new},{SECRET}"}
+    with limited_proxy(sandbox, tmp_path, limits, environ=rotated, clock=before.clock) as during:
+        with Person(during, token) as alice:
+            assert alice.status(job).json()["status"] == "IN_QUEUE" and alice.run().status_code == 200
+        fresh = during.token(tenant="page")
+        with Person(during, fresh) as again:
+            # The same user: the job is theirs, and so is the quota.
+            assert again.status(job).is_success
+            assert [again.run().status_code, again.run().status_code] == [200, 402]
+    gone = {"PROXY_SESSION_SECRETS": new}
+    with limited_proxy(sandbox, tmp_path, limits, environ=gone, clock=before.clock) as after:
+        with Person(after, token) as alice:
+            refusal(alice.status(job), 401, "unauthenticated")
+        with Person(after, fresh) as alice:
+            assert alice.status(job).is_success
+
+
+# --- keys and plans, by the operator
+
+
+class Operator:
+    """Whoever has the admin token."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._url = f"{stack.url}/v1/admin"
+        self._headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+
+    def __call__(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        answer = httpx.request(method, self._url + path, json=json, headers=self._headers, trust_env=False)
+        assert answer.is_success, answer.text
+        return answer
+
+
+def test_a_key_that_is_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, {"page": PLANS["page"]}) as own:
+        operator = Operator(own)
+        old, new = (operator("POST", "/tenants/page/keys", {"name": name}).json() for name in ("old", "new"))
+        with Person(own, old["key"]) as server, Person(own, new["key"]) as same_server:
+            job = server.submitted(QUEUED)
+            minted = server.http.post("/v1/sessions", json={"subject": "alice"}).json()["token"]
+            assert same_server.status(job).is_success
+            operator("DELETE", f"/keys/{old['id']}")
+            for refused in (server.run(), server.status(job), server.http.post("/v1/sessions", json={"subject": "a"})):
+                refusal(refused, 401, "unauthenticated")
+            # What the key did stays: the job is the tenant's, and its users' sessions are theirs.
+            assert same_server.status(job).json()["status"] == "IN_QUEUE"
+            assert same_server.cancel(job).status_code == 202
+            with Person(own, minted) as alice:
+                assert alice.run().status_code == 200
+
+
+def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path: Path) -> None:
+    def applied(**limits: Any) -> None:
+        file = {"plans": {"page": plan(**limits)}, "tenants": [{"id": "page", "plan": "page"}]}
+        assert operator("PUT", "/tenants", file).json() == {"changed": True}
+
+    with limited_proxy(sandbox, tmp_path, {"page": plan()}) as own, Person(own, own.token(tenant="page")) as alice:
+        operator = Operator(own)
+        jobs = [alice.submitted(QUEUED) for _ in range(3)]
+        applied(concurrency={"subject": 2, "tenant": 2}, quotas=[per("tenant", "requests", 2)], max_tokens=16)
+        # The jobs that run are hers as before, and count.
+        assert [alice.status(job).json()["status"] for job in jobs] == ["IN_QUEUE"] * 3
+        assert alice.slots() == (3, 3)
+        refusal(alice.submit(max_tokens=17), 422, "invalid_input")
+        refusal(alice.submit(), 429, "too_many_jobs", "subject")
+        for job in jobs[:2]:
+            sandbox.move_job(job, "finish")
+            assert alice.result(job).status_code == 200
+        # What began without a quota is charged to none.
+        assert [alice.run().status_code, alice.run().status_code, alice.run().status_code] == [200, 200, 402]
+        assert sandbox.requests()[-1]["json"]["max_tokens"] == 16
+        applied(endpoints=["fal-ai/llavav15-13b"])
+        refusal(alice.run(), 403, "endpoint_not_allowed")
+        refusal(alice.status(jobs[2]), 403, "endpoint_not_allowed")
+        applied()
+        assert alice.cancel(jobs[2]).status_code == 202 and alice.status(jobs[2]).is_success
+        assert alice.slots() == (0, 0)
+
+
+def test_a_quota_that_is_lowered_below_what_is_used(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with (
+        limited_proxy(sandbox, tmp_path, {"page": plan(quotas=[per("subject", "requests", 5)])}) as own,
+        Person(own, own.token(tenant="page")) as alice,
+    ):
+        assert [alice.run().status_code for _ in range(3)] == [200] * 3
+        lower = {"plans": {"page": plan(quotas=[per("subject", "requests", 2)])}}
+        Operator(own)("PUT", "/tenants", lower)
+        refusal(alice.run(), 402, "quota_exceeded", "subject")
+        (quota,) = alice.facts()["quotas"]
+        assert (quota["limit"], quota["used"], quota["left"]) == (2, 3, 0)
+
+
+def test_another_process_follows_within_five_seconds(sandbox: SandboxControl, tmp_path: Path) -> None:
+    """As `fal-proxy tenants apply` beside a server, or another replica, changes it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with limited_proxy(sandbox, first, {"page": plan()}) as one, Person(one, one.token(tenant="page")) as alice:
+        assert alice.run().status_code == 200
+        same = {"PROXY_DATABASE_URL": one.settings.stores.database_url.reveal()}
+        lowered = {"page": plan(max_tokens=16)}
+        with limited_proxy(sandbox, second, lowered, environ=same, clock=one.clock):
+
+            one.clock.advance(5)
+            refusal(alice.run(max_tokens=17), 422, "invalid_input")
+    assert len(posts(sandbox)) == 1

@@ -1,0 +1,348 @@
+"""In-flight slots: taken before a call, returned at its end, whatever that end is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.jobs.reconcile import QUIET_SECONDS
+from proxy.policy.leases import LEASE_SECONDS
+from proxy.policy.quota import JOB_SECONDS
+from proxy.stores.counters import MemoryCounters
+from tests.support.limited import (
+    COUNTING,
+    NEXT,
+    PROTOCOL,
+    Booked,
+    Person,
+    account,
+    asking,
+    eventually,
+    hanging_up,
+    limited_proxy,
+    look_after,
+    meanwhile,
+    per,
+    plan,
+    posts,
+    refusal,
+)
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import Stack
+
+QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
+PLANS = {
+    "one": plan(concurrency={"subject": 1, "tenant": None}),
+    "two": plan(concurrency={"subject": 2, "tenant": 3}),
+    "poor": plan(concurrency={"subject": 1, "tenant": 1}, quotas=[per("tenant", "tokens", 100)]),
+    "free": plan(),
+}
+
+
+@pytest.fixture(scope="module")
+def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("slots"), PLANS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
+    return limited
+
+
+@pytest.fixture
+def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Person]:
+    """A user of her own for each test, with one slot."""
+    with Person(proxy, proxy.token(f"alice of {request.node.name}"[:200], tenant="one")) as person:
+        yield person
+
+
+def full(answer: httpx.Response, scope: str = "subject") -> None:
+    assert refusal(answer, 429, "too_many_jobs", scope)["retry_after"] == 1
+
+
+# --- how many
+
+
+@pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
+def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: str) -> None:
+    people = [Person(proxy, proxy.token(f"{name} {surface}", tenant="two"), surface) for name in ("ann", "ben", "cy")]
+    ann, ben, cy = people
+    jobs = [ann.submitted(QUEUED), ann.submitted(QUEUED)]
+    for refused in (ann.submit(), ann.run(), ann.call("POST", f"run/{NEXT}/stream", asking("?"))):
+        full(refused)
+    assert ann.slots() == (2, 2)
+    jobs.append(ben.submitted(QUEUED))
+    for one in (ben, cy):
+        full(one.submit(), "tenant")
+    # What the tenant refused has taken no slot of theirs.
+    assert (ben.slots(), cy.slots()) == ((1, 3), (0, 3))
+    assert len(posts(proxy.sandbox)) == 3
+    assert ann.cancel(jobs[0]).status_code == 202 and ann.status(jobs[0]).is_success
+    jobs.append(cy.submitted(QUEUED))
+    full(ann.submit(), "tenant")
+    for job, owner in zip(jobs[1:], (ann, ben, cy), strict=True):
+        proxy.sandbox.move_job(job, "finish")
+        assert owner.status(job).json()["status"] == "COMPLETED"
+    assert [one.slots() for one in people] == [(0, 0)] * 3
+    for one in people:
+        one.http.close()
+
+
+def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, alice: Person) -> None:
+    alice.submitted(QUEUED)
+    with Person(proxy, proxy.token("somebody else", tenant="one")) as other:
+        job = other.submitted(QUEUED)
+        full(other.submit())
+        assert other.cancel(job).status_code == 202
+
+
+def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
+    with Person(proxy, proxy.tenant_key("one")) as server:
+        job = server.submitted(QUEUED)
+        full(server.submit())
+        proxy.sandbox.move_job(job, "finish")
+        assert server.status(job).is_success and server.slots()[0] == 0
+
+
+def test_without_a_limit_they_are_counted_all_the_same(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="free")) as person:
+        jobs = [person.submitted(QUEUED) for _ in range(12)]
+        facts = person.facts()["in_flight"]
+        assert facts == {"subject": {"used": 12, "limit": None}, "tenant": {"used": 12, "limit": None}}
+        for job in jobs:
+            proxy.sandbox.move_job(job, "finish")
+            person.status(job)
+        assert person.slots() == (0, 0)
+
+
+# --- for how long
+
+
+def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Person) -> None:
+    with meanwhile(lambda: alice.run(RUNNING), proxy.sandbox) as (answer, call):
+        assert alice.slots()[0] == 1
+        full(alice.run())
+        proxy.sandbox.move_job(call, "finish")
+        assert answer.result().status_code == 200
+    assert alice.slots()[0] == 0 and alice.run().status_code == 200
+
+
+def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Person) -> None:
+    def streamed() -> list[str]:
+        with alice.http.stream("POST", f"/fal/run/{NEXT}/stream", json=asking(RUNNING)) as answer:
+            return [line for line in answer.iter_lines() if line.startswith("data:")]
+
+    with meanwhile(streamed, proxy.sandbox) as (lines, call):
+        assert alice.slots()[0] == 1
+        full(alice.run())
+        proxy.sandbox.move_job(call, "finish")
+        assert lines.result()
+    assert alice.slots()[0] == 0
+
+
+def by_poll(alice: Person, job: str) -> None:
+    assert alice.status(job, COUNTING).json()["status"] == "COMPLETED"
+
+
+def by_result(alice: Person, job: str) -> None:
+    assert alice.result(job, COUNTING).status_code == 200
+
+
+def by_stream(alice: Person, job: str) -> None:
+    with alice.http.stream("GET", f"/fal/queue/{COUNTING}/requests/{job}/status/stream") as answer:
+        assert answer.is_success and '"COMPLETED"' in answer.read().decode()
+
+
+@pytest.mark.parametrize("learn", [by_poll, by_result, by_stream])
+def test_a_job_keeps_its_slot_until_its_end_is_learned(
+    proxy: Stack, alice: Person, learn: Callable[[Person, str], None]
+) -> None:
+    job = alice.submitted(QUEUED, COUNTING)
+    for state in ("IN_QUEUE", "IN_PROGRESS"):
+        proxy.sandbox.move_job(job, state)
+        assert alice.status(job, COUNTING).json()["status"] == state
+        full(alice.submit())
+    proxy.sandbox.move_job(job, "finish")
+    full(alice.submit())
+    learn(alice, job)
+    assert alice.slots()[0] == 0 and alice.run().status_code == 200
+
+
+@pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])
+def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, alice: Person, state: str) -> None:
+    job = alice.submitted(QUEUED)
+    proxy.sandbox.move_job(job, state)
+    assert alice.cancel(job).json() == {"status": "CANCELLATION_REQUESTED"}
+    assert alice.status(job).json()["error_type"] == "client_cancelled"
+    assert alice.slots()[0] == 0
+
+
+def test_asking_too_early_returns_nothing(alice: Person) -> None:
+    job = alice.submitted(QUEUED)
+    assert alice.result(job).status_code == 400
+    full(alice.submit())
+
+
+# --- whatever the end
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "status", "status": 429},
+        {"fault": "status", "status": 500},
+        {"fault": "status", "status": 503},
+        {"fault": "status", "status": 401},
+        {"fault": "nginx", "status": 502},
+        {"fault": "redirect"},
+        {"fault": "fail", "error_type": "content_policy_violation"},
+    ],
+)
+def test_a_refused_call_gives_its_slot_back(alice: Person, sandbox: SandboxControl, fault: dict[str, Any]) -> None:
+    kinds = ("run",) if fault["fault"] == "fail" else ("run", "submit")
+    for kind in kinds:
+        sandbox.clear_faults()
+        sandbox.fault(**fault, on={"operation": kind})
+        answer = alice.run() if kind == "run" else alice.submit()
+        assert answer.status_code >= 400
+        lost = kind == "submit" and answer.json().get("error_type") == "upstream_ambiguous"
+        # Nobody can ask for a submit whose answer was lost: it may run for a while.
+        assert alice.slots()[0] == int(lost)
+
+
+@pytest.mark.parametrize("error_type", ["image_load_error", "client_cancelled", "no_media_generated"])
+def test_a_job_that_fails_gives_its_slot_back_at_its_result(
+    proxy: Stack, alice: Person, error_type: str
+) -> None:
+    job = alice.submitted(f"[[fault fail={error_type}]] ?")
+    proxy.sandbox.move_job(job, "finish")
+    assert alice.result(job).status_code in (422, 499)
+    assert alice.slots()[0] == 0
+
+
+def test_what_is_refused_here_takes_no_slot(proxy: Stack) -> None:
+    with Person(proxy, proxy.token("pete", tenant="poor")) as pete:
+        refusal(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
+        refusal(pete.run(temperature=9), 422, "invalid_input")
+        assert pete.slots() == (0, 0) and pete.run(max_tokens=36).status_code == 200
+
+
+def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    environ = {"FAL_RUN_URL": f"{nowhere}/run", "FAL_QUEUE_URL": f"{nowhere}/queue"}
+    with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as own, Person(own, own.token(tenant="one")) as alice:
+        for answer in (alice.run(), alice.submit(), alice.call("POST", f"run/{NEXT}/stream", asking("?"))):
+            refusal(answer, 503, "upstream_unavailable", "upstream")
+        assert alice.slots() == (0, 0)
+
+
+@pytest.mark.parametrize("path", [f"run/{NEXT}", f"run/{NEXT}/stream"])
+def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Person, path: str) -> None:
+    with hanging_up(proxy, alice.token, path, asking(RUNNING)):
+        assert alice.slots()[0] == 1
+    eventually(lambda: alice.slots()[0] == 0, "the slot did not come back")
+
+
+def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Person, sandbox: SandboxControl) -> None:
+    sandbox.fault("drop", when="lost", on={"operation": "run"})
+    refusal(alice.run(), 500, "upstream_ambiguous")
+    assert alice.slots()[0] == 0
+
+
+def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
+    proxy: Stack, alice: Person, sandbox: SandboxControl
+) -> None:
+    sandbox.fault("drop", when="lost", on={"operation": "submit"})
+    refusal(alice.submit(QUEUED), 500, "upstream_ambiguous")
+    sandbox.clear_faults()
+    full(alice.submit())
+    proxy.clock.advance(LEASE_SECONDS - 1)
+    full(alice.submit())
+    proxy.clock.advance(1)
+    assert alice.run().status_code == 200
+
+
+# --- time, restarts, and jobs that nobody watches
+
+
+def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+    job = alice.submitted(QUEUED)
+    # No word from fal either way, so that only time can free it.
+    sandbox.fault("drop", when="before", on={"operation": "status"})
+    proxy.clock.advance(LEASE_SECONDS - 1)
+    full(alice.submit())
+    proxy.clock.advance(1)
+    assert alice.run().status_code == 200
+    sandbox.clear_faults()
+    proxy.sandbox.move_job(job, "finish")
+
+
+def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+    job = alice.submitted(QUEUED)
+    for _ in range(3):
+        proxy.clock.advance(LEASE_SECONDS - 1)
+        assert alice.status(job).json()["status"] == "IN_QUEUE"
+    full(alice.submit())
+    assert alice.cancel(job).status_code == 202
+
+
+def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as before:
+        with Person(before, before.token(tenant="one")) as alice:
+            waiting = alice.submitted(QUEUED)
+        with Person(before, before.token("bob", tenant="one")) as bob:
+            ended = bob.submitted(QUEUED)
+            sandbox.move_job(ended, "finish")
+            assert bob.status(ended).is_success
+    with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after:
+        with Person(after, after.token(tenant="one")) as alice:
+            assert alice.slots() == (1, 1)
+            full(alice.submit())
+            sandbox.move_job(waiting, "finish")
+            assert alice.status(waiting).is_success and alice.slots() == (0, 0)
+        with Person(after, after.token("bob", tenant="one")) as bob:
+            assert bob.run().status_code == 200
+
+
+def test_the_slot_of_a_job_that_nobody_watches_is_looked_after(sandbox: SandboxControl, tmp_path: Path) -> None:
+    counters = MemoryCounters()
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS, counters=counters) as own,
+        Person(own, own.token(tenant="one")) as alice,
+    ):
+        job = alice.submitted(QUEUED)
+        for _ in range(12):
+            # It is still queued: asked for often enough, it keeps its slot for longer than a lease lasts.
+            own.clock.advance(QUIET_SECONDS + 1)
+            look_after(own, counters)
+        full(alice.submit())
+        sandbox.move_job(job, "finish")
+        full(alice.submit())
+        own.clock.advance(QUIET_SECONDS + 1)
+        look_after(own, counters)
+        eventually(lambda: alice.slots() == (0, 0), "the slot did not come back")
+        assert alice.run().status_code == 200
+
+
+def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl, tmp_path: Path) -> None:
+    """fal answers, but not about the job: its reservation and its slot end in their time."""
+    counters = MemoryCounters()
+    with (
+        limited_proxy(sandbox, tmp_path, {"poor": PLANS["poor"]}, counters=counters) as own,
+        Person(own, own.token(tenant="poor")) as alice,
+    ):
+        alice.submitted(QUEUED)
+        sandbox.fault("status", status=500, on={"operation": "status"})
+        own.clock.advance(LEASE_SECONDS + 1)
+        look_after(own, counters)
+        assert alice.slots() == (0, 0)
+        assert account(tmp_path, "poor", "tokens") == Booked(0, 64)
+        own.clock.advance(JOB_SECONDS)
+        look_after(own, counters)
+        eventually(lambda: account(tmp_path, "poor", "tokens") == Booked(64, 0), "the reservation stayed")

@@ -1,0 +1,222 @@
+"""The admin API: every route, and its door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.policy.ratelimit import ADMIN_LIMIT
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, limited_proxy, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+PLANS = {"acme": plan(max_tokens=100), "globex": plan(endpoints=[NEXT])}
+ROUTES = [
+    ("GET", "/tenants"),
+    ("PUT", "/tenants"),
+    ("GET", "/tenants/acme"),
+    ("GET", "/tenants/acme/keys"),
+    ("POST", "/tenants/acme/keys"),
+    ("DELETE", "/keys/0123456789abcdef"),
+    ("POST", "/sessions"),
+    ("DELETE", "/sessions"),
+    ("GET", "/jobs"),
+    ("GET", "/usage"),
+]
+
+
+@pytest.fixture(scope="module")
+def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("admin"), PLANS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
+    return limited
+
+
+@pytest.fixture
+def operator(proxy: Stack) -> Iterator[httpx.Client]:
+    with admin(proxy, f"Bearer {ADMIN_TOKEN}") as client:
+        yield client
+
+
+def admin(proxy: Stack, *authorization: str) -> httpx.Client:
+    headers = [("authorization", value) for value in authorization]
+    return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, timeout=30)
+
+
+# --- the door
+
+
+def test_every_route_wants_the_token(proxy: Stack) -> None:
+    wrong: list[tuple[str, ...]] = [
+        (),
+        ("",),
+        ("Bearer",),
+        (f"Bearer {ADMIN_TOKEN}x",),
+        (f"Bearer {ADMIN_TOKEN[:-1]}",),
+        (f"bearer {ADMIN_TOKEN}",),
+        (f"Key {ADMIN_TOKEN}",),
+        (ADMIN_TOKEN,),
+        (f"Bearer {ADMIN_TOKEN}", f"Bearer {ADMIN_TOKEN}"),
+        (f"Bearer {proxy.token(tenant='acme')}",),
+        (f"Bearer {proxy.tenant_key('acme')}",),
+    ]
+    for authorization in wrong:
+        with admin(proxy, *authorization) as nobody:
+            refusal(nobody.get("/tenants"), 401, "unauthenticated")
+    with admin(proxy) as nobody:
+        for method, path in ROUTES:
+            refusal(nobody.request(method, path), 401, "unauthenticated")
+
+
+def test_the_list_of_routes_is_whole(operator: httpx.Client) -> None:
+    """None of them is missing above: each exists, and no other method does."""
+    for method, path in ROUTES:
+        assert operator.request(method, path).status_code != 405
+    for path in {path for _, path in ROUTES}:
+        known = {method for method, route in ROUTES if route == path}
+        for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - known:
+            refusal(operator.request(method, path), 405, "method_not_allowed")
+
+
+def test_without_a_token_in_the_settings_it_is_closed(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_ADMIN_TOKEN": ""}) as own:
+        for authorization in ((), (f"Bearer {ADMIN_TOKEN}",)):
+            with admin(own, *authorization) as nobody:
+                for method, path in ROUTES:
+                    refusal(nobody.request(method, path), 403, "not_allowed")
+
+
+def test_guessing_is_slowed_down(sandbox: SandboxControl, tmp_path: Path) -> None:
+    most = int(ADMIN_LIMIT.partition("/")[0])
+    with limited_proxy(sandbox, tmp_path, PLANS) as own, admin(own, "Bearer guess") as guesser:
+        statuses = [guesser.request(*ROUTES[number % len(ROUTES)]).status_code for number in range(most)]
+        assert set(statuses) == {401}
+        assert refusal(guesser.get("/tenants"), 429, "rate_limited", "ip")["retry_after"] == 60
+
+
+# --- tenants
+
+
+def test_tenants_are_listed_and_shown_with_their_limits(operator: httpx.Client) -> None:
+    listed = operator.get("/tenants").json()["tenants"]
+    assert [(one["id"], one["plan"]) for one in listed][:2] == [("acme", "acme"), ("globex", "globex")]
+    shown = operator.get("/tenants/acme").json()
+    assert shown["limits"]["max_tokens"] == 100 and shown["guests"]["enabled"] is False
+    refusal(operator.get("/tenants/nobody"), 404, "not_found")
+
+
+def test_plans_and_tenants_are_applied_at_once_and_once(proxy: Stack, operator: httpx.Client) -> None:
+    file = {"plans": {"new": plan(endpoints=[NEXT])}, "tenants": [{"id": "newcomer", "plan": "new"}]}
+    assert operator.put("/tenants", json=file).json() == {"changed": True}
+    assert operator.put("/tenants", json=file).json() == {"changed": False}
+    assert operator.get("/tenants/newcomer").json()["plan"] == "new"
+    assert operator.get("/tenants/acme").status_code == 200
+    with Person(proxy, proxy.token(tenant="newcomer")) as person:
+        assert person.facts()["endpoints"] == [NEXT]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ({}, "plans"),
+        ({"plans": {"p": {"endpoints": ["fal-ai/unknown"]}}}, "fal-ai/unknown is not in the catalogue"),
+        ({"plans": {"p": {"endpoints": []}}}, "allows nothing"),
+        ({"plans": {}, "tenants": [{"id": "t", "plan": "nowhere"}]}, "there is no plan nowhere"),
+        ({"plans": {"p": plan(concurency={})}}, "concurency"),
+        ({"plans": {"p": plan(rate_limits={"ip": "often"})}}, "rate_limits.ip"),
+        ({"plans": {}, "endpoints": [{"id": NEXT, "price_per_compute_second": 1}]}, "endpoints"),
+    ],
+)
+def test_a_file_that_is_wrong_changes_nothing(operator: httpx.Client, file: dict[str, Any], words: str) -> None:
+    before = operator.get("/tenants").json()
+    assert words in refusal(operator.put("/tenants", json=file), 400, "bad_request")["detail"]
+    assert operator.get("/tenants").json() == before
+
+
+# --- keys
+
+
+def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Client) -> None:
+    made = operator.post("/tenants/globex/keys", json={"name": "backend"})
+    assert made.status_code == 201 and made.headers["cache-control"] == "no-store"
+    key = made.json()
+    assert set(key) == {"id", "tenant", "name", "created_at", "last_used_at", "key"}
+    assert key["key"].startswith(f"fpk_{key['id']}_") and (key["tenant"], key["name"]) == ("globex", "backend")
+    with Person(proxy, key["key"]) as server:
+        assert server.facts()["tenant"] == "globex"
+    listed = operator.get("/tenants/globex/keys")
+    assert [one["id"] for one in listed.json()["keys"]] == [key["id"]]
+    for text in (listed.text, operator.get("/tenants/globex").text, operator.get("/tenants").text):
+        assert "hash" not in text and key["key"].rpartition("_")[2] not in text
+    assert key["id"] not in operator.get("/tenants/acme/keys").text
+    assert operator.delete(f"/keys/{key['id']}").status_code == 204
+    refusal(operator.delete(f"/keys/{key['id']}"), 404, "not_found")
+    with Person(proxy, key["key"]) as server:
+        refusal(server.http.get("/v1/session"), 401, "unauthenticated")
+    refusal(operator.post("/tenants/nobody/keys", json={}), 404, "not_found")
+    refusal(operator.get("/tenants/nobody/keys"), 404, "not_found")
+    refusal(operator.post("/tenants/globex/keys", json={"nme": "x"}), 400, "bad_request")
+
+
+# --- sessions
+
+
+def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -> None:
+    def minted(subject: str, **more: Any) -> str:
+        answer = operator.post("/sessions", json={"tenant": "acme", "subject": subject, **more})
+        assert answer.status_code == 201, answer.text
+        token: str = answer.json()["token"]
+        return token
+
+    carol, carol_again, dave = minted("carol"), minted("carol", endpoints=[NEXT]), minted("dave")
+    with Person(proxy, carol_again) as person:
+        assert person.facts()["endpoints"] == [NEXT]
+    assert operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": "carol"}).status_code == 204
+    for token in (carol, carol_again):
+        with Person(proxy, token) as person:
+            refusal(person.http.get("/v1/session"), 401, "session_revoked")
+    with Person(proxy, dave) as person:
+        assert person.facts()["subject"] == "dave"
+    wrong_mints: list[tuple[dict[str, Any], int, str]] = [
+        ({"subject": "x"}, 400, "bad_request"),
+        ({"tenant": "nobody", "subject": "x"}, 404, "not_found"),
+        ({"tenant": "acme", "subject": " "}, 400, "bad_request"),
+        ({"tenant": "globex", "subject": "x", "endpoints": [COUNTING]}, 403, "endpoint_not_allowed"),
+    ]
+    for form, status, code in wrong_mints:
+        refusal(operator.post("/sessions", json=form), status, code)
+    for form in ({"tenant": "acme"}, {"tenant": "acme", "subject": "a", "session_id": "b"}, {"subject": "a"}):
+        refusal(operator.request("DELETE", "/sessions", json=form), 400, "bad_request")
+    refusal(operator.request("DELETE", "/sessions", json={"tenant": "nobody", "subject": "a"}), 404, "not_found")
+
+
+# --- jobs
+
+
+def test_jobs_are_listed_newest_first(proxy: Stack, operator: httpx.Client) -> None:
+    tokens = [proxy.token(name, tenant="acme") for name in ("eve", "finn")]
+    with Person(proxy, tokens[0]) as eve, Person(proxy, tokens[1]) as finn:
+        job = eve.submitted("[[pace hold=IN_QUEUE]] ?")
+        proxy.clock.advance(1)
+        finn.run(endpoint=COUNTING)
+        listed = operator.get("/jobs", params={"tenant": "acme"}).json()["jobs"]
+        assert [(one["subject"], one["kind"], one["endpoint"], one["state"]) for one in listed] == [
+            ("finn", "run", COUNTING, "settled"),
+            ("eve", "submit", NEXT, "accepted"),
+        ]
+        assert listed[1]["request_id"] == job and listed[0]["request_id"] is None
+        assert operator.get("/jobs", params={"tenant": "acme", "subject": "eve"}).json()["jobs"] == listed[1:]
+        assert operator.get("/jobs", params={"tenant": "globex"}).json() == {"jobs": []}
+        eve.cancel(job)
+        eve.status(job)
+    refusal(operator.get("/jobs"), 404, "not_found")
+    refusal(operator.get("/jobs", params={"tenant": "nobody"}), 404, "not_found")
+    refusal(operator.get("/jobs", params={"tenant": "acme", "user": "eve"}), 400, "bad_request")

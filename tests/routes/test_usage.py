@@ -1,0 +1,210 @@
+"""What was used: of a session's user, of a key's tenant, of whom the operator names; the sums are the ledger's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, account, limited_proxy, per, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.slow
+
+UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
+ACCOUNTS = [per(whose, unit, 10**6, "month") for whose in ("tenant", "subject") for unit in UNITS]
+PLANS = {"acme": plan(quotas=ACCOUNTS), "globex": plan(quotas=ACCOUNTS)}
+PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}]
+
+
+class Past:
+    """Two users of one tenant, and one of another, who made calls on two days."""
+
+    def __init__(self, stack: Stack, folder: Path, days: tuple[str, str]) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.first, self.second = days
+
+    def usage(self, token: str, path: str = "/v1/usage", **query: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.get(self.stack.url + path, params=query, headers=headers, trust_env=False, timeout=30)
+
+    def of(self, token: str, path: str = "/v1/usage", **query: str) -> dict[str, Any]:
+        answer = self.usage(token, path, **query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@pytest.fixture(scope="module")
+def past(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+    folder = tmp_path_factory.mktemp("usage")
+    shared_sandbox.clear_faults()
+    with limited_proxy(shared_sandbox, folder, PLANS, endpoints=PRICES) as stack:
+        first = _noon(stack)
+        _calls(stack, "alice", "acme", upload=True)
+        stack.clock.advance(86_400)
+        _calls(stack, "alice", "acme")
+        _calls(stack, "bob", "acme")
+        _calls(stack, "carol", "globex")
+        yield Past(stack, folder, (first, str(datetime.fromtimestamp(stack.clock.now(), UTC).date())))
+
+
+def _noon(stack: Stack) -> str:
+    """Move to noon of the tenth of a month: both days lie in it."""
+    now = datetime.fromtimestamp(stack.clock.now(), UTC)
+    month = (now.replace(day=1) + timedelta(days=32)).replace(day=10, hour=12, minute=0, second=0)
+    stack.clock.set(month.isoformat())
+    return str(month.date())
+
+
+def _calls(stack: Stack, subject: str, tenant: str, *, upload: bool = False) -> None:
+    with Person(stack, stack.token(subject, tenant=tenant)) as person:
+        assert person.run("[[pace run_seconds=0.25]] ?").status_code == 200
+        assert person.run(endpoint=COUNTING).status_code == 200
+        job = person.submitted("[[pace hold=IN_QUEUE]] ?")
+        # What was refused, released or is not settled yet is not used.
+        assert person.run(temperature=9).status_code == 422
+        assert person.run("[[fault status=500]] ?").status_code == 500
+        assert person.cancel(job).status_code == 202 and person.status(job).is_success
+        person.submitted("[[pace hold=IN_QUEUE]] ?")
+        if upload:
+            wanted = {"content_type": "image/png", "file_name": "a.png"}
+            slot = person.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
+            assert person.http.put(slot, content=b"x" * 77, headers={"content-type": "image/png"}).is_success
+
+
+def test_a_session_sees_its_user_and_a_key_its_tenant(past: Past) -> None:
+    alice = past.of(past.stack.token("alice", tenant="acme"))
+    assert (alice["tenant"], alice["subject"]) == ("acme", "alice")
+    assert (alice["total"]["calls"], alice["total"]["requests"]) == (5, 4)  # an upload is a call, and no request
+    bob = past.of(past.stack.token("bob", tenant="acme"))
+    assert (bob["subject"], bob["total"]["requests"], bob["total"]["upload_bytes"]) == ("bob", 2, 0)
+    acme = past.of(past.stack.tenant_key("acme"))
+    assert "subject" not in acme and acme["total"]["requests"] == 6
+    nobody = past.of(past.stack.token("nobody", tenant="acme"))
+    assert nobody["usage"] == [] and nobody["total"] == dict.fromkeys(("calls", *UNITS), 0)
+    # The same name with another tenant is another user.
+    assert past.of(past.stack.token("alice", tenant="globex"))["total"]["calls"] == 0
+
+
+@pytest.mark.parametrize(("tenant", "subject"), [("acme", ""), ("acme", "alice"), ("acme", "bob"), ("globex", "carol")])
+def test_the_sums_are_what_stands_in_the_ledger(past: Past, tenant: str, subject: str) -> None:
+    query = {"tenant": tenant, **({"subject": subject} if subject else {})}
+    found = past.of(ADMIN_TOKEN, "/v1/admin/usage", group_by="day,endpoint,subject", **query)
+    for unit in UNITS:
+        booked = account(past.folder, tenant, unit, subject).used
+        assert found["total"][unit] == pytest.approx(booked, abs=1e-9), unit
+        assert sum(row[unit] for row in found["usage"]) == pytest.approx(booked, abs=1e-9)
+    assert sum(row["calls"] for row in found["usage"]) == found["total"]["calls"]
+    assert found["total"]["usd"] > 0 and found["total"]["tokens"] > 0
+
+
+def test_rows_are_grouped_as_asked(past: Past) -> None:
+    key = past.stack.tenant_key("acme")
+
+    def rows(group_by: str, *names: str) -> list[tuple[Any, ...]]:
+        found = past.of(key, group_by=group_by)["usage"]
+        assert all(set(row) == {*names, "calls", *UNITS} for row in found)
+        return [(*(row[name] for name in names), row["requests"]) for row in found]
+
+    assert rows("day", "day") == [(past.first, 2), (past.second, 4)]
+    assert rows("subject", "subject") == [("alice", 4), ("bob", 2)]
+    assert rows("endpoint", "endpoint") == [(NEXT, 3), (COUNTING, 3), ("upload", 0)]
+    assert rows("subject,day", "day", "subject") == [
+        (past.first, "alice", 2),
+        (past.second, "alice", 2),
+        (past.second, "bob", 2),
+    ]
+    assert [row["day"] for row in past.of(key)["usage"]] == [past.first, past.second]
+
+
+def test_days_are_whole_and_both_ends_count(past: Past) -> None:
+    key = past.stack.tenant_key("acme")
+
+    def requests(**query: str) -> int:
+        found: int = past.of(key, **query)["total"]["requests"]
+        return found
+
+    before = str(datetime.fromisoformat(past.first).date() - timedelta(days=1))
+    assert requests(**{"from": past.first, "to": past.first}) == 2
+    assert requests(**{"from": past.second, "to": past.second}) == 4
+    assert requests(**{"from": past.first, "to": past.second}) == 6
+    assert requests(**{"from": before, "to": before}) == 0
+    assert requests(to=past.first, **{"from": before}) == 2
+    told = past.of(key)
+    assert told["to"] == past.second
+    assert told["from"] == str(datetime.fromisoformat(past.second).date() - timedelta(days=29))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"from": "yesterday"},
+        {"from": "2026-02-30"},
+        {"to": "2026-01-31T00:00:00"},
+        {"to": "31.01.2026"},
+        {"from": "2026-02-01", "to": "2026-01-31"},
+        {"group_by": "month"},
+        {"group_by": "day,day;subject"},
+        {"subject": "bob"},
+        {"tenant": "globex"},
+        {"since": "2026-01-01"},
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, str]) -> None:
+    refusal(past.usage(past.stack.token("alice", tenant="acme"), **query), 400, "bad_request")
+    if not {"subject", "tenant"} & set(query):
+        refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query), 400, "bad_request")
+
+
+def test_nobody_sees_it_without_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
+    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False), 401, "unauthenticated")
+    refusal(past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated")
+    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage"), 404, "not_found")
+    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="nobody"), 404, "not_found")
+
+
+def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PROXY_DATABASE_URL": past.stack.settings.stores.database_url.reveal(),
+        "PROXY_CONFIG": str(past.folder / "plans.yaml"),
+    }
+    line = [sys.executable, "-m", "proxy", "usage", *arguments]
+    return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_line_tells_the_same(past: Past) -> None:
+    period = ("--from", past.first, "--to", past.second)
+    groups = "day,endpoint,subject"
+    as_json = command(past, "--tenant", "acme", *period, "--group-by", groups, "--json")
+    query = {"tenant": "acme", "from": past.first, "to": past.second, "group_by": groups}
+    assert json.loads(as_json.stdout) == past.of(ADMIN_TOKEN, "/v1/admin/usage", **query)
+    table = command(past, "--tenant", "acme", *period).stdout.splitlines()
+    assert table[0].split() == ["day", "calls", *UNITS]
+    assert [line.split()[0] for line in table[1:]] == [past.first, past.second, "total"]
+    assert [line.split()[2] for line in table[1:]] == ["2", "4", "6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--tenant", "nobody"), 1, "there is no tenant nobody"),
+        (("--tenant", "acme", "--from", "soon"), 1, "must be a day"),
+        (("--tenant", "acme", "--group-by", "week"), 1, "'week'"),
+        ((), 2, "--tenant"),
+    ],
+)
+def test_the_command_line_refuses_in_words(past: Past, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = command(past, *arguments)
+    assert (done.returncode, done.stdout) == (code, "") and words in done.stderr

@@ -1,0 +1,268 @@
+"""The exact headers that reach fal and that come back, both sides sending everything that must not cross."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+
+from proxy import __version__
+from proxy.sandbox.app import SANDBOX_KEY
+from proxy.sandbox.guard import UNWANTED_HEADERS
+from tests.security.calls import JSON, SURFACES, call, submit
+from tests.security.hostile import NEXT
+from tests.security.shape import BODY, PIXEL
+from tests.security.wire import Answer, Wire
+from tests.support.stack import Stack
+
+EVENTS = "text/event-stream"
+
+#: What a caller may try; only the first two are passed on, the rest belongs to the hop, to the browser or to fal.
+CALLERS = {
+    "x-fal-queue-priority": "low",
+    "x-fal-request-timeout": "30.50",
+    "accept": "text/html, */*",
+    "accept-encoding": "gzip, br, zstd",
+    "accept-language": "en",
+    "user-agent": "evil/1.0",
+    "origin": "https://evil.example",
+    "referer": "https://evil.example/page",
+    "cookie": "fal_session=stale; other=1",
+    "forwarded": "for=1.2.3.4",
+    "x-forwarded-for": "1.2.3.4",
+    "x-forwarded-host": "evil.example",
+    "x-forwarded-proto": "https",
+    "x-real-ip": "1.2.3.4",
+    "via": "1.1 evil",
+    "te": "trailers",
+    "keep-alive": "timeout=5",
+    "connection": "keep-alive, x-hop",
+    "x-hop": "1",
+    "proxy-authorization": "Basic Zm9vOmJhcg==",
+    "sec-fetch-site": "cross-site",
+    "sec-ch-ua": "evil",
+    "range": "bytes=0-1",
+    "if-none-match": "*",
+    "x-fal-runner-hint": "hint",
+    "x-fal-store-io": "0",
+    "x-fal-no-retry": "1",
+    "x-fal-retry-config": "{}",
+    "x-fal-user-id": "someone",
+    "x-fal-tags": "a=b",
+    "x-fal-object-lifecycle": "{}",
+    "x-fal-object-lifecycle-preference": '{"expiration_duration_seconds":9}',
+    "x-fal-cdn-token": "token",
+    "x-fal-cdn-authorization": "Bearer token",
+    "x-fal-file-name": "evil",
+    "x-fal-client-proxy": "evil",
+    "x-fal-user-agent": "evil",
+    "x-fal-webhook": "https://evil.example",
+    "x-fal-unheard-of": "1",
+    "x-app-fal-disable-fallback": "1",
+    "x-app-fal-can-disable-filter": "1",
+    "x-http-method-override": "DELETE",
+    "x-request-id": "request-of-the-caller",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+}
+#: Beside those that the sandbox adds to every answer.
+FALS = {
+    "www-authenticate": "Key",
+    "proxy-authenticate": "Basic",
+    "location": "https://evil.example/",
+    "content-location": "https://evil.example/",
+    "refresh": "0;url=https://evil.example/",
+    "link": "<https://evil.example/>; rel=preload",
+    "clear-site-data": '"*"',
+    "content-disposition": "attachment",
+    "etag": '"1"',
+    "cache-control": "public, max-age=86400",
+    "x-frame-options": "ALLOWALL",
+    "x-request-id": "request-of-fal",
+    "x-fal-internal": "1",
+    "x-powered-by": "fal",
+    "x-fal-runner-hints": "hint",
+    "x-fal-billable-units": "1.5",
+    "x-fal-error-type": "none",
+    "x-fal-request-timeout-type": "user",
+    "x-fal-needs-retry": "0",
+    "x-fal-retryable": "false",
+    "retry-after": "7",
+}
+#: With the values that must arrive; `x-fal-request-id` is fal's own, other for each call.
+PASSED_BACK = {
+    name: FALS[name]
+    for name in (
+        "x-fal-billable-units",
+        "x-fal-error-type",
+        "x-fal-request-timeout-type",
+        "x-fal-needs-retry",
+        "x-fal-retryable",
+        "retry-after",
+    )
+}
+#: Our own word on CORS to a page that is not allowed: it may not read the answer, as no origin is named.
+TO_A_FOREIGN_PAGE = {
+    "access-control-allow-credentials": "true",
+    "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
+    "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, idempotency-replayed",
+    "vary": "Origin",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of call: how it is made, and its headers at fal beside those that every call has."""
+
+    name: str
+    method: str
+    path: str
+    at_fal: tuple[tuple[str, str], ...]
+    answers: str = JSON
+
+    def __str__(self) -> str:
+        return self.name
+
+
+JSON_BODY = (("accept", JSON), ("content-type", JSON), ("content-length", str(len(BODY))))
+CASES = [
+    Case("run", "POST", f"run/{NEXT}", JSON_BODY),
+    Case("stream", "POST", f"run/{NEXT}/stream", (("accept", EVENTS), *JSON_BODY[1:]), EVENTS),
+    Case("submit", "POST", f"queue/{NEXT}", JSON_BODY),
+    Case("status", "GET", f"queue/{NEXT}/requests/{{job}}/status?logs=1", (("accept", JSON),)),
+    Case("status stream", "GET", f"queue/{NEXT}/requests/{{job}}/status/stream", (("accept", EVENTS),), EVENTS),
+    Case("result", "GET", f"queue/{NEXT}/requests/{{job}}", (("accept", JSON),)),
+    Case("cancel", "PUT", f"queue/{NEXT}/requests/{{job}}/cancel", (("accept", JSON), ("content-length", "0"))),
+]
+UPLOAD = b'{"content_type":"image/png","file_name":"a.png"}'
+SENT_TO_INITIATE = (*JSON_BODY[:2], ("content-length", str(len(UPLOAD))))
+
+
+@pytest.fixture(params=SURFACES)
+def surface(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def send(stack: Stack, wire: Wire, surface: str, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+    """Make one call of alice's with everything in `CALLERS`."""
+    return call(wire, surface, stack.token(), method, path, body, {**CALLERS, **headers})
+
+
+def own_job(stack: Stack, wire: Wire) -> str:
+    job = submit(wire, stack.token())
+    stack.sandbox.forget()
+    return job
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_only_these_headers_reach_fal_and_come_back(stack: Stack, wire: Wire, surface: str, case: Case) -> None:
+    path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
+    stack.sandbox.fault("headers", headers=FALS)
+    answer = send(stack, wire, surface, case.method, path, BODY if case.method == "POST" else b"")
+    assert answer.status in (200, 202, 400), answer
+    (received,) = stack.sandbox.requests()
+    assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *believed(), *case.at_fal])
+    assert came_back(answer) == expected_back(answer, case.answers)
+
+
+def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None:
+    headers = [("authorization", f"Key {stack.token()}"), ("content-type", JSON)]
+    assert wire.exchange("POST", f"/fal/run/{NEXT}", headers, BODY).status == 200
+    (received,) = stack.sandbox.requests()
+    assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *JSON_BODY])
+
+
+def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire: Wire, surface: str) -> None:
+    stack.sandbox.fault("headers", headers=FALS)
+    answer = send(stack, wire, surface, "POST", "rest/storage/upload/initiate", UPLOAD)
+    assert answer.status == 200, answer
+    (initiate,) = stack.sandbox.requests()
+    assert sorted(map(tuple, initiate["headers"])) == sorted([*always(stack), *believed(), *SENT_TO_INITIATE])
+    # The answer is our own document: nothing of fal's headers is on it at all.
+    assert came_back(answer) == {"content-type": JSON, **TO_A_FOREIGN_PAGE}
+    stack.sandbox.forget()
+    slot = urlsplit(answer.json()["upload_url"])
+    assert f"{slot.scheme}://{slot.netloc}" == stack.url and not slot.query
+    put = wire.exchange("PUT", slot.path, [*CALLERS.items(), ("content-type", "image/png")], PIXEL)
+    assert put.status == 200, put
+    (received,) = stack.sandbox.requests()
+    wanted = [host_of(stack), ("content-type", "image/png"), ("content-length", str(len(PIXEL)))]
+    assert sorted(map(tuple, received["headers"])) == sorted(wanted)
+    assert came_back(put) == expected_back(put, JSON)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Case) -> None:
+    path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
+    stack.sandbox.fault("status", status=429, headers={**FALS, "x-fal-request-id": "fals-own"})
+    answer = send(stack, wire, "hosts", case.method, path, BODY if case.method == "POST" else b"")
+    assert answer.status == 429
+    assert came_back(answer) == expected_back(answer, JSON)
+
+
+@pytest.mark.parametrize(
+    "value", ["text/html", "text/html; charset=utf-8", "image/svg+xml", "application/json, text/html"]
+)
+def test_a_page_in_fals_answer_gets_no_power_on_our_origin(stack: Stack, wire: Wire, value: str) -> None:
+    stack.sandbox.fault("status", status=200, text="<script>alert(1)</script>", content_type=value)
+    answer = send(stack, wire, "hosts", "POST", f"run/{NEXT}", BODY)
+    assert answer.all("content-security-policy") == ["sandbox; default-src 'none'"]
+    assert answer.all("x-content-type-options") == ["nosniff"]
+
+
+def test_an_allowed_page_is_named_and_no_other(stack: Stack, wire: Wire) -> None:
+    """fal says `*` to everybody; what counts is what the tenant allows."""
+    answer = send(stack, wire, "protocol", "POST", f"run/{NEXT}", BODY, origin=stack.other_origin)
+    assert answer.all("access-control-allow-origin") == [stack.other_origin]
+    assert answer.all("vary") == ["Origin"]
+    for origin in ("https://evil.example", "null", f"{stack.other_origin}.evil.example", f"{stack.other_origin}0"):
+        answer = send(stack, wire, "protocol", "POST", f"run/{NEXT}", BODY, origin=origin)
+        assert answer.all("access-control-allow-origin") == []
+
+
+def host_of(stack: Stack) -> tuple[str, str]:
+    return ("host", urlsplit(stack.sandbox.url).netloc)
+
+
+def always(stack: Stack) -> list[tuple[str, str]]:
+    return [
+        host_of(stack),
+        ("authorization", f"Key {SANDBOX_KEY}"),
+        ("accept-encoding", "identity"),
+        ("user-agent", f"fal-proxy/{__version__}"),
+        ("x-fal-client-proxy", f"fal-proxy/{__version__}"),
+    ]
+
+
+def believed() -> list[tuple[str, str]]:
+    return [("x-fal-queue-priority", "low"), ("x-fal-request-timeout", "30.5")]
+
+
+def came_back(answer: Answer) -> dict[str, str]:
+    """All headers but those of the connection and the server's own; each stands there once."""
+    names = [name for name, _ in answer.headers]
+    assert len(set(names)) == len(names), names
+    hop = {"date", "content-length", "transfer-encoding", "connection"}
+    found = {name: value for name, value in answer.headers if name not in hop}
+    assert found.pop("x-request-id") == CALLERS["x-request-id"]
+    return found
+
+
+def expected_back(answer: Answer, content_type: str) -> dict[str, str]:
+    expected = {**PASSED_BACK, **TO_A_FOREIGN_PAGE, "content-type": content_type, "x-content-type-options": "nosniff"}
+    (expected["x-fal-request-id"],) = answer.all("x-fal-request-id")
+    assert expected["x-fal-request-id"]
+    if content_type == EVENTS:
+        expected |= {"content-type": f"{EVENTS}; charset=utf-8", "cache-control": "no-cache, no-transform"}
+        expected["x-accel-buffering"] = "no"
+    return expected
+
+
+def test_the_sandbox_does_send_what_must_not_cross(stack: Stack) -> None:
+    """Without this the tests above could pass because nobody tried."""
+    assert {"set-cookie", "access-control-allow-origin", "server", "x-fal-cdn-token"} <= set(UNWANTED_HEADERS)
+    with Wire(stack.sandbox.url) as direct:
+        stack.sandbox.fault("headers", headers=FALS)
+        key = [("authorization", f"Key {SANDBOX_KEY}"), ("content-type", JSON)]
+        sent = dict(direct.exchange("POST", f"/run/{NEXT}", key, BODY).headers)
+    assert {**UNWANTED_HEADERS, **FALS}.items() <= sent.items()

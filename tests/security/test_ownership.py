@@ -1,0 +1,119 @@
+"""A job is its submitter's alone: to everybody else it looks, byte for byte, like one that never existed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.security.calls import SURFACES, call, submit
+from tests.security.hostile import NEXT, NOBODYS
+from tests.security.shape import assert_refusal
+from tests.security.wire import Answer, Wire
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack, proxy_in_front_of
+
+#: Another endpoint that everybody here may call: the right id under it is a wrong address.
+OTHER = "fal-ai/llavav15-13b"
+CALLS = [
+    ("GET", "status?logs=1"),
+    ("GET", "status/"),
+    ("GET", "status/stream"),
+    ("GET", ""),
+    ("GET", "response"),
+    ("PUT", "cancel"),
+]
+
+
+def ask(wire: Wire, surface: str, token: str, method: str, tail: str, request_id: str, app: str = NEXT) -> Answer:
+    path = "/".join(filter(None, ["queue", app, "requests", request_id, tail]))
+    return call(wire, surface, token, method, path, headers={"x-request-id": "the-same-for-all"})
+
+
+def without_date(answer: Answer) -> tuple[object, ...]:
+    return answer.status, [header for header in answer.headers if header[0] != "date"], answer.body
+
+
+def surfaces_of(stranger: str) -> tuple[str, ...]:
+    """A tenant key is not for paths."""
+    return ("protocol", "hosts") if "key" in stranger else SURFACES
+
+
+@pytest.mark.parametrize("owner", ["alice", "a tenant key"])
+def test_to_strangers_a_job_never_existed(stack: Stack, wire: Wire, owner: str) -> None:
+    callers = {
+        "alice": stack.token(),
+        "bob of the same tenant": stack.token("bob"),
+        "alice of another tenant": stack.token(tenant="globex"),
+        "Alice, in another case": stack.token("Alice"),
+        "a tenant key": stack.tenant_key(),
+        "a key of another tenant": stack.tenant_key("globex"),
+    }
+    job = submit(wire, callers.pop(owner))
+    stack.sandbox.forget()
+    for stranger, token in callers.items():
+        for surface in surfaces_of(stranger):
+            for method, tail in CALLS:
+                refused = ask(wire, surface, token, method, tail, job)
+                assert_refusal(refused, 404, "not_found")
+                never = ask(wire, surface, token, method, tail, NOBODYS)
+                assert without_date(refused) == without_date(never), (stranger, surface, method, tail)
+    assert not stack.sandbox.requests()
+
+
+def test_under_another_endpoint_it_never_existed_for_its_owner_either(stack: Stack, wire: Wire) -> None:
+    token = stack.token()
+    job = submit(wire, token)
+    stack.sandbox.forget()
+    for surface in SURFACES:
+        for method, tail in CALLS:
+            refused = ask(wire, surface, token, method, tail, job, OTHER)
+            assert_refusal(refused, 404, "not_found")
+            never = ask(wire, surface, token, method, tail, NOBODYS, OTHER)
+            assert without_date(refused) == without_date(never), (surface, method, tail)
+    assert not stack.sandbox.requests()
+
+
+def test_the_owner_may_do_all_of_it_with_any_session_of_theirs(stack: Stack, wire: Wire) -> None:
+    job = submit(wire, stack.token())
+    for surface in SURFACES:
+        for method, tail in CALLS:
+            answer = ask(wire, surface, stack.token(), method, tail, job)
+            assert answer.status in (200, 202, 400), (surface, method, tail, answer)
+            assert answer.status != 400 or answer.json() in (
+                {"status": "ALREADY_COMPLETED"},
+                {"detail": "Request is still in progress"},
+            )
+    assert {call["path"].split("/")[4] for call in stack.sandbox.requests()[1:]} == {job}
+
+
+def test_what_was_cancelled_by_nobody_goes_on(stack: Stack, wire: Wire) -> None:
+    """A stranger's cancel is not only answered as if there were no job: it does nothing."""
+    token = stack.token()
+    job = submit(wire, token)
+    assert ask(wire, "hosts", stack.token("bob"), "PUT", "cancel", job).status == 404
+    stack.sandbox.move_job(job, "COMPLETED")
+    assert ask(wire, "hosts", token, "GET", "", job).json()["output"]
+
+
+def test_a_session_narrowed_to_other_endpoints_cannot_reach_own_jobs(stack: Stack, wire: Wire) -> None:
+    job = submit(wire, stack.token())
+    narrowed = stack.token(endpoints=[OTHER])
+    for method, tail in CALLS:
+        assert_refusal(ask(wire, "hosts", narrowed, method, tail, job), 403, "endpoint_not_allowed")
+
+
+def test_who_owns_what_survives_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with proxy_in_front_of(sandbox, tmp_path) as before, Wire(before.url) as wire:
+        job = submit(wire, before.token())
+    with proxy_in_front_of(sandbox, tmp_path) as after, Wire(after.url) as wire:
+        sandbox.forget()
+        for stranger in (after.token("bob"), after.token(tenant="globex"), after.tenant_key()):
+            for method, tail in CALLS:
+                refused = ask(wire, "hosts", stranger, method, tail, job)
+                assert_refusal(refused, 404, "not_found")
+                assert without_date(refused) == without_date(ask(wire, "hosts", stranger, method, tail, NOBODYS))
+        assert not sandbox.requests()
+        for method, tail in CALLS:
+            assert ask(wire, "hosts", after.token(), method, tail, job).status in (200, 202, 400)
+        assert len(sandbox.requests()) == len(CALLS)

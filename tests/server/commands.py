@@ -1,0 +1,152 @@
+"""The command line as its users run it: every command a process of its own, with an environment given in full."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.servers import free_port
+
+PROXY = (sys.executable, "-m", "proxy")
+SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
+#: On plain http there is nothing to verify, and loading the authorities of the system takes its time.
+PLAINLY: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 60}
+SERVABLE = {"FAL_KEY": "key-id-of-tests:key-secret-of-tests", "PROXY_SESSION_SECRETS": SECRET}
+
+#: Forks a process for each order: a fresh one, but for the second that importing the program and tearing it down takes.
+_FORKING = """
+import json, os, sys, traceback
+import sqlalchemy.dialects.sqlite.aiosqlite
+from proxy.cli import main
+
+for line in sys.stdin:
+    order = json.loads(line)
+    if (pid := os.fork()) == 0:
+        os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(order["environ"])
+        for number, path in enumerate(("/dev/null", order["stdout"], order["stderr"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        try:
+            main(order["arguments"], prog_name="fal-proxy")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs `fal-proxy …`."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+
+    def __call__(self, *arguments: str, environ: Mapping[str, str], cwd: Path) -> Done:
+        stdout, stderr = self._folder / "stdout", self._folder / "stderr"
+        order = {
+            "arguments": arguments,
+            "environ": dict(environ),
+            "cwd": str(cwd),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+        }
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Done(code, stdout.read_text(), stderr.read_text())
+
+
+@contextlib.contextmanager
+def forking(folder: Path) -> Iterator[Commands]:
+    """A runner of commands, for as long as the block lasts."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _FORKING], stdin=pipe, stdout=pipe, text=True) as process:
+        yield Commands(process, folder)
+        process.communicate(timeout=10)
+
+
+class Server:
+    """A `fal-proxy serve`, `dev` or `sandbox` in a process of its own; its output goes to files in `folder`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
+        self.process = process
+        self.url = url
+        self._folder = folder
+
+    @property
+    def stdout(self) -> str:
+        return (self._folder / "server.out").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self._folder / "server.err").read_text()
+
+    def wait_until_live(self, path: str = "/livez") -> None:
+        def live() -> bool:
+            assert self.process.poll() is None, self.stderr
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(self.url + path, **PLAINLY).status_code < 500
+            return False
+
+        eventually(live, "the server did not start")
+
+    def stop(self, signal: int, seconds: float = 20) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(signal)
+        return self.process.wait(timeout=seconds)
+
+
+@contextlib.contextmanager
+def serving(
+    *command: str, environ: Mapping[str, str], folder: Path, live_at: str = "/livez", port: int | None = None
+) -> Iterator[Server]:
+    """`fal-proxy <command>` on a free port, in `folder`, once it answers; it ends with the block at the latest."""
+    port = port or free_port()
+    variables = {"PROXY_PORT": str(port), "PATH": os.environ["PATH"], **environ}
+    with (
+        (folder / "server.out").open("wb") as out,
+        (folder / "server.err").open("wb") as err,
+        subprocess.Popen([*PROXY, *command], env=variables, cwd=folder, stdout=out, stderr=err) as process,
+    ):
+        server = Server(process, f"http://127.0.0.1:{port}", folder)
+        try:
+            server.wait_until_live(live_at)
+            yield server
+        finally:
+            process.kill()
+
+
+def eventually(happened: object, failure: str, seconds: float = 30) -> None:
+    """Ask again and again, for as long as it may take another process on a busy machine."""
+    assert callable(happened)
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, failure
+        time.sleep(0.05)

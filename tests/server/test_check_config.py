@@ -1,0 +1,179 @@
+"""`check-config` and `serve` look at everything before anything listens, and name every problem at once."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.server.commands import PROXY, SECRET, SERVABLE, Commands, Done
+from tests.support.servers import free_port
+
+GOOD_FILE: dict[str, Any] = {
+    "plans": {"free": {"endpoints": ["fal-ai/llava-next"]}},
+    "tenants": [{"id": "acme", "plan": "free", "allowed_origins": ["https://app.acme.example"]}],
+}
+
+
+@pytest.fixture
+def check(commands: Commands, tmp_path: Path) -> Any:
+    def check(environ: Mapping[str, str], command: str = "check-config") -> Done:
+        return commands(command, environ=environ, cwd=tmp_path)
+
+    return check
+
+
+def named(done: Done) -> list[str]:
+    """The variables in the message, in its order."""
+    assert (done.code, done.stdout) == (1, ""), done
+    return [line.partition(":")[0] for line in done.stderr.splitlines()]
+
+
+def test_a_real_process_says_ok(tmp_path: Path) -> None:
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(GOOD_FILE))
+    environ = {**SERVABLE, "PROXY_CONFIG": "plans.yaml"}
+    done = subprocess.run([*PROXY, "check-config"], env=environ, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_a_check_makes_nothing(check: Any, tmp_path: Path) -> None:
+    assert check(SERVABLE).code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_every_problem_is_in_one_message(check: Any, tmp_path: Path, command: str) -> None:
+    plans = tmp_path / "plans.yaml"
+    wrong_plans = {"free": {"endpoints": ["fal-ai/llava-nxt"]}, "none": {"endpoints": []}}
+    plans.write_text(yaml.safe_dump({"plans": wrong_plans}))
+    wrong = {
+        "FAL_QUEUE_URL": "http://queue.fal.run",
+        "PROXY_CONFIG": str(plans),
+        "PROXY_SESSION_SECRETS": "canary-of-a-short-secret",
+        "PROXY_PORT": "none",
+        "PROXY_WORKERS": "2",
+        "PROXY_ALLOWED_ORIGINS": "*",
+    }
+    done = check(wrong, command)
+    assert sorted(named(done)) == sorted(["FAL_KEY", "PROXY_CONFIG", *wrong])
+    assert "plans.free.endpoints: fal-ai/llava-nxt is not in the catalogue" in done.stderr
+    assert "plans.none.endpoints: allows nothing" in done.stderr
+    assert "canary" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_serve_refuses_before_anything_listens_or_is_made(tmp_path: Path) -> None:
+    port = free_port()
+    environ = {"PROXY_PORT": str(port), "FAL_KEY": "an-id:canary", "PROXY_HOST": "127.0.0.1"}
+    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "PROXY_SESSION_SECRETS: is not set; make one with: openssl rand -base64 48\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["FAL_KEY", "PROXY_SESSION_SECRETS"])
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_what_must_be_there(check: Any, command: str, missing: str) -> None:
+    done = check({name: value for name, value in SERVABLE.items() if name != missing}, command)
+    assert named(done) == [missing]
+
+
+def test_secrets_from_files(check: Any, tmp_path: Path) -> None:
+    for name, value in {"id": "an-id", "secret": "a-secret\n", "ring": SECRET}.items():
+        (tmp_path / name).write_text(value)
+    files = {"FAL_KEY_ID_FILE": "id", "FAL_KEY_SECRET_FILE": "secret", "PROXY_SESSION_SECRETS_FILE": "ring"}
+    assert check(files).stdout == "ok\n"
+    assert named(check({**files, "FAL_KEY_SECRET_FILE": "gone"})) == ["FAL_KEY_SECRET_FILE", "FAL_KEY"]
+
+
+def test_an_unknown_variable_fails_the_check(check: Any) -> None:
+    done = check({**SERVABLE, "PROXY_SESSION_SECRET": "canary"})
+    assert named(done) == ["PROXY_SESSION_SECRET"]
+    assert "did you mean PROXY_SESSION_SECRETS?" in done.stderr and "canary" not in done.stderr
+
+
+def test_an_unknown_variable_beside_other_problems(check: Any) -> None:
+    done = check({"FAL_KEY": "an-id:a-secret", "PROXY_SESSION_SECRET": SECRET})
+    assert sorted(named(done)) == ["PROXY_SESSION_SECRET", "PROXY_SESSION_SECRETS"]
+
+
+def test_more_workers_from_the_command_line_need_redis(commands: Commands, tmp_path: Path) -> None:
+    done = commands("serve", "--workers", "2", environ=SERVABLE, cwd=tmp_path)
+    assert named(done) == ["PROXY_WORKERS"] and "PROXY_REDIS_URL" in done.stderr
+
+
+FILES: dict[str, tuple[object, str]] = {
+    "unknown-endpoint": ({"plans": {"free": {"endpoints": ["fal-ai/flux/dev"]}}}, "fal-ai/flux/dev is not in the"),
+    "endpoint-of-another-case": ({"plans": {"free": {"endpoints": ["Fal-ai/llava-next"]}}}, "is not in the catalogue"),
+    "plan-that-allows-nothing": ({"plans": {"free": {"endpoints": []}}}, "plans.free.endpoints: allows nothing"),
+    "unknown-plan": ({**GOOD_FILE, "tenants": [{"id": "acme", "plan": "gold"}]}, "tenants.acme: there is no plan gold"),
+    "unknown-guest-plan": (
+        {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "free", "guests": {"enabled": True, "plan": "gold"}}]},
+        "tenants.acme: there is no plan gold",
+    ),
+    "unknown-key": ({**GOOD_FILE, "tenant": []}, "tenant: Extra inputs are not permitted"),
+    "unknown-key-of-a-plan": (
+        {"plans": {"free": {"endpoints": ["fal-ai/llava-next"], "max_token": 7}}},
+        "plans.free.max_token: Extra inputs are not permitted",
+    ),
+    "no-endpoints": ({"plans": {"free": {}}}, "plans.free.endpoints: Field required"),
+    "tenant-twice": (
+        {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "free"}, {"id": "acme", "plan": "free"}]},
+        "tenants: acme stands there twice",
+    ),
+    "origin-with-a-path": (
+        {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "free", "allowed_origins": ["https://app.example/x"]}]},
+        "tenants.0.allowed_origins.0: 'https://app.example/x' is not an origin",
+    ),
+    "tenant-id-with-a-space": (
+        {**GOOD_FILE, "tenants": [{"id": "a b", "plan": "free"}]},
+        "tenants.0.id: String should match pattern",
+    ),
+    "schema-that-is-not-there": (
+        {**GOOD_FILE, "endpoints": [{"id": "fal-ai/moondream2", "schema": "gone.json"}]},
+        "endpoints: fal-ai/moondream2: the schema gone.json cannot be used",
+    ),
+    "a-list": ([], "the file: Input should be"),
+    "empty": (None, "the file: Input should be"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> None:
+    document, problem = FILES[case]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(document))
+    done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
+    assert set(named(done)) == {"PROXY_CONFIG"}
+    assert problem in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", [b"plans: [", b"plans:\n\tfree: {}", b"\xff\xfe", b"!!python/object:os.system {}"], ids=repr
+)
+def test_what_is_no_yaml(check: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "plans.yaml").write_bytes(content)
+    done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
+    assert named(done) == ["PROXY_CONFIG"]
+    assert "plans.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_endpoint_of_ones_own(check: Any, tmp_path: Path) -> None:
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "moondream.json").write_text('{"type": "object", "required": ["image_url"]}')
+    document = {
+        "plans": {"free": {"endpoints": ["fal-ai/moondream-next"]}},
+        "endpoints": [{"id": "fal-ai/moondream-next", "schema": "schemas/moondream.json"}],
+    }
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(document))
+    assert check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"}).stdout == "ok\n"
+    (tmp_path / "schemas" / "moondream.json").write_text('{"type": "nonsense"}')
+    done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
+    assert set(named(done)) == {"PROXY_CONFIG"} and "schemas/moondream.json cannot be used" in done.stderr
+
+
+def test_bad_usage_is_2(commands: Commands, tmp_path: Path) -> None:
+    for arguments in (["serve", "--port", "many"], ["no-such-command"], ["check-config", "--no-such-option"]):
+        assert commands(*arguments, environ=SERVABLE, cwd=tmp_path).code == 2

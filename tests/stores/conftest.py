@@ -1,0 +1,47 @@
+"""The stores on every kind of database, and the counters of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from proxy.stores.base import Counters
+from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.sql import SqlStores
+from tests.support.redis import Redis
+
+#: Opens stores on a database as another process would: with connections of their own.
+OpenStores = Callable[[str], SqlStores]
+
+
+@pytest.fixture
+async def open_stores() -> AsyncIterator[OpenStores]:
+    """Whatever it opens is closed at the end."""
+    opened: list[SqlStores] = []
+
+    def open_(url: str) -> SqlStores:
+        opened.append(SqlStores(url))
+        return opened[-1]
+
+    yield open_
+    for stores in opened:
+        await stores.close()
+
+
+@pytest.fixture
+async def stores(database_url: str, open_stores: OpenStores) -> SqlStores:
+    stores = open_stores(database_url)
+    await stores.prepare()
+    return stores
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.tools)])
+async def counters(request: pytest.FixtureRequest) -> AsyncIterator[Counters]:
+    if request.param == "memory":
+        yield MemoryCounters()
+        return
+    redis: Redis = request.getfixturevalue("redis")
+    counters = RedisCounters(redis.url)
+    yield counters
+    await counters.close()

@@ -1,0 +1,96 @@
+"""In-flight slots, counted in memory and in Redis."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from proxy.stores.base import Counters, Pool
+
+pytestmark = pytest.mark.anyio
+NOW = 1_795_000_000.25
+LATER = NOW + 600
+TWO, THREE = Pool("subject:alice", 2), Pool("tenant:acme", 3)
+KEYS = (TWO.key, THREE.key)
+
+
+async def in_use(counters: Counters, now: float = NOW) -> tuple[int, int]:
+    return await counters.in_use(TWO.key, now), await counters.in_use(THREE.key, now)
+
+
+async def test_slots_are_taken_until_one_pool_is_full(counters: Counters) -> None:
+    assert await in_use(counters) == (0, 0)
+    assert await counters.acquire("a", [TWO, THREE], NOW, LATER) is None
+    assert await counters.acquire("b", [TWO, THREE], NOW, LATER) is None
+    assert await counters.acquire("c", [TWO, THREE], NOW, LATER) == 0
+    assert await in_use(counters) == (2, 2)
+    assert await counters.acquire("d", [THREE], NOW, LATER) is None
+    assert await counters.acquire("e", [Pool("subject:bob", 2), THREE], NOW, LATER) == 1
+    assert await counters.in_use("subject:bob", NOW) == 0
+
+
+async def test_taking_again_is_taking_once(counters: Counters) -> None:
+    for moment in (NOW, NOW + 300):
+        assert await counters.acquire("a", [Pool("one", 1)], moment, moment + 600) is None
+    assert await counters.in_use("one", NOW + 899) == 1
+    assert await counters.in_use("one", NOW + 900) == 0
+
+
+async def test_a_slot_frees_itself(counters: Counters) -> None:
+    one = [Pool("one", 1)]
+    await counters.acquire("a", one, NOW, LATER)
+    assert await counters.acquire("b", one, LATER - 0.25, LATER + 600) == 0
+    assert await counters.acquire("b", one, LATER, LATER + 600) is None
+    assert await counters.in_use("one", LATER) == 1
+
+
+async def test_a_slot_is_returned_and_only_its_own(counters: Counters) -> None:
+    await counters.acquire("a", [TWO, THREE], NOW, LATER)
+    await counters.acquire("b", [TWO, THREE], NOW, LATER)
+    for _ in range(2):
+        await counters.release("a", KEYS)
+    await counters.release("nobody", [*KEYS, "nothing"])
+    assert await in_use(counters) == (1, 1)
+
+
+async def test_a_slot_is_kept_by_renewing_it(counters: Counters) -> None:
+    await counters.acquire("a", [TWO, THREE], NOW, LATER)
+    await counters.renew("a", KEYS, NOW + 500, NOW + 1100)
+    assert await in_use(counters, NOW + 1099.75) == (1, 1)
+    assert await in_use(counters, NOW + 1100) == (0, 0)
+
+
+async def test_renewing_brings_nothing_back(counters: Counters) -> None:
+    for lease, moment in (("returned", NOW + 1), ("expired", LATER), ("never taken", NOW)):
+        if lease != "never taken":
+            await counters.acquire(lease, [TWO], NOW, LATER)
+        if lease == "returned":
+            await counters.release(lease, KEYS)
+        await counters.renew(lease, KEYS, moment, moment + 600)
+        assert await in_use(counters, moment) == (0, 0), lease
+
+
+async def test_restoring_asks_for_no_room(counters: Counters) -> None:
+    for lease in "abcd":
+        await counters.restore(lease, KEYS, LATER)
+        await counters.restore(lease, KEYS, LATER)
+    assert await in_use(counters) == (4, 4)
+    assert await counters.acquire("e", [THREE], NOW, LATER) == 0
+    # A job that is in flight already keeps its slot.
+    assert await counters.acquire("a", [TWO, THREE], NOW, LATER) is None
+    for lease in "abc":
+        await counters.release(lease, KEYS)
+    assert await counters.acquire("e", [THREE], NOW, LATER) is None
+
+
+async def test_many_at_once_get_no_more_than_there_are(counters: Counters) -> None:
+    full: list[int | None] = []
+
+    async def acquire(number: int) -> None:
+        full.append(await counters.acquire(f"job-{number}", [Pool("a", 30), Pool("b", 40)], NOW, LATER))
+
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(acquire, number)
+    assert (full.count(None), full.count(0)) == (30, 70)
+    assert (await counters.in_use("a", NOW), await counters.in_use("b", NOW)) == (30, 30)

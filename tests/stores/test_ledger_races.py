@@ -1,0 +1,170 @@
+"""The ledger under many hands at once: connections of several engines, and processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from proxy.stores.base import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
+from proxy.stores.sql import SqlStores
+from tests.stores.conftest import OpenStores
+from tests.stores.records import REQUESTS, job
+from tests.stores.test_ledger_model import BUCKETS
+from tests.support.books import read_books
+from tests.support.databases import PostgresDatabases
+from tests.support.postgres import Postgres
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def hands(open_stores: OpenStores, database_url: str) -> list[SqlStores]:
+    return [open_stores(database_url) for _ in range(4)]
+
+
+async def test_no_more_is_granted_than_there_is(hands: list[SqlStores], database_url: str) -> None:
+    outcomes: Counter[type] = Counter()
+
+    async def ask(number: int) -> None:
+        batch = [Reserve(job(Charge(REQUESTS, 1, 70))) for _ in range(1 + number % 3)]
+        outcomes.update(type(outcome) for outcome in await hands[number % 4].ledger.commit(batch))
+
+    await _all_at_once(ask, 60)
+    assert outcomes == {Granted: 70, Exhausted: 50}
+    books = await read_books(database_url)
+    books.check()
+    assert books.accounts == {REQUESTS: Account(0, 70)}
+
+
+async def test_a_job_is_settled_once_whoever_comes_first(hands: list[SqlStores], database_url: str) -> None:
+    jobs = [job(Charge(REQUESTS, 10, 1000)) for _ in range(12)]
+    await hands[0].ledger.commit([Reserve(one) for one in jobs])
+    first: dict[str, list[int]] = {one.id: [] for one in jobs}
+
+    async def settle(number: int) -> None:
+        order = random.Random(number).sample(jobs, len(jobs))
+        batch = [Settle(one.id, {"requests": number} if number % 3 else None, 1010.0) for one in order]
+        for one, outcome in zip(order, await hands[number % 4].ledger.commit(batch), strict=True):
+            if outcome == Granted():
+                first[one.id].append(number)
+
+    await _all_at_once(settle, 24)
+    assert all(len(numbers) == 1 for numbers in first.values())
+    booked = sum(number for (number,) in first.values() if number % 3)
+    books = await read_books(database_url)
+    books.check()
+    assert books.accounts == {REQUESTS: Account(booked, 0)}
+
+
+async def test_due_jobs_are_taken_by_one_of_many(hands: list[SqlStores]) -> None:
+    jobs = [job(checked_at=float(number)) for number in range(60)]
+    await hands[0].ledger.commit([Reserve(one) for one in jobs])
+    taken: list[str] = []
+
+    async def take(number: int) -> None:
+        # Empty hands are no answer while another holds what is left: whoever finds nothing looks again.
+        while len(taken) < len(jobs):
+            taken.extend(one.id for one in await hands[number].ledger.take_due(100.0, 200.0, 7))
+
+    await _all_at_once(take, 4)
+    assert sorted(taken) == sorted(one.id for one in jobs)
+
+
+@pytest.mark.tools
+async def test_no_deadlock_whatever_the_order(
+    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
+) -> None:
+    """Hundreds of mixed batches on the same few accounts and jobs, each in an order of its own, and new accounts
+    coming up all the while; beside them those who look after jobs that nobody watches."""
+    url = postgres_databases.migrated()
+    hands = [open_stores(url) for _ in range(4)]
+    known: list[Job] = [job() for _ in range(10)]
+    await hands[0].ledger.commit([Reserve(one) for one in known])
+
+    async def work(number: int) -> None:
+        order, ledger = random.Random(number), hands[number % 4].ledger
+        batch = [_anything(order, known, number) for _ in range(order.randint(2, 8))]
+        outcomes: list[Outcome] = await ledger.commit(batch)
+        done = [one for one, outcome in zip(batch, outcomes, strict=True) if outcome == Granted()]
+        known.extend(one.job for one in done if isinstance(one, Reserve))
+        if number % 10 == 0:
+            for one in await ledger.take_due(2000.0, 1000.0 + number, 20):
+                await ledger.heard_of(one.id, 1500.0, 9000.0)
+
+    # Fewer at once than there are connections, and so few that on a busy machine none waits ten seconds for its turn.
+    limits = [anyio.CapacityLimiter(6) for _ in hands]
+
+    async def bounded(number: int) -> None:
+        async with limits[number % 4]:
+            await work(number)
+
+    await _all_at_once(bounded, 300)
+    (await read_books(url)).check()
+    name = url.rpartition("/")[2]
+    assert postgres.ask(name, f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'") == "0"
+
+
+def _anything(order: random.Random, known: list[Job], number: int) -> Operation:
+    """A reservation on accounts some of which are new, or the next step of a job that others may be at too."""
+    if order.random() < 0.5:
+        new = {replace(bucket, window_start=1 + number // 20) for bucket in order.sample(BUCKETS, 2)}
+        buckets = order.sample([*order.sample(BUCKETS, 5), *sorted(new)], 5 + len(new))
+        return Reserve(job(*(Charge(bucket, 1, 10**9) for bucket in buckets)))
+    one = order.choice(known[-40:])
+    if order.random() < 0.3:
+        return Accept(one.id, f"fal-{number}-{order.random()}", 5000.0)
+    return Settle(one.id, {"requests": 1} if order.random() < 0.7 else None, 1010.0)
+
+
+_PROCESS = """
+import asyncio, sys
+from proxy.stores.base import Charge, Granted, Reserve, Settle
+from proxy.stores.sql import SqlStores
+from tests.stores.records import REQUESTS, job
+
+async def main(url, name):
+    stores, granted = SqlStores(url), []
+    for number in range(30):
+        one = job(Charge(REQUESTS, 1, 60), id=f"{name}-{number}")
+        if await stores.ledger.commit([Reserve(one)]) == [Granted()]:
+            granted.append(one.id)
+    everybodys = [Settle(f"{who}-{number}", {"requests": 1}, 1010.0) for number in range(30) for who in "abc"]
+    settled = await stores.ledger.commit(everybodys)
+    await stores.close()
+    print(len(granted), settled.count(Granted()))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_processes_share_one_ledger(database_url: str) -> None:
+    """Three processes ask for 90 of 60, and each settles whatever jobs of all three it finds."""
+
+    async def run(name: str) -> tuple[int, int]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _PROCESS, database_url, name, stdout=asyncio.subprocess.PIPE
+        )
+        stdout, _ = await process.communicate()
+        assert process.returncode == 0
+        granted, settled = stdout.split()
+        return int(granted), int(settled)
+
+    granted, settled = map(sum, zip(*await asyncio.gather(*map(run, "abc")), strict=True))
+    books = await read_books(database_url)
+    books.check()
+    assert granted == len(books.entries) == 60
+    assert settled == books.by_state()["settled"]
+    assert books.accounts == {REQUESTS: Account(settled, 60 - settled)}
+
+
+async def _all_at_once(work: Callable[[int], Awaitable[None]], number: int) -> None:
+    async with anyio.create_task_group() as group:
+        for one in range(number):
+            group.start_soon(work, one)

@@ -1,0 +1,156 @@
+"""Sliding windows, counted in memory and in Redis."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import anyio
+import pytest
+
+from proxy.errors import StoreUnavailable
+from proxy.stores.base import Counters, Hit, Window
+from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.counters.memory import SWEEP_EVERY
+from tests.support.redis import Redis
+from tests.support.relay import relaying
+
+pytestmark = pytest.mark.anyio
+#: A time of day as the proxy gives it; quarters of a second stay exact beside it.
+NOW = 1_795_000_000.25
+TWO = Window("subject:alice", 2, 60)
+THREE = Window("tenant:acme", 3, 3600)
+
+
+async def test_no_windows(counters: Counters) -> None:
+    assert await counters.hit([], NOW) == Hit(None, 0.0, (), ())
+
+
+async def test_each_hit_takes_one_of_each(counters: Counters) -> None:
+    assert await counters.hit([TWO, THREE], NOW) == Hit(None, 0.0, (1, 2), (60.0, 3600.0))
+    assert await counters.hit([TWO, THREE], NOW + 15) == Hit(None, 0.0, (0, 1), (45.0, 3585.0))
+
+
+async def test_a_full_window_refuses_and_tells_to_the_moment_when_it_has_room(counters: Counters) -> None:
+    await counters.hit([TWO], NOW)
+    await counters.hit([TWO], NOW + 10)
+    assert await counters.hit([TWO], NOW + 59.75) == Hit(0, 0.25, (0,), (0.25,))
+    assert await counters.hit([TWO], NOW + 60) == Hit(None, 0.0, (0,), (10.0,))
+    assert await counters.hit([TWO], NOW + 60.5) == Hit(0, 9.5, (0,), (9.5,))
+
+
+async def test_a_refusal_spends_nothing_anywhere(counters: Counters) -> None:
+    for second in range(2):
+        await counters.hit([TWO, THREE], NOW + second)
+    for _ in range(5):
+        assert await counters.hit([TWO, THREE], NOW + 2) == Hit(0, 58.0, (0, 1), (58.0, 3598.0))
+    assert await counters.hit([THREE], NOW + 3) == Hit(None, 0.0, (0,), (3597.0,))
+
+
+async def test_of_two_full_windows_the_one_that_frees_latest_is_named(counters: Counters) -> None:
+    one_a_minute, one_an_hour = Window("a", 1, 60), Window("b", 1, 3600)
+    await counters.hit([one_a_minute, one_an_hour], NOW)
+    assert (await counters.hit([one_a_minute, one_an_hour], NOW + 1)).refused == 1
+    assert (await counters.hit([one_an_hour, one_a_minute], NOW + 1)).refused == 0
+    await counters.hit([one_a_minute], NOW + 3590)
+    assert await counters.hit([one_a_minute, one_an_hour], NOW + 3595) == Hit(0, 55.0, (0, 0), (55.0, 5.0))
+
+
+async def test_hits_of_one_moment_all_count(counters: Counters) -> None:
+    many = Window("many", 50, 1)
+    hits = [await counters.hit([many], NOW) for _ in range(51)]
+    assert [hit.remaining[0] for hit in hits] == [*range(49, -1, -1), 0]
+    assert [hit.refused for hit in hits] == [None] * 50 + [0]
+    assert (await counters.hit([many], NOW + 1)).remaining == (49,)
+
+
+async def test_a_limit_that_was_lowered_holds_for_what_was_counted_before(counters: Counters) -> None:
+    for second in range(5):
+        await counters.hit([Window("k", 10, 60)], NOW + second)
+    lowered = Window("k", 2, 60)
+    # Room is there when only one of the five is left.
+    assert await counters.hit([lowered], NOW + 10) == Hit(0, 53.0, (0,), (50.0,))
+    assert (await counters.hit([lowered], NOW + 62.75)).refused == 0
+    assert await counters.hit([lowered], NOW + 63) == Hit(None, 0.0, (0,), (1.0,))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_random_hits(counters: Counters, seed: int) -> None:
+    """No window of any length ever holds more than its limit, and what is told is what plain counting says."""
+    order, now = random.Random(seed), NOW
+    windows = [Window("a", 3, 10), Window("b", 5, 30), Window("c", 8, 60)]
+    times: dict[str, list[float]] = defaultdict(list)
+    refusals = 0
+    for _ in range(300):
+        now += order.choice([0, 0, 0.25, 1, 2.5, 7])
+        asked = order.sample(windows, order.randint(1, 3))
+        hit = await counters.hit(asked, now)
+        inside = [(one, [at for at in times[one.key] if at > now - one.seconds]) for one in asked]
+        waits = [at[-one.limit] + one.seconds - now if len(at) >= one.limit else 0.0 for one, at in inside]
+        assert hit.retry_after == max(waits)
+        assert (waits[hit.refused] if hit.refused is not None else 0.0) == max(waits)
+        refusals += hit.refused is not None
+        for one, at in inside if hit.refused is None else ():
+            at.append(now)
+            times[one.key].append(now)
+        assert hit.remaining == tuple(one.limit - len(at) for one, at in inside)
+        assert hit.reset_after == tuple(at[0] + one.seconds - now if at else 0.0 for one, at in inside)
+    assert 50 < refusals < 250
+
+
+async def test_many_at_once_get_no_more_than_there_is(counters: Counters) -> None:
+    refused: list[int | None] = []
+
+    async def hit() -> None:
+        refused.append((await counters.hit([Window("a", 30, 60), Window("b", 40, 60)], NOW)).refused)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(hit)
+    assert (refused.count(None), refused.count(0)) == (30, 70)
+
+
+async def test_memory_is_swept(anyio_backend: str) -> None:
+    counters = MemoryCounters()
+    for number in range(2 * SWEEP_EVERY):
+        await counters.hit([Window(f"once-{number}", 5, 1)], NOW + number)
+    assert len(counters._hits) <= SWEEP_EVERY + 1
+
+
+@pytest.mark.tools
+async def test_redis_forgets_what_no_longer_counts(redis: Redis) -> None:
+    counters = RedisCounters(redis.url)
+    await counters.hit([TWO], NOW)
+    await counters.acquire("job", [], NOW, NOW + 1)
+    await counters.restore("job", ["subject:alice"], NOW + 600)
+    assert redis.ask("DBSIZE") == ":2"
+    assert 60 <= int(redis.ask("TTL fal-proxy:rate:subject:alice")[1:]) <= 180
+    assert 600 <= int(redis.ask("TTL fal-proxy:lease:subject:alice")[1:]) <= 86_400
+    await counters.close()
+
+
+@pytest.mark.tools
+async def test_processes_share_redis(redis: Redis) -> None:
+    one, other = RedisCounters(redis.url), RedisCounters(redis.url)
+    assert (await one.hit([TWO], NOW)).remaining == (1,)
+    assert (await other.hit([TWO], NOW)).remaining == (0,)
+    assert (await one.hit([TWO], NOW)).refused == 0
+    for counters in (one, other):
+        await counters.close()
+
+
+@pytest.mark.tools
+async def test_redis_that_goes_away_freezes_or_crawls_is_trouble_until_it_is_back(redis: Redis) -> None:
+    with relaying(redis.port) as relay:
+        counters = RedisCounters(f"redis://127.0.0.1:{relay.port}/0")
+        for trouble in ("stopped", "paused", "slow"):
+            assert (await counters.hit([Window(trouble, 9, 60)], NOW)).remaining == (8,)
+            relay.delay_seconds = 2.0 if trouble == "slow" else 0.0
+            with {"stopped": redis.stopped, "paused": redis.paused}.get(trouble, anyio.CancelScope)():
+                for work in (counters.hit([TWO], NOW), counters.in_use("k", NOW), counters.ping()):
+                    with pytest.raises(StoreUnavailable) as caught:
+                        await work
+                    assert caught.value.__cause__ is None
+            relay.delay_seconds = 0.0
+            await counters.ping()
+        await counters.close()

@@ -1,0 +1,106 @@
+"""The ledger read past the ledger: every job and every account at one moment, and what the accounts ought to say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from proxy.stores.base import Account, Bucket
+from proxy.stores.sql.engine import create_engine, reading
+from proxy.stores.sql.schema import jobs, quota_usage
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job as the table has it."""
+
+    id: str
+    request_id: str | None
+    kind: str
+    tenant: str
+    subject: str
+    state: str
+    used: Mapping[str, int]
+    #: What was reserved, by account.
+    charges: Mapping[Bucket, int]
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("reserved", "accepted")
+
+
+@dataclass(frozen=True)
+class Books:
+    """One consistent reading."""
+
+    entries: tuple[Entry, ...]
+    accounts: Mapping[Bucket, Account]
+
+    def of(self, tenant: str) -> Books:
+        """The part of one tenant."""
+        entries = tuple(entry for entry in self.entries if entry.tenant == tenant)
+        return Books(entries, {bucket: one for bucket, one in self.accounts.items() if bucket.tenant == tenant})
+
+    def by_state(self) -> Counter[str]:
+        return Counter(entry.state for entry in self.entries)
+
+    def owed(self) -> dict[Bucket, Account]:
+        """What the accounts ought to say, added up from the jobs."""
+        used: Counter[Bucket] = Counter()
+        reserved: Counter[Bucket] = Counter()
+        for entry in self.entries:
+            for bucket, amount in entry.charges.items():
+                used[bucket] += entry.used.get(bucket.unit, 0) if entry.state == "settled" else 0
+                reserved[bucket] += amount if entry.is_open else 0
+        return {bucket: Account(used[bucket], reserved[bucket]) for bucket in used}
+
+    def check(self) -> None:
+        """Every account says what its jobs add up to. An account that only ever refused may stand at nothing."""
+        owed = self.owed()
+        stands = {bucket: self.accounts.get(bucket, Account()) for bucket in {*owed, *self.accounts}}
+        wrong = [(one, stood, owed.get(one)) for one, stood in stands.items() if stood != owed.get(one, Account())]
+        assert not wrong, f"(account, what it says, what its jobs add up to): {wrong}"
+
+    def total(self, unit: str) -> Account:
+        """All accounts of a tenant itself in one unit, whatever the window."""
+        found = [one for bucket, one in self.accounts.items() if bucket.unit == unit and bucket.subject == ""]
+        return Account(sum(one.used for one in found), sum(one.reserved for one in found))
+
+
+class Auditor:
+    """Reads the books again and again, over one connection."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+
+    async def read(self) -> Books:
+        async with reading(self._engine) as connection:
+            entries = tuple(_entry(row) for row in await connection.execute(select(jobs)))
+            rows = list(await connection.execute(select(quota_usage)))
+        return Books(entries, {_bucket(row): Account(row.used, row.reserved) for row in rows})
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+async def read_books(url: str) -> Books:
+    auditor = Auditor(url)
+    try:
+        return await auditor.read()
+    finally:
+        await auditor.close()
+
+
+def _bucket(row: Any) -> Bucket:
+    return Bucket(row.tenant, row.subject, row.unit, row.window, row.window_start)
+
+
+def _entry(row: Any) -> Entry:
+    charges: Counter[Bucket] = Counter()
+    for subject, unit, window, start, amount, _limit in row.charges:
+        charges[Bucket(row.tenant, subject, unit, window, start)] += amount
+    return Entry(row.id, row.request_id, row.kind, row.tenant, row.subject, row.state, row.used, charges)

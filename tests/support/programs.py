@@ -1,0 +1,96 @@
+"""Servers that are not ours, each a process of its own that a test can stop, freeze and bring back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_SECONDS = 60.0
+
+
+class Program:
+    """One server on one port of the loopback, for as long as it is needed; what it says goes to `log`.
+
+    Args:
+        user: who runs it; nobody else than the caller if not given.
+        stop_signal: what ends it without waiting for its clients.
+    """
+
+    def __init__(
+        self, command: list[str], port: int, log: Path, *, user: str | None = None, stop_signal: int = signal.SIGTERM
+    ) -> None:
+        self.port = port
+        self._command = command
+        self._log = log
+        self._user = user
+        self._stop_signal = stop_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, on the data it had, and return when it answers."""
+        who = {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who)  # type: ignore[call-overload]
+        deadline = time.monotonic() + _SECONDS
+        while not self.is_ready():
+            assert self._running.poll() is None and time.monotonic() < deadline, self._log.read_text()[-4000:]
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it, and with it every connection."""
+        self.resume()
+        self._running.send_signal(self._stop_signal)
+        self._running.wait(timeout=_SECONDS)
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, and nothing answers."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Not there during the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """There, but silent during the block."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it is not running"
+        return self._process
+
+    def _signal_all(self, number: int) -> None:
+        for pid in _tree(self._running.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and its descendants, the parents first, so that a frozen parent makes no more of them."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return [pid]
+    return [pid, *(one for child in children for one in _tree(int(child)))]

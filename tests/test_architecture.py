@@ -1,0 +1,119 @@
+"""The import directions of the house, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROXY = Path(__file__).parent.parent / "proxy"
+FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in path.parts)
+
+#: A room may import rooms of its own floor and of those below.
+FLOORS = [
+    {"cli", "dev", "server", "__main__"},
+    {"app"},
+    {"routes", "middleware", "page"},
+    {"auth", "policy", "jobs"},
+    {"upstream", "stores", "catalog", "targets", "telemetry"},
+    {"settings", "errors", "clock", "__init__"},
+]
+SANDBOX = "sandbox"
+#: Foreign libraries with one home each.
+HOMES = {
+    "itsdangerous": {"auth/sessions.py"},
+    "slowapi": {"policy/ratelimit.py", "routes/services.py"},
+    "limits": {"policy/ratelimit.py"},
+    "httpx": {"upstream", "app.py"},
+    "aiohttp": {"upstream/transport.py"},
+    "sqlalchemy": {"stores/sql"},
+    "alembic": {"stores/sql"},
+    "aiosqlite": {"stores/sql"},
+    "asyncpg": {"stores/sql"},
+    "redis": {"stores/counters"},
+    "typer": {"cli.py"},
+    "uvicorn": {"cli.py", "dev.py", "server.py"},
+    "yaml": {"policy/plans.py"},
+    "jsonschema_rs": {"catalog.py"},
+    "prometheus_client": {"telemetry.py", "routes/health.py"},
+    "PIL": {"sandbox"},
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PROXY).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of all modules a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_rooms(path: Path) -> set[str]:
+    found = {name.split(".")[1] for name in imports_of(path) if name.startswith("proxy.")}
+    # `from proxy import x` also names things that are no modules.
+    return {room for room in found if room == SANDBOX or any(room in floor for floor in FLOORS)}
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if room in floor)
+
+
+def test_every_room_has_a_floor() -> None:
+    unknown = {room_of(path) for path in FILES} - set().union(*FLOORS) - {SANDBOX, "web"}
+    assert not unknown
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROXY)))
+def test_imports_go_one_way(path: Path) -> None:
+    room = room_of(path)
+    if room == SANDBOX:
+        assert own_rooms(path) <= {SANDBOX, "catalog"}
+        return
+    above = {other for other in own_rooms(path) - {SANDBOX, room} if floor_of(other) < floor_of(room)}
+    assert not above, f"{room} imports what stands above it: {above}"
+    assert SANDBOX not in own_rooms(path) or floor_of(room) == 0, "only the command line knows the sandbox"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROXY)))
+def test_foreign_libraries_have_one_home(path: Path) -> None:
+    where = str(path.relative_to(PROXY))
+    if where.startswith(SANDBOX):
+        return
+    strangers = {name.split(".")[0] for name in imports_of(path)} & set(HOMES)
+    lost = {name for name in strangers if not any(where.startswith(home) for home in HOMES[name])}
+    assert not lost
+
+
+def test_policy_never_knows_upstream() -> None:
+    for path in FILES:
+        if room_of(path) == "policy":
+            assert "upstream" not in own_rooms(path), path
+
+
+def test_routes_know_no_driver_and_no_concrete_store() -> None:
+    for path in FILES:
+        if room_of(path) == "routes":
+            names = imports_of(path)
+            assert not {name for name in names if name.startswith("proxy.stores.") and "base" not in name}, path
+
+
+def test_nobody_imports_the_application_but_the_command_line() -> None:
+    importers = {room_of(path) for path in FILES if "app" in own_rooms(path)}
+    assert importers <= {"cli", "dev"}
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = {
+        str(path.relative_to(PROXY))
+        for path in FILES
+        if "environ" in {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    }
+    assert readers <= {"cli.py"}

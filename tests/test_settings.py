@@ -1,0 +1,268 @@
+"""Settings: what is read, what is refused, and that every problem is named at once without showing a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Settings, SettingsError, read, unknown_variables
+
+KEY = "an-id-of-a-key:a-secret-of-a-key"
+SECRET = "a-signing-secret-of-more-than-32-bytes"
+GOOD = {"FAL_KEY": KEY, "PROXY_SESSION_SECRETS": SECRET}
+
+
+def problems(environ: Mapping[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        read(environ)
+    return caught.value.problems
+
+
+def names(environ: Mapping[str, str]) -> list[str]:
+    """The variables that are complained about."""
+    return [problem.partition(":")[0] for problem in problems(environ)]
+
+
+def test_the_key_and_a_session_secret_are_enough() -> None:
+    settings = read(GOOD)
+    assert settings.fal.key.reveal() == KEY
+    assert settings.fal.run_url == "https://fal.run" and settings.fal.queue_url == "https://queue.fal.run"
+    assert (settings.server.host, settings.server.port, settings.server.workers) == ("127.0.0.1", 8787, 1)
+    assert settings.server.public_url == settings.server.own_origin == "http://127.0.0.1:8787"
+    assert settings.server.max_body_bytes == 12 * 1024 * 1024 and settings.server.drain_seconds == 25
+    assert settings.stores.database_url.reveal() == "sqlite:///fal-proxy.db" and settings.stores.redis_url is None
+    assert settings.sessions.admin_token is None and settings.config_path is None
+    assert not settings.server.allowed_origins and not settings.server.trusted_proxies
+    assert not settings.dev and not settings.warnings
+
+
+def test_an_empty_environment_names_what_is_missing() -> None:
+    assert names({}) == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
+
+
+def test_every_problem_is_told_at_once() -> None:
+    wrong = {
+        "FAL_RUN_URL": "http://fal.run",
+        "PROXY_PORT": "http",
+        "PROXY_WORKERS": "4",
+        "PROXY_PUBLIC_URL": "ai.example.com",
+        "PROXY_CONFIG": "/there/is/no/such/file.yaml",
+        "PROXY_SESSION_SECRETS": "short",
+        "PROXY_ADMIN_TOKEN": "short",
+        "PROXY_DATABASE_URL": "mysql://db/proxy",
+        "PROXY_REDIS_URL": "http://redis",
+        "PROXY_ALLOWED_ORIGINS": "https://app.example.com/path",
+        "PROXY_TRUSTED_PROXIES": "the-balancer",
+        "PROXY_MAX_BODY_BYTES": "1",
+        "PROXY_DRAIN_SECONDS": "-1",
+        "PROXY_LOG_FORMAT": "xml",
+        "PROXY_LOG_LEVEL": "loud",
+    }
+    assert sorted(names(wrong)) == sorted(["FAL_KEY", *wrong])
+
+
+WRONG: list[tuple[str, str]] = [
+    ("FAL_KEY", "with a space:secret"),
+    ("FAL_KEY", "id:sécret"),
+    ("FAL_KEY", "id:se\x07cret"),
+    *[(f"FAL_{host}_URL", "http://203.0.113.7/") for host in ("RUN", "QUEUE", "REST", "CDN")],
+    ("FAL_RUN_URL", "http://localhost.example.com"),
+    ("FAL_RUN_URL", "http://127.0.0.1.example.com"),
+    ("FAL_RUN_URL", "ftp://localhost"),
+    ("FAL_RUN_URL", "https://user@fal.run"),
+    ("FAL_RUN_URL", "https://fal.run?x=1"),
+    ("FAL_RUN_URL", "https://fal.run#x"),
+    ("FAL_RUN_URL", "https://[::1"),
+    ("FAL_RUN_URL", "fal.run"),
+    ("FAL_RUN_URL", "https://"),
+    ("PROXY_PORT", "0"),
+    ("PROXY_PORT", "65536"),
+    ("PROXY_PORT", "80.0"),
+    ("PROXY_PORT", "９"),
+    ("PROXY_WORKERS", "0"),
+    ("PROXY_PUBLIC_URL", "ftp://ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://user@ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://ai.example.com/?a=b"),
+    ("PROXY_SESSION_SECRETS", "x" * 31),
+    ("PROXY_SESSION_SECRETS", f"{SECRET},{'x' * 31}"),
+    ("PROXY_ADMIN_TOKEN", "x" * 31),
+    ("PROXY_DATABASE_URL", "sqlite://fal-proxy.db"),
+    ("PROXY_DATABASE_URL", "sqlite:///"),
+    ("PROXY_DATABASE_URL", "sqlite:///:memory:"),
+    ("PROXY_DATABASE_URL", "postgresql+asyncpg://db/proxy"),
+    ("PROXY_DATABASE_URL", "postgresql://db:port/proxy"),
+    ("PROXY_REDIS_URL", "localhost:6379"),
+    ("PROXY_ALLOWED_ORIGINS", "*"),
+    ("PROXY_ALLOWED_ORIGINS", "https://*.example.com"),
+    ("PROXY_ALLOWED_ORIGINS", "https://app.example.com/"),
+    ("PROXY_ALLOWED_ORIGINS", "app.example.com"),
+    ("PROXY_ALLOWED_ORIGINS", "null"),
+    ("PROXY_TRUSTED_PROXIES", "*"),
+    ("PROXY_TRUSTED_PROXIES", "10.0.0.0/33"),
+    ("PROXY_MAX_BODY_BYTES", "12MB"),
+    ("PROXY_DRAIN_SECONDS", "1e3"),
+    ("PROXY_LOG_FORMAT", "yaml"),
+    ("PROXY_LOG_LEVEL", "trace"),
+    ("PROXY_CONFIG", "missing.yaml"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_is_refused_by_its_name(name: str, value: str) -> None:
+    assert names({**GOOD, name: value}) == [name]
+
+
+RIGHT: list[tuple[str, str]] = [
+    *[("FAL_RUN_URL", f"http://{host}:8788/run") for host in ("127.0.0.1", "127.8.8.8", "[::1]", "localhost")],
+    ("FAL_RUN_URL", "https://fal.internal.example:8443/run/"),
+    ("PROXY_SESSION_SECRETS", f" {SECRET} , {SECRET}-older "),
+    ("PROXY_ADMIN_TOKEN", "x" * 32),
+    ("PROXY_DATABASE_URL", "postgresql://proxy:word@db.example/proxy"),
+    ("PROXY_REDIS_URL", "rediss://redis.example:6380/0"),
+    ("PROXY_ALLOWED_ORIGINS", "https://App.example.com, http://localhost:5173"),
+    ("PROXY_TRUSTED_PROXIES", "10.0.0.0/8, ::1, 192.0.2.7"),
+    ("PROXY_PUBLIC_URL", "https://ai.example.com/"),
+    ("PROXY_LOG_LEVEL", "DEBUG"),
+    ("PROXY_PORT", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), RIGHT)
+def test_a_right_value_is_taken(name: str, value: str) -> None:
+    assert not read({**GOOD, name: value}).warnings
+
+
+def test_values_are_taken_as_they_are_meant() -> None:
+    server = read({**GOOD, "PROXY_PUBLIC_URL": "https://ai.example.com/", **dict(RIGHT[6:8])}).server
+    assert server.public_url == server.own_origin == "https://ai.example.com"
+    assert read({**GOOD, "PROXY_HOST": "::1"}).server.public_url == "http://[::1]:8787"
+    origins = read({**GOOD, "PROXY_ALLOWED_ORIGINS": "https://App.example.com, http://localhost:5173"}).server
+    assert origins.allowed_origins == {"https://app.example.com", "http://localhost:5173"}
+    ring = read({**GOOD, "PROXY_SESSION_SECRETS": f"{SECRET}-new, {SECRET}-old"}).sessions.secrets
+    assert [one.reveal() for one in ring] == [f"{SECRET}-new", f"{SECRET}-old"]
+
+
+def test_the_key_in_two_halves() -> None:
+    halves = {"FAL_KEY_ID": "the-id", "FAL_KEY_SECRET": "the-secret", "PROXY_SESSION_SECRETS": SECRET}
+    assert read(halves).fal.key.reveal() == "the-id:the-secret"
+    assert names({**halves, "FAL_KEY_SECRET": ""}) == ["FAL_KEY"]
+    assert names({**halves, "FAL_KEY": KEY}) == ["FAL_KEY"]
+
+
+@pytest.mark.parametrize("workers", ["2", "8"])
+def test_more_than_one_worker_needs_redis(workers: str) -> None:
+    (problem,) = problems({**GOOD, "PROXY_WORKERS": workers})
+    assert problem.startswith("PROXY_WORKERS: ") and "PROXY_REDIS_URL" in problem
+    assert read({**GOOD, "PROXY_WORKERS": workers, "PROXY_REDIS_URL": "redis://redis"}).server.workers == int(workers)
+
+
+#: A good value of each secret, and how to find it again.
+SECRET_VALUES = {
+    "FAL_KEY": KEY,
+    "PROXY_SESSION_SECRETS": SECRET,
+    "PROXY_ADMIN_TOKEN": "an-admin-token-of-more-than-32-bytes",
+    "PROXY_DATABASE_URL": "postgresql://proxy:a-password-of-the-database@db/proxy",
+    "PROXY_REDIS_URL": "redis://:a-password-of-redis@redis",
+}
+
+
+def found_in(settings: Settings, name: str) -> str:
+    places = {
+        "FAL_KEY": settings.fal.key,
+        "PROXY_SESSION_SECRETS": settings.sessions.secrets[0],
+        "PROXY_ADMIN_TOKEN": settings.sessions.admin_token,
+        "PROXY_DATABASE_URL": settings.stores.database_url,
+        "PROXY_REDIS_URL": settings.stores.redis_url,
+    }
+    place = places[name]
+    assert place is not None
+    return place.reveal()
+
+
+@pytest.mark.parametrize("name", SECRET_VALUES)
+def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET_VALUES[name]}\n")
+    environ = {variable: value for variable, value in GOOD.items() if variable != name}
+    settings = read({**environ, f"{name}_FILE": str(path)})
+    assert found_in(settings, name) == SECRET_VALUES[name]
+    assert not settings.warnings
+
+
+def test_the_halves_of_the_key_can_come_from_files(tmp_path: Path) -> None:
+    environ = {"PROXY_SESSION_SECRETS": SECRET}
+    for name, value in (("FAL_KEY_ID", "the-id"), ("FAL_KEY_SECRET", "the-secret")):
+        (tmp_path / name).write_text(value)
+        environ[f"{name}_FILE"] = str(tmp_path / name)
+    assert read(environ).fal.key.reveal() == "the-id:the-secret"
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_given_twice_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("of-the-file-that-is-more-than-32-bytes-long")
+    value = SECRET_VALUES.get(name, "half-a-key")
+    assert f"{name}: is set twice, also as {name}_FILE; keep one" in problems(
+        {**GOOD, name: value, f"{name}_FILE": str(path)}
+    )
+
+
+def test_a_secret_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    found = problems({"FAL_KEY": KEY, "PROXY_SESSION_SECRETS_FILE": str(tmp_path)})
+    assert [one for one in found if "_FILE" in one] == [
+        "PROXY_SESSION_SECRETS_FILE: cannot be read (IsADirectoryError)"
+    ]
+
+
+def test_what_is_no_secret_has_no_file_form() -> None:
+    (warning,) = read({**GOOD, "PROXY_PORT_FILE": "/etc/port"}).warnings
+    assert warning == "PROXY_PORT_FILE: is not a setting; did you mean PROXY_PORT?"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PROXY_SESSION_SECRET", "PROXY_SESSION_SECRETS"),
+        ("PROXY_ALLOW_ORIGINS", "PROXY_ALLOWED_ORIGINS"),
+        ("PROXY_DATABSE_URL", "PROXY_DATABASE_URL"),
+        ("PROXY_SERVICE_PORT_8787_TCP_ADDR", None),
+    ],
+)
+def test_an_unknown_variable_is_a_warning_with_the_nearest_name(name: str, meant: str | None) -> None:
+    settings = read({**GOOD, name: "x"})
+    assert settings.warnings == (f"{name}: is not a setting" + (f"; did you mean {meant}?" if meant else ""),)
+
+
+def test_only_the_names_of_unknown_variables_are_told() -> None:
+    assert "hidden" not in "".join(unknown_variables({"PROXY_PASSWORD": "hidden", "OTHER": "x"}))
+
+
+@pytest.mark.parametrize("name", SECRET_VALUES)
+def test_no_secret_shows_itself(name: str) -> None:
+    settings = read({**GOOD, name: SECRET_VALUES[name]})
+    for shown in (repr(settings), str(settings), str(settings.fal.key), f"{settings.stores.database_url}"):
+        assert SECRET_VALUES[name] not in shown
+        assert SECRET_VALUES[name].rpartition(":")[2] not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FAL_KEY", "canary with spaces:canary"),
+        ("PROXY_SESSION_SECRETS", "canary"),
+        ("PROXY_ADMIN_TOKEN", "canary"),
+        ("PROXY_DATABASE_URL", "mysql://proxy:canary@db"),
+        ("PROXY_DATABASE_URL", "postgresql://proxy:canary/canary@db/proxy"),
+        ("PROXY_REDIS_URL", "http://:canary@redis"),
+    ],
+)
+def test_a_secret_that_is_refused_is_not_quoted(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({**GOOD, name: value})
+    assert name in str(caught.value) and "canary" not in str(caught.value)
+
+
+def test_every_default_and_every_secret_is_a_variable() -> None:
+    assert set(DEFAULTS) <= set(VARIABLES) and set(VARIABLES) >= SECRETS
