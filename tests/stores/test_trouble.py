@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from dataclasses import replace
@@ -52,6 +53,25 @@ async def test_a_write_that_fails_shows_none_of_its_values(stores: SqlStores, ca
     assert "canary" not in str(caught.value) and caught.value.__cause__ is None
     assert "IntegrityError" in caplog.text and "canary" not in caplog.text
     assert "canary" not in repr(slot)
+
+
+async def test_giving_up_on_a_locked_database_leaves_nothing_behind(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    """Whoever stops waiting for the lock ends with the lock: a connection that never closed would hang the program."""
+    url = sqlite_databases.migrated()
+    stores = open_stores(url)
+    await stores.ping()
+    holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    before = asyncio.all_tasks()
+    holder.execute("BEGIN IMMEDIATE")
+    with anyio.move_on_after(0.1):
+        await stores.uploads.add(UPLOAD)
+    holder.close()
+    with anyio.fail_after(10):
+        while asyncio.all_tasks() - before:
+            await anyio.sleep(0.01)
+    await stores.uploads.add(UPLOAD)
 
 
 async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,7 +33,6 @@ def create_engine(database_url: str) -> AsyncEngine:
         engine = create_async_engine(
             url, connect_args={"timeout": _LOCK_SECONDS, "async_creator_fn": _open_sqlite}, pool_size=5, max_overflow=0
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     return create_async_engine(
@@ -46,26 +46,49 @@ def create_engine(database_url: str) -> AsyncEngine:
     )
 
 
-async def _open_sqlite(*place: Any, **options: Any) -> aiosqlite.Connection:
-    """A connection that, if it fails, is gone before its failure is told."""
-    connection = aiosqlite.connect(*place, **options)
+class _SqliteConnection(aiosqlite.Connection):
+    """One whose worker may be told twice to stop: by a close, and by the cancellation that overtakes it.
+
+    The second word would be put in a queue that nobody reads any more, and whoever waits for it would wait for ever.
+    """
+
+    _stopped: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        if self._running:
+            self._stopped = super().stop()
+        return self._stopped
+
+
+async def _open_sqlite(database: str, **options: Any) -> aiosqlite.Connection:
+    """A connection that is ready for use, or gone before its failure is told."""
+    # The driver must not open transactions by itself: `_begin_sqlite` does, in the mode that cannot deadlock.
+    connection = _SqliteConnection(lambda: sqlite3.connect(database, isolation_level=None, **options), 64)
     # No end of the program waits for this thread (SQLAlchemy's own way to connect says the same).
     connection._thread.daemon = True
     try:
-        return await connection
+        await connection
+        await _write_ahead(connection)
+        await connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
     except BaseException:
+        connection.stop()
         # The thread has a last word for the event loop, which a command closes next: that would be a traceback.
         await asyncio.to_thread(connection._thread.join)
         raise
+    return connection
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver must not open transactions by itself: `_begin_sqlite` does, in the mode that cannot deadlock.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+async def _write_ahead(connection: aiosqlite.Connection) -> None:
+    # For this one statement SQLite does not wait for a lock: of those that open a new file at once, one succeeds.
+    patience = asyncio.get_running_loop().time() + _LOCK_SECONDS
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or asyncio.get_running_loop().time() > patience:
+                raise
+        await asyncio.sleep(0.02)
 
 
 def _begin_sqlite(connection: Any) -> None:
