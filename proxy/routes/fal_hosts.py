@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.routes.answering import Answering
 from proxy.routes.call import Rewrite
 from proxy.routes.forward import forward
 from proxy.routes.services import Services
@@ -33,7 +34,7 @@ def routes(services: Services) -> list[Route]:
             rewriter(services.settings.server.public_url),
         )
 
-    return [Route(PREFIX + "{path:path}", hosts, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    return [Route(PREFIX + "{path:path}", Answering(hosts), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
 
 
 def rewriter(public_url: str) -> Rewrite:
