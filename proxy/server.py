@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,6 +12,8 @@ from proxy.settings import Settings
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
 MAX_HEAD_BYTES = 64 * 1024
 KEEP_ALIVE_SECONDS = 20
+#: New objects before the garbage collector looks: those of some twenty calls at once are no garbage yet.
+GARBAGE_THRESHOLD = 20_000
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -33,6 +36,13 @@ class BoundedHead(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The head of the request is too large.")
+
+
+def spare_the_garbage_collector() -> None:
+    """Let it look at what calls leave behind, and neither so often nor at what stays for good."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await exchange.break_off()
             raise
-        return httpx.Response(
+        response = httpx.Response(
             message.code,
             headers=message.raw_headers,
             stream=_ResponseBody(exchange, payload),
@@ -93,6 +93,9 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 "reason_phrase": message.reason.encode("latin-1", "replace"),
             },
         )
+        # httpx would look for an encoding that fits all headers, each time anew.
+        response.headers.encoding = "latin-1"
+        return response
 
     async def aclose(self) -> None:
         """Break off what is on its way, close what is idle. The transport cannot be used again."""
@@ -320,10 +323,9 @@ def _body_length(headers: httpx.Headers) -> int | None:
 
 def _small_body(request: httpx.Request, length: int | None) -> bytes | None:
     """The body, if it is in memory and small enough to leave together with the head."""
-    try:
-        body = request.content
-    except httpx.RequestNotRead:
+    if not isinstance(request.stream, httpx.ByteStream):
         return None
+    body = b"".join(request.stream)
     return body if len(body) == length and length <= PIECE_BYTES else None
 
 
