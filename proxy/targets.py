@@ -116,7 +116,7 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
 
 @lru_cache(maxsize=4096)
 def _parsed_url(method: str, url: str) -> Target:
-    """The target of a URL. A job is asked for many times, and an endpoint called by everyone: the last ones are kept."""
+    """The target of a URL, of which the last ones are kept: a job is asked for many times."""
     if len(url) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(url):
         raise BadTarget("The target URL must be printable ASCII without spaces, of 2048 characters at most.")
     match = _URL.fullmatch(url)

@@ -32,8 +32,9 @@ async def read_body(request: Request) -> bytes:
     try:
         async with asyncio.timeout(SILENCE_SECONDS) as patience:
             async for chunk in request.stream():
-                chunks.append(chunk)
-                patience.reschedule(min(now() + SILENCE_SECONDS, latest))
+                if chunk:
+                    chunks.append(chunk)
+                    patience.reschedule(min(now() + SILENCE_SECONDS, latest))
         return b"".join(chunks)
     except TimeoutError:
         raise BadRequest("The body stopped coming; send it again.") from None

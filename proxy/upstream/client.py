@@ -167,7 +167,7 @@ def _encoded(body: object) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _url(text: str) -> tuple[httpx.URL, str]:
-    """The parsed URL and its host; parsing one costs more than sending the request, and a job is asked for many times."""
+    """The parsed URL and its host. Parsing one costs more than sending it, and a job is asked for many times."""
     url = httpx.URL(text)
     return url, url.netloc.decode("ascii")
 
