@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
+import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -77,8 +77,7 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        # Nothing hangs on nobody guessing it, and the system's own randomness would cost more than the routing.
-        request_id = _well_formed(_header(scope, b"x-request-id")) or f"{random.getrandbits(64):016x}"
+        request_id = _well_formed(_header(scope, b"x-request-id")) or secrets.token_hex(8)
         shown = (b"x-request-id", request_id.encode("ascii"))
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499

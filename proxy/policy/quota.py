@@ -96,9 +96,10 @@ def charges_for(
     for quota in plan.accounts:
         if quota.unit in amounts:
             bucket = _bucket(quota, tenant, subject, now)
-            charge = Charge(bucket, amounts[quota.unit], round(quota.limit * MILLION))
+            limit = round(quota.limit * MILLION)
             # Two quotas may ration one account: a call counts there once, and the lower limit holds.
-            charges[bucket] = min(charge, charges.get(bucket, charge), key=lambda one: one.limit)
+            if bucket not in charges or limit < charges[bucket].limit:
+                charges[bucket] = Charge(bucket, amounts[quota.unit], limit)
     return tuple(charges.values())
 
 

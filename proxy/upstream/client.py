@@ -188,9 +188,11 @@ def _refused(response: httpx.Response, *, repeatable: bool) -> ProxyError | None
     status = response.status_code
     if status in (401, 403):
         return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
+    if status < 300:
+        return None
     speaks_json = response.headers.get("content-type", "").startswith(JSON)
     by_fal_itself = speaks_json or "x-fal-request-id" in response.headers
-    if status < 300 or (status >= 400 and by_fal_itself):
+    if status >= 400 and by_fal_itself:
         return None
     if repeatable:
         return BadUpstream(f"fal answered with something that is not its own (status {status}).", scope="upstream")

@@ -61,8 +61,10 @@ def _seconds(text: str) -> str:
 def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     """The headers of fal's answer that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
-    present = {key.lower() for key, _ in upstream.raw}
-    headers = {name: upstream[name] for key, name in _BACK.items() if key in present and upstream[name].isascii()}
+    present = {key.lower(): value for key, value in upstream.raw}
+    headers = {
+        name: present[key].decode("ascii") for key, name in _BACK.items() if key in present and present[key].isascii()
+    }
     content_type = upstream.get("content-type", JSON)
     headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
     headers["x-content-type-options"] = "nosniff"
