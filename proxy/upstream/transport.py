@@ -34,7 +34,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 5000
 KEEPALIVE_SECONDS = 15.0
 DNS_CACHE_SECONDS = 10
 # A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
