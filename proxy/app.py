@@ -17,8 +17,10 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
+from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
 from proxy.page import Page
@@ -118,6 +120,8 @@ def _assembled(
         leases=leases,
         bookkeeper=bookkeeper,
         settlement=settlement,
+        hub=Hub(upstream, settlement, clock),
+        results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
@@ -167,9 +171,11 @@ def _lifespan(
         await services.reconciler.restore_slots()
         if reconciles:
             services.reconciler.start()
+        services.hub.start()
         try:
             yield
         finally:
+            await services.hub.close()
             await services.reconciler.close()
             await services.once.close()
             await services.bookkeeper.close()

@@ -12,16 +12,16 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from proxy.auth.callers import Caller
+from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
 from proxy.routes.bodies import read_json
-from proxy.routes.call import Call, Rewrite
+from proxy.routes.call import Call, rewritten
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.services import Services
 from proxy.routes.uploads import initiate
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.relay import read_whole
 
 
 async def forward(
@@ -73,18 +73,12 @@ class _Way:
 
         answer = await self.services.once.do(key, self.caller, self.target, body, work, self._again, self._found)
         answer.headers.update(limits)
-        return self._rewritten(answer)
+        # The first answer may have been given in the form of another surface.
+        return rewritten(answer, self.target.app, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
 
     async def _again(self) -> None:
         """A repeated call costs what a poll costs."""
         await self.services.limiter.hit(self.caller, network_of(self.request), polls=True)
-
-    def _rewritten(self, answer: Response) -> Response:
-        """The first answer may have been given in the form of another surface."""
-        if self.rewrite is None or self.target.kind is not Kind.SUBMIT or answer.status_code >= 300:
-            return answer
-        headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-        return Response(self.rewrite(self.target, bytes(answer.body)), answer.status_code, headers)
 
     async def _admitted(
         self, read_input: Callable[[], Awaitable[Any]], receive: Receive, job_id: str | None = None
@@ -100,13 +94,9 @@ class _Way:
 
     async def _found(self, job: Job) -> Response:
         """The answer to a repeated submit, from the job that fal has."""
-        target = Target(Kind.STATUS, app=job.app, request_id=job.request_id or "")
-        response = await self.services.upstream.call(target, self.sent)
-        body = await read_whole(response, repeatable=True)
-        if response.is_success and self.rewrite is not None:
-            body = self.rewrite(target, body)
-        status = 200 if response.is_success else response.status_code
-        return Response(body, status, {**headers.to_caller(response.headers), "idempotency-replayed": "true"})
+        answer = await self.services.hub.ask(job, logs=False)
+        status = 200 if answer.status < 300 else answer.status
+        return Response(answer.body, status, {**answer.headers, "idempotency-replayed": "true"})
 
 
 async def _never_gone() -> Message:

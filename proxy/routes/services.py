@@ -10,7 +10,9 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
+from proxy.jobs.hub import Hub
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
 from proxy.policy.gate import Gate
@@ -41,6 +43,8 @@ class Services:
     reconciler: Reconciler
     once: Once
     settlement: Settlement
+    hub: Hub
+    results: Results
     upstream: Upstream
     metrics: Metrics
     flood_guard: Limiter
