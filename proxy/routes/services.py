@@ -10,6 +10,7 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
+from proxy.drain import Drain
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
@@ -28,6 +29,7 @@ from proxy.upstream.client import Upstream
 class Services:
     settings: Settings
     clock: Clock
+    drain: Drain
     catalog: Catalog
     stores: Stores
     directory: Directory
