@@ -17,6 +17,7 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
+from proxy.drain import Drain
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
@@ -50,6 +51,7 @@ def create_app(
     counters: Counters | None = None,
     clock: Clock | None = None,
     plan_file: PlanFile | None = None,
+    drain: Drain | None = None,
     reconciles: bool = True,
 ) -> Starlette:
     """The proxy as an ASGI application.
@@ -61,6 +63,7 @@ def create_app(
         clock: what time it is; the system's if not given.
         reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
+        drain: what tells of the end of this process; one that only the server starts if not given.
 
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
@@ -73,6 +76,7 @@ def create_app(
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock or SystemClock(),
+        drain or Drain(settings.server.drain_seconds),
     )
     app = Starlette(
         routes=_routes(services),
@@ -95,6 +99,7 @@ def _assembled(
     stores: Stores,
     counters: Counters,
     clock: Clock,
+    drain: Drain,
 ) -> Services:
     """Every part, made once, each given what it works with."""
     directory = Directory(stores.directory, clock)
@@ -110,6 +115,7 @@ def _assembled(
     return Services(
         settings=settings,
         clock=clock,
+        drain=drain,
         catalog=catalog,
         stores=stores,
         directory=directory,
@@ -163,9 +169,9 @@ def _middleware(services: Services) -> list[Middleware]:
 
 def _lifespan(
     services: Services, file: PlanFile, reconciles: bool
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Drain]]]:
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Drain]]:
         await services.stores.prepare()
         await services.directory.apply(file)
         await services.reconciler.restore_slots()
@@ -173,7 +179,8 @@ def _lifespan(
             services.reconciler.start()
         services.hub.start()
         try:
-            yield
+            # The server starts it: this is how ASGI hands it something.
+            yield {"drain": services.drain}
         finally:
             await services.hub.close()
             await services.reconciler.close()

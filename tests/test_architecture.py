@@ -17,7 +17,7 @@ FLOORS = [
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "__init__"},
+    {"settings", "errors", "clock", "drain", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.

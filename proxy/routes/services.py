@@ -10,6 +10,7 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
+from proxy.drain import Drain
 from proxy.jobs.hub import Hub
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.results import Results
@@ -30,6 +31,7 @@ from proxy.upstream.client import Upstream
 class Services:
     settings: Settings
     clock: Clock
+    drain: Drain
     catalog: Catalog
     stores: Stores
     directory: Directory

@@ -1,0 +1,65 @@
+"""The end of this process, as those who take on work and those who stream have to know it.
+
+    started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
+    over        the time for that is used up, or a second signal came: streams are cut, then whatever still runs
+
+The server sets both (proxy/server.py); everybody else only looks and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.errors import Draining
+
+#: Another process can be asked at once: callers come back after this.
+RETRY_SECONDS = 1
+#: What is kept of the drain for its own end: cutting what still runs, and booking it.
+SETTLING_SECONDS = 2.0
+
+
+class Drain:
+    """Belongs to one event loop; nothing of it is undone.
+
+    Attributes:
+        started: set by `start`.
+        over: set when no time is left, by `end` at the latest.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Up to `seconds` from the signal to the end of the process."""
+        self.started = asyncio.Event()
+        self.over = asyncio.Event()
+        self._seconds = max(seconds - SETTLING_SECONDS, seconds / 2)
+        self._ends_at = 0.0
+
+    def start(self) -> None:
+        """Begin; a second call changes nothing."""
+        if self.started.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + self._seconds
+        loop.call_at(self._ends_at, self.over.set)
+        self.started.set()
+
+    def end(self) -> None:
+        """Leave no more time."""
+        self.start()
+        self.over.set()
+
+    def seconds_left(self) -> float:
+        """How long what runs may still take; all of the drain's time while it has not started."""
+        if self.over.is_set():
+            return 0.0
+        if not self.started.is_set():
+            return self._seconds
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+
+    def refuse_new_work(self) -> None:
+        """To be asked before a call is taken on that another process can take as well.
+
+        Raises:
+            Draining: this process is stopping.
+        """
+        if self.started.is_set():
+            raise Draining("This server is stopping; ask again.", retry_after=RETRY_SECONDS)
