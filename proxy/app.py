@@ -31,7 +31,8 @@ from proxy.policy.leases import Leases
 from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
-from proxy.routes import admin, fal_hosts, fal_protocol, health, sessions, uploads, usage
+from proxy.policy.streams import OpenStreams
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
@@ -111,7 +112,8 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
-    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    owners = Owners(stores.ledger)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
     return Services(
         settings=settings,
         clock=clock,
@@ -126,7 +128,9 @@ def _assembled(
         leases=leases,
         bookkeeper=bookkeeper,
         settlement=settlement,
-        hub=Hub(upstream, settlement, clock),
+        owners=owners,
+        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
+        hub=Hub(upstream, settlement, clock, drain),
         results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
@@ -146,6 +150,7 @@ def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
         *fal_hosts.routes(services),
+        *jobs.routes(services),
         *uploads.routes(services),
         *sessions.routes(services),
         *usage.routes(services),

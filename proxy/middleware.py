@@ -60,6 +60,7 @@ CORS_RESPONSE_HEADERS = (
     "ratelimit",
     "ratelimit-policy",
     "idempotency-replayed",
+    "location",
 )
 
 

@@ -14,6 +14,7 @@ from cachetools import LRUCache
 from starlette.datastructures import Headers
 
 from proxy.clock import Clock
+from proxy.drain import Drain
 from proxy.errors import ProxyError
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
@@ -37,10 +38,11 @@ MOST_WATCHES = 10_000
 
 
 class Hub:
-    def __init__(self, upstream: Upstream, settlement: Settlement, clock: Clock) -> None:
+    def __init__(self, upstream: Upstream, settlement: Settlement, clock: Clock, drain: Drain) -> None:
         self._upstream = upstream
         self._settlement = settlement
         self._clock = clock
+        self._drain = drain
         self._watches: dict[str, Watch] = {}
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._asking: Single[Whole] = Single()
@@ -125,19 +127,16 @@ class Hub:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
 
-    def wake(self) -> None:
-        """Make all event streams look around."""
-        for watch in self._watches.values():
-            watch.wake()
-
     def sweep(self) -> None:
-        """Let go of the jobs that nobody asked for in a while."""
+        """Let go of the jobs that nobody asked for in a while; and let event streams know when the process stops."""
         idle_since = self._clock.now() - IDLE_SECONDS
         for id_, watch in list(self._watches.items()):
             if not watch.readers and watch.used_at <= idle_since:
                 # Out of the way at once: who comes now begins anew.
                 del self._watches[id_]
                 watch.stop()
+            elif self._drain.started.is_set():
+                watch.wake()
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -158,7 +157,7 @@ class Hub:
         target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
         sent = headers.to_fal(Headers({}), streams=True)
         watch = Watch(
-            job.app,
+            job.endpoint,
             lambda: self._upstream.call(target, sent),
             lambda: self._completed(job),
             lambda document: self._settlement.saw_status(job, document),

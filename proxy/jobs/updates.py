@@ -17,7 +17,7 @@ STATES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
 #: A model that talks without end must not fill the memory: beyond this the oldest lines of its log are let go.
 MOST_LOG_BYTES = 1024 * 1024
 
-#: Takes the name of a queue and a document that fal made there, and gives it with the URLs that suit a surface. It is
+#: Takes an endpoint and a document that fal made of a job there, and gives it in the form that suits a surface. It is
 #: the same object for the same surface, as what it made is kept under it.
 Rewrite = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -60,12 +60,12 @@ class Update:
     """A job as fal told it at one moment.
 
     Attributes:
-        app: the queue it is in.
+        endpoint: the one it was submitted to.
         document: fal's JSON object; its `logs`, if it has any, are in the log.
         lines: how many lines the log had.
     """
 
-    app: str
+    endpoint: str
     document: dict[str, Any]
     log: Log
     lines: int
@@ -94,5 +94,5 @@ class Update:
             document = dict(self.document)
             if "logs" in document or (first_line is not None and self.lines):
                 document["logs"] = None if first_line is None else self.log.between(first_line, self.lines)
-            found = self._encoded[key] = orjson.dumps(rewrite(self.app, document) if rewrite else document)
+            found = self._encoded[key] = orjson.dumps(rewrite(self.endpoint, document) if rewrite else document)
         return found

@@ -41,7 +41,7 @@ class Watch:
     """Follows a job from `start` to its end or to `close`; whoever wants to know joins it.
 
     Args:
-        app: the queue that the job is in.
+        endpoint: the one it was submitted to.
         open_: opens the job's status stream at fal.
         ask: gives fal's own status document, with all logs, or None; for when a stream cannot be trusted.
         saw: is told each document before anybody else.
@@ -52,8 +52,8 @@ class Watch:
         is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
 
-    def __init__(self, app: str, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
-        self._app = app
+    def __init__(self, endpoint: str, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
+        self._endpoint = endpoint
         self._open = open_
         self._ask = ask
         self._saw = saw
@@ -77,7 +77,7 @@ class Watch:
         async def nothing(*_: Any) -> Any:
             raise StreamBroken("the job has ended")
 
-        watch = cls(last.app, nothing, nothing, nothing, 0)
+        watch = cls(last.endpoint, nothing, nothing, nothing, 0)
         watch._kept.append(last)
         watch._told, watch._is_over = 1, True
         return watch
@@ -136,8 +136,11 @@ class Watch:
         Raises:
             StreamBroken: fal's stream does not come back.
         """
-        number, lines = self._place_of(after)
+        number, lines = 0, 0
+        knows_place = False
         while True:
+            if self._told and not knows_place:
+                (number, lines), knows_place = self._place_of(after), True
             while number < self._told:
                 number = number + 1 if self._told - number <= len(self._kept) else self._told
                 update = self._kept[number - self._told - 1]
@@ -157,12 +160,12 @@ class Watch:
         """The number of the update with a mark, and the lines that its reader has; for an unknown one, of the last
         but one, and as many lines as the mark says."""
         if after is None:
-            return max(0, self._told - 1), 0
+            return self._told - 1, 0
         first = self._told - len(self._kept) + 1
         for number, update in reversed(list(enumerate(self._kept, first))):
             if update.mark == after:
                 return number, update.lines
-        return max(0, self._told - 1), int(after.rpartition(".")[2])
+        return self._told - 1, int(after.rpartition(".")[2])
 
     async def _follow(self) -> None:
         try:
@@ -232,6 +235,6 @@ class Watch:
         self.is_live = not self._missed
         latest = self.latest
         if latest is None or latest.document != document or latest.lines != len(self._log):
-            self._kept.append(Update(self._app, document, self._log, len(self._log)))
+            self._kept.append(Update(self._endpoint, document, self._log, len(self._log)))
             self._told += 1
             self.wake()

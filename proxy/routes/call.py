@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 import orjson
 from starlette.responses import Response
@@ -14,7 +15,7 @@ from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguo
 from proxy.jobs.settlement import Bill, parsed
 from proxy.jobs.updates import Rewrite, Update
 from proxy.policy.gate import Admission
-from proxy.routes.events import begun, status_events
+from proxy.routes.events import status_events, stream_of
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind
@@ -105,7 +106,7 @@ class Call:
         if (update := await self._services.hub.poll(self.job)) is not None:
             return self._told(update)
         answer = await self._services.hub.ask(self.job, logs=self._target.logs)
-        return rewritten(answer.response(), self._target.app, self._rewrite)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
     def _told(self, update: Update) -> Response:
         """A status poll's answer, as fal itself gives it."""
@@ -118,7 +119,11 @@ class Call:
         return result.response() if result else None
 
     async def _result(self) -> Response:
-        return (await self._services.results.get(self._target.request_id, self._fetched_result)).response()
+        return (await self.result()).response()
+
+    async def result(self) -> Whole:
+        """What came of the job: the model's own status and body."""
+        return await self._services.results.get(self._target.request_id, self._fetched_result)
 
     async def _fetched_result(self) -> Whole:
         result = await whole(await self._send(), repeatable=True)
@@ -158,7 +163,7 @@ class Call:
                 return await pass_on(response, repeatable=True)
             answer = await whole(response, repeatable=False)
             await self._accept(answer.body)
-        return rewritten(answer.response(), self._target.app, self._rewrite)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
     async def _accept(self, body: bytes) -> None:
         """Note under which id fal has the job, before anybody learns that id.
@@ -174,6 +179,7 @@ class Call:
             await self._services.bookkeeper.accept(self.job, request_id)
         except (StoreUnavailable, NotFound):
             raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None
+        self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
         bill = self._services.settlement.costing(self.job)
@@ -191,28 +197,19 @@ class Call:
         return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose)
 
     async def _status_stream(self) -> Response:
-        with ExitStack() as reading:
-            watch = reading.enter_context(self._services.hub.reading(self.job))
-            await until_gone(self._receive, begun(watch))
-            rest = reading.pop_all()
-        events = status_events(watch, logs=self._target.logs, rewrite=self._rewrite)
-        return EventStream(events, {"x-fal-request-id": self._target.request_id}, _closing(rest))
+        logs, rewrite = self._target.logs, self._rewrite
+        return await stream_of(
+            self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
+        )
 
 
-def rewritten(answer: Response, app: str, rewrite: Rewrite | None) -> Response:
+def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Response:
     """The answer to a submit or a status poll in the form of a surface."""
     document = parsed(bytes(answer.body)) if rewrite is not None and answer.status_code < 300 else None
     if rewrite is None or not isinstance(document, dict) or not isinstance(document.get("request_id"), str):
         return answer
     headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-    return Response(orjson.dumps(rewrite(app, document)), answer.status_code, headers)
-
-
-def _closing(rest: ExitStack) -> Callable[[], Awaitable[None]]:
-    async def close() -> None:
-        rest.close()
-
-    return close
+    return Response(orjson.dumps(rewrite(endpoint, document)), answer.status_code, headers)
 
 
 async def _billed(

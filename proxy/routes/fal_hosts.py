@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.catalog import app_of
 from proxy.jobs.updates import Rewrite
 from proxy.routes.forward import forward
 from proxy.routes.services import Services
@@ -40,8 +41,8 @@ def routes(services: Services) -> list[Route]:
 def rewriter(public_url: str) -> Rewrite:
     """What puts the proxy's own address into the URLs of a submit, status or status event."""
 
-    def rewrite(app: str, document: dict[str, Any]) -> dict[str, Any]:
-        base = f"{public_url}{PREFIX}queue/{app}/requests/{document['request_id']}"
+    def rewrite(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
+        base = f"{public_url}{PREFIX}queue/{app_of(endpoint)}/requests/{document['request_id']}"
         return document | {name: base + tail for name, tail in _URLS.items() if name in document}
 
     return rewrite

@@ -16,6 +16,7 @@ from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
 from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, rewritten
+from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.services import Services
 from proxy.routes.uploads import initiate
@@ -25,7 +26,10 @@ from proxy.upstream import headers
 
 
 async def forward(
-    services: Services, request: Request, parse: Callable[[], Target], rewrite: Rewrite | None = None
+    services: Services,
+    request: Request,
+    parse: Callable[[], Target],
+    rewrite: Rewrite | None = None,
 ) -> Response:
     """Answer one request of a surface that names a fal call.
 
@@ -36,30 +40,43 @@ async def forward(
     caller = await services.authenticator.authenticate(request)
     target = parse()
     note(request, caller, target)
-    sent = headers.to_fal(request.headers, streams=target.kind in (Kind.STREAM, Kind.STATUS_STREAM))
-    way = _Way(services, request, caller, target, sent, rewrite)
-    if target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(request.headers.getlist(HEADER))):
-        return await way.go_once(key)
+    way = Way(services, request, caller, target, rewrite)
+    if target.kind in (Kind.STREAM, Kind.STATUS_STREAM):
+        return await counted(services.streams, caller, way.go)
     return await way.go()
 
 
 @dataclass(frozen=True)
-class _Way:
-    """The way of one call from the gate to its answer."""
+class Way:
+    """The way of one call from the gate to its answer.
+
+    Attributes:
+        read: gives the input of a run, stream or submit; the body of the request if not given.
+    """
 
     services: Services
     request: Request
     caller: Caller
     target: Target
-    sent: dict[str, str]
-    rewrite: Rewrite | None
+    rewrite: Rewrite | None = None
+    read: Callable[[], Awaitable[Any]] | None = None
 
     async def go(self) -> Response:
-        return await self._admitted(lambda: read_json(self.request), self.request.receive)
+        """The answer to the call; one that carries an Idempotency-Key is made once.
 
-    async def go_once(self, key: str) -> Response:
+        Raises:
+            ProxyError, CallerGone: as `forward`.
+        """
+        if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
+            return await self._go_once(key)
+        return await self._admitted(self._read, self.request.receive, None, self.rewrite)
+
+    async def _read(self) -> Any:
+        return await self.read() if self.read else await read_json(self.request)
+
+    async def _go_once(self, key: str) -> Response:
         self.services.gate.check_endpoint(self.caller, self.target)
-        body = await read_json(self.request)
+        body = await self._read()
         limits: dict[str, str] = {}
 
         async def given() -> Any:
@@ -67,28 +84,34 @@ class _Way:
 
         async def work(job_id: str) -> Response:
             # Somebody may come back for this outcome: a caller who hangs up does not end it.
-            answer = await self._admitted(given, _never_gone, job_id)
+            answer = await self._admitted(given, _never_gone, job_id, None)
             limits.update({name: value for name, value in answer.headers.items() if name.startswith("ratelimit")})
             return answer
 
         answer = await self.services.once.do(key, self.caller, self.target, body, work, self._again, self._found)
         answer.headers.update(limits)
-        # The first answer may have been given in the form of another surface.
-        return rewritten(answer, self.target.app, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
+        # What is kept is fal's own form: the next one who asks may use another surface.
+        return rewritten(answer, self.target.endpoint, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
 
     async def _again(self) -> None:
         """A repeated call costs what a poll costs."""
         await self.services.limiter.hit(self.caller, network_of(self.request), polls=True)
 
     async def _admitted(
-        self, read_input: Callable[[], Awaitable[Any]], receive: Receive, job_id: str | None = None
+        self,
+        read_input: Callable[[], Awaitable[Any]],
+        receive: Receive,
+        job_id: str | None,
+        rewrite: Rewrite | None,
     ) -> Response:
+        streams = self.target.kind in (Kind.STREAM, Kind.STATUS_STREAM)
+        sent = headers.to_fal(self.request.headers, streams=streams)
         address = network_of(self.request)
         admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id)
         if self.target.kind is Kind.UPLOAD_INITIATE:
             answer = await initiate(self.services, self.request, self.caller)
         else:
-            answer = await Call(self.services, admission, receive, self.sent, self.rewrite).answer()
+            answer = await Call(self.services, admission, receive, sent, rewrite).answer()
         answer.headers.update(admission.allowance.headers())
         return answer
 

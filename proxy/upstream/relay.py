@@ -154,12 +154,17 @@ class EventStream(Response):
         self,
         events: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
-        release: Callable[[], Awaitable[None]],
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers={**headers, **STREAM_HEADERS})
         del self.headers["content-length"]
         self._events = events
         self._release = release
+        self._last_words: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the stream has ended, however it did."""
+        self._last_words.append(call)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -169,7 +174,10 @@ class EventStream(Response):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
             return
         finally:
-            await self._release()
+            for call in self._last_words:
+                call()
+            if self._release is not None:
+                await self._release()
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
