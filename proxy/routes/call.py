@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive
@@ -23,6 +24,7 @@ from proxy.upstream.client import Answer
 from proxy.upstream.relay import EventStream, events_of, is_event_stream, pass_on, read_whole, until_gone
 
 UNITS = "x-fal-billable-units"
+LAST_SECONDS = 0.2
 #: Changes the JSON of a submit, status or status event to suit a surface; None leaves fal's bytes as they are.
 Rewrite = Callable[[Target, bytes], bytes]
 
@@ -49,8 +51,8 @@ class Call:
     async def answer(self) -> Response:
         match self._target.kind:
             case Kind.SUBMIT:
-                # Shielded: once fal may have the job, it is noted who owns it, whether or not the caller stays.
-                return await asyncio.shield(self._submit())
+                # Once fal may have the job, it is noted who owns it.
+                return await _finished(self._submit())
             case Kind.RUN:
                 return await self._run()
             case Kind.STREAM:
@@ -62,8 +64,8 @@ class Call:
             case Kind.RESULT:
                 return await until_gone(self._receive, self._result())
             case Kind.CANCEL:
-                # Shielded: what it used until then is booked, whether or not the caller stays.
-                return await asyncio.shield(self._cancel())
+                # What it used until then is booked.
+                return await _finished(self._cancel())
             case _:
                 return await until_gone(self._receive, self._relay())
 
@@ -173,14 +175,30 @@ class Call:
             rest = open_bill.pop_all()
             rest.push_async_callback(response.aclose)
         events = _billed(events_of(response), rest, told)
-        return EventStream(events, headers.to_caller(response.headers), rest.aclose)
+        return EventStream(events, headers.to_caller(response.headers), rest.aclose, self._services.drain.over)
 
     async def _status_stream(self) -> Response:
         response = await until_gone(self._receive, self._send())
         if not is_event_stream(response):
             return await until_gone(self._receive, pass_on(response, repeatable=True))
         updates = follow(response, self._send, self._saw_status, self._rewrite)
-        return EventStream(updates, headers.to_caller(response.headers), response.aclose)
+        return EventStream(
+            updates, headers.to_caller(response.headers), response.aclose, self._services.drain.over
+        )
+
+
+async def _finished(work: Coroutine[Any, Any, Response]) -> Response:
+    """The outcome of work that is not to be left half done. It ends with the process all the same: when that cancels,
+    the work may go on for a moment, and is then cancelled itself."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _, unfinished = await asyncio.wait({task}, timeout=LAST_SECONDS)
+        if unfinished:
+            task.cancel()
+            await asyncio.wait({task})
+        return task.result()
 
 
 async def _billed(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from proxy.auth.callers import Caller
+from proxy.errors import UpstreamAmbiguous
 from proxy.policy.ratelimit import network_of
 from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, Rewrite
@@ -36,11 +37,19 @@ async def forward(
     caller = await services.authenticator.authenticate(request)
     target = parse()
     note(request, caller, target)
+    if not target.kind.names_job:
+        # What is told of a job can be told as long as the process lives.
+        services.drain.refuse_new_work()
     sent = headers.to_fal(request.headers, streams=target.kind in (Kind.STREAM, Kind.STATUS_STREAM))
     way = _Way(services, request, caller, target, sent, rewrite)
-    if target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(request.headers.getlist(HEADER))):
-        return await way.go_once(key)
-    return await way.go()
+    key = key_of(request.headers.getlist(HEADER)) if target.kind in (Kind.SUBMIT, Kind.RUN) else None
+    try:
+        return await (way.go_once(key) if key else way.go())
+    except asyncio.CancelledError:
+        # Only the end of the process cancels: fal may have the call, and its answer comes too late.
+        if target.kind.repeatable:
+            raise
+        raise UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.") from None
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class EventStream(Response):
     """An answer of server-sent events, fed by an iterator of `data`; a caller who hangs up closes the iterator.
 
     `release` is called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+    When `over` is set, the caller is told to come back, and is cut off: an end would look like the end of the job.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class EventStream(Response):
         data: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
         release: Callable[[], Awaitable[None]],
+        over: asyncio.Event | None = None,
         *,
         ping_seconds: float = PING_SECONDS,
     ) -> None:
@@ -133,6 +135,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._data = data
         self._release = release
+        self._over = over or asyncio.Event()
         self._ping_seconds = ping_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,21 +150,31 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(pinged(self._data, self._ping_seconds)) as chunks:
+        async with aclosing(pinged(self._data, self._ping_seconds, self._over)) as chunks:
             async for chunk in chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await asyncio.sleep(LINGER_SECONDS)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Encoded events, with a comment whenever nothing came for a while."""
+async def pinged(
+    data: AsyncIterator[bytes], ping_seconds: float, over: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
+    """Encoded events, with a comment whenever nothing came for a while.
+
+    Raises:
+        StreamBroken: `over` was set while none was there; the last that is given tells when to come back.
+    """
+    ending = asyncio.ensure_future(over.wait())
     waiting: asyncio.Task[bytes] | None = None
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(_next(data))
-            done, _ = await asyncio.wait({waiting}, timeout=ping_seconds)
-            if not done:
+            await asyncio.wait({waiting, ending}, timeout=ping_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                if ending.done():
+                    yield sse.RETRY
+                    raise StreamBroken("this process ends")
                 yield sse.PING
                 continue
             try:
@@ -172,6 +185,7 @@ async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenera
                 waiting = None
             yield sse.encode(event)
     finally:
+        ending.cancel()
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait({waiting})

@@ -6,6 +6,8 @@ import re
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 PING = b": ping\n\n"
+#: Before a stream is cut: the milliseconds after which to come back.
+RETRY = b"retry: 1000\n\n"
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _LINE = re.compile(rb"\r\n|\n|\r")
 
