@@ -30,7 +30,7 @@ MAX_HEAD_BYTES = 64 * 1024
 KEEP_ALIVE_SECONDS = 20
 LOOK_SECONDS = 0.02
 #: A request may be on its way over a connection that was accepted last.
-LAST_REQUEST_SECONDS = 0.1
+LAST_REQUEST_SECONDS = 0.25
 _log = logging.getLogger(__name__)
 
 
