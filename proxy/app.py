@@ -18,8 +18,10 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
+from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
 from proxy.page import Page
@@ -29,7 +31,8 @@ from proxy.policy.leases import Leases
 from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
-from proxy.routes import admin, fal_hosts, fal_protocol, health, sessions, uploads, usage
+from proxy.policy.streams import OpenStreams
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
@@ -109,7 +112,8 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
-    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    owners = Owners(stores.ledger)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
     return Services(
         settings=settings,
         clock=clock,
@@ -124,6 +128,10 @@ def _assembled(
         leases=leases,
         bookkeeper=bookkeeper,
         settlement=settlement,
+        owners=owners,
+        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
+        hub=Hub(upstream, settlement, clock, drain),
+        results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
@@ -142,6 +150,7 @@ def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
         *fal_hosts.routes(services),
+        *jobs.routes(services),
         *uploads.routes(services),
         *sessions.routes(services),
         *usage.routes(services),
@@ -173,10 +182,12 @@ def _lifespan(
         await services.reconciler.restore_slots()
         if reconciles:
             services.reconciler.start()
+        services.hub.start()
         try:
             # The server starts it: this is how ASGI hands it something.
             yield {"drain": services.drain}
         finally:
+            await services.hub.close()
             await services.reconciler.close()
             await services.once.close()
             await services.bookkeeper.close()

@@ -1,7 +1,7 @@
 """The end of this process, as those who take on work and those who stream have to know it.
 
     started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
-    over        the time for that is used up, or a second signal came: streams are cut, then whatever still runs
+    over        the time for that is used up, or a second signal came: what still runs is cancelled
 
 The server sets both (proxy/server.py); everybody else only looks and waits.
 """

@@ -63,6 +63,7 @@ CORS_RESPONSE_HEADERS = (
     "ratelimit",
     "ratelimit-policy",
     "idempotency-replayed",
+    "location",
 )
 
 

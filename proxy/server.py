@@ -4,7 +4,7 @@ uvicorn itself stops listening at the signal, and ends the application while str
 
     drain       it listens on, so that new work is refused with an answer, and polls of what runs are answered
     close       once nothing is in flight: what waits in the backlog is taken, then nothing more
-    cut         if time ran out before: streams say goodbye, then calls are cancelled, and book what they may have used
+    cut         if time ran out before: calls are cancelled; streams say goodbye, and all book what they may have used
     shut down   the application, when no call is left
 """
 
@@ -76,11 +76,11 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(LAST_REQUEST_SECONDS)
         await self._until_idle(drain)
         drain.end()
-        await self._cut(drain.settling_seconds)
+        await self._cut(drain.settling_seconds / 2)
         for connection in list(self.server_state.connections):
             connection.shutdown()
         try:
-            await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds)
+            await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds / 2)
         except TimeoutError:
             _log.error("the stores did not close in time")
 
@@ -107,14 +107,12 @@ class DrainingServer(uvicorn.Server):
             one.close()
 
     async def _cut(self, seconds: float) -> None:
-        """End what still runs: first the streams by themselves, then all else; each books what it may have used."""
+        """Cancel what still runs, and wait while each call tells its caller, and books what it may have used."""
         if left := set(self.server_state.tasks):
-            _, left = await asyncio.wait(left, timeout=seconds / 4)
-        if left:
             _log.warning("%d calls did not finish in time and are cut", len(left))
             for task in left:
                 task.cancel()
-            await asyncio.wait(left, timeout=seconds / 2)
+            await asyncio.wait(left, timeout=seconds)
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:

@@ -145,6 +145,17 @@ def parse_request_id(text: str) -> str:
     return text
 
 
+def parse_logs(text: str) -> bool:
+    """Whether logs are wanted.
+
+    Raises:
+        BadTarget: it says neither yes nor no.
+    """
+    if text not in _LOGS:
+        raise BadTarget("logs must be 0 or 1.")
+    return _LOGS[text]
+
+
 def method_not_allowed() -> MethodNotAllowed:
     return MethodNotAllowed("Only GET, POST and PUT are used here.", headers={"allow": ", ".join(_METHODS)})
 
@@ -185,10 +196,7 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
     if kind is None or app != app_of(app) or app.count("/") < 1:
         raise BadTarget("There is no such call on a job: GET status, status/stream or the result, or PUT cancel.")
     _refuse_keys(keys, ("logs",) if kind in (Kind.STATUS, Kind.STATUS_STREAM) else ())
-    logs = keys.get("logs", "0")
-    if logs not in _LOGS:
-        raise BadTarget("logs must be 0 or 1.")
-    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=_LOGS[logs])
+    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=parse_logs(keys.get("logs", "0")))
 
 
 def _rest(method: str, path: str, keys: dict[str, str]) -> Target:

@@ -58,6 +58,10 @@ class Allowance:
         }
 
 
+#: That of a call that was not counted.
+NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
+
+
 class RateLimiter:
     """Counts calls against the limits of the caller's plan.
 
@@ -101,7 +105,7 @@ class RateLimiter:
             if not self._fails_open:
                 raise
             _log.warning("rate limits cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
-            return Allowance((), (), Hit(None, 0, (), ()))
+            return NO_ALLOWANCE
         allowance = Allowance(scopes, listed, hit)
         if hit.refused is not None:
             scope, window = scopes[hit.refused], listed[hit.refused]

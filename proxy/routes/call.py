@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive
 
 from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
 from proxy.jobs.settlement import Bill, parsed
-from proxy.jobs.watch import follow
+from proxy.jobs.updates import Rewrite, Update
 from proxy.policy.gate import Admission
+from proxy.routes.events import status_events, stream_of
 from proxy.routes.services import Services
 from proxy.stores.base import Job
-from proxy.targets import Kind, Target
+from proxy.targets import Kind
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import EventStream, events_of, is_event_stream, pass_on, read_whole, until_gone
+from proxy.upstream.headers import JSON
+from proxy.upstream.relay import (
+    EventStream,
+    Whole,
+    events_of,
+    is_event_stream,
+    pass_on,
+    pinged,
+    until_gone,
+    whole,
+)
 
 UNITS = "x-fal-billable-units"
 LAST_SECONDS = 0.2
-#: Changes the JSON of a submit, status or status event to suit a surface; None leaves fal's bytes as they are.
-Rewrite = Callable[[Target, bytes], bytes]
+_DOCUMENT = {"content-type": JSON, "x-content-type-options": "nosniff"}
 
 
 class Call:
@@ -46,7 +56,7 @@ class Call:
         self._job = admission.job
         self._input = admission.input
         self._headers = sent
-        self._rewrite = partial(rewrite, self._target) if rewrite else None
+        self._rewrite = rewrite
 
     async def answer(self) -> Response:
         match self._target.kind:
@@ -60,9 +70,9 @@ class Call:
             case Kind.STATUS_STREAM:
                 return await self._status_stream()
             case Kind.STATUS:
-                return await until_gone(self._receive, self._status())
+                return await self._from_memory_or(self._known_status(), self._status)
             case Kind.RESULT:
-                return await until_gone(self._receive, self._result())
+                return await self._from_memory_or(self._known_result(), self._result)
             case Kind.CANCEL:
                 # What it used until then is booked.
                 return await _finished(self._cancel())
@@ -87,24 +97,42 @@ class Call:
             bill(answer.status_code, answer.headers.get(UNITS), answer.body)
         return answer
 
-    async def _status(self) -> Response:
-        response = await self._send()
-        body = await read_whole(response, repeatable=True)
-        if response.is_success:
-            await self._saw_status(body)
-        return self._answer(response, body)
+    async def _from_memory_or(self, known: Response | None, ask: Callable[[], Awaitable[Response]]) -> Response:
+        return known if known is not None else await until_gone(self._receive, ask())
 
-    async def _saw_status(self, body: bytes) -> None:
-        document = parsed(body)
-        if isinstance(document, dict):
-            await self._services.settlement.saw_status(self.job, document)
+    def _known_status(self) -> Response | None:
+        update = self._services.hub.known(self.job)
+        return self._told(update) if update else None
+
+    async def _status(self) -> Response:
+        if (update := await self._services.hub.poll(self.job)) is not None:
+            return self._told(update)
+        answer = await self._services.hub.ask(self.job, logs=self._target.logs)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
+
+    def _told(self, update: Update) -> Response:
+        """A status poll's answer, as fal itself gives it."""
+        body = update.encoded(0 if self._target.logs else None, self._rewrite)
+        facts = {**_DOCUMENT, "x-fal-request-id": self._target.request_id}
+        return Response(body, 200 if update.is_last else 202, facts)
+
+    def _known_result(self) -> Response | None:
+        result = self._services.results.known(self._target.request_id)
+        return result.response() if result else None
 
     async def _result(self) -> Response:
-        answer = await self._relay()
+        return (await self.result()).response()
+
+    async def result(self) -> Whole:
+        """What came of the job: the model's own status and body."""
+        return await self._services.results.get(self._target.request_id, self._fetched_result)
+
+    async def _fetched_result(self) -> Whole:
+        result = await whole(await self._send(), repeatable=True)
         await self._services.settlement.saw_result(
-            self.job, answer.status_code, answer.headers.get(UNITS), parsed(bytes(answer.body))
+            self.job, result.status, result.headers.get(UNITS), parsed(result.body)
         )
-        return answer
+        return result
 
     async def _cancel(self) -> Response:
         """fal says of a cancelled job only that it was: whether it ran, and is to be charged, must be asked before."""
@@ -121,21 +149,13 @@ class Call:
 
     async def _runs(self) -> bool:
         """Whether fal runs the job now; if fal does not tell, it may."""
-        status = replace(self._target, kind=Kind.STATUS)
+        if (update := self._services.hub.known(self.job)) is not None:
+            return update.state == "IN_PROGRESS"
         try:
-            response = await self._services.upstream.call(status, self._headers)
-            body = await read_whole(response, repeatable=True)
+            document = parsed((await self._services.hub.ask(self.job, logs=False)).body)
         except ProxyError:
             return True
-        if response.is_success:
-            await self._saw_status(body)
-        document = parsed(body)
         return not isinstance(document, dict) or document.get("status") not in ("IN_QUEUE", "COMPLETED")
-
-    def _answer(self, response: Answer, body: bytes) -> Response:
-        if self._rewrite is not None and response.is_success:
-            body = self._rewrite(body)
-        return Response(body, response.status_code, headers.to_caller(response.headers))
 
     async def _submit(self) -> Response:
         async with self._services.settlement.submitting(self.job) as refused:
@@ -143,9 +163,9 @@ class Call:
             if not response.is_success:
                 refused()
                 return await pass_on(response, repeatable=True)
-            body = await read_whole(response, repeatable=False)
-            await self._accept(body)
-        return self._answer(response, body)
+            answer = await whole(response, repeatable=False)
+            await self._accept(answer.body)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
     async def _accept(self, body: bytes) -> None:
         """Note under which id fal has the job, before anybody learns that id.
@@ -161,6 +181,7 @@ class Call:
             await self._services.bookkeeper.accept(self.job, request_id)
         except (StoreUnavailable, NotFound):
             raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None
+        self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
         bill = self._services.settlement.costing(self.job)
@@ -175,15 +196,12 @@ class Call:
             rest = open_bill.pop_all()
             rest.push_async_callback(response.aclose)
         events = _billed(events_of(response), rest, told)
-        return EventStream(events, headers.to_caller(response.headers), rest.aclose, self._services.drain.over)
+        return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose)
 
     async def _status_stream(self) -> Response:
-        response = await until_gone(self._receive, self._send())
-        if not is_event_stream(response):
-            return await until_gone(self._receive, pass_on(response, repeatable=True))
-        updates = follow(response, self._send, self._saw_status, self._rewrite)
-        return EventStream(
-            updates, headers.to_caller(response.headers), response.aclose, self._services.drain.over
+        logs, rewrite = self._target.logs, self._rewrite
+        return await stream_of(
+            self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
         )
 
 
@@ -199,6 +217,15 @@ async def _finished(work: Coroutine[Any, Any, Response]) -> Response:
             task.cancel()
             await asyncio.wait({task})
         return task.result()
+
+
+def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Response:
+    """The answer to a submit or a status poll in the form of a surface."""
+    document = parsed(bytes(answer.body)) if rewrite is not None and answer.status_code < 300 else None
+    if rewrite is None or not isinstance(document, dict) or not isinstance(document.get("request_id"), str):
+        return answer
+    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+    return Response(orjson.dumps(rewrite(endpoint, document)), answer.status_code, headers)
 
 
 async def _billed(

@@ -11,13 +11,17 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
+from proxy.jobs.hub import Hub
+from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
 from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
+from proxy.policy.streams import OpenStreams
 from proxy.routes.once import Once
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
@@ -43,6 +47,10 @@ class Services:
     reconciler: Reconciler
     once: Once
     settlement: Settlement
+    owners: Owners
+    hub: Hub
+    streams: OpenStreams
+    results: Results
     upstream: Upstream
     metrics: Metrics
     flood_guard: Limiter

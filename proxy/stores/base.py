@@ -240,6 +240,9 @@ class Ledger(Protocol):
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
         """The newest jobs of a tenant, or of one of its subjects."""
 
+    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
+        """The newest jobs of a subject that fal took into its queue."""
+
 
 @dataclass(frozen=True)
 class Window:

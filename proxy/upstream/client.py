@@ -52,7 +52,7 @@ class Timeouts:
     run: float = 600.0
     stream: float = 120.0
     #: fal pings every 15 seconds.
-    status_stream: float = 25.0
+    status_stream: float = 20.0
 
     def for_kind(self, kind: Kind) -> dict[str, float]:
         read: float = getattr(self, kind.value, self.read)

@@ -34,7 +34,8 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
-MAX_CONNECTIONS = 1000
+#: Far above what limits let in: a status stream holds one for each job that is followed.
+MAX_CONNECTIONS = 20_000
 KEEPALIVE_SECONDS = 15.0
 DNS_CACHE_SECONDS = 10
 # A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
