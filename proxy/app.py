@@ -163,9 +163,9 @@ def _middleware(services: Services) -> list[Middleware]:
     """Outermost first."""
     allowed = services.settings.server.allowed_origins
     return [
-        Middleware(RequestContext, metrics=services.metrics),
+        Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
-        Middleware(Errors, metrics=services.metrics),
+        Middleware(Errors, metrics=services.metrics, drain=services.drain),
         Middleware(
             BodyLimit, max_bytes=services.settings.server.max_body_bytes, unlimited_prefix=uploads.PREFIX
         ),

@@ -1,7 +1,7 @@
 """The end of this process, as those who take on work and those who stream have to know it.
 
     started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
-    over        the time for that is used up, or a second signal came: streams are cut, then whatever still runs
+    over        the time for that is used up, or a second signal came: what still runs is cancelled
 
 The server sets both (proxy/server.py); everybody else only looks and waits.
 """
@@ -14,8 +14,8 @@ from proxy.errors import Draining
 
 #: Another process can be asked at once: callers come back after this.
 RETRY_SECONDS = 1
-#: What is kept of the drain for its own end: cutting what still runs, and booking it.
-SETTLING_SECONDS = 2.0
+#: What the process keeps for its own end, at least and at most: to cut what still runs, book it, close the stores.
+SETTLING_SECONDS = (0.5, 2.0)
 
 
 class Drain:
@@ -23,14 +23,17 @@ class Drain:
 
     Attributes:
         started: set by `start`.
-        over: set when no time is left, by `end` at the latest.
+        over: set when no time is left, or by `end`.
+        settling_seconds: the part of the drain that comes after `over`.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Up to `seconds` from the signal to the end of the process."""
+        """Up to `seconds` from the signal to the end of the process; what runs gets most of them."""
+        shortest, longest = SETTLING_SECONDS
         self.started = asyncio.Event()
         self.over = asyncio.Event()
-        self._seconds = max(seconds - SETTLING_SECONDS, seconds / 2)
+        self.settling_seconds = min(max(seconds / 2, shortest), longest)
+        self._seconds = max(0.0, seconds - self.settling_seconds)
         self._ends_at = 0.0
 
     def start(self) -> None:
@@ -48,7 +51,7 @@ class Drain:
         self.over.set()
 
     def seconds_left(self) -> float:
-        """How long what runs may still take; all of the drain's time while it has not started."""
+        """How long what runs may still take; all of that time while the drain has not started."""
         if self.over.is_set():
             return 0.0
         if not self.started.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -14,9 +15,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.drain import RETRY_SECONDS, Drain
 from proxy.errors import (
     BadRequest,
     BodyTooLarge,
+    Draining,
     Internal,
     MethodNotAllowed,
     NotFound,
@@ -70,9 +73,10 @@ class RequestContext:
     The path is not logged: it may carry a session or an upload's id. The matched route stands for it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +89,11 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if self._drain.started.is_set():
+                    # The next request of this caller finds another process.
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -153,9 +161,10 @@ def _refused(preflight: Response, request_id: str) -> Response:
 class Errors:
     """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -175,6 +184,14 @@ class Errors:
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: nobody takes it for the end.
             _log.warning("a stream to a caller was cut: %s", broken)
+        except asyncio.CancelledError:
+            if not self._drain.over.is_set():
+                raise
+            if started:
+                _log.warning("an answer was cut, as this process ends")
+                return None
+            problem = Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
+            await self._refuse(problem, scope, receive, send)
         except Exception as problem:
             if started:
                 _log.exception("an answer failed on its way")

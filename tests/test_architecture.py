@@ -12,7 +12,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
-    {"cli", "dev", "server", "__main__"},
+    {"cli", "dev", "server", "workers", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
@@ -33,7 +33,7 @@ HOMES = {
     "asyncpg": {"stores/sql"},
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
-    "uvicorn": {"cli.py", "dev.py", "server.py"},
+    "uvicorn": {"dev.py", "server.py", "workers.py"},
     "yaml": {"policy/plans.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},

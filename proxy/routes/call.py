@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -34,6 +35,7 @@ from proxy.upstream.relay import (
 )
 
 UNITS = "x-fal-billable-units"
+LAST_SECONDS = 0.2
 _DOCUMENT = {"content-type": JSON, "x-content-type-options": "nosniff"}
 
 
@@ -59,8 +61,8 @@ class Call:
     async def answer(self) -> Response:
         match self._target.kind:
             case Kind.SUBMIT:
-                # Shielded: once fal may have the job, it is noted who owns it, whether or not the caller stays.
-                return await asyncio.shield(self._submit())
+                # Once fal may have the job, it is noted who owns it.
+                return await _finished(self._submit())
             case Kind.RUN:
                 return await self._run()
             case Kind.STREAM:
@@ -75,8 +77,8 @@ class Call:
                 known = self._known_result()
                 return known if known is not None else await until_gone(self._receive, self._result())
             case Kind.CANCEL:
-                # Shielded: what it used until then is booked, whether or not the caller stays.
-                return await asyncio.shield(self._cancel())
+                # What it used until then is booked.
+                return await _finished(self._cancel())
             case _:
                 return await until_gone(self._receive, self._relay())
 
@@ -205,6 +207,20 @@ class Call:
         return await stream_of(
             self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
         )
+
+
+async def _finished(work: Coroutine[Any, Any, Response]) -> Response:
+    """The outcome of work that is not to be left half done. It ends with the process all the same: when that cancels,
+    the work may go on for a moment, and is then cancelled itself."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _, unfinished = await asyncio.wait({task}, timeout=LAST_SECONDS)
+        if unfinished:
+            task.cancel()
+            await asyncio.wait({task})
+        return task.result()
 
 
 def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Response:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from proxy.auth.callers import Caller
+from proxy.errors import UpstreamAmbiguous
 from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
 from proxy.routes.bodies import read_json
@@ -67,6 +68,18 @@ class Way:
         Raises:
             ProxyError, CallerGone: as `forward`.
         """
+        if not self.target.kind.names_job:
+            # What is told of a job can be told as long as the process lives.
+            self.services.drain.refuse_new_work()
+        try:
+            return await self._gone()
+        except asyncio.CancelledError:
+            # Only the end of the process cancels.
+            if self.target.kind.repeatable:
+                raise
+            raise UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.") from None
+
+    async def _gone(self) -> Response:
         if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
             return await self._go_once(key)
         return await self._admitted(self._read, self.request.receive, None, self.rewrite)

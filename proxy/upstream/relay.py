@@ -28,6 +28,8 @@ WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05
+#: After a stream was cut, another process can be asked at once.
+COME_BACK_SECONDS = 1.0
 STREAM_HEADERS = {
     "content-type": f"{EVENT_STREAM}; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -148,6 +150,8 @@ class EventStream(Response):
     """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
 
     `release` is called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+    A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
+    like the end of the job.
     """
 
     def __init__(
@@ -169,10 +173,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with aclosing(self._events):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await until_gone(receive, self._pump(send))
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
             return
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
+            raise StreamBroken("this process ends") from None
         finally:
             for call in self._last_words:
                 call()
@@ -180,7 +188,6 @@ class EventStream(Response):
                 await self._release()
 
     async def _pump(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.sleep(LINGER_SECONDS)

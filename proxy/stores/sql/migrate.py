@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.errors import StoreUnavailable
 
@@ -51,7 +51,6 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-async def current(engine: AsyncEngine) -> str | None:
+async def current(connection: AsyncConnection) -> str | None:
     """The revision that the database is at; None for an empty one."""
-    async with engine.connect() as connection:
-        return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())

@@ -42,8 +42,8 @@ class SqlStores:
         await self.ping()
 
     async def ping(self) -> None:
-        async with reading(self._engine):
-            revision = await migrate.current(self._engine)
+        async with reading(self._engine) as connection:
+            revision = await migrate.current(connection)
         if revision != migrate.newest():
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
 
