@@ -12,7 +12,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
-    {"cli", "dev", "server", "workers", "__main__"},
+    {"cli", "dev", "server", "joined", "workers", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
