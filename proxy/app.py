@@ -7,11 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
@@ -79,10 +77,9 @@ def create_app(
         clock or SystemClock(),
         drain or Drain(settings.server.drain_seconds),
     )
-    app = Starlette(
+    app = Application(
         routes=_routes(services),
         middleware=_middleware(services),
-        exception_handlers={HTTPException: _to_errors},
         lifespan=_lifespan(services, plan_file or file, reconciles),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
@@ -91,6 +88,16 @@ def create_app(
         # Not mounted at "/": a mount there would answer wrong methods of other routes.
         app.router.default = Page()
     return app
+
+
+class Application(Starlette):
+    """Starlette without its own two layers of error handling: `Errors` answers for whatever is raised."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for cls, args, kwargs in reversed(self.user_middleware):
+            app = cls(app, *args, **kwargs)
+        return app
 
 
 def _assembled(
@@ -197,8 +204,3 @@ def _lifespan(
             await services.stores.close()
 
     return lifespan
-
-
-async def _to_errors(_request: Request, problem: Exception) -> Response:
-    """Starlette would answer in text; our own `Errors` is next on the way out."""
-    raise problem

@@ -21,6 +21,7 @@ from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Tenant, json_schema, read_file
+from proxy.server import spare_the_garbage_collector
 from proxy.settings import Settings, SettingsError
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
@@ -63,7 +64,9 @@ def application() -> Any:
     """The application of one worker process, from its environment."""
     settings = settings_.read(os.environ)
     _configure_logging(settings)
-    return create_app(settings)
+    app = create_app(settings)
+    spare_the_garbage_collector()
+    return app
 
 
 @main.command()

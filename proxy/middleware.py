@@ -8,8 +8,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -81,7 +82,8 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(Headers(scope=scope).get("x-request-id")) or secrets.token_hex(8)
+        request_id = _well_formed(_header(scope, b"x-request-id")) or secrets.token_hex(8)
+        shown = (b"x-request-id", request_id.encode("ascii"))
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499
 
@@ -89,11 +91,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                message["headers"] = [*message["headers"], shown]
                 if self._drain.started.is_set():
                     # The next request of this caller finds another process.
-                    headers["connection"] = "close"
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -104,8 +105,7 @@ class RequestContext:
 
     def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         surface = getattr(scope.get("route"), "path", "none")
-        self._metrics.requests.labels(surface, status).inc()
-        self._metrics.seconds.labels(surface).observe(seconds)
+        self._metrics.answered(surface, status, seconds)
         if _access.isEnabledFor(logging.INFO):
             facts = {
                 "request_id": request_id,
@@ -116,6 +116,11 @@ class RequestContext:
                 **scope["state"].get("facts", {}),
             }
             _access.info("request", extra={"facts": facts})
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a request header, without the objects that Starlette makes of all of them."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
 def _well_formed(request_id: str | None) -> str | None:
@@ -140,14 +145,24 @@ class Cors(CORSMiddleware):
         return self._is_allowed(origin.lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers({})
-        asks = scope["type"] == "http" and scope["method"] == "OPTIONS" and "origin" in headers
-        if not asks or "access-control-request-method" not in headers:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if _header(scope, b"origin") is None:
+            return await self.app(scope, receive, partial(_varying, send))
+        headers = Headers(scope=scope)
+        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
             return await super().__call__(scope, receive, send)
         response = self.preflight_response(headers)
         if response.status_code != 200:
             response = _refused(response, scope["state"]["request_id"])
         return await response(scope, receive, send)
+
+
+async def _varying(send: Send, message: Message) -> None:
+    """Pass a message on; a cache must not give an answer to no page in particular to the next page that asks."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+    await send(message)
 
 
 def _refused(preflight: Response, request_id: str) -> Response:
@@ -237,7 +252,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(self._unlimited_prefix):
             return await self._app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
+        declared = _header(scope, b"content-length") or ""
         seen = 0
 
         async def bounded() -> Message:

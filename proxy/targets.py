@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from proxy.catalog import app_of
@@ -110,6 +111,12 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
     if len(headers) != 1:
         raise BadTarget("Send exactly one x-fal-target-url header, with the fal URL to call.")
     (url,) = headers
+    return _parsed_url(method, url)
+
+
+@lru_cache(maxsize=4096)
+def _parsed_url(method: str, url: str) -> Target:
+    """The target of a URL, of which the last ones are kept: a job is asked for many times."""
     if len(url) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(url):
         raise BadTarget("The target URL must be printable ASCII without spaces, of 2048 characters at most.")
     match = _URL.fullmatch(url)

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
@@ -22,6 +23,8 @@ from proxy.settings import Secret
 #: One salt for each purpose: a signature made for one never verifies for another.
 SESSION_SALT = "fal-proxy.session.v1"
 MAX_TOKEN_LENGTH = 4096
+#: Tokens whose signature is not checked again. Their expiry is, and whoever asks checks that they were not revoked.
+KEPT = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
 _SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
 
@@ -60,6 +63,8 @@ class Sessions:
             salt=SESSION_SALT,
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )
+        # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
+        self._read = lru_cache(maxsize=KEPT)(self._read_anew)
 
     def mint(
         self,
@@ -98,13 +103,16 @@ class Sessions:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise Unauthenticated("The session token is not valid.")
         try:
-            session = _unpacked(self._serializer.loads(token))
+            session = self._read(token)
         except (BadData, AttributeError, KeyError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None
         if session.expires_at <= self._clock.now():
             raise SessionExpired("The session has expired; get a new one.")
         return session
+
+    def _read_anew(self, token: str) -> Session:
+        return _unpacked(self._serializer.loads(token))
 
 
 def _packed(session: Session) -> dict[str, Any]:

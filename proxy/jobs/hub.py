@@ -6,6 +6,7 @@ A job that ended stays answerable from memory, within a bound; one that nobody a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ PATIENCE_SECONDS = 2.0
 ENDED_BYTES = 64 * 1024 * 1024
 #: Jobs followed at once; polls of more than these go to fal one by one.
 MOST_WATCHES = 10_000
+_log = logging.getLogger(__name__)
 
 
 class Hub:
@@ -127,26 +129,33 @@ class Hub:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
 
-    def sweep(self) -> None:
-        """Let go of the jobs that nobody asked for in a while; and let event streams know when the process stops."""
+    async def sweep(self) -> None:
+        """Let go of the jobs that nobody asked for in a while, and keep the slots of the others; let event streams know
+        when the process stops."""
         idle_since = self._clock.now() - IDLE_SECONDS
         for id_, watch in list(self._watches.items()):
             if not watch.readers and watch.used_at <= idle_since:
                 # Out of the way at once: who comes now begins anew.
                 del self._watches[id_]
                 watch.stop()
-            elif self._drain.started.is_set():
+                continue
+            if watch.is_live:
+                await self._settlement.lives(watch.job)
+            if self._drain.started.is_set():
                 watch.wake()
 
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self.sweep()
+            try:
+                await self.sweep()
+            except Exception:
+                _log.exception("looking after the jobs that are followed failed")
 
     def _watch(self, job: Job) -> Watch:
         id_ = _id(job)
         if (last := self._ended.get(id_)) is not None:
-            return Watch.ended(last)
+            return Watch.ended(job, last)
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
             watch = self._watches[id_] = self._begun(job)
@@ -157,7 +166,7 @@ class Hub:
         target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
         sent = headers.to_fal(Headers({}), streams=True)
         watch = Watch(
-            job.endpoint,
+            job,
             lambda: self._upstream.call(target, sent),
             lambda: self._completed(job),
             lambda document: self._settlement.saw_status(job, document),

@@ -19,6 +19,7 @@ import orjson
 
 from proxy.errors import ProxyError
 from proxy.jobs.updates import COMPLETED, STATES, Log, Update
+from proxy.stores.base import Job
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import StreamBroken, events_of, is_event_stream
 
@@ -41,7 +42,6 @@ class Watch:
     """Follows a job from `start` to its end or to `close`; whoever wants to know joins it.
 
     Args:
-        endpoint: the one it was submitted to.
         open_: opens the job's status stream at fal.
         ask: gives fal's own status document, with all logs, or None; for when a stream cannot be trusted.
         saw: is told each document before anybody else.
@@ -52,8 +52,8 @@ class Watch:
         is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
 
-    def __init__(self, endpoint: str, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
-        self._endpoint = endpoint
+    def __init__(self, job: Job, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
+        self.job = job
         self._open = open_
         self._ask = ask
         self._saw = saw
@@ -71,13 +71,13 @@ class Watch:
         self.is_live = False
 
     @classmethod
-    def ended(cls, last: Update) -> Watch:
+    def ended(cls, job: Job, last: Update) -> Watch:
         """One of a job whose end is known."""
 
         async def nothing(*_: Any) -> Any:
             raise StreamBroken("the job has ended")
 
-        watch = cls(last.endpoint, nothing, nothing, nothing, 0)
+        watch = cls(job, nothing, nothing, nothing, 0)
         watch._kept.append(last)
         watch._told, watch._is_over = 1, True
         return watch
@@ -235,6 +235,6 @@ class Watch:
         self.is_live = not self._missed
         latest = self.latest
         if latest is None or latest.document != document or latest.lines != len(self._log):
-            self._kept.append(Update(self._endpoint, document, self._log, len(self._log)))
+            self._kept.append(Update(self.job.endpoint, document, self._log, len(self._log)))
             self._told += 1
             self.wake()

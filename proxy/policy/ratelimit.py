@@ -53,13 +53,18 @@ class Allowance:
         least = min(range(len(named)), key=lambda at: self.hit.remaining[at] / self.windows[at].limit)
         remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
         return {
-            "ratelimit-policy": ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named),
+            "ratelimit-policy": _policy(tuple((scope, one.limit, one.seconds) for scope, one in named)),
             "ratelimit": f'"{self.scopes[least]}";r={remaining};t={reset}',
         }
 
 
 #: That of a call that was not counted.
 NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
+
+
+@lru_cache(maxsize=1024)
+def _policy(limits: tuple[tuple[str, int, int], ...]) -> str:
+    return ", ".join(f'"{scope}";q={limit};w={seconds}' for scope, limit, seconds in limits)
 
 
 class RateLimiter:
@@ -133,6 +138,7 @@ def _windows(rates: RateLimits | PollLimits, caller: Caller, address: str, purpo
     return {scope: _window(purpose, scope, who, rate) for scope, (who, rate) in found.items() if rate is not None}
 
 
+@lru_cache(maxsize=16_384)
 def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
     amount, seconds = _parsed(rate)
     # Subjects are the tenants' own words for people, and session ids open nothing but stay private: neither is a key.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
@@ -70,9 +70,12 @@ class Call:
             case Kind.STATUS_STREAM:
                 return await self._status_stream()
             case Kind.STATUS:
-                return await self._from_memory_or(self._known_status(), self._status)
+                # What is in memory is told at once; only who has to wait can hang up meanwhile.
+                known = await self._known_status()
+                return known if known is not None else await until_gone(self._receive, self._status())
             case Kind.RESULT:
-                return await self._from_memory_or(self._known_result(), self._result)
+                known = self._known_result()
+                return known if known is not None else await until_gone(self._receive, self._result())
             case Kind.CANCEL:
                 # What it used until then is booked.
                 return await _finished(self._cancel())
@@ -97,12 +100,13 @@ class Call:
             bill(answer.status_code, answer.headers.get(UNITS), answer.body)
         return answer
 
-    async def _from_memory_or(self, known: Response | None, ask: Callable[[], Awaitable[Response]]) -> Response:
-        return known if known is not None else await until_gone(self._receive, ask())
-
-    def _known_status(self) -> Response | None:
+    async def _known_status(self) -> Response | None:
         update = self._services.hub.known(self.job)
-        return self._told(update) if update else None
+        if update is None:
+            return None
+        if not update.is_last:
+            await self._services.settlement.lives(self.job)
+        return self._told(update)
 
     async def _status(self) -> Response:
         if (update := await self._services.hub.poll(self.job)) is not None:

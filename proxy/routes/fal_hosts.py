@@ -15,6 +15,7 @@ from starlette.routing import Route
 from proxy import targets
 from proxy.catalog import app_of
 from proxy.jobs.updates import Rewrite
+from proxy.routes.answering import Answering
 from proxy.routes.forward import forward
 from proxy.routes.services import Services
 
@@ -35,7 +36,7 @@ def routes(services: Services) -> list[Route]:
             rewrite,
         )
 
-    return [Route(PREFIX + "{path:path}", hosts, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    return [Route(PREFIX + "{path:path}", Answering(hosts), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
 
 
 def rewriter(public_url: str) -> Rewrite:

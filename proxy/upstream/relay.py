@@ -30,6 +30,8 @@ PING_SECONDS = 5.0
 LINGER_SECONDS = 0.05
 #: After a stream was cut, another process can be asked at once.
 COME_BACK_SECONDS = 1.0
+#: A call that is over sooner is not watched for a caller who hangs up.
+LOOK_AFTER_SECONDS = 0.02
 STREAM_HEADERS = {
     "content-type": f"{EVENT_STREAM}; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -56,8 +58,10 @@ async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int =
         UpstreamAmbiguous: the same, and the call may have been run.
     """
     body = bytearray()
+    # fal is asked not to compress: httpx's decoders, half the cost of reading, are for an answer that is all the same.
+    encoded = "content-encoding" in response.headers
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_bytes() if encoded else _raw(response):
             body += chunk
             if len(body) > limit:
                 raise _too_large(repeatable)
@@ -66,6 +70,11 @@ async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int =
     finally:
         await response.aclose()
     return bytes(body)
+
+
+def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return aiter(response.stream)
 
 
 def _too_large(repeatable: bool) -> ProxyError:
@@ -229,21 +238,52 @@ async def until_gone(receive: Receive, work: Awaitable[T]) -> T:
         CallerGone: the caller hung up.
         BodyTooLarge: it goes on sending.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    watcher = _Watcher(receive)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            # What the caller sent meanwhile may have been too much: then this raises that.
-            gone.result()
-            raise CallerGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watcher.gone is not None and watcher.is_alone:
+            raise watcher.gone from None
+        raise
     finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.wait({task, gone})
+        watcher.stop()
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watcher:
+    """Cancels the task that makes it once the caller hangs up. Most calls are over before it begins to look."""
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.gone: Exception | None = None
+        self._receive = receive
+        self._task = task
+        self._cancelled_before = task.cancelling()
+        self._looking: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(LOOK_AFTER_SECONDS, self._begin)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else has cancelled the task too."""
+        return self._task.cancelling() == self._cancelled_before + 1
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self.gone is not None:
+            self._task.uncancel()
+
+    def _begin(self) -> None:
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        gone: Exception = CallerGone()
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception as problem:
+            # What the caller sent meanwhile may have been too much.
+            gone = problem
+        self.gone = gone
+        self._task.cancel()

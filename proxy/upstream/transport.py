@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
 import aiohttp
 import httpx
@@ -42,7 +42,11 @@ DNS_CACHE_SECONDS = 10
 PIECE_BYTES = 64 * 1024
 READ_BUFFER_BYTES = 64 * 1024
 
+#: What aiohttp raises once a request has begun to leave.
+_BREAKS = (aiohttp.ClientError, HttpProcessingError, EofStream, OSError)
 Timeouts = Mapping[str, float | None]
+
+Headers = list[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": [\t -~\x80-\xff]*\r\n)*\r\n")
@@ -77,7 +81,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
         Raises: httpx.TransportError, by the rule at the head of this file; whatever the request's own stream raises.
         """
-        head, length = _head(request), _body_length(request.headers)
+        headers = request.headers.raw
+        head, length = _head(request, headers), _body_length(headers)
         timeouts: Timeouts = request.extensions.get("timeout", {})
         exchange = await self._open(request.url, timeouts)
         try:
@@ -85,7 +90,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await exchange.break_off()
             raise
-        return httpx.Response(
+        response = httpx.Response(
             message.code,
             headers=message.raw_headers,
             stream=_ResponseBody(exchange, payload),
@@ -94,6 +99,9 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 "reason_phrase": message.reason.encode("latin-1", "replace"),
             },
         )
+        # httpx would look for an encoding that fits all headers, each time anew.
+        response.headers.encoding = "latin-1"
+        return response
 
     async def aclose(self) -> None:
         """Break off what is on its way, close what is idle. The transport cannot be used again."""
@@ -209,10 +217,12 @@ class _Exchange:
             raise
 
     async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
-        with _errors_in_httpx_words():
+        try:
             message, payload = await self._protocol.read()
             while message.code < 200 and message.code != 101:
                 message, payload = await self._protocol.read()
+        except _BREAKS as error:
+            raise _in_httpx_words(error) from error
         if message.code == 101:
             raise httpx.RemoteProtocolError("The upstream changed the protocol without being asked to.")
         self._payload = payload
@@ -239,8 +249,10 @@ class _Exchange:
     async def read(self) -> bytes:
         """What has arrived of the body, at least a byte; none at its end."""
         assert self._payload is not None
-        with _errors_in_httpx_words():
+        try:
             chunk = await self._payload.readany()
+        except _BREAKS as error:
+            raise _in_httpx_words(error) from error
         # The parser takes any end of the connection for the end of a body without a length; a reset is not one.
         if not chunk and self._ends_with_connection and isinstance(self._protocol.exception(), OSError):
             raise httpx.ReadError("The upstream broke off the connection.")
@@ -299,9 +311,9 @@ def _verifying_context() -> ssl.SSLContext:
     return context
 
 
-def _head(request: httpx.Request) -> bytes:
+def _head(request: httpx.Request, headers: Headers) -> bytes:
     lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [b"%b: %b\r\n" % header for header in request.headers.raw]
+    lines += [b"%b: %b\r\n" % header for header in headers]
     head = b"".join(lines) + b"\r\n"
     # The count catches what is well-formed only because one of the parts holds a line of its own.
     if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
@@ -309,22 +321,22 @@ def _head(request: httpx.Request) -> bytes:
     return head
 
 
-def _body_length(headers: httpx.Headers) -> int | None:
+def _body_length(headers: Headers) -> int | None:
     """Bytes of the body by its headers; None if it goes in chunks."""
-    lengths, codings = headers.get_list("content-length"), headers.get_list("transfer-encoding")
-    if codings == ["chunked"] and not lengths:
+    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
+    if codings == [b"chunked"] and not lengths:
         return None
-    if codings or len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+    if codings or len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         raise httpx.LocalProtocolError("The request's headers do not say where its body ends.")
     return int(lengths[0]) if lengths else 0
 
 
 def _small_body(request: httpx.Request, length: int | None) -> bytes | None:
     """The body, if it is in memory and small enough to leave together with the head."""
-    try:
-        body = request.content
-    except httpx.RequestNotRead:
+    if not isinstance(request.stream, httpx.ByteStream):
         return None
+    body = b"".join(request.stream)
     return body if len(body) == length and length <= PIECE_BYTES else None
 
 
@@ -364,18 +376,14 @@ def _drop(connection: Connection) -> None:
     connection.close()
 
 
-@contextlib.contextmanager
-def _errors_in_httpx_words() -> Iterator[None]:
-    """Translate what goes wrong after the request began to leave; no byte of the upstream's gets into the texts."""
-    try:
-        yield
-    except aiohttp.SocketTimeoutError as error:
-        raise httpx.ReadTimeout("The upstream is silent.") from error
-    except HttpProcessingError as error:
-        raise httpx.RemoteProtocolError("The upstream's answer is not HTTP.") from error
-    except (aiohttp.ServerDisconnectedError, EofStream) as error:
-        raise httpx.RemoteProtocolError("The upstream closed the connection without an answer.") from error
-    except aiohttp.ClientPayloadError as error:
-        raise httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer.") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise httpx.ReadError("The upstream broke off the connection.") from error
+def _in_httpx_words(error: Exception) -> httpx.TransportError:
+    """What went wrong after the request began to leave; no byte of the upstream's gets into the text."""
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return httpx.ReadTimeout("The upstream is silent.")
+    if isinstance(error, HttpProcessingError):
+        return httpx.RemoteProtocolError("The upstream's answer is not HTTP.")
+    if isinstance(error, (aiohttp.ServerDisconnectedError, EofStream)):
+        return httpx.RemoteProtocolError("The upstream closed the connection without an answer.")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer.")
+    return httpx.ReadError("The upstream broke off the connection.")

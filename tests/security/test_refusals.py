@@ -285,8 +285,10 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
     wish = b'{"content_type":"image/png","file_name":"a.png"}'
     assert_refusal(call(wire, "hosts", token, "POST", "rest/storage/upload/initiate", wish), 502, "bad_upstream")
     assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL), 502, "bad_upstream")
-    # Nothing is repeated by the proxy itself.
-    assert len(stack.sandbox.requests()) == 7
+    # Nothing that may run or change something is repeated by the proxy itself.
+    assert [record["method"] for record in stack.sandbox.requests() if record["method"] != "GET"] == [
+        "POST", "POST", "PUT", "POST", "PUT"
+    ]
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -81,7 +81,8 @@ async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores:
     holder.execute("BEGIN EXCLUSIVE")
     impatient = open_stores(url)
     # Five seconds is what production waits; a test need not.
-    event.listen(impatient.ledger._engine.sync_engine, "connect", lambda one, _: one.execute("PRAGMA busy_timeout=50"))
+    writer = impatient.ledger._transactions._file
+    event.listen(writer, "connect", lambda one, _: one.execute("PRAGMA busy_timeout=50"))
     wanted = job()
     with pytest.raises(StoreUnavailable):
         await impatient.ledger.commit([Reserve(wanted)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.errors import StoreUnavailable
 from proxy.stores.sql import migrate
 from proxy.stores.sql.directory import SqlDirectory
-from proxy.stores.sql.engine import create_engine, reading
+from proxy.stores.sql.engine import Transactions, create_engine, reading
 from proxy.stores.sql.idempotency import SqlIdempotency
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.uploads import SqlUploads
@@ -17,7 +17,8 @@ class SqlStores:
     def __init__(self, database_url: str) -> None:
         self._engine = create_engine(database_url)
         self.directory = SqlDirectory(self._engine)
-        self.ledger = SqlLedger(self._engine)
+        self._transactions = Transactions(self._engine)
+        self.ledger = SqlLedger(self._engine, self._transactions)
         self.idempotency = SqlIdempotency(self._engine)
         self.uploads = SqlUploads(self._engine)
 
@@ -48,4 +49,5 @@ class SqlStores:
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
 
     async def close(self) -> None:
+        await self._transactions.close()
         await self._engine.dispose()
