@@ -35,7 +35,7 @@ from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
-from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Upstream
@@ -149,8 +149,12 @@ def _assembled(
 
 
 def _counters(settings: Settings) -> Counters:
-    redis_url = settings.stores.redis_url
-    return RedisCounters(redis_url.reveal()) if redis_url else MemoryCounters()
+    if settings.stores.redis_url is None:
+        return MemoryCounters()
+    # Imported here: its client library takes memory that a proxy without Redis has better uses for.
+    from proxy.stores.counters.redis import RedisCounters
+
+    return RedisCounters(settings.stores.redis_url.reveal())
 
 
 def _routes(services: Services) -> list[BaseRoute]:

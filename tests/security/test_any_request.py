@@ -167,7 +167,8 @@ def test_fal_hears_nothing_or_a_call_of_the_list(own: tuple[Stack, Wire, str, st
             names = {name for name, _ in call["headers"]}
             assert names <= CALLERS_HEADERS | {"content-type", "content-length"}
             heard.add((call["host"], call["method"]))
-        if not calls:
+        # A job that has ended is answered for from memory.
+        if not calls and not (sent.method == "GET" and answer.all("x-fal-request-id") == [job]):
             assert answer.status >= 400
             refused.update(answer.all("x-fal-error-type"))
 

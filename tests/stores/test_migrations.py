@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import StoreUnavailable
@@ -35,6 +37,10 @@ def _looked_at(connection: Connection) -> tuple[list[object], set[str], str | No
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
     tables = set(inspect(connection).get_table_names())
     return compare_metadata(context, schema.metadata), tables, context.get_current_revision()
+
+
+def test_the_newest_revision_is_the_last_one() -> None:
+    assert ScriptDirectory(str(Path(migrate.__file__).with_name("migrations"))).get_current_head() == migrate.newest()
 
 
 async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:

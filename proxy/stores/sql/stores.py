@@ -22,7 +22,7 @@ class SqlStores:
         self.idempotency = SqlIdempotency(self._engine)
         self.uploads = SqlUploads(self._engine)
 
-    async def migrate(self) -> str | None:
+    async def migrate(self) -> str:
         """Bring the database to this version; return the revision.
 
         Raises:
@@ -38,15 +38,17 @@ class SqlStores:
         Raises:
             StoreUnavailable: it does not answer, or is at another version.
         """
-        if self._engine.dialect.name == "sqlite":
+        if self._engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
             await self.migrate()
         await self.ping()
 
     async def ping(self) -> None:
-        async with reading(self._engine) as connection:
-            revision = await migrate.current(connection)
-        if revision != migrate.newest():
+        if await self._revision() != migrate.newest():
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
+
+    async def _revision(self) -> str | None:
+        async with reading(self._engine) as connection:
+            return await migrate.current(connection)
 
     async def close(self) -> None:
         await self._transactions.close()
