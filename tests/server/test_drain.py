@@ -281,6 +281,20 @@ def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, d
 
 
 @pytest.mark.tools
+def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        caller = stage.caller()
+        run, _ = stage.meanwhile(lambda: pytest.raises(httpx.TransportError, stage_run(caller)))
+        workers = tree(stage.server.process.pid)[1:]
+        stage.begin_to_stop()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        assert stage.end() == 0
+        run.result(timeout=30)
+
+
+@pytest.mark.tools
 def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
     with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
         process = stage.server.process
