@@ -36,7 +36,7 @@ HELD, SILENT = "[[pace hold=IN_PROGRESS]]", "[[fault delay=60]]"
 PNG = {"content_type": "image/png", "file_name": "a.png"}
 #: A single process ends with the signal, as a shell or an orchestrator expects it.
 BY_SIGNAL = -signal.SIGTERM
-LONG, SHORT = "600", "3"
+LONG, SHORT = "600", "4"
 
 
 class Scene:
