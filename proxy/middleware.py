@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -34,6 +35,8 @@ from proxy.upstream.relay import CallerGone, StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)
+#: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
+_PROCESS, _numbers = secrets.token_hex(4), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -71,7 +74,8 @@ CORS_RESPONSE_HEADERS = (
 class RequestContext:
     """Gives a request its id, and writes one line and one count when it has been answered.
 
-    The path is not logged: it may carry a session or an upload's id. The matched route stands for it.
+    Polls that are answered from memory have their line at `debug` only. The path is not logged: it may carry a session
+    or an upload's id. The matched route stands for it.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
@@ -82,7 +86,7 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(_header(scope, b"x-request-id")) or secrets.token_hex(8)
+        request_id = _well_formed(_header(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
         shown = (b"x-request-id", request_id.encode("ascii"))
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499
@@ -106,7 +110,8 @@ class RequestContext:
     def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         surface = getattr(scope.get("route"), "path", "none")
         self._metrics.answered(surface, status, seconds)
-        if _access.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
+        if _access.isEnabledFor(level):
             facts = {
                 "request_id": request_id,
                 "method": scope["method"],
@@ -115,7 +120,7 @@ class RequestContext:
                 "milliseconds": round(seconds * 1000, 1),
                 **scope["state"].get("facts", {}),
             }
-            _access.info("request", extra={"facts": facts})
+            _access.log(level, "request", extra={"facts": facts})
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -25,6 +25,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.drain import Drain
+from proxy.joined import JoinedWrites
 from proxy.settings import Settings
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
@@ -43,6 +44,9 @@ class BoundedHead(HttpToolsProtocol):
 
     _in_head = False
     _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(JoinedWrites(transport))  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import parse_qsl
 
 from proxy.catalog import app_of
@@ -40,16 +40,16 @@ class Kind(Enum):
     CANCEL = "cancel"
     UPLOAD_INITIATE = "upload_initiate"
 
-    @property
+    @cached_property
     def names_endpoint(self) -> bool:
         """Whether the target carries a full endpoint id and an input."""
         return self in (Kind.RUN, Kind.STREAM, Kind.SUBMIT)
 
-    @property
+    @cached_property
     def names_job(self) -> bool:
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
 
-    @property
+    @cached_property
     def repeatable(self) -> bool:
         """Whether a second call does no harm: nothing is run or billed by it."""
         return not self.names_endpoint

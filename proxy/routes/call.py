@@ -14,15 +14,15 @@ from starlette.types import Receive
 
 from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
 from proxy.jobs.settlement import Bill, parsed
-from proxy.jobs.updates import Rewrite, Update
+from proxy.jobs.updates import Rewrite
 from proxy.policy.gate import Admission
 from proxy.routes.events import status_events, stream_of
+from proxy.routes.polls import Told
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
-from proxy.upstream.headers import JSON
 from proxy.upstream.relay import (
     EventStream,
     Whole,
@@ -36,7 +36,6 @@ from proxy.upstream.relay import (
 
 UNITS = "x-fal-billable-units"
 LAST_SECONDS = 0.2
-_DOCUMENT = {"content-type": JSON, "x-content-type-options": "nosniff"}
 
 
 class Call:
@@ -70,12 +69,9 @@ class Call:
             case Kind.STATUS_STREAM:
                 return await self._status_stream()
             case Kind.STATUS:
-                # What is in memory is told at once; only who has to wait can hang up meanwhile.
-                known = await self._known_status()
-                return known if known is not None else await until_gone(self._receive, self._status())
+                return await until_gone(self._receive, self._status())
             case Kind.RESULT:
-                known = self._known_result()
-                return known if known is not None else await until_gone(self._receive, self._result())
+                return await until_gone(self._receive, self._result())
             case Kind.CANCEL:
                 # What it used until then is booked.
                 return await _finished(self._cancel())
@@ -100,29 +96,11 @@ class Call:
             bill(answer.status_code, answer.headers.get(UNITS), answer.body)
         return answer
 
-    async def _known_status(self) -> Response | None:
-        update = self._services.hub.known(self.job)
-        if update is None:
-            return None
-        if not update.is_last:
-            await self._services.settlement.lives(self.job)
-        return self._told(update)
-
     async def _status(self) -> Response:
         if (update := await self._services.hub.poll(self.job)) is not None:
-            return self._told(update)
+            return Told(self._target, update, self._rewrite)
         answer = await self._services.hub.ask(self.job, logs=self._target.logs)
         return rewritten(answer.response(), self.job.endpoint, self._rewrite)
-
-    def _told(self, update: Update) -> Response:
-        """A status poll's answer, as fal itself gives it."""
-        body = update.encoded(0 if self._target.logs else None, self._rewrite)
-        facts = {**_DOCUMENT, "x-fal-request-id": self._target.request_id}
-        return Response(body, 200 if update.is_last else 202, facts)
-
-    def _known_result(self) -> Response | None:
-        result = self._services.results.known(self._target.request_id)
-        return result.response() if result else None
 
     async def _result(self) -> Response:
         return (await self.result()).response()

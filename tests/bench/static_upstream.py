@@ -4,7 +4,8 @@
 
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
 id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
-runs and stays open, with a comment now and then; `POST /finish/{id}` makes the streams of one job tell its end.
+runs and stays open, with a comment now and then; whoever fetches a job's result, or `POST /finish/{id}`, makes its
+streams tell the end.
 """
 
 from __future__ import annotations
@@ -131,7 +132,10 @@ class StaticFal(asyncio.Protocol):
             self._finish(path.removeprefix(b"/finish/"))
         else:
             kind = _kind(self.parser.get_method(), self.url)
-            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), _request_id(kind, self.url)))
+            id_ = _request_id(kind, self.url)
+            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), id_))
+            if kind == "result":
+                self._end_streams(id_)
 
     def _send_event(self, number: int) -> None:
         if self.transport.is_closing():
@@ -155,9 +159,12 @@ class StaticFal(asyncio.Protocol):
             self.loop.call_later(PING_SECONDS, self._ping)
 
     def _finish(self, job: bytes) -> None:
+        self._end_streams(job)
+        self.transport.write(TEMPLATES["finish"])
+
+    def _end_streams(self, job: bytes) -> None:
         for one in self.watching.pop(job, ()):
             one.transport.write(COMPLETED.replace(REQUEST_ID.encode(), job) + LAST_CHUNK)
-        self.transport.write(TEMPLATES["finish"])
 
 
 async def serve(port: int) -> None:
