@@ -55,6 +55,8 @@ def serve(
     settings = _checked()
     for warning in settings.warnings:
         _say(f"warning: {warning}")
+    # Of this process, which supervises the workers if there are several.
+    _configure_logging(settings)
     raise typer.Exit(run("proxy.cli:application", settings))
 
 

@@ -11,6 +11,7 @@ uvicorn itself stops listening at the signal, and ends the application while str
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import select
@@ -80,12 +81,14 @@ class DrainingServer(uvicorn.Server):
         _log.info("stopping; %d calls have %.1f s to finish", len(self.server_state.tasks), drain.seconds_left())
         await self._until_idle(drain)
         await self._stop_listening(sockets or [])
-        await asyncio.sleep(LAST_REQUEST_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(drain.over.wait(), LAST_REQUEST_SECONDS)
+        for connection in list(self.server_state.connections):
+            # Closes those that are idle; the others close with their answer, so that nothing new comes from here on.
+            connection.shutdown()
         await self._until_idle(drain)
         drain.end()
         await self._cut(drain.settling_seconds / 2)
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
         try:
             await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds / 2)
         except TimeoutError:

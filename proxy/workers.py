@@ -69,6 +69,9 @@ class Workers(Multiprocess):
         for number, worker in enumerate(self.processes):
             if self.should_exit.is_set() or worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
                 continue
+            if self.signal_queue:
+                # Perhaps the worker heard the same, and has ended before this process came to look at it.
+                return
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:

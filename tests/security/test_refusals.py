@@ -291,6 +291,16 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
     ]
 
 
+def test_a_read_that_meets_a_connection_just_being_closed_is_no_failure(stack: Stack, wire: Wire) -> None:
+    token = stack.token()
+    # This leaves a connection that will be used again.
+    job = submit(wire, token)
+    stack.sandbox.fault("drop", when="before", times=1, on={"operation": "result"})
+    answer = call(wire, "protocol", token, "GET", f"queue/{NEXT}/requests/{job}")
+    assert answer.status in (200, 400), answer
+    assert len([one for one in stack.sandbox.requests() if one["path"].endswith(job)]) == 2
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_key_that_fal_refuses_is_not_the_callers_fault(stack: Stack, wire: Wire, status: int) -> None:
     """A 401 would make the app log its user out."""

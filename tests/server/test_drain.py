@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +19,13 @@ import httpx
 import pytest
 
 from tests.limits.callers import PIXEL
-from tests.server.commands import PLAINLY, Server, eventually, serving
+from tests.server.commands import PLAINLY, PROXY, Server, eventually, serving
 from tests.server.conftest import Desk
 from tests.support.books import Books, read_books
 from tests.support.programs import tree
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ HELD, SILENT = "[[pace hold=IN_PROGRESS]]", "[[fault delay=60]]"
 PNG = {"content_type": "image/png", "file_name": "a.png"}
 #: A single process ends with the signal, as a shell or an orchestrator expects it.
 BY_SIGNAL = -signal.SIGTERM
-LONG, SHORT = "600", "3"
+LONG, SHORT = "600", "4"
 
 
 class Scene:
@@ -82,7 +84,9 @@ class Scene:
         return asyncio.run(read_books(self._desk.environ["PROXY_DATABASE_URL"]))
 
     def close(self) -> None:
-        self.server.process.kill()
+        for pid in tree(self.server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for caller in self._callers:
             caller.close()
         self._pool.shutdown()
@@ -241,7 +245,8 @@ def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, red
         for pid in [stage.server.process.pid, *(workers if everywhere else ())]:
             os.kill(pid, signal.SIGINT if everywhere else signal.SIGTERM)
         # Only the worker that is busy is left, and answers whoever comes.
-        eventually(lambda: len(list(filter(lives, workers))) < len(workers) - 1, "the idle workers stay")
+        eventually(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
+        eventually(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
         for _ in range(20):
             refused(httpx.post(stage.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
         assert not run.done()
@@ -251,12 +256,16 @@ def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, red
         assert "Traceback" not in stage.server.stderr
 
 
-def lives(pid: int) -> bool:
-    """Whether a process is there, and is more than an entry that its parent has not read yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def listens(pid: int) -> bool:
+    """Whether a process is there and holds a TCP socket that listens."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{columns[9]}]" for columns in table if columns[3] == "0A"}
+    with contextlib.suppress(FileNotFoundError):
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(one) in listening:
+                    return True
+    return False
 
 
 @pytest.mark.tools
@@ -271,16 +280,40 @@ def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, d
         assert entry.state == "settled"
 
 
-def test_a_connection_that_nobody_has_accepted_yet_is_answered(sandbox: SandboxControl, desk: Desk) -> None:
-    """The process is frozen while callers connect, and finds them in the backlog together with the signal."""
-    with scene(sandbox, desk, LONG) as stage, contextlib.ExitStack() as callers:
-        stage.server.process.send_signal(signal.SIGSTOP)
-        waiting = [callers.enter_context(connected(stage.server)) for _ in range(50)]
-        for one in waiting:
-            one.sendall(b"GET /readyz HTTP/1.1\r\nhost: proxy\r\n\r\n")
-        stage.server.process.send_signal(signal.SIGTERM)
-        stage.server.process.send_signal(signal.SIGCONT)
-        for one in waiting:
-            with one.makefile("rb") as answer:
-                assert answer.readline().split()[1] in (b"200", b"503")
-        assert stage.end() == BY_SIGNAL
+@pytest.mark.tools
+def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        caller = stage.caller()
+        run, _ = stage.meanwhile(lambda: pytest.raises(httpx.TransportError, stage_run(caller)))
+        workers = tree(stage.server.process.pid)[1:]
+        stage.begin_to_stop()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        assert stage.end() == 0
+        run.result(timeout=30)
+
+
+@pytest.mark.tools
+def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        process = stage.server.process
+
+        def workers() -> list[int]:
+            return [pid for pid in tree(process.pid)[1:] if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        eventually(lambda: len(workers()) == 2, "the workers do not start")
+        first, other = workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(workers()) == 2 and first not in workers(), "nobody takes its place")
+        assert other in workers()
+        assert stage.server.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.tools
+def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
+    broken = {"PROXY_DATABASE_URL": f"sqlite:///{desk.folder}/gone/proxy.db", "PROXY_PORT": str(free_port())}
+    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "FAL_KEY": "id:secret"}
+    environ = {**desk.environ, **more, **broken, "PATH": os.environ["PATH"]}
+    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=desk.folder, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr

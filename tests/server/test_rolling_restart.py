@@ -25,6 +25,7 @@ from tests.limits.callers import ENDPOINT, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.books import Books, read_books
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.patience import until
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
@@ -32,7 +33,7 @@ from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 PROXIES, RESTARTS, CALLERS = 2, 6, 8
-POLL_SECONDS = RETRY_SECONDS = 0.05
+RETRY_SECONDS = 0.05
 PLANS = {
     "plans": {
         "wide": {
@@ -148,6 +149,12 @@ async def _call_again_and_again(fleet: Fleet, number: int) -> list[tuple[str, st
     return calls
 
 
+async def _is_over(fleet: Fleet, caller: Caller, job: str) -> bool:
+    answer = await fleet.ask(caller, lambda: caller.status(job))
+    assert answer.status == (200 if answer.body["status"] == "COMPLETED" else 202), answer
+    return answer.status == 200
+
+
 async def _run(fleet: Fleet, caller: Caller, prompt: str) -> None:
     _is_own(caller, await fleet.ask(caller, lambda: caller.run(prompt)))
 
@@ -156,9 +163,7 @@ async def _whole_job(fleet: Fleet, caller: Caller, prompt: str) -> str:
     submitted = await fleet.ask(caller, lambda: caller.submit(prompt))
     assert submitted.status == 200, submitted
     job: str = submitted.body["request_id"]
-    while (status := await fleet.ask(caller, lambda: caller.status(job))).status == 202:
-        await asyncio.sleep(POLL_SECONDS)
-    assert status.body["status"] == "COMPLETED", status
+    await until(lambda: _is_over(fleet, caller, job), "the job does not end")
     _is_own(caller, await fleet.ask(caller, lambda: caller.result(job)))
     return job
 
