@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
-import httpx
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
@@ -40,6 +40,9 @@ from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def create_app(

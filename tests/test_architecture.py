@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,14 @@ def test_routes_know_no_driver_and_no_concrete_store() -> None:
 def test_nobody_imports_the_application_but_the_command_line() -> None:
     importers = {room_of(path) for path in FILES if "app" in own_rooms(path)}
     assert importers <= {"cli", "dev"}
+
+
+def test_a_start_loads_only_what_it_uses() -> None:
+    """What only some processes need would take time from every start, and memory from every process."""
+    unused = {"alembic", "asyncpg", "redis", "rich", "pygments", "PIL", "sqlalchemy.dialects.postgresql"}
+    script = f"import sys, proxy.cli; print(*sorted({unused} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_environment_is_read_in_one_place() -> None:

@@ -32,7 +32,7 @@ WATCHERS = 200
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="of a turn")
+    parser.add_argument("--seconds", type=int, default=4, help="of a turn")
     parser.add_argument("--streams", type=int, default=2000, help="open at once, for what each costs in memory")
     parser.add_argument("--hold-seconds", type=float, default=0, help="how long they are held open; 600 shows a leak")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench.json")

@@ -13,7 +13,7 @@ DIRECT = {"https://queue.fal.run": "/queue", "https://fal.run": "/run"}
 
 
 def added(
-    contestants: Sequence[Contestant], workload: Workload, results: Results, upstream: str, seconds: float
+    contestants: Sequence[Contestant], workload: Workload, results: Results, upstream: str, seconds: int
 ) -> dict[str, Any]:
     """Contestant -> milliseconds that it adds at half of the rate it reached, at the median and for the slowest 1 %.
 

@@ -23,7 +23,7 @@ from tests.support.servers import free_port
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.limits", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-limits.json")
     options = parser.parse_args()
     report = {"machine": machine(), "versions": versions("fal-proxy", "sqlalchemy", "aiosqlite", "asyncpg", "redis")}

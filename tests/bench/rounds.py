@@ -63,14 +63,14 @@ def submitted_job(contestant: Contestant) -> str:
 
 
 def loaded(
-    url: str, workload: Workload, *, job: str, token: str, seconds: float, delay_ms: float = 0
+    url: str, workload: Workload, *, job: str, token: str, seconds: int, delay_ms: float = 0
 ) -> dict[str, Any]:
     """What wrk tells of some seconds of load.
 
     Raises:
         RuntimeError: not every answer was a good one.
     """
-    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "20s"]
+    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "20s"]
     env = {
         "BENCH_METHOD": workload.method,
         "BENCH_TARGET": workload.target.format(id=job),
@@ -91,7 +91,7 @@ def loaded(
     return {**result, "per_second": round(result[workload.counted] / result["microseconds"] * 1e6, 1)}
 
 
-def turn(contestant: Contestant, workload: Workload, job: str, seconds: float) -> dict[str, Any]:
+def turn(contestant: Contestant, workload: Workload, job: str, seconds: int) -> dict[str, Any]:
     """One turn of one contestant."""
     cpu_before = cpu_seconds(contestant.process)
     result = loaded(contestant.url, workload, job=job, token=contestant.token, seconds=seconds)
@@ -100,7 +100,7 @@ def turn(contestant: Contestant, workload: Workload, job: str, seconds: float) -
 
 
 def measure(
-    contestants: Sequence[Contestant], rounds: int, seconds: float, workloads: Sequence[Workload] = WORKLOADS
+    contestants: Sequence[Contestant], rounds: int, seconds: int, workloads: Sequence[Workload] = WORKLOADS
 ) -> Results:
     """All turns of all rounds. The first contestant is the one that ratios are of."""
     jobs = {contestant.name: submitted_job(contestant) for contestant in contestants}

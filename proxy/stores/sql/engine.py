@@ -14,7 +14,6 @@ import aiosqlite
 import orjson
 from sqlalchemy import URL, Connection, Engine, Table, event
 from sqlalchemy import create_engine as create_sync_engine
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -195,8 +194,14 @@ def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 def insert_missing(connection: AsyncConnection | Connection, table: Table) -> Any:
     """The statement that inserts those rows whose key is not there yet, in the order given."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    # Imported here: the dialect that is not used is best not loaded.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+        return insert_postgresql(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+    return insert_sqlite(table).on_conflict_do_nothing()
 
 
 class _translated:
