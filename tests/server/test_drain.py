@@ -284,14 +284,15 @@ def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, d
 def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
     with scene(sandbox, desk, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
         caller = stage.caller()
-        run, _ = stage.meanwhile(lambda: pytest.raises(httpx.TransportError, stage_run(caller)))
+        run, _ = stage.meanwhile(stage_run(caller))
         workers = tree(stage.server.process.pid)[1:]
         stage.begin_to_stop()
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         assert stage.end() == 0
-        run.result(timeout=30)
+        with pytest.raises(httpx.TransportError):
+            run.result(timeout=30)
 
 
 @pytest.mark.tools
