@@ -17,6 +17,7 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
+from proxy.files import FileUrls
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
@@ -104,7 +105,8 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
-    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
+    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, files=files)
     return Services(
         settings=settings,
         clock=clock,
@@ -122,6 +124,7 @@ def _assembled(
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
         upstream=upstream,
+        files=files,
         metrics=metrics,
         flood_guard=flood_guard(),
     )
@@ -135,8 +138,8 @@ def _counters(settings: Settings) -> Counters:
 def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
-        *fal_hosts.routes(services),
         *uploads.routes(services),
+        *fal_hosts.routes(services),
         *sessions.routes(services),
         *usage.routes(services),
         *admin.routes(services),
@@ -151,9 +154,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(RequestContext, metrics=services.metrics),
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
         Middleware(Errors, metrics=services.metrics),
-        Middleware(
-            BodyLimit, max_bytes=services.settings.server.max_body_bytes, unlimited_prefix=uploads.PREFIX
-        ),
+        Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
     ]
 
 

@@ -10,6 +10,7 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
+from proxy.files import FileUrls
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
@@ -42,5 +43,6 @@ class Services:
     once: Once
     settlement: Settlement
     upstream: Upstream
+    files: FileUrls
     metrics: Metrics
     flood_guard: Limiter

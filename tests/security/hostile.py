@@ -164,7 +164,7 @@ TARGETS: list[Row] = [
     *_unknown("PUT", f"{JOB}/cancel", f"{JOB}/cancel/"),
     # --- the REST host: tokens, files, anything unknown
     *_bad("POST", "https://rest.fal.ai/tokens/", "https://rest.fal.ai/tokens", "https://rest.fal.ai/tokens/realtime", "https://rest.alpha.fal.ai/tokens/"),
-    *_bad("POST", "https://rest.fal.ai/storage/auth/token", "https://rest.fal.ai/storage/auth/token?storage_type=fal-cdn-v3", "https://rest.alpha.fal.ai/storage/auth/token"),
+    *_bad("POST", "https://rest.fal.ai/storage/auth/token/", "https://rest.fal.ai/storage/auth/token?storage_type=all", "https://rest.alpha.fal.ai/storage/auth"),
     *_bad("POST", "https://rest.fal.ai/storage/upload", "https://rest.fal.ai/storage/upload/initiate/", "https://rest.fal.ai/storage/upload/initiate/x", "https://rest.fal.ai/Storage/upload/initiate"),
     *_bad("POST", "https://rest.fal.ai/storage/upload/initiate?storage_type=other", "https://rest.fal.ai/storage/upload/initiate?x=1", "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs&storage_type=gcs"),
     *_bad("POST", f"https://rest.fal.ai/{NEXT}", "https://rest.fal.ai/files/delete", "https://rest.fal.ai/billing/user_balance", "https://rest.beta.fal.ai/storage/upload/initiate", "https://fal.run/storage/upload/initiate#"),
@@ -201,6 +201,6 @@ PATHS: list[Row] = [
     *_closed("GET", f"/fal/queue/fal-ai/flux/requests/{NOBODYS}/status"),
     *_unknown("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status?logs=1", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/stream", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/"),
     *_unknown("PUT", f"/fal/queue/{NEXT}/requests/{NOBODYS}/cancel"),
-    *_bad("POST", "/fal/rest/tokens/", "/fal/rest/tokens/realtime", "/fal/rest/storage/auth/token", "/fal/rest/storage/upload/initiate/", "/fal/rest/storage/upload/initiate?storage_type=x", "/fal/rest/billing"),
+    *_bad("POST", "/fal/rest/tokens/", "/fal/rest/tokens/realtime", "/fal/rest/storage/auth/token/", "/fal/rest/storage/upload/complete-multipart", "/fal/rest/storage/upload/initiate/", "/fal/rest/storage/upload/initiate?storage_type=x", "/fal/rest/billing"),
     *_bad("POST", f"/fal/run/{'a' * 8192}", f"/fal/run/{NEXT}{'/x' * 2000}", f"/fal/queue/{NEXT}?logs={'1' * 4000}"),
 ]  # fmt: skip

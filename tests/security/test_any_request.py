@@ -145,7 +145,8 @@ def is_listed(call: Record, job: str) -> bool:
     here = f"/fal-ai/llava-next/requests/{job}"
     jobs = [("queue", "GET", here, ""), ("queue", "PUT", f"{here}/cancel", "")]
     jobs += [("queue", "GET", f"{here}/status{tail}", f"logs={n}") for tail in ("", "/stream") for n in (0, 1)]
-    uploads = [("rest", "POST", "/storage/upload/initiate", "storage_type=fal-cdn-v3")]
+    begun = [f"/storage/upload/initiate{tail}" for tail in ("", "-multipart")]
+    uploads = [("rest", "POST", path, "storage_type=fal-cdn-v3") for path in begun]
     return line in [*direct, *submits, *jobs, *uploads]
 
 
