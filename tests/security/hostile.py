@@ -188,7 +188,7 @@ PATHS: list[Row] = [
     *_bad("POST", f"/fal/run//{NEXT}", f"/fal//run/{NEXT}", "/fal/run/fal-ai//llava-next", f"/fal/run/{NEXT}/", f"/fal/run/{NEXT}//", f"/fal/run/{NEXT}/.."),
     *_bad("POST", f"/fal/run/{NEXT};x", f"/fal/run/{NEXT}:443", f"/fal/run/{NEXT}@evil", f"/fal/run/https://fal.run/{NEXT}", "/fal/run/fal-ai/ll\xc3\xa4va", f"/fal/run/{NEXT}%C0%AF"),
     # --- hosts that are none
-    *_bad("POST", "/fal/cdn/files/upload", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
+    *_bad("POST", "/fal/cdn/files/delete", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
     # --- endpoints, methods, queries
     *_closed("POST", f"/fal/run/{NEXT}-evil", f"/fal/run/{NEXT}/health", f"/fal/run/{NEXT}/openapi.json", "/fal/run/fal-ai/flux/dev", f"/fal/queue/{NEXT}/stream", f"/fal/run/x/{NEXT}"),
     *_bad("GET", f"/fal/run/{NEXT}", f"/fal/run/{NEXT}/health", f"/fal/queue/{NEXT}", f"/fal/run/{NEXT}/stream", "/fal/rest/storage/upload/initiate"),

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from proxy.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.routes.uploads.incoming import CLOSE
 from proxy.stores.base import Part, UploadStore
 
 _log = logging.getLogger(__name__)
@@ -27,9 +26,9 @@ async def attempt(uploads: UploadStore, upload_id: str, number: int, size: int) 
     part = Part(upload_id, number, secrets.token_hex(16), size)
     fits = await uploads.begin(part)
     if fits is None:
-        raise BadRequest("This upload is complete; ask for a new one.", headers=CLOSE)
+        raise BadRequest("This upload is complete; ask for a new one.")
     if not fits:
-        raise BodyTooLarge("With this part the file is larger than this plan allows.", headers=CLOSE)
+        raise BodyTooLarge("With this part the file is larger than this plan allows.")
 
     async def land(etag: str) -> None:
         if not await uploads.land(part, etag):

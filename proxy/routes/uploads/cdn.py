@@ -19,6 +19,7 @@ from proxy.policy.plans import Plan
 from proxy.policy.ratelimit import Allowance, network_of
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
+from proxy.routes.uploads.endpoints import file_route
 from proxy.routes.uploads.native import raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.slots import find, no_such_upload, open_slot
@@ -86,10 +87,10 @@ def routes(services: Services) -> list[Route]:
         return await parts.complete(services, request, upload, url)
 
     return [
-        Route(f"{CDN_PATH}/files/upload", upload, methods=["POST"]),
+        file_route(f"{CDN_PATH}/files/upload", upload, "POST"),
         Route(f"{CDN_PATH}/files/upload/multipart", begin, methods=["POST"]),
         Route(f"{_SLOT}/complete", complete, methods=["POST"]),
-        Route(f"{_SLOT}/{{part}}", put_part, methods=["PUT"]),
+        file_route(f"{_SLOT}/{{part}}", put_part, "PUT"),
     ]
 
 

@@ -10,7 +10,6 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from proxy.errors import BadRequest
-from proxy.routes.uploads.incoming import CLOSE
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -42,10 +41,10 @@ async def file_of(form: AsyncGenerator[bytes, None], content_type: str, length: 
     begun, rest = await _begin(reader, form)
     disposition, options = parse_options_header(reader.header("content-disposition"))
     if disposition != b"form-data" or options.get(b"name") != FIELD.encode() or b"filename" not in options:
-        raise BadRequest(f"The form must have one field, {FIELD!r}, that is a file.", headers=CLOSE)
+        raise BadRequest(f"The form must have one field, {FIELD!r}, that is a file.")
     size = length - begun - reader.closing_bytes
     if size <= 0:
-        raise BadRequest("The file is empty.", headers=CLOSE)
+        raise BadRequest("The file is empty.")
     return FormFile(
         name=options[b"filename"].decode("utf-8", "replace"),
         content_type=reader.header("content-type") or "application/octet-stream",
@@ -65,8 +64,8 @@ async def _begin(reader: _Reader, form: AsyncGenerator[bytes, None]) -> tuple[in
             if reader.has_begun:
                 return at, piece[place + 1 :]
             if at > MAX_HEAD_BYTES:
-                raise BadRequest("The head of the form's file is too large.", headers=CLOSE)
-    raise BadRequest("The form breaks off.", headers=CLOSE)
+                raise BadRequest("The head of the form's file is too large.")
+    raise BadRequest("The form breaks off.")
 
 
 async def _content(
@@ -78,7 +77,7 @@ async def _content(
         for found in reader.feed(piece):
             yield found
     if not reader.has_ended:
-        raise BadRequest("The form breaks off.", headers=CLOSE)
+        raise BadRequest("The form breaks off.")
 
 
 class _Reader:
@@ -87,7 +86,7 @@ class _Reader:
     def __init__(self, content_type: str) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
-            raise BadRequest("The form's content-type names no boundary.", headers=CLOSE)
+            raise BadRequest("The form's content-type names no boundary.")
         #: After the file: a line break, the boundary between dashes, a line break.
         self.closing_bytes = len(b"\r\n--" + boundary + b"--\r\n")
         self.has_begun = self.has_ended = False
@@ -96,7 +95,7 @@ class _Reader:
         try:
             self._parser = MultipartParser(boundary, self._callbacks())
         except FormParserError:
-            raise BadRequest("The form's boundary is too long.", headers=CLOSE) from None
+            raise BadRequest("The form's boundary is too long.") from None
 
     def header(self, name: str) -> str:
         found = [value for known, value in self._headers if known.lower() == name.encode()]
@@ -112,13 +111,13 @@ class _Reader:
         try:
             self._parser.write(data)
         except FormParserError:
-            raise BadRequest("The body is not a multipart form.", headers=CLOSE) from None
+            raise BadRequest("The body is not a multipart form.") from None
         return self._found
 
     def _callbacks(self) -> MultipartCallbacks:
         def on_part_begin() -> None:
             if self.has_begun:
-                raise BadRequest(f"The form has more than its {FIELD!r}.", headers=CLOSE)
+                raise BadRequest(f"The form has more than its {FIELD!r}.")
 
         def on_header_begin() -> None:
             self._headers.append((bytearray(), bytearray()))

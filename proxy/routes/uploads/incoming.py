@@ -11,9 +11,6 @@ from starlette.requests import ClientDisconnect, Request
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.upstream.relay import CallerGone
 
-#: For refusals of a body that is not read to its end: what is left of it must not be taken for the next request.
-CLOSE = {"connection": "close"}
-
 
 @dataclass(frozen=True)
 class Patience:
@@ -38,7 +35,7 @@ def length_of(request: Request, most: int) -> int:
     """
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
-        raise BadRequest("Send the file with its content-length.", headers=CLOSE)
+        raise BadRequest("Send the file with its content-length.")
     size = int(declared)
     if size == 0:
         raise BadRequest("The file is empty.")
@@ -48,7 +45,7 @@ def length_of(request: Request, most: int) -> int:
 
 def check_size(size: int, most: int) -> None:
     if size > most:
-        raise BodyTooLarge(f"The file is larger than {most} bytes, which this plan allows.", headers=CLOSE)
+        raise BodyTooLarge(f"The file is larger than {most} bytes, which this plan allows.")
 
 
 async def incoming(request: Request, patience: Patience = Patience()) -> AsyncGenerator[bytes, None]:
@@ -68,13 +65,13 @@ async def incoming(request: Request, patience: Patience = Patience()) -> AsyncGe
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise BadRequest("The file stopped coming; send it again.", headers=CLOSE) from None
+            raise BadRequest("The file stopped coming; send it again.") from None
         except ClientDisconnect:
             raise CallerGone from None
         waited += loop.time() - asked_at
         received += len(piece)
         if received < (waited - patience.grace_seconds) * patience.least_per_second:
-            raise BadRequest("The file comes too slowly; send it again.", headers=CLOSE)
+            raise BadRequest("The file comes too slowly; send it again.")
         if piece:
             yield piece
 
@@ -104,7 +101,7 @@ async def exactly(content: AsyncIterable[bytes], size: int) -> AsyncGenerator[by
     async for piece in content:
         seen += len(piece)
         if seen > size:
-            raise BadRequest("The file is longer than was announced.", headers=CLOSE)
+            raise BadRequest("The file is longer than was announced.")
         yield piece
     if seen < size:
-        raise BadRequest("The file is shorter than was announced.", headers=CLOSE)
+        raise BadRequest("The file is shorter than was announced.")

@@ -12,6 +12,7 @@ from proxy.policy.contents import OCTETS, allowed_type, media_type
 from proxy.policy.ratelimit import network_of
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
+from proxy.routes.uploads.endpoints import file_route
 from proxy.routes.uploads.forms import FormFile, file_of
 from proxy.routes.uploads.incoming import check_size, incoming, length_of
 from proxy.routes.uploads.places import ask_for_place
@@ -45,7 +46,7 @@ def routes(services: Services) -> list[Route]:
         told = {"url": url, "content_type": media_type(file.content_type), "size": file.size}
         return JSONResponse(told, 201, admission.allowance.headers())
 
-    return [Route(PATH, upload, methods=["POST"])]
+    return [file_route(PATH, upload, "POST")]
 
 
 def raw_file(request: Request, name: str, most: int) -> FormFile:

@@ -21,6 +21,7 @@ from proxy.policy.plans import Plan
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
+from proxy.routes.uploads.endpoints import file_route
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
@@ -119,9 +120,9 @@ def routes(services: Services) -> list[Route]:
         return await parts.complete(services, request, upload, upload.file_url)
 
     return [
-        Route(PREFIX + "{slot}", put, methods=["PUT"]),
+        file_route(PREFIX + "{slot}", put, "PUT"),
         Route(PREFIX + "{slot}/complete", complete, methods=["POST"]),
-        Route(PREFIX + "{slot}/{part}", put_part, methods=["PUT"]),
+        file_route(PREFIX + "{slot}/{part}", put_part, "PUT"),
     ]
 
 
