@@ -17,7 +17,7 @@ FLOORS = [
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "drain", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -38,6 +38,8 @@ HOMES = {
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},
+    "puremagic": {"policy/contents.py"},
+    "python_multipart": {"routes/uploads/forms.py"},
 }
 
 

@@ -21,6 +21,7 @@ from proxy.settings import Secret
 
 #: One salt for each purpose: a signature made for one never verifies for another.
 SESSION_SALT = "fal-proxy.session.v1"
+UPLOAD_SALT = "fal-proxy.upload.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
 _SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
@@ -54,12 +55,14 @@ class Sessions:
 
     def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
         self._clock = clock
-        self._serializer = URLSafeSerializer(
-            # itsdangerous wants the ring oldest first.
-            [secret.reveal() for secret in reversed(key_ring)],
-            salt=SESSION_SALT,
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
+        # itsdangerous wants the ring oldest first.
+        ring = [secret.reveal() for secret in reversed(key_ring)]
+        self._serializers = {
+            salt: URLSafeSerializer(
+                ring, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+            )
+            for salt in (SESSION_SALT, UPLOAD_SALT)
+        }
 
     def mint(
         self,
@@ -83,13 +86,13 @@ class Sessions:
         )
         return self.sign(session), session
 
-    def sign(self, session: Session) -> str:
-        """The token that says this, signed with the newest secret."""
-        token = self._serializer.dumps(_packed(session))
+    def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
+        """The token that says this, for one purpose, signed with the newest secret."""
+        token = self._serializers[salt].dumps(_packed(session))
         return token if isinstance(token, str) else token.decode()
 
-    def verify(self, token: str) -> Session:
-        """What a token says, if it is ours and still counts.
+    def verify(self, token: str, salt: str = SESSION_SALT) -> Session:
+        """What a token for this purpose says, if it is ours and still counts.
 
         Raises:
             Unauthenticated: it is not a token of ours.
@@ -98,7 +101,7 @@ class Sessions:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise Unauthenticated("The session token is not valid.")
         try:
-            session = _unpacked(self._serializer.loads(token))
+            session = _unpacked(self._serializers[salt].loads(token))
         except (BadData, AttributeError, KeyError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None

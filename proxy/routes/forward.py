@@ -14,12 +14,12 @@ from starlette.types import Message, Receive
 from proxy.auth.callers import Caller
 from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
+from proxy.routes import uploads
 from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, rewritten
 from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.services import Services
-from proxy.routes.uploads import initiate
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -108,8 +108,8 @@ class Way:
         sent = headers.to_fal(self.request.headers, streams=streams)
         address = network_of(self.request)
         admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id)
-        if self.target.kind is Kind.UPLOAD_INITIATE:
-            answer = await initiate(self.services, self.request, self.caller)
+        if self.target.kind.is_upload:
+            answer = await uploads.begin(self.services, self.request, self.caller, self.target.kind)
         else:
             answer = await Call(self.services, admission, receive, sent, rewrite).answer()
         answer.headers.update(admission.allowance.headers())
