@@ -26,14 +26,12 @@ The first parameter in each line is the main one; `n` events are body messages t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -161,9 +159,7 @@ def cut(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
                 return {"type": "http.disconnect"}
             return message
 
-        # The application hears of a caller who left, as it would if that were so.
-        with contextlib.suppress(ClientDisconnect):
-            await app(scope, until_cut, send)
+        await app(scope, until_cut, send)
 
     return cut_off
 

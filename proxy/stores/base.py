@@ -373,6 +373,9 @@ class UploadStore(Protocol):
     async def begin(self, part: Part) -> bool | None:
         """Note an attempt, in the place of an earlier one; False if the file would be too large, None if it is over."""
 
+    async def is_current(self, part: Part) -> bool:
+        """Whether the attempt is still the latest, and the file not over."""
+
     async def land(self, part: Part, etag: str) -> bool:
         """fal has the part; False if it was begun again meanwhile, or the file is over: then this attempt is nothing.
 

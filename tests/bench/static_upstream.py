@@ -3,7 +3,7 @@
     python -m tests.bench.static_upstream PORT
 
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new
-request id, and every id is a job that is done.
+request id, and every id is a job that is done. Files are read, and that is all.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ STREAM_HEAD = (
 
 def _kind(method: bytes, url: bytes) -> str:
     path = url.partition(b"?")[0]
+    if path.startswith((b"/rest/", b"/cdn/")):
+        return "initiate" if method == b"POST" else "file"
     if path.endswith((b"/status", b"/cancel")):
         return path.rpartition(b"/")[2].decode()
     return "submit" if method == b"POST" and not path.startswith(b"/run/") else "result"
@@ -65,6 +67,7 @@ def _templates(endpoint: str) -> dict[str, bytes]:
         "status": _message("200 OK", orjson.dumps(completed)),
         "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
         "result": _message("200 OK", orjson.dumps(ANSWER)),
+        "file": _message("200 OK", b"{}"),
     }
 
 
@@ -118,6 +121,8 @@ class StaticFal(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
+    place = f"http://127.0.0.1:{port}/cdn/files/a.png"
+    TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
     server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=1024)
     print(f"listening on {port}", flush=True)
     async with server:

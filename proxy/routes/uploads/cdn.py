@@ -19,7 +19,7 @@ from proxy.policy.plans import Plan
 from proxy.policy.ratelimit import Allowance, network_of
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
-from proxy.routes.uploads.endpoints import file_route
+from proxy.routes.uploads.endpoints import file_route, note_owner
 from proxy.routes.uploads.native import raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.slots import find, no_such_upload, open_slot
@@ -48,6 +48,7 @@ def token(services: Services, caller: Caller) -> Response:
 def routes(services: Services) -> list[Route]:
     async def admitted(request: Request) -> tuple[Caller, Allowance]:
         caller = await services.authenticator.authenticate_upload(request)
+        note_owner(request, caller.tenant.id, caller.subject)
         target = Target(Kind.UPLOAD_INITIATE)
         admission = await services.gate.admit(caller, target, network_of(request), _no_input)
         return caller, admission.allowance
@@ -71,6 +72,7 @@ def routes(services: Services) -> list[Route]:
 
     async def opened(request: Request) -> tuple[Upload, Plan, str]:
         caller = await services.authenticator.authenticate_upload(request)
+        note_owner(request, caller.tenant.id, caller.subject)
         upload, plan = await find(services, request.path_params["slot"])
         url = f"{services.settings.server.public_url}{CDN_PATH}/{request.path_params['path']}"
         is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)

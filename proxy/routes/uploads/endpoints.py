@@ -38,6 +38,11 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
     return Route(path, answer, methods=[method])
 
 
+def note_owner(request: Request, tenant: str, subject: str) -> None:
+    """Whose the file is, for the log line of this request."""
+    request.scope["state"].setdefault("facts", {}).update(tenant=tenant, subject=subject, kind="upload")
+
+
 class _Body:
     """What comes from a caller, with the knowledge of whether that was all."""
 

@@ -12,7 +12,7 @@ from proxy.policy.contents import OCTETS, allowed_type, media_type
 from proxy.policy.ratelimit import network_of
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
-from proxy.routes.uploads.endpoints import file_route
+from proxy.routes.uploads.endpoints import file_route, note_owner
 from proxy.routes.uploads.forms import FormFile, file_of
 from proxy.routes.uploads.incoming import check_size, incoming, length_of
 from proxy.routes.uploads.places import ask_for_place
@@ -29,6 +29,7 @@ _FORM_BYTES = 64 * 1024
 def routes(services: Services) -> list[Route]:
     async def upload(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
+        note_owner(request, caller.tenant.id, caller.subject)
         query = known_query(request, "file_name")
         admission = await services.gate.admit(caller, Target(Kind.UPLOAD_INITIATE), network_of(request), _no_input)
         most = caller.plan.uploads.max_bytes

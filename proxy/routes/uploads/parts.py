@@ -57,9 +57,9 @@ async def receive_part(services: Services, request: Request, upload: Upload, pla
         return await files.put_part(services.upstream, upload.upstream_url, number, size, flow)
 
     transfer = Transfer(upload.tenant, upload.subject, plan, size)
-    async with attempt(services.stores.uploads, upload.id, number, size) as land:
-        etag = await relay(services, request, transfer, content, send)
-        await land(etag)
+    async with attempt(services.stores.uploads, upload.id, number, size) as begun:
+        etag = await relay(services, request, transfer, content, send, begun.confirm)
+        await begun.land(etag)
     return JSONResponse({"partNumber": number, "etag": etag}, headers={"etag": etag})
 
 

@@ -55,10 +55,12 @@ async def relay(
     transfer: Transfer,
     content: Content,
     send: Callable[[Content], Awaitable[T]],
+    confirm: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
     """Let `send` take the content to fal, and book its bytes if it says that fal has them.
 
-    Bytes that fal does not have are not counted, and can be sent again.
+    Bytes that fal does not have are not counted, and can be sent again. `confirm` is asked before the last piece goes
+    out, and may still break off.
 
     Raises:
         QuotaExceeded: so many are not left.
@@ -69,7 +71,7 @@ async def relay(
     await services.bookkeeper.reserve(job)
     used = None
     try:
-        flow = _Flow(services, job, exactly(content, transfer.size))
+        flow = _Flow(services, job, exactly(content, transfer.size), transfer.size, confirm)
         result = await until_gone(flow.after(request), send(flow.pieces()))
         if flow.handed < transfer.size:
             raise BadUpstream("fal's file store answered before it had the file.", scope="upstream")
@@ -93,8 +95,17 @@ class _Flow:
         handed: bytes handed out so far.
     """
 
-    def __init__(self, services: Services, job: Job, content: Content) -> None:
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        content: Content,
+        size: int,
+        confirm: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         self.handed = 0
+        self._size = size
+        self._confirm = confirm
         self._services = services
         self._job = job
         self._content = content
@@ -104,6 +115,8 @@ class _Flow:
     async def pieces(self) -> Content:
         async for piece in self._content:
             self.handed += len(piece)
+            if self.handed == self._size and self._confirm is not None:
+                await self._confirm()
             yield piece
             if self._services.clock.now() - self._told_at >= SIGN_SECONDS:
                 await self._tell()

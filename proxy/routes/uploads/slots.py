@@ -21,7 +21,7 @@ from proxy.policy.plans import Plan
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
-from proxy.routes.uploads.endpoints import file_route
+from proxy.routes.uploads.endpoints import file_route, note_owner
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
@@ -102,6 +102,7 @@ def no_such_upload() -> NotFound:
 def routes(services: Services) -> list[Route]:
     async def opened(request: Request, *, in_parts: bool) -> tuple[Upload, Plan]:
         upload, plan = await find(services, request.path_params["slot"])
+        note_owner(request, upload.tenant, upload.subject)
         if not await services.authenticator.may_send(request, upload):
             raise no_such_upload()
         if upload.in_parts is not in_parts:

@@ -36,7 +36,7 @@ async def receive_whole(services: Services, request: Request, upload: Upload, pl
         return await pass_on(response, repeatable=True)
 
     transfer = Transfer(upload.tenant, upload.subject, plan, size)
-    async with attempt(services.stores.uploads, upload.id, WHOLE, size) as land:
-        answer = await relay(services, request, transfer, content, send)
-        await land("")
+    async with attempt(services.stores.uploads, upload.id, WHOLE, size) as begun:
+        answer = await relay(services, request, transfer, content, send, begun.confirm)
+        await begun.land("")
     return answer

@@ -44,6 +44,11 @@ class SqlUploads:
             await connection.execute(insert(parts).values(asdict(part)))
             return True
 
+    async def is_current(self, part: Part) -> bool:
+        wanted = select(parts.c.number).join(rows).where(_attempt(part), rows.c.size.is_(None))
+        async with reading(self._engine) as connection:
+            return (await connection.execute(wanted)).first() is not None
+
     async def land(self, part: Part, etag: str) -> bool:
         async with writing(self._engine) as connection:
             if await _room(connection, part.upload) is None:
