@@ -38,20 +38,19 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def routes(services: Services) -> list[Route]:
-    servers = [{"url": services.settings.server.public_url}]
-    body = orjson.dumps({**_description(), "servers": servers})
-
     async def openapi(request: Request) -> Response:
+        body = _document(services.settings.server.public_url)
         return Response(body, headers=_HEADERS, media_type="application/json")
 
     return [Route(PATH, openapi, methods=["GET"])]
 
 
 @cache
-def _description() -> dict[str, Any]:
-    """The whole document, but for the address of this proxy."""
+def _document(public_url: str) -> bytes:
+    """The whole document, for the proxy at an address. Made when it is first asked for: most processes never are."""
     whole = _read("api")
     whole["info"]["version"] = __version__
+    whole["servers"] = [{"url": public_url}]
     whole["paths"] = {}
     parts = whole["components"]
     parts["responses"] = _refusals(whole.pop("refusals"))
@@ -64,7 +63,7 @@ def _description() -> dict[str, Any]:
         for operation in path.values():
             if isinstance(operation, dict):
                 _name_refusals(operation)
-    return whole
+    return orjson.dumps(whole)
 
 
 def _read(name: str) -> dict[str, Any]:
