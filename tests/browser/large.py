@@ -11,8 +11,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-#: Slow enough to be watched: a picture of these tests takes about three seconds.
-BYTES_PER_SECOND = 500_000
+#: Slow enough to be watched, on a busy machine too: a picture of these tests takes about five seconds.
+BYTES_PER_SECOND = 300_000
 
 
 @cache
@@ -27,9 +27,17 @@ def as_file(content: bytes, name: str = "large.png") -> dict[str, object]:
     return {"name": name, "mimeType": "image/png", "buffer": content}
 
 
-def slow_down(page: Page, bytes_per_second: int = BYTES_PER_SECOND) -> None:
-    """Throttle what the page sends, as the developer tools do; -1 is as fast as it goes."""
-    devtools = page.context.new_cdp_session(page)
-    devtools.send("Network.enable")
-    speed = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
-    devtools.send("Network.emulateNetworkConditions", speed)
+class SlowLine:
+    """What a page sends goes slowly, by the developer tools' throttle, until the line is `free`."""
+
+    def __init__(self, page: Page) -> None:
+        self._devtools = page.context.new_cdp_session(page)
+        self._devtools.send("Network.enable")
+        self._allow(BYTES_PER_SECOND)
+
+    def free(self) -> None:
+        self._allow(-1)
+
+    def _allow(self, bytes_per_second: int) -> None:
+        speed = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
+        self._devtools.send("Network.emulateNetworkConditions", speed)

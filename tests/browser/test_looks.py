@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import CHELSEA
-from tests.browser.large import PHONE, as_file, noise, slow_down
+from tests.browser.large import PHONE, SlowLine, as_file, noise
 from tests.browser.visit import Visit
 from tests.support.stack import Stack
 
@@ -132,7 +132,7 @@ def test_a_refusal_can_be_read(stack: Stack, visit: Visit, context_options: dict
 def test_an_upload_on_its_way_and_refused(stack: Stack, visit: Visit, context_options: dict[str, Any]) -> None:
     name = f"page-upload-{context_options['viewport']['width']}-{context_options.get('color_scheme', 'desk')}"
     visit.open_signed_in(stack.url, stack.token())
-    slow_down(visit.page)
+    line = SlowLine(visit.page)
     visit.choose(as_file(noise(1), "a-picture-with-quite-a-long-name-as-cameras-give-them-20260131-235959.png"))
     expect(visit.page.get_by_alt_text("The chosen picture")).to_be_visible()
     expect(visit.upload_bar).to_be_in_viewport()
@@ -140,7 +140,7 @@ def test_an_upload_on_its_way_and_refused(stack: Stack, visit: Visit, context_op
     assert_looks_right(visit.page, *PARTS, *camera, "#upload-text", "#upload-bar", "#upload-amount", "#cancel-upload")
     # Not the full page: for that, Chromium takes a phone for a desk.
     visit.page.screenshot(path=RESULTS / f"{name}.png")
-    slow_down(visit.page, -1)
+    line.free()
     visit.expect_refusal(415, "/v1/uploads")
     visit.choose(as_file(b"words " * 200_000))
     expect(visit.upload_text).to_contain_text("was not uploaded")

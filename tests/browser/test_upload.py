@@ -7,13 +7,14 @@ import hashlib
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import CHELSEA, serving_the_page
-from tests.browser.large import PHONE, as_file, noise, slow_down
+from tests.browser.large import PHONE, SlowLine, as_file, noise
 from tests.browser.test_picture import GIVE
 from tests.browser.visit import Visit
 from tests.support.limited import limited_proxy, plan
@@ -60,7 +61,7 @@ def assert_on_its_way(user: Visit) -> None:
 
 
 def test_its_progress_is_seen(stack: Stack, user: Visit) -> None:
-    slow_down(user.page)
+    SlowLine(user.page)
     user.page.evaluate(
         """() => {
           window.seen = [];
@@ -91,11 +92,12 @@ def test_it_is_asked_about_by_its_address_and_sent_once(stack: Stack, user: Visi
 
 
 def test_a_question_waits_for_it(stack: Stack, user: Visit) -> None:
-    slow_down(user.page)
+    line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
     user.ask("Which noise?", mode="Stream")
     expect(user.progress).to_contain_text("Uploading the picture")
+    line.free()
     assert_answered(user, noise(1), "Which noise?")
     assert user.steps() == ["Uploading the picture", "Opening the stream", "Streaming", "Answered"]
     assert stored(stack.sandbox) == [sha256(noise(1))]
@@ -140,9 +142,10 @@ def test_on_a_desk_there_is_no_camera_to_choose(user: Visit) -> None:
 def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
     with serving_the_page(stack.other_origin) as elsewhere:
         visit.open_with_token(elsewhere, stack.url, stack.token())
-        slow_down(visit.page)
+        line = SlowLine(visit.page)
         visit.choose(as_file(noise(1)))
         assert_on_its_way(visit)
+        line.free()
         visit.ask("Which noise?")
         assert_answered(visit, noise(1), "Which noise?")
     assert stored(stack.sandbox) == [sha256(noise(1))]
@@ -174,6 +177,15 @@ def assert_not_uploaded(user: Visit, words: str, error_type: str) -> None:
 def test_one_that_is_too_large(user: Visit) -> None:
     user.expect_refusal(413, UPLOADS)
     user.choose(as_file(noise(1) + bytes(10 * 1024 * 1024)))
+    assert_not_uploaded(user, "The file is larger than 10485760 bytes, which this plan allows.", "body_too_large")
+
+
+def test_one_that_is_much_too_large(user: Visit, tmp_path: Path) -> None:
+    """The proxy does not read such a file to its end, and the reason arrives nevertheless."""
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(noise(1) + bytes(80 * 1024 * 1024))
+    user.expect_refusal(413, UPLOADS)
+    user.choose(huge)
     assert_not_uploaded(user, "The file is larger than 10485760 bytes, which this plan allows.", "body_too_large")
 
 
@@ -228,7 +240,7 @@ def test_a_line_that_breaks_is_told_and_asking_tries_again(stack: Stack, user: V
 
 
 def test_it_is_cancelled_with_the_keyboard(user: Visit) -> None:
-    slow_down(user.page)
+    SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
     user.page.get_by_role("button", name="Use a sample picture").focus()
@@ -238,14 +250,14 @@ def test_it_is_cancelled_with_the_keyboard(user: Visit) -> None:
 
 
 def test_it_is_cancelled_and_asking_begins_it_again(stack: Stack, user: Visit) -> None:
-    slow_down(user.page)
+    line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
     user.page.get_by_role("button", name="Cancel the upload").click()
     expect(user.upload_text).to_contain_text("The upload was cancelled.")
     expect(user.upload_bar).to_be_hidden()
     assert stored(stack.sandbox) == []
-    slow_down(user.page, -1)
+    line.free()
     user.ask("Which noise?")
     assert_answered(user, noise(1), "Which noise?")
     assert stored(stack.sandbox) == [sha256(noise(1))]
@@ -253,7 +265,7 @@ def test_it_is_cancelled_and_asking_begins_it_again(stack: Stack, user: Visit) -
 
 @pytest.mark.parametrize("button", ["Cancel", "Cancel the upload"])
 def test_with_it_the_question_that_waits_is_cancelled(stack: Stack, user: Visit, button: str) -> None:
-    slow_down(user.page)
+    SlowLine(user.page)
     user.choose(as_file(noise(1)))
     user.ask("Never?")
     assert_on_its_way(user)
@@ -266,13 +278,14 @@ def test_with_it_the_question_that_waits_is_cancelled(stack: Stack, user: Visit,
 
 @pytest.mark.parametrize("second", ["large", "small"])
 def test_another_one_is_chosen_meanwhile(stack: Stack, user: Visit, second: str) -> None:
-    slow_down(user.page)
+    line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
     content = noise(2) if second == "large" else CHELSEA.read_bytes()
     with user.page.expect_event("requestfailed", lambda request: UPLOADS in request.url):
         user.choose(as_file(content, "second.png"))
     expect(user.caption).to_contain_text("second.png")
+    line.free()
     user.ask("Which one?")
     assert_answered(user, content, "Which one?")
     assert stored(stack.sandbox) == ([sha256(content)] if second == "large" else [])
