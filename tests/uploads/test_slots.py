@@ -118,6 +118,24 @@ def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
     assert not uploads.at_files() and slot.put(FILE).status_code == 200
 
 
+@pytest.mark.parametrize("told", ["content-length: 4000", "content-length: 5000\r\ntransfer-encoding: chunked"])
+def test_bytes_beyond_the_end_are_no_http(uploads: Uploads, told: str) -> None:
+    """The server itself says so, in the middle of it: the caller is not told that its file arrived."""
+    path = urlsplit(uploads.slot().upload_url).path
+    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{told}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode() + FILE, "PUT").status == 400
+    uploads.until_idle()
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "5000, 5000", "٥"])
+def test_a_length_that_is_no_number_is_refused(uploads: Uploads, length: str) -> None:
+    head = f"PUT {urlsplit(uploads.slot().upload_url).path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode(), "PUT").status == 400
+    assert not uploads.at_files()
+
+
 def test_a_slot_knows_its_owner(uploads: Uploads) -> None:
     slot, tokens = uploads.slot("alice"), uploads.stack.token
     for foreign in (
