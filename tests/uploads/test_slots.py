@@ -15,6 +15,8 @@ from tests.security.wire import Wire
 from tests.support.limited import Booked, png, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
+pytestmark = pytest.mark.slow
+
 FILE = png(5000)
 
 
