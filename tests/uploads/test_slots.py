@@ -138,6 +138,21 @@ def test_a_length_that_is_no_number_is_refused(uploads: Uploads, length: str) ->
     assert not uploads.at_files()
 
 
+def test_a_refusal_waits_until_the_file_was_sent(uploads: Uploads) -> None:
+    """Many clients lose an answer if the connection is closed while they send."""
+    path = urlsplit(uploads.slot().upload_url).path
+    with Wire(uploads.stack.url) as wire:
+        for _ in range(2):
+            refused = wire.exchange("PUT", path, PNG.items(), png(3_000_000))
+            assert_refusal(refused, 413, "body_too_large")
+            assert not refused.all("connection")
+        # One that does not come: what might still come is not the next request.
+        head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
+        refused = wire.raw(head.encode(), "PUT")
+        assert_refusal(refused, 413, "body_too_large")
+        assert refused.all("connection") == ["close"]
+
+
 def test_a_slot_knows_its_owner(uploads: Uploads) -> None:
     slot, tokens = uploads.slot("alice"), uploads.stack.token
     for foreign in (
