@@ -141,7 +141,7 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     prefix, _, path = raw_path.partition("/")
     host = next((host for host in Host if host.value == prefix), None)
     if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
-        raise BadTarget("Below /fal/ there are run/, queue/ and rest/.")
+        raise BadTarget("Below /fal/ there are run/, queue/ and rest/, and cdn/ for uploads.")
     return _parse(host, method, f"/{path}", query)
 
 

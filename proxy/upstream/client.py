@@ -48,6 +48,8 @@ class Timeouts:
     write: float = 30.0
     read: float = 30.0
     result: float = 60.0
+    #: A store may look at a large file for a while before it says that it has it.
+    file: float = 120.0
     #: A run is silent until the model is done.
     run: float = 600.0
     stream: float = 120.0
@@ -101,7 +103,7 @@ class Upstream:
         Raises:
             UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `call`; a file can be sent again.
         """
-        timeouts = self._timeouts.for_kind(Kind.UPLOAD_INITIATE)
+        timeouts = self._timeouts.for_kind(Kind.UPLOAD_INITIATE) | {"read": self._timeouts.file}
         request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
         response = await self._send(request, repeatable=True)
         if not response.is_success:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import anyio
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
@@ -15,10 +16,21 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.sql import SqlStores, migrate, schema
 from proxy.stores.sql.engine import create_engine
 from tests.stores.conftest import OpenStores
-from tests.stores.records import ACME, PLANS
+from tests.stores.records import ACME, PLANS, UPLOAD
 from tests.support.databases import Databases
 
 T = TypeVar("T")
+OLD_UPLOAD = (
+    "id",
+    "tenant",
+    "subject",
+    "content_type",
+    "file_url",
+    "upstream_url",
+    "max_bytes",
+    "plan",
+    "expires_at",
+)
 pytestmark = pytest.mark.anyio
 
 
@@ -35,6 +47,21 @@ def _looked_at(connection: Connection) -> tuple[list[object], set[str], str | No
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
     tables = set(inspect(connection).get_table_names())
     return compare_metadata(context, schema.metadata), tables, context.get_current_revision()
+
+
+async def test_uploads_of_the_version_before_go_on(databases: Databases, open_stores: OpenStores) -> None:
+    url, old = databases.empty(), {name: getattr(UPLOAD, name) for name in OLD_UPLOAD}
+    await _with(url, _at_first_version)
+    await _with(url, lambda one: one.execute(schema.uploads.insert().values(old)) and None)
+    stores = open_stores(url)
+    await stores.migrate()
+    assert await stores.uploads.get(UPLOAD.id) == UPLOAD
+
+
+def _at_first_version(connection: Connection) -> None:
+    config = migrate._config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0001")
 
 
 async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:

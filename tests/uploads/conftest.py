@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ class Uploads:
     def at_files(self) -> list[Record]:
         """What reached fal's file store."""
         return [record for record in self.sandbox.requests() if record["host"] == "cdn"]
+
+    def life_ends(self) -> float:
+        """When the last of the reservations ends, if nothing more is heard of it."""
+        with contextlib.closing(sqlite3.connect(self.folder / "proxy.db", timeout=30)) as database:
+            (found,) = database.execute("SELECT max(expires_at) FROM jobs WHERE state = 'reserved'").fetchone()
+        return float(found)
 
     def until_idle(self, tenant: str = "acme") -> None:
         """Until nothing is reserved: the proxy learns of a caller that left when it reads or writes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -35,20 +34,13 @@ HEAD = b"\x89PNG\r\n\x1a\n"
 class Served(Program):
     def __init__(self, environ: dict[str, str], folder: Path, sandbox: SandboxControl) -> None:
         self.sandbox = sandbox
-        super().__init__([sys.executable, "-m", "proxy", "serve"], free_port(), folder / "said.log")
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environ = {**environ, "PROXY_PORT": str(self.port), "PROXY_PUBLIC_URL": self.url}
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.environ = {**environ, "PROXY_PORT": str(port), "PROXY_PUBLIC_URL": self.url}
+        command = [sys.executable, "-m", "proxy", "serve"]
+        super().__init__(command, port, folder / "said.log", environ=self.environ)
         sessions = Sessions((Secret(SECRET),), SystemClock())
         self._bearer = {"authorization": f"Bearer {sessions.mint('acme', 'alice', 86_400)[0]}"}
-
-    def start(self) -> None:
-        before = dict(os.environ)
-        os.environ.update(self.environ)
-        try:
-            super().start()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
     def is_ready(self) -> bool:
         try:

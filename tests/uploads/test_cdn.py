@@ -11,6 +11,8 @@ import pytest
 from tests.support.limited import NEXT, Booked, png, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = png(5000), b"second" * 700
 
 

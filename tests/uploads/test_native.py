@@ -13,6 +13,8 @@ from tests.security.wire import Wire
 from tests.support.limited import NEXT, Booked, png, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
+pytestmark = pytest.mark.slow
+
 FILE = png(5000)
 CHELSEA = Path(__file__).parents[1] / "pictures" / "chelsea.png"
 
@@ -96,7 +98,7 @@ def test_a_quota_of_bytes_a_day(uploads: Uploads, size: int) -> None:
         answer = person.post("/v1/uploads", content=png(size), headers=PNG)
     if size > 1000:
         refusal(answer, 402, "quota_exceeded", "subject")
-        assert not uploads.at_files()
+        assert not uploads.sandbox.requests()
     assert uploads.booked("frugal", name) == Booked(1000 if size == 1000 else 0, 0)
 
 

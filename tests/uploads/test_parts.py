@@ -10,6 +10,8 @@ import pytest
 from tests.support.limited import Booked, png, refusal
 from tests.uploads.conftest import MOST, Uploads
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND, THIRD = png(5000), b"second" * 700, b"third"
 
 

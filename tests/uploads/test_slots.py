@@ -15,6 +15,8 @@ from tests.security.wire import Wire
 from tests.support.limited import Booked, png, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
+pytestmark = pytest.mark.slow
+
 FILE = png(5000)
 
 
@@ -116,6 +118,39 @@ def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
     body = refusal(slot.put(iter([FILE])), 400, "bad_request")
     assert body["message"] == "Send the file with its content-length."
     assert not uploads.at_files() and slot.put(FILE).status_code == 200
+
+
+@pytest.mark.parametrize("told", ["content-length: 4000", "content-length: 5000\r\ntransfer-encoding: chunked"])
+def test_bytes_beyond_the_end_are_no_http(uploads: Uploads, told: str) -> None:
+    """The server itself says so, in the middle of it: the caller is not told that its file arrived."""
+    path = urlsplit(uploads.slot().upload_url).path
+    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{told}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode() + FILE, "PUT").status == 400
+    uploads.until_idle()
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "5000, 5000", "٥"])
+def test_a_length_that_is_no_number_is_refused(uploads: Uploads, length: str) -> None:
+    head = f"PUT {urlsplit(uploads.slot().upload_url).path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode(), "PUT").status == 400
+    assert not uploads.at_files()
+
+
+def test_a_refusal_waits_until_the_file_was_sent(uploads: Uploads) -> None:
+    """Many clients lose an answer if the connection is closed while they send."""
+    path = urlsplit(uploads.slot().upload_url).path
+    with Wire(uploads.stack.url) as wire:
+        for _ in range(2):
+            refused = wire.exchange("PUT", path, PNG.items(), png(3_000_000))
+            assert_refusal(refused, 413, "body_too_large")
+            assert not refused.all("connection")
+        # One that does not come: what might still come is not the next request.
+        head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
+        refused = wire.raw(head.encode(), "PUT")
+        assert_refusal(refused, 413, "body_too_large")
+        assert refused.all("connection") == ["close"]
 
 
 def test_a_slot_knows_its_owner(uploads: Uploads) -> None:

@@ -20,7 +20,7 @@ from proxy.policy.ratelimit import Allowance, network_of
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, note_owner
-from proxy.routes.uploads.native import raw_file, send_new
+from proxy.routes.uploads.native import no_input, raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.slots import find, no_such_upload, open_slot
 from proxy.stores.base import Upload
@@ -50,7 +50,7 @@ def routes(services: Services) -> list[Route]:
         caller = await services.authenticator.authenticate_upload(request)
         note_owner(request, caller.tenant.id, caller.subject)
         target = Target(Kind.UPLOAD_INITIATE)
-        admission = await services.gate.admit(caller, target, network_of(request), _no_input)
+        admission = await services.gate.admit(caller, target, network_of(request), no_input)
         return caller, admission.allowance
 
     async def upload(request: Request) -> Response:
@@ -98,7 +98,3 @@ def routes(services: Services) -> list[Route]:
 
 def _name(request: Request) -> str:
     return request.headers.get(NAME_HEADER, "file")
-
-
-async def _no_input() -> None:
-    return None

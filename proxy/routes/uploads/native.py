@@ -31,7 +31,7 @@ def routes(services: Services) -> list[Route]:
         caller = await services.authenticator.authenticate(request)
         note_owner(request, caller.tenant.id, caller.subject)
         query = known_query(request, "file_name")
-        admission = await services.gate.admit(caller, Target(Kind.UPLOAD_INITIATE), network_of(request), _no_input)
+        admission = await services.gate.admit(caller, Target(Kind.UPLOAD_INITIATE), network_of(request), no_input)
         most = caller.plan.uploads.max_bytes
         if media_type(request.headers.get("content-type", "")) == "multipart/form-data":
             if query:
@@ -69,19 +69,29 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
     uploads = caller.plan.uploads
     content_type = allowed_type(file.content_type, uploads)
     content = await checked(file.content, content_type)
-    place = await ask_for_place(services, request, uploads, content_type, file.name)
-    if isinstance(place, Response):
-        return place
-    upload_url = place.upload_url
 
-    async def send(flow: Content) -> None:
-        response = await files.put(services.upstream, upload_url, content_type, file.size, flow)
+    async def send(flow: Content) -> str:
+        place = await ask_for_place(services, request, uploads, content_type, file.name)
+        if isinstance(place, Response):
+            raise _NoPlace(place)
+        response = await files.put(services.upstream, place.upload_url, content_type, file.size, flow)
         await read_whole(response, repeatable=True)
+        return place.file_url
 
     transfer = Transfer(caller.tenant.id, caller.subject, caller.plan, file.size)
-    await relay(services, request, transfer, content, send)
-    return place.file_url
+    try:
+        return await relay(services, request, transfer, content, send)
+    except _NoPlace as refusal:
+        return refusal.answer
 
 
-async def _no_input() -> None:
-    return None
+class _NoPlace(Exception):
+    """fal refused a place for the file."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+async def no_input() -> None:
+    """An upload has none: its file is read later."""
