@@ -16,6 +16,7 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
+from proxy.files import FileUrls
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
@@ -30,7 +31,7 @@ from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.streams import OpenStreams
-from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, sessions, uploads, usage
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
@@ -123,7 +124,8 @@ def _assembled(
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
     owners = Owners(stores.ledger)
-    gate = Gate(catalog, owners, limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, files=files)
     return Services(
         settings=settings,
         clock=clock,
@@ -146,6 +148,7 @@ def _assembled(
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
         upstream=upstream,
+        files=files,
         metrics=metrics,
         flood_guard=flood_guard(),
     )
@@ -163,13 +166,14 @@ def _counters(settings: Settings) -> Counters:
 def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
-        *fal_hosts.routes(services),
         *jobs.routes(services),
         *uploads.routes(services),
+        *fal_hosts.routes(services),
         *sessions.routes(services),
         *usage.routes(services),
         *admin.routes(services),
         *health.routes(services),
+        *openapi.routes(services),
     ]
 
 
@@ -180,9 +184,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
         Middleware(Errors, metrics=services.metrics, drain=services.drain),
-        Middleware(
-            BodyLimit, max_bytes=services.settings.server.max_body_bytes, unlimited_prefix=uploads.PREFIX
-        ),
+        Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
     ]
 
 

@@ -248,14 +248,14 @@ def _of_router(problem: HTTPException) -> ProxyError:
 class BodyLimit:
     """Cuts off a request body at its bound, declared or not. Raises where the body is read, so routes stay unaware."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_prefix: str) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, is_file: Callable[[str], bool]) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        # Uploads have bounds of their own, by plan.
-        self._unlimited_prefix = unlimited_prefix
+        # Files have bounds of their own, by plan; their paths are told by this.
+        self._is_file = is_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(self._unlimited_prefix):
+        if scope["type"] != "http" or self._is_file(scope["path"]):
             return await self._app(scope, receive, send)
         declared = _header(scope, b"content-length") or ""
         seen = 0

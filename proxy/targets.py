@@ -39,6 +39,8 @@ class Kind(Enum):
     RESULT = "result"
     CANCEL = "cancel"
     UPLOAD_INITIATE = "upload_initiate"
+    UPLOAD_INITIATE_PARTS = "upload_initiate_parts"
+    UPLOAD_TOKEN = "upload_token"
 
     @cached_property
     def names_endpoint(self) -> bool:
@@ -48,6 +50,10 @@ class Kind(Enum):
     @cached_property
     def names_job(self) -> bool:
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
+
+    @cached_property
+    def is_upload(self) -> bool:
+        return self in (Kind.UPLOAD_INITIATE, Kind.UPLOAD_INITIATE_PARTS, Kind.UPLOAD_TOKEN)
 
     @cached_property
     def repeatable(self) -> bool:
@@ -95,7 +101,12 @@ _JOB_TAILS = {
     ("GET", "status/stream"): Kind.STATUS_STREAM,
     ("PUT", "cancel"): Kind.CANCEL,
 }
-_REST_PATHS = {("POST", "storage/upload/initiate"): Kind.UPLOAD_INITIATE}
+_REST_PATHS = {
+    ("POST", "storage/upload/initiate"): Kind.UPLOAD_INITIATE,
+    ("POST", "storage/upload/initiate-multipart"): Kind.UPLOAD_INITIATE_PARTS,
+    # Answered by the proxy itself: fal's own token would open all files of the account.
+    ("POST", "storage/auth/token"): Kind.UPLOAD_TOKEN,
+}
 
 
 def parse_url(method: str, headers: Sequence[str]) -> Target:
@@ -137,7 +148,7 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     prefix, _, path = raw_path.partition("/")
     host = next((host for host in Host if host.value == prefix), None)
     if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
-        raise BadTarget("Below /fal/ there are run/, queue/ and rest/.")
+        raise BadTarget("Below /fal/ there are run/, queue/ and rest/, and cdn/ for uploads.")
     return _parse(host, method, f"/{path}", query)
 
 
@@ -209,7 +220,7 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
 def _rest(method: str, path: str, keys: dict[str, str]) -> Target:
     kind = _REST_PATHS.get((method, path))
     if kind is None:
-        raise BadTarget("Of fal's REST host only POST storage/upload/initiate may be called.")
+        raise BadTarget("Of fal's REST host only the calls that begin an upload may be made.")
     _refuse_keys(keys, ("storage_type",))
     if keys.get("storage_type", _STORAGE_TYPES[0]) not in _STORAGE_TYPES:
         raise BadTarget(f"storage_type must be one of {', '.join(_STORAGE_TYPES)}.")

@@ -19,7 +19,7 @@ FLOORS = [
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "drain", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -36,10 +36,12 @@ HOMES = {
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
     "uvicorn": {"dev.py", "server.py", "workers.py"},
-    "yaml": {"policy/plans.py"},
+    "yaml": {"policy/plans.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},
+    "puremagic": {"policy/contents.py"},
+    "python_multipart": {"routes/uploads/forms.py"},
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from proxy.auth.callers import Caller
 from proxy.catalog import Catalog, Endpoint, app_of
 from proxy.errors import EndpointNotAllowed, ProxyError, TooManyJobs
+from proxy.files import FileUrls
 from proxy.jobs.owners import Owners
 from proxy.policy.inputs import check_input
 from proxy.policy.leases import Leases
@@ -47,14 +48,14 @@ class Gate:
         leases: Leases,
         bookkeeper: Bookkeeper,
         *,
-        own_files: str,
+        files: FileUrls,
     ) -> None:
         self._catalog = catalog
         self._owners = owners
         self._limiter = limiter
         self._leases = leases
         self._bookkeeper = bookkeeper
-        self._own_files = own_files
+        self._files = files
         self._apps_of = lru_cache(maxsize=1024)(self._find_apps_of)
 
     async def admit(
@@ -78,7 +79,8 @@ class Gate:
         """
         if target.kind.names_endpoint:
             endpoint = self._endpoint(caller, target)
-            body = check_input(endpoint, caller.plan, await read_input(), own_files=self._own_files)
+            given = self._files.meant(await read_input())
+            body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
             allowance = await self._limiter.hit(caller, address, polls=False)
             return Admission(target, allowance, await self._reserve(caller, target, endpoint, body, job_id), body)
         if target.kind.names_job:

@@ -15,13 +15,13 @@ from proxy.auth.callers import Caller
 from proxy.errors import UpstreamAmbiguous
 from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
+from proxy.routes import uploads
 from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, rewritten
 from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.polls import from_memory
 from proxy.routes.services import Services
-from proxy.routes.uploads import initiate
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -126,8 +126,8 @@ class Way:
             # One line for each would bury those of the calls that do something.
             self.request.scope["state"]["is_routine"] = True
             answer = known
-        elif self.target.kind is Kind.UPLOAD_INITIATE:
-            answer = await initiate(self.services, self.request, self.caller)
+        elif self.target.kind.is_upload:
+            answer = await uploads.begin(self.services, self.request, self.caller, self.target.kind)
         else:
             answer = await Call(self.services, admission, receive, sent, rewrite).answer()
         answer.raw_headers += admission.allowance.raw_headers()

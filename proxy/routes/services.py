@@ -11,6 +11,7 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
+from proxy.files import FileUrls
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
@@ -52,5 +53,6 @@ class Services:
     streams: OpenStreams
     results: Results
     upstream: Upstream
+    files: FileUrls
     metrics: Metrics
     flood_guard: Limiter

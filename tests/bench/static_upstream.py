@@ -5,7 +5,7 @@
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
 id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
 runs and stays open, with a comment now and then; whoever fetches a job's result, or `POST /finish/{id}`, makes its
-streams tell the end.
+streams tell the end. Files are read, and that is all.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def _chunk(content: bytes) -> bytes:
 
 def _kind(method: bytes, url: bytes) -> str:
     path = url.partition(b"?")[0]
+    if path.startswith((b"/rest/", b"/cdn/")):
+        return "initiate" if method == b"POST" else "file"
     if path.endswith((b"/status", b"/cancel")):
         return path.rpartition(b"/")[2].decode()
     return "submit" if method == b"POST" and not path.startswith(b"/run/") else "result"
@@ -82,6 +84,7 @@ TEMPLATES = {
     "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
     "result": _message("200 OK", orjson.dumps(ANSWER)),
     "finish": _message("200 OK", b"{}"),
+    "file": _message("200 OK", b"{}"),
 }
 RUNNING, COMPLETED = (_chunk(b"data: %b\r\n\r\n" % orjson.dumps(STATES[name])) for name in ("running", "completed"))
 PING = _chunk(b": ping\r\n\r\n")
@@ -168,6 +171,8 @@ class StaticFal(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
+    place = f"http://127.0.0.1:{port}/cdn/files/a.png"
+    TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
     server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=4096)
     print(f"listening on {port}", flush=True)
     async with server:

@@ -138,7 +138,14 @@ CASES = [
     Case("cancel", "PUT", f"queue/{NEXT}/requests/{{job}}/cancel", (("accept", JSON), ("content-length", "0"))),
 ]
 UPLOAD = b'{"content_type":"image/png","file_name":"a.png"}'
-SENT_TO_INITIATE = (*JSON_BODY[:2], ("content-length", str(len(UPLOAD))))
+#: Ours, whatever the caller wishes.
+LIFECYCLE = '{"expiration_duration_seconds":604800}'
+SENT_TO_INITIATE = (
+    *JSON_BODY[:2],
+    ("content-length", str(len(UPLOAD))),
+    ("x-fal-object-lifecycle", LIFECYCLE),
+    ("x-fal-object-lifecycle-preference", LIFECYCLE),
+)
 
 
 @pytest.fixture(params=SURFACES)
