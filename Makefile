@@ -64,10 +64,11 @@ page-types: $(PAGE)/node_modules/.installed ## The TypeScript compiler over the 
 	@cd $(PAGE) && npm run --silent check
 
 .PHONY: bench
-bench: .venv/.dev ## Compare with the official proxy, and tell what the limits cost; prints ratios
+bench: .venv/.dev ## Compare with the official proxy and nginx, and tell what the limits cost; prints ratios
 	@tests/tools/apt.sh $(BENCH_PROGRAMS)
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.limits
+	@$(BIN)/python -m tests.bench.uploads
 
 ##@ Prepare
 

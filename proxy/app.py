@@ -15,8 +15,12 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
+from proxy.drain import Drain
+from proxy.files import FileUrls
+from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
 from proxy.page import Page
@@ -26,7 +30,8 @@ from proxy.policy.leases import Leases
 from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
-from proxy.routes import admin, fal_hosts, fal_protocol, health, sessions, uploads, usage
+from proxy.policy.streams import OpenStreams
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
@@ -49,6 +54,7 @@ def create_app(
     counters: Counters | None = None,
     clock: Clock | None = None,
     plan_file: PlanFile | None = None,
+    drain: Drain | None = None,
     reconciles: bool = True,
 ) -> Starlette:
     """The proxy as an ASGI application.
@@ -60,6 +66,7 @@ def create_app(
         clock: what time it is; the system's if not given.
         reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
+        drain: what tells of the end of this process; one that only the server starts if not given.
 
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
@@ -72,6 +79,7 @@ def create_app(
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock or SystemClock(),
+        drain or Drain(settings.server.drain_seconds),
     )
     app = Application(
         routes=_routes(services),
@@ -103,6 +111,7 @@ def _assembled(
     stores: Stores,
     counters: Counters,
     clock: Clock,
+    drain: Drain,
 ) -> Services:
     """Every part, made once, each given what it works with."""
     directory = Directory(stores.directory, clock)
@@ -114,10 +123,13 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
-    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
+    owners = Owners(stores.ledger)
+    files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, files=files)
     return Services(
         settings=settings,
         clock=clock,
+        drain=drain,
         catalog=catalog,
         stores=stores,
         directory=directory,
@@ -128,10 +140,15 @@ def _assembled(
         leases=leases,
         bookkeeper=bookkeeper,
         settlement=settlement,
+        owners=owners,
+        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
+        hub=Hub(upstream, settlement, clock, drain),
+        results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
         upstream=upstream,
+        files=files,
         metrics=metrics,
         flood_guard=flood_guard(),
     )
@@ -149,12 +166,14 @@ def _counters(settings: Settings) -> Counters:
 def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
-        *fal_hosts.routes(services),
+        *jobs.routes(services),
         *uploads.routes(services),
+        *fal_hosts.routes(services),
         *sessions.routes(services),
         *usage.routes(services),
         *admin.routes(services),
         *health.routes(services),
+        *openapi.routes(services),
     ]
 
 
@@ -162,28 +181,29 @@ def _middleware(services: Services) -> list[Middleware]:
     """Outermost first."""
     allowed = services.settings.server.allowed_origins
     return [
-        Middleware(RequestContext, metrics=services.metrics),
+        Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
-        Middleware(Errors, metrics=services.metrics),
-        Middleware(
-            BodyLimit, max_bytes=services.settings.server.max_body_bytes, unlimited_prefix=uploads.PREFIX
-        ),
+        Middleware(Errors, metrics=services.metrics, drain=services.drain),
+        Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
     ]
 
 
 def _lifespan(
     services: Services, file: PlanFile, reconciles: bool
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Drain]]]:
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Drain]]:
         await services.stores.prepare()
         await services.directory.apply(file)
         await services.reconciler.restore_slots()
         if reconciles:
             services.reconciler.start()
+        services.hub.start()
         try:
-            yield
+            # The server starts it: this is how ASGI hands it something.
+            yield {"drain": services.drain}
         finally:
+            await services.hub.close()
             await services.reconciler.close()
             await services.once.close()
             await services.bookkeeper.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -15,9 +17,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.drain import RETRY_SECONDS, Drain
 from proxy.errors import (
     BadRequest,
     BodyTooLarge,
+    Draining,
     Internal,
     MethodNotAllowed,
     NotFound,
@@ -31,6 +35,8 @@ from proxy.upstream.relay import CallerGone, StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)
+#: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
+_PROCESS, _numbers = secrets.token_hex(4), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -61,23 +67,26 @@ CORS_RESPONSE_HEADERS = (
     "ratelimit",
     "ratelimit-policy",
     "idempotency-replayed",
+    "location",
 )
 
 
 class RequestContext:
     """Gives a request its id, and writes one line and one count when it has been answered.
 
-    The path is not logged: it may carry a session or an upload's id. The matched route stands for it.
+    Polls that are answered from memory have their line at `debug` only. The path is not logged: it may carry a session
+    or an upload's id. The matched route stands for it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(_header(scope, b"x-request-id")) or secrets.token_hex(8)
+        request_id = _well_formed(_header(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
         shown = (b"x-request-id", request_id.encode("ascii"))
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499
@@ -87,6 +96,9 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], shown]
+                if self._drain.started.is_set():
+                    # The next request of this caller finds another process.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -98,7 +110,8 @@ class RequestContext:
     def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         surface = getattr(scope.get("route"), "path", "none")
         self._metrics.answered(surface, status, seconds)
-        if _access.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
+        if _access.isEnabledFor(level):
             facts = {
                 "request_id": request_id,
                 "method": scope["method"],
@@ -107,7 +120,7 @@ class RequestContext:
                 "milliseconds": round(seconds * 1000, 1),
                 **scope["state"].get("facts", {}),
             }
-            _access.info("request", extra={"facts": facts})
+            _access.log(level, "request", extra={"facts": facts})
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -168,9 +181,10 @@ def _refused(preflight: Response, request_id: str) -> Response:
 class Errors:
     """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -190,6 +204,14 @@ class Errors:
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: nobody takes it for the end.
             _log.warning("a stream to a caller was cut: %s", broken)
+        except asyncio.CancelledError:
+            if not self._drain.over.is_set():
+                raise
+            if started:
+                _log.warning("an answer was cut, as this process ends")
+                return None
+            problem = Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
+            await self._refuse(problem, scope, receive, send)
         except Exception as problem:
             if started:
                 _log.exception("an answer failed on its way")
@@ -226,14 +248,14 @@ def _of_router(problem: HTTPException) -> ProxyError:
 class BodyLimit:
     """Cuts off a request body at its bound, declared or not. Raises where the body is read, so routes stay unaware."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_prefix: str) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, is_file: Callable[[str], bool]) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        # Uploads have bounds of their own, by plan.
-        self._unlimited_prefix = unlimited_prefix
+        # Files have bounds of their own, by plan; their paths are told by this.
+        self._is_file = is_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(self._unlimited_prefix):
+        if scope["type"] != "http" or self._is_file(scope["path"]):
             return await self._app(scope, receive, send)
         declared = _header(scope, b"content-length") or ""
         seen = 0

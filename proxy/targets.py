@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import parse_qsl
 
 from proxy.catalog import app_of
@@ -39,17 +39,23 @@ class Kind(Enum):
     RESULT = "result"
     CANCEL = "cancel"
     UPLOAD_INITIATE = "upload_initiate"
+    UPLOAD_INITIATE_PARTS = "upload_initiate_parts"
+    UPLOAD_TOKEN = "upload_token"
 
-    @property
+    @cached_property
     def names_endpoint(self) -> bool:
         """Whether the target carries a full endpoint id and an input."""
         return self in (Kind.RUN, Kind.STREAM, Kind.SUBMIT)
 
-    @property
+    @cached_property
     def names_job(self) -> bool:
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
 
-    @property
+    @cached_property
+    def is_upload(self) -> bool:
+        return self in (Kind.UPLOAD_INITIATE, Kind.UPLOAD_INITIATE_PARTS, Kind.UPLOAD_TOKEN)
+
+    @cached_property
     def repeatable(self) -> bool:
         """Whether a second call does no harm: nothing is run or billed by it."""
         return not self.names_endpoint
@@ -95,7 +101,12 @@ _JOB_TAILS = {
     ("GET", "status/stream"): Kind.STATUS_STREAM,
     ("PUT", "cancel"): Kind.CANCEL,
 }
-_REST_PATHS = {("POST", "storage/upload/initiate"): Kind.UPLOAD_INITIATE}
+_REST_PATHS = {
+    ("POST", "storage/upload/initiate"): Kind.UPLOAD_INITIATE,
+    ("POST", "storage/upload/initiate-multipart"): Kind.UPLOAD_INITIATE_PARTS,
+    # Answered by the proxy itself: fal's own token would open all files of the account.
+    ("POST", "storage/auth/token"): Kind.UPLOAD_TOKEN,
+}
 
 
 def parse_url(method: str, headers: Sequence[str]) -> Target:
@@ -137,7 +148,7 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     prefix, _, path = raw_path.partition("/")
     host = next((host for host in Host if host.value == prefix), None)
     if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
-        raise BadTarget("Below /fal/ there are run/, queue/ and rest/.")
+        raise BadTarget("Below /fal/ there are run/, queue/ and rest/, and cdn/ for uploads.")
     return _parse(host, method, f"/{path}", query)
 
 
@@ -150,6 +161,17 @@ def parse_request_id(text: str) -> str:
     if not _REQUEST_ID.fullmatch(text):
         raise BadTarget("That is not a request id.")
     return text
+
+
+def parse_logs(text: str) -> bool:
+    """Whether logs are wanted.
+
+    Raises:
+        BadTarget: it says neither yes nor no.
+    """
+    if text not in _LOGS:
+        raise BadTarget("logs must be 0 or 1.")
+    return _LOGS[text]
 
 
 def method_not_allowed() -> MethodNotAllowed:
@@ -192,16 +214,13 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
     if kind is None or app != app_of(app) or app.count("/") < 1:
         raise BadTarget("There is no such call on a job: GET status, status/stream or the result, or PUT cancel.")
     _refuse_keys(keys, ("logs",) if kind in (Kind.STATUS, Kind.STATUS_STREAM) else ())
-    logs = keys.get("logs", "0")
-    if logs not in _LOGS:
-        raise BadTarget("logs must be 0 or 1.")
-    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=_LOGS[logs])
+    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=parse_logs(keys.get("logs", "0")))
 
 
 def _rest(method: str, path: str, keys: dict[str, str]) -> Target:
     kind = _REST_PATHS.get((method, path))
     if kind is None:
-        raise BadTarget("Of fal's REST host only POST storage/upload/initiate may be called.")
+        raise BadTarget("Of fal's REST host only the calls that begin an upload may be made.")
     _refuse_keys(keys, ("storage_type",))
     if keys.get("storage_type", _STORAGE_TYPES[0]) not in _STORAGE_TYPES:
         raise BadTarget(f"storage_type must be one of {', '.join(_STORAGE_TYPES)}.")

@@ -14,19 +14,22 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from proxy.settings import LogSettings, Secret
 
-#: What our own credentials look like, wherever they turn up: tenant keys, session tokens, what follows `/s/` and
-#: `/uploads/` in a path, the query of a signed URL, an Authorization header.
+#: What our own credentials look like, wherever they turn up: tenant keys, session tokens, what follows `/s/`,
+#: `/uploads/` and `/multipart/` in a path, the query of a signed URL, an Authorization header.
 _PATTERNS = re.compile(
     r"""fpk_[A-Za-z0-9_-]+
       | (?<=/s/)[^/\s"']+
       | (?<=/uploads/)[^/\s"']+
+      | (?<=/multipart/)[^/\s"']+
       | (?<=\?)[^\s"']*(?:[Ss]ignature|[Tt]oken)[^\s"']*
       | \.?eyJ[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9_-]+)+
       | \.eJ[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9_-]+)+
       | (?i:(?<=authorization:\s)|(?<=\bKey\s)|(?<=\bBearer\s))[^\s"',]{16,}""",
     re.VERBOSE,
 )
-_SIGNS = ("fpk_", "/s/", "/uploads/", "signature", "token", "eyj", ".ej", "authorization", "key ", "bearer ")
+_SIGNS = (
+    "fpk_", "/s/", "/uploads/", "/multipart/", "signature", "token", "eyj", ".ej", "authorization", "key ", "bearer ",
+)  # fmt: skip
 HIDDEN = "****"
 
 

@@ -14,12 +14,12 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
-    {"cli", "dev", "server", "__main__"},
+    {"cli", "dev", "server", "joined", "workers", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -35,11 +35,13 @@ HOMES = {
     "asyncpg": {"stores/sql"},
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
-    "uvicorn": {"cli.py", "dev.py", "server.py"},
-    "yaml": {"policy/plans.py"},
+    "uvicorn": {"dev.py", "server.py", "workers.py"},
+    "yaml": {"policy/plans.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},
+    "puremagic": {"policy/contents.py"},
+    "python_multipart": {"routes/uploads/forms.py"},
 }
 
 

@@ -54,6 +54,15 @@ LAWFUL = [
     ("POST", "https://rest.alpha.fal.ai/storage/upload/initiate", Target(Kind.UPLOAD_INITIATE)),
     ("POST", "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3", Target(Kind.UPLOAD_INITIATE)),
     ("POST", "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs", Target(Kind.UPLOAD_INITIATE)),
+    *(
+        ("POST", f"https://{host}/storage/{path}{query}", Target(kind))
+        for path, kind in (
+            ("upload/initiate-multipart", Kind.UPLOAD_INITIATE_PARTS),
+            ("auth/token", Kind.UPLOAD_TOKEN),
+        )
+        for host in ("rest.fal.ai", "rest.alpha.fal.ai")
+        for query in ("", "?storage_type=fal-cdn-v3")
+    ),
 ]
 
 

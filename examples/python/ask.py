@@ -25,7 +25,7 @@ question = sys.argv[2] if len(sys.argv) > 2 else "What is in this picture?"
 try:
     result = fal_client.subscribe(
         "fal-ai/llava-next",
-        # `fal_client.upload_file` has fal's own host built in, so the picture goes inside the request.
+        # The picture goes inside the request; docs/clients.md tells how to upload larger ones.
         {"image_url": fal_client.encode_file(sys.argv[1]), "prompt": question},
         on_queue_update=tell,
     )

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from starlette.requests import HTTPConnection
 
 from proxy.auth import keys
-from proxy.auth.sessions import Session, Sessions
+from proxy.auth.sessions import UPLOAD_SALT, Session, Sessions
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Plan, Tenant
 from proxy.settings import Settings
+from proxy.stores.base import TenantKey, Upload
 
 COOKIE = "fal_session"
 HEADER = "x-fal-proxy-session"
 #: A key's last use is told to this accuracy, so that a busy key does not cost a write a call.
 TOUCH_SECONDS = 60.0
+UPLOAD_TOKEN_SECONDS = 900.0
 _SCHEMES = ("bearer", "key")
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,49 @@ class Authenticator:
             self._check_origin(request, caller.tenant)
         return caller
 
+    def upload_token(self, caller: Caller) -> tuple[str, float]:
+        """A token that is good for uploads only, and when it ends: soon, and with the credential it stands for."""
+        now = self._clock.now()
+        ends = now + UPLOAD_TOKEN_SECONDS
+        # A tenant key has no session: the token names the key, and no subject.
+        session = caller.session or Session(caller.key_id or "", caller.tenant.id, "", now, ends)
+        session = replace(session, expires_at=min(session.expires_at, ends), endpoints=())
+        return self._sessions.sign(session, UPLOAD_SALT), session.expires_at
+
+    async def authenticate_upload(self, request: HTTPConnection) -> Caller:
+        """The caller behind an upload token; it may call no endpoint.
+
+        Raises:
+            Unauthenticated: no such token, or what it stands for does not count any more.
+            StoreUnavailable: that cannot be checked.
+        """
+        session = self._sessions.verify(_bearer(request.headers.getlist("authorization")), UPLOAD_SALT)
+        snapshot = await self._directory.snapshot()
+        if session.subject:
+            return _session_caller(session, snapshot)
+        record = snapshot.keys.get(session.id)
+        if record is None:
+            raise Unauthenticated("The tenant key behind this token is not valid any more.")
+        return replace(self._key_caller(record, snapshot), endpoints=frozenset())
+
+    async def may_send(self, request: HTTPConnection, upload: Upload) -> bool:
+        """Whether a request may send an upload's bytes: what is presented is its owner's, or nothing is.
+
+        The upload's id was the proof already. A cookie is not looked at: browsers send it along unasked.
+
+        Raises:
+            Unauthenticated: what is presented does not count.
+            StoreUnavailable: it cannot be checked.
+        """
+        if upload.session_id is not None and upload.issued_at is not None:
+            snapshot = await self._directory.snapshot()
+            if snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, upload.issued_at):
+                return False
+        if not request.headers.getlist("authorization") and not request.headers.getlist(HEADER):
+            return True
+        caller = await self.authenticate(request)
+        return (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
+
     def origin_allowed(self, origin: str, tenant: Tenant) -> bool:
         return origin.lower() in self._origins or origin.lower() in tenant.allowed_origins
 
@@ -90,7 +135,9 @@ class Authenticator:
             raise OriginNotAllowed("This page's origin may not use the session cookie; add it to allowed_origins.")
 
     def _tenant_caller(self, text: str, snapshot: Snapshot) -> Caller:
-        record = keys.verify(text, snapshot.keys)
+        return self._key_caller(keys.verify(text, snapshot.keys), snapshot)
+
+    def _key_caller(self, record: TenantKey, snapshot: Snapshot) -> Caller:
         tenant = snapshot.tenants.get(record.tenant)
         if tenant is None:
             raise Unauthenticated("The tenant key is not valid.")

@@ -22,6 +22,7 @@ from proxy.settings import Secret
 
 #: One salt for each purpose: a signature made for one never verifies for another.
 SESSION_SALT = "fal-proxy.session.v1"
+UPLOAD_SALT = "fal-proxy.upload.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Tokens whose signature is not checked again. Their expiry is, and whoever asks checks that they were not revoked.
 KEPT = 4096
@@ -57,12 +58,14 @@ class Sessions:
 
     def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
         self._clock = clock
-        self._serializer = URLSafeSerializer(
-            # itsdangerous wants the ring oldest first.
-            [secret.reveal() for secret in reversed(key_ring)],
-            salt=SESSION_SALT,
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
+        # itsdangerous wants the ring oldest first.
+        ring = [secret.reveal() for secret in reversed(key_ring)]
+        self._serializers = {
+            salt: URLSafeSerializer(
+                ring, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+            )
+            for salt in (SESSION_SALT, UPLOAD_SALT)
+        }
         # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
         self._read = lru_cache(maxsize=KEPT)(self._read_anew)
 
@@ -88,13 +91,13 @@ class Sessions:
         )
         return self.sign(session), session
 
-    def sign(self, session: Session) -> str:
-        """The token that says this, signed with the newest secret."""
-        token = self._serializer.dumps(_packed(session))
+    def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
+        """The token that says this, for one purpose, signed with the newest secret."""
+        token = self._serializers[salt].dumps(_packed(session))
         return token if isinstance(token, str) else token.decode()
 
-    def verify(self, token: str) -> Session:
-        """What a token says, if it is ours and still counts.
+    def verify(self, token: str, salt: str = SESSION_SALT) -> Session:
+        """What a token for this purpose says, if it is ours and still counts.
 
         Raises:
             Unauthenticated: it is not a token of ours.
@@ -103,7 +106,7 @@ class Sessions:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise Unauthenticated("The session token is not valid.")
         try:
-            session = self._read(token)
+            session = self._read(token, salt)
         except (BadData, AttributeError, KeyError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None
@@ -111,8 +114,8 @@ class Sessions:
             raise SessionExpired("The session has expired; get a new one.")
         return session
 
-    def _read_anew(self, token: str) -> Session:
-        return _unpacked(self._serializer.loads(token))
+    def _read_anew(self, token: str, salt: str) -> Session:
+        return _unpacked(self._serializers[salt].loads(token))
 
 
 def _packed(session: Session) -> dict[str, Any]:

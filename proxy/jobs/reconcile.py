@@ -2,7 +2,7 @@
 
 Regularly it takes the open jobs that nothing was heard of for a while. What fal has in its queue is asked for; what has
 no id there, or is older than any job can be, is over: fal may have run it, so it is booked as reserved. No reservation
-outlives this, and none is freed that fal may bill.
+outlives this, and none is freed that fal may bill; uploads it does not.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ class Reconciler:
         return len(due)
 
     async def _look_after(self, job: Job) -> None:
-        if job.expires_at <= self._clock.now():
+        if job.expires_at <= self._clock.now() and job.kind == UPLOAD:
+            # It broke off before fal had the file, or it would be booked.
+            await self._settlement.unused(job)
+        elif job.expires_at <= self._clock.now():
             await self._settlement.used(job)
         elif job.request_id is not None:
             await self._ask(job, job.request_id)

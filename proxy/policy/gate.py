@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from proxy.auth.callers import Caller
 from proxy.catalog import Catalog, Endpoint, app_of
 from proxy.errors import EndpointNotAllowed, ProxyError, TooManyJobs
+from proxy.files import FileUrls
 from proxy.jobs.owners import Owners
 from proxy.policy.inputs import check_input
 from proxy.policy.leases import Leases
@@ -46,14 +48,15 @@ class Gate:
         leases: Leases,
         bookkeeper: Bookkeeper,
         *,
-        own_files: str,
+        files: FileUrls,
     ) -> None:
         self._catalog = catalog
         self._owners = owners
         self._limiter = limiter
         self._leases = leases
         self._bookkeeper = bookkeeper
-        self._own_files = own_files
+        self._files = files
+        self._apps_of = lru_cache(maxsize=1024)(self._find_apps_of)
 
     async def admit(
         self,
@@ -76,11 +79,12 @@ class Gate:
         """
         if target.kind.names_endpoint:
             endpoint = self._endpoint(caller, target)
-            body = check_input(endpoint, caller.plan, await read_input(), own_files=self._own_files)
+            given = self._files.meant(await read_input())
+            body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
             allowance = await self._limiter.hit(caller, address, polls=False)
             return Admission(target, allowance, await self._reserve(caller, target, endpoint, body, job_id), body)
         if target.kind.names_job:
-            if not any(app_of(endpoint) == target.app and endpoint in self._catalog for endpoint in caller.endpoints):
+            if target.app not in self._apps_of(caller.endpoints):
                 raise _not_allowed(target.app)
             job = await self._owners.find(target, caller)
             return Admission(target, await self._limiter.hit(caller, address, polls=True), job)
@@ -97,6 +101,10 @@ class Gate:
     def open_to(self, caller: Caller) -> list[str]:
         """The endpoints a caller may call."""
         return sorted(endpoint for endpoint in caller.endpoints if endpoint in self._catalog)
+
+    def _find_apps_of(self, endpoints: frozenset[str]) -> frozenset[str]:
+        """The queues that jobs of these endpoints are in."""
+        return frozenset(app_of(endpoint) for endpoint in endpoints if endpoint in self._catalog)
 
     def _endpoint(self, caller: Caller, target: Target) -> Endpoint:
         endpoint = self._catalog.get(target.endpoint)

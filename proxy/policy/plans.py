@@ -33,11 +33,12 @@ class _Strict(BaseModel):
 
 
 class Uploads(_Strict):
-    """What may be uploaded. Sizes in bytes."""
+    """What may be uploaded. Sizes in bytes; fal forgets a file after `expire_seconds`, or when it likes if null."""
 
     max_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
     bytes_per_day: int | None = Field(default=None, ge=1)
     content_types: Several[str] = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+    expire_seconds: int | None = Field(default=7 * 86400, ge=60, le=10 * 365 * 86400)
 
 
 class RateLimits(_Strict):

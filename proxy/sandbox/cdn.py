@@ -13,6 +13,8 @@ from proxy.sandbox.house import House
 from proxy.sandbox.replies import reply
 
 _OCTETS = "application/octet-stream"
+_MOST_PARTS = 10_000
+LIFECYCLE = "x-fal-object-lifecycle"
 _FILE = "/files/b/{store}/{name}"
 
 
@@ -37,14 +39,14 @@ class Cdn:
     async def upload(self, request: Request) -> Response:
         if not self._has_token(request):
             return _forbidden(401)
-        path = self.house.files.new_path(request.headers.get("x-fal-file-name", "file"), _type(request))
+        path = self._new_path(request)
         await self.house.files.put(path, request.stream())
         return reply({"access_url": self.house.url(request, f"/cdn/files{path}")})
 
     async def begin(self, request: Request) -> Response:
         if not self._has_token(request):
             return _forbidden(401)
-        path = self.house.files.new_path(request.headers.get("x-fal-file-name", "file"), _type(request))
+        path = self._new_path(request)
         return reply({"access_url": self.house.url(request, f"/cdn/files{path}"), "uploadId": secrets.token_hex(8)})
 
     async def put(self, request: Request) -> Response:
@@ -58,6 +60,8 @@ class Cdn:
         if not self._may_write(request):
             return _forbidden(403)
         number = request.path_params["number"]
+        if not 1 <= number <= _MOST_PARTS:
+            return reply({"detail": f"Part numbers lie between 1 and {_MOST_PARTS}"}, 400)
         part = await self.house.files.put_part(_upload(request), number, request.stream())
         return reply({"partNumber": number, "etag": part.etag}, headers={"etag": part.etag})
 
@@ -75,8 +79,14 @@ class Cdn:
         file = self.house.files.at("/files" + _path(request))
         if file is None:
             return reply({"detail": "File not found"}, 404)
+        if not file.is_kept and request.method != "HEAD":
+            return reply({"detail": f"sandbox: too large to keep; sha256 {file.sha256}"}, 507)
         headers = {"content-length": str(file.size), "etag": file.etag}
         return StreamingResponse(file.blocks(), 200, headers, file.content_type)
+
+    def _new_path(self, request: Request) -> str:
+        name = request.headers.get("x-fal-file-name", "file")
+        return self.house.files.new_path(name, _type(request), lives_seconds(request))
 
     def _may_write(self, request: Request) -> bool:
         """Parts of the token flow name their upload in the path and show the token; all others are signed."""
@@ -87,6 +97,14 @@ class Cdn:
     def _has_token(self, request: Request) -> bool:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         return kind == "Bearer" and self.house.signer.accepts("cdn", token)
+
+
+def lives_seconds(request: Request) -> float:
+    """How long the object lifecycle that is asked for lets a file live; what is no such wish is none."""
+    try:
+        return float(orjson.loads(request.headers.get(LIFECYCLE, ""))["expiration_duration_seconds"])
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
 
 
 def _type(request: Request) -> str:

@@ -12,6 +12,7 @@ The first parameter in each line is the main one; `n` events are body messages t
     drop        when=before          hang up: before the answer | lost: after the work was done, nothing sent |
                                      during: after half the body | after: the whole body, but no end
     drop_at     bytes=…              hang up at this byte of the body, live
+    cut         bytes=…              hang up when so much of the request's body has arrived
     hang                             read the request, never answer
     stall       n=0                  headers and n events, then silence
     split       gap_seconds=0.01     cut inside every multi-byte sequence
@@ -145,6 +146,24 @@ def drop_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     return live(app, cut, keeps_length=True)
 
 
+def cut(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
+    left = int(params.get("cut") or params.get("bytes") or 1)
+
+    async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
+        async def until_cut() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left <= 0:
+                await exchange.hang_up()
+                return {"type": "http.disconnect"}
+            return message
+
+        await app(scope, until_cut, send)
+
+    return cut_off
+
+
 def hang(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         await drain(receive)
@@ -237,7 +256,7 @@ def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 DAMAGES: Mapping[str, Damage] = {
     damage.__name__: damage
     for damage in (
-        delay, status, nginx, redirect, huge, headers, fail, drop, drop_at, hang, stall, split, chunk, garbage,
+        delay, status, nginx, redirect, huge, headers, fail, drop, drop_at, cut, hang, stall, split, chunk, garbage,
         duplicate, reorder, gzip,
     )
 }  # fmt: skip

@@ -1,10 +1,14 @@
-"""Uploaded files: small ones in memory, large ones spooled to disk, all of them together within a bound."""
+"""Uploaded files: small ones in memory, large ones spooled to disk, all of them together within a bound.
+
+Of what is larger than any file should be, only size and digest are kept.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -14,15 +18,22 @@ from anyio import SpooledTemporaryFile
 
 IN_MEMORY_BYTES = 2**20
 BLOCK_BYTES = 2**18
-KEPT_BYTES = 4 * 2**30
+KEPT_FILE_BYTES = 256 * 2**20
+KEPT_BYTES = 2**30
 KEPT_FILES = 10_000
 
 
 class StoredFile:
-    """The bytes of one upload or of one part of it. Readers may overlap; a closed file reads as empty."""
+    """The bytes of one upload or of one part of it. Readers may overlap; a closed file reads as empty.
+
+    Attributes:
+        is_kept: whether the bytes are, beside their number and digest.
+    """
 
     def __init__(self, content_type: str) -> None:
         self.content_type = content_type
+        self.expires_at = float("inf")
+        self.is_kept = True
         self.size = 0
         self._digest = hashlib.sha256()
         self._spool = SpooledTemporaryFile[bytes](max_size=IN_MEMORY_BYTES)
@@ -38,9 +49,13 @@ class StoredFile:
         return f'"{self.sha256[:32]}"'
 
     async def write(self, data: bytes) -> None:
-        await self._spool.write(data)
         self._digest.update(data)
         self.size += len(data)
+        if self.is_kept and self.size > KEPT_FILE_BYTES:
+            self.is_kept = False
+            await self.close()
+        elif self.is_kept:
+            await self._spool.write(data)
 
     async def blocks(self) -> AsyncIterator[bytes]:
         at = 0
@@ -67,24 +82,27 @@ class Files:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, StoredFile] = OrderedDict()
-        self._types: OrderedDict[str, str] = OrderedDict()
+        self._announced: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._parts: OrderedDict[str, dict[int, StoredFile]] = OrderedDict()
 
-    def new_path(self, name: str, content_type: str) -> str:
-        """A path that was never used, ending in what is harmless of a file name; its type is remembered."""
+    def new_path(self, name: str, content_type: str, lives_seconds: float = float("inf")) -> str:
+        """A path that was never used, ending in what is harmless of a file name; type and lifetime are remembered."""
         path = f"/b/{secrets.token_hex(8)}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-100:] or 'file'}"
-        self._types[path] = content_type
-        if len(self._types) > KEPT_FILES:
-            self._types.popitem(last=False)
+        self._announced[path] = content_type, time.time() + lives_seconds
+        if len(self._announced) > KEPT_FILES:
+            self._announced.popitem(last=False)
         return path
 
     def at(self, url_path: str) -> StoredFile | None:
         """The file that a URL's path points at, whatever host and prefix it was served under."""
-        return self._files.get(url_path.partition("/files")[2])
+        file = self._files.get(url_path.partition("/files")[2])
+        return file if file is None or file.expires_at > time.time() else None
 
     async def put(self, path: str, stream: AsyncIterator[bytes], content_type: str | None = None) -> StoredFile:
         """Store a file; its type is the announced one unless another comes with the bytes."""
-        file = await _filled(content_type or self._types.get(path, ""), stream)
+        announced, expires_at = self._announced.get(path, ("", float("inf")))
+        file = await _filled(content_type or announced, stream)
+        file.expires_at = expires_at
         await self._keep(path, file)
         return file
 
@@ -128,8 +146,11 @@ class Files:
         if (old := self._files.pop(path, None)) is not None:
             await old.close()
         self._files[path] = file
-        while len(self._files) > KEPT_FILES or sum(kept.size for kept in self._files.values()) > KEPT_BYTES:
+        while len(self._files) > KEPT_FILES or self._kept_bytes() > KEPT_BYTES:
             await self._files.popitem(last=False)[1].close()
+
+    def _kept_bytes(self) -> int:
+        return sum(file.size for file in self._files.values() if file.is_kept)
 
 
 async def _filled(content_type: str, stream: AsyncIterator[bytes]) -> StoredFile:

@@ -5,6 +5,7 @@ An `Exchange` travels in `scope["sandbox"]`: what has been read of the request, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import time
@@ -12,6 +13,7 @@ from collections import deque
 from typing import Any
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -142,7 +144,9 @@ class Recording:
             if exchange.body_size > MAX_JSON_BYTES:
                 too_large = JSONResponse({"detail": "Request body too large"}, 413)
                 return await too_large(scope, receive, _noting(exchange, send))
-        await self.app(scope, _reading(exchange, receive), _noting(exchange, send))
+        # A caller that left in the middle of a file is no fault of the sandbox's.
+        with contextlib.suppress(ClientDisconnect):
+            await self.app(scope, _reading(exchange, receive), _noting(exchange, send))
         exchange.body = b""
         exchange.ended = exchange.ended or "left"
         return None

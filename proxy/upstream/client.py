@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -37,6 +36,7 @@ _JOB_PATHS = {
     Kind.RESULT: "",
     Kind.CANCEL: "/cancel",
 }
+_UPLOAD_PATHS = {Kind.UPLOAD_INITIATE: "initiate", Kind.UPLOAD_INITIATE_PARTS: "initiate-multipart"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Timeouts:
     write: float = 30.0
     read: float = 30.0
     result: float = 60.0
+    #: A store may look at a large file for a while before it says that it has it.
+    file: float = 120.0
     #: A run is silent until the model is done.
     run: float = 600.0
     stream: float = 120.0
     #: fal pings every 15 seconds.
-    status_stream: float = 25.0
+    status_stream: float = 20.0
 
     def for_kind(self, kind: Kind) -> dict[str, float]:
         read: float = getattr(self, kind.value, self.read)
@@ -101,21 +103,16 @@ class Upstream:
             extensions={"timeout": self._timeouts.for_kind(target.kind)},
         )
 
-    async def put_file(
-        self, url: str, content_type: str, content_length: int, content: AsyncIterable[bytes]
+    async def to_files(
+        self, method: str, url: str, headers: dict[str, str], content: bytes | AsyncIterable[bytes]
     ) -> httpx.Response:
-        """Send a file to a signed URL that fal gave; the key is not needed there, and not sent.
+        """Call a signed URL that fal gave; the key is not needed there, and not sent. The answer is a success.
 
         Raises:
             UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `call`; a file can be sent again.
         """
-        request = httpx.Request(
-            "PUT",
-            url,
-            headers={"content-type": content_type, "content-length": str(content_length)},
-            content=content,
-            extensions={"timeout": self._timeouts.for_kind(Kind.UPLOAD_INITIATE)},
-        )
+        timeouts = self._timeouts.for_kind(Kind.UPLOAD_INITIATE) | {"read": self._timeouts.file}
+        request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
         response = await self._send(request, repeatable=True)
         if not response.is_success:
             await response.aclose()
@@ -132,8 +129,8 @@ class Upstream:
             raise failure_of(error, repeatable=repeatable) from None
 
     def url_of(self, target: Target) -> str:
-        if target.kind is Kind.UPLOAD_INITIATE:
-            return f"{self._fal.rest_url}/storage/upload/initiate?storage_type=fal-cdn-v3"
+        if target.kind in _UPLOAD_PATHS:
+            return f"{self._fal.rest_url}/storage/upload/{_UPLOAD_PATHS[target.kind]}?storage_type=fal-cdn-v3"
         if target.kind.names_job:
             logs = f"?logs={int(target.logs)}" if target.kind in (Kind.STATUS, Kind.STATUS_STREAM) else ""
             path = f"{target.app}/requests/{target.request_id}{_JOB_PATHS[target.kind]}"
@@ -141,17 +138,6 @@ class Upstream:
         if target.kind is Kind.SUBMIT:
             return f"{self._fal.queue_url}/{target.endpoint}"
         return f"{self._fal.run_url}/{target.endpoint}{'/stream' if target.kind is Kind.STREAM else ''}"
-
-    def may_upload_to(self, url: str) -> bool:
-        """Whether a URL that fal gave is one of its own for files: the configured CDN, or `https://*.fal.media`."""
-        if url.startswith(f"{self._fal.cdn_url}/"):
-            return True
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return False
-        host = parts.hostname or ""
-        return parts.scheme == "https" and host.endswith(".fal.media") and parts.netloc == host
 
     async def close(self) -> None:
         await self._transport.aclose()

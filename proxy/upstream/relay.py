@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -27,6 +28,8 @@ WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05
+#: After a stream was cut, another process can be asked at once.
+COME_BACK_SECONDS = 1.0
 #: A call that is over sooner is not watched for a caller who hangs up.
 LOOK_AFTER_SECONDS = 0.02
 STREAM_HEADERS = {
@@ -80,14 +83,35 @@ def _too_large(repeatable: bool) -> ProxyError:
     return UpstreamAmbiguous("fal's answer is larger than this proxy passes on; asking again would run it again.")
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer of fal's that was read to its end: its status, the headers that may cross, its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def response(self) -> Response:
+        return Response(self.body, self.status, self.headers)
+
+
+async def whole(response: httpx.Response, *, repeatable: bool) -> Whole:
+    """Read an answer to its end.
+
+    Raises:
+        BadUpstream, UpstreamAmbiguous: as `read_whole`.
+    """
+    body = await read_whole(response, repeatable=repeatable)
+    return Whole(response.status_code, to_caller(response.headers), body)
+
+
 async def pass_on(response: httpx.Response, *, repeatable: bool) -> Response:
     """An answer with fal's status and body, and only the headers that may cross.
 
     Raises:
         BadUpstream, UpstreamAmbiguous: as `read_whole`.
     """
-    body = await read_whole(response, repeatable=repeatable)
-    return Response(body, response.status_code, to_caller(response.headers))
+    return (await whole(response, repeatable=repeatable)).response()
 
 
 def is_event_stream(response: httpx.Response) -> bool:
@@ -96,8 +120,11 @@ def is_event_stream(response: httpx.Response) -> bool:
     return response.is_success and content_type.partition(";")[0].strip() == EVENT_STREAM
 
 
-async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The `data` of each event of a stream, in order; what is not JSON is left out. Closes the answer.
+async def events_of(
+    response: httpx.Response, missed: Callable[[], None] = lambda: None
+) -> AsyncGenerator[bytes, None]:
+    """The `data` of each event of a stream, in order; what is not JSON is left out, and `missed` called. Closes the
+    answer.
 
     Raises:
         StreamBroken: it broke off, or its bytes make no sense.
@@ -107,8 +134,13 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for chunk in response.aiter_bytes():
             for event in splitter.feed(chunk):
                 data = sse.data_of(event)
-                if data is not None and _is_json(data):
+                if data is None:
+                    continue
+                if _is_json(data):
                     yield data
+                else:
+                    _log.warning("an event of fal's stream was not JSON and is left out")
+                    missed()
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
     finally:
@@ -119,52 +151,60 @@ def _is_json(data: bytes) -> bool:
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError:
-        _log.warning("an event of fal's stream was not JSON and is left out")
         return False
     return True
 
 
 class EventStream(Response):
-    """An answer of server-sent events, fed by an iterator of `data`; a caller who hangs up closes the iterator.
+    """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
 
     `release` is called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+    A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
+    like the end of the job.
     """
 
     def __init__(
         self,
-        data: AsyncGenerator[bytes, None],
+        events: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
-        release: Callable[[], Awaitable[None]],
-        *,
-        ping_seconds: float = PING_SECONDS,
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers={**headers, **STREAM_HEADERS})
         del self.headers["content-length"]
-        self._data = data
+        self._events = events
         self._release = release
-        self._ping_seconds = ping_seconds
+        self._last_words: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the stream has ended, however it did."""
+        self._last_words.append(call)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._data):
+            async with aclosing(self._events):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await until_gone(receive, self._pump(send))
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
             return
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
+            raise StreamBroken("this process ends") from None
         finally:
-            await self._release()
+            for call in self._last_words:
+                call()
+            if self._release is not None:
+                await self._release()
 
     async def _pump(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(pinged(self._data, self._ping_seconds)) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.sleep(LINGER_SECONDS)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Encoded events, with a comment whenever nothing came for a while."""
+async def pinged(data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:
+    """Encoded events, with a comment whenever nothing came for a while. Closes what they come from."""
     waiting: asyncio.Task[bytes] | None = None
     try:
         while True:
@@ -184,6 +224,7 @@ async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenera
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait({waiting})
+        await data.aclose()
 
 
 async def _next(data: AsyncIterator[bytes]) -> bytes:

@@ -10,7 +10,9 @@ One rule for failures matters more than the others, because what may be repeated
     ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has left
     every other httpx.TransportError               some may have
 
-Nothing is ever repeated here. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
+One thing is repeated here, and nothing else: a GET whose connection had served before, and closed before it said
+anything. An upstream may close an idle connection in the moment it is used again; whoever reads need not know of it. It
+is sent once more, on a new connection. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
 
     pool      waiting until fewer than `max_connections` requests are on their way
     connect   DNS, TCP and TLS together
@@ -25,6 +27,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from weakref import WeakSet
 
 import aiohttp
 import httpx
@@ -34,7 +37,8 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
-MAX_CONNECTIONS = 5000
+#: Far above what limits let in: a status stream holds one for each job that is followed.
+MAX_CONNECTIONS = 20_000
 KEEPALIVE_SECONDS = 15.0
 DNS_CACHE_SECONDS = 10
 # A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
@@ -52,7 +56,7 @@ _HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb"
 
 
 class EngineTransport(httpx.AsyncBaseTransport):
-    """Sends one request at a time per connection, exactly as it stands, once; usable in the loop that first uses it.
+    """Sends one request at a time per connection, exactly as it stands; usable in the loop that first uses it.
 
     No cookies, redirects, proxies from the environment, decompression or headers of its own.
 
@@ -73,6 +77,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._connector: aiohttp.TCPConnector | None = None
         self._destinations: dict[tuple[str, str, int | None], aiohttp.ClientRequest] = {}
         self._exchanges: set[_Exchange] = set()
+        self._served: WeakSet[ResponseHandler] = WeakSet()
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -83,12 +88,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
         headers = request.headers.raw
         head, length = _head(request, headers), _body_length(headers)
         timeouts: Timeouts = request.extensions.get("timeout", {})
-        exchange = await self._open(request.url, timeouts)
         try:
-            message, payload = await exchange.run(request, head, length, timeouts)
-        except BaseException:
-            await exchange.break_off()
-            raise
+            exchange, message, payload = await self._answered(request, head, length, timeouts)
+        except _Stale:
+            exchange, message, payload = await self._answered(request, head, length, timeouts, anew=True)
         response = httpx.Response(
             message.code,
             headers=message.raw_headers,
@@ -110,16 +113,35 @@ class EngineTransport(httpx.AsyncBaseTransport):
         if self._connector is not None:
             await self._connector.close()
 
-    async def _open(self, url: httpx.URL, timeouts: Timeouts) -> _Exchange:
+    async def _answered(
+        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts, *, anew: bool = False
+    ) -> tuple[_Exchange, RawResponseMessage, StreamReader]:
+        """An exchange and the head of its answer; `anew`: on a connection that has not served yet.
+
+        Raises:
+            _Stale: the connection had served, and closed; the request may be sent again.
+        """
+        exchange = await self._open(request.url, timeouts, anew)
+        try:
+            message, payload = await exchange.run(request, head, length, timeouts)
+        except BaseException as error:
+            is_stale = exchange.was_stale
+            await exchange.break_off()
+            if is_stale and request.method == "GET" and isinstance(error, httpx.TransportError):
+                raise _Stale from None
+            raise
+        return exchange, message, payload
+
+    async def _open(self, url: httpx.URL, timeouts: Timeouts, anew: bool) -> _Exchange:
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
         await self._take_slot(timeouts.get("pool"))
         try:
-            connection = await self._connect(url, timeouts.get("connect"))
+            connection = await self._connect(url, timeouts.get("connect"), anew)
         except BaseException:
             self._slots.release()
             raise
-        exchange = _Exchange(connection, self._end)
+        exchange = _Exchange(connection, self._served, self._end)
         self._exchanges.add(exchange)
         return exchange
 
@@ -137,8 +159,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("Too many requests are on their way to the upstream.") from error
 
-    async def _connect(self, url: httpx.URL, limit: float | None) -> Connection:
-        """A connection that is open and silent, idle or new."""
+    async def _connect(self, url: httpx.URL, limit: float | None, anew: bool) -> Connection:
+        """A connection that is open and silent, idle or new; `anew`: new."""
         destination = self._destination(url)
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(
@@ -152,7 +174,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 connection = await self._connector.connect(destination, [], aiohttp.ClientTimeout(connect=limit))
                 protocol = connection.protocol
                 # What a server says unasked on an idle connection would be taken for the next answer.
-                if protocol is not None and not protocol.should_close:
+                if protocol is not None and not protocol.should_close and not (anew and protocol in self._served):
                     return connection
                 _drop(connection)
         except TimeoutError as error:
@@ -173,13 +195,21 @@ class EngineTransport(httpx.AsyncBaseTransport):
         return self._destinations[origin]
 
 
+class _Stale(Exception):
+    """An idle connection was closed in the moment it was used again."""
+
+
 class _Exchange:
     """One request and its answer on one connection, which it gives back or breaks off, once."""
 
-    def __init__(self, connection: Connection, on_end: Callable[[_Exchange], None]) -> None:
+    def __init__(
+        self, connection: Connection, served: WeakSet[ResponseHandler], on_end: Callable[[_Exchange], None]
+    ) -> None:
         assert connection.protocol is not None
         self._connection = connection
         self._protocol: ResponseHandler = connection.protocol
+        self._served = served
+        self._is_reused = self._protocol in served
         self._on_end = on_end
         self._payload: StreamReader | None = None
         self._upload: asyncio.Task[None] | None = None
@@ -214,6 +244,14 @@ class _Exchange:
             if self._upload_error is not None:
                 raise self._upload_error from None
             raise
+
+    @property
+    def was_stale(self) -> bool:
+        """Whether the connection served before, and was then closed or reset without a byte of this answer."""
+        error = self._protocol.exception()
+        # With a part of the answer, that is its `message`.
+        was_silent = isinstance(error, aiohttp.ServerDisconnectedError) and isinstance(error.message, str)
+        return self._is_reused and (was_silent or isinstance(error, aiohttp.ClientOSError))
 
     async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
         try:
@@ -264,6 +302,8 @@ class _Exchange:
             await self.break_off()
             return
         self._has_ended = True
+        if not self._is_reused:
+            self._served.add(self._protocol)
         self._connection.release()
         self._on_end(self)
 

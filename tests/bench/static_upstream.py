@@ -4,7 +4,8 @@
 
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
 id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
-runs and stays open, with a comment now and then; `POST /finish/{id}` makes the streams of one job tell its end.
+runs and stays open, with a comment now and then; whoever fetches a job's result, or `POST /finish/{id}`, makes its
+streams tell the end. Files are read, and that is all.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def _chunk(content: bytes) -> bytes:
 
 def _kind(method: bytes, url: bytes) -> str:
     path = url.partition(b"?")[0]
+    if path.startswith((b"/rest/", b"/cdn/")):
+        return "initiate" if method == b"POST" else "file"
     if path.endswith((b"/status", b"/cancel")):
         return path.rpartition(b"/")[2].decode()
     return "submit" if method == b"POST" and not path.startswith(b"/run/") else "result"
@@ -81,6 +84,7 @@ TEMPLATES = {
     "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
     "result": _message("200 OK", orjson.dumps(ANSWER)),
     "finish": _message("200 OK", b"{}"),
+    "file": _message("200 OK", b"{}"),
 }
 RUNNING, COMPLETED = (_chunk(b"data: %b\r\n\r\n" % orjson.dumps(STATES[name])) for name in ("running", "completed"))
 PING = _chunk(b": ping\r\n\r\n")
@@ -131,7 +135,10 @@ class StaticFal(asyncio.Protocol):
             self._finish(path.removeprefix(b"/finish/"))
         else:
             kind = _kind(self.parser.get_method(), self.url)
-            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), _request_id(kind, self.url)))
+            id_ = _request_id(kind, self.url)
+            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), id_))
+            if kind == "result":
+                self._end_streams(id_)
 
     def _send_event(self, number: int) -> None:
         if self.transport.is_closing():
@@ -155,12 +162,17 @@ class StaticFal(asyncio.Protocol):
             self.loop.call_later(PING_SECONDS, self._ping)
 
     def _finish(self, job: bytes) -> None:
+        self._end_streams(job)
+        self.transport.write(TEMPLATES["finish"])
+
+    def _end_streams(self, job: bytes) -> None:
         for one in self.watching.pop(job, ()):
             one.transport.write(COMPLETED.replace(REQUEST_ID.encode(), job) + LAST_CHUNK)
-        self.transport.write(TEMPLATES["finish"])
 
 
 async def serve(port: int) -> None:
+    place = f"http://127.0.0.1:{port}/cdn/files/a.png"
+    TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
     server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=4096)
     print(f"listening on {port}", flush=True)
     async with server:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import os
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 from proxy.sandbox.jobs import LOG_LINES
 
 PICTURE = Path(__file__).parents[1] / "pictures" / "chelsea.png"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+#: Of the uploads that every client makes, and of those that some make in parts.
+SIZES, LARGE_SIZES = (1000, 5_000_000), (95_000_000, 120_000_000)
 ENDPOINT = "fal-ai/llava-next"
 #: Slow enough that a client that polls every 100 ms meets every state, on a busy machine too.
 SLOWLY = "[[pace seconds_per_position=0.4 run_seconds=0.6]]"
@@ -29,8 +35,19 @@ def asked(pace: str = "", **more: Any) -> dict[str, Any]:
 
 def describes_the_picture(text: str) -> bool:
     """Whether an answer was made from the very bytes of the picture."""
-    digest = hashlib.sha256(PICTURE.read_bytes()).hexdigest()
-    return "PNG picture of 451 × 300 pixels" in text and digest[:16] in text
+    return "PNG picture of 451 × 300 pixels" in text and describes(text, PICTURE)
+
+
+def describes(text: str, path: Path) -> bool:
+    """Whether an answer was made from the very bytes of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] in text
+
+
+def picture_of(folder: Path, size: int) -> Path:
+    """A picture in a file of so many bytes: one pixel, and noise after its end."""
+    path = folder / f"{size}.png"
+    path.write_bytes(PIXEL + random.Random(size).randbytes(size - len(PIXEL)))
+    return path
 
 
 def grows(texts: Sequence[str]) -> bool:

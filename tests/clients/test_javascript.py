@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,17 @@ from tests.clients.expectations import (
     BROKEN_PICTURE,
     ENDPOINT,
     HELD,
+    LARGE_SIZES,
     PICTURE,
+    SIZES,
     SLOWLY,
     asked,
+    describes,
     describes_the_picture,
     environment,
     grows,
     messages,
+    picture_of,
     states,
 )
 from tests.clients.install import HERE, NODE
@@ -138,6 +143,18 @@ def test_upload_and_its_url(client: Driver, stack: Stack) -> None:
     assert describes_the_picture(outcome["output"])
     (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == outcome["url"]
+
+
+def test_uploads_of_any_size(client: Driver, stack: Stack, tmp_path: Path) -> None:
+    session = stack.token(tenant="studio")
+    for size in SIZES + (LARGE_SIZES if client.name in NEW else ()):
+        path = picture_of(tmp_path, size)
+        stack.sandbox.forget()
+        outcome = client.outcome("upload", input=asked(), path=str(path), type="image/png", session=session)
+        assert describes(outcome["output"], path)
+        sent = [request["body_size"] for request in stack.sandbox.requests() if request["method"] == "PUT"]
+        # Above 90 MiB in parts of 10 MiB.
+        assert sum(sent) == size and len(sent) == (1 if size < 90 * 2**20 else -(-size // (10 * 2**20)))
 
 
 def test_file_in_the_input_is_uploaded(client: Driver, stack: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from tests.clients.expectations import (
     BROKEN_PICTURE,
     ENDPOINT,
     PICTURE,
+    SIZES,
     SLOWLY,
     asked,
+    describes,
     describes_the_picture,
     environment,
     messages,
+    picture_of,
     states,
 )
 from tests.clients.install import JVM
@@ -73,6 +77,13 @@ def test_upload_and_its_url(client: Driver, stack: Stack) -> None:
     assert describes_the_picture(outcome["output"])
     (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == outcome["url"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_uploads_of_any_size(client: Driver, tmp_path: Path, size: int) -> None:
+    path = picture_of(tmp_path, size)
+    outcome = client.outcome("upload", input=asked(), path=str(path), type="image/png")
+    assert describes(outcome["output"], path)
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], int]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,17 @@ from tests.clients.expectations import (
     BROKEN_PICTURE,
     ENDPOINT,
     HELD,
+    LARGE_SIZES,
     PICTURE,
+    SIZES,
     SLOWLY,
     asked,
+    describes,
     describes_the_picture,
     environment,
     grows,
     messages,
+    picture_of,
 )
 from tests.clients.install import HERE, PYTHON_VERSIONS, python_of
 from tests.support.stack import Stack
@@ -36,7 +41,7 @@ both = pytest.mark.parametrize("face", ["", "_async"], ids=["sync", "async"])
 def client(request: pytest.FixtureRequest, shared_tls_stack: Stack) -> Iterator[Driver]:
     command = [str(python_of(request.param) / "bin" / "python"), str(HERE / "python" / "scenarios.py")]
     fal = shared_tls_stack.url.removeprefix("https://") + "/fal"
-    hosts = {"FAL_RUN_HOST": f"{fal}/run", "FAL_QUEUE_RUN_HOST": f"{fal}/queue"}
+    hosts = {"FAL_RUN_HOST": f"{fal}/run", "FAL_QUEUE_RUN_HOST": f"{fal}/queue", "FAL_CDN_HOST": f"https://{fal}/cdn"}
     variables = environment(SSL_CERT_FILE=str(shared_tls_stack.ca_file), **hosts)
     usual = {"session": shared_tls_stack.token(), "endpoint": ENDPOINT}
     with driving(f"fal_client-{request.param}", command, variables, **usual) as driver:
@@ -102,12 +107,36 @@ def test_picture_inside_the_request(client: Driver) -> None:
     assert describes_the_picture(result["output"])
 
 
-def test_upload_and_its_url(client: Driver, tls_stack: Stack) -> None:
+@pytest.mark.parametrize("scenario", ["upload", "upload_async", "upload_by_signed_url"])
+def test_upload_and_its_url(client: Driver, tls_stack: Stack, scenario: str) -> None:
     tls_stack.sandbox.forget()
-    outcome = client.outcome("upload", input=asked(), path=str(PICTURE), type="image/png")
+    outcome = client.outcome(scenario, input=asked(), path=str(PICTURE))
     assert describes_the_picture(outcome["result"]["output"])
     (run,) = [request for request in tls_stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == outcome["url"]
+
+
+@both
+def test_uploads_of_any_size(client: Driver, tls_stack: Stack, tmp_path: Path, face: str) -> None:
+    session = tls_stack.token(tenant="studio")
+    for size in (*SIZES, *LARGE_SIZES):
+        path = picture_of(tmp_path, size)
+        tls_stack.sandbox.forget()
+        outcome = client.outcome(f"upload{face}", input=asked(), path=str(path), session=session)
+        assert describes(outcome["result"]["output"], path)
+        sent = [request["body_size"] for request in tls_stack.sandbox.requests() if request["method"] == "PUT"]
+        # Above 100 MiB in parts of 10 MiB, ten at a time.
+        assert sum(sent) == size and len(sent) == (1 if size < 100 * 2**20 else -(-size // (10 * 2**20)))
+        # Where fal looks, the URL is fal's own.
+        (run,) = [request for request in tls_stack.sandbox.requests() if request["host"] == "run"]
+        assert run["json"]["image_url"].startswith(tls_stack.sandbox.url)
+
+
+def test_an_upload_that_the_plan_does_not_allow(client: Driver, tls_stack: Stack) -> None:
+    tls_stack.sandbox.forget()
+    error = client.error("upload_that_fails", path=str(PICTURE), type="image/svg+xml")
+    _is_refusal(error, 415, "unsupported_media_type")
+    assert tls_stack.sandbox.requests() == []
 
 
 @both

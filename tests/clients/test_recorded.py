@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,10 +17,13 @@ from tests.clients.expectations import (
     BROKEN_PICTURE,
     ENDPOINT,
     PICTURE,
+    SIZES,
     SLOWLY,
     asked,
+    describes,
     describes_the_picture,
     messages,
+    picture_of,
     states,
 )
 from tests.clients.recordings import Recording, Reply
@@ -54,11 +58,11 @@ class App:
         without = "" if session else "authorization"
         return self._recording.send(request, self.address, without=without, **usual | values)
 
-    def upload(self) -> str:
+    def upload(self, path: Path = PICTURE) -> str:
         place = self.send("initiate").json
         target = urlsplit(place["upload_url"])
         where = {"upload_path": f"{target.path}?{target.query}".rstrip("?"), "upload_host": target.netloc}
-        reply = self._recording.send("upload", target.netloc, file=PICTURE.read_bytes(), **where)
+        reply = self._recording.send("upload", target.netloc, file=path.read_bytes(), **where)
         assert 200 <= reply.status < 300
         url: str = place["file_url"]
         return url
@@ -97,6 +101,12 @@ def test_upload_and_its_url(app: App, stack: Stack) -> None:
     assert describes_the_picture(app.send("run", image_url=url).json["output"])
     (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == url
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_uploads_of_any_size(app: App, tmp_path: Path, size: int) -> None:
+    path = picture_of(tmp_path, size)
+    assert describes(app.send("run", image_url=app.upload(path)).json["output"], path)
 
 
 @pytest.mark.parametrize("request_name", ["run", "submit"])

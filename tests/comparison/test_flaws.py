@@ -9,11 +9,12 @@ import contextlib
 import json
 from collections.abc import Sequence
 
+import httpx
 import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.sandbox.guard import UNWANTED_HEADERS
-from tests.clients.expectations import BROKEN_PICTURE, ENDPOINT, HELD, asked, describes_the_picture
+from tests.clients.expectations import BROKEN_PICTURE, ENDPOINT, HELD, PIXEL, asked, describes_the_picture
 from tests.comparison.checks import QUEUE, RUN, nothing_reached, refused, submitted, succeeded
 from tests.comparison.conftest import Contest
 from tests.comparison.contestants import CONNECTION_BROKE, call
@@ -147,6 +148,17 @@ def test_6_upload_of_older_clients(contest: Contest, target: str) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", target, json={"content_type": "image/png", "file_name": "cat.png"})
         assert set(succeeded(answer).json()) == {"file_url", "upload_url"}
+
+
+@compared(everywhere("answered 400"))
+def test_6_upload_of_a_large_file(contest: Contest) -> None:
+    with contest() as proxy:
+        begin = f"https://rest.fal.ai{INITIATE}-multipart?storage_type=fal-cdn-v3"
+        wanted = {"content_type": "image/png", "file_name": "cat.png"}
+        place = succeeded(call(proxy, "POST", begin, json=wanted)).json()
+        part = succeeded(httpx.put(f"{place['upload_url']}/1", content=PIXEL, timeout=20)).json()
+        succeeded(httpx.post(f"{place['upload_url']}/complete", json={"parts": [part]}, timeout=20))
+        assert succeeded(httpx.get(place["file_url"], timeout=20)).content == PIXEL
 
 
 # 7. fal is asked for JSON where it is to stream.

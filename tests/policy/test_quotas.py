@@ -32,6 +32,7 @@ from tests.support.limited import (
     meanwhile,
     per,
     plan,
+    png,
     posts,
     refusal,
 )
@@ -232,7 +233,7 @@ def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
         return url
 
     def put(person: Person, url: str, size: int) -> httpx.Response:
-        return person.http.put(url, content=b"x" * size, headers={"content-type": "image/png"})
+        return person.http.put(url, content=png(size), headers={"content-type": "image/png"})
 
     def total(subject: str = "") -> Booked:
         return account(folder, "uploads", "upload_bytes", subject)

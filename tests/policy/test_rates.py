@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from proxy.policy.ratelimit import network_of
-from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, png, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -308,9 +308,11 @@ def metric(stack: Stack, name: str) -> float:
 def test_counters_that_are_down_let_nobody_through(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = {"PROXY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=nowhere) as own, person(own, "session") as alice:
-        for refused in (alice.run(), alice.submit(), alice.call("POST", "rest/storage/upload/initiate", {})):
+        initiate = alice.call("POST", "rest/storage/upload/initiate", {})
+        native = alice.http.post("/v1/uploads", content=png(99), headers={"content-type": "image/png"})
+        for refused in (alice.run(), alice.submit(), initiate, native):
             assert refusal(refused, 503, "store_unavailable")["retry_after"] == 1
-        assert metric(own, "fal_proxy_uncounted_total") == 3
+        assert metric(own, "fal_proxy_uncounted_total") == 4
         assert httpx.get(f"{own.url}/readyz", trust_env=False).status_code == 503
         assert httpx.get(f"{own.url}/livez", trust_env=False).status_code == 200
     assert not posts(sandbox)

@@ -14,7 +14,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, account, limited_proxy, per, plan, refusal
+from tests.support.limited import (
+    ADMIN_TOKEN,
+    COUNTING,
+    NEXT,
+    Person,
+    account,
+    limited_proxy,
+    per,
+    plan,
+    png,
+    refusal,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -80,7 +91,7 @@ def _calls(stack: Stack, subject: str, tenant: str, *, upload: bool = False) -> 
         if upload:
             wanted = {"content_type": "image/png", "file_name": "a.png"}
             slot = person.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
-            assert person.http.put(slot, content=b"x" * 77, headers={"content-type": "image/png"}).is_success
+            assert person.http.put(slot, content=png(77), headers={"content-type": "image/png"}).is_success
 
 
 def test_a_session_sees_its_user_and_a_key_its_tenant(past: Past) -> None:

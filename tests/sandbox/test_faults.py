@@ -80,6 +80,19 @@ def test_the_usual_answer_ends_properly(wire: Fal) -> None:
     assert _chunks(body)[-1] == b""
 
 
+@pytest.mark.parametrize("size", [1, 5000, 100_000])
+def test_cut_hangs_up_when_that_much_has_arrived(wire: Fal, size: int) -> None:
+    wanted = {"content_type": "image/png", "file_name": "a"}
+    place = wire.client.post("/rest/storage/upload/initiate", json=wanted).json()
+    wire.fault("cut", bytes=size, on={"host": "cdn"}, times=1)
+    put = {"url": place["upload_url"], "content": bytes(100_000)}
+    with pytest.raises(httpx.TransportError):
+        httpx.put(**put, trust_env=False)
+    assert wire.requests()[-1]["ended"] == "dropped" and wire.requests()[-1]["body_size"] >= size
+    assert wire.client.get(place["file_url"]).status_code == 404
+    assert httpx.put(**put, trust_env=False).status_code == 200
+
+
 def test_hanging_up_does_not_trouble_the_server(wire: Fal, caplog: pytest.LogCaptureFixture) -> None:
     for fault in ("drop=before", "drop=lost", "drop=during", "drop=after", "drop_at=10"):
         wire.raw("POST", RUN, wire.input(f"[[fault {fault}]]"))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.sandbox.files import KEPT_FILE_BYTES
 from tests.sandbox.conftest import CHELSEA, Fal
 
 PNG = {"content_type": "image/png", "file_name": "a.png"}
@@ -177,3 +178,35 @@ def test_a_large_upload_is_recorded_by_its_hash(fal: Fal, stranger: httpx.Client
     recorded = fal.requests()[-1]
     assert (recorded["body_size"], recorded["body_sha256"], recorded["json"]) == (12 * len(block), digest, None)
     assert hashlib.sha256(stranger.get(urls["file_url"]).content).hexdigest() == digest
+
+
+def test_a_file_is_forgotten_when_its_lifecycle_ends(fal: Fal, stranger: httpx.Client) -> None:
+    def stored(lifecycle: str) -> httpx.Response:
+        wish = {"x-fal-object-lifecycle": lifecycle}
+        urls = fal.client.post("/rest/storage/upload/initiate", json=PNG, headers=wish).json()
+        assert stranger.put(urls["upload_url"], content=CHELSEA).status_code == 200
+        return stranger.get(urls["file_url"])
+
+    assert stored('{"expiration_duration_seconds":0}').status_code == 404
+    for lasting in ('{"expiration_duration_seconds":3600}', "{}", "nonsense", "[]"):
+        assert stored(lasting).content == CHELSEA
+
+
+@pytest.mark.parametrize("number", [0, 10_001])
+def test_a_part_number_out_of_bounds_is_refused(fal: Fal, stranger: httpx.Client, number: int) -> None:
+    path, _, query = _initiate(fal, "initiate-multipart")["upload_url"].partition("?")
+    assert stranger.put(f"{path}/{number}?{query}", content=b"x").status_code == 400
+
+
+def test_of_a_huge_file_only_size_and_digest_are_kept(fal: Fal, stranger: httpx.Client) -> None:
+    block, count = bytes(2**20), KEPT_FILE_BYTES // 2**20 + 1
+    urls = _initiate(fal, content_type="video/mp4", file_name="v.mp4")
+    assert stranger.put(urls["upload_url"], content=(block for _ in range(count))).status_code == 200
+    digest = hashlib.sha256()
+    for _ in range(count):
+        digest.update(block)
+    head = stranger.head(urls["file_url"])
+    assert head.headers["content-length"] == str(count * 2**20)
+    assert head.headers["etag"] == f'"{digest.hexdigest()[:32]}"'
+    back = stranger.get(urls["file_url"])
+    assert back.status_code == 507 and digest.hexdigest() in back.json()["detail"]

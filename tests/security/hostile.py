@@ -164,7 +164,7 @@ TARGETS: list[Row] = [
     *_unknown("PUT", f"{JOB}/cancel", f"{JOB}/cancel/"),
     # --- the REST host: tokens, files, anything unknown
     *_bad("POST", "https://rest.fal.ai/tokens/", "https://rest.fal.ai/tokens", "https://rest.fal.ai/tokens/realtime", "https://rest.alpha.fal.ai/tokens/"),
-    *_bad("POST", "https://rest.fal.ai/storage/auth/token", "https://rest.fal.ai/storage/auth/token?storage_type=fal-cdn-v3", "https://rest.alpha.fal.ai/storage/auth/token"),
+    *_bad("POST", "https://rest.fal.ai/storage/auth/token/", "https://rest.fal.ai/storage/auth/token?storage_type=all", "https://rest.alpha.fal.ai/storage/auth"),
     *_bad("POST", "https://rest.fal.ai/storage/upload", "https://rest.fal.ai/storage/upload/initiate/", "https://rest.fal.ai/storage/upload/initiate/x", "https://rest.fal.ai/Storage/upload/initiate"),
     *_bad("POST", "https://rest.fal.ai/storage/upload/initiate?storage_type=other", "https://rest.fal.ai/storage/upload/initiate?x=1", "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs&storage_type=gcs"),
     *_bad("POST", f"https://rest.fal.ai/{NEXT}", "https://rest.fal.ai/files/delete", "https://rest.fal.ai/billing/user_balance", "https://rest.beta.fal.ai/storage/upload/initiate", "https://fal.run/storage/upload/initiate#"),
@@ -188,7 +188,7 @@ PATHS: list[Row] = [
     *_bad("POST", f"/fal/run//{NEXT}", f"/fal//run/{NEXT}", "/fal/run/fal-ai//llava-next", f"/fal/run/{NEXT}/", f"/fal/run/{NEXT}//", f"/fal/run/{NEXT}/.."),
     *_bad("POST", f"/fal/run/{NEXT};x", f"/fal/run/{NEXT}:443", f"/fal/run/{NEXT}@evil", f"/fal/run/https://fal.run/{NEXT}", "/fal/run/fal-ai/ll\xc3\xa4va", f"/fal/run/{NEXT}%C0%AF"),
     # --- hosts that are none
-    *_bad("POST", "/fal/cdn/files/upload", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
+    *_bad("POST", "/fal/cdn/files/delete", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
     # --- endpoints, methods, queries
     *_closed("POST", f"/fal/run/{NEXT}-evil", f"/fal/run/{NEXT}/health", f"/fal/run/{NEXT}/openapi.json", "/fal/run/fal-ai/flux/dev", f"/fal/queue/{NEXT}/stream", f"/fal/run/x/{NEXT}"),
     *_bad("GET", f"/fal/run/{NEXT}", f"/fal/run/{NEXT}/health", f"/fal/queue/{NEXT}", f"/fal/run/{NEXT}/stream", "/fal/rest/storage/upload/initiate"),
@@ -201,6 +201,6 @@ PATHS: list[Row] = [
     *_closed("GET", f"/fal/queue/fal-ai/flux/requests/{NOBODYS}/status"),
     *_unknown("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status?logs=1", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/stream", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/"),
     *_unknown("PUT", f"/fal/queue/{NEXT}/requests/{NOBODYS}/cancel"),
-    *_bad("POST", "/fal/rest/tokens/", "/fal/rest/tokens/realtime", "/fal/rest/storage/auth/token", "/fal/rest/storage/upload/initiate/", "/fal/rest/storage/upload/initiate?storage_type=x", "/fal/rest/billing"),
+    *_bad("POST", "/fal/rest/tokens/", "/fal/rest/tokens/realtime", "/fal/rest/storage/auth/token/", "/fal/rest/storage/upload/complete-multipart", "/fal/rest/storage/upload/initiate/", "/fal/rest/storage/upload/initiate?storage_type=x", "/fal/rest/billing"),
     *_bad("POST", f"/fal/run/{'a' * 8192}", f"/fal/run/{NEXT}{'/x' * 2000}", f"/fal/queue/{NEXT}?logs={'1' * 4000}"),
 ]  # fmt: skip

@@ -23,7 +23,8 @@ from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.sandbox.app import create_sandbox
 from proxy.settings import Secret, read
-from proxy.stores.base import TenantKey, Upload
+from proxy.stores.base import Part, TenantKey, Upload
+from proxy.upstream.files import Place
 from tests.security.calls import JSON, call, slot, submit
 from tests.security.hostile import NEXT, NOBODYS, PATHS, TARGETS
 from tests.security.serving import serving
@@ -98,6 +99,25 @@ class Walk:
         self.slots.append(path.rpartition("/")[2])
         self.send("PUT", path, {"content-type": "image/png"}, PIXEL)
         self.send("PUT", path, {"content-type": "image/png"}, PIXEL)
+
+    def upload_in_parts(self, token: str) -> None:
+        """With a token for uploads: that and the upload's id are told to their owner, and to nobody else."""
+        wanted = call(self.wire, "hosts", token, "POST", "rest/storage/auth/token", b"{}")
+        bearer = {"authorization": f"Bearer {wanted.json()['token']}", "content-type": "image/png"}
+        self.slots.append(wanted.json()["token"])
+        begun = self.wire.exchange("POST", "/fal/cdn/files/upload/multipart", bearer.items()).json()
+        self.slots.append(begun["uploadId"])
+        base = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
+        for tail in ("/0", "/1", "/2", "/complete"):
+            self.send("POST" if tail == "/complete" else "PUT", base + tail, bearer, PIXEL)
+        self.send("PUT", f"{base}/1", {**bearer, "authorization": f"Bearer {token}"}, PIXEL)
+        self.send("POST", "/fal/cdn/files/upload", bearer, PIXEL)
+
+    def upload_in_one_call(self, token: str) -> None:
+        bearer = {"authorization": f"Bearer {token}"}
+        self.send("POST", "/v1/uploads", {**bearer, "content-type": "image/png"}, PIXEL)
+        self.send("POST", "/v1/uploads", {**bearer, "content-type": "image/png"}, b"MZ")
+        self.send("POST", "/v1/uploads", {**bearer, "content-type": "multipart/form-data; boundary=b"}, b"--b--")
 
     def every_kind(self, token: str, job: str, surface: str) -> None:
         for path in (f"run/{NEXT}", f"run/{NEXT}/stream", f"queue/{NEXT}"):
@@ -233,6 +253,8 @@ def walk_everywhere(walk: Walk, token: str, expired: str, tenant_key: str) -> No
             walk.call(wrong, "POST", f"run/{NEXT}", BODY, surface)
     walk.upload(token)
     walk.upload(token)
+    walk.upload_in_parts(token)
+    walk.upload_in_one_call(token)
     for row in [*TARGETS[::10], *PATHS[::10]]:
         where = ["/api/fal/proxy", row.headers[0]][row in PATHS] if row.headers else "/api/fal/proxy"
         if row.is_http and where.isascii():
@@ -282,9 +304,10 @@ def walk_everywhere(walk: Walk, token: str, expired: str, tenant_key: str) -> No
 
 
 def walk_through_faults(walk: Walk, token: str) -> None:
-    job = submit(walk.wire, token)
-    walk.sandbox.move_job(job, "COMPLETED")
     for fault in FAULTS:
+        # One that nothing is known of yet: what is known is told without fal.
+        job = submit(walk.wire, token)
+        walk.sandbox.move_job(job, "COMPLETED")
         walk.sandbox.fault(**fault)
         # A status stream that fails is tried again for twenty seconds; its failures are those of the others.
         for path in (f"run/{NEXT}", f"run/{NEXT}/stream", f"queue/{NEXT}"):
@@ -299,6 +322,7 @@ def walk_through_faults(walk: Walk, token: str) -> None:
         walk.slots.append(path.rpartition("/")[2])
         walk.sandbox.fault(**fault)
         walk.send("PUT", path, {"content-type": "image/png"}, PIXEL)
+        walk.upload_in_one_call(token)
         walk.sandbox.clear_faults()
 
 
@@ -322,7 +346,11 @@ def test_no_repr_and_no_error_shows_a_secret(environ: dict[str, str], tmp_path: 
     upload = Upload(
         "canary-slot", "acme", "alice", "image/png", "https://x", "https://x?canary-signature", 1, 1.0, "full"
     )
+    part = Part("canary-slot", 1, "attempt", 1)
+    place = Place("https://x", "https://x?canary-signature")
     shown = [
+        part,
+        place,
         settings,
         settings.fal,
         settings.sessions,

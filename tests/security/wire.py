@@ -58,7 +58,7 @@ class Wire:
 
     def raw(self, request: bytes, method: str = "POST") -> Answer:
         """Send these bytes and read one answer."""
-        connection = self._connected()
+        connection = self.connected()
         connection.sendall(request)
         return self.answer(connection, method)
 
@@ -76,7 +76,8 @@ class Wire:
         response.close()
         return answer
 
-    def _connected(self) -> socket.socket:
+    def connected(self) -> socket.socket:
+        """The connection, for whoever writes on it piece by piece."""
         if self._socket is None:
             self._socket = socket.create_connection(self.address, self._seconds)
         return self._socket

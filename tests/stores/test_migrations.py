@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.sql import SqlStores, migrate, schema
 from proxy.stores.sql.engine import create_engine
 from tests.stores.conftest import OpenStores
-from tests.stores.records import ACME, PLANS
+from tests.stores.records import ACME, PLANS, UPLOAD
 from tests.support.databases import Databases
 
 T = TypeVar("T")
+OLD_UPLOAD = (
+    "id",
+    "tenant",
+    "subject",
+    "content_type",
+    "file_url",
+    "upstream_url",
+    "max_bytes",
+    "plan",
+    "expires_at",
+)
 pytestmark = pytest.mark.anyio
 
 
@@ -39,8 +49,17 @@ def _looked_at(connection: Connection) -> tuple[list[object], set[str], str | No
     return compare_metadata(context, schema.metadata), tables, context.get_current_revision()
 
 
-def test_the_newest_revision_is_the_last_one() -> None:
-    assert ScriptDirectory(str(Path(migrate.__file__).with_name("migrations"))).get_current_head() == migrate.newest()
+async def test_uploads_of_the_version_before_go_on(databases: Databases, open_stores: OpenStores) -> None:
+    url, old = databases.empty(), {name: getattr(UPLOAD, name) for name in OLD_UPLOAD}
+    await _with(url, _at_first_version)
+    await _with(url, lambda one: one.execute(schema.uploads.insert().values(old)) and None)
+    stores = open_stores(url)
+    await stores.migrate()
+    assert await stores.uploads.get(UPLOAD.id) == UPLOAD
+
+
+def _at_first_version(connection: Connection) -> None:
+    command.upgrade(migrate.config_for(connection), "0001")
 
 
 async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:

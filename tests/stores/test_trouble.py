@@ -143,3 +143,9 @@ async def test_a_frozen_database_freezes_nobody(
     with postgres.paused(), pytest.raises(StoreUnavailable), anyio.fail_after(60):
         await stores.ledger.commit([Reserve(wanted)])
     assert await stores.ledger.commit([Reserve(wanted)]) == [Granted()]
+
+
+async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) -> None:
+    """Each takes one connection: one that waited for a second while it held the first would stop all the others."""
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(stores.ping() for _ in range(50)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import sqlite3
 import time
@@ -132,6 +133,11 @@ class Person:
 def asking(prompt: str, **more: Any) -> dict[str, Any]:
     """A model's input."""
     return {"image_url": PIXEL, "prompt": prompt, **more}
+
+
+def png(size: int) -> bytes:
+    """So many bytes that begin as a picture does, and go on with noise."""
+    return (b"\x89PNG\r\n\x1a\n" + random.Random(size).randbytes(size))[:size]
 
 
 def posts(sandbox: SandboxControl) -> list[Record]:

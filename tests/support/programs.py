@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _SECONDS = 60.0
@@ -18,17 +18,26 @@ class Program:
 
     Args:
         user: who runs it; nobody else than the caller if not given.
+        environ: what its environment has beside that of the tests.
         stop_signal: what ends it without waiting for its clients.
     """
 
     def __init__(
-        self, command: list[str], port: int, log: Path, *, user: str | None = None, stop_signal: int = signal.SIGTERM
+        self,
+        command: list[str],
+        port: int,
+        log: Path,
+        *,
+        user: str | None = None,
+        stop_signal: int = signal.SIGTERM,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port
         self._command = command
         self._log = log
         self._user = user
         self._stop_signal = stop_signal
+        self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def is_ready(self) -> bool:
@@ -37,8 +46,9 @@ class Program:
     def start(self) -> None:
         """Start it, on the data it had, and return when it answers."""
         who = {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+        how = {"env": self._environ, "stdin": subprocess.DEVNULL, **who}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who)  # type: ignore[call-overload]
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, **how)  # type: ignore[call-overload]
         deadline = time.monotonic() + _SECONDS
         while not self.is_ready():
             assert self._running.poll() is None and time.monotonic() < deadline, self._log.read_text()[-4000:]
@@ -82,15 +92,15 @@ class Program:
         return self._process
 
     def _signal_all(self, number: int) -> None:
-        for pid in _tree(self._running.pid):
+        for pid in tree(self._running.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """A process and its descendants, the parents first, so that a frozen parent makes no more of them."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         return [pid]
-    return [pid, *(one for child in children for one in _tree(int(child)))]
+    return [pid, *(one for child in children for one in tree(int(child)))]

@@ -16,7 +16,7 @@ from proxy.app import create_app
 from proxy.auth import keys
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
-from proxy.policy.plans import Guests, Plan, PlanFile, Tenant
+from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.settings import Settings, read
 from proxy.stores.base import Counters
@@ -92,13 +92,16 @@ class Stack:
 
 
 def plan_file(other_origin: str, own_origin: str) -> PlanFile:
-    """Two tenants that share a plan, and one that may call a single endpoint."""
+    """Two tenants that share a plan, one that may call a single endpoint, and one with large files."""
     every = frozenset(built_in().ids())
     origins = frozenset({other_origin, own_origin})
     guests = Guests(enabled=True, plan="narrow", per_address=None)
     return PlanFile(
         plans={
             "full": Plan(endpoints=every, session_ttl_seconds=TTL_SECONDS, **UNLIMITED),
+            "large": Plan(
+                endpoints=every, session_ttl_seconds=TTL_SECONDS, uploads=Uploads(max_bytes=2**28), **UNLIMITED
+            ),
             "narrow": Plan(
                 endpoints=frozenset({"fal-ai/llava-next"}),
                 session_ttl_seconds=900,
@@ -111,6 +114,7 @@ def plan_file(other_origin: str, own_origin: str) -> PlanFile:
             Tenant(id="acme", plan="full", allowed_origins=origins, guests=guests),
             Tenant(id="globex", plan="full", allowed_origins=frozenset({"https://app.globex.example"})),
             Tenant(id="small", plan="narrow"),
+            Tenant(id="studio", plan="large"),
         ),
     )
 

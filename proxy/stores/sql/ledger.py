@@ -109,6 +109,14 @@ class SqlLedger:
         wanted = jobs.c.tenant == tenant
         if subject is not None:
             wanted &= jobs.c.subject == subject
+        return await self._newest(wanted, most)
+
+    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
+        return await self._newest(
+            (jobs.c.tenant == tenant) & (jobs.c.subject == subject) & jobs.c.request_id.is_not(None), most
+        )
+
+    async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
         async with reading(self._engine) as connection:
             return [_job(row) for row in await connection.execute(newest)]

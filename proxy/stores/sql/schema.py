@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
 
 metadata = MetaData()
 
@@ -110,4 +125,18 @@ uploads = Table(
     Column("plan", String(63), nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
     Column("size", BigInteger),
+    Column("in_parts", Boolean, nullable=False, server_default=false()),
+    Column("session_id", String(64)),
+    Column("issued_at", Float),
+)
+
+#: The latest attempt at each part of an upload; its etag is there once fal has it.
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload", String(64), ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", String(200)),
 )

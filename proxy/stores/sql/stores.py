@@ -47,8 +47,8 @@ class SqlStores:
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
 
     async def _revision(self) -> str | None:
-        async with reading(self._engine):
-            return await migrate.current(self._engine)
+        async with reading(self._engine) as connection:
+            return await migrate.current(connection)
 
     async def close(self) -> None:
         await self._transactions.close()

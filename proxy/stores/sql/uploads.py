@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from proxy.stores.base import Upload
-from proxy.stores.sql import schema
+from proxy.stores.base import WHOLE, Part, Upload
 from proxy.stores.sql.engine import reading, writing
+from proxy.stores.sql.schema import upload_parts as parts
+from proxy.stores.sql.schema import uploads as rows
 
 _KEPT_SECONDS = 86_400
 
@@ -19,18 +22,65 @@ class SqlUploads:
         self._engine = engine
 
     async def add(self, upload: Upload) -> None:
-        rows = schema.uploads
         async with writing(self._engine) as connection:
             await connection.execute(delete(rows).where(rows.c.expires_at < upload.expires_at - _KEPT_SECONDS))
             await connection.execute(insert(rows).values(asdict(upload)))
 
     async def get(self, upload_id: str) -> Upload | None:
         async with reading(self._engine) as connection:
-            rows = await connection.execute(select(schema.uploads).where(schema.uploads.c.id == upload_id))
-            row = rows.one_or_none()
+            row = (await connection.execute(select(rows).where(rows.c.id == upload_id))).one_or_none()
             return Upload(**row._mapping) if row else None
 
-    async def finish(self, upload_id: str, size: int) -> None:
-        rows = schema.uploads
+    async def begin(self, part: Part) -> bool | None:
         async with writing(self._engine) as connection:
-            await connection.execute(update(rows).where(rows.c.id == upload_id).values(size=size))
+            most = await _room(connection, part.upload)
+            if most is None:
+                return None
+            others = select(func.sum(parts.c.size)).where(parts.c.upload == part.upload, parts.c.number != part.number)
+            if ((await connection.execute(others)).scalar() or 0) + part.size > most:
+                return False
+            same = (parts.c.upload == part.upload) & (parts.c.number == part.number)
+            await connection.execute(delete(parts).where(same))
+            await connection.execute(insert(parts).values(asdict(part)))
+            return True
+
+    async def is_current(self, part: Part) -> bool:
+        wanted = select(parts.c.number).join(rows).where(_attempt(part), rows.c.size.is_(None))
+        async with reading(self._engine) as connection:
+            return (await connection.execute(wanted)).first() is not None
+
+    async def land(self, part: Part, etag: str) -> bool:
+        async with writing(self._engine) as connection:
+            if await _room(connection, part.upload) is None:
+                return False
+            landed = await connection.execute(update(parts).where(_attempt(part)).values(etag=etag))
+            if landed.rowcount and part.number == WHOLE:
+                await connection.execute(update(rows).where(rows.c.id == part.upload).values(size=part.size))
+            return bool(landed.rowcount)
+
+    async def drop(self, part: Part) -> None:
+        async with writing(self._engine) as connection:
+            await connection.execute(delete(parts).where(_attempt(part)))
+
+    async def landed(self, upload_id: str) -> Sequence[Part]:
+        wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
+        async with reading(self._engine) as connection:
+            return [Part(**row._mapping) for row in await connection.execute(wanted)]
+
+    async def finish(self, upload_id: str, size: int) -> bool:
+        unfinished = (rows.c.id == upload_id) & rows.c.size.is_(None)
+        async with writing(self._engine) as connection:
+            return bool((await connection.execute(update(rows).where(unfinished).values(size=size))).rowcount)
+
+
+async def _room(connection: AsyncConnection, upload_id: str) -> int | None:
+    """The most bytes of a file that is not over; locks it, so that its parts are counted one after the other."""
+    unfinished = select(rows.c.max_bytes).where(rows.c.id == upload_id, rows.c.size.is_(None)).with_for_update()
+    most: int | None = (await connection.execute(unfinished)).scalar()
+    return most
+
+
+def _attempt(part: Part) -> Any:
+    return (
+        (parts.c.upload == part.upload) & (parts.c.number == part.number) & (parts.c.attempt == part.attempt)
+    )

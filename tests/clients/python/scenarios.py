@@ -1,6 +1,7 @@
 """Runs one published fal_client as an app would: a JSON question a line in, a JSON answer a line out.
 
-The hosts come from FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, the certificate authority from SSL_CERT_FILE.
+The hosts come from FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, the certificate authority from SSL_CERT_FILE. Those for uploads
+are built in; an app sets them after the import.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import fal_client
-import httpx
+import fal_client.client
+
+PROXY = f"https://{os.environ['FAL_RUN_HOST'].removesuffix('/run')}"
+fal_client.client.REST_URL, fal_client.client.CDN_URL = f"{PROXY}/rest", f"{PROXY}/cdn"
 
 
 def run(fal, question):
@@ -114,16 +117,23 @@ def encode_file(fal, question):
 
 
 def upload(fal, question):
-    """`fal_client.upload*` knows fal's own host only: the app asks for a place and puts the file there itself."""
-    picture = Path(question["path"])
-    initiate = f"https://{os.environ['FAL_RUN_HOST'].removesuffix('/run')}/rest/storage/upload/initiate"
-    with httpx.Client(headers={"authorization": f"Key {question['session']}"}) as http:
-        place = http.post(initiate, json={"content_type": question["type"], "file_name": picture.name})
-        place.raise_for_status()
-    headers = {"content-type": question["type"]}
-    httpx.put(place.json()["upload_url"], content=picture.read_bytes(), headers=headers).raise_for_status()
-    url = place.json()["file_url"]
+    url = fal.upload_file(question["path"])
     return {"url": url, "result": fal.run(question["endpoint"], {**question["input"], "image_url": url})}
+
+
+async def upload_async(fal, question):
+    url = await fal.upload_file(question["path"])
+    return {"url": url, "result": await fal.run(question["endpoint"], {**question["input"], "image_url": url})}
+
+
+def upload_by_signed_url(fal, question):
+    """The client's other way, that it falls back to."""
+    url = fal.upload(Path(question["path"]).read_bytes(), "image/png", "a.png", repository="fal")
+    return {"url": url, "result": fal.run(question["endpoint"], {**question["input"], "image_url": url})}
+
+
+def upload_that_fails(fal, question):
+    return fal.upload(Path(question["path"]).read_bytes(), question["type"], "a.png")
 
 
 def status(fal, question):

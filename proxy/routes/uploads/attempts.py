@@ -1,0 +1,77 @@
+"""Attempts at a part: the latest one counts, so that a client whose last attempt broke off can try again at once.
+
+An earlier one may still be there, waiting for bytes from a connection that the client has given up. It gives fal no
+whole file any more: otherwise it could put its bytes in the place of those that the client was told have arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.errors import BadRequest, BodyTooLarge, ProxyError
+from proxy.stores.base import Part, UploadStore
+
+_log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """One attempt that has begun."""
+
+    def __init__(self, uploads: UploadStore, part: Part) -> None:
+        self._uploads = uploads
+        self._part = part
+
+    async def confirm(self) -> None:
+        """Make sure that it still counts.
+
+        Raises:
+            BadRequest: the upload is over, or the part was begun again.
+        """
+        if not await self._uploads.is_current(self._part):
+            raise _overtaken()
+
+    async def land(self, etag: str) -> None:
+        """fal has the part.
+
+        Raises:
+            BadRequest: as `confirm`; then this attempt counts for nothing.
+        """
+        if not await self._uploads.land(self._part, etag):
+            raise _overtaken()
+
+    async def drop(self) -> None:
+        try:
+            await self._uploads.drop(self._part)
+        except ProxyError as problem:
+            # The next attempt takes its place.
+            _log.warning("a failed attempt at an upload stays noted: %s", problem.code)
+
+
+@asynccontextmanager
+async def attempt(uploads: UploadStore, upload_id: str, number: int, size: int) -> AsyncIterator[Attempt]:
+    """The time of one attempt. The block lands it, or it failed.
+
+    Raises:
+        BodyTooLarge: with the parts that are there the file would be too large.
+        BadRequest: the upload is over.
+    """
+    part = Part(upload_id, number, secrets.token_hex(16), size)
+    fits = await uploads.begin(part)
+    if fits is None:
+        raise BadRequest("This upload is complete; ask for a new one.")
+    if not fits:
+        raise BodyTooLarge("With this part the file is larger than this plan allows.")
+    begun = Attempt(uploads, part)
+    try:
+        yield begun
+    except BaseException:
+        await asyncio.shield(begun.drop())
+        raise
+
+
+def _overtaken() -> BadRequest:
+    return BadRequest("This was sent again meanwhile; the later one counts.")

@@ -1,0 +1,100 @@
+"""The host form of fal's CDN, as the Python client uploads: with a short token, at once or in parts.
+
+The token is one of our own: fal's would open every file of the account. What comes in goes to signed URLs, as with
+every other upload.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.callers import Caller
+from proxy.files import CDN_PATH
+from proxy.policy.contents import OCTETS, allowed_type
+from proxy.policy.plans import Plan
+from proxy.policy.ratelimit import Allowance, network_of
+from proxy.routes.services import Services
+from proxy.routes.uploads import parts
+from proxy.routes.uploads.endpoints import file_route, note_owner
+from proxy.routes.uploads.native import no_input, raw_file, send_new
+from proxy.routes.uploads.places import ask_for_place
+from proxy.routes.uploads.slots import find, no_such_upload, open_slot
+from proxy.stores.base import Upload
+from proxy.targets import Kind, Target
+
+NAME_HEADER = "x-fal-file-name"
+_SLOT = CDN_PATH + "/{path:path}/multipart/{slot}"
+
+
+def token(services: Services, caller: Caller) -> Response:
+    """What the Python client takes for a token of fal's CDN, and where it is to go with it."""
+    text, expires_at = services.authenticator.upload_token(caller)
+    return JSONResponse(
+        {
+            "token": text,
+            "token_type": "Bearer",
+            "base_url": f"{services.settings.server.public_url}{CDN_PATH}",
+            # With an offset, not a Z: Python 3.10 cannot read that.
+            "expires_at": datetime.fromtimestamp(int(expires_at), UTC).isoformat(),
+        },
+        headers={"cache-control": "no-store"},
+    )
+
+
+def routes(services: Services) -> list[Route]:
+    async def admitted(request: Request) -> tuple[Caller, Allowance]:
+        caller = await services.authenticator.authenticate_upload(request)
+        note_owner(request, caller.tenant.id, caller.subject)
+        target = Target(Kind.UPLOAD_INITIATE)
+        admission = await services.gate.admit(caller, target, network_of(request), no_input)
+        return caller, admission.allowance
+
+    async def upload(request: Request) -> Response:
+        caller, allowance = await admitted(request)
+        file = raw_file(request, _name(request), caller.plan.uploads.max_bytes)
+        url = await send_new(services, request, caller, file)
+        return url if isinstance(url, Response) else JSONResponse({"access_url": url}, headers=allowance.headers())
+
+    async def begin(request: Request) -> Response:
+        caller, allowance = await admitted(request)
+        uploads = caller.plan.uploads
+        content_type = allowed_type(request.headers.get("content-type", OCTETS), uploads)
+        place = await ask_for_place(services, request, uploads, content_type, _name(request), in_parts=True)
+        if isinstance(place, Response):
+            return place
+        slot = await open_slot(services, caller, place, content_type, in_parts=True)
+        begun = {"access_url": services.files.shown(place.file_url), "uploadId": slot}
+        return JSONResponse(begun, headers=allowance.headers())
+
+    async def opened(request: Request) -> tuple[Upload, Plan, str]:
+        caller = await services.authenticator.authenticate_upload(request)
+        note_owner(request, caller.tenant.id, caller.subject)
+        upload, plan = await find(services, request.path_params["slot"])
+        url = f"{services.settings.server.public_url}{CDN_PATH}/{request.path_params['path']}"
+        is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
+        if not is_own or not upload.in_parts or url != services.files.shown(upload.file_url):
+            raise no_such_upload()
+        return upload, plan, url
+
+    async def put_part(request: Request) -> Response:
+        upload, plan, _ = await opened(request)
+        return await parts.receive_part(services, request, upload, plan)
+
+    async def complete(request: Request) -> Response:
+        upload, _, url = await opened(request)
+        return await parts.complete(services, request, upload, url)
+
+    return [
+        file_route(f"{CDN_PATH}/files/upload", upload, "POST"),
+        Route(f"{CDN_PATH}/files/upload/multipart", begin, methods=["POST"]),
+        Route(f"{_SLOT}/complete", complete, methods=["POST"]),
+        file_route(f"{_SLOT}/{{part}}", put_part, "PUT"),
+    ]
+
+
+def _name(request: Request) -> str:
+    return request.headers.get(NAME_HEADER, "file")

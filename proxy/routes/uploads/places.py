@@ -1,0 +1,45 @@
+"""A place for one file at fal, asked for with the key and with the operator's wishes."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from proxy.errors import BadUpstream
+from proxy.policy.contents import clean_name
+from proxy.policy.plans import Uploads
+from proxy.routes.services import Services
+from proxy.targets import Kind, Target
+from proxy.upstream import headers
+from proxy.upstream.files import Place, lifecycle
+from proxy.upstream.relay import pass_on, read_whole
+
+
+async def ask_for_place(
+    services: Services, request: Request, uploads: Uploads, content_type: str, name: str, *, in_parts: bool = False
+) -> Place | Response:
+    """A place for a file of this type and name; fal's own answer where it refuses one.
+
+    Raises:
+        BadUpstream: fal's answer names no place that files may go to.
+        UpstreamUnavailable, UpstreamTimeout, UpstreamRejectedKey: as for any call.
+    """
+    target = Target(Kind.UPLOAD_INITIATE_PARTS if in_parts else Kind.UPLOAD_INITIATE)
+    sent = headers.to_fal(request.headers, streams=False) | lifecycle(uploads.expire_seconds)
+    document = {"content_type": content_type, "file_name": clean_name(name)}
+    response = await services.upstream.call(target, sent, document)
+    if not response.is_success:
+        return await pass_on(response, repeatable=True)
+    return _place(await read_whole(response, repeatable=True), services)
+
+
+def _place(body: bytes, services: Services) -> Place:
+    try:
+        document = orjson.loads(body)
+        place = Place(document["file_url"], document["upload_url"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise BadUpstream("fal's answer names no place for the file.", scope="upstream") from None
+    if not (services.files.is_fals(place.file_url) and services.files.is_fals(place.upload_url)):
+        raise BadUpstream("fal named a place for the file that is not its own.", scope="upstream")
+    return place

@@ -1,0 +1,139 @@
+"""The relay of a file's bytes: its quota is reserved before, kept alive while they flow, and settled after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from proxy.errors import BadUpstream, ProxyError
+from proxy.policy.contents import HEAD_BYTES, check_head
+from proxy.policy.plans import Plan
+from proxy.policy.quota import MILLION, UPLOAD, new_job
+from proxy.routes.services import Services
+from proxy.routes.uploads.incoming import exactly, peeked
+from proxy.stores.base import Job
+from proxy.upstream.relay import until_gone
+
+#: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.
+LIFE_SECONDS = 120.0
+SIGN_SECONDS = 30.0
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+Content = AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is to be relayed: so many bytes of somebody's, on a plan."""
+
+    tenant: str
+    subject: str
+    plan: Plan
+    size: int
+
+
+async def checked(content: Content, content_type: str) -> Content:
+    """The content, once its first bytes were those of its type.
+
+    Raises:
+        UnsupportedMediaType: they are not.
+    """
+    head, whole = await peeked(content, HEAD_BYTES)
+    check_head(head, content_type)
+    return whole
+
+
+async def relay(
+    services: Services,
+    request: Request,
+    transfer: Transfer,
+    content: Content,
+    send: Callable[[Content], Awaitable[T]],
+    confirm: Callable[[], Awaitable[None]] | None = None,
+) -> T:
+    """Let `send` take the content to fal, and book its bytes if it says that fal has them.
+
+    Bytes that fal does not have are not counted, and can be sent again. `confirm` is asked before the last piece goes
+    out, and may still break off.
+
+    Raises:
+        QuotaExceeded: so many are not left.
+        BadRequest: they are not as many as was said.
+        CallerGone: the caller hung up; fal sees its connection close.
+    """
+    job = _job(services, transfer)
+    await services.bookkeeper.reserve(job)
+    used = None
+    try:
+        flow = _Flow(services, job, exactly(content, transfer.size), transfer.size, confirm)
+        result = await until_gone(flow.after(request), send(flow.pieces()))
+        if flow.handed < transfer.size:
+            raise BadUpstream("fal's file store answered before it had the file.", scope="upstream")
+        used = job.used
+    finally:
+        await asyncio.shield(services.bookkeeper.settle(job.id, used))
+    return result
+
+
+def _job(services: Services, transfer: Transfer) -> Job:
+    now = services.clock.now()
+    amounts = {"upload_bytes": transfer.size * MILLION}
+    job = new_job(transfer.plan, transfer.tenant, transfer.subject, UPLOAD, UPLOAD, amounts, now)
+    return replace(job, expires_at=now + LIFE_SECONDS)
+
+
+class _Flow:
+    """A content on its way. While it flows the ledger is told now and then, so that its reservation lives on.
+
+    Attributes:
+        handed: bytes handed out so far.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        content: Content,
+        size: int,
+        confirm: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self.handed = 0
+        self._size = size
+        self._confirm = confirm
+        self._services = services
+        self._job = job
+        self._content = content
+        self._ended = asyncio.Event()
+        self._told_at = services.clock.now()
+
+    async def pieces(self) -> Content:
+        async for piece in self._content:
+            self.handed += len(piece)
+            if self.handed == self._size and self._confirm is not None:
+                await self._confirm()
+            yield piece
+            if self._services.clock.now() - self._told_at >= SIGN_SECONDS:
+                await self._tell()
+        self._ended.set()
+
+    async def _tell(self) -> None:
+        self._told_at = now = self._services.clock.now()
+        try:
+            await self._services.stores.ledger.heard_of(self._job.id, now, now + LIFE_SECONDS)
+        except ProxyError as problem:
+            _log.warning("that an upload goes on is told later: %s", problem.code)
+
+    def after(self, request: Request) -> Receive:
+        """What the caller sends when its file is through: nothing, unless it hangs up. Until then, the relay reads."""
+
+        async def receive() -> Message:
+            await self._ended.wait()
+            return await request.receive()
+
+        return receive

@@ -1,0 +1,67 @@
+"""fal's file URLs, and the proxy's own names for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.files import FileUrls
+
+FILES = FileUrls("http://127.0.0.1:8788/cdn", "https://ai.example.com")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8788/cdn/files/b/x/a.png?signature=1",
+        "https://v3.fal.media/files/b/x/a.png",
+        "https://v3b.fal.media/files/b/x/a.png?signature=1",
+    ],
+)
+def test_fals_own(url: str) -> None:
+    assert FILES.is_fals(url)
+    shown = FILES.shown(url)
+    assert shown.startswith("https://ai.example.com/fal/cdn/") and FILES.meant(shown) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        5,
+        "",
+        "https://evil.example/x",
+        "https://v3.fal.media.evil.example/x",
+        "http://v3.fal.media/x",
+        "https://u@v3.fal.media/x",
+        "https://v3.fal.media:8443/x",
+        "https://evil-fal.media/x",
+        "https://.fal.media/x",
+        "https://fal.media/x",
+        "https://evil.example\\.fal.media/x",
+        "https://[",
+        "file:///etc/passwd",
+        "http://127.0.0.1:8788/cdnx",
+        "http://127.0.0.1:8788/rest/x",
+    ],
+)
+def test_what_is_not_fals(url: object) -> None:
+    assert not FILES.is_fals(url)
+
+
+def test_they_are_found_wherever_an_input_names_them() -> None:
+    shown, fals = "https://ai.example.com/fal/cdn/v3b.fal.media/files/b/x.png", "https://v3b.fal.media/files/b/x.png"
+    given = {"image_url": shown, "images": [{"image_url": shown}, shown], "prompt": f"not {shown}", "n": 1}
+    meant = {"image_url": fals, "images": [{"image_url": fals}, fals], "prompt": f"not {shown}", "n": 1}
+    assert FILES.meant(given) == meant
+
+
+def test_another_host_in_the_path_leads_to_the_cdn_and_no_further() -> None:
+    for host in ("evil.example", "fal.media.evil.example", "..", "@evil.example", "V3.FAL.MEDIA"):
+        assert FILES.meant(f"https://ai.example.com/fal/cdn/{host}/x") == f"http://127.0.0.1:8788/cdn/{host}/x"
+
+
+def test_an_endless_nest_is_not_followed() -> None:
+    nest: object = "https://ai.example.com/fal/cdn/files/x"
+    for _ in range(5000):
+        nest = [nest]
+    assert FILES.meant(nest)

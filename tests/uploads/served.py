@@ -1,0 +1,118 @@
+"""A proxy in a process of its own, that a test can weigh and kill."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+
+from proxy.auth.sessions import Sessions
+from proxy.clock import SystemClock
+from proxy.settings import Secret
+from tests.support.limited import per, plan
+from tests.support.programs import Program
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import SECRET, sandbox_environ
+from tests.uploads.conftest import PNG
+
+PLANS = {
+    "plans": {"acme": plan(uploads={"max_bytes": 2**31}, quotas=[per("tenant", "upload_bytes", 10**12)])},
+    "tenants": [{"id": "acme", "plan": "acme"}],
+}
+HEAD = b"\x89PNG\r\n\x1a\n"
+
+
+class Served(Program):
+    def __init__(self, environ: dict[str, str], folder: Path, sandbox: SandboxControl) -> None:
+        self.sandbox = sandbox
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.environ = {**environ, "PROXY_PORT": str(port), "PROXY_PUBLIC_URL": self.url}
+        command = [sys.executable, "-m", "proxy", "serve"]
+        super().__init__(command, port, folder / "said.log", environ=self.environ)
+        sessions = Sessions((Secret(SECRET),), SystemClock())
+        self._bearer = {"authorization": f"Bearer {sessions.mint('acme', 'alice', 86_400)[0]}"}
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        """At once, in the middle of whatever it does."""
+        self._running.send_signal(signal.SIGKILL)
+        self._running.wait(timeout=60)
+        self._process = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def slot(self, *, in_parts: bool = False) -> dict[str, str]:
+        path = f"/fal/rest/storage/upload/initiate{'-multipart' if in_parts else ''}"
+        wanted = {"content_type": "image/png"}
+        answer = httpx.post(f"{self.url}{path}", json=wanted, headers=self._bearer, trust_env=False)
+        place: dict[str, str] = answer.raise_for_status().json()
+        return place
+
+    def memory(self, *, peak: bool = False) -> int:
+        """Bytes resident now, or the most since `forget_peak`."""
+        name = "VmHWM" if peak else "VmRSS"
+        (line,) = [one for one in self._status() if one.startswith(name)]
+        return int(line.split()[1]) * 1024
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self._running.pid}/clear_refs").write_text("5")
+
+    def _status(self) -> list[str]:
+        return Path(f"/proc/{self._running.pid}/status").read_text().splitlines()
+
+
+@contextmanager
+def serving(sandbox: SandboxControl, folder: Path, **environ: str) -> Iterator[Served]:
+    config = folder / "plans.yaml"
+    config.write_text(yaml.safe_dump(PLANS))
+    known: dict[str, Any] = {
+        **sandbox_environ(sandbox.url),
+        "PROXY_SESSION_SECRETS": SECRET,
+        "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
+        "PROXY_CONFIG": str(config),
+        "PROXY_LOG_LEVEL": "warning",
+    }
+    proxy = Served({**known, **environ}, folder, sandbox)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        if proxy.is_running:
+            proxy.stop()
+
+
+def send(url: str, size: int) -> bytes:
+    """PUT a picture of so many bytes; what the proxy says."""
+    with begun(url, size, size) as connection:
+        return connection.recv(65536)
+
+
+@contextmanager
+def begun(url: str, size: int, most: int) -> Iterator[socket.socket]:
+    """The first bytes of such a PUT, and the connection that the others may come on."""
+    parts, block, left = urlsplit(url), bytes(2**18), most
+    told = "".join(f"{name}: {value}\r\n" for name, value in {"host": "proxy", **PNG, "content-length": size}.items())
+    with socket.create_connection((parts.hostname, parts.port or 80), 120) as connection:
+        connection.sendall(f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n".encode() + HEAD)
+        left -= len(HEAD)
+        while left > 0:
+            connection.sendall(block[:left])
+            left -= len(block)
+        yield connection

@@ -1,0 +1,204 @@
+"""What goes wrong on either side: nothing stays reserved, fal has no half file, and the client can try again."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.jobs.reconcile import QUIET_SECONDS
+from proxy.routes.uploads.relay import LIFE_SECONDS
+from proxy.stores.counters import MemoryCounters
+from tests.support.limited import eventually, look_after, png, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import running
+from tests.support.stack import Stack, proxy_in_front_of
+from tests.uploads import served
+from tests.uploads.conftest import MOST, PNG, Uploads
+
+pytestmark = pytest.mark.slow
+
+FILE = png(MOST)
+FILES = {"host": "cdn", "method": "PUT"}
+#: Sends the file in one of the ways; what it gives back tells how it went, and sends the file again when called.
+Way = Callable[[Uploads], Callable[[], httpx.Response]]
+
+
+def whole(uploads: Uploads) -> Callable[[], httpx.Response]:
+    slot = uploads.slot()
+    return lambda: slot.put(FILE)
+
+
+def in_parts(uploads: Uploads) -> Callable[[], httpx.Response]:
+    slot = uploads.slot(in_parts=True)
+    return lambda: slot.part(1, FILE)
+
+
+def native(uploads: Uploads) -> Callable[[], httpx.Response]:
+    headers = {"authorization": f"Bearer {uploads.stack.token()}", **PNG}
+    return lambda: uploads.http.post("/v1/uploads", content=FILE, headers=headers)
+
+
+def form(uploads: Uploads) -> Callable[[], httpx.Response]:
+    headers, files = {"authorization": f"Bearer {uploads.stack.token()}"}, {"file": ("a.png", FILE, "image/png")}
+    return lambda: uploads.http.post("/v1/uploads", files=files, headers=headers)
+
+
+def cdn(uploads: Uploads) -> Callable[[], httpx.Response]:
+    headers = {**uploads.token(), **PNG}
+    return lambda: uploads.http.post("/fal/cdn/files/upload", content=FILE, headers=headers)
+
+
+ways = pytest.mark.parametrize("way", [whole, in_parts, native, form, cdn])
+
+
+@ways
+@pytest.mark.parametrize("at", [1, MOST // 2, MOST], ids=["first byte", "middle", "last byte"])
+def test_fal_hangs_up(uploads: Uploads, way: Way, at: int) -> None:
+    send = way(uploads)
+    before = uploads.booked()
+    uploads.sandbox.fault("cut", bytes=at, on=FILES, times=1)
+    body = refusal(send(), 502, "bad_upstream", "upstream")
+    assert body["message"] == "The connection to fal broke; try again."
+    assert uploads.booked() == before
+    assert send().status_code in (200, 201)
+    assert (uploads.booked().used, uploads.booked().reserved) == (before.used + MOST, 0)
+
+
+@ways
+@pytest.mark.parametrize("status", [403, 413, 500, 503])
+def test_fal_refuses_the_file(uploads: Uploads, way: Way, status: int) -> None:
+    send = way(uploads)
+    before = uploads.booked()
+    uploads.sandbox.fault("status", status=status, text="signature=abc", on=FILES, times=1)
+    body = refusal(send(), 502, "bad_upstream", "upstream")
+    assert "signature" not in body["message"] and str(status) in body["message"]
+    assert uploads.booked() == before
+    assert send().status_code in (200, 201)
+
+
+def test_a_part_without_an_etag_is_none(uploads: Uploads) -> None:
+    slot = uploads.slot(in_parts=True)
+    for told in ({}, {"etag": 5}, {"etag": ""}, {"etag": "x" * 201}, [], "x"):
+        uploads.sandbox.fault("status", status=200, body=told, on=FILES, times=1)
+        refusal(slot.part(1, FILE), 502, "bad_upstream", "upstream")
+    uploads.sandbox.fault("status", status=200, body={"etag": "in the body"}, on=FILES, times=1)
+    assert slot.part(1, FILE).json() == {"partNumber": 1, "etag": "in the body"}
+
+
+def test_the_parts_are_joined_when_fal_is_well_again(uploads: Uploads) -> None:
+    slot = uploads.slot(in_parts=True)
+    sent = slot.parts(png(500), b"x" * 500)
+    for fault in ({"fault": "status", "status": 500}, {"fault": "drop", "when": "before"}):
+        uploads.sandbox.fault(**fault, on={"path_contains": "/complete"}, times=1)
+        refusal(slot.complete(sent), 502, "bad_upstream", "upstream")
+    assert slot.complete(sent).status_code == 200
+    assert uploads.has(slot.file_url, png(500) + b"x" * 500)
+
+
+# Callers that go, or are slow
+
+
+@contextlib.contextmanager
+def begun(uploads: Uploads, url: str, sent: bytes, **headers: str) -> Iterator[socket.socket]:
+    """A PUT of `FILE` of which only `sent` was sent; goes on when fal has as much of it as it can."""
+    told = {"host": "proxy", **PNG, "content-length": str(len(FILE)), **headers}
+    head = "\r\n".join([f"PUT {urlsplit(url).path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())])
+    with socket.create_connection(("127.0.0.1", urlsplit(uploads.stack.url).port or 0), 30) as caller:
+        caller.sendall(head.encode() + b"\r\n\r\n" + sent)
+        eventually(lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()), "fal has nothing of it")
+        yield caller
+
+
+@pytest.mark.parametrize("tail", ["", "/1"])
+def test_a_caller_hangs_up_in_the_middle(uploads: Uploads, tail: str) -> None:
+    slot = uploads.slot(in_parts=bool(tail))
+    before = uploads.booked()
+    with begun(uploads, slot.upload_url + tail, FILE[: MOST // 2]):
+        assert uploads.booked().reserved == MOST
+    eventually(lambda: uploads.at_files()[0]["ended"] == "left", "fal is still waiting for the rest")
+    uploads.until_idle()
+    assert uploads.booked() == before
+    assert uploads.http.put(slot.upload_url + tail, content=FILE, headers=PNG).status_code == 200
+
+
+def test_a_caller_hangs_up_while_fal_thinks(uploads: Uploads) -> None:
+    slot = uploads.slot()
+    uploads.sandbox.fault("hang", on=FILES, times=1)
+    with begun(uploads, slot.upload_url, FILE):
+        assert uploads.booked().reserved == MOST
+    eventually(lambda: uploads.at_files()[0]["ended"] == "left", "fal was not told")
+    uploads.until_idle()
+    assert slot.put(FILE).status_code == 200
+
+
+def test_a_reservation_lives_as_long_as_the_bytes_flow(uploads: Uploads) -> None:
+    slot, counters, before = uploads.slot(), MemoryCounters(), uploads.booked()
+    with begun(uploads, slot.upload_url, FILE[: MOST // 2]) as caller:
+        uploads.stack.clock.advance(LIFE_SECONDS - 1)
+        caller.sendall(FILE[MOST // 2 : -1])
+        eventually(lambda: uploads.life_ends() > uploads.stack.clock.now() + 1, "nobody tells that it flows")
+        # Long after what was reserved at first, and within the life that the rest gave it.
+        uploads.stack.clock.advance(QUIET_SECONDS + 1)
+        look_after(uploads.stack, counters)
+        assert uploads.booked().reserved == MOST
+        # Of nothing more is heard: then it is given back, as after a crash.
+        uploads.stack.clock.advance(LIFE_SECONDS)
+        look_after(uploads.stack, counters)
+        assert uploads.booked() == before
+
+
+@pytest.mark.parametrize("tail", ["", "/1"])
+def test_a_client_that_gave_up_a_connection_tries_again_at_once(uploads: Uploads, tail: str) -> None:
+    """The first attempt is still open, and goes on later: it neither counts nor replaces what has arrived since."""
+    slot, newer = uploads.slot(in_parts=bool(tail)), FILE[:8] + b"newer" * 100
+    with begun(uploads, slot.upload_url + tail, FILE[:-1]) as caller:
+        answer = uploads.http.put(slot.upload_url + tail, content=newer, headers=PNG)
+        assert answer.status_code == 200
+        caller.sendall(FILE[-1:])
+        said = caller.recv(65536)
+    assert said.startswith(b"HTTP/1.1 400") and b"This was sent again meanwhile" in said
+    uploads.until_idle()
+    if tail:
+        assert slot.complete([answer.json()]).status_code == 200
+    assert uploads.has(slot.file_url, newer)
+
+
+# A file store that does not behave
+
+
+def hasty(request: Request) -> Response:
+    """Says that it has a file before it has read any of it."""
+    return JSONResponse({})
+
+
+@pytest.fixture(scope="module")
+def beside_a_hasty_store(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    async def initiate(request: Request) -> Response:
+        url = f"{request.url.scheme}://{request.url.netloc}/files/a.png"
+        return JSONResponse({"file_url": url, "upload_url": url})
+
+    begins = Route("/storage/upload/initiate", initiate, methods=["POST"])
+    store = Starlette(routes=[begins, Route("/files/a.png", hasty, methods=["PUT"])])
+    with running(store) as url:
+        folder: Path = tmp_path_factory.mktemp("hasty")
+        environ = {"FAL_REST_URL": url, "FAL_CDN_URL": url}
+        with proxy_in_front_of(shared_sandbox, folder, environ=environ) as stack:
+            yield stack
+
+
+def test_a_file_that_fal_cannot_have_yet_has_not_arrived(beside_a_hasty_store: Stack) -> None:
+    with beside_a_hasty_store.client() as alice:
+        place = alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"})
+    with served.begun(place.json()["upload_url"], MOST, MOST // 2) as caller:
+        said = caller.recv(65536)
+    assert said.startswith(b"HTTP/1.1 502") and b"fal's file store answered before it had the file." in said

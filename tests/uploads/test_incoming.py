@@ -1,0 +1,106 @@
+"""The bytes of a file as they come: how slow they may be, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from proxy.errors import BadRequest
+from proxy.routes.uploads.incoming import Patience, exactly, incoming, peeked
+from proxy.upstream.relay import CallerGone
+
+pytestmark = pytest.mark.anyio
+BRIEF = Patience(silence_seconds=0.05, grace_seconds=60, least_per_second=1)
+
+
+def coming(messages: Iterable[Message]) -> Receive:
+    """A caller that sends these, and then nothing more."""
+    left = list(messages)
+
+    async def receive() -> Message:
+        if left:
+            return left.pop(0)
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("nobody sets that future")
+
+    return receive
+
+
+def piece(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def request(receive: Receive) -> Request:
+    return Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive)
+
+
+async def all_of(content: AsyncGenerator[bytes, None]) -> bytes:
+    return b"".join([piece async for piece in content])
+
+
+async def test_all_of_it() -> None:
+    caller = request(coming([piece(b"ab"), piece(b""), piece(b"c", more=False)]))
+    assert await all_of(incoming(caller, BRIEF)) == b"abc"
+
+
+async def test_a_silence_ends_it() -> None:
+    with pytest.raises(BadRequest, match="stopped coming"):
+        await all_of(incoming(request(coming([piece(b"ab")])), BRIEF))
+
+
+async def test_a_trickle_ends_it() -> None:
+    """Never silent for long, and never done: the slow loris."""
+    seen = 0
+
+    async def trickle() -> Message:
+        nonlocal seen
+        seen += 1
+        await asyncio.sleep(0.001)
+        return piece(b"x")
+
+    patience = Patience(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
+    with pytest.raises(BadRequest, match="too slowly"):
+        await all_of(incoming(request(trickle), patience))
+    assert 2 <= seen <= 30
+
+
+async def test_time_that_fal_takes_is_not_the_callers() -> None:
+    patience = Patience(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
+    content = incoming(request(coming([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
+    received = 0
+    async for one in content:
+        received += len(one)
+        await asyncio.sleep(0.03)
+    assert received == 4
+
+
+async def test_a_caller_that_hangs_up() -> None:
+    with pytest.raises(CallerGone):
+        await all_of(incoming(request(coming([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 6, 9])
+async def test_a_look_at_the_first_bytes_takes_none_away(size: int) -> None:
+    head, whole = await peeked(_pieces(b"abc", b"def"), size)
+    assert head == b"abcdef"[:size]
+    assert await all_of(whole) == b"abcdef"
+
+
+async def test_a_file_has_the_size_it_said() -> None:
+    assert await all_of(exactly(_pieces(b"abc", b"def"), 6)) == b"abcdef"
+    with pytest.raises(BadRequest, match="shorter"):
+        await all_of(exactly(_pieces(b"abc", b"def"), 7))
+    seen = []
+    with pytest.raises(BadRequest, match="longer"):
+        async for one in exactly(_pieces(b"abc", b"def"), 5):
+            seen.append(one)
+    assert seen == [b"abc"]
+
+
+async def _pieces(*pieces: bytes) -> AsyncGenerator[bytes, None]:
+    for one in pieces:
+        yield one

@@ -1,0 +1,122 @@
+"""kill -9 in the middle of uploads: who was told has its file, who was not tries again, nothing stays reserved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from proxy.policy.quota import MILLION
+from proxy.routes.uploads.relay import LIFE_SECONDS
+from tests.limits.aftermath import after
+from tests.support.books import Books, read_books
+from tests.support.limited import eventually, png
+from tests.support.sandbox import SandboxControl
+from tests.uploads.conftest import PNG
+from tests.uploads.served import Served, begun, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+KILLS, WORKERS = 6, 4
+
+
+@pytest.fixture
+def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Served]:
+    with serving(sandbox, tmp_path) as served:
+        yield served
+
+
+def books(proxy: Served) -> Books:
+    return asyncio.run(read_books(proxy.environ["PROXY_DATABASE_URL"]))
+
+
+def settled(proxy: Served) -> Books:
+    """The books, when a later proxy has looked after what was left."""
+
+    async def look_after() -> None:
+        async with after(proxy.environ) as later:
+            later.clock.advance(LIFE_SECONDS)
+            await later.settle_everything()
+
+    asyncio.run(look_after())
+    found = books(proxy)
+    found.check()
+    return found
+
+
+@pytest.mark.parametrize("tail", ["", "/1"])
+def test_a_killed_proxy_leaves_a_slot_that_works(proxy: Served, tail: str) -> None:
+    size = 5_000_000
+    url = proxy.slot(in_parts=bool(tail))["upload_url"] + tail
+    proxy.sandbox.forget()
+    with begun(url, size, size - 1):
+        eventually(lambda: any(one["body_size"] > 10**6 for one in proxy.sandbox.requests()), "nothing flows")
+        proxy.kill()
+    assert books(proxy).total("upload_bytes").reserved == size * MILLION
+    proxy.start()
+    # At once, while what was reserved for the first attempt still is.
+    content = png(1000)
+    answer = httpx.put(url, content=content, headers=PNG, trust_env=False)
+    assert answer.status_code == 200
+    total = settled(proxy).total("upload_bytes")
+    assert (total.used, total.reserved) == (1000 * MILLION, 0)
+
+
+@dataclass
+class File:
+    """One file that somebody wants to upload."""
+
+    content: bytes
+    place: dict[str, str] | None = None
+    told: bool = False
+
+    def has_arrived(self) -> bool:
+        assert self.place is not None
+        back = httpx.head(self.place["file_url"], trust_env=False)
+        etag = f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+        return back.status_code == 200 and back.headers["etag"] == etag
+
+
+def test_kills_at_random_moments(proxy: Served) -> None:
+    chance, files = random.Random(1), []
+    for _ in range(KILLS):
+        stop = threading.Event()
+        workers = [threading.Thread(target=_upload, args=(proxy, files, stop)) for _ in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        stop.wait(chance.uniform(0.05, 0.5))
+        proxy.kill()
+        stop.set()
+        for worker in workers:
+            worker.join()
+        proxy.start()
+    cut = [file for file in files if not file.told and file.place is not None]
+    assert cut and any(file.told for file in files)
+    for file in cut:
+        assert file.place is not None
+        answer = httpx.put(file.place["upload_url"], content=file.content, headers=PNG, trust_env=False)
+        # It may have been over already: then only the answer was lost.
+        assert answer.status_code == 200 or "complete" in answer.json()["message"], answer.text
+    placed = [file for file in files if file.place is not None]
+    assert all(file.has_arrived() for file in placed)
+    total = settled(proxy).total("upload_bytes")
+    assert total.reserved == 0
+    # Each file once, and again where the first one's end was not noted in time.
+    assert len(placed) <= total.used / MILLION / len(files[0].content) <= len(placed) + KILLS * WORKERS
+
+
+def _upload(proxy: Served, files: list[File], stop: threading.Event) -> None:
+    while not stop.is_set():
+        file = File(png(1_000_000 + len(files) % 7))
+        files.append(file)
+        with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
+            file.place = proxy.slot()
+            answer = httpx.put(file.place["upload_url"], content=file.content, headers=PNG, trust_env=False)
+            file.told = answer.status_code == 200

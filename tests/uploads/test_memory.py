@@ -1,0 +1,65 @@
+"""Files of any size, and many of them at once, in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from proxy.sandbox.app import create_sandbox
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import running
+from tests.uploads.served import HEAD, Served, send, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with running(create_sandbox()) as url:
+        control = SandboxControl(url)
+        with serving(control, tmp_path_factory.mktemp("memory")) as served:
+            # What is loaded at the first upload counts for none.
+            for _ in range(3):
+                assert send(served.slot()["upload_url"], 20 * MIB).startswith(b"HTTP/1.1 200")
+            control.forget()
+            yield served
+        control.close()
+
+
+def digest(size: int) -> str:
+    found = hashlib.sha256(HEAD)
+    for _ in range(size // MIB - 1):
+        found.update(bytes(MIB))
+    found.update(bytes(MIB - len(HEAD)))
+    return found.hexdigest()
+
+
+def test_a_gibibyte(proxy: Served) -> None:
+    size = 1024 * MIB
+    url = proxy.slot()["upload_url"]
+    before = proxy.memory()
+    proxy.forget_peak()
+    assert send(url, size).startswith(b"HTTP/1.1 200")
+    grown = proxy.memory(peak=True) - before
+    assert grown <= 16 * MIB, f"{grown / MIB:.1f} MiB"
+    (record,) = [one for one in proxy.sandbox.requests() if one["host"] == "cdn"]
+    assert (record["body_size"], record["body_sha256"]) == (size, digest(size))
+
+
+def test_fifty_at_once(proxy: Served) -> None:
+    size = 20 * MIB
+    urls = [proxy.slot()["upload_url"] for _ in range(50)]
+    proxy.sandbox.forget()
+    before = proxy.memory()
+    proxy.forget_peak()
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda url: send(url, size), urls))
+    grown = proxy.memory(peak=True) - before
+    assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200"}
+    assert grown <= 64 * MIB, f"{grown / MIB:.1f} MiB"
+    records = [one for one in proxy.sandbox.requests() if one["host"] == "cdn"]
+    assert {record["body_sha256"] for record in records} == {digest(size)} and len(records) == 50

@@ -1,0 +1,244 @@
+"""A slot: for one file, at once, by whoever knows its address, until it is used or its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from proxy.stores.base import Revocation
+from proxy.stores.sql import SqlStores
+from tests.security.shape import assert_refusal
+from tests.security.wire import Wire
+from tests.support.limited import Booked, png, refusal
+from tests.uploads.conftest import MOST, PNG, Uploads
+
+pytestmark = pytest.mark.slow
+
+FILE = png(5000)
+
+
+def test_a_file_arrives_and_is_counted_once(uploads: Uploads) -> None:
+    before = uploads.booked().used
+    slot = uploads.slot()
+    assert slot.put(FILE).status_code == 200
+    assert uploads.has(slot.file_url, FILE)
+    assert uploads.booked() == Booked(before + len(FILE), 0)
+    refusal(slot.put(FILE), 400, "bad_request")
+    assert len(uploads.at_files()) == 2  # the file, and our look at it
+    assert uploads.booked() == Booked(before + len(FILE), 0)
+
+
+@pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai"])
+@pytest.mark.parametrize("query", ["", "?storage_type=fal-cdn-v3", "?storage_type=gcs"])
+@pytest.mark.parametrize("kind", ["initiate", "initiate-multipart"])
+def test_every_form_of_the_call_leads_to_the_proxy(uploads: Uploads, host: str, query: str, kind: str) -> None:
+    target = {"x-fal-target-url": f"https://{host}/storage/upload/{kind}{query}"}
+    with uploads.person() as alice:
+        wanted = {"content_type": "image/png", "file_name": "a.png"}
+        answer = alice.post("/api/fal/proxy", json=wanted, headers=target)
+    assert answer.status_code == 200
+    assert answer.json()["upload_url"].startswith(f"{uploads.stack.url}/uploads/")
+    # Nothing of the signed URL is in it.
+    assert set(answer.json()) == {"file_url", "upload_url"} and "signature" not in answer.text
+    (record,) = uploads.sandbox.requests()
+    assert (record["path"], record["query"]) == (f"/storage/upload/{kind}", "storage_type=fal-cdn-v3")
+
+
+@pytest.mark.parametrize(("tenant", "seconds"), [("acme", 604800), ("frugal", 3600), ("kept", None)])
+def test_the_plan_says_how_long_fal_keeps_a_file(uploads: Uploads, tenant: str, seconds: int | None) -> None:
+    wish = {"x-fal-object-lifecycle": '{"expiration_duration_seconds":9,"initial_acl":{"default":"allow"}}'}
+    with uploads.person(tenant=tenant) as alice:
+        alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"}, headers=wish)
+    (record,) = uploads.sandbox.requests()
+    told = dict(record["headers"]).get("x-fal-object-lifecycle")
+    assert told == (None if seconds is None else f'{{"expiration_duration_seconds":{seconds}}}')
+
+
+@pytest.mark.parametrize("size", [MOST, MOST + 1])
+def test_the_largest_file_and_one_byte_more(uploads: Uploads, size: int) -> None:
+    slot = uploads.slot()
+    answer = slot.put(png(size))
+    if size == MOST:
+        assert answer.status_code == 200
+        return
+    refusal(answer, 413, "body_too_large")
+    assert not uploads.at_files() and uploads.booked().reserved == 0
+    assert slot.put(png(MOST)).status_code == 200
+
+
+NOT_A_PNG = {
+    "program for Linux": b"\x7fELF\x02\x01\x01" + bytes(200),
+    "program for Windows": b"MZ\x90\x00" + bytes(200),
+    "script": b"#!/bin/sh\necho\n",
+    "page": b"<!DOCTYPE html><html><script>alert(1)</script></html>",
+    "drawing that runs scripts": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
+    "other picture": b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(200),
+    "escaped signature": rb"\x89PNG<html>",
+    "signature at the end": b"<html>" + bytes(10) + b"\x89PNG\r\n\x1a\n",
+    "end of a PNG": b"<html>IEND\xaeB`\x82",
+    "archive": b"PK\x03\x04" + bytes(200),
+    "one byte": b"\x89",
+}
+
+
+@pytest.mark.parametrize("content", NOT_A_PNG.values(), ids=NOT_A_PNG)
+def test_what_only_calls_itself_a_picture_is_refused(uploads: Uploads, content: bytes) -> None:
+    slot, before = uploads.slot(file_name="cat.png"), uploads.booked()
+    body = refusal(slot.put(content), 415, "unsupported_media_type")
+    assert "does not begin as one" in body["message"]
+    assert not uploads.at_files() and uploads.booked() == before
+    assert slot.put(FILE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"content-type": "text/html"}, 415, "unsupported_media_type"),
+        ({"content-length": "0"}, 400, "bad_request"),
+        ({"content-length": str(10**15)}, 413, "body_too_large"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(
+    uploads: Uploads, headers: dict[str, str], status: int, code: str
+) -> None:
+    path = urlsplit(uploads.slot().upload_url).path
+    # With an expectation the body waits until it is asked for: here it never is.
+    told = {"host": "proxy", "expect": "100-continue", **PNG, "content-length": "9", **headers}
+    head = "\r\n".join([f"PUT {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", ""])
+    with Wire(uploads.stack.url) as wire:
+        assert_refusal(wire.raw(head.encode(), "PUT"), status, code)
+    assert not uploads.at_files()
+
+
+def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
+    slot = uploads.slot()
+    body = refusal(slot.put(iter([FILE])), 400, "bad_request")
+    assert body["message"] == "Send the file with its content-length."
+    assert not uploads.at_files() and slot.put(FILE).status_code == 200
+
+
+@pytest.mark.parametrize("told", ["content-length: 4000", "content-length: 5000\r\ntransfer-encoding: chunked"])
+def test_bytes_beyond_the_end_are_no_http(uploads: Uploads, told: str) -> None:
+    """The server itself says so, in the middle of it: the caller is not told that its file arrived."""
+    path = urlsplit(uploads.slot().upload_url).path
+    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{told}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode() + FILE, "PUT").status == 400
+    uploads.until_idle()
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "5000, 5000", "٥"])
+def test_a_length_that_is_no_number_is_refused(uploads: Uploads, length: str) -> None:
+    head = f"PUT {urlsplit(uploads.slot().upload_url).path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    with Wire(uploads.stack.url) as wire:
+        assert wire.raw(head.encode(), "PUT").status == 400
+    assert not uploads.at_files()
+
+
+def test_a_refusal_waits_until_the_file_was_sent(uploads: Uploads) -> None:
+    """Many clients lose an answer if the connection is closed while they send."""
+    path = urlsplit(uploads.slot().upload_url).path
+    with Wire(uploads.stack.url) as wire:
+        for _ in range(2):
+            refused = wire.exchange("PUT", path, PNG.items(), png(3_000_000))
+            assert_refusal(refused, 413, "body_too_large")
+            assert not refused.all("connection")
+        # One that does not come: what might still come is not the next request.
+        head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
+        refused = wire.raw(head.encode(), "PUT")
+        assert_refusal(refused, 413, "body_too_large")
+        assert refused.all("connection") == ["close"]
+
+
+def test_a_slot_knows_its_owner(uploads: Uploads) -> None:
+    slot, tokens = uploads.slot("alice"), uploads.stack.token
+    for foreign in (
+        {"authorization": f"Bearer {tokens('mallory')}"},
+        {"authorization": f"Key {tokens('alice', tenant='lax')}"},
+        {"authorization": f"Bearer {uploads.stack.tenant_key('acme')}"},
+        {"x-fal-proxy-session": tokens("mallory")},
+    ):
+        body = refusal(slot.put(FILE, **foreign), 404, "not_found")
+        unknown = refusal(uploads.http.put("/uploads/" + "x" * 43, content=FILE, headers=PNG), 404, "not_found")
+        assert {**body, "request_id": ""} == {**unknown, "request_id": ""}
+    refusal(slot.put(FILE, authorization="Bearer nonsense"), 401, "unauthenticated")
+    assert not uploads.at_files()
+    # Browsers send cookies along unasked, also those of another time.
+    answer = slot.put(FILE, authorization=f"Bearer {tokens('alice')}", cookie="fal_session=stale")
+    assert answer.status_code == 200
+
+
+def test_a_revoked_session_takes_its_slots_along(uploads: Uploads) -> None:
+    slot, now = uploads.slot("rosa"), uploads.stack.clock.now()
+
+    async def revoke() -> None:
+        stores = SqlStores(uploads.stack.settings.stores.database_url.reveal())
+        await stores.directory.revoke(Revocation("acme", None, "rosa", now, now + 10**6))
+        await stores.close()
+
+    asyncio.run(revoke())
+    uploads.stack.clock.advance(5)
+    refusal(slot.put(FILE), 404, "not_found")
+    assert not uploads.at_files()
+
+
+def test_a_slot_ends_with_its_time(uploads: Uploads) -> None:
+    whole, parts = uploads.slot(), uploads.slot(in_parts=True)
+    uploads.stack.clock.advance(900)
+    refusal(whole.put(FILE), 404, "not_found")
+    sent = parts.parts(FILE)
+    uploads.stack.clock.advance(2700)
+    refusal(parts.part(2, FILE), 404, "not_found")
+    refusal(parts.complete(sent), 404, "not_found")
+
+
+def test_a_slot_is_for_one_way(uploads: Uploads) -> None:
+    whole, parts = uploads.slot(), uploads.slot(in_parts=True)
+    assert "at once" in refusal(whole.part(1, FILE), 400, "bad_request")["message"]
+    assert "at once" in refusal(whole.complete([]), 400, "bad_request")["message"]
+    assert "in parts" in refusal(parts.put(FILE), 400, "bad_request")["message"]
+    assert not uploads.at_files()
+
+
+def test_a_page_of_another_origin_may_upload(uploads: Uploads) -> None:
+    origin = {"origin": "https://app.acme.example"}
+    slot = uploads.slot(in_parts=True)
+    for tail, method in (("", "PUT"), ("/1", "PUT"), ("/complete", "POST")):
+        asked = {**origin, "access-control-request-method": method, "access-control-request-headers": "content-type"}
+        preflight = uploads.http.options(slot.upload_url + tail, headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == origin["origin"]
+    answer = slot.part(1, FILE, **origin)
+    assert answer.headers["access-control-allow-origin"] == origin["origin"]
+    refused = slot.part(0, FILE, **origin)
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (400, origin["origin"])
+
+
+def test_a_quota_of_bytes_a_day(uploads: Uploads) -> None:
+    slots = [uploads.slot("alice", "frugal") for _ in range(3)]
+    assert slots[0].put(png(600)).status_code == 200
+    refused = refusal(slots[1].put(png(401)), 402, "quota_exceeded", "subject")
+    assert refused["retry_after"] > 0
+    assert slots[1].put(png(400)).status_code == 200
+    refusal(slots[2].put(png(1)), 415, "unsupported_media_type")
+    assert uploads.booked("frugal", "alice") == Booked(1000, 0)
+
+
+def test_what_has_no_signature_is_let_through_where_the_plan_names_it(uploads: Uploads) -> None:
+    for kind, content in (("text/plain", b"Hello"), ("application/octet-stream", b"\x7fELF")):
+        slot = uploads.slot("alice", "lax", content_type=kind)
+        assert slot.put(content, **{"content-type": kind}).status_code == 200
+    slot = uploads.slot("alice", "lax", content_type="text/plain")
+    refusal(slot.put(b"MZ\0\0", **{"content-type": "text/plain"}), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("tail", ["", "/1", "/complete"])
+def test_nothing_of_a_slot_is_in_a_refusal(uploads: Uploads, tail: str) -> None:
+    slot = uploads.slot(in_parts=tail == "")
+    method = httpx.post if tail == "/complete" else httpx.put
+    answer = method(slot.upload_url + tail, content=b"{}", headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 415)
+    assert urlsplit(slot.upload_url).path.rpartition("/")[2] not in answer.text
