@@ -125,7 +125,7 @@ def _assembled(
     upstream = Upstream(settings.fal, transport)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
-    gate = Gate(catalog, owners, limiter, leases, bookkeeper, files=files)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
     return Services(
         settings=settings,
         clock=clock,

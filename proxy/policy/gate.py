@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.auth.callers import Caller
 from proxy.catalog import Catalog, Endpoint, app_of
+from proxy.drain import Drain
 from proxy.errors import EndpointNotAllowed, ProxyError, TooManyJobs
 from proxy.files import FileUrls
 from proxy.jobs.owners import Owners
@@ -47,6 +48,7 @@ class Gate:
         limiter: RateLimiter,
         leases: Leases,
         bookkeeper: Bookkeeper,
+        drain: Drain,
         *,
         files: FileUrls,
     ) -> None:
@@ -55,6 +57,7 @@ class Gate:
         self._limiter = limiter
         self._leases = leases
         self._bookkeeper = bookkeeper
+        self._drain = drain
         self._files = files
         self._apps_of = lru_cache(maxsize=1024)(self._find_apps_of)
 
@@ -71,6 +74,7 @@ class Gate:
         `job_id` is the id that its job is to have; a fresh one if not given.
 
         Raises:
+            Draining: it is new work, and this process is stopping. What is told of a job is told to the last.
             EndpointNotAllowed: not in the catalogue, or not in the caller's scope.
             InvalidInput: the schema or a ceiling of the plan is broken.
             NotFound: the job is not the caller's.
@@ -88,12 +92,14 @@ class Gate:
                 raise _not_allowed(target.app)
             job = await self._owners.find(target, caller)
             return Admission(target, await self._limiter.hit(caller, address, polls=True), job)
+        self._drain.refuse_new_work()
         return Admission(target, await self._limiter.hit(caller, address, polls=False))
 
     def check_endpoint(self, caller: Caller, target: Target) -> None:
-        """Whether a caller may call a target's endpoint at all.
+        """Whether a caller may call a target's endpoint at all, now.
 
         Raises:
+            Draining: this process is stopping.
             EndpointNotAllowed: not in the catalogue, or not in the caller's scope.
         """
         self._endpoint(caller, target)
@@ -107,6 +113,7 @@ class Gate:
         return frozenset(app_of(endpoint) for endpoint in endpoints if endpoint in self._catalog)
 
     def _endpoint(self, caller: Caller, target: Target) -> Endpoint:
+        self._drain.refuse_new_work()
         endpoint = self._catalog.get(target.endpoint)
         if endpoint is None or target.endpoint not in caller.endpoints:
             raise _not_allowed(target.endpoint)

@@ -69,9 +69,6 @@ class Way:
         Raises:
             ProxyError, CallerGone: as `forward`.
         """
-        if not self.target.kind.names_job:
-            # What is told of a job can be told as long as the process lives.
-            self.services.drain.refuse_new_work()
         try:
             return await self._gone()
         except asyncio.CancelledError:

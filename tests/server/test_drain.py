@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -30,9 +31,11 @@ from tests.support.stack import sandbox_environ
 
 pytestmark = pytest.mark.slow
 
-RUN, QUEUE = "/fal/run/fal-ai/llava-next", "/fal/queue/fal-ai/llava-next"
+ENDPOINT = "fal-ai/llava-next"
+RUN, QUEUE = f"/fal/run/{ENDPOINT}", f"/fal/queue/{ENDPOINT}"
 INITIATE = "/fal/rest/storage/upload/initiate"
 HELD, SILENT = "[[pace hold=IN_PROGRESS]]", "[[fault delay=60]]"
+PICTURE = base64.b64decode(PIXEL.partition(",")[2])
 PNG = {"content_type": "image/png", "file_name": "a.png"}
 #: A single process ends with the signal, as a shell or an orchestrator expects it.
 BY_SIGNAL = -signal.SIGTERM
@@ -152,6 +155,8 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             refused(httpx.get(f"{stage.server.url}/readyz", **PLAINLY))
             for path, body in ((RUN, asked()), (QUEUE, asked()), (f"{RUN}/stream", asked()), (INITIATE, PNG)):
                 refused(bob.post(path, json=body))
+            refused(bob.post("/v1/jobs", json={"endpoint": ENDPOINT, "input": asked()}))
+            refused(bob.post("/v1/uploads", content=PICTURE, headers={"content-type": "image/png"}))
             assert bob.get("/livez").status_code == 200
             assert 'fal_proxy_refusals_total{error_type="draining"}' in bob.get("/metrics").text
             assert bob.get("/v1/session").status_code == 200
@@ -160,7 +165,8 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             assert bob.put(f"{QUEUE}/requests/{other}/cancel").status_code == 202
             assert "IN_PROGRESS" not in alice.get(f"{QUEUE}/requests/{done}/status/stream").text
             assert "You asked" in alice.get(f"{QUEUE}/requests/{done}").json()["output"]
-            assert httpx.put(place, content=b"a", headers={"content-type": "image/png"}, **PLAINLY).status_code == 200
+            sent = httpx.put(place, content=PICTURE, headers={"content-type": "image/png"}, **PLAINLY)
+            assert sent.status_code == 200
             # A stream that can be resumed anywhere ends at once.
             assert events.result(timeout=30).text.endswith("\n\nretry: 1000\n\n")
             assert not run.done() and stage.server.process.poll() is None
@@ -189,8 +195,8 @@ def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: Sandbox
         watch = stage.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
         poll = stage.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
         with connected(stage.server) as upload:
-            head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 10\r\n\r\n"
-            upload.sendall(head.encode() + b"half")
+            head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 99999\r\n"
+            upload.sendall(head.encode() + b"\r\n" + PICTURE + bytes(50_000))
             eventually(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
             began = time.monotonic()
             assert stage.server.stop(signal.SIGTERM) == BY_SIGNAL
