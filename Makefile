@@ -21,7 +21,7 @@ PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
 # Programs outside Python, each with the Debian package that brings it.
 TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-headless mvn:maven go:golang chromium:chromium \
   buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql
-BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk nginx:nginx taskset:util-linux redis-server:redis-server pg_ctlcluster:postgresql
+BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
 
 # Processes for the whole of the tests; 0 is this one alone. A file's tests stay together, as they share what they built.
 WORKERS ?= 0

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
-import httpx
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
+from proxy.drain import Drain
 from proxy.files import FileUrls
+from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
 from proxy.page import Page
@@ -29,16 +30,20 @@ from proxy.policy.leases import Leases
 from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
-from proxy.routes import admin, fal_hosts, fal_protocol, health, sessions, uploads, usage
+from proxy.policy.streams import OpenStreams
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
-from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def create_app(
@@ -49,6 +54,7 @@ def create_app(
     counters: Counters | None = None,
     clock: Clock | None = None,
     plan_file: PlanFile | None = None,
+    drain: Drain | None = None,
     reconciles: bool = True,
 ) -> Starlette:
     """The proxy as an ASGI application.
@@ -60,6 +66,7 @@ def create_app(
         clock: what time it is; the system's if not given.
         reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
+        drain: what tells of the end of this process; one that only the server starts if not given.
 
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
@@ -72,11 +79,11 @@ def create_app(
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock or SystemClock(),
+        drain or Drain(settings.server.drain_seconds),
     )
-    app = Starlette(
+    app = Application(
         routes=_routes(services),
         middleware=_middleware(services),
-        exception_handlers={HTTPException: _to_errors},
         lifespan=_lifespan(services, plan_file or file, reconciles),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
@@ -87,6 +94,16 @@ def create_app(
     return app
 
 
+class Application(Starlette):
+    """Starlette without its own two layers of error handling: `Errors` answers for whatever is raised."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for cls, args, kwargs in reversed(self.user_middleware):
+            app = cls(app, *args, **kwargs)
+        return app
+
+
 def _assembled(
     settings: Settings,
     catalog: Catalog,
@@ -94,6 +111,7 @@ def _assembled(
     stores: Stores,
     counters: Counters,
     clock: Clock,
+    drain: Drain,
 ) -> Services:
     """Every part, made once, each given what it works with."""
     directory = Directory(stores.directory, clock)
@@ -105,11 +123,13 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     upstream = Upstream(settings.fal, transport)
+    owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
-    gate = Gate(catalog, Owners(stores.ledger), limiter, leases, bookkeeper, files=files)
+    gate = Gate(catalog, owners, limiter, leases, bookkeeper, files=files)
     return Services(
         settings=settings,
         clock=clock,
+        drain=drain,
         catalog=catalog,
         stores=stores,
         directory=directory,
@@ -120,6 +140,10 @@ def _assembled(
         leases=leases,
         bookkeeper=bookkeeper,
         settlement=settlement,
+        owners=owners,
+        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
+        hub=Hub(upstream, settlement, clock, drain),
+        results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),
@@ -131,13 +155,18 @@ def _assembled(
 
 
 def _counters(settings: Settings) -> Counters:
-    redis_url = settings.stores.redis_url
-    return RedisCounters(redis_url.reveal()) if redis_url else MemoryCounters()
+    if settings.stores.redis_url is None:
+        return MemoryCounters()
+    # Imported here: its client library takes memory that a proxy without Redis has better uses for.
+    from proxy.stores.counters.redis import RedisCounters
+
+    return RedisCounters(settings.stores.redis_url.reveal())
 
 
 def _routes(services: Services) -> list[BaseRoute]:
     return [
         *fal_protocol.routes(services),
+        *jobs.routes(services),
         *uploads.routes(services),
         *fal_hosts.routes(services),
         *sessions.routes(services),
@@ -151,26 +180,29 @@ def _middleware(services: Services) -> list[Middleware]:
     """Outermost first."""
     allowed = services.settings.server.allowed_origins
     return [
-        Middleware(RequestContext, metrics=services.metrics),
+        Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
-        Middleware(Errors, metrics=services.metrics),
+        Middleware(Errors, metrics=services.metrics, drain=services.drain),
         Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
     ]
 
 
 def _lifespan(
     services: Services, file: PlanFile, reconciles: bool
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Drain]]]:
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Drain]]:
         await services.stores.prepare()
         await services.directory.apply(file)
         await services.reconciler.restore_slots()
         if reconciles:
             services.reconciler.start()
+        services.hub.start()
         try:
-            yield
+            # The server starts it: this is how ASGI hands it something.
+            yield {"drain": services.drain}
         finally:
+            await services.hub.close()
             await services.reconciler.close()
             await services.once.close()
             await services.bookkeeper.close()
@@ -180,8 +212,3 @@ def _lifespan(
             await services.stores.close()
 
     return lifespan
-
-
-async def _to_errors(_request: Request, problem: Exception) -> Response:
-    """Starlette would answer in text; our own `Errors` is next on the way out."""
-    raise problem

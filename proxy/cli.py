@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
 import typer
-import uvicorn
 
 from proxy import settings as settings_
 from proxy.app import create_app
@@ -22,11 +21,12 @@ from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Tenant, json_schema, read_file
-from proxy.server import uvicorn_options
+from proxy.server import spare_the_garbage_collector
 from proxy.settings import Settings, SettingsError
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Redactor, configure_logging
+from proxy.workers import run
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -55,14 +55,18 @@ def serve(
     settings = _checked()
     for warning in settings.warnings:
         _say(f"warning: {warning}")
-    uvicorn.run("proxy.cli:application", factory=True, workers=settings.server.workers, **uvicorn_options(settings))
+    # Of this process, which supervises the workers if there are several.
+    _configure_logging(settings)
+    raise typer.Exit(run("proxy.cli:application", settings))
 
 
 def application() -> Any:
     """The application of one worker process, from its environment."""
     settings = settings_.read(os.environ)
     _configure_logging(settings)
-    return create_app(settings)
+    app = create_app(settings)
+    spare_the_garbage_collector()
+    return app
 
 
 @main.command()

@@ -22,15 +22,18 @@ from proxy.app import create_app
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.clock import SystemClock
+from proxy.drain import Drain
 from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, read_file
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
-from proxy.server import uvicorn_options
+from proxy.server import DrainingServer, uvicorn_options
 from proxy.settings import Settings, SettingsError, read
 from proxy.telemetry import Redactor, configure_logging
 
 DEMO_TENANT = "demo"
 DEMO_SUBJECT = "developer"
 _DAY_SECONDS = 86_400
+#: Nobody waits at a Ctrl-C.
+DRAIN_SECONDS = 2
 #: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
 _SANDBOX_OPTIONS: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -102,13 +105,13 @@ def _serve(settings: Settings, upstream: str) -> None:
     tenant = file.tenants[0].id
     ttl = file.plans[file.tenants[0].plan].session_ttl_seconds
     token, _ = Sessions(settings.sessions.secrets, SystemClock()).mint(tenant, DEMO_SUBJECT, ttl)
-    options = uvicorn_options(settings) | {"timeout_graceful_shutdown": 2}
-    config = uvicorn.Config(create_app(settings, plan_file=file), **options)
+    app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS))
+    config = uvicorn.Config(app, **uvicorn_options(settings))
     with suppress(KeyboardInterrupt):
         _Announcing(config, introduction(settings.server.public_url, token, upstream)).run()
 
 
-class _Announcing(uvicorn.Server):
+class _Announcing(DrainingServer):
     """Says what it serves as soon as it does."""
 
     def __init__(self, config: uvicorn.Config, words: str) -> None:

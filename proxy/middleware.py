@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import re
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.drain import RETRY_SECONDS, Drain
 from proxy.errors import (
     BadRequest,
     BodyTooLarge,
+    Draining,
     Internal,
     MethodNotAllowed,
     NotFound,
@@ -30,6 +35,8 @@ from proxy.upstream.relay import CallerGone, StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)
+#: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
+_PROCESS, _numbers = secrets.token_hex(4), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -60,23 +67,27 @@ CORS_RESPONSE_HEADERS = (
     "ratelimit",
     "ratelimit-policy",
     "idempotency-replayed",
+    "location",
 )
 
 
 class RequestContext:
     """Gives a request its id, and writes one line and one count when it has been answered.
 
-    The path is not logged: it may carry a session or an upload's id. The matched route stands for it.
+    Polls that are answered from memory have their line at `debug` only. The path is not logged: it may carry a session
+    or an upload's id. The matched route stands for it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(Headers(scope=scope).get("x-request-id")) or secrets.token_hex(8)
+        request_id = _well_formed(_header(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
+        shown = (b"x-request-id", request_id.encode("ascii"))
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499
 
@@ -84,7 +95,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message["headers"], shown]
+                if self._drain.started.is_set():
+                    # The next request of this caller finds another process.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -95,9 +109,9 @@ class RequestContext:
 
     def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         surface = getattr(scope.get("route"), "path", "none")
-        self._metrics.requests.labels(surface, status).inc()
-        self._metrics.seconds.labels(surface).observe(seconds)
-        if _access.isEnabledFor(logging.INFO):
+        self._metrics.answered(surface, status, seconds)
+        level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
+        if _access.isEnabledFor(level):
             facts = {
                 "request_id": request_id,
                 "method": scope["method"],
@@ -106,7 +120,12 @@ class RequestContext:
                 "milliseconds": round(seconds * 1000, 1),
                 **scope["state"].get("facts", {}),
             }
-            _access.info("request", extra={"facts": facts})
+            _access.log(level, "request", extra={"facts": facts})
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a request header, without the objects that Starlette makes of all of them."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
 def _well_formed(request_id: str | None) -> str | None:
@@ -131,14 +150,24 @@ class Cors(CORSMiddleware):
         return self._is_allowed(origin.lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers({})
-        asks = scope["type"] == "http" and scope["method"] == "OPTIONS" and "origin" in headers
-        if not asks or "access-control-request-method" not in headers:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if _header(scope, b"origin") is None:
+            return await self.app(scope, receive, partial(_varying, send))
+        headers = Headers(scope=scope)
+        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
             return await super().__call__(scope, receive, send)
         response = self.preflight_response(headers)
         if response.status_code != 200:
             response = _refused(response, scope["state"]["request_id"])
         return await response(scope, receive, send)
+
+
+async def _varying(send: Send, message: Message) -> None:
+    """Pass a message on; a cache must not give an answer to no page in particular to the next page that asks."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+    await send(message)
 
 
 def _refused(preflight: Response, request_id: str) -> Response:
@@ -152,9 +181,10 @@ def _refused(preflight: Response, request_id: str) -> Response:
 class Errors:
     """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,6 +204,14 @@ class Errors:
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: nobody takes it for the end.
             _log.warning("a stream to a caller was cut: %s", broken)
+        except asyncio.CancelledError:
+            if not self._drain.over.is_set():
+                raise
+            if started:
+                _log.warning("an answer was cut, as this process ends")
+                return None
+            problem = Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
+            await self._refuse(problem, scope, receive, send)
         except Exception as problem:
             if started:
                 _log.exception("an answer failed on its way")
@@ -219,7 +257,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._is_file(scope["path"]):
             return await self._app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
+        declared = _header(scope, b"content-length") or ""
         seen = 0
 
         async def bounded() -> Message:

@@ -50,6 +50,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
     "PROXY_TRUSTED_PROXIES": "addresses or networks whose forwarded headers are believed, comma-separated",
     "PROXY_MAX_BODY_BYTES": "the largest JSON body",
+    "PROXY_MAX_STREAMS": "event streams that one process holds open at once",
+    "PROXY_MAX_STREAMS_PER_SESSION": "event streams that one session holds open at once, in one process",
     "PROXY_DRAIN_SECONDS": "how long running calls may take to finish after a stop signal",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
@@ -66,6 +68,8 @@ DEFAULTS: dict[str, str] = {
     "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
     "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
+    "PROXY_MAX_STREAMS": "10000",
+    "PROXY_MAX_STREAMS_PER_SESSION": "2500",
     "PROXY_DRAIN_SECONDS": "25",
     "PROXY_LOG_FORMAT": "json",
     "PROXY_LOG_LEVEL": "info",
@@ -116,6 +120,8 @@ class ServerSettings:
     allowed_origins: frozenset[str]
     trusted_proxies: tuple[str, ...]
     max_body_bytes: int
+    max_streams: int
+    max_streams_per_session: int
     drain_seconds: int
 
     @property
@@ -236,6 +242,8 @@ def _server(reader: _Reader) -> ServerSettings:
         allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
         trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", _network)),
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
+        max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
+        max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
     )
 

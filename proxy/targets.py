@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property, lru_cache
 from urllib.parse import parse_qsl
 
 from proxy.catalog import app_of
@@ -41,20 +42,20 @@ class Kind(Enum):
     UPLOAD_INITIATE_PARTS = "upload_initiate_parts"
     UPLOAD_TOKEN = "upload_token"
 
-    @property
+    @cached_property
     def names_endpoint(self) -> bool:
         """Whether the target carries a full endpoint id and an input."""
         return self in (Kind.RUN, Kind.STREAM, Kind.SUBMIT)
 
-    @property
+    @cached_property
     def names_job(self) -> bool:
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
 
-    @property
+    @cached_property
     def is_upload(self) -> bool:
         return self in (Kind.UPLOAD_INITIATE, Kind.UPLOAD_INITIATE_PARTS, Kind.UPLOAD_TOKEN)
 
-    @property
+    @cached_property
     def repeatable(self) -> bool:
         """Whether a second call does no harm: nothing is run or billed by it."""
         return not self.names_endpoint
@@ -121,6 +122,12 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
     if len(headers) != 1:
         raise BadTarget("Send exactly one x-fal-target-url header, with the fal URL to call.")
     (url,) = headers
+    return _parsed_url(method, url)
+
+
+@lru_cache(maxsize=4096)
+def _parsed_url(method: str, url: str) -> Target:
+    """The target of a URL, of which the last ones are kept: a job is asked for many times."""
     if len(url) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(url):
         raise BadTarget("The target URL must be printable ASCII without spaces, of 2048 characters at most.")
     match = _URL.fullmatch(url)
@@ -154,6 +161,17 @@ def parse_request_id(text: str) -> str:
     if not _REQUEST_ID.fullmatch(text):
         raise BadTarget("That is not a request id.")
     return text
+
+
+def parse_logs(text: str) -> bool:
+    """Whether logs are wanted.
+
+    Raises:
+        BadTarget: it says neither yes nor no.
+    """
+    if text not in _LOGS:
+        raise BadTarget("logs must be 0 or 1.")
+    return _LOGS[text]
 
 
 def method_not_allowed() -> MethodNotAllowed:
@@ -196,10 +214,7 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
     if kind is None or app != app_of(app) or app.count("/") < 1:
         raise BadTarget("There is no such call on a job: GET status, status/stream or the result, or PUT cancel.")
     _refuse_keys(keys, ("logs",) if kind in (Kind.STATUS, Kind.STATUS_STREAM) else ())
-    logs = keys.get("logs", "0")
-    if logs not in _LOGS:
-        raise BadTarget("logs must be 0 or 1.")
-    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=_LOGS[logs])
+    return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=parse_logs(keys.get("logs", "0")))
 
 
 def _rest(method: str, path: str, keys: dict[str, str]) -> Target:

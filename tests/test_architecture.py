@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,12 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
-    {"cli", "dev", "server", "__main__"},
+    {"cli", "dev", "server", "joined", "workers", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "files", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -33,7 +35,7 @@ HOMES = {
     "asyncpg": {"stores/sql"},
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
-    "uvicorn": {"cli.py", "dev.py", "server.py"},
+    "uvicorn": {"dev.py", "server.py", "workers.py"},
     "yaml": {"policy/plans.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
@@ -110,6 +112,14 @@ def test_routes_know_no_driver_and_no_concrete_store() -> None:
 def test_nobody_imports_the_application_but_the_command_line() -> None:
     importers = {room_of(path) for path in FILES if "app" in own_rooms(path)}
     assert importers <= {"cli", "dev"}
+
+
+def test_a_start_loads_only_what_it_uses() -> None:
+    """What only some processes need would take time from every start, and memory from every process."""
+    unused = {"alembic", "asyncpg", "redis", "rich", "pygments", "PIL", "sqlalchemy.dialects.postgresql"}
+    script = f"import sys, proxy.cli; print(*sorted({unused} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_environment_is_read_in_one_place() -> None:

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
@@ -23,6 +24,8 @@ from proxy.settings import Secret
 SESSION_SALT = "fal-proxy.session.v1"
 UPLOAD_SALT = "fal-proxy.upload.v1"
 MAX_TOKEN_LENGTH = 4096
+#: Tokens whose signature is not checked again. Their expiry is, and whoever asks checks that they were not revoked.
+KEPT = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
 _SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
 
@@ -63,6 +66,8 @@ class Sessions:
             )
             for salt in (SESSION_SALT, UPLOAD_SALT)
         }
+        # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
+        self._read = lru_cache(maxsize=KEPT)(self._read_anew)
 
     def mint(
         self,
@@ -101,13 +106,16 @@ class Sessions:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise Unauthenticated("The session token is not valid.")
         try:
-            session = _unpacked(self._serializers[salt].loads(token))
+            session = self._read(token, salt)
         except (BadData, AttributeError, KeyError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None
         if session.expires_at <= self._clock.now():
             raise SessionExpired("The session has expired; get a new one.")
         return session
+
+    def _read_anew(self, token: str, salt: str) -> Session:
+        return _unpacked(self._serializers[salt].loads(token))
 
 
 def _packed(session: Session) -> dict[str, Any]:

@@ -24,8 +24,23 @@ class Owners:
         Raises:
             NotFound: there is none, or it is not this caller's, or it runs on another endpoint.
         """
-        job = self._kept.get(target.request_id) or await self._ledger.find(target.request_id)
-        if job is None or (job.tenant, job.subject) != (caller.tenant.id, caller.subject) or job.app != target.app:
+        job = await self.find_by_id(target.request_id, caller)
+        if job.app != target.app:
             raise NotFound
-        self._kept[target.request_id] = job
         return job
+
+    async def find_by_id(self, request_id: str, caller: Caller) -> Job:
+        """The job of this caller that fal knows by an id, whatever endpoint it runs on.
+
+        Raises:
+            NotFound: there is none, or it is not this caller's.
+        """
+        job = self._kept.get(request_id) or await self._ledger.find(request_id)
+        if job is None or (job.tenant, job.subject) != (caller.tenant.id, caller.subject):
+            raise NotFound
+        self._kept[request_id] = job
+        return job
+
+    def keep(self, job: Job) -> None:
+        """Remember whose a job is that was just accepted."""
+        self._kept[job.request_id or ""] = job

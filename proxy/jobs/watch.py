@@ -1,14 +1,16 @@
-"""Following one job's status stream to its end, over as many upstream streams as it takes.
+"""One job's status stream at fal, followed once to its end, over as many upstream streams as it takes.
 
 fal's clients take the end of a status stream for the end of the job, so an upstream stream that breaks or falls silent
-is opened again, and what was already told is not told twice. Polls are cumulative, streams incremental: a stream opened
-anew begins with all logs so far.
+is opened again, with growing pauses. While it is open, the watch knows as much as fal tells anybody; while it is not,
+it says so, and polls are answered by fal itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -16,91 +18,223 @@ from typing import Any
 import orjson
 
 from proxy.errors import ProxyError
+from proxy.jobs.updates import COMPLETED, STATES, Log, Update
+from proxy.stores.base import Job
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import StreamBroken, events_of
+from proxy.upstream.relay import StreamBroken, events_of, is_event_stream
 
-#: Pauses between attempts to open a broken stream again; when they are used up, the caller's stream is cut.
+#: Pauses between attempts to open a stream again; when they are used up, whoever watches is cut off.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
-_STATES = frozenset({"IN_QUEUE", "IN_PROGRESS", "COMPLETED"})
+#: Updates that a reader may lag behind before those between are left out.
+KEPT_UPDATES = 32
 _log = logging.getLogger(__name__)
 
 Open = Callable[[], Awaitable[Answer]]
-Saw = Callable[[bytes], Awaitable[None]]
-Rewrite = Callable[[bytes], bytes]
+Ask = Callable[[], Awaitable[dict[str, Any] | None]]
+Saw = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-async def follow(
-    first: Answer, reopen: Open, saw: Saw, rewrite: Rewrite | None = None
-) -> AsyncGenerator[bytes, None]:
-    """The job's updates as JSON documents; the last one is COMPLETED. `saw` is told each before it is passed on.
+class JobUnknown(StreamBroken):
+    """fal does not know the job, or does not know it any more."""
 
-    Raises:
-        StreamBroken: fal does not come back, or does not know the job any more.
+
+class Watch:
+    """Follows a job from `start` to its end or to `close`; whoever wants to know joins it.
+
+    Args:
+        open_: opens the job's status stream at fal.
+        ask: gives fal's own status document, with all logs, or None; for when a stream cannot be trusted.
+        saw: is told each document before anybody else.
+
+    Attributes:
+        readers: how many event streams read it.
+        used_at: when a poll or a stream last wanted to know.
+        is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
-    trail = LogTrail()
-    response: Answer | None = first
-    pauses = iter(PAUSES_SECONDS)
-    while True:
-        if response is not None:
-            async with aclosing(_updates(response)) as updates:
-                async for update in updates:
-                    pauses = iter(PAUSES_SECONDS)
-                    fresh = trail.fresh(update)
-                    await saw(fresh)
-                    yield rewrite(fresh) if rewrite else fresh
-                    if update["status"] == "COMPLETED":
-                        return
-        pause = next(pauses, None)
-        if pause is None:
+
+    def __init__(self, job: Job, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
+        self.job = job
+        self._open = open_
+        self._ask = ask
+        self._saw = saw
+        self._missed = False
+        self._log = Log()
+        self._kept: deque[Update] = deque(maxlen=KEPT_UPDATES)
+        self._told = 0
+        self._failures = 0
+        self._failure: Exception | None = None
+        self._is_over = False
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.readers = 0
+        self.used_at = used_at
+        self.is_live = False
+
+    @classmethod
+    def ended(cls, job: Job, last: Update) -> Watch:
+        """One of a job whose end is known."""
+
+        async def nothing(*_: Any) -> Any:
+            raise StreamBroken("the job has ended")
+
+        watch = cls(job, nothing, nothing, nothing, 0)
+        watch._kept.append(last)
+        watch._told, watch._is_over = 1, True
+        return watch
+
+    @property
+    def latest(self) -> Update | None:
+        return self._kept[-1] if self._kept else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come: the job ended, or fal's stream did not come back."""
+        return self._is_over
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether fal's stream is being opened for the first time, and has not failed yet."""
+        return self.latest is None and self._failure is None
+
+    def start(self, when_over: Callable[[], None]) -> None:
+        self._task = asyncio.create_task(self._follow())
+        self._task.add_done_callback(lambda _: when_over())
+
+    def stop(self) -> None:
+        """Follow the job no longer; whoever still reads is cut off."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def stopped(self) -> None:
+        """Wait until fal's stream is closed."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def wake(self) -> None:
+        """Make whoever waits look around."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def begun(self, attempts: int = 1) -> Update:
+        """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
+
+        Raises:
+            ProxyError, StreamBroken: fal's stream could not be opened, or told nothing.
+        """
+        while self.latest is None:
+            if self._failure is not None and (self._failures >= attempts or self._is_over):
+                raise self._failure
+            await self._news.wait()
+        return self.latest
+
+    async def updates(self, after: str | None, wait_seconds: float) -> AsyncGenerator[tuple[Update, int] | None, None]:
+        """Every update, with the number of the first line that is news in it; None after a while without any.
+
+        It begins after the update with the mark `after`, or else with the latest; a reader who lags too far behind
+        misses what lies between. The last update is one that `is_last`.
+
+        Raises:
+            StreamBroken: fal's stream does not come back.
+        """
+        number, lines = 0, 0
+        knows_place = False
+        while True:
+            if self._told and not knows_place:
+                (number, lines), knows_place = self._place_of(after), True
+            while number < self._told:
+                number = number + 1 if self._told - number <= len(self._kept) else self._told
+                update = self._kept[number - self._told - 1]
+                yield update, min(lines, update.lines)
+                if update.is_last:
+                    return
+                lines = update.lines
+            if self._is_over:
+                raise self._failure or StreamBroken("the job is not followed any more")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds):
+                    await self._news.wait()
+            if number == self._told and not self._is_over:
+                yield None
+
+    def _place_of(self, after: str | None) -> tuple[int, int]:
+        """The number of the update with a mark, and the lines that its reader has; for an unknown one, of the last
+        but one, and as many lines as the mark says."""
+        if after is None:
+            return self._told - 1, 0
+        first = self._told - len(self._kept) + 1
+        for number, update in reversed(list(enumerate(self._kept, first))):
+            if update.mark == after:
+                return number, update.lines
+        return self._told - 1, int(after.rpartition(".")[2])
+
+    async def _follow(self) -> None:
+        try:
+            while not (self.latest and self.latest.is_last):
+                await self._follow_one_stream()
+        except Exception as failure:
+            self._failure = failure
+            if not isinstance(failure, (ProxyError, StreamBroken)):
+                _log.exception("a job could not be followed")
+        finally:
+            self.is_live = False
+            self._is_over = True
+            self.wake()
+
+    async def _follow_one_stream(self) -> None:
+        try:
+            await self._read(await self._opened())
+        except JobUnknown:
+            raise
+        except (ProxyError, StreamBroken) as problem:
+            _log.info("a job's status stream broke or could not be opened: %s", problem)
+            self._failure = problem
+        finally:
+            self.is_live = False
+        if self.latest and self.latest.is_last:
+            return
+        self._failures += 1
+        self.wake()
+        if self._failures > len(PAUSES_SECONDS):
             raise StreamBroken("fal's status stream does not come back")
-        await asyncio.sleep(pause)
-        response = await _opened(reopen)
+        await asyncio.sleep(PAUSES_SECONDS[self._failures - 1])
 
+    async def _opened(self) -> Answer:
+        response = await self._open()
+        if is_event_stream(response):
+            return response
+        await response.aclose()
+        if response.status_code == 404:
+            raise JobUnknown("fal does not know the job")
+        raise StreamBroken(f"fal answered with status {response.status_code} instead of a stream")
 
-async def _updates(response: Answer) -> AsyncGenerator[dict[str, Any], None]:
-    """The updates of one upstream stream, as far as it goes."""
-    try:
-        async with aclosing(events_of(response)) as events:
+    async def _read(self, response: Answer) -> None:
+        self._missed = False
+        async with aclosing(events_of(response, self._miss)) as events:
             async for data in events:
-                if (update := _understood(orjson.loads(data))) is not None:
-                    yield update
-    except StreamBroken as broken:
-        _log.info("a status stream broke and is opened again: %s", broken)
+                document = orjson.loads(data)
+                if not isinstance(document, dict) or document.get("status") not in STATES:
+                    self._miss()
+                    continue
+                self._failures, self._failure = 0, None
+                if document["status"] == COMPLETED and self._missed:
+                    document = await self._ask() or document
+                await self._saw(document)
+                self._take(document)
+                if self.latest and self.latest.is_last:
+                    return
+        raise StreamBroken("it ended before the job did")
 
+    def _miss(self) -> None:
+        """An event could not be understood: log lines may have been in it."""
+        self._missed, self.is_live = True, False
 
-def _understood(update: Any) -> dict[str, Any] | None:
-    """An update, if it tells a state that there is."""
-    known = isinstance(update, dict) and isinstance(update.get("status"), str) and update["status"] in _STATES
-    return update if known else None
-
-
-async def _opened(reopen: Open) -> Answer | None:
-    try:
-        response = await reopen()
-    except ProxyError as problem:
-        _log.info("a status stream could not be opened again: %s", problem.code)
-        return None
-    if response.status_code == 404:
-        await response.aclose()
-        raise StreamBroken("fal does not know the job any more")
-    if not response.is_success:
-        await response.aclose()
-        return None
-    return response
-
-
-class LogTrail:
-    """The log lines that were already told, so that a stream opened anew repeats none."""
-
-    def __init__(self) -> None:
-        self._told: set[bytes] = set()
-
-    def fresh(self, update: dict[str, Any]) -> bytes:
-        """The update as JSON, with only those logs that are new."""
-        logs = update.get("logs")
-        if not isinstance(logs, list):
-            return orjson.dumps(update)
-        lines = {orjson.dumps(line, option=orjson.OPT_SORT_KEYS): line for line in logs}
-        new = [line for key, line in lines.items() if key not in self._told]
-        self._told.update(lines)
-        return orjson.dumps({**update, "logs": new})
+    def _take(self, document: dict[str, Any]) -> None:
+        if isinstance(document.get("logs"), list):
+            self._log.add(document["logs"])
+            document["logs"] = None
+        self.is_live = not self._missed
+        latest = self.latest
+        if latest is None or latest.document != document or latest.lines != len(self._log):
+            self._kept.append(Update(self.job.endpoint, document, self._log, len(self._log)))
+            self._told += 1
+            self.wake()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from proxy.auth.callers import Caller
@@ -55,6 +56,7 @@ class Gate:
         self._leases = leases
         self._bookkeeper = bookkeeper
         self._files = files
+        self._apps_of = lru_cache(maxsize=1024)(self._find_apps_of)
 
     async def admit(
         self,
@@ -82,7 +84,7 @@ class Gate:
             allowance = await self._limiter.hit(caller, address, polls=False)
             return Admission(target, allowance, await self._reserve(caller, target, endpoint, body, job_id), body)
         if target.kind.names_job:
-            if not any(app_of(endpoint) == target.app and endpoint in self._catalog for endpoint in caller.endpoints):
+            if target.app not in self._apps_of(caller.endpoints):
                 raise _not_allowed(target.app)
             job = await self._owners.find(target, caller)
             return Admission(target, await self._limiter.hit(caller, address, polls=True), job)
@@ -99,6 +101,10 @@ class Gate:
     def open_to(self, caller: Caller) -> list[str]:
         """The endpoints a caller may call."""
         return sorted(endpoint for endpoint in caller.endpoints if endpoint in self._catalog)
+
+    def _find_apps_of(self, endpoints: frozenset[str]) -> frozenset[str]:
+        """The queues that jobs of these endpoints are in."""
+        return frozenset(app_of(endpoint) for endpoint in endpoints if endpoint in self._catalog)
 
     def _endpoint(self, caller: Caller, target: Target) -> Endpoint:
         endpoint = self._catalog.get(target.endpoint)

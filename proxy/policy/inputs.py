@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import unicodedata
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -119,6 +120,7 @@ def _address_problem(url: str) -> str | None:
     return None if _is_public(host) else "A picture's URL must lead to a public address"
 
 
+@lru_cache(maxsize=4096)
 def _is_public(host: str) -> bool:
     """Whether a literal address is a public one; names are fal's to resolve. Octal, hex and short forms count too."""
     # As resolvers see it: full-width digits and dots are digits and dots.

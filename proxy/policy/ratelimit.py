@@ -26,7 +26,6 @@ from starlette.requests import Request
 from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
-from proxy.policy.plans import PollLimits, RateLimits
 from proxy.stores.base import Counters, Hit, Window
 
 #: Minting is what a tenant's own backend does, for all of its users from one address.
@@ -45,17 +44,31 @@ class Allowance:
     windows: tuple[Window, ...]
     hit: Hit
 
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as a response has them."""
+        return [(name.encode("ascii"), value.encode("ascii")) for name, value in self.headers().items()]
+
     def headers(self) -> dict[str, str]:
         """`RateLimit-Policy` names every limit; `RateLimit` tells the one that is nearest to its end."""
         if not self.windows:
             return {}
-        named = list(zip(self.scopes, self.windows, strict=True))
-        least = min(range(len(named)), key=lambda at: self.hit.remaining[at] / self.windows[at].limit)
+        shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
+        least = shares.index(min(shares))
         remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
         return {
-            "ratelimit-policy": ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named),
+            "ratelimit-policy": _policy(self.scopes, self.windows),
             "ratelimit": f'"{self.scopes[least]}";r={remaining};t={reset}',
         }
+
+
+#: That of a call that was not counted.
+NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
+
+
+@lru_cache(maxsize=1024)
+def _policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> str:
+    named = zip(scopes, windows, strict=True)
+    return ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named)
 
 
 class RateLimiter:
@@ -82,7 +95,10 @@ class RateLimiter:
             StoreUnavailable: the counters do not answer, and calls are not let through without.
         """
         rates = caller.plan.poll_limits if polls else caller.plan.rate_limits
-        return await self._hit(_windows(rates, caller, address, "poll" if polls else "call"))
+        session = caller.session.id if caller.session else f"key:{caller.key_id}"
+        who = (address, session, f"{caller.tenant.id}:{caller.subject}", caller.tenant.id)
+        wanted = (rates.ip, rates.session, rates.subject, rates.tenant)
+        return await self._hit(*_windows("poll" if polls else "call", wanted, who))
 
     async def hit_guest(self, address: str, rate: str | None) -> Allowance:
         """Count one guest session for an address, across processes.
@@ -90,10 +106,11 @@ class RateLimiter:
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
-        return await self._hit({"ip": _window("guest", "ip", address, rate)} if rate else {})
+        return await self._hit(("ip",), (_window("guest", "ip", address, rate),)) if rate else NO_ALLOWANCE
 
-    async def _hit(self, windows: dict[str, Window]) -> Allowance:
-        scopes, listed = tuple(windows), tuple(windows.values())
+    async def _hit(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> Allowance:
+        if not listed:
+            return NO_ALLOWANCE
         try:
             hit = await self._counters.hit(listed, self._clock.now())
         except StoreUnavailable:
@@ -101,7 +118,7 @@ class RateLimiter:
             if not self._fails_open:
                 raise
             _log.warning("rate limits cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
-            return Allowance((), (), Hit(None, 0, (), ()))
+            return NO_ALLOWANCE
         allowance = Allowance(scopes, listed, hit)
         if hit.refused is not None:
             scope, window = scopes[hit.refused], listed[hit.refused]
@@ -117,16 +134,14 @@ class RateLimiter:
 _SPOKEN = {"ip": "address", "session": "session", "subject": "user", "tenant": "tenant"}
 
 
-def _windows(rates: RateLimits | PollLimits, caller: Caller, address: str, purpose: str) -> dict[str, Window]:
-    session = caller.session.id if caller.session else f"key:{caller.key_id}"
-    tenant = caller.tenant.id
-    found = {
-        "ip": (address, rates.ip),
-        "session": (session, rates.session),
-        "subject": (f"{tenant}:{caller.subject}", rates.subject),
-        "tenant": (tenant, rates.tenant),
-    }
-    return {scope: _window(purpose, scope, who, rate) for scope, (who, rate) in found.items() if rate is not None}
+@lru_cache(maxsize=16_384)
+def _windows(
+    purpose: str, rates: tuple[str | None, ...], who: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[Window, ...]]:
+    """The scopes that have a limit, with their windows."""
+    limited = [(scope, one, rate) for scope, one, rate in zip(_SPOKEN, who, rates, strict=True) if rate is not None]
+    windows = [_window(purpose, scope, one, rate) for scope, one, rate in limited]
+    return tuple(scope for scope, _, _ in limited), tuple(windows)
 
 
 def _window(purpose: str, scope: str, who: str, rate: str) -> Window:

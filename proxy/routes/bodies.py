@@ -27,13 +27,14 @@ async def read_body(request: Request) -> bytes:
         CallerGone: the caller hung up in the middle of it.
     """
     chunks: list[bytes] = []
-    stream = request.stream()
+    now = asyncio.get_running_loop().time
+    latest = now() + TOTAL_SECONDS
     try:
-        async with asyncio.timeout(TOTAL_SECONDS):
-            while True:
-                async with asyncio.timeout(SILENCE_SECONDS):
-                    chunks.append(await anext(stream))
-    except StopAsyncIteration:
+        async with asyncio.timeout(SILENCE_SECONDS) as patience:
+            async for chunk in request.stream():
+                if chunk:
+                    chunks.append(chunk)
+                    patience.reschedule(min(now() + SILENCE_SECONDS, latest))
         return b"".join(chunks)
     except TimeoutError:
         raise BadRequest("The body stopped coming; send it again.") from None

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive
 
 from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
 from proxy.jobs.settlement import Bill, parsed
-from proxy.jobs.watch import follow
+from proxy.jobs.updates import Rewrite
 from proxy.policy.gate import Admission
+from proxy.routes.events import status_events, stream_of
+from proxy.routes.polls import Told
 from proxy.routes.services import Services
 from proxy.stores.base import Job
-from proxy.targets import Kind, Target
+from proxy.targets import Kind
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import EventStream, events_of, is_event_stream, pass_on, read_whole, until_gone
+from proxy.upstream.relay import (
+    EventStream,
+    Whole,
+    events_of,
+    is_event_stream,
+    pass_on,
+    pinged,
+    until_gone,
+    whole,
+)
 
 UNITS = "x-fal-billable-units"
-#: Changes the JSON of a submit, status or status event to suit a surface; None leaves fal's bytes as they are.
-Rewrite = Callable[[Target, bytes], bytes]
+LAST_SECONDS = 0.2
 
 
 class Call:
@@ -44,13 +55,13 @@ class Call:
         self._job = admission.job
         self._input = admission.input
         self._headers = sent
-        self._rewrite = partial(rewrite, self._target) if rewrite else None
+        self._rewrite = rewrite
 
     async def answer(self) -> Response:
         match self._target.kind:
             case Kind.SUBMIT:
-                # Shielded: once fal may have the job, it is noted who owns it, whether or not the caller stays.
-                return await asyncio.shield(self._submit())
+                # Once fal may have the job, it is noted who owns it.
+                return await _finished(self._submit())
             case Kind.RUN:
                 return await self._run()
             case Kind.STREAM:
@@ -62,8 +73,8 @@ class Call:
             case Kind.RESULT:
                 return await until_gone(self._receive, self._result())
             case Kind.CANCEL:
-                # Shielded: what it used until then is booked, whether or not the caller stays.
-                return await asyncio.shield(self._cancel())
+                # What it used until then is booked.
+                return await _finished(self._cancel())
             case _:
                 return await until_gone(self._receive, self._relay())
 
@@ -86,23 +97,24 @@ class Call:
         return answer
 
     async def _status(self) -> Response:
-        response = await self._send()
-        body = await read_whole(response, repeatable=True)
-        if response.is_success:
-            await self._saw_status(body)
-        return self._answer(response, body)
-
-    async def _saw_status(self, body: bytes) -> None:
-        document = parsed(body)
-        if isinstance(document, dict):
-            await self._services.settlement.saw_status(self.job, document)
+        if (update := await self._services.hub.poll(self.job)) is not None:
+            return Told(self._target, update, self._rewrite)
+        answer = await self._services.hub.ask(self.job, logs=self._target.logs)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
     async def _result(self) -> Response:
-        answer = await self._relay()
+        return (await self.result()).response()
+
+    async def result(self) -> Whole:
+        """What came of the job: the model's own status and body."""
+        return await self._services.results.get(self._target.request_id, self._fetched_result)
+
+    async def _fetched_result(self) -> Whole:
+        result = await whole(await self._send(), repeatable=True)
         await self._services.settlement.saw_result(
-            self.job, answer.status_code, answer.headers.get(UNITS), parsed(bytes(answer.body))
+            self.job, result.status, result.headers.get(UNITS), parsed(result.body)
         )
-        return answer
+        return result
 
     async def _cancel(self) -> Response:
         """fal says of a cancelled job only that it was: whether it ran, and is to be charged, must be asked before."""
@@ -119,21 +131,13 @@ class Call:
 
     async def _runs(self) -> bool:
         """Whether fal runs the job now; if fal does not tell, it may."""
-        status = replace(self._target, kind=Kind.STATUS)
+        if (update := self._services.hub.known(self.job)) is not None:
+            return update.state == "IN_PROGRESS"
         try:
-            response = await self._services.upstream.call(status, self._headers)
-            body = await read_whole(response, repeatable=True)
+            document = parsed((await self._services.hub.ask(self.job, logs=False)).body)
         except ProxyError:
             return True
-        if response.is_success:
-            await self._saw_status(body)
-        document = parsed(body)
         return not isinstance(document, dict) or document.get("status") not in ("IN_QUEUE", "COMPLETED")
-
-    def _answer(self, response: Answer, body: bytes) -> Response:
-        if self._rewrite is not None and response.is_success:
-            body = self._rewrite(body)
-        return Response(body, response.status_code, headers.to_caller(response.headers))
 
     async def _submit(self) -> Response:
         async with self._services.settlement.submitting(self.job) as refused:
@@ -141,9 +145,9 @@ class Call:
             if not response.is_success:
                 refused()
                 return await pass_on(response, repeatable=True)
-            body = await read_whole(response, repeatable=False)
-            await self._accept(body)
-        return self._answer(response, body)
+            answer = await whole(response, repeatable=False)
+            await self._accept(answer.body)
+        return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
     async def _accept(self, body: bytes) -> None:
         """Note under which id fal has the job, before anybody learns that id.
@@ -159,6 +163,7 @@ class Call:
             await self._services.bookkeeper.accept(self.job, request_id)
         except (StoreUnavailable, NotFound):
             raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None
+        self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
         bill = self._services.settlement.costing(self.job)
@@ -173,14 +178,36 @@ class Call:
             rest = open_bill.pop_all()
             rest.push_async_callback(response.aclose)
         events = _billed(events_of(response), rest, told)
-        return EventStream(events, headers.to_caller(response.headers), rest.aclose)
+        return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose)
 
     async def _status_stream(self) -> Response:
-        response = await until_gone(self._receive, self._send())
-        if not is_event_stream(response):
-            return await until_gone(self._receive, pass_on(response, repeatable=True))
-        updates = follow(response, self._send, self._saw_status, self._rewrite)
-        return EventStream(updates, headers.to_caller(response.headers), response.aclose)
+        logs, rewrite = self._target.logs, self._rewrite
+        return await stream_of(
+            self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
+        )
+
+
+async def _finished(work: Coroutine[Any, Any, Response]) -> Response:
+    """The outcome of work that is not to be left half done. It ends with the process all the same: when that cancels,
+    the work may go on for a moment, and is then cancelled itself."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _, unfinished = await asyncio.wait({task}, timeout=LAST_SECONDS)
+        if unfinished:
+            task.cancel()
+            await asyncio.wait({task})
+        return task.result()
+
+
+def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Response:
+    """The answer to a submit or a status poll in the form of a surface."""
+    document = parsed(bytes(answer.body)) if rewrite is not None and answer.status_code < 300 else None
+    if rewrite is None or not isinstance(document, dict) or not isinstance(document.get("request_id"), str):
+        return answer
+    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+    return Response(orjson.dumps(rewrite(endpoint, document)), answer.status_code, headers)
 
 
 async def _billed(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
-from proxy.routes.call import Rewrite
+from proxy.catalog import app_of
+from proxy.jobs.updates import Rewrite
+from proxy.routes.answering import Answering
 from proxy.routes.forward import forward
 from proxy.routes.services import Services
 
@@ -23,6 +24,8 @@ _URLS = {"response_url": "", "status_url": "/status", "cancel_url": "/cancel"}
 
 
 def routes(services: Services) -> list[Route]:
+    rewrite = rewriter(services.settings.server.public_url)
+
     async def hosts(request: Request) -> Response:
         raw_path = request.scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(PREFIX)
         query = request.scope["query_string"].decode("latin-1")
@@ -30,24 +33,17 @@ def routes(services: Services) -> list[Route]:
             services,
             request,
             lambda: targets.parse_path(request.method, raw_path, query),
-            rewriter(services.settings.server.public_url),
+            rewrite,
         )
 
-    return [Route(PREFIX + "{path:path}", hosts, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    return [Route(PREFIX + "{path:path}", Answering(hosts), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
 
 
 def rewriter(public_url: str) -> Rewrite:
     """What puts the proxy's own address into the URLs of a submit, status or status event."""
 
-    def rewrite(target: targets.Target, body: bytes) -> bytes:
-        try:
-            document: Any = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return body
-        if not isinstance(document, dict) or not isinstance(document.get("request_id"), str):
-            return body
-        base = f"{public_url}{PREFIX}queue/{target.app}/requests/{document['request_id']}"
-        document |= {name: base + tail for name, tail in _URLS.items() if name in document}
-        return orjson.dumps(document)
+    def rewrite(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
+        base = f"{public_url}{PREFIX}queue/{app_of(endpoint)}/requests/{document['request_id']}"
+        return document | {name: base + tail for name, tail in _URLS.items() if name in document}
 
     return rewrite

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.routes.answering import Answering
 from proxy.routes.forward import forward
 from proxy.routes.services import Services
 
@@ -23,7 +24,7 @@ def routes(services: Services) -> list[Route]:
         return await forward(services, request, lambda: targets.parse_url(request.method, wanted))
 
     # All methods, so that a wrong one gets this surface's own answer.
-    return [Route(path, proxy, methods=_ALL) for path in (PATH, "/s/{session}" + PATH)]
+    return [Route(path, Answering(proxy), methods=_ALL) for path in (PATH, "/s/{session}" + PATH)]
 
 
 _ALL = ["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -12,20 +12,26 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from proxy.auth.callers import Caller
+from proxy.errors import UpstreamAmbiguous
+from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import network_of
 from proxy.routes import uploads
 from proxy.routes.bodies import read_json
-from proxy.routes.call import Call, Rewrite
+from proxy.routes.call import Call, rewritten
+from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
+from proxy.routes.polls import from_memory
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.relay import read_whole
 
 
 async def forward(
-    services: Services, request: Request, parse: Callable[[], Target], rewrite: Rewrite | None = None
+    services: Services,
+    request: Request,
+    parse: Callable[[], Target],
+    rewrite: Rewrite | None = None,
 ) -> Response:
     """Answer one request of a surface that names a fal call.
 
@@ -36,30 +42,55 @@ async def forward(
     caller = await services.authenticator.authenticate(request)
     target = parse()
     note(request, caller, target)
-    sent = headers.to_fal(request.headers, streams=target.kind in (Kind.STREAM, Kind.STATUS_STREAM))
-    way = _Way(services, request, caller, target, sent, rewrite)
-    if target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(request.headers.getlist(HEADER))):
-        return await way.go_once(key)
+    way = Way(services, request, caller, target, rewrite)
+    if target.kind in (Kind.STREAM, Kind.STATUS_STREAM):
+        return await counted(services.streams, caller, way.go)
     return await way.go()
 
 
 @dataclass(frozen=True)
-class _Way:
-    """The way of one call from the gate to its answer."""
+class Way:
+    """The way of one call from the gate to its answer.
+
+    Attributes:
+        read: gives the input of a run, stream or submit; the body of the request if not given.
+    """
 
     services: Services
     request: Request
     caller: Caller
     target: Target
-    sent: dict[str, str]
-    rewrite: Rewrite | None
+    rewrite: Rewrite | None = None
+    read: Callable[[], Awaitable[Any]] | None = None
 
     async def go(self) -> Response:
-        return await self._admitted(lambda: read_json(self.request), self.request.receive)
+        """The answer to the call; one that carries an Idempotency-Key is made once.
 
-    async def go_once(self, key: str) -> Response:
+        Raises:
+            ProxyError, CallerGone: as `forward`.
+        """
+        if not self.target.kind.names_job:
+            # What is told of a job can be told as long as the process lives.
+            self.services.drain.refuse_new_work()
+        try:
+            return await self._gone()
+        except asyncio.CancelledError:
+            # Only the end of the process cancels.
+            if self.target.kind.repeatable:
+                raise
+            raise UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.") from None
+
+    async def _gone(self) -> Response:
+        if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
+            return await self._go_once(key)
+        return await self._admitted(self._read, self.request.receive, None, self.rewrite)
+
+    async def _read(self) -> Any:
+        return await self.read() if self.read else await read_json(self.request)
+
+    async def _go_once(self, key: str) -> Response:
         self.services.gate.check_endpoint(self.caller, self.target)
-        body = await read_json(self.request)
+        body = await self._read()
         limits: dict[str, str] = {}
 
         async def given() -> Any:
@@ -67,46 +98,46 @@ class _Way:
 
         async def work(job_id: str) -> Response:
             # Somebody may come back for this outcome: a caller who hangs up does not end it.
-            answer = await self._admitted(given, _never_gone, job_id)
+            answer = await self._admitted(given, _never_gone, job_id, None)
             limits.update({name: value for name, value in answer.headers.items() if name.startswith("ratelimit")})
             return answer
 
         answer = await self.services.once.do(key, self.caller, self.target, body, work, self._again, self._found)
         answer.headers.update(limits)
-        return self._rewritten(answer)
+        # What is kept is fal's own form: the next one who asks may use another surface.
+        return rewritten(answer, self.target.endpoint, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
 
     async def _again(self) -> None:
         """A repeated call costs what a poll costs."""
         await self.services.limiter.hit(self.caller, network_of(self.request), polls=True)
 
-    def _rewritten(self, answer: Response) -> Response:
-        """The first answer may have been given in the form of another surface."""
-        if self.rewrite is None or self.target.kind is not Kind.SUBMIT or answer.status_code >= 300:
-            return answer
-        headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-        return Response(self.rewrite(self.target, bytes(answer.body)), answer.status_code, headers)
-
     async def _admitted(
-        self, read_input: Callable[[], Awaitable[Any]], receive: Receive, job_id: str | None = None
+        self,
+        read_input: Callable[[], Awaitable[Any]],
+        receive: Receive,
+        job_id: str | None,
+        rewrite: Rewrite | None,
     ) -> Response:
+        streams = self.target.kind in (Kind.STREAM, Kind.STATUS_STREAM)
+        sent = headers.to_fal(self.request.headers, streams=streams)
         address = network_of(self.request)
         admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id)
-        if self.target.kind.is_upload:
+        if (known := await from_memory(self.services, admission, rewrite)) is not None:
+            # One line for each would bury those of the calls that do something.
+            self.request.scope["state"]["is_routine"] = True
+            answer = known
+        elif self.target.kind.is_upload:
             answer = await uploads.begin(self.services, self.request, self.caller, self.target.kind)
         else:
-            answer = await Call(self.services, admission, receive, self.sent, self.rewrite).answer()
-        answer.headers.update(admission.allowance.headers())
+            answer = await Call(self.services, admission, receive, sent, rewrite).answer()
+        answer.raw_headers += admission.allowance.raw_headers()
         return answer
 
     async def _found(self, job: Job) -> Response:
         """The answer to a repeated submit, from the job that fal has."""
-        target = Target(Kind.STATUS, app=job.app, request_id=job.request_id or "")
-        response = await self.services.upstream.call(target, self.sent)
-        body = await read_whole(response, repeatable=True)
-        if response.is_success and self.rewrite is not None:
-            body = self.rewrite(target, body)
-        status = 200 if response.is_success else response.status_code
-        return Response(body, status, {**headers.to_caller(response.headers), "idempotency-replayed": "true"})
+        answer = await self.services.hub.ask(job, logs=False)
+        status = 200 if answer.status < 300 else answer.status
+        return Response(answer.body, status, {**answer.headers, "idempotency-replayed": "true"})
 
 
 async def _never_gone() -> Message:

@@ -16,6 +16,7 @@ def routes(services: Services) -> list[Route]:
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
+        services.drain.refuse_new_work()
         await services.stores.ping()
         await services.counters.ping()
         return JSONResponse({"status": "ready"})

@@ -10,14 +10,19 @@ from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
+from proxy.drain import Drain
 from proxy.files import FileUrls
+from proxy.jobs.hub import Hub
+from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
 from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
+from proxy.policy.streams import OpenStreams
 from proxy.routes.once import Once
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
@@ -29,6 +34,7 @@ from proxy.upstream.client import Upstream
 class Services:
     settings: Settings
     clock: Clock
+    drain: Drain
     catalog: Catalog
     stores: Stores
     directory: Directory
@@ -42,6 +48,10 @@ class Services:
     reconciler: Reconciler
     once: Once
     settlement: Settlement
+    owners: Owners
+    hub: Hub
+    streams: OpenStreams
+    results: Results
     upstream: Upstream
     files: FileUrls
     metrics: Metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy.catalog import app_of
 
@@ -47,8 +47,7 @@ class DirectoryRows:
     revocations: Sequence[Revocation]
 
 
-@dataclass(frozen=True, order=True)
-class Bucket:
+class Bucket(NamedTuple):
     """One account of the ledger: what a tenant, or one of its subjects, uses of a unit in one window.
 
     Attributes:
@@ -63,8 +62,7 @@ class Bucket:
     window_start: int
 
 
-@dataclass(frozen=True)
-class Charge:
+class Charge(NamedTuple):
     """What one call takes from one account. Amounts are millionths of the unit, so that sums are exact."""
 
     bucket: Bucket
@@ -164,8 +162,7 @@ class UsageRow:
     used: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """What stands on one account, in millionths."""
 
     used: int = 0
@@ -268,6 +265,9 @@ class Ledger(Protocol):
 
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
         """The newest jobs of a tenant, or of one of its subjects."""
+
+    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
+        """The newest jobs of a subject that fal took into its queue."""
 
 
 @dataclass(frozen=True)

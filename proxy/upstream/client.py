@@ -54,7 +54,7 @@ class Timeouts:
     run: float = 600.0
     stream: float = 120.0
     #: fal pings every 15 seconds.
-    status_stream: float = 25.0
+    status_stream: float = 20.0
 
     def for_kind(self, kind: Kind) -> dict[str, float]:
         read: float = getattr(self, kind.value, self.read)
@@ -77,23 +77,31 @@ class Upstream:
             BadUpstream, UpstreamTimeout: it failed, and repeating it is safe.
             UpstreamRejectedKey: fal does not accept the key.
         """
-        method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
-        content = _encoded(body) if method == "POST" else None
-        sent = {**headers, "authorization": f"Key {self._fal.key.reveal()}"}
-        if content is not None:
-            sent["content-type"] = JSON
-        request = httpx.Request(
-            method,
-            _url(self.url_of(target)),
-            headers=sent,
-            content=content,
-            extensions={"timeout": self._timeouts.for_kind(target.kind)},
-        )
+        request = self._request(target, headers, body)
         response = await self._send(request, repeatable=target.kind.repeatable)
         if failure := _refused(response, repeatable=target.kind.repeatable):
             await response.aclose()
             raise failure
         return response
+
+    def _request(self, target: Target, headers: dict[str, str], body: object) -> httpx.Request:
+        """The request as it leaves: with a `stream` of its own, httpx looks for nothing to add to it."""
+        method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
+        url, host = _url(self.url_of(target))
+        sent = {"host": host, **headers, "authorization": f"Key {self._fal.key.reveal()}"}
+        content = b""
+        if method == "POST":
+            content = _encoded(body)
+            sent["content-type"] = JSON
+        if method != "GET":
+            sent["content-length"] = str(len(content))
+        return httpx.Request(
+            method,
+            url,
+            headers=sent,
+            stream=httpx.ByteStream(content),
+            extensions={"timeout": self._timeouts.for_kind(target.kind)},
+        )
 
     async def to_files(
         self, method: str, url: str, headers: dict[str, str], content: bytes | AsyncIterable[bytes]
@@ -144,9 +152,10 @@ def _encoded(body: object) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _url(text: str) -> httpx.URL:
-    """The parsed URL; parsing one costs more than sending the request, and a job is asked for many times."""
-    return httpx.URL(text)
+def _url(text: str) -> tuple[httpx.URL, str]:
+    """The parsed URL and its host. Parsing one costs more than sending it, and a job is asked for many times."""
+    url = httpx.URL(text)
+    return url, url.netloc.decode("ascii")
 
 
 def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
@@ -165,9 +174,11 @@ def _refused(response: httpx.Response, *, repeatable: bool) -> ProxyError | None
     status = response.status_code
     if status in (401, 403):
         return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
+    if status < 300:
+        return None
     speaks_json = response.headers.get("content-type", "").startswith(JSON)
     by_fal_itself = speaks_json or "x-fal-request-id" in response.headers
-    if status < 300 or (status >= 400 and by_fal_itself):
+    if status >= 400 and by_fal_itself:
         return None
     if repeatable:
         return BadUpstream(f"fal answered with something that is not its own (status {status}).", scope="upstream")

@@ -17,15 +17,18 @@ _PRIORITIES = ("normal", "low")
 #: fal wants more than a second; a day is more than any queue needs.
 _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 86_400.0
 _NUMBER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
-_BACK = (
-    "x-fal-request-id",
-    "x-fal-billable-units",
-    "x-fal-error-type",
-    "x-fal-request-timeout-type",
-    "x-fal-needs-retry",
-    "x-fal-retryable",
-    "retry-after",
-)
+_BACK = {
+    name.encode("ascii"): name
+    for name in (
+        "x-fal-request-id",
+        "x-fal-billable-units",
+        "x-fal-error-type",
+        "x-fal-request-timeout-type",
+        "x-fal-needs-retry",
+        "x-fal-retryable",
+        "retry-after",
+    )
+}
 
 
 def to_fal(caller: Headers, *, streams: bool) -> dict[str, str]:
@@ -58,7 +61,10 @@ def _seconds(text: str) -> str:
 def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     """The headers of fal's answer that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
-    headers = {name: upstream[name] for name in _BACK if name in upstream and upstream[name].isascii()}
+    present = {key.lower(): value for key, value in upstream.raw}
+    headers = {
+        name: present[key].decode("ascii") for key, name in _BACK.items() if key in present and present[key].isascii()
+    }
     content_type = upstream.get("content-type", JSON)
     headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
     headers["x-content-type-options"] = "nosniff"

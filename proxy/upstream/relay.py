@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -27,6 +28,10 @@ WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05
+#: After a stream was cut, another process can be asked at once.
+COME_BACK_SECONDS = 1.0
+#: A call that is over sooner is not watched for a caller who hangs up.
+LOOK_AFTER_SECONDS = 0.02
 STREAM_HEADERS = {
     "content-type": f"{EVENT_STREAM}; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -53,8 +58,10 @@ async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int =
         UpstreamAmbiguous: the same, and the call may have been run.
     """
     body = bytearray()
+    # fal is asked not to compress: httpx's decoders, half the cost of reading, are for an answer that is all the same.
+    encoded = "content-encoding" in response.headers
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_bytes() if encoded else _raw(response):
             body += chunk
             if len(body) > limit:
                 raise _too_large(repeatable)
@@ -65,10 +72,37 @@ async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int =
     return bytes(body)
 
 
+def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return aiter(response.stream)
+
+
 def _too_large(repeatable: bool) -> ProxyError:
     if repeatable:
         return BadUpstream("fal's answer is larger than this proxy passes on.", scope="upstream")
     return UpstreamAmbiguous("fal's answer is larger than this proxy passes on; asking again would run it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer of fal's that was read to its end: its status, the headers that may cross, its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def response(self) -> Response:
+        return Response(self.body, self.status, self.headers)
+
+
+async def whole(response: httpx.Response, *, repeatable: bool) -> Whole:
+    """Read an answer to its end.
+
+    Raises:
+        BadUpstream, UpstreamAmbiguous: as `read_whole`.
+    """
+    body = await read_whole(response, repeatable=repeatable)
+    return Whole(response.status_code, to_caller(response.headers), body)
 
 
 async def pass_on(response: httpx.Response, *, repeatable: bool) -> Response:
@@ -77,8 +111,7 @@ async def pass_on(response: httpx.Response, *, repeatable: bool) -> Response:
     Raises:
         BadUpstream, UpstreamAmbiguous: as `read_whole`.
     """
-    body = await read_whole(response, repeatable=repeatable)
-    return Response(body, response.status_code, to_caller(response.headers))
+    return (await whole(response, repeatable=repeatable)).response()
 
 
 def is_event_stream(response: httpx.Response) -> bool:
@@ -87,8 +120,11 @@ def is_event_stream(response: httpx.Response) -> bool:
     return response.is_success and content_type.partition(";")[0].strip() == EVENT_STREAM
 
 
-async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The `data` of each event of a stream, in order; what is not JSON is left out. Closes the answer.
+async def events_of(
+    response: httpx.Response, missed: Callable[[], None] = lambda: None
+) -> AsyncGenerator[bytes, None]:
+    """The `data` of each event of a stream, in order; what is not JSON is left out, and `missed` called. Closes the
+    answer.
 
     Raises:
         StreamBroken: it broke off, or its bytes make no sense.
@@ -98,8 +134,13 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for chunk in response.aiter_bytes():
             for event in splitter.feed(chunk):
                 data = sse.data_of(event)
-                if data is not None and _is_json(data):
+                if data is None:
+                    continue
+                if _is_json(data):
                     yield data
+                else:
+                    _log.warning("an event of fal's stream was not JSON and is left out")
+                    missed()
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
     finally:
@@ -110,52 +151,60 @@ def _is_json(data: bytes) -> bool:
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError:
-        _log.warning("an event of fal's stream was not JSON and is left out")
         return False
     return True
 
 
 class EventStream(Response):
-    """An answer of server-sent events, fed by an iterator of `data`; a caller who hangs up closes the iterator.
+    """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
 
     `release` is called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+    A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
+    like the end of the job.
     """
 
     def __init__(
         self,
-        data: AsyncGenerator[bytes, None],
+        events: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
-        release: Callable[[], Awaitable[None]],
-        *,
-        ping_seconds: float = PING_SECONDS,
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers={**headers, **STREAM_HEADERS})
         del self.headers["content-length"]
-        self._data = data
+        self._events = events
         self._release = release
-        self._ping_seconds = ping_seconds
+        self._last_words: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the stream has ended, however it did."""
+        self._last_words.append(call)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._data):
+            async with aclosing(self._events):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await until_gone(receive, self._pump(send))
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
             return
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
+            raise StreamBroken("this process ends") from None
         finally:
-            await self._release()
+            for call in self._last_words:
+                call()
+            if self._release is not None:
+                await self._release()
 
     async def _pump(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(pinged(self._data, self._ping_seconds)) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.sleep(LINGER_SECONDS)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Encoded events, with a comment whenever nothing came for a while."""
+async def pinged(data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:
+    """Encoded events, with a comment whenever nothing came for a while. Closes what they come from."""
     waiting: asyncio.Task[bytes] | None = None
     try:
         while True:
@@ -175,6 +224,7 @@ async def pinged(data: AsyncIterator[bytes], ping_seconds: float) -> AsyncGenera
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait({waiting})
+        await data.aclose()
 
 
 async def _next(data: AsyncIterator[bytes]) -> bytes:
@@ -188,21 +238,52 @@ async def until_gone(receive: Receive, work: Awaitable[T]) -> T:
         CallerGone: the caller hung up.
         BodyTooLarge: it goes on sending.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    watcher = _Watcher(receive)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            # What the caller sent meanwhile may have been too much: then this raises that.
-            gone.result()
-            raise CallerGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watcher.gone is not None and watcher.is_alone:
+            raise watcher.gone from None
+        raise
     finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.wait({task, gone})
+        watcher.stop()
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watcher:
+    """Cancels the task that makes it once the caller hangs up. Most calls are over before it begins to look."""
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.gone: Exception | None = None
+        self._receive = receive
+        self._task = task
+        self._cancelled_before = task.cancelling()
+        self._looking: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(LOOK_AFTER_SECONDS, self._begin)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else has cancelled the task too."""
+        return self._task.cancelling() == self._cancelled_before + 1
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self.gone is not None:
+            self._task.uncancel()
+
+    def _begin(self) -> None:
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        gone: Exception = CallerGone()
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception as problem:
+            # What the caller sent meanwhile may have been too much.
+            gone = problem
+        self.gone = gone
+        self._task.cancel()

@@ -45,6 +45,13 @@ def data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
-def encode(data: bytes) -> bytes:
-    """One event; JSON may have line breaks between its tokens, and each line of it is a `data` line."""
-    return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+def encode(data: bytes, *, name: str = "", id_: str = "") -> bytes:
+    """One event, with a name and an id if they are given; each line of its data, which may be JSON with line breaks
+    between its tokens, is a `data` line."""
+    head = (f"event: {name}\n" if name else "") + (f"id: {id_}\n" if id_ else "")
+    return head.encode() + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def retry(seconds: float) -> bytes:
+    """How long a client waits before it comes back, should the stream end."""
+    return b"retry: %d\n\n" % round(seconds * 1000)

@@ -10,7 +10,9 @@ One rule for failures matters more than the others, because what may be repeated
     ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has left
     every other httpx.TransportError               some may have
 
-Nothing is ever repeated here. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
+One thing is repeated here, and nothing else: a GET whose connection had served before, and closed before it said
+anything. An upstream may close an idle connection in the moment it is used again; whoever reads need not know of it. It
+is sent once more, on a new connection. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
 
     pool      waiting until fewer than `max_connections` requests are on their way
     connect   DNS, TCP and TLS together
@@ -24,7 +26,8 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from weakref import WeakSet
 
 import aiohttp
 import httpx
@@ -34,21 +37,26 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
-MAX_CONNECTIONS = 1000
+#: Far above what limits let in: a status stream holds one for each job that is followed.
+MAX_CONNECTIONS = 20_000
 KEEPALIVE_SECONDS = 15.0
 DNS_CACHE_SECONDS = 10
 # A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
 PIECE_BYTES = 64 * 1024
 READ_BUFFER_BYTES = 64 * 1024
 
+#: What aiohttp raises once a request has begun to leave.
+_BREAKS = (aiohttp.ClientError, HttpProcessingError, EofStream, OSError)
 Timeouts = Mapping[str, float | None]
+
+Headers = list[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": [\t -~\x80-\xff]*\r\n)*\r\n")
 
 
 class EngineTransport(httpx.AsyncBaseTransport):
-    """Sends one request at a time per connection, exactly as it stands, once; usable in the loop that first uses it.
+    """Sends one request at a time per connection, exactly as it stands; usable in the loop that first uses it.
 
     No cookies, redirects, proxies from the environment, decompression or headers of its own.
 
@@ -69,6 +77,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._connector: aiohttp.TCPConnector | None = None
         self._destinations: dict[tuple[str, str, int | None], aiohttp.ClientRequest] = {}
         self._exchanges: set[_Exchange] = set()
+        self._served: WeakSet[ResponseHandler] = WeakSet()
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -76,15 +85,14 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
         Raises: httpx.TransportError, by the rule at the head of this file; whatever the request's own stream raises.
         """
-        head, length = _head(request), _body_length(request.headers)
+        headers = request.headers.raw
+        head, length = _head(request, headers), _body_length(headers)
         timeouts: Timeouts = request.extensions.get("timeout", {})
-        exchange = await self._open(request.url, timeouts)
         try:
-            message, payload = await exchange.run(request, head, length, timeouts)
-        except BaseException:
-            await exchange.break_off()
-            raise
-        return httpx.Response(
+            exchange, message, payload = await self._answered(request, head, length, timeouts)
+        except _Stale:
+            exchange, message, payload = await self._answered(request, head, length, timeouts, anew=True)
+        response = httpx.Response(
             message.code,
             headers=message.raw_headers,
             stream=_ResponseBody(exchange, payload),
@@ -93,6 +101,9 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 "reason_phrase": message.reason.encode("latin-1", "replace"),
             },
         )
+        # httpx would look for an encoding that fits all headers, each time anew.
+        response.headers.encoding = "latin-1"
+        return response
 
     async def aclose(self) -> None:
         """Break off what is on its way, close what is idle. The transport cannot be used again."""
@@ -102,16 +113,35 @@ class EngineTransport(httpx.AsyncBaseTransport):
         if self._connector is not None:
             await self._connector.close()
 
-    async def _open(self, url: httpx.URL, timeouts: Timeouts) -> _Exchange:
+    async def _answered(
+        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts, *, anew: bool = False
+    ) -> tuple[_Exchange, RawResponseMessage, StreamReader]:
+        """An exchange and the head of its answer; `anew`: on a connection that has not served yet.
+
+        Raises:
+            _Stale: the connection had served, and closed; the request may be sent again.
+        """
+        exchange = await self._open(request.url, timeouts, anew)
+        try:
+            message, payload = await exchange.run(request, head, length, timeouts)
+        except BaseException as error:
+            is_stale = exchange.was_stale
+            await exchange.break_off()
+            if is_stale and request.method == "GET" and isinstance(error, httpx.TransportError):
+                raise _Stale from None
+            raise
+        return exchange, message, payload
+
+    async def _open(self, url: httpx.URL, timeouts: Timeouts, anew: bool) -> _Exchange:
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
         await self._take_slot(timeouts.get("pool"))
         try:
-            connection = await self._connect(url, timeouts.get("connect"))
+            connection = await self._connect(url, timeouts.get("connect"), anew)
         except BaseException:
             self._slots.release()
             raise
-        exchange = _Exchange(connection, self._end)
+        exchange = _Exchange(connection, self._served, self._end)
         self._exchanges.add(exchange)
         return exchange
 
@@ -129,8 +159,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("Too many requests are on their way to the upstream.") from error
 
-    async def _connect(self, url: httpx.URL, limit: float | None) -> Connection:
-        """A connection that is open and silent, idle or new."""
+    async def _connect(self, url: httpx.URL, limit: float | None, anew: bool) -> Connection:
+        """A connection that is open and silent, idle or new; `anew`: new."""
         destination = self._destination(url)
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(
@@ -144,7 +174,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 connection = await self._connector.connect(destination, [], aiohttp.ClientTimeout(connect=limit))
                 protocol = connection.protocol
                 # What a server says unasked on an idle connection would be taken for the next answer.
-                if protocol is not None and not protocol.should_close:
+                if protocol is not None and not protocol.should_close and not (anew and protocol in self._served):
                     return connection
                 _drop(connection)
         except TimeoutError as error:
@@ -165,13 +195,21 @@ class EngineTransport(httpx.AsyncBaseTransport):
         return self._destinations[origin]
 
 
+class _Stale(Exception):
+    """An idle connection was closed in the moment it was used again."""
+
+
 class _Exchange:
     """One request and its answer on one connection, which it gives back or breaks off, once."""
 
-    def __init__(self, connection: Connection, on_end: Callable[[_Exchange], None]) -> None:
+    def __init__(
+        self, connection: Connection, served: WeakSet[ResponseHandler], on_end: Callable[[_Exchange], None]
+    ) -> None:
         assert connection.protocol is not None
         self._connection = connection
         self._protocol: ResponseHandler = connection.protocol
+        self._served = served
+        self._is_reused = self._protocol in served
         self._on_end = on_end
         self._payload: StreamReader | None = None
         self._upload: asyncio.Task[None] | None = None
@@ -207,11 +245,21 @@ class _Exchange:
                 raise self._upload_error from None
             raise
 
+    @property
+    def was_stale(self) -> bool:
+        """Whether the connection served before, and was then closed or reset without a byte of this answer."""
+        error = self._protocol.exception()
+        # With a part of the answer, that is its `message`.
+        was_silent = isinstance(error, aiohttp.ServerDisconnectedError) and isinstance(error.message, str)
+        return self._is_reused and (was_silent or isinstance(error, aiohttp.ClientOSError))
+
     async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
-        with _errors_in_httpx_words():
+        try:
             message, payload = await self._protocol.read()
             while message.code < 200 and message.code != 101:
                 message, payload = await self._protocol.read()
+        except _BREAKS as error:
+            raise _in_httpx_words(error) from error
         if message.code == 101:
             raise httpx.RemoteProtocolError("The upstream changed the protocol without being asked to.")
         self._payload = payload
@@ -238,8 +286,10 @@ class _Exchange:
     async def read(self) -> bytes:
         """What has arrived of the body, at least a byte; none at its end."""
         assert self._payload is not None
-        with _errors_in_httpx_words():
+        try:
             chunk = await self._payload.readany()
+        except _BREAKS as error:
+            raise _in_httpx_words(error) from error
         # The parser takes any end of the connection for the end of a body without a length; a reset is not one.
         if not chunk and self._ends_with_connection and isinstance(self._protocol.exception(), OSError):
             raise httpx.ReadError("The upstream broke off the connection.")
@@ -252,6 +302,8 @@ class _Exchange:
             await self.break_off()
             return
         self._has_ended = True
+        if not self._is_reused:
+            self._served.add(self._protocol)
         self._connection.release()
         self._on_end(self)
 
@@ -298,9 +350,9 @@ def _verifying_context() -> ssl.SSLContext:
     return context
 
 
-def _head(request: httpx.Request) -> bytes:
+def _head(request: httpx.Request, headers: Headers) -> bytes:
     lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [b"%b: %b\r\n" % header for header in request.headers.raw]
+    lines += [b"%b: %b\r\n" % header for header in headers]
     head = b"".join(lines) + b"\r\n"
     # The count catches what is well-formed only because one of the parts holds a line of its own.
     if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
@@ -308,22 +360,22 @@ def _head(request: httpx.Request) -> bytes:
     return head
 
 
-def _body_length(headers: httpx.Headers) -> int | None:
+def _body_length(headers: Headers) -> int | None:
     """Bytes of the body by its headers; None if it goes in chunks."""
-    lengths, codings = headers.get_list("content-length"), headers.get_list("transfer-encoding")
-    if codings == ["chunked"] and not lengths:
+    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
+    if codings == [b"chunked"] and not lengths:
         return None
-    if codings or len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+    if codings or len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         raise httpx.LocalProtocolError("The request's headers do not say where its body ends.")
     return int(lengths[0]) if lengths else 0
 
 
 def _small_body(request: httpx.Request, length: int | None) -> bytes | None:
     """The body, if it is in memory and small enough to leave together with the head."""
-    try:
-        body = request.content
-    except httpx.RequestNotRead:
+    if not isinstance(request.stream, httpx.ByteStream):
         return None
+    body = b"".join(request.stream)
     return body if len(body) == length and length <= PIECE_BYTES else None
 
 
@@ -363,18 +415,14 @@ def _drop(connection: Connection) -> None:
     connection.close()
 
 
-@contextlib.contextmanager
-def _errors_in_httpx_words() -> Iterator[None]:
-    """Translate what goes wrong after the request began to leave; no byte of the upstream's gets into the texts."""
-    try:
-        yield
-    except aiohttp.SocketTimeoutError as error:
-        raise httpx.ReadTimeout("The upstream is silent.") from error
-    except HttpProcessingError as error:
-        raise httpx.RemoteProtocolError("The upstream's answer is not HTTP.") from error
-    except (aiohttp.ServerDisconnectedError, EofStream) as error:
-        raise httpx.RemoteProtocolError("The upstream closed the connection without an answer.") from error
-    except aiohttp.ClientPayloadError as error:
-        raise httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer.") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise httpx.ReadError("The upstream broke off the connection.") from error
+def _in_httpx_words(error: Exception) -> httpx.TransportError:
+    """What went wrong after the request began to leave; no byte of the upstream's gets into the text."""
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return httpx.ReadTimeout("The upstream is silent.")
+    if isinstance(error, HttpProcessingError):
+        return httpx.RemoteProtocolError("The upstream's answer is not HTTP.")
+    if isinstance(error, (aiohttp.ServerDisconnectedError, EofStream)):
+        return httpx.RemoteProtocolError("The upstream closed the connection without an answer.")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer.")
+    return httpx.ReadError("The upstream broke off the connection.")

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from itsdangerous import URLSafeSerializer
 
-from proxy.auth.sessions import SESSION_SALT, Sessions, is_subject
+from proxy.auth.sessions import KEPT, SESSION_SALT, Sessions, is_subject
 from proxy.errors import SessionExpired, Unauthenticated
 from proxy.settings import Secret
 from tests.support.clock import MovableClock
@@ -51,6 +51,28 @@ def test_a_session_ends_at_its_second(clock: MovableClock) -> None:
     clock.advance(1)
     with pytest.raises(SessionExpired):
         sessions.verify(token)
+
+
+def test_what_was_verified_once_is_kept_for_its_own_ring_only(clock: MovableClock) -> None:
+    token, minted = Sessions([NEW], clock).mint("acme", "alice", 60)
+    first, second = Sessions([NEW], clock), Sessions([OLD], clock)
+    for _ in range(2):
+        assert first.verify(token) == minted
+        with pytest.raises(Unauthenticated):
+            second.verify(token)
+        with pytest.raises(Unauthenticated):
+            first.verify(token[:-4] + "AAAA")
+    assert token not in repr(vars(first))
+
+
+def test_no_flood_of_tokens_is_kept(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    for number in range(KEPT + 10):
+        sessions.verify(signed({"i": str(number), "t": "acme", "s": "alice", "a": 0, "x": 9e12}))
+    for number in range(10):
+        with pytest.raises(Unauthenticated):
+            sessions.verify(f"forged-{number}")
+    assert sessions._read.cache_info().currsize == KEPT
 
 
 def test_every_changed_character_is_noticed(clock: MovableClock) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 from tests.bench.processes import ROOT, running
 from tests.support.servers import free_port
@@ -44,14 +48,52 @@ tenants:
 """
 
 
+#: It does not look for it in the PATH of everyone.
+NGINX_PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") or "nginx"
+NGINX = """\
+daemon off;
+master_process off;
+pid %(folder)s/nginx.pid;
+events { worker_connections 4096; }
+http {
+  access_log off;
+  client_body_temp_path %(folder)s/nginx-body;
+  proxy_temp_path %(folder)s/nginx-proxy;
+  fastcgi_temp_path %(folder)s/nginx-fastcgi;
+  uwsgi_temp_path %(folder)s/nginx-uwsgi;
+  scgi_temp_path %(folder)s/nginx-scgi;
+  keepalive_requests 100000000;
+  upstream fal { server %(upstream)s; keepalive 64; keepalive_requests 100000000; }
+  map $http_x_fal_target_url $path {
+    ~^https://queue\\.fal\\.run(?<queue_path>/.*)$ /queue$queue_path;
+    ~^https://fal\\.run(?<run_path>/.*)$ /run$run_path;
+  }
+  server {
+    listen 127.0.0.1:%(port)s;
+    location = /api/fal/proxy {
+      proxy_pass http://fal$path;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Key bench:bench";
+      proxy_set_header x-fal-target-url "";
+    }
+  }
+}
+"""
+
+
 @dataclass(frozen=True)
 class Contestant:
-    """A running proxy: its `process`, the `url` of its route, and the bearer `token` that its callers send."""
+    """A running proxy: its `process`, the `url` of its route, and the bearer `token` that its callers send.
+
+    `ready_seconds` is what it took from the command to the first good answer, where that was looked at.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     url: str
     token: str
+    ready_seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -84,10 +126,13 @@ def fal_proxy(
     }
     command = [sys.executable, "-m", "proxy"]
     subprocess.run([*command, "migrate"], cwd=ROOT, env={**os.environ, **env}, capture_output=True, check=True)
+    started = time.perf_counter()
     with running([*command, "serve"], port=port, core=core, env=env, log=folder / "fal-proxy.log") as process:
+        httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).raise_for_status()
+        ready_seconds = time.perf_counter() - started
         mint = [*command, "sessions", "mint", "--tenant", "bench", "--subject", "bench", "--ttl", "86400"]
         minted = subprocess.run(mint, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=True)
-        yield Contestant(name, process, f"http://127.0.0.1:{port}/api/fal/proxy", minted.stdout.strip())
+        yield Contestant(name, process, f"http://127.0.0.1:{port}/api/fal/proxy", minted.stdout.strip(), ready_seconds)
 
 
 @contextlib.contextmanager
@@ -100,6 +145,17 @@ def official(framework: str, upstream: str, core: int, folder: Path) -> Iterator
     log = folder / f"official-{framework}.log"
     with running(command, port=port, core=core, env=env, log=log, folder=NODE_HOME) as process:
         yield Contestant(f"official, {framework}", process, f"http://127.0.0.1:{port}/api/fal/proxy", "none")
+
+
+@contextlib.contextmanager
+def nginx(upstream: str, core: int, folder: Path) -> Iterator[Contestant]:
+    """nginx, passing on what it is told and nothing else: what could be reached at best."""
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX % {"folder": folder, "port": port, "upstream": upstream.removeprefix("http://")})
+    command = [NGINX_PROGRAM, "-c", str(config), "-e", str(folder / "nginx-error.log")]
+    with running(command, port=port, core=core, log=folder / "nginx.log") as process:
+        yield Contestant("nginx", process, f"http://127.0.0.1:{port}/api/fal/proxy", "none")
 
 
 def install_official() -> None:

@@ -12,9 +12,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench.__main__ import LOAD_CORE, PROXY_CORE, WORKLOADS, measure
 from tests.bench.contestants import LIMITS_OFF, fal_proxy
 from tests.bench.processes import ROOT, machine, static_fal, versions
+from tests.bench.rounds import LOAD_CORE, PROXY_CORE, RUN, SUBMIT, measure
 from tests.support.postgres import running_postgres
 from tests.support.redis import running_redis
 from tests.support.servers import free_port
@@ -23,7 +23,7 @@ from tests.support.servers import free_port
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.limits", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-limits.json")
     options = parser.parse_args()
     report = {"machine": machine(), "versions": versions("fal-proxy", "sqlalchemy", "aiosqlite", "asyncpg", "redis")}
@@ -45,8 +45,7 @@ def main() -> None:
                 fal_proxy(upstream, PROXY_CORE, folder, name="on PostgreSQL and Redis", stores=shared)
             ),
         ]
-        submit = [workload for workload in WORKLOADS if workload.name in ("submit", "run")]
-        results = measure(contestants, options.rounds, options.seconds, submit)
+        results = measure(contestants, options.rounds, options.seconds, (SUBMIT, RUN))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report | {"results": results}, indent=2) + "\n")
     print(f"written to {options.output}")

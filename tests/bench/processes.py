@@ -50,7 +50,7 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise RuntimeError(f"{process.args!r} does not listen on {port}:\n{log.read_text(errors='replace')}")
 
 
@@ -63,6 +63,11 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """Processor time that the process has used, in user space and in the kernel."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Memory that the process holds."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine() -> dict[str, object]:

@@ -2,8 +2,10 @@
 
     python -m tests.bench.static_upstream PORT
 
-It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new
-request id, and every id is a job that is done. Files are read, and that is all.
+It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
+id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
+runs and stays open, with a comment now and then; whoever fetches a job's result, or `POST /finish/{id}`, makes its
+streams tell the end. Files are read, and that is all.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from typing import cast
+from collections import defaultdict
+from typing import ClassVar, cast
 
 import httptools
 import orjson
@@ -20,6 +23,8 @@ import uvloop
 REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b"
 ANSWER = {"output": "A tabby cat looks past the camera, its face half in shadow.", "partial": False}
 STREAMED_EVENTS = 10
+#: fal's own.
+PING_SECONDS = 15.0
 
 
 def _job_urls(endpoint: str) -> dict[str, str]:
@@ -46,6 +51,11 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def _chunk(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content)
 
 
 def _kind(method: bytes, url: bytes) -> str:
@@ -57,21 +67,26 @@ def _kind(method: bytes, url: bytes) -> str:
     return "submit" if method == b"POST" and not path.startswith(b"/run/") else "result"
 
 
-def _templates(endpoint: str) -> dict[str, bytes]:
-    """Kind -> canned message, all about REQUEST_ID."""
+def _states(endpoint: str) -> dict[str, dict[str, object]]:
     job = {"request_id": REQUEST_ID, "logs": None} | _job_urls(endpoint)
-    queued = job | {"status": "IN_QUEUE", "queue_position": 0, "metrics": {}}
-    completed = job | {"status": "COMPLETED", "metrics": {"inference_time": 1.5}}
     return {
-        "submit": _message("200 OK", orjson.dumps(queued)),
-        "status": _message("200 OK", orjson.dumps(completed)),
-        "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
-        "result": _message("200 OK", orjson.dumps(ANSWER)),
-        "file": _message("200 OK", b"{}"),
+        "queued": job | {"status": "IN_QUEUE", "queue_position": 0, "metrics": {}},
+        "running": job | {"status": "IN_PROGRESS", "metrics": {}},
+        "completed": job | {"status": "COMPLETED", "metrics": {"inference_time": 1.5}},
     }
 
 
-TEMPLATES = _templates("fal-ai/llava-next")
+STATES = _states("fal-ai/llava-next")
+#: Kind -> canned message, all about REQUEST_ID.
+TEMPLATES = {
+    "submit": _message("200 OK", orjson.dumps(STATES["queued"])),
+    "status": _message("202 Accepted", orjson.dumps(STATES["running"])),
+    "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
+    "result": _message("200 OK", orjson.dumps(ANSWER)),
+    "finish": _message("200 OK", b"{}"),
+}
+RUNNING, COMPLETED = (_chunk(b"data: %b\r\n\r\n" % orjson.dumps(STATES[name])) for name in ("running", "completed"))
+PING = _chunk(b": ping\r\n\r\n")
 _serial = itertools.count()
 
 
@@ -86,11 +101,18 @@ def _request_id(kind: str, url: bytes) -> bytes:
 class StaticFal(asyncio.Protocol):
     """One connection: parse with httptools, answer from a template."""
 
+    #: Job -> the connections on which its status is streamed.
+    watching: ClassVar[defaultdict[bytes, set[StaticFal]]] = defaultdict(set)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         self.loop = asyncio.get_running_loop()
         self.parser = httptools.HttpRequestParser(self)
         self.url = b""
+        self.job = b""
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.watching[self.job].discard(self)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -102,28 +124,56 @@ class StaticFal(asyncio.Protocol):
         self.url += url
 
     def on_message_complete(self) -> None:
-        if self.url.endswith(b"/stream"):
+        path = self.url.partition(b"?")[0]
+        if path.endswith(b"/status/stream"):
+            self._stream_status()
+        elif path.endswith(b"/stream"):
             self.transport.write(STREAM_HEAD)
             self.loop.call_soon(self._send_event, 1)
-            return
-        kind = _kind(self.parser.get_method(), self.url)
-        self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), _request_id(kind, self.url)))
+        elif path.startswith(b"/finish/"):
+            self._finish(path.removeprefix(b"/finish/"))
+        else:
+            kind = _kind(self.parser.get_method(), self.url)
+            id_ = _request_id(kind, self.url)
+            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), id_))
+            if kind == "result":
+                self._end_streams(id_)
 
     def _send_event(self, number: int) -> None:
         if self.transport.is_closing():
             return
         if number > STREAMED_EVENTS:
-            self.transport.write(b"0\r\n\r\n")
+            self.transport.write(LAST_CHUNK)
             return
-        event = b"data: " + orjson.dumps({"output": "A tabby cat looks past " * number, "partial": True}) + b"\r\n\r\n"
-        self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        event = {"output": "A tabby cat looks past " * number, "partial": True}
+        self.transport.write(_chunk(b"data: %b\r\n\r\n" % orjson.dumps(event)))
         self.loop.call_soon(self._send_event, number + 1)
+
+    def _stream_status(self) -> None:
+        self.job = _request_id("status", self.url)
+        self.watching[self.job].add(self)
+        self.transport.write(STREAM_HEAD + RUNNING.replace(REQUEST_ID.encode(), self.job))
+        self.loop.call_later(PING_SECONDS, self._ping)
+
+    def _ping(self) -> None:
+        if self in self.watching[self.job] and not self.transport.is_closing():
+            self.transport.write(PING)
+            self.loop.call_later(PING_SECONDS, self._ping)
+
+    def _finish(self, job: bytes) -> None:
+        self._end_streams(job)
+        self.transport.write(TEMPLATES["finish"])
+
+    def _end_streams(self, job: bytes) -> None:
+        for one in self.watching.pop(job, ()):
+            one.transport.write(COMPLETED.replace(REQUEST_ID.encode(), job) + LAST_CHUNK)
 
 
 async def serve(port: int) -> None:
     place = f"http://127.0.0.1:{port}/cdn/files/a.png"
     TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
-    server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=1024)
+    TEMPLATES["file"] = _message("200 OK", b"{}")
+    server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=4096)
     print(f"listening on {port}", flush=True)
     async with server:
         await server.serve_forever()

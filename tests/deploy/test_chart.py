@@ -245,6 +245,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (SERVABLE | {"replicas": 2, "database__url": "postgresql://h/d"}, ONE_REPLICA),
     (OWN_SECRET | {"replicas": 2}, ONE_REPLICA),
     (SERVABLE | {"drainSeconds": 35}, "terminationGracePeriodSeconds must be greater than drainSeconds"),
+    (SERVABLE | {"preStopSeconds": 15}, "terminationGracePeriodSeconds must be greater than drainSeconds plus preStop"),
     (SERVABLE | {"ingress__enabled": True}, "ingress.enabled needs at least one of ingress.hosts"),
     (SERVABLE | {"schemas": {"a.json": "{}"}}, "schemas are for endpoints that config names"),
 ]

@@ -13,7 +13,8 @@ from proxy.policy.leases import Leases
 from proxy.policy.quota import CALL_SECONDS, Bookkeeper
 from proxy.settings import read
 from proxy.stores.base import Counters, Ledger
-from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.counters import MemoryCounters
+from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport

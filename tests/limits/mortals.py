@@ -72,9 +72,16 @@ class Mortals:
 
     async def kill(self, pid: int) -> None:
         """At once, and wait until nothing is left of it, its connections and locks included."""
-        os.kill(pid, signal.SIGKILL)
-        self._living.discard(pid)
+        await self._end(pid, signal.SIGKILL)
+
+    async def stop(self, pid: int) -> None:
+        """As an orchestrator does, and wait until it is gone."""
+        await self._end(pid, signal.SIGTERM)
+
+    async def _end(self, pid: int, number: int) -> None:
+        os.kill(pid, number)
         await until(lambda: self._is_gone(pid), "the process did not die")
+        self._living.discard(pid)
 
     @staticmethod
     async def _is_gone(pid: int) -> bool:

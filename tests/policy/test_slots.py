@@ -166,12 +166,20 @@ def test_a_job_keeps_its_slot_until_its_end_is_learned(
     job = alice.submitted(QUEUED, COUNTING)
     for state in ("IN_QUEUE", "IN_PROGRESS"):
         proxy.sandbox.move_job(job, state)
-        assert alice.status(job, COUNTING).json()["status"] == state
+        assert alice.result(job, COUNTING).status_code == 400
         full(alice.submit())
     proxy.sandbox.move_job(job, "finish")
     full(alice.submit())
     learn(alice, job)
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
+
+
+def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alice: Person) -> None:
+    job = alice.submitted(QUEUED, COUNTING)
+    assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
+    full(alice.submit())
+    proxy.sandbox.move_job(job, "finish")
+    eventually(lambda: alice.slots()[0] == 0, "nobody learned of the job's end")
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])

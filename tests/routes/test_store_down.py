@@ -81,7 +81,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Person, sandbox: SandboxCo
     assert [answer.status_code for answer in answers] == [200] * 4
     for waiting in (job, answers[1].json()["request_id"]):
         sandbox.move_job(waiting, "finish")
-        assert alice.status(waiting).json()["status"] == "COMPLETED"
+        assert alice.status(waiting).is_success
     eventually(lambda: account(tmp_path, "acme", "requests") == Booked(5, 0), "not all is booked")
     assert alice.slots() == (0, 0)
 

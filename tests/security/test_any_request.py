@@ -170,10 +170,12 @@ def test_fal_hears_nothing_or_a_call_of_the_list(own: tuple[Stack, Wire, str, st
             ours = lifecycle if call["host"] == "rest" else set()
             assert names <= CALLERS_HEADERS | {"content-type", "content-length"} | ours
             heard.add((call["host"], call["method"]))
-        if not calls and answer.status == 200:
-            # The one answer that is the proxy's own.
+        # A job that has ended is answered for from memory.
+        known = sent.method == "GET" and answer.all("x-fal-request-id") == [job]
+        if not calls and answer.status == 200 and not known:
+            # A token for uploads is the proxy's own.
             assert answer.json()["base_url"] == f"{stack.url}/fal/cdn"
-        elif not calls:
+        elif not calls and not known:
             assert answer.status >= 400
             refused.update(answer.all("x-fal-error-type"))
 

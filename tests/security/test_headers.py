@@ -12,7 +12,7 @@ from proxy.sandbox.app import SANDBOX_KEY
 from proxy.sandbox.guard import UNWANTED_HEADERS
 from tests.security.calls import JSON, SURFACES, call, submit
 from tests.security.hostile import NEXT
-from tests.security.shape import BODY, PIXEL
+from tests.security.shape import BODY, PIXEL, assert_refusal
 from tests.security.wire import Answer, Wire
 from tests.support.stack import Stack
 
@@ -105,7 +105,8 @@ PASSED_BACK = {
 TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
     "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
-    "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, idempotency-replayed",
+    "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, idempotency-replayed, "
+    "location",
     "vary": "Origin",
 }
 
@@ -119,6 +120,8 @@ class Case:
     path: str
     at_fal: tuple[tuple[str, str], ...]
     answers: str = JSON
+    #: Answered from the job's one status stream, which nobody's own wishes open.
+    is_shared: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -129,8 +132,8 @@ CASES = [
     Case("run", "POST", f"run/{NEXT}", JSON_BODY),
     Case("stream", "POST", f"run/{NEXT}/stream", (("accept", EVENTS), *JSON_BODY[1:]), EVENTS),
     Case("submit", "POST", f"queue/{NEXT}", JSON_BODY),
-    Case("status", "GET", f"queue/{NEXT}/requests/{{job}}/status?logs=1", (("accept", JSON),)),
-    Case("status stream", "GET", f"queue/{NEXT}/requests/{{job}}/status/stream", (("accept", EVENTS),), EVENTS),
+    Case("status", "GET", f"queue/{NEXT}/requests/{{job}}/status?logs=1", (("accept", EVENTS),), JSON, True),
+    Case("status stream", "GET", f"queue/{NEXT}/requests/{{job}}/status/stream", (("accept", EVENTS),), EVENTS, True),
     Case("result", "GET", f"queue/{NEXT}/requests/{{job}}", (("accept", JSON),)),
     Case("cancel", "PUT", f"queue/{NEXT}/requests/{{job}}/cancel", (("accept", JSON), ("content-length", "0"))),
 ]
@@ -168,8 +171,9 @@ def test_only_these_headers_reach_fal_and_come_back(stack: Stack, wire: Wire, su
     answer = send(stack, wire, surface, case.method, path, BODY if case.method == "POST" else b"")
     assert answer.status in (200, 202, 400), answer
     (received,) = stack.sandbox.requests()
-    assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *believed(), *case.at_fal])
-    assert came_back(answer) == expected_back(answer, case.answers)
+    wishes = [] if case.is_shared else believed()
+    assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *wishes, *case.at_fal])
+    assert came_back(answer) == expected_back(answer, case.answers, {} if case.is_shared else PASSED_BACK)
 
 
 def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None:
@@ -203,6 +207,11 @@ def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Cas
     path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
     stack.sandbox.fault("status", status=429, headers={**FALS, "x-fal-request-id": "fals-own"})
     answer = send(stack, wire, "hosts", case.method, path, BODY if case.method == "POST" else b"")
+    if case.name == "status stream":
+        # fal's stream is everybody's: what it says to that is nobody's own answer.
+        assert_refusal(answer, 502, "bad_upstream")
+        assert not set(FALS.values()) & set(came_back(answer).values()) - {"1"}
+        return
     assert answer.status == 429
     assert came_back(answer) == expected_back(answer, JSON)
 
@@ -255,8 +264,8 @@ def came_back(answer: Answer) -> dict[str, str]:
     return found
 
 
-def expected_back(answer: Answer, content_type: str) -> dict[str, str]:
-    expected = {**PASSED_BACK, **TO_A_FOREIGN_PAGE, "content-type": content_type, "x-content-type-options": "nosniff"}
+def expected_back(answer: Answer, content_type: str, passed: dict[str, str] = PASSED_BACK) -> dict[str, str]:
+    expected = {**passed, **TO_A_FOREIGN_PAGE, "content-type": content_type, "x-content-type-options": "nosniff"}
     (expected["x-fal-request-id"],) = answer.all("x-fal-request-id")
     assert expected["x-fal-request-id"]
     if content_type == EVENTS:

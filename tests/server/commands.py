@@ -143,7 +143,7 @@ def serving(
             process.kill()
 
 
-def eventually(happened: object, failure: str, seconds: float = 30) -> None:
+def eventually(happened: object, failure: str, seconds: float = 60) -> None:
     """Ask again and again, for as long as it may take another process on a busy machine."""
     assert callable(happened)
     deadline = time.monotonic() + seconds

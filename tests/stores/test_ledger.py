@@ -15,7 +15,7 @@ from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.books import read_books
 
 pytestmark = pytest.mark.anyio
-BOBS = replace(ALICES, subject="bob")
+BOBS = ALICES._replace(subject="bob")
 DAY = 86_400
 
 
@@ -61,11 +61,11 @@ async def test_the_whole_limit_can_be_used(stores: SqlStores) -> None:
 
 async def test_every_account_is_its_own(stores: SqlStores) -> None:
     others = [
-        replace(REQUESTS, tenant="globex"),
-        replace(REQUESTS, subject="alice"),
-        replace(REQUESTS, unit="tokens"),
-        replace(REQUESTS, window="month"),
-        replace(REQUESTS, window_start=2 * DAY),
+        REQUESTS._replace(tenant="globex"),
+        REQUESTS._replace(subject="alice"),
+        REQUESTS._replace(unit="tokens"),
+        REQUESTS._replace(window="month"),
+        REQUESTS._replace(window_start=2 * DAY),
     ]
     for bucket in [REQUESTS, *others]:
         assert await stores.ledger.commit([Reserve(job(Charge(bucket, 1, 1)))]) == [Granted()]

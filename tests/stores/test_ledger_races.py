@@ -7,7 +7,6 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import anyio
 import pytest
@@ -114,7 +113,7 @@ async def test_no_deadlock_whatever_the_order(
 def _anything(order: random.Random, known: list[Job], number: int) -> Operation:
     """A reservation on accounts some of which are new, or the next step of a job that others may be at too."""
     if order.random() < 0.5:
-        new = {replace(bucket, window_start=1 + number // 20) for bucket in order.sample(BUCKETS, 2)}
+        new = {bucket._replace(window_start=1 + number // 20) for bucket in order.sample(BUCKETS, 2)}
         buckets = order.sample([*order.sample(BUCKETS, 5), *sorted(new)], 5 + len(new))
         return Reserve(job(*(Charge(bucket, 1, 10**9) for bucket in buckets)))
     one = order.choice(known[-40:])

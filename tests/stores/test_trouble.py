@@ -81,7 +81,8 @@ async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores:
     holder.execute("BEGIN EXCLUSIVE")
     impatient = open_stores(url)
     # Five seconds is what production waits; a test need not.
-    event.listen(impatient.ledger._engine.sync_engine, "connect", lambda one, _: one.execute("PRAGMA busy_timeout=50"))
+    writer = impatient.ledger._transactions._file
+    event.listen(writer, "connect", lambda one, _: one.execute("PRAGMA busy_timeout=50"))
     wanted = job()
     with pytest.raises(StoreUnavailable):
         await impatient.ledger.commit([Reserve(wanted)])
@@ -142,3 +143,9 @@ async def test_a_frozen_database_freezes_nobody(
     with postgres.paused(), pytest.raises(StoreUnavailable), anyio.fail_after(60):
         await stores.ledger.commit([Reserve(wanted)])
     assert await stores.ledger.commit([Reserve(wanted)]) == [Granted()]
+
+
+async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) -> None:
+    """Each takes one connection: one that waited for a second while it held the first would stop all the others."""
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(stores.ping() for _ in range(50)))

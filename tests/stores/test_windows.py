@@ -10,8 +10,9 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import Counters, Hit, Window
-from proxy.stores.counters import MemoryCounters, RedisCounters
+from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.memory import SWEEP_EVERY
+from proxy.stores.counters.redis import RedisCounters
 from tests.support.redis import Redis
 from tests.support.relay import relaying
 

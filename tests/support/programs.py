@@ -92,15 +92,15 @@ class Program:
         return self._process
 
     def _signal_all(self, number: int) -> None:
-        for pid in _tree(self._running.pid):
+        for pid in tree(self._running.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """A process and its descendants, the parents first, so that a frozen parent makes no more of them."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         return [pid]
-    return [pid, *(one for child in children for one in _tree(int(child)))]
+    return [pid, *(one for child in children for one in tree(int(child)))]

@@ -1,26 +1,16 @@
-"""The relay's own rules of time: pings in silence, and streams that fall silent are opened again."""
+"""The relay's own rules: pings in silence, and nothing left behind by whoever goes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import httpx
 import pytest
-from starlette.datastructures import Headers
 
-from proxy.jobs.watch import follow
-from proxy.sandbox.app import SANDBOX_KEY
-from proxy.settings import read
-from proxy.targets import Kind, Target
-from proxy.upstream import headers, sse
-from proxy.upstream.client import Timeouts, Upstream
+from proxy.errors import BodyTooLarge
+from proxy.upstream import sse
 from proxy.upstream.relay import CallerGone, pinged, until_gone
-from proxy.upstream.transport import EngineTransport
-from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, sandbox_environ
 
 pytestmark = pytest.mark.anyio
 
@@ -80,27 +70,69 @@ async def test_work_is_cancelled_when_the_caller_hangs_up() -> None:
     assert cancelled.is_set()
 
 
-async def test_a_status_stream_that_falls_silent_is_opened_again(sandbox: SandboxControl) -> None:
-    fal = read({**sandbox_environ(sandbox.url), "PROXY_SESSION_SECRETS": SECRET}).fal
-    assert fal.key.reveal() == SANDBOX_KEY
-    upstream = Upstream(fal, EngineTransport(), Timeouts(status_stream=0.3))
-    app = "fal-ai/llava-next"
-    body = {"image_url": "data:,", "prompt": "[[pace run_seconds=0.1]]"}
-    async with httpx.AsyncClient(trust_env=False) as direct:
-        key = {"authorization": f"Key {SANDBOX_KEY}"}
-        request_id = (await direct.post(f"{fal.queue_url}/{app}", json=body, headers=key)).json()["request_id"]
-    sandbox.fault(fault="stall", n=1, times=2, on={"operation": "status-stream"})
-    watch = Target(Kind.STATUS_STREAM, app=app, request_id=request_id, logs=True)
-    sent = headers.to_fal(Headers({}), streams=True)
+async def never() -> None:
+    await asyncio.Event().wait()
 
-    async def nobody(_update: bytes) -> None:
-        return None
 
-    async def opened() -> httpx.Response:
-        return await upstream.call(watch, sent)
+async def hanging_up() -> dict[str, str]:
+    return {"type": "http.disconnect"}
 
-    updates = [json.loads(update) async for update in follow(await opened(), opened, nobody)]
-    await upstream.close()
-    assert updates[-1]["status"] == "COMPLETED"
-    opened_streams = [one for one in sandbox.requests() if one["path"].endswith("/status/stream")]
-    assert len(opened_streams) >= 2
+
+async def test_a_caller_who_hung_up_leaves_the_task_uncancelled() -> None:
+    with pytest.raises(CallerGone):
+        await until_gone(hanging_up, never())
+    task = asyncio.current_task()
+    assert task is not None and task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_who_cancels_is_not_taken_for_a_caller_who_hung_up() -> None:
+    """Also not when both happen at once: a server that stops must see its cancellation."""
+    own: list[asyncio.Task[None]] = []
+
+    async def receive() -> dict[str, str]:
+        own[0].cancel()
+        return {"type": "http.disconnect"}
+
+    for one in (receive, never_receiving):
+        own[:] = [asyncio.ensure_future(until_gone(one, never()))]
+        await asyncio.sleep(0)
+        if one is never_receiving:
+            own[0].cancel()
+        await asyncio.wait(own)
+        assert own[0].cancelled()
+
+
+async def never_receiving() -> dict[str, str]:
+    await never()
+    raise AssertionError
+
+
+async def test_a_caller_who_sends_too_much_meanwhile_is_told() -> None:
+    async def receive() -> dict[str, str]:
+        raise BodyTooLarge("too much")
+
+    with pytest.raises(BodyTooLarge):
+        await until_gone(receive, never())
+
+
+async def test_work_that_is_done_leaves_nobody_behind() -> None:
+    before = asyncio.all_tasks()
+    looked = asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        looked.set()
+        return await never_receiving()
+
+    async def work() -> int:
+        await looked.wait()
+        return 7
+
+    async def failing() -> None:
+        raise ZeroDivisionError
+
+    assert await until_gone(receive, work()) == 7
+    with pytest.raises(ZeroDivisionError):
+        await until_gone(receive, failing())
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before

@@ -1,4 +1,3 @@
 """Counts that need no durability: in memory for one process, in Redis for many."""
 
 from proxy.stores.counters.memory import MemoryCounters as MemoryCounters
-from proxy.stores.counters.redis import RedisCounters as RedisCounters

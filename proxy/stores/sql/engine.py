@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
-from sqlalchemy import Table, event
-from sqlalchemy.dialects import postgresql, sqlite
+import orjson
+from sqlalchemy import URL, Connection, Engine, Table, event
+from sqlalchemy import create_engine as create_sync_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import StoreUnavailable
 
+#: How columns of JSON are written and read.
+_JSON: dict[str, Any] = {
+    "json_serializer": lambda document: orjson.dumps(document).decode(),
+    "json_deserializer": orjson.loads,
+}
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+_SQLITE_PRAGMAS = "PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"
 _LOCK_SECONDS = 5
 #: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
@@ -31,7 +40,11 @@ def create_engine(database_url: str) -> AsyncEngine:
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(
-            url, connect_args={"timeout": _LOCK_SECONDS, "async_creator_fn": _open_sqlite}, pool_size=5, max_overflow=0
+            url,
+            connect_args={"timeout": _LOCK_SECONDS, "async_creator_fn": _open_sqlite},
+            pool_size=5,
+            max_overflow=0,
+            **_JSON,
         )
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -43,6 +56,7 @@ def create_engine(database_url: str) -> AsyncEngine:
         pool_timeout=_LOCK_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,
+        **_JSON,
     )
 
 
@@ -69,7 +83,7 @@ async def _open_sqlite(database: str, **options: Any) -> aiosqlite.Connection:
     try:
         await connection
         await _write_ahead(connection)
-        await connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
+        await connection.executescript(_SQLITE_PRAGMAS)
     except BaseException:
         connection.stop()
         # The thread has a last word for the event loop, which a command closes next: that would be a traceback.
@@ -126,10 +140,68 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 yield connection
 
 
-def insert_missing(connection: AsyncConnection, table: Table) -> Any:
+class Transactions:
+    """Runs functions of a connection, each as a transaction whose statements follow one another without a pause.
+
+    For a transaction that every call waits for: on SQLite, going back to the event loop after each statement, as
+    `writing` does, takes longer than the statements. One thread does the writing there, as only one can.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._file: Engine | None = None
+        self._thread = ThreadPoolExecutor(1, "fal-proxy-ledger")
+        if engine.dialect.name == "sqlite":
+            self._file = _one_connection(engine.url)
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, once it is committed.
+
+        Raises:
+            StoreUnavailable: the database did not do it.
+        """
+        if self._file is not None:
+            with _translated():
+                return await asyncio.get_running_loop().run_in_executor(self._thread, _transact, self._file, work)
+        async with writing(self._engine) as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        if self._file is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._file.dispose)
+        self._thread.shutdown(wait=False)
+
+
+def _one_connection(url: URL) -> Engine:
+    """An engine for one thread that writes. The file's own setting, the write-ahead log, is made by `_open_sqlite`."""
+    engine = create_sync_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        connect_args={"timeout": _LOCK_SECONDS, "isolation_level": None},
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+        **_JSON,
+    )
+    event.listen(engine, "connect", lambda connection, _record: connection.executescript(_SQLITE_PRAGMAS))
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
+
+
+def insert_missing(connection: AsyncConnection | Connection, table: Table) -> Any:
     """The statement that inserts those rows whose key is not there yet, in the order given."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    # Imported here: the dialect that is not used is best not loaded.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+        return insert_postgresql(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+    return insert_sqlite(table).on_conflict_do_nothing()
 
 
 class _translated:

@@ -11,11 +11,12 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import bindparam, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from proxy.stores.base import (
     Accept,
@@ -32,7 +33,7 @@ from proxy.stores.base import (
     Stale,
     UsageRow,
 )
-from proxy.stores.sql.engine import insert_missing, reading, writing
+from proxy.stores.sql.engine import Transactions, insert_missing, reading, writing
 from proxy.stores.sql.schema import jobs, quota_usage
 
 KNOWN_ACCOUNTS = 20_000
@@ -41,16 +42,13 @@ _BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "w
 
 
 class SqlLedger:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, transactions: Transactions) -> None:
         self._engine = engine
+        self._transactions = transactions
         self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
 
     async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
-        async with writing(self._engine) as connection:
-            batch = _Batch(await _jobs_of(connection, operations))
-            batch.accounts = await _locked(connection, batch.buckets_of(operations), self._known)
-            outcomes = [batch.do(operation) for operation in operations]
-            await batch.write(connection)
+        batch, outcomes = await self._transactions.run(partial(_done, operations=operations, known=self._known))
         self._known.update(dict.fromkeys(batch.accounts, True))
         return outcomes
 
@@ -94,7 +92,7 @@ class SqlLedger:
         if not buckets:
             return {}
         async with reading(self._engine) as connection:
-            rows = await connection.execute(select(quota_usage).where(_among(buckets)))
+            rows = await connection.execute(_find_accounts, {"keys": _keys(buckets)})
             return {_bucket(row): Account(row.used, row.reserved) for row in rows}
 
     async def usage(
@@ -111,6 +109,14 @@ class SqlLedger:
         wanted = jobs.c.tenant == tenant
         if subject is not None:
             wanted &= jobs.c.subject == subject
+        return await self._newest(wanted, most)
+
+    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
+        return await self._newest(
+            (jobs.c.tenant == tenant) & (jobs.c.subject == subject) & jobs.c.request_id.is_not(None), most
+        )
+
+    async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
         async with reading(self._engine) as connection:
             return [_job(row) for row in await connection.execute(newest)]
@@ -178,17 +184,24 @@ class _Batch:
         self.jobs[job.id] = job
         self._changed[job.id] = job
 
-    async def write(self, connection: AsyncConnection) -> None:
+    def write(self, connection: Connection) -> None:
         if self._touched:
             values = [_account_values(bucket, self.accounts[bucket]) for bucket in sorted(self._touched)]
-            await connection.execute(_set_account, values)
+            connection.execute(_set_account, values)
         added = [_job_values(self._changed.pop(job.id, job)) for job in self._added]
         if added:
-            await connection.execute(insert(jobs), added)
+            connection.execute(_add_job, added)
         if self._changed:
-            await connection.execute(_set_job, [_changed_values(job) for job in self._changed.values()])
+            connection.execute(_set_job, [_changed_values(job) for job in self._changed.values()])
 
 
+#: Statements are built once: building one costs more than running it.
+_add_job = insert(jobs)
+_find_jobs = (
+    select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id).with_for_update()
+)
+_find_accounts = select(quota_usage).where(tuple_(*_BUCKET).in_(bindparam("keys", expanding=True))).order_by(*_BUCKET)
+_lock_accounts = _find_accounts.with_for_update()
 _set_account = (
     update(quota_usage)
     .where(*(column == bindparam(f"of_{column.name}") for column in _BUCKET))
@@ -201,18 +214,26 @@ _set_job = (
 )
 
 
-async def _jobs_of(connection: AsyncConnection, operations: Iterable[Operation]) -> dict[str, Job]:
+def _done(
+    connection: Connection, *, operations: Sequence[Operation], known: Container[Bucket]
+) -> tuple[_Batch, list[Outcome]]:
+    """Do a batch within the transaction of a connection."""
+    batch = _Batch(_jobs_of(connection, operations))
+    batch.accounts = _locked(connection, batch.buckets_of(operations), known)
+    outcomes = [batch.do(operation) for operation in operations]
+    batch.write(connection)
+    return batch, outcomes
+
+
+def _jobs_of(connection: Connection, operations: Iterable[Operation]) -> dict[str, Job]:
     """The jobs that a batch accepts or settles, locked: a job is settled once, whoever comes first."""
     ids = sorted({operation.job_id for operation in operations if not isinstance(operation, Reserve)})
     if not ids:
         return {}
-    rows = await connection.execute(select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update())
-    return {row.id: _job(row) for row in rows}
+    return {row.id: _job(row) for row in connection.execute(_find_jobs, {"ids": ids})}
 
 
-async def _locked(
-    connection: AsyncConnection, buckets: Sequence[Bucket], known: Container[Bucket]
-) -> dict[Bucket, Account]:
+def _locked(connection: Connection, buckets: Sequence[Bucket], known: Container[Bucket]) -> dict[Bucket, Account]:
     """The accounts, made where there are none, and locked in the order given until the transaction ends.
 
     `known` are those that are there for sure: an account is never deleted.
@@ -220,14 +241,13 @@ async def _locked(
     if not buckets:
         return {}
     if rows := [_account_values(bucket, Account(), prefix="") for bucket in buckets if bucket not in known]:
-        await connection.execute(insert_missing(connection, quota_usage), rows)
-    locked = select(quota_usage).where(_among(buckets)).order_by(*_BUCKET).with_for_update()
-    return {_bucket(row): Account(row.used, row.reserved) for row in await connection.execute(locked)}
+        connection.execute(insert_missing(connection, quota_usage), rows)
+    locked = connection.execute(_lock_accounts, {"keys": _keys(buckets)})
+    return {_bucket(row): Account(row.used, row.reserved) for row in locked}
 
 
-def _among(buckets: Sequence[Bucket]) -> Any:
-    keys = [(one.tenant, one.subject, one.unit, one.window, one.window_start) for one in buckets]
-    return tuple_(*_BUCKET).in_(keys)
+def _keys(buckets: Sequence[Bucket]) -> list[tuple[str, str, str, str, int]]:
+    return [(one.tenant, one.subject, one.unit, one.window, one.window_start) for one in buckets]
 
 
 def _account_values(bucket: Bucket, account: Account, prefix: str = "of_") -> dict[str, Any]:

@@ -84,6 +84,8 @@ async def test_a_slow_reader_holds_the_upstream_back(transport: EngineTransport)
         for number in range(96):
             sent.append(number)
             await peer.send(bytes(MIB))
+        # The end of its part would cut off what still lies in its buffer.
+        await peer.until_closed()
 
     async with raw_server(behave) as server:
         response = await transport.handle_async_request(ask(server.url))

@@ -1,0 +1,68 @@
+"""The end of this process, as those who take on work and those who stream have to know it.
+
+    started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
+    over        the time for that is used up, or a second signal came: what still runs is cancelled
+
+The server sets both (proxy/server.py); everybody else only looks and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.errors import Draining
+
+#: Another process can be asked at once: callers come back after this.
+RETRY_SECONDS = 1
+#: What the process keeps for its own end, at least and at most: to cut what still runs, book it, close the stores.
+SETTLING_SECONDS = (0.5, 2.0)
+
+
+class Drain:
+    """Belongs to one event loop; nothing of it is undone.
+
+    Attributes:
+        started: set by `start`.
+        over: set when no time is left, or by `end`.
+        settling_seconds: the part of the drain that comes after `over`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Up to `seconds` from the signal to the end of the process; what runs gets most of them."""
+        shortest, longest = SETTLING_SECONDS
+        self.started = asyncio.Event()
+        self.over = asyncio.Event()
+        self.settling_seconds = min(max(seconds / 2, shortest), longest)
+        self._seconds = max(0.0, seconds - self.settling_seconds)
+        self._ends_at = 0.0
+
+    def start(self) -> None:
+        """Begin; a second call changes nothing."""
+        if self.started.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + self._seconds
+        loop.call_at(self._ends_at, self.over.set)
+        self.started.set()
+
+    def end(self) -> None:
+        """Leave no more time."""
+        self.start()
+        self.over.set()
+
+    def seconds_left(self) -> float:
+        """How long what runs may still take; all of that time while the drain has not started."""
+        if self.over.is_set():
+            return 0.0
+        if not self.started.is_set():
+            return self._seconds
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+
+    def refuse_new_work(self) -> None:
+        """To be asked before a call is taken on that another process can take as well.
+
+        Raises:
+            Draining: this process is stopping.
+        """
+        if self.started.is_set():
+            raise Draining("This server is stopping; ask again.", retry_after=RETRY_SECONDS)

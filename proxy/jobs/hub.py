@@ -1,0 +1,192 @@
+"""The watches: however many callers poll or watch a job, this process asks fal with one status stream.
+
+A job that ended stays answerable from memory, within a bound; one that nobody asks for any more is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cachetools import LRUCache
+from starlette.datastructures import Headers
+
+from proxy.clock import Clock
+from proxy.drain import Drain
+from proxy.errors import ProxyError
+from proxy.jobs.settlement import Settlement, parsed
+from proxy.jobs.single import Single
+from proxy.jobs.updates import COMPLETED, Update
+from proxy.jobs.watch import Watch
+from proxy.stores.base import Job
+from proxy.targets import Kind, Target
+from proxy.upstream import headers
+from proxy.upstream.client import Upstream
+from proxy.upstream.relay import StreamBroken, Whole, whole
+
+#: How long a job is followed that nobody asks for.
+IDLE_SECONDS = 30.0
+SWEEP_SECONDS = 1.0
+#: The longest a poll waits for the first word of a stream that is being opened, before it asks fal itself.
+PATIENCE_SECONDS = 2.0
+#: Ended jobs that are kept, by the memory they take; without a log it is about four kilobytes each.
+ENDED_BYTES = 64 * 1024 * 1024
+#: Jobs followed at once; polls of more than these go to fal one by one.
+MOST_WATCHES = 10_000
+_log = logging.getLogger(__name__)
+
+
+class Hub:
+    def __init__(self, upstream: Upstream, settlement: Settlement, clock: Clock, drain: Drain) -> None:
+        self._upstream = upstream
+        self._settlement = settlement
+        self._clock = clock
+        self._drain = drain
+        self._watches: dict[str, Watch] = {}
+        self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
+        self._asking: Single[Whole] = Single()
+        self._sweeping: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """How many jobs are followed now."""
+        return len(self._watches)
+
+    def known(self, job: Job) -> Update | None:
+        """The state of a job, if it is known as well here as at fal."""
+        watch = self._watches.get(_id(job))
+        if watch is None:
+            return self._ended.get(_id(job))
+        watch.used_at = self._clock.now()
+        latest = watch.latest
+        return latest if latest is not None and (watch.is_live or latest.is_last) else None
+
+    async def poll(self, job: Job) -> Update | None:
+        """The state of a job, which is followed from now on; None if fal must be asked, as its stream is not there."""
+        if (found := self.known(job)) is not None:
+            return found
+        if _id(job) not in self._watches and len(self._watches) >= MOST_WATCHES:
+            return None
+        watch = self._watch(job)
+        if not watch.is_trying:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await watch.begun()
+        except (ProxyError, StreamBroken, TimeoutError):
+            return None
+
+    async def ask(self, job: Job, *, logs: bool) -> Whole:
+        """fal's own answer about the state of a job, asked for once however many wait for it.
+
+        Raises:
+            ProxyError: fal cannot be asked.
+        """
+        return await self._asking.do((_id(job), logs), lambda: self._asked(job, logs))
+
+    async def _asked(self, job: Job, logs: bool) -> Whole:
+        target = Target(Kind.STATUS, app=job.app, request_id=_id(job), logs=logs)
+        response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
+        answer = await whole(response, repeatable=True)
+        document = parsed(answer.body)
+        if response.is_success and isinstance(document, dict):
+            await self._settlement.saw_status(job, document)
+        return answer
+
+    async def _completed(self, job: Job) -> dict[str, Any] | None:
+        """fal's own word about a job that has ended."""
+        try:
+            document = parsed((await self.ask(job, logs=True)).body)
+        except ProxyError:
+            return None
+        return document if isinstance(document, dict) and document.get("status") == COMPLETED else None
+
+    @contextmanager
+    def reading(self, job: Job) -> Iterator[Watch]:
+        """The time in which an event stream reads a job's watch."""
+        watch = self._watch(job)
+        watch.readers += 1
+        try:
+            yield watch
+        finally:
+            watch.readers -= 1
+            watch.used_at = self._clock.now()
+
+    def start(self) -> None:
+        """Begin to let go of what nobody asks for, until `close`."""
+        self._sweeping = asyncio.create_task(self._sweep_forever())
+
+    async def close(self) -> None:
+        """Stop following all jobs."""
+        watches = list(self._watches.values())
+        for watch in watches:
+            watch.stop()
+        for watch in watches:
+            await watch.stopped()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+
+    async def sweep(self) -> None:
+        """Let go of the jobs that nobody asked for in a while, and keep the slots of the others; let event streams know
+        when the process stops."""
+        idle_since = self._clock.now() - IDLE_SECONDS
+        for id_, watch in list(self._watches.items()):
+            if not watch.readers and watch.used_at <= idle_since:
+                # Out of the way at once: who comes now begins anew.
+                del self._watches[id_]
+                watch.stop()
+                continue
+            if watch.is_live:
+                await self._settlement.lives(watch.job)
+            if self._drain.started.is_set():
+                watch.wake()
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.sweep()
+            except Exception:
+                _log.exception("looking after the jobs that are followed failed")
+
+    def _watch(self, job: Job) -> Watch:
+        id_ = _id(job)
+        if (last := self._ended.get(id_)) is not None:
+            return Watch.ended(job, last)
+        watch = self._watches.get(id_)
+        if watch is None or watch.is_over:
+            watch = self._watches[id_] = self._begun(job)
+        return watch
+
+    def _begun(self, job: Job) -> Watch:
+        # Always with logs: whoever wants none is told none.
+        target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
+        sent = headers.to_fal(Headers({}), streams=True)
+        watch = Watch(
+            job,
+            lambda: self._upstream.call(target, sent),
+            lambda: self._completed(job),
+            lambda document: self._settlement.saw_status(job, document),
+            self._clock.now(),
+        )
+        watch.start(lambda: self._over(_id(job), watch))
+        return watch
+
+    def _over(self, id_: str, watch: Watch) -> None:
+        if watch.latest is not None and watch.latest.is_last:
+            self._ended[id_] = watch.latest
+        if self._watches.get(id_) is watch:
+            del self._watches[id_]
+
+
+def _id(job: Job) -> str:
+    """fal's id; every job that a caller can name has one."""
+    return job.request_id or ""
+
+
+def _bytes(last: Update) -> int:
+    # Polls keep the log in an encoded form too.
+    return 4096 + 3 * last.log.bytes

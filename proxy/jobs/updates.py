@@ -1,0 +1,98 @@
+"""What fal tells of a job: its log lines so far, and each update of its state in every form that a caller may want.
+
+Polls are cumulative, streams incremental: a poll carries all log lines, an event those that are new. A form is encoded
+once, however many callers ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+COMPLETED = "COMPLETED"
+STATES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
+#: A model that talks without end must not fill the memory: beyond this the oldest lines of its log are let go.
+MOST_LOG_BYTES = 1024 * 1024
+
+#: Takes an endpoint and a document that fal made of a job there, and gives it in the form that suits a surface. It is
+#: the same object for the same surface, as what it made is kept under it.
+Rewrite = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+class Log:
+    """The lines of one job's log, each once, in the order in which they came; they are known by their number."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._known: set[bytes] = set()
+        self._gone = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        """How many lines there were, those that were let go included."""
+        return self._gone + len(self._lines)
+
+    def add(self, lines: Iterable[Any]) -> None:
+        """Take up the lines that are new: a stream that is opened anew begins with those that are known."""
+        for line in lines:
+            encoded = orjson.dumps(line)
+            if encoded not in self._known:
+                self._known.add(encoded)
+                self._lines.append(encoded)
+                self.bytes += len(encoded)
+        while self.bytes > MOST_LOG_BYTES:
+            oldest = self._lines.pop(0)
+            self._known.discard(oldest)
+            self.bytes -= len(oldest)
+            self._gone += 1
+
+    def between(self, first: int, end: int) -> orjson.Fragment:
+        """The lines from one number to before another, as a JSON list."""
+        lines = self._lines[max(0, first - self._gone) : max(0, end - self._gone)]
+        return orjson.Fragment(b"[" + b",".join(lines) + b"]")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A job as fal told it at one moment.
+
+    Attributes:
+        endpoint: the one it was submitted to.
+        document: fal's JSON object; its `logs`, if it has any, are in the log.
+        lines: how many lines the log had.
+    """
+
+    endpoint: str
+    document: dict[str, Any]
+    log: Log
+    lines: int
+    _encoded: dict[Any, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def state(self) -> str:
+        state: str = self.document["status"]
+        return state
+
+    @property
+    def is_last(self) -> bool:
+        return self.state == COMPLETED
+
+    @property
+    def mark(self) -> str:
+        """Where in a job's life this is, the same in every process: what an event stream can be resumed after."""
+        position = self.document.get("queue_position")
+        return f"{self.state}.{'' if position is None else position}.{self.lines}"
+
+    def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
+        """The JSON document with the log from a line on, or with `logs` of null for None."""
+        key = (first_line, rewrite)
+        found = self._encoded.get(key)
+        if found is None:
+            document = dict(self.document)
+            if "logs" in document or (first_line is not None and self.lines):
+                document["logs"] = None if first_line is None else self.log.between(first_line, self.lines)
+            found = self._encoded[key] = orjson.dumps(rewrite(self.endpoint, document) if rewrite else document)
+        return found

@@ -1,0 +1,91 @@
+"""Event streams: a job's updates in fal's own form, and how many streams may be open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from proxy.auth.callers import Caller
+from proxy.errors import BadUpstream, NotFound
+from proxy.jobs.hub import Hub
+from proxy.jobs.updates import Rewrite, Update
+from proxy.jobs.watch import JobUnknown, Watch
+from proxy.policy.streams import OpenStreams
+from proxy.stores.base import Job
+from proxy.upstream import sse
+from proxy.upstream.relay import PING_SECONDS, EventStream, StreamBroken, until_gone
+
+#: How often fal's stream may fail before its first word; polls ask fal itself after the first time.
+ATTEMPTS = 3
+
+
+async def begun(watch: Watch) -> Update:
+    """The latest update of a job, waiting for the first.
+
+    Raises:
+        NotFound: fal does not know the job any more.
+        BadUpstream: fal's stream cannot be opened.
+    """
+    try:
+        return await watch.begun(ATTEMPTS)
+    except JobUnknown:
+        raise NotFound from None
+    except StreamBroken:
+        raise BadUpstream("fal's status stream cannot be opened; try again shortly.", scope="upstream") from None
+
+
+async def stream_of(
+    hub: Hub, job: Job, receive: Receive, events: Callable[[Watch], AsyncGenerator[bytes, None]]
+) -> EventStream:
+    """An event stream that reads a job's watch until it ends.
+
+    Raises:
+        NotFound, BadUpstream: as `begun`.
+        CallerGone: the caller hung up before the first update was there.
+    """
+    with ExitStack() as reading:
+        watch = reading.enter_context(hub.reading(job))
+        await until_gone(receive, begun(watch))
+        stream = EventStream(events(watch), {"x-fal-request-id": job.request_id or ""})
+        stream.at_end(reading.pop_all().close)
+        return stream
+
+
+async def counted(streams: OpenStreams, caller: Caller, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Do work that may come to an event stream, which counts as open until it ends.
+
+    Raises:
+        RateLimited: too many are open; nothing was done.
+    """
+    give_back = streams.take(caller)
+    answer: Response | None = None
+    try:
+        answer = await work()
+    finally:
+        if not isinstance(answer, EventStream):
+            give_back()
+    if isinstance(answer, EventStream):
+        answer.at_end(give_back)
+    return answer
+
+
+async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) -> AsyncGenerator[bytes, None]:
+    """What fal's own status stream would tell from now on; the last event is COMPLETED.
+
+    Raises:
+        StreamBroken: fal's stream does not come back.
+    """
+    told: Update | None = None
+    async with aclosing(watch.updates(None, PING_SECONDS)) as updates:
+        async for news in updates:
+            if news is None:
+                yield sse.PING
+                continue
+            update, first_line = news
+            # Without logs, an update that only brings a line is none.
+            if logs or told is None or told.document != update.document:
+                yield sse.encode(update.encoded(first_line if logs else None, rewrite))
+            told = update

@@ -1,0 +1,204 @@
+"""The native job API: submit, look, watch, fetch and cancel under one address, and one call from question to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy import targets
+from proxy.auth.callers import Caller
+from proxy.errors import BadRequest, BadTarget
+from proxy.jobs.updates import Log, Update
+from proxy.policy.gate import Admission
+from proxy.policy.ratelimit import NO_ALLOWANCE, network_of
+from proxy.routes.bodies import read_form
+from proxy.routes.call import Call
+from proxy.routes.events import counted, stream_of
+from proxy.routes.forward import Way, note
+from proxy.routes.journal import as_job, journal, parse_mark, preceded
+from proxy.routes.queries import known_query
+from proxy.routes.services import Services
+from proxy.stores.base import Job
+from proxy.targets import Kind, Target
+from proxy.upstream import headers
+from proxy.upstream.headers import EVENT_STREAM
+from proxy.upstream.relay import EventStream, Whole
+
+PATH = "/v1/jobs"
+#: Jobs in one listing: those given if the query does not say, and the most.
+LISTED, MOST_LISTED = 20, 100
+
+
+class NewJob(BaseModel):
+    """The form of `POST /v1/jobs`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    endpoint: str = Field(min_length=1, max_length=200)
+    input: dict[str, Any]
+
+
+def routes(services: Services) -> list[Route]:
+    async def create(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request)
+        wanted = await read_form(request, NewJob)
+        target = _submit_to(wanted.endpoint)
+        note(request, caller, target)
+        way = Way(services, request, caller, target, as_job, lambda: _given(wanted.input))
+        if not _wants_events(request):
+            return _created(await way.go())
+        return await counted(services.streams, caller, lambda: _created_and_watched(way))
+
+    async def list_(request: Request) -> Response:
+        caller = await services.authenticator.authenticate(request)
+        note(request, caller)
+        most = _most(known_query(request, "limit").get("limit"))
+        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+        jobs = await services.stores.ledger.queued_jobs_of(caller.tenant.id, caller.subject, most)
+        return JSONResponse({"jobs": [_listed(job, services) for job in jobs]}, headers=allowance.headers())
+
+    async def status(request: Request) -> Response:
+        known_query(request, "logs")
+        return await _about_one(services, request, Kind.STATUS)
+
+    async def result(request: Request) -> Response:
+        known_query(request)
+        return await _about_one(services, request, Kind.RESULT)
+
+    async def cancel(request: Request) -> Response:
+        known_query(request)
+        return await _about_one(services, request, Kind.CANCEL)
+
+    async def events(request: Request) -> Response:
+        given = known_query(request, "last_event_id").get("last_event_id")
+        # The header is newer: a browser that comes back sends it to the address that it was given.
+        after = parse_mark(request.headers.get("last-event-id") or given)
+        caller, job = await _own(services, request)
+        return await counted(services.streams, caller, lambda: _watched(services, request, caller, job, after))
+
+    one = PATH + "/{id}"
+    return [
+        Route(PATH, create, methods=["POST"]),
+        Route(PATH, list_, methods=["GET"]),
+        Route(one, status, methods=["GET"]),
+        Route(one, cancel, methods=["DELETE"]),
+        Route(one + "/result", result, methods=["GET"]),
+        Route(one + "/events", events, methods=["GET"]),
+    ]
+
+
+def _submit_to(endpoint: str) -> Target:
+    try:
+        return targets.parse_path("POST", f"queue/{endpoint}", "")
+    except BadTarget:
+        raise BadRequest("endpoint must be the id of one, such as fal-ai/llava-next.") from None
+
+
+async def _given(input_: dict[str, Any]) -> dict[str, Any]:
+    return input_
+
+
+def _wants_events(request: Request) -> bool:
+    accepted = request.headers.get("accept", "").split(",")
+    return any(one.partition(";")[0].strip().lower() == EVENT_STREAM for one in accepted)
+
+
+def _created(answer: Response) -> Response:
+    """The answer to a submit: the job, and where to find it."""
+    if answer.status_code < 300:
+        answer.status_code = 202
+        answer.headers["location"] = f"{PATH}/{orjson.loads(answer.body)['id']}"
+    return answer
+
+
+async def _created_and_watched(way: Way) -> Response:
+    """The answer to a submit as the job's event stream, which begins with that answer: from here on nothing may fail in
+    a way that makes the caller submit again."""
+    answer = await way.go()
+    if answer.status_code >= 300:
+        return answer
+    document = orjson.loads(answer.body)
+    job = await way.services.owners.find_by_id(document["id"], way.caller)
+    first = Update(job.endpoint, document, Log(), 0)
+    reading = ExitStack()
+    watch = reading.enter_context(way.services.hub.reading(job))
+    result = _result_of(way.services, way.request, job)
+    events = journal(watch, result, way.services.drain, first.mark, _id_of(way.request))
+    kept = {name: value for name, value in answer.headers.items() if name.startswith(("ratelimit", "idempotency"))}
+    stream = EventStream(preceded(first, events), {**kept, "location": f"{PATH}/{document['id']}"})
+    stream.at_end(reading.close)
+    return stream
+
+
+async def _watched(services: Services, request: Request, caller: Caller, job: Job, after: str | None) -> Response:
+    target = Target(Kind.STATUS_STREAM, app=job.app, request_id=job.request_id or "", logs=True)
+    note(request, caller, target)
+    admission = await services.gate.admit(caller, target, network_of(request), _nothing)
+    result = _result_of(services, request, job)
+    stream = await stream_of(
+        services.hub,
+        job,
+        request.receive,
+        lambda watch: journal(watch, result, services.drain, after, _id_of(request)),
+    )
+    stream.headers.update(admission.allowance.headers())
+    return stream
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _result_of(services: Services, request: Request, job: Job) -> Callable[[], Awaitable[Whole]]:
+    """What fetches the job's result, as its own route does."""
+    admission = Admission(Target(Kind.RESULT, app=job.app, request_id=job.request_id or ""), NO_ALLOWANCE, job)
+    return Call(services, admission, request.receive, headers.to_fal(request.headers, streams=False), None).result
+
+
+def _id_of(request: Request) -> str:
+    id_: str = request.scope["state"]["request_id"]
+    return id_
+
+
+async def _own(services: Services, request: Request) -> tuple[Caller, Job]:
+    """The caller, and the job of its own that the path names."""
+    caller = await services.authenticator.authenticate(request)
+    request_id = targets.parse_request_id(request.path_params["id"])
+    return caller, await services.owners.find_by_id(request_id, caller)
+
+
+async def _about_one(services: Services, request: Request, kind: Kind) -> Response:
+    logs = targets.parse_logs(request.query_params.get("logs", "0"))
+    caller, job = await _own(services, request)
+    target = Target(kind, app=job.app, request_id=job.request_id or "", logs=logs)
+    note(request, caller, target)
+    answer = await Way(services, request, caller, target, as_job).go()
+    if kind is Kind.STATUS and answer.status_code == 202:
+        # Of fal it says that the job is not done; of this address, that it was asked.
+        answer.status_code = 200
+    return answer
+
+
+def _most(given: str | None) -> int:
+    if given is None:
+        return LISTED
+    if not given.isdigit() or not 1 <= int(given) <= MOST_LISTED:
+        raise BadRequest(f"limit must be a number from 1 to {MOST_LISTED}.")
+    return int(given)
+
+
+def _listed(job: Job, services: Services) -> dict[str, Any]:
+    known = services.hub.known(job)
+    return {
+        "id": job.request_id,
+        "endpoint": job.endpoint,
+        "is_over": job.state in ("settled", "released") or (known is not None and known.is_last),
+        "submitted_at": datetime.fromtimestamp(job.submitted_at, UTC).isoformat(),
+    }

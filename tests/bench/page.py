@@ -1,0 +1,165 @@
+"""docs/performance.md from what the benchmarks measured: `python -m tests.bench.page`.
+
+Reads build/bench.json and build/bench-limits.json, as `make bench` leaves them; other paths can be given. Without the
+second, the page tells nothing of limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.processes import ROOT
+from tests.bench.rounds import median, ratio
+
+PAGE = ROOT / "docs" / "performance.md"
+Report = Mapping[str, Any]
+
+HEAD = """\
+# What it costs
+
+`make bench` measures, and `python -m tests.bench.page` writes this page from what it measured. The figures are those of
+one machine; what says something elsewhere are the ratios, taken within one run.
+
+- `python -m tests.bench`: this proxy with everything on (session, input policy, rate limits, slots, quotas of three
+  accounts in a durable ledger on SQLite, ownership, access log) beside the official proxy on Hono and on Express,
+  without checks of any kind, and beside nginx, which passes on and does nothing else. All stand in front of the same
+  static upstream and get the same load in turns.
+- `python -m tests.bench.limits`: the way of a submit and of a run with every kind of limit on, beside the same with all
+  limits off. Sessions, input policy and ownership are on in both.
+
+Each proxy has core 0 to itself while its turn lasts; the load (wrk) and the static upstream share core 1, and so do
+PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time, all its threads, and
+ratios the median of those of the rounds. A turn with an answer that is an error fails the benchmark.
+"""
+LEDGER = """\
+A submit is two steps of the ledger (reserved before anything is sent; noted whose it is before anybody learns its id)
+and a run is two as well (reserved; booked). Each step shares its transaction with whatever else arrives while the one
+before is being written, which is why 32 callers cost far less than 32 commits.
+"""
+
+
+def page(bench: Report, limits: Report | None) -> str:
+    """The whole page."""
+    parts = [HEAD, _where(bench), _beside(bench), _latency(bench), _footprint(bench), _streams(bench)]
+    if limits is not None:
+        parts.append(_limits(limits))
+    return "\n".join([*parts, _rounds(bench, limits)])
+
+
+def _where(bench: Report) -> str:
+    machine = bench["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in bench["versions"].items())
+    return _words(
+        f"""Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["system"]}, Python {machine["python"]},
+        load {machine["load_before"]} before; {bench["connections"]} connections, {bench["rounds"]} rounds of
+        {bench["seconds"]:g} seconds. {versions}."""
+    )
+
+
+def _beside(bench: Report) -> str:
+    results = bench["results"]
+    ours, *others = next(iter(results.values()))
+    rows = []
+    for workload, turns in results.items():
+        rates = [_number(median(turns[name], "per_cpu_second")) for name in (ours, *others)]
+        rows.append([workload, *rates, *(f"{ratio(turns[ours], turns[name]):.2f}" for name in others)])
+    table = _table(["a second of processor time", ours, *others, *(f"÷ {name}" for name in others)], rows)
+    words = _words(
+        f"""Status is the poll of a job that runs; a whole job is a submit, {bench["polls"]} polls and the result. The
+        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second beside its load;
+        the fastest of all that stood in front of it passed on {_number(bench["fastest_contestant"])}."""
+    )
+    return f"## Beside the official proxy\n\n{table}\n\n{words}"
+
+
+def _latency(bench: Report) -> str:
+    rows = [
+        [workload, name, _number(one["per_second"]), f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}"]
+        for workload, found in bench["latency"].items()
+        for name, one in found.items()
+    ]
+    words = _words(
+        """At half of the rate that each reached: what a call takes longer than the same one to the upstream itself,
+        with as many connections and pauses."""
+    )
+    table = _table(["call", "through", "calls a second", "median, ms", "99th percentile, ms"], rows)
+    return f"## Added latency\n\n{words}\n{table}\n"
+
+
+def _footprint(bench: Report) -> str:
+    found = bench["footprint"]
+    words = f"""From the command to a ready proxy: {found["start_seconds"]:.2f} s. One idle process holds
+        {found["idle_mib"]:.0f} MiB, and {found["after_load_mib"]:.0f} MiB after some seconds of submits."""
+    return f"## Start and memory\n\n{_words(words)}"
+
+
+def _streams(bench: Report) -> str:
+    streams, fan_out = bench["streams"], bench["fan_out"]
+    samples = streams["kib_each_over_time"]
+    words = f"""{streams["streams"]} jobs with one watcher each: {streams["kib_each"]:.1f} KiB for each stream.
+        {fan_out["watchers"]} watchers of one job: the last hears of its end
+        {fan_out["last_after_first_ms"]:.0f} ms after the first."""
+    if len(samples) > 1:
+        minutes = (len(samples) - 1) * streams["seconds_between"] / 60
+        words += f" Held for {minutes:.0f} minutes, a stream took {min(samples):.1f} to {max(samples):.1f} KiB."
+    return f"## Open status streams\n\n{_words(words)}"
+
+
+def _limits(limits: Report) -> str:
+    rows = []
+    for workload, turns in limits["results"].items():
+        off = next(iter(turns))
+        rates = [_number(median(each, "per_cpu_second")) for each in turns.values()]
+        shares = [f"{ratio(each, turns[off]):.2f}" for each in turns.values()]
+        rows.append([f"{workload}: calls a second of the proxy's processor time", *rates])
+        rows.append([f"{workload}: share of the throughput without limits", *shares])
+    return f"## Limits\n\n{_table(['way of a call', *turns], rows)}\n\n{LEDGER}"
+
+
+def _rounds(bench: Report, limits: Report | None) -> str:
+    lines = [f"- {line}" for line in _raw(bench["results"])]
+    if limits is not None:
+        lines += [f"- limits, {line}" for line in _raw(limits["results"])]
+    intro = "Per second of the proxy's processor time, in the order they were run."
+    return "\n".join(["## The rounds", "", intro, "", *lines, ""])
+
+
+def _raw(results: Mapping[str, Mapping[str, Sequence[Report]]]) -> Iterable[str]:
+    for workload, contestants in results.items():
+        for name, turns in contestants.items():
+            yield f"{workload}, {name}: {' '.join(_number(one['per_cpu_second']) for one in turns)}"
+
+
+def _words(text: str) -> str:
+    """A paragraph as the other pages have it."""
+    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False, break_long_words=False) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    marks = ["---:" if cell.replace(",", "").replace(".", "").lstrip("-").isdigit() else "---" for cell in rows[0]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+
+
+def _number(value: float) -> str:
+    """With as many digits as mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.page", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bench", nargs="?", type=Path, default=ROOT / "build" / "bench.json")
+    parser.add_argument("limits", nargs="?", type=Path, default=ROOT / "build" / "bench-limits.json")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    options = parser.parse_args()
+    limits = json.loads(options.limits.read_text()) if options.limits.exists() else None
+    options.output.write_text(page(json.loads(options.bench.read_text()), limits))
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""docs/performance.md is written by a command from what was measured; its words are that command's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bench.page import HEAD, LEDGER, PAGE, page
+
+NAMES = ("fal-proxy", "official, hono")
+
+
+def turns(*rates: float) -> list[dict[str, Any]]:
+    return [{"per_cpu_second": rate, "per_second": rate / 2, "p50_ms": 1.0, "p99_ms": 2.0} for rate in rates]
+
+
+def report(**more: Any) -> dict[str, Any]:
+    return {
+        "machine": {"cpu": "a processor", "cores": 2, "load_before": 0.1, "system": "Linux", "python": "3.11"},
+        "versions": {"fal-proxy": "0.1.0"},
+        "connections": 32,
+        "polls": 20,
+        "rounds": 3,
+        "seconds": 4.0,
+        "upstream_alone": {"per_second": 64_000.0},
+        "fastest_contestant": 20_000.0,
+        "results": {"run": dict(zip(NAMES, (turns(3000, 3300, 2000), turns(1000, 1000, 1000)), strict=True))},
+        "latency": {"run": {"fal-proxy": {"per_second": 1000.0, "p50_ms": 0.51, "p99_ms": 4.02}}},
+        "footprint": {"start_seconds": 0.75, "idle_mib": 87.4, "after_load_mib": 95.0},
+        "streams": {"streams": 2000, "kib_each": 20.1, "seconds_between": 10.0, "kib_each_over_time": [20.1]},
+        "fan_out": {"watchers": 200, "last_after_first_ms": 12.3},
+        **more,
+    }
+
+
+def test_ratios_are_the_medians_of_the_rounds() -> None:
+    written = page(report(), None)
+    assert "| run | 3,000 | 1,000 | 3.00 |" in written
+    assert "| run | fal-proxy | 1,000 | 0.51 | 4.02 |" in written
+    assert "- run, fal-proxy: 3,000 3,300 2,000" in written
+    words = " ".join(written.split())
+    assert "0.75 s" in words and "87 MiB" in words and "12 ms after the first" in words
+    assert "## Limits" not in written and "minutes" not in written
+
+
+def test_what_was_measured_besides_is_told_too() -> None:
+    limits = {"results": {"submit": {"limits off": turns(2000), "everything on": turns(1500)}}}
+    held = {"streams": 2000, "kib_each": 20.0, "seconds_between": 10.0, "kib_each_over_time": [20.0] * 60 + [21.5]}
+    written = page(report(streams=held), limits)
+    assert "| submit: share of the throughput without limits | 1.00 | 0.75 |" in written
+    assert "Held for 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
+
+
+def test_no_line_is_longer_than_those_of_the_other_pages() -> None:
+    lines = page(report(), None).splitlines()
+    assert max(len(line) for line in lines if not line.startswith(("|", "-"))) <= 120
+
+
+def test_the_page_has_the_words_of_the_command() -> None:
+    written = PAGE.read_text()
+    assert written.startswith(HEAD) and LEDGER in written

@@ -1,0 +1,91 @@
+"""The moment in which a draining server closes its socket, with callers who connect in just that moment."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from proxy.drain import Drain
+from proxy.server import DrainingServer
+from tests.server.commands import eventually
+from tests.support.servers import free_port
+
+CALLERS = 100
+REQUEST = b"GET / HTTP/1.1\r\nhost: server\r\n\r\n"
+ANSWER = b"HTTP/1.1 204"
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        scope["state"]["drain"] = Drain(600)
+        for event in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{event}"
+            await send({"type": f"lifespan.{event}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+class Holding(DrainingServer):
+    """Lets nothing else happen in its process, for a while, before it stops listening."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.holds = threading.Event()
+        self.may_go_on = threading.Event()
+
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        self.holds.set()
+        assert self.may_go_on.wait(60)
+        await super()._stop_listening(sockets)
+
+
+@contextlib.contextmanager
+def serving(port: int) -> Iterator[Holding]:
+    options = {"port": port, "loop": "uvloop", "log_config": None, "lifespan": "on", "ws": "none"}
+    server = Holding(uvicorn.Config(application, **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started, "the server does not start")
+        yield server
+    finally:
+        server.should_exit = True
+        server.may_go_on.set()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def test_connections_that_nobody_has_accepted_yet_are_answered() -> None:
+    port = free_port()
+    with serving(port) as server, contextlib.ExitStack() as callers:
+        server.should_exit = True
+        assert server.holds.wait(30)
+        waiting = [callers.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(CALLERS)]
+        for caller in waiting:
+            caller.sendall(REQUEST)
+        server.may_go_on.set()
+        for caller in waiting:
+            assert caller.recv(len(ANSWER)) == ANSWER
+
+
+def test_a_request_that_comes_then_on_a_connection_kept_open_is_answered() -> None:
+    port = free_port()
+    with contextlib.ExitStack() as open_:
+        server = open_.enter_context(serving(port))
+        caller = open_.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+        answers = open_.enter_context(caller.makefile("rb"))
+        caller.sendall(REQUEST)
+        assert answers.readline().startswith(ANSWER)
+        while answers.readline() != b"\r\n":
+            pass
+        server.should_exit = True
+        assert server.holds.wait(30)
+        caller.sendall(REQUEST)
+        server.may_go_on.set()
+        assert answers.readline().startswith(ANSWER)

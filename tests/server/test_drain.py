@@ -1,0 +1,320 @@
+"""A stop signal loses no answer: real processes that are stopped while callers run, poll, watch and upload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.limits.callers import PIXEL
+from tests.server.commands import PLAINLY, PROXY, Server, eventually, serving
+from tests.server.conftest import Desk
+from tests.support.books import Books, read_books
+from tests.support.programs import tree
+from tests.support.redis import Redis
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import sandbox_environ
+
+pytestmark = pytest.mark.slow
+
+RUN, QUEUE = "/fal/run/fal-ai/llava-next", "/fal/queue/fal-ai/llava-next"
+INITIATE = "/fal/rest/storage/upload/initiate"
+HELD, SILENT = "[[pace hold=IN_PROGRESS]]", "[[fault delay=60]]"
+PNG = {"content_type": "image/png", "file_name": "a.png"}
+#: A single process ends with the signal, as a shell or an orchestrator expects it.
+BY_SIGNAL = -signal.SIGTERM
+LONG, SHORT = "600", "4"
+
+
+class Scene:
+    """A server to be stopped, its sandbox, and callers, each a subject of its own."""
+
+    def __init__(self, server: Server, desk: Desk, sandbox: SandboxControl) -> None:
+        self.server = server
+        self.sandbox = sandbox
+        self._desk = desk
+        self._callers: list[httpx.Client] = []
+        self._pool = ThreadPoolExecutor(16)
+
+    def caller(self) -> httpx.Client:
+        subject = f"caller-{len(self._callers)}"
+        token = self._desk.data("sessions", "mint", "--tenant", "acme", "--subject", subject)
+        headers = {"authorization": f"Bearer {token}"}
+        self._callers.append(httpx.Client(base_url=self.server.url, headers=headers, **PLAINLY))
+        return self._callers[-1]
+
+    def meanwhile(self, work: Callable[[], Any]) -> tuple[Future[Any], str]:
+        """Do something in a thread; what will come of it, and the sandbox's id of the call that it makes."""
+        known = {job["id"] for job in self.sandbox.jobs()}
+        future = self._pool.submit(work)
+        eventually(lambda: len(self.sandbox.jobs()) > len(known), "the call did not reach the sandbox")
+        (new,) = {job["id"] for job in self.sandbox.jobs()} - known
+        return future, new
+
+    def in_background(self, work: Callable[[], Any], path: str) -> Future[Any]:
+        """Do something in a thread that reaches the sandbox at a path of its own."""
+        future = self._pool.submit(work)
+        eventually(lambda: any(path in one["path"] for one in self.sandbox.requests()), "it did not reach the sandbox")
+        return future
+
+    def begin_to_stop(self, number: int = signal.SIGTERM) -> None:
+        self.server.process.send_signal(number)
+        eventually(self.is_draining, "it does not stop")
+
+    def is_draining(self) -> bool:
+        return bool(httpx.get(f"{self.server.url}/readyz", **PLAINLY).status_code == 503)
+
+    def end(self, seconds: float = 20) -> int:
+        return self.server.process.wait(timeout=seconds)
+
+    def books(self) -> Books:
+        return asyncio.run(read_books(self._desk.environ["PROXY_DATABASE_URL"]))
+
+    def close(self) -> None:
+        for pid in tree(self.server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for caller in self._callers:
+            caller.close()
+        self._pool.shutdown()
+
+
+@contextlib.contextmanager
+def scene(sandbox: SandboxControl, desk: Desk, drain_seconds: str, **environ: str) -> Iterator[Scene]:
+    more = {**sandbox_environ(sandbox.url), "PROXY_DRAIN_SECONDS": drain_seconds, **environ}
+    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at="/readyz") as server:
+        found = Scene(server, desk, sandbox)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def asked(prompt: str = "What is it?") -> dict[str, str]:
+    return {"image_url": PIXEL, "prompt": prompt}
+
+
+def submitted(caller: httpx.Client, prompt: str = "") -> str:
+    id_: str = caller.post(QUEUE, json=asked(prompt)).raise_for_status().json()["request_id"]
+    return id_
+
+
+def slot(caller: httpx.Client) -> str:
+    url: str = caller.post(INITIATE, json=PNG).raise_for_status().json()["upload_url"]
+    return url
+
+
+def read_to_the_cut(caller: httpx.Client, method: str, path: str, json: Any = None) -> bytes:
+    """What came of a stream that was cut, which its reader must notice."""
+    got = b""
+    with caller.stream(method, path, json=json) as stream, pytest.raises(httpx.RemoteProtocolError):
+        for chunk in stream.iter_bytes():
+            got += chunk
+    return got
+
+
+def refused(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "draining"), answer.text
+    assert answer.headers["retry-after"] == "1" and answer.headers["connection"] == "close"
+
+
+def connected(server: Server) -> socket.socket:
+    address = urlsplit(server.url)
+    return socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxControl, desk: Desk) -> None:
+    with scene(sandbox, desk, LONG) as stage:
+        alice, bob = stage.caller(), stage.caller()
+        done, other, followed = submitted(alice), submitted(bob, HELD), submitted(bob, HELD)
+        place = slot(alice)
+        eventually(lambda: alice.get(f"{QUEUE}/requests/{done}/status").status_code == 200, "the job does not end")
+        run, run_id = stage.meanwhile(lambda: alice.post(RUN, json=asked(f"alice {HELD}")))
+        events = stage.in_background(lambda: bob.get(f"/v1/jobs/{followed}/events"), f"{followed}/status/stream")
+        with connected(stage.server) as silent, connected(stage.server) as idle, idle.makefile("rb") as answered:
+            idle.sendall(b"GET /livez HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            assert answered.readline().startswith(b"HTTP/1.1 200 ")
+            stage.begin_to_stop()
+
+            refused(httpx.get(f"{stage.server.url}/readyz", **PLAINLY))
+            for path, body in ((RUN, asked()), (QUEUE, asked()), (f"{RUN}/stream", asked()), (INITIATE, PNG)):
+                refused(bob.post(path, json=body))
+            assert bob.get("/livez").status_code == 200
+            assert 'fal_proxy_refusals_total{error_type="draining"}' in bob.get("/metrics").text
+            assert bob.get("/v1/session").status_code == 200
+
+            assert bob.get(f"{QUEUE}/requests/{other}/status").json()["status"] in ("IN_QUEUE", "IN_PROGRESS")
+            assert bob.put(f"{QUEUE}/requests/{other}/cancel").status_code == 202
+            assert "IN_PROGRESS" not in alice.get(f"{QUEUE}/requests/{done}/status/stream").text
+            assert "You asked" in alice.get(f"{QUEUE}/requests/{done}").json()["output"]
+            assert httpx.put(place, content=b"a", headers={"content-type": "image/png"}, **PLAINLY).status_code == 200
+            # A stream that can be resumed anywhere ends at once.
+            assert events.result(timeout=30).text.endswith("\n\nretry: 1000\n\n")
+            assert not run.done() and stage.server.process.poll() is None
+
+            sandbox.move_job(run_id, "COMPLETED")
+            answer = run.result(timeout=30)
+            assert answer.status_code == 200 and "You asked: alice" in answer.json()["output"]
+            assert answer.headers["connection"] == "close"
+            assert stage.end() == BY_SIGNAL
+            assert answered.read().endswith(b'{"status":"ok"}') and silent.recv(1) == b""
+    assert len([one for one in sandbox.requests() if one["host"] == "run"]) == 1
+    assert "Traceback" not in stage.server.stderr
+
+
+def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: SandboxControl, desk: Desk) -> None:
+    with scene(sandbox, desk, SHORT) as stage:
+        runner, submitter, streamer, watcher, poller, uploader = (stage.caller() for _ in range(6))
+        watched, polled = submitted(watcher, HELD), submitted(poller, f"{HELD} [[fault delay=60 on=result]]")
+        place = urlsplit(slot(uploader))
+        run, _ = stage.meanwhile(lambda: runner.post(RUN, json=asked(HELD)))
+        streaming = lambda: read_to_the_cut(streamer, "POST", f"{RUN}/stream", asked(HELD))  # noqa: E731
+        stream, _ = stage.meanwhile(streaming)
+        submit = stage.in_background(lambda: submitter.post(QUEUE, json=asked(f"never told {SILENT}")), "llava-next")
+        eventually(lambda: "never told" in str(sandbox.requests()), "the submit did not reach the sandbox")
+        events = f"{QUEUE}/requests/{watched}/status/stream"
+        watch = stage.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
+        poll = stage.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
+        with connected(stage.server) as upload:
+            head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 10\r\n\r\n"
+            upload.sendall(head.encode() + b"half")
+            eventually(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
+            began = time.monotonic()
+            assert stage.server.stop(signal.SIGTERM) == BY_SIGNAL
+            assert time.monotonic() - began < float(SHORT)
+            with upload.makefile("rb") as answer:
+                assert answer.readline().startswith(b"HTTP/1.1 503 ")
+        for future in (run, submit):
+            answered = future.result(timeout=30)
+            assert (answered.status_code, answered.json()["error_type"]) == (500, "upstream_ambiguous"), answered.text
+        refused(poll.result(timeout=30))
+        assert stream.result(timeout=30).endswith(b"retry: 1000\n\n")
+        assert b'"IN_PROGRESS"' in watch.result(timeout=30) and watch.result().endswith(b"\n\nretry: 1000\n\n")
+        books = stage.books()
+    books.check()
+    states = {(entry.kind, entry.subject): entry.state for entry in books.entries}
+    assert states == {
+        ("run", "caller-0"): "settled",
+        ("submit", "caller-1"): "settled",
+        ("stream", "caller-2"): "settled",
+        ("submit", "caller-3"): "accepted",
+        ("submit", "caller-4"): "accepted",
+        ("upload", "caller-5"): "released",
+    }
+    assert "Traceback" not in stage.server.stderr
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["terminate", "ctrl-c"])
+def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, desk: Desk, second: signal.Signals) -> None:
+    with scene(sandbox, desk, LONG) as stage:
+        run, _ = stage.meanwhile(stage_run(stage.caller()))
+        stage.begin_to_stop()
+        assert not run.done()
+        stage.server.process.send_signal(second)
+        assert stage.end() in (BY_SIGNAL, -second)
+        assert run.result(timeout=30).json()["error_type"] == "upstream_ambiguous"
+        (entry,) = stage.books().entries
+        assert entry.state == "settled"
+
+
+def stage_run(caller: httpx.Client) -> Callable[[], httpx.Response]:
+    return lambda: caller.post(RUN, json=asked(HELD))
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("everywhere", [False, True], ids=["terminate", "ctrl-c"])
+def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, redis: Redis, everywhere: bool) -> None:
+    with scene(sandbox, desk, LONG, PROXY_WORKERS="3", PROXY_REDIS_URL=redis.url) as stage:
+        caller = stage.caller()
+        run, run_id = stage.meanwhile(stage_run(caller))
+        workers = tree(stage.server.process.pid)[1:]
+        # A terminal sends its Ctrl-C to the workers as well, and the parent tells them once more.
+        for pid in [stage.server.process.pid, *(workers if everywhere else ())]:
+            os.kill(pid, signal.SIGINT if everywhere else signal.SIGTERM)
+        # Only the worker that is busy is left, and answers whoever comes.
+        eventually(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
+        eventually(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
+        for _ in range(20):
+            refused(httpx.post(stage.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
+        assert not run.done()
+        sandbox.move_job(run_id, "COMPLETED")
+        assert run.result(timeout=30).status_code == 200
+        assert stage.end() == 0
+        assert "Traceback" not in stage.server.stderr
+
+
+def listens(pid: int) -> bool:
+    """Whether a process is there and holds a TCP socket that listens."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{columns[9]}]" for columns in table if columns[3] == "0A"}
+    with contextlib.suppress(FileNotFoundError):
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(one) in listening:
+                    return True
+    return False
+
+
+@pytest.mark.tools
+def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        run, _ = stage.meanwhile(stage_run(stage.caller()))
+        stage.begin_to_stop()
+        stage.server.process.send_signal(signal.SIGTERM)
+        assert stage.end() == 0
+        assert run.result(timeout=30).json()["error_type"] == "upstream_ambiguous"
+        (entry,) = stage.books().entries
+        assert entry.state == "settled"
+
+
+@pytest.mark.tools
+def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        caller = stage.caller()
+        run, _ = stage.meanwhile(stage_run(caller))
+        workers = tree(stage.server.process.pid)[1:]
+        stage.begin_to_stop()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        assert stage.end() == 0
+        with pytest.raises(httpx.TransportError):
+            run.result(timeout=30)
+
+
+@pytest.mark.tools
+def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
+        process = stage.server.process
+
+        def workers() -> list[int]:
+            return [pid for pid in tree(process.pid)[1:] if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        eventually(lambda: len(workers()) == 2, "the workers do not start")
+        first, other = workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(workers()) == 2 and first not in workers(), "nobody takes its place")
+        assert other in workers()
+        assert stage.server.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.tools
+def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
+    broken = {"PROXY_DATABASE_URL": f"sqlite:///{desk.folder}/gone/proxy.db", "PROXY_PORT": str(free_port())}
+    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "FAL_KEY": "id:secret"}
+    environ = {**desk.environ, **more, **broken, "PATH": os.environ["PATH"]}
+    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=desk.folder, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr
