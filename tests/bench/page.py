@@ -1,13 +1,14 @@
 """docs/performance.md from what the benchmarks measured: `python -m tests.bench.page`.
 
-Reads build/bench.json and build/bench-limits.json, as `make bench` leaves them; other paths can be given. Without the
-second, the page tells nothing of limits.
+Reads build/bench.json, build/bench-limits.json and build/bench-uploads.json, as `make bench` leaves them; other paths
+can be given. Without the second or the third, the page tells nothing of limits or of uploads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ one machine; what says something elsewhere are the ratios, taken within one run.
   static upstream and get the same load in turns.
 - `python -m tests.bench.limits`: the way of a submit and of a run with every kind of limit on, beside the same with all
   limits off. Sessions, input policy and ownership are on in both.
+- `python -m tests.bench.uploads`: one upload of 200 MiB at a time, with everything on, beside nginx, which passes bytes
+  on unbuffered and checks nothing.
 
 Each proxy has core 0 to itself while its turn lasts; the load (wrk) and the static upstream share core 1, and so do
 PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time, all its threads, and
@@ -43,11 +46,19 @@ before is being written, which is why 32 callers cost far less than 32 commits.
 """
 
 
-def page(bench: Report, limits: Report | None) -> str:
+UPLOADS = """\
+Whatever the size of a file, next to nothing of it stays in memory: a test holds 1 GiB to 16 MiB, and fifty files of 20
+MiB at once to 64 MiB.
+"""
+
+
+def page(bench: Report, limits: Report | None, uploads: Report | None = None) -> str:
     """The whole page."""
     parts = [HEAD, _where(bench), _beside(bench), _latency(bench), _footprint(bench), _streams(bench)]
     if limits is not None:
         parts.append(_limits(limits))
+    if uploads is not None:
+        parts.append(_uploads(uploads))
     return "\n".join([*parts, _rounds(bench, limits)])
 
 
@@ -121,6 +132,16 @@ def _limits(limits: Report) -> str:
     return f"## Limits\n\n{_table(['way of a call', *turns], rows)}\n\n{LEDGER}"
 
 
+def _uploads(uploads: Report) -> str:
+    results: Mapping[str, Sequence[float]] = uploads["results"]
+    *_, beside = results
+    rows = []
+    for name, speeds in results.items():
+        share = statistics.median(one / other for one, other in zip(speeds, results[beside], strict=True))
+        rows.append([name, _number(statistics.median(speeds)), f"{share:.2f}"])
+    return f"## Uploads\n\n{_table(['a file of 200 MiB', 'MB a second', f'share of {beside}'], rows)}\n\n{UPLOADS}"
+
+
 def _rounds(bench: Report, limits: Report | None) -> str:
     lines = [f"- {line}" for line in _raw(bench["results"])]
     if limits is not None:
@@ -154,10 +175,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.page", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bench", nargs="?", type=Path, default=ROOT / "build" / "bench.json")
     parser.add_argument("limits", nargs="?", type=Path, default=ROOT / "build" / "bench-limits.json")
+    parser.add_argument("uploads", nargs="?", type=Path, default=ROOT / "build" / "bench-uploads.json")
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
     limits = json.loads(options.limits.read_text()) if options.limits.exists() else None
-    options.output.write_text(page(json.loads(options.bench.read_text()), limits))
+    uploads = json.loads(options.uploads.read_text()) if options.uploads.exists() else None
+    options.output.write_text(page(json.loads(options.bench.read_text()), limits, uploads))
     print(f"written to {options.output}")
 
 
