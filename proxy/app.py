@@ -40,7 +40,7 @@ from proxy.stores.base import Counters, Stores
 from proxy.stores.counters import MemoryCounters, RedisCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import Timeouts, Upstream
 from proxy.upstream.transport import EngineTransport
 
 
@@ -48,6 +48,7 @@ def create_app(
     settings: Settings,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
+    timeouts: Timeouts | None = None,
     stores: Stores | None = None,
     counters: Counters | None = None,
     clock: Clock | None = None,
@@ -59,6 +60,7 @@ def create_app(
 
     Args:
         transport: how fal is reached; the fast one if not given.
+        timeouts: how long fal may be silent; for tests that cannot wait that long.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
@@ -73,7 +75,7 @@ def create_app(
     services = _assembled(
         settings,
         catalog,
-        transport or EngineTransport(),
+        Upstream(settings.fal, transport or EngineTransport(), timeouts),
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock or SystemClock(),
@@ -96,7 +98,7 @@ def create_app(
 def _assembled(
     settings: Settings,
     catalog: Catalog,
-    transport: httpx.AsyncBaseTransport,
+    upstream: Upstream,
     stores: Stores,
     counters: Counters,
     clock: Clock,
@@ -111,7 +113,6 @@ def _assembled(
     leases = Leases(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
-    upstream = Upstream(settings.fal, transport)
     owners = Owners(stores.ledger)
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
     return Services(

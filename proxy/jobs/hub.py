@@ -18,7 +18,7 @@ from proxy.drain import Drain
 from proxy.errors import ProxyError
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
-from proxy.jobs.updates import COMPLETED, Update
+from proxy.jobs.updates import STATES, Update
 from proxy.jobs.watch import Watch
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
@@ -93,13 +93,13 @@ class Hub:
             await self._settlement.saw_status(job, document)
         return answer
 
-    async def _completed(self, job: Job) -> dict[str, Any] | None:
-        """fal's own word about a job that has ended."""
+    async def _document(self, job: Job) -> dict[str, Any] | None:
+        """fal's own word about a job, if it can be had."""
         try:
             document = parsed((await self.ask(job, logs=True)).body)
         except ProxyError:
             return None
-        return document if isinstance(document, dict) and document.get("status") == COMPLETED else None
+        return document if isinstance(document, dict) and document.get("status") in STATES else None
 
     @contextmanager
     def reading(self, job: Job) -> Iterator[Watch]:
@@ -159,7 +159,7 @@ class Hub:
         watch = Watch(
             job.endpoint,
             lambda: self._upstream.call(target, sent),
-            lambda: self._completed(job),
+            lambda: self._document(job),
             lambda document: self._settlement.saw_status(job, document),
             self._clock.now(),
         )

@@ -66,7 +66,9 @@ async def journal(
     """
     yield sse.retry(RETRY_SECONDS)
     try:
-        if after != END:
+        # Whoever claims the last event before there is one begins anew.
+        if after != END or not (watch.latest and watch.latest.is_last):
+            after = None if after == END else after
             async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
                 async for news in updates:
                     if news is not None:
