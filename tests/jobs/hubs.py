@@ -24,8 +24,7 @@ from proxy.upstream.relay import Whole, whole
 from tests.support.clock import MovableClock
 from tests.support.scripted import APP, ID, ScriptedFal
 
-JOB = Job(id="1", request_id=ID, kind="submit", tenant="acme", subject="alice", endpoint=APP, state="accepted",
-          submitted_at=0.0, expires_at=1e12, charges=(), slots=())  # fmt: skip
+JOB = Job("1", "submit", APP, "acme", "alice", submitted_at=0.0, expires_at=1e12, request_id=ID, state="accepted")
 
 
 class Books:

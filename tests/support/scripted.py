@@ -1,4 +1,4 @@
-"""A fal whose one job a test moves, behind httpx's transport interface: real calls, and every byte as the test wants it."""
+"""A fal whose one job a test moves, behind httpx's transport interface, and whose bytes a test damages."""
 
 from __future__ import annotations
 
