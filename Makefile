@@ -69,6 +69,10 @@ bench: .venv/.dev ## Compare with the official proxy, and tell what the limits c
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.limits
 
+.PHONY: soak
+soak: .venv/.dev ## Ten minutes of hundreds of jobs and a restart: nothing is lost, nothing accumulates (MINUTES=10)
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
+
 ##@ Prepare
 
 .PHONY: tools

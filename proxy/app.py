@@ -114,6 +114,9 @@ def _assembled(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
+    hub = Hub(upstream, settlement, clock, drain)
+    streams = OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session)
+    metrics.gauge(lambda: len(hub), lambda: streams.total)
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, own_files=settings.fal.cdn_url)
     return Services(
         settings=settings,
@@ -130,8 +133,8 @@ def _assembled(
         bookkeeper=bookkeeper,
         settlement=settlement,
         owners=owners,
-        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
-        hub=Hub(upstream, settlement, clock, drain),
+        streams=streams,
+        hub=hub,
         results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),

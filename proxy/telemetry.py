@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from proxy.settings import LogSettings, Secret
 
@@ -112,3 +113,12 @@ class Metrics:
         self.uncounted = Counter(
             "fal_proxy_uncounted", "Limits that could not be checked: the counters were down.", registry=self.registry
         )
+
+    def gauge(self, watched_jobs: Callable[[], int], open_streams: Callable[[], int]) -> None:
+        """Tell at each reading what goes on now."""
+        for name, text, read in (
+            ("fal_proxy_watched_jobs", "Jobs whose status stream is open at fal.", watched_jobs),
+            ("fal_proxy_open_streams", "Event streams that callers hold open.", open_streams),
+            ("fal_proxy_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(read)

@@ -77,7 +77,7 @@ async def hub_before(fal: ScriptedFal, *, silence_seconds: float = 20.0) -> Asyn
 async def until(happened: Any, seconds: float = 20) -> None:
     """Let the loop run until something is so."""
     async with asyncio.timeout(seconds):
-        while not happened():
+        while not happened():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

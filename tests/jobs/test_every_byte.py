@@ -98,14 +98,14 @@ async def test_a_byte_that_is_wrong_anywhere() -> None:
 @pytest.mark.parametrize("refuses", [False, True], ids=["fal-answers", "fal-refuses"])
 @pytest.mark.parametrize(
     "garbage",
-    [b"data: {no json\n\n", b'data: "text"\n\n', b'data: {"status":"WARMING","request_id":"x"}\n\n', b'data: {"status":"COMPLETED"}\n\n'],
-)  # fmt: skip
+    [b"{no json", b'"text"', b'{"status":"WARMING","request_id":"x"}', b'{"status":"COMPLETED"}'],
+)
 @pytest.mark.parametrize("instead_of", range(len(EVENTS)))
 async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes, refuses: bool) -> None:
     async def litter(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         for number, event in enumerate(EVENTS):
-            yield garbage if number == instead_of else event
+            yield b"data: " + garbage + b"\n\n" if number == instead_of else event
 
     await sees_the_truth(first_only(litter), refuses=refuses)
 
