@@ -72,7 +72,7 @@ async def soak(folder: Path, seconds: float, jobs: int) -> str:
             await asyncio.wait({running}, timeout=seconds * 0.25)
             busy = await asyncio.to_thread(weigh, server)
             code = await asyncio.to_thread(server.stop, signal.SIGTERM, 60)
-            assert code == 0, server.stderr
+            assert code in (0, -signal.SIGTERM), f"it ended with {code}"
         with serving("serve", environ=environ, folder=home, port=port) as server:
             await running
             before = await _rested(server)
