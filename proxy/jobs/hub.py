@@ -6,7 +6,7 @@ A job that ended stays answerable from memory, within a bound; one that nobody a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from proxy.errors import ProxyError
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
 from proxy.jobs.updates import STATES, Update
-from proxy.jobs.watch import Watch
+from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -38,11 +38,19 @@ MOST_WATCHES = 10_000
 
 
 class Hub:
-    def __init__(self, upstream: Upstream, settlement: Settlement, clock: Clock, drain: Drain) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settlement: Settlement,
+        clock: Clock,
+        drain: Drain,
+        pauses: Sequence[float] = PAUSES_SECONDS,
+    ) -> None:
         self._upstream = upstream
         self._settlement = settlement
         self._clock = clock
         self._drain = drain
+        self._pauses = pauses
         self._watches: dict[str, Watch] = {}
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._asking: Single[Whole] = Single()
@@ -162,6 +170,7 @@ class Hub:
             lambda: self._document(job),
             lambda document: self._settlement.saw_status(job, document),
             self._clock.now(),
+            self._pauses,
         )
         watch.start(lambda: self._over(_id(job), watch))
         return watch

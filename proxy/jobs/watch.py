@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -48,6 +48,7 @@ class Watch:
         open_: opens the job's status stream at fal.
         ask: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
         saw: is told each document before anybody else.
+        pauses: seconds between attempts to open the stream, as `PAUSES_SECONDS`.
 
     Attributes:
         readers: how many event streams read it.
@@ -55,11 +56,20 @@ class Watch:
         is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
 
-    def __init__(self, endpoint: str, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        open_: Open,
+        ask: Ask,
+        saw: Saw,
+        used_at: float,
+        pauses: Sequence[float] = PAUSES_SECONDS,
+    ) -> None:
         self._endpoint = endpoint
         self._open = open_
         self._ask = ask
         self._saw = saw
+        self._pauses = pauses
         self._missed = False
         self._log = Log()
         self._kept: deque[Update] = deque(maxlen=KEPT_UPDATES)
@@ -204,9 +214,9 @@ class Watch:
         self._failures += 1
         self._fruitless += 1
         self.wake()
-        if self._failures > len(PAUSES_SECONDS):
+        if self._failures > len(self._pauses):
             raise StreamBroken("fal's status stream does not come back")
-        await asyncio.sleep(PAUSES_SECONDS[min(self._fruitless, len(PAUSES_SECONDS)) - 1])
+        await asyncio.sleep(self._pauses[min(self._fruitless, len(self._pauses)) - 1])
 
     async def _opened(self) -> Answer:
         response = await self._open()

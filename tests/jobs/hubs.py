@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import orjson
 
 from proxy.drain import Drain
 from proxy.jobs.hub import Hub
-from proxy.jobs.watch import Watch
+from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.routes.events import status_events
 from proxy.routes.journal import journal
 from proxy.settings import read
@@ -63,11 +63,13 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def hub_before(fal: ScriptedFal, *, silence_seconds: float = 20.0) -> AsyncIterator[Bench]:
+async def hub_before(
+    fal: ScriptedFal, *, silence_seconds: float = 20.0, pauses: Sequence[float] = PAUSES_SECONDS
+) -> AsyncIterator[Bench]:
     settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "a-secret-of-the-tests-with-more-than-32-bytes"})
     upstream = Upstream(settings.fal, fal, Timeouts(status_stream=silence_seconds))
     clock, drain, books = MovableClock(), Drain(10), Books()
-    hub = Hub(upstream, books, clock, drain)  # type: ignore[arg-type]
+    hub = Hub(upstream, books, clock, drain, pauses)  # type: ignore[arg-type]
     try:
         yield Bench(hub, fal, upstream, clock, drain, books)
     finally:

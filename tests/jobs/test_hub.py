@@ -84,21 +84,16 @@ async def test_polls_ask_fal_one_at_a_time() -> None:
         assert len({answer.body for answer in answers}) == 1 and fal.calls == ["status"]
 
 
-async def test_a_stream_that_never_tells_anything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Only the length of the pauses: there are as many as in earnest.
-    monkeypatch.setattr("proxy.jobs.watch.PAUSES_SECONDS", (0.001,) * 7)
+async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
-    async with hub_before(fal) as bench:
+    async with hub_before(fal, pauses=(0.001,) * 7) as bench:
         with bench.hub.reading(JOB) as watch, pytest.raises(StreamBroken):
             await watch.begun(100)
         assert fal.calls == ["stream"] * 8 and fal.open == 0
         await until(lambda: len(bench.hub) == 0)
 
 
-async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_never_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.jobs.watch.PAUSES_SECONDS", (0.0, 0.0, 0.0, 0.01))
+async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_never_given_up() -> None:
     async def whole_first(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield await anext(pieces)
         if number < 20:
@@ -107,7 +102,7 @@ async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_nev
             yield piece
 
     fal = ScriptedFal(whole_life()[:1], whole_first)
-    async with hub_before(fal) as bench:
+    async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.01)) as bench:
         began = asyncio.get_running_loop().time()
         await bench.hub.poll(JOB)
         await until(lambda: fal.calls.count("stream") == 21)
