@@ -83,7 +83,10 @@ def test_a_job_that_fal_forgets_on_the_way(stack: Stack) -> None:
         assert result.status_code == 404 and last == {"event": "error", "id": "END", "data": result.text}
 
 
-@pytest.mark.parametrize("fault", [{"fault": "drop", "when": "before"}, {"fault": "nginx", "status": 502}])
+@pytest.mark.parametrize(
+    "fault",
+    [{"fault": "drop", "when": "before"}, {"fault": "nginx", "status": 502}, {"fault": "status", "status": 429}],
+)
 def test_a_result_that_cannot_be_fetched_at_once(stack: Stack, fault: dict[str, Any]) -> None:
     stack.sandbox.fault(**fault, times=2, on={"operation": "result"})
     with stack.client() as client:
