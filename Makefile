@@ -70,6 +70,10 @@ bench: .venv/.dev ## Compare with the official proxy and nginx, and tell what th
 	@$(BIN)/python -m tests.bench.limits
 	@$(BIN)/python -m tests.bench.uploads
 
+.PHONY: soak
+soak: .venv/.dev ## Ten minutes of hundreds of jobs and a restart: nothing is lost, nothing accumulates (MINUTES=10)
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
+
 ##@ Prepare
 
 .PHONY: tools

@@ -39,7 +39,7 @@ from proxy.stores.base import Counters, Stores
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import Timeouts, Upstream
 from proxy.upstream.transport import EngineTransport
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def create_app(
     settings: Settings,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
+    timeouts: Timeouts | None = None,
     stores: Stores | None = None,
     counters: Counters | None = None,
     clock: Clock | None = None,
@@ -61,6 +62,7 @@ def create_app(
 
     Args:
         transport: how fal is reached; the fast one if not given.
+        timeouts: how long fal may be silent; for tests that cannot wait that long.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
@@ -75,7 +77,7 @@ def create_app(
     services = _assembled(
         settings,
         catalog,
-        transport or EngineTransport(),
+        Upstream(settings.fal, transport or EngineTransport(), timeouts),
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock or SystemClock(),
@@ -107,7 +109,7 @@ class Application(Starlette):
 def _assembled(
     settings: Settings,
     catalog: Catalog,
-    transport: httpx.AsyncBaseTransport,
+    upstream: Upstream,
     stores: Stores,
     counters: Counters,
     clock: Clock,
@@ -122,9 +124,11 @@ def _assembled(
     leases = Leases(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
-    upstream = Upstream(settings.fal, transport)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
+    hub = Hub(upstream, settlement, clock, drain)
+    streams = OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session)
+    metrics.gauge(lambda: len(hub), lambda: streams.total)
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
     return Services(
         settings=settings,
@@ -141,8 +145,8 @@ def _assembled(
         bookkeeper=bookkeeper,
         settlement=settlement,
         owners=owners,
-        streams=OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session),
-        hub=Hub(upstream, settlement, clock, drain),
+        streams=streams,
+        hub=hub,
         results=Results(),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),

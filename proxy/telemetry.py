@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from proxy.settings import LogSettings, Secret
 
@@ -135,3 +136,12 @@ class Metrics:
 
     def _counters_of(self, surface: str, status: int) -> tuple[Counter, Histogram]:
         return self.requests.labels(surface, status), self.seconds.labels(surface)
+
+    def gauge(self, watched_jobs: Callable[[], int], open_streams: Callable[[], int]) -> None:
+        """Tell at each reading what goes on now."""
+        for name, text, read in (
+            ("fal_proxy_watched_jobs", "Jobs whose status stream is open at fal.", watched_jobs),
+            ("fal_proxy_open_streams", "Event streams that callers hold open.", open_streams),
+            ("fal_proxy_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(read)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,8 @@ from proxy.drain import Drain
 from proxy.errors import ProxyError
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
-from proxy.jobs.updates import COMPLETED, Update
-from proxy.jobs.watch import Watch
+from proxy.jobs.updates import STATES, Update
+from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -40,11 +40,19 @@ _log = logging.getLogger(__name__)
 
 
 class Hub:
-    def __init__(self, upstream: Upstream, settlement: Settlement, clock: Clock, drain: Drain) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settlement: Settlement,
+        clock: Clock,
+        drain: Drain,
+        pauses: Sequence[float] = PAUSES_SECONDS,
+    ) -> None:
         self._upstream = upstream
         self._settlement = settlement
         self._clock = clock
         self._drain = drain
+        self._pauses = pauses
         self._watches: dict[str, Watch] = {}
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._asking: Single[Whole] = Single()
@@ -95,13 +103,13 @@ class Hub:
             await self._settlement.saw_status(job, document)
         return answer
 
-    async def _completed(self, job: Job) -> dict[str, Any] | None:
-        """fal's own word about a job that has ended."""
+    async def _document(self, job: Job) -> dict[str, Any] | None:
+        """fal's own word about a job, if it can be had."""
         try:
             document = parsed((await self.ask(job, logs=True)).body)
         except ProxyError:
             return None
-        return document if isinstance(document, dict) and document.get("status") == COMPLETED else None
+        return document if isinstance(document, dict) and document.get("status") in STATES else None
 
     @contextmanager
     def reading(self, job: Job) -> Iterator[Watch]:
@@ -168,9 +176,10 @@ class Hub:
         watch = Watch(
             job,
             lambda: self._upstream.call(target, sent),
-            lambda: self._completed(job),
+            lambda: self._document(job),
             lambda document: self._settlement.saw_status(job, document),
             self._clock.now(),
+            self._pauses,
         )
         watch.start(lambda: self._over(_id(job), watch))
         return watch

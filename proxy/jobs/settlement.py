@@ -137,7 +137,8 @@ class Settlement:
         if status.get("status") != "COMPLETED":
             await self.lives(job)
             return
-        seconds = _number((status.get("metrics") or {}).get("inference_time"))
+        metrics = status.get("metrics")
+        seconds = _number(metrics.get("inference_time")) if isinstance(metrics, dict) else None
         if status.get("error") and not seconds:
             await self.unused(job)
         elif self.reports_tokens(job) and not status.get("error"):

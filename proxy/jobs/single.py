@@ -20,7 +20,7 @@ class Single(Generic[Found]):
         if key not in self._running:
             begun = asyncio.ensure_future(_awaited(work))
             self._running[key] = begun, []
-            begun.add_done_callback(lambda _: self._running.pop(key, None))
+            begun.add_done_callback(lambda task: self._forget(key, task))
         task, waiting = self._running[key]
         waiting.append(None)
         try:
@@ -29,8 +29,13 @@ class Single(Generic[Found]):
             waiting.pop()
             if not waiting and not task.done():
                 # Out of the way at once: whoever comes now must not wait for what is being given up.
-                self._running.pop(key)
+                self._forget(key, task)
                 task.cancel()
+
+    def _forget(self, key: Hashable, task: asyncio.Task[Found]) -> None:
+        """Unless another has taken its place: one that was given up ends later than it is forgotten."""
+        if key in self._running and self._running[key][0] is task:
+            del self._running[key]
 
 
 async def _awaited(work: Callable[[], Awaitable[Found]]) -> Found:

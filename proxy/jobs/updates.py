@@ -37,17 +37,22 @@ class Log:
 
     def add(self, lines: Iterable[Any]) -> None:
         """Take up the lines that are new: a stream that is opened anew begins with those that are known."""
-        for line in lines:
-            encoded = orjson.dumps(line)
-            if encoded not in self._known:
-                self._known.add(encoded)
-                self._lines.append(encoded)
-                self.bytes += len(encoded)
+        for encoded in self._unknown([orjson.dumps(line) for line in lines]):
+            self._known.add(encoded)
+            self._lines.append(encoded)
+            self.bytes += len(encoded)
         while self.bytes > MOST_LOG_BYTES:
             oldest = self._lines.pop(0)
             self._known.discard(oldest)
             self.bytes -= len(oldest)
             self._gone += 1
+
+    def _unknown(self, lines: list[bytes]) -> list[bytes]:
+        if self._gone:
+            # What stands before a line that is known is old: it was let go.
+            known = [number for number, line in enumerate(lines, 1) if line in self._known]
+            lines = lines[max(known, default=0) :]
+        return [line for line in dict.fromkeys(lines) if line not in self._known]
 
     def between(self, first: int, end: int) -> orjson.Fragment:
         """The lines from one number to before another, as a JSON list."""
@@ -61,7 +66,7 @@ class Update:
 
     Attributes:
         endpoint: the one it was submitted to.
-        document: fal's JSON object; its `logs`, if it has any, are in the log.
+        document: fal's JSON object; the lines of its `logs` are in the log.
         lines: how many lines the log had.
     """
 
@@ -84,7 +89,7 @@ class Update:
     def mark(self) -> str:
         """Where in a job's life this is, the same in every process: what an event stream can be resumed after."""
         position = self.document.get("queue_position")
-        return f"{self.state}.{'' if position is None else position}.{self.lines}"
+        return f"{self.state}.{position if isinstance(position, int) else ''}.{self.lines}"
 
     def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
         """The JSON document with the log from a line on, or with `logs` of null for None."""
@@ -93,6 +98,7 @@ class Update:
         if found is None:
             document = dict(self.document)
             if "logs" in document or (first_line is not None and self.lines):
-                document["logs"] = None if first_line is None else self.log.between(first_line, self.lines)
+                has_none = first_line is None or (document.get("logs") is None and not self.lines)
+                document["logs"] = None if has_none else self.log.between(first_line or 0, self.lines)
             found = self._encoded[key] = orjson.dumps(rewrite(self.endpoint, document) if rewrite else document)
         return found

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -23,8 +23,11 @@ from proxy.stores.base import Job
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import StreamBroken, events_of, is_event_stream
 
-#: Pauses between attempts to open a stream again; when they are used up, whoever watches is cut off.
+#: Pauses before a stream is opened again, by how many in a row brought no news; when so many in a row told nothing at
+#: all, whoever watches is cut off.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
+#: How long the end of a stream is waited for after the end of its job.
+ENDING_SECONDS = 0.25
 #: Updates that a reader may lag behind before those between are left out.
 KEPT_UPDATES = 32
 _log = logging.getLogger(__name__)
@@ -43,8 +46,9 @@ class Watch:
 
     Args:
         open_: opens the job's status stream at fal.
-        ask: gives fal's own status document, with all logs, or None; for when a stream cannot be trusted.
+        ask: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
         saw: is told each document before anybody else.
+        pauses: seconds between attempts to open the stream, as `PAUSES_SECONDS`.
 
     Attributes:
         readers: how many event streams read it.
@@ -52,16 +56,26 @@ class Watch:
         is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
 
-    def __init__(self, job: Job, open_: Open, ask: Ask, saw: Saw, used_at: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        open_: Open,
+        ask: Ask,
+        saw: Saw,
+        used_at: float,
+        pauses: Sequence[float] = PAUSES_SECONDS,
+    ) -> None:
         self.job = job
         self._open = open_
         self._ask = ask
         self._saw = saw
+        self._pauses = pauses
         self._missed = False
         self._log = Log()
         self._kept: deque[Update] = deque(maxlen=KEPT_UPDATES)
         self._told = 0
         self._failures = 0
+        self._fruitless = 0
         self._failure: Exception | None = None
         self._is_over = False
         self._news = asyncio.Event()
@@ -122,8 +136,10 @@ class Watch:
             ProxyError, StreamBroken: fal's stream could not be opened, or told nothing.
         """
         while self.latest is None:
-            if self._failure is not None and (self._failures >= attempts or self._is_over):
+            if self._failure is not None and self._failures >= attempts:
                 raise self._failure
+            if self._is_over:
+                raise self._failure or StreamBroken("the job is not followed any more")
             await self._news.wait()
         return self.latest
 
@@ -148,6 +164,9 @@ class Watch:
                 if update.is_last:
                     return
                 lines = update.lines
+            if knows_place and self.latest and self.latest.is_last:
+                # Whoever comes back after the last update has them all.
+                return
             if self._is_over:
                 raise self._failure or StreamBroken("the job is not followed any more")
             with contextlib.suppress(TimeoutError):
@@ -193,10 +212,11 @@ class Watch:
         if self.latest and self.latest.is_last:
             return
         self._failures += 1
+        self._fruitless += 1
         self.wake()
-        if self._failures > len(PAUSES_SECONDS):
+        if self._failures > len(self._pauses):
             raise StreamBroken("fal's status stream does not come back")
-        await asyncio.sleep(PAUSES_SECONDS[self._failures - 1])
+        await asyncio.sleep(self._pauses[min(self._fruitless, len(self._pauses)) - 1])
 
     async def _opened(self) -> Answer:
         response = await self._open()
@@ -209,32 +229,63 @@ class Watch:
 
     async def _read(self, response: Answer) -> None:
         self._missed = False
-        async with aclosing(events_of(response, self._miss)) as events:
-            async for data in events:
-                document = orjson.loads(data)
-                if not isinstance(document, dict) or document.get("status") not in STATES:
-                    self._miss()
-                    continue
-                self._failures, self._failure = 0, None
-                if document["status"] == COMPLETED and self._missed:
-                    document = await self._ask() or document
-                await self._saw(document)
-                self._take(document)
-                if self.latest and self.latest.is_last:
-                    return
-        raise StreamBroken("it ended before the job did")
+        last: dict[str, Any] | None = None
+        try:
+            async with asyncio.timeout(None) as patience, aclosing(events_of(response, self._miss)) as events:
+                async for data in events:
+                    document = self._understood(data)
+                    if document is None or document == last:
+                        continue
+                    if last is not None:
+                        # Something comes behind the end: it overtook that, which may have had log lines.
+                        self._miss()
+                    elif document["status"] == COMPLETED:
+                        # Read on to the end of the stream: its connection can be used again, too.
+                        last = document
+                        patience.reschedule(asyncio.get_running_loop().time() + ENDING_SECONDS)
+                    else:
+                        await self._learn(document)
+                        if self.latest and self.latest.is_last:
+                            return
+        except (StreamBroken, TimeoutError):
+            if last is None:
+                raise
+        if last is None:
+            raise StreamBroken("it ended before the job did")
+        await self._learn(last)
+
+    def _understood(self, data: bytes) -> dict[str, Any] | None:
+        document = orjson.loads(data)
+        if isinstance(document, dict) and document.get("status") in STATES and "request_id" in document:
+            return document
+        self._miss()
+        return None
 
     def _miss(self) -> None:
-        """An event could not be understood: log lines may have been in it."""
+        """An event could not be understood, or was overtaken: log lines may have been in it."""
         self._missed, self.is_live = True, False
+
+    async def _learn(self, document: dict[str, Any]) -> None:
+        """Take up what the stream tells now; or what fal itself does, if something was missed."""
+        if self._missed and (asked := await self._ask()) is not None:
+            if document["status"] == COMPLETED != asked["status"]:
+                raise StreamBroken("fal contradicts its stream")
+            self._missed, document = False, asked
+        if self._missed and document["status"] == COMPLETED:
+            raise StreamBroken("the log of a job that ended is not known")
+        await self._saw(document)
+        self._take(document)
 
     def _take(self, document: dict[str, Any]) -> None:
         if isinstance(document.get("logs"), list):
-            self._log.add(document["logs"])
-            document["logs"] = None
+            # Without those that were missed, these would be out of order.
+            self._log.add(document["logs"] if not self._missed else ())
+            document["logs"] = []
         self.is_live = not self._missed
+        self._failures, self._failure = 0, None
         latest = self.latest
         if latest is None or latest.document != document or latest.lines != len(self._log):
             self._kept.append(Update(self.job.endpoint, document, self._log, len(self._log)))
             self._told += 1
+            self._fruitless = 0
             self.wake()

@@ -127,9 +127,9 @@ async def _created_and_watched(way: Way) -> Response:
     document = orjson.loads(answer.body)
     job = await way.services.owners.find_by_id(document["id"], way.caller)
     first = Update(job.endpoint, document, Log(), 0)
+    result = _result_of(way.services, way.request, job)
     reading = ExitStack()
     watch = reading.enter_context(way.services.hub.reading(job))
-    result = _result_of(way.services, way.request, job)
     events = journal(watch, result, way.services.drain, first.mark, _id_of(way.request))
     kept = {name: value for name, value in answer.headers.items() if name.startswith(("ratelimit", "idempotency"))}
     stream = EventStream(preceded(first, events), {**kept, "location": f"{PATH}/{document['id']}"})

@@ -66,7 +66,9 @@ async def journal(
     """
     yield sse.retry(RETRY_SECONDS)
     try:
-        if after != END:
+        # Whoever claims the last event before there is one begins anew.
+        if after != END or not (watch.latest and watch.latest.is_last):
+            after = None if after == END else after
             async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
                 async for news in updates:
                     if news is not None:
@@ -100,6 +102,9 @@ async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
     for pause in (*PAUSES_SECONDS[:3], None):
         try:
             result = await fetch()
+            if result.status == 429:
+                # Of the moment, not of the job.
+                raise BadUpstream("fal is too busy to tell.", scope="upstream")
         except (BadUpstream, UpstreamTimeout, Unavailable) as problem:
             _log.info("a job's result is fetched again: %s", problem.code)
             if pause is None:

@@ -14,6 +14,7 @@ The first parameter in each line is the main one; `n` events are body messages t
     drop_at     bytes=…              hang up at this byte of the body, live
     cut         bytes=…              hang up when so much of the request's body has arrived
     hang                             read the request, never answer
+    stall_at    bytes=…              fall silent at this byte of the body, live
     stall       n=0                  headers and n events, then silence
     split       gap_seconds=0.01     cut inside every multi-byte sequence
     chunk       size=1 gap_seconds=0 pieces of that many bytes
@@ -28,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -134,14 +135,20 @@ def drop(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 
 def drop_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    left = int(params.get("drop_at") or params.get("bytes") or 0)
+    return _cut_at(app, int(params.get("drop_at") or params.get("bytes") or 0), exchange.hang_up)
 
+
+def stall_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
+    return _cut_at(app, int(params.get("stall_at") or params.get("bytes") or 0), exchange.gone)
+
+
+def _cut_at(app: ASGIApp, left: int, end: Callable[[], Awaitable[None]]) -> ASGIApp:
     async def cut(data: bytes, write: Write) -> None:
         nonlocal left
         part, left = data[:left], left - len(data)
         await write(part)
         if left <= 0:
-            await exchange.hang_up()
+            await end()
 
     return live(app, cut, keeps_length=True)
 
@@ -256,8 +263,8 @@ def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 DAMAGES: Mapping[str, Damage] = {
     damage.__name__: damage
     for damage in (
-        delay, status, nginx, redirect, huge, headers, fail, drop, drop_at, cut, hang, stall, split, chunk, garbage,
-        duplicate, reorder, gzip,
+        delay, status, nginx, redirect, huge, headers, fail, drop, drop_at, stall_at, cut, hang, stall, split, chunk,
+        garbage, duplicate, reorder, gzip,
     )
 }  # fmt: skip
 

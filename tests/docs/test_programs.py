@@ -14,6 +14,7 @@ import pytest
 
 from tests.docs.test_docs import README, blocks, page, section
 from tests.server.commands import SECRET, forking
+from tests.support.limited import NEXT, PIXEL, asking
 from tests.support.stack import Stack
 
 tools = pytest.mark.tools
@@ -53,6 +54,26 @@ def test_the_backend_mints_a_session(stack: Stack, tmp_path: Path) -> None:
     assert minted["endpoints"] == ["fal-ai/llava-next"]
     with stack.client(minted["token"]) as alice:
         assert alice.get("/v1/session").json()["subject"] == "alice"
+
+
+@tools
+def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
+    (script,) = blocks(section(page("api"), "Jobs"), "sh")
+    where = script.replace("https://ai.example.com", stack.url)
+    told = bash(where, tmp_path, SESSION=stack.token("the-page"), PICTURE=PIXEL)
+    assert "event: status\nid: IN_QUEUE.1.0\n" in told
+    assert "event: result\nid: END\n" in told and "You asked: What is it?" in told
+
+
+@tools
+def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
+    (program,) = blocks(section(page("api"), "Jobs"), "js")
+    with stack.client(token := stack.token()) as client:
+        job = client.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("What is it?")}).json()["id"]
+    names = f"const proxy = {stack.url!r}, job = {job!r}, session = {token!r};\n"
+    (tmp_path / "watch.mjs").write_text(names + program)
+    told = bash("node watch.mjs", tmp_path).splitlines()
+    assert told[0].startswith("status IN_") and any(line.startswith("result END") for line in told)
 
 
 def test_the_commands_of_the_operator(folder: Path) -> None:

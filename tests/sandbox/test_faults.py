@@ -120,6 +120,16 @@ def test_stall_sends_the_head_and_some_events_then_nothing(wire: Fal, events: in
     until(lambda: wire.requests()[-1]["ended"] == "left")
 
 
+def test_stall_at_falls_silent_at_that_byte(wire: Fal) -> None:
+    with _asked(wire, RUN + "/stream", "[[fault stall_at=100]]") as connection:
+        received = b""
+        while sum(map(len, _chunks(received.partition(b"\r\n\r\n")[2]))) < 100:
+            received += connection.recv(65536)
+        assert _is_silent(connection)
+        assert sum(map(len, _chunks(received.partition(b"\r\n\r\n")[2]))) == 100
+    until(lambda: wire.requests()[-1]["ended"] == "left")
+
+
 def test_split_cuts_inside_every_multibyte_character(wire: Fal) -> None:
     _, body = _parts(wire.raw("POST", RUN + "/stream", wire.input("naïve? [[fault split]]")))
     chunks = _chunks(body)

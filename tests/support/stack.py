@@ -21,6 +21,7 @@ from proxy.sandbox.app import SANDBOX_KEY
 from proxy.settings import Settings, read
 from proxy.stores.base import Counters
 from proxy.stores.sql import SqlStores
+from proxy.upstream.client import Timeouts
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
@@ -136,6 +137,7 @@ def proxy_in_front_of(
     clock: MovableClock | None = None,
     counters: Counters | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    timeouts: Timeouts | None = None,
     server: Mapping[str, Any] | None = None,
 ) -> Iterator[Stack]:
     """A proxy with a database of its own in `folder`, serving until the block ends.
@@ -159,7 +161,13 @@ def proxy_in_front_of(
     clock = clock or MovableClock()
     plans = None if settings.config_path else plan_file(other_origin, url)
     app = create_app(
-        settings, clock=clock, counters=counters, transport=transport, plan_file=plans, reconciles=False
+        settings,
+        clock=clock,
+        counters=counters,
+        transport=transport,
+        timeouts=timeouts,
+        plan_file=plans,
+        reconciles=False,
     )
     with running(app, port=port, certificate=certificate, **(server or {})):
         yield Stack(url, sandbox, clock, settings, other_origin, ca_file)

@@ -1,0 +1,117 @@
+"""A hub in front of a scripted fal, and readers of every form."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+
+from proxy.drain import Drain
+from proxy.jobs.hub import Hub
+from proxy.jobs.watch import PAUSES_SECONDS, Watch
+from proxy.routes.events import status_events
+from proxy.routes.journal import journal
+from proxy.settings import read
+from proxy.stores.base import Job
+from proxy.targets import Kind, Target
+from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.relay import Whole, whole
+from tests.support.clock import MovableClock
+from tests.support.scripted import APP, ID, ScriptedFal
+
+JOB = Job("1", "submit", APP, "acme", "alice", submitted_at=0.0, expires_at=1e12, request_id=ID, state="accepted")
+
+
+class Books:
+    """What a settlement is told."""
+
+    def __init__(self) -> None:
+        self.saw: list[dict[str, Any]] = []
+
+    async def saw_status(self, job: Job, document: dict[str, Any]) -> None:
+        self.saw.append({"job": job.id, "status": document["status"]})
+
+
+@dataclass
+class Bench:
+    hub: Hub
+    fal: ScriptedFal
+    upstream: Upstream
+    clock: MovableClock
+    drain: Drain
+    books: Books = field(default_factory=Books)
+
+    async def fetch(self) -> Whole:
+        return await whole(await self.upstream.call(Target(Kind.RESULT, app=APP, request_id=ID), {}), repeatable=True)
+
+    async def native(self, after: str | None = None) -> list[dict[str, str]]:
+        """The events of the native stream to its end, without comments."""
+        with self.hub.reading(JOB) as watch:
+            await watch.begun(3)
+            told = [event async for event in journal(watch, self.fetch, self.drain, after, "request")]
+        return [found for event in told if (found := fields(event))]
+
+    async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
+        with self.hub.reading(JOB) as watch:
+            await watch.begun(3)
+            return [orjson.loads(one["data"]) async for one in _parsed(status_events(watch, logs=logs, rewrite=None))]
+
+
+@contextlib.asynccontextmanager
+async def hub_before(
+    fal: ScriptedFal, *, silence_seconds: float = 20.0, pauses: Sequence[float] = PAUSES_SECONDS
+) -> AsyncIterator[Bench]:
+    settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "a-secret-of-the-tests-with-more-than-32-bytes"})
+    upstream = Upstream(settings.fal, fal, Timeouts(status_stream=silence_seconds))
+    clock, drain, books = MovableClock(), Drain(10), Books()
+    hub = Hub(upstream, books, clock, drain, pauses)  # type: ignore[arg-type]
+    try:
+        yield Bench(hub, fal, upstream, clock, drain, books)
+    finally:
+        await hub.close()
+
+
+async def until(happened: Any, seconds: float = 20) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(seconds):
+        while not happened():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def is_reading(watch: Watch, count: int) -> bool:
+    return watch.readers == count
+
+
+def fields(event: bytes) -> dict[str, str]:
+    """The fields of one event; empty for a comment."""
+    pairs = [line.partition(": ") for line in event.decode().splitlines() if line and not line.startswith(":")]
+    return {name: value for name, _, value in pairs}
+
+
+async def _parsed(events: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
+    async for event in events:
+        if found := fields(event):
+            yield found
+
+
+def lines_of(documents: list[dict[str, Any]]) -> list[str]:
+    return [line["message"] for document in documents for line in document["logs"] or ()]
+
+
+async def cut_at(left: int, pieces: AsyncIterator[bytes], then: str) -> AsyncIterator[bytes]:
+    """The first bytes of a stream, and then it breaks, ends or says nothing more."""
+    async for piece in pieces:
+        if len(piece) > left:
+            yield piece[:left]
+            break
+        left -= len(piece)
+        yield piece
+    if then == "drop":
+        raise httpx.ReadError("cut")
+    if then == "stall":
+        await asyncio.Event().wait()

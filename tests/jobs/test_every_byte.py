@@ -1,0 +1,146 @@
+"""A status stream that is damaged at any byte, and in any other way, tells everybody the truth in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+import pytest
+
+from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, lines_of
+from tests.support.scripted import ANSWER, ScriptedFal, Wire, whole_life
+
+pytestmark = pytest.mark.anyio
+EVENTS = [b"data: " + orjson.dumps(document) + b"\n\n" for document in ScriptedFal(whole_life()).told]
+LENGTH = sum(map(len, EVENTS))
+#: As many at once: a stall or a pause then costs its time once.
+AT_ONCE = 200
+
+
+async def all_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The job's whole life on one stream, whatever fal itself would send."""
+    del pieces
+    for event in EVENTS:
+        yield event
+
+
+def first_only(damage: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> Wire:
+    return lambda number, pieces: damage(all_events(pieces)) if number == 0 else pieces
+
+
+async def sees_the_truth(wire: Wire, *, refuses: bool = False) -> Bench:
+    fal = ScriptedFal(whole_life(), wire)
+    fal.refuses = refuses
+    async with hub_before(fal, silence_seconds=0.2) as bench:
+        with_logs, without, native = await asyncio.gather(bench.fal_form(), bench.fal_form(logs=False), bench.native())
+        told = [orjson.loads(event["data"]) for event in native if event.get("event") == "status"]
+        for documents in (with_logs, told):
+            assert documents[-1]["status"] == "COMPLETED" and lines_of(documents) == fal.lines()
+        assert without[-1]["status"] == "COMPLETED" and not lines_of(without)
+        assert native[-1] == {"event": "result", "id": "END", "data": ANSWER.decode()}
+        known = bench.hub.known(JOB)
+        assert known and orjson.loads(known.encoded(0)) == fal._cumulative()
+    assert fal.open == 0 and fal.calls.count("result") == 1
+    return bench
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["drop", "end", "stall"])
+async def test_cut_at_every_byte(then: str) -> None:
+    offsets = range(LENGTH + 1)
+    for start in range(0, len(offsets), AT_ONCE):
+        await asyncio.gather(
+            *(
+                sees_the_truth(first_only(lambda pieces, at=at: cut_at(at, pieces, then)))  # type: ignore[misc]
+                for at in offsets[start : start + AT_ONCE]
+            )
+        )
+
+
+@pytest.mark.slow
+async def test_split_at_every_byte() -> None:
+    whole = b"".join(EVENTS)
+
+    def split(at: int) -> Wire:
+        async def halves(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            del pieces
+            yield whole[:at]
+            await asyncio.sleep(0)
+            yield whole[at:]
+
+        return first_only(halves)
+
+    for at in range(LENGTH + 1):
+        bench = await sees_the_truth(split(at))
+        assert bench.fal.calls.count("stream") == 1, "nothing was wrong with it"
+
+
+@pytest.mark.slow
+async def test_a_byte_that_is_wrong_anywhere() -> None:
+    """But in the name of the field: a field of another name is to be ignored."""
+    whole = b"".join(EVENTS)
+    names = {match.start() + n for match in re.finditer(b"data: ", whole) for n in range(-1, 5)}
+    offsets = [at for at in range(LENGTH) if at not in names]
+
+    def spoilt(at: int) -> Wire:
+        async def wrong(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            del pieces
+            yield whole[:at] + b"\xff" + whole[at + 1 :]
+
+        return first_only(wrong)
+
+    for start in range(0, len(offsets), AT_ONCE):
+        await asyncio.gather(*(sees_the_truth(spoilt(at)) for at in offsets[start : start + AT_ONCE]))
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["fal-answers", "fal-refuses"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"{no json", b'"text"', b'{"status":"WARMING","request_id":"x"}', b'{"status":"COMPLETED"}'],
+)
+@pytest.mark.parametrize("instead_of", range(len(EVENTS)))
+async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes, refuses: bool) -> None:
+    async def litter(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        del pieces
+        for number, event in enumerate(EVENTS):
+            yield b"data: " + garbage + b"\n\n" if number == instead_of else event
+
+    await sees_the_truth(first_only(litter), refuses=refuses)
+
+
+@pytest.mark.parametrize("first", range(len(EVENTS) - 1))
+async def test_events_that_overtake_each_other(first: int) -> None:
+    async def swap(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        del pieces
+        order = list(EVENTS)
+        order[first], order[first + 1] = order[first + 1], order[first]
+        for event in order:
+            yield event
+
+    fal = ScriptedFal(whole_life(), first_only(swap))
+    async with hub_before(fal) as bench:
+        told = await bench.fal_form()
+        assert told[-1]["status"] == "COMPLETED" and sorted(lines_of(told)) == sorted(fal.lines())
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+async def test_twice_with_comments_and_any_line_end(line_end: bytes) -> None:
+    async def twice(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        del pieces
+        for event in EVENTS:
+            for _ in range(2):
+                yield (b": ping\n\n" + event).replace(b"\n", line_end)
+
+    bench = await sees_the_truth(first_only(twice))
+    assert bench.fal.calls.count("stream") == 1 and "status" not in bench.fal.calls
+
+
+async def test_a_stream_that_stays_open_after_the_end() -> None:
+    async def open_ended(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in all_events(pieces):
+            yield piece
+        await asyncio.Event().wait()
+
+    await sees_the_truth(first_only(open_ended))

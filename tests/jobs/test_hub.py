@@ -1,0 +1,202 @@
+"""The hub: one upstream stream a job, opened again when it breaks, let go when nobody asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.jobs.hub import IDLE_SECONDS
+from proxy.jobs.watch import KEPT_UPDATES, JobUnknown
+from proxy.upstream.relay import StreamBroken
+from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, until
+from tests.support.scripted import ScriptedFal, log_line, whole_life
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_everybody_reads_one_stream() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        polls = await asyncio.gather(*(bench.hub.poll(JOB) for _ in range(20)))
+        assert {poll.state for poll in polls if poll} == {"IN_QUEUE"} and None not in polls
+        watchers = [asyncio.create_task(bench.fal_form()) for _ in range(20)]
+        with bench.hub.reading(JOB) as watch:
+            await until(lambda: is_reading(watch, 21))
+        for document in whole_life()[1:]:
+            fal.tell(**document)
+            await until(lambda: (found := bench.hub.known(JOB)) and found.state == fal.told[-1]["status"])
+        for told in await asyncio.gather(*watchers):
+            assert lines_of(told) == fal.lines() and told[-1]["status"] == "COMPLETED"
+        assert fal.calls == ["stream"] and len(bench.hub) == 0
+        ended = await bench.hub.poll(JOB)
+        assert ended and ended.is_last and fal.calls == ["stream"]
+        assert [one["status"] for one in await bench.fal_form()] == ["COMPLETED"]
+    assert bench.books.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
+
+
+async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        await bench.hub.poll(JOB)
+        bench.clock.advance(IDLE_SECONDS - 1)
+        bench.hub.sweep()
+        assert bench.hub.known(JOB), "it was asked for just now"
+        bench.clock.advance(IDLE_SECONDS - 1)
+        bench.hub.sweep()
+        assert len(bench.hub) == 1
+        with bench.hub.reading(JOB):
+            bench.clock.advance(IDLE_SECONDS * 10)
+            bench.hub.sweep()
+            assert len(bench.hub) == 1, "an event stream reads it"
+        bench.clock.advance(IDLE_SECONDS)
+        bench.hub.sweep()
+        assert len(bench.hub) == 0
+        await until(lambda: fal.open == 0)
+        assert await bench.hub.poll(JOB) and fal.calls == ["stream", "stream"]
+
+
+async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
+    silent = asyncio.Event()
+
+    async def wire(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield await anext(pieces)
+        if number == 0:
+            await silent.wait()
+        async for piece in pieces:
+            yield piece
+
+    fal = ScriptedFal(whole_life()[:1], wire)
+    async with hub_before(fal, silence_seconds=0.05) as bench:
+        assert await bench.hub.poll(JOB)
+        await until(lambda: bench.hub.known(JOB) is None)
+        assert await bench.hub.poll(JOB) is None, "a stream that is silent knows nothing"
+        assert (await bench.hub.ask(JOB, logs=True)).status == 202
+        await until(lambda: bench.hub.known(JOB) is not None)
+        assert fal.calls[0] == "stream" and fal.calls.count("stream") >= 2
+
+
+async def test_polls_ask_fal_one_at_a_time() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        answers = await asyncio.gather(*(bench.hub.ask(JOB, logs=True) for _ in range(10)))
+        assert len({answer.body for answer in answers}) == 1 and fal.calls == ["status"]
+
+
+async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
+    fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
+    async with hub_before(fal, pauses=(0.001,) * 7) as bench:
+        with bench.hub.reading(JOB) as watch, pytest.raises(StreamBroken):
+            await watch.begun(100)
+        assert fal.calls == ["stream"] * 8 and fal.open == 0
+        await until(lambda: len(bench.hub) == 0)
+
+
+async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_never_given_up() -> None:
+    async def whole_first(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield await anext(pieces)
+        if number < 20:
+            return
+        async for piece in pieces:
+            yield piece
+
+    fal = ScriptedFal(whole_life()[:1], whole_first)
+    async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.01)) as bench:
+        began = asyncio.get_running_loop().time()
+        await bench.hub.poll(JOB)
+        await until(lambda: fal.calls.count("stream") == 21)
+        assert asyncio.get_running_loop().time() - began > 0.15, "without news it pauses longer each time"
+        await until(lambda: bench.hub.known(JOB) is not None)
+
+
+async def test_fal_does_not_know_the_job_any_more() -> None:
+    fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(100, pieces, "drop"))
+    fal.knows = False
+    async with hub_before(fal) as bench:
+        with bench.hub.reading(JOB) as watch, pytest.raises(JobUnknown):
+            await watch.begun(3)
+        assert await bench.hub.poll(JOB) is None
+        assert (await bench.hub.ask(JOB, logs=False)).status == 404
+
+
+async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
+    fal = ScriptedFal()
+    async with hub_before(fal) as bench:
+        with bench.hub.reading(JOB) as watch:
+            waiting = asyncio.create_task(watch.begun())
+            await until(lambda: fal.open == 1)
+            await bench.hub.close()
+            with pytest.raises(StreamBroken):
+                await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_end() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        with bench.hub.reading(JOB) as watch:
+            await watch.begun()
+            updates = watch.updates(None, 5)
+            first = await anext(updates)
+            assert first and first[0].state == "IN_QUEUE"
+            for number in range(KEPT_UPDATES * 3):
+                fal.tell(status="IN_PROGRESS", logs=[log_line("x" * (number + 1))])
+                await until(lambda: watch.latest and watch.latest.lines == len(fal.lines()))
+            fal.tell(status="COMPLETED")
+            await until(lambda: watch.is_over)
+            rest = [news async for news in updates if news]
+    assert len(rest) <= KEPT_UPDATES and rest[-1][0].is_last
+    seen = [number for update, first_line in rest for number in range(first_line, update.lines)]
+    assert seen == list(range(len(fal.lines()))), "each line once"
+    assert len(watch._kept) <= KEPT_UPDATES
+
+
+def shows_the_latest(bench: Bench) -> bool:
+    known = bench.hub.known(JOB)
+    return known is not None and known.state == bench.fal.told[-1]["status"] and known.lines == len(bench.fal.lines())
+
+
+@pytest.mark.parametrize("cut", ["IN_QUEUE.1.0", "IN_QUEUE.0.0", "IN_PROGRESS..1", "IN_PROGRESS..3", "COMPLETED..4"])
+async def test_a_stream_is_resumed_after_any_event_by_a_process_that_knows_nothing(cut: str) -> None:
+    life = whole_life()
+    first = ScriptedFal(life[:1])
+    async with hub_before(first) as bench:
+        reading = asyncio.create_task(bench.native())
+        for document in life[1:]:
+            await until(lambda: shows_the_latest(bench))
+            await asyncio.sleep(0.01)
+            first.tell(**document)
+        told = [event for event in await reading if "event" in event]
+    assert [event["id"] for event in told] == [
+        "IN_QUEUE.1.0", "IN_QUEUE.0.0", "IN_PROGRESS..1", "IN_PROGRESS..3", "COMPLETED..4", "END"
+    ]  # fmt: skip
+    place = [event["id"] for event in told].index(cut) + 1
+    second = ScriptedFal(life[:place])
+    async with hub_before(second) as bench:
+        reading = asyncio.create_task(bench.native(after=cut))
+        for document in life[place:]:
+            await until(lambda: shows_the_latest(bench))
+            await asyncio.sleep(0.01)
+            second.tell(**document)
+        rest = [event for event in await reading if "event" in event]
+    assert rest == told[place:] and rest[-1]["event"] == "result"
+
+
+async def test_whoever_claims_the_end_of_a_job_that_goes_on_begins_anew() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        reading = asyncio.create_task(bench.native(after="END"))
+        await until(lambda: bench.hub.known(JOB))
+        fal.tell(**whole_life()[-1])
+        told = [event["event"] for event in await reading if "event" in event]
+    assert told == ["status", "status", "result"]
+
+
+@pytest.mark.parametrize("after", ["COMPLETED..4", "END"])
+async def test_whoever_comes_back_to_a_job_that_ended_gets_its_end(after: str) -> None:
+    fal = ScriptedFal(whole_life())
+    async with hub_before(fal) as bench:
+        await bench.native()
+        for _ in range(2):
+            (only,) = [event for event in await bench.native(after) if "event" in event]
+            assert (only["event"], only["id"]) == ("result", "END")

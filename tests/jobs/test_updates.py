@@ -1,0 +1,77 @@
+"""A job's log, and an update in all its forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.jobs.updates import MOST_LOG_BYTES, Log, Update
+
+
+def messages(log: Log, first: int = 0) -> Any:
+    return orjson.loads(orjson.dumps(log.between(first, len(log))))
+
+
+def test_a_line_is_taken_once_however_often_it_comes() -> None:
+    log = Log()
+    log.add([{"m": 1}, {"m": 2}])
+    log.add([{"m": 1}, {"m": 2}, {"m": 3}, {"m": 3}])
+    assert messages(log) == [{"m": 1}, {"m": 2}, {"m": 3}] and messages(log, 2) == [{"m": 3}]
+
+
+def test_an_endless_log_is_bounded_and_what_was_let_go_does_not_come_back() -> None:
+    log, lines = Log(), [{"n": n, "text": "x" * 1000} for n in range(3000)]
+    log.add(lines)
+    kept = messages(log)
+    assert log.bytes <= MOST_LOG_BYTES and len(log) == 3000 and kept[-1]["n"] == 2999
+    # A stream that is opened again tells the whole log.
+    log.add([*lines, {"n": 3000}])
+    assert len(log) == 3001 and messages(log)[-1] == {"n": 3000}
+    assert [line["n"] for line in messages(log)] == sorted(line["n"] for line in messages(log))
+    assert messages(log, 2999) == [{"n": 2999, "text": "x" * 1000}, {"n": 3000}]
+
+
+@pytest.mark.parametrize(
+    ("document", "first", "logs"),
+    [
+        ({"status": "IN_QUEUE", "logs": []}, None, None),
+        ({"status": "IN_QUEUE", "logs": []}, 0, [{"m": 1}]),
+        ({"status": "IN_QUEUE", "logs": None}, 0, [{"m": 1}]),
+        ({"status": "IN_QUEUE", "logs": []}, 1, []),
+    ],
+)
+def test_the_log_in_a_document(document: dict[str, Any], first: int | None, logs: Any) -> None:
+    log = Log()
+    log.add([{"m": 1}])
+    assert orjson.loads(Update("e", document, log, 1).encoded(first))["logs"] == logs
+
+
+def test_a_log_that_fal_does_not_tell_stays_untold() -> None:
+    assert orjson.loads(Update("e", {"status": "IN_QUEUE", "logs": None}, Log(), 0).encoded(0))["logs"] is None
+    assert "logs" not in orjson.loads(Update("e", {"status": "IN_QUEUE"}, Log(), 0).encoded(0))
+
+
+def test_a_form_is_encoded_once() -> None:
+    calls = []
+
+    def rewrite(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
+        calls.append(endpoint)
+        return {**document, "from": endpoint}
+
+    update = Update("e", {"status": "COMPLETED"}, Log(), 0)
+    assert update.encoded(0, rewrite) is update.encoded(0, rewrite) != update.encoded(0)
+    assert calls == ["e"] and update.is_last
+
+
+@pytest.mark.parametrize(
+    ("document", "mark"),
+    [
+        ({"status": "IN_QUEUE", "queue_position": 3}, "IN_QUEUE.3.2"),
+        ({"status": "IN_PROGRESS"}, "IN_PROGRESS..2"),
+        ({"status": "IN_QUEUE", "queue_position": "1\nid: x"}, "IN_QUEUE..2"),
+    ],
+)
+def test_marks(document: dict[str, Any], mark: str) -> None:
+    assert Update("e", document, Log(), 2).mark == mark

@@ -1,0 +1,235 @@
+"""The native job API: from a question to its answer, and every refusal on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.routes.jobs import HELD, JOBS, SSE, created, events, new, told, watching
+from tests.support.limited import account, limited_proxy, per, plan, posts, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack, proxy_in_front_of
+
+
+def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
+    with stack.client() as client:
+        answer = client.post(JOBS, json=new(HELD + " What is it?"))
+        job = answer.json()
+        assert answer.status_code == 202 and answer.headers["location"] == f"{JOBS}/{job['id']}"
+        assert (job["endpoint"], job["status"], job["queue_position"]) == ("fal-ai/llava-next", "IN_QUEUE", 0)
+        assert not [name for name in job if name.endswith("_url") or name == "request_id"]
+        one = f"{JOBS}/{job['id']}"
+        assert client.get(one).json()["status"] == "IN_QUEUE" and client.get(one).status_code == 200
+        assert client.get(f"{one}/result").status_code == 400, "it has none yet"
+        assert client.get(JOBS).json()["jobs"][0] | {"submitted_at": ""} == {
+            "id": job["id"], "endpoint": "fal-ai/llava-next", "is_over": False, "submitted_at": "",
+        }  # fmt: skip
+        stack.sandbox.move_job(job["id"], "finish")
+        stream = told(client, job["id"])
+        assert [event["event"] for event in stream][-2:] == ["status", "result"] and stream[-1]["id"] == "END"
+        result = client.get(f"{one}/result")
+        assert result.status_code == 200 and stream[-1]["data"] == result.text and "What is it?" in result.text
+        logs = client.get(one, params={"logs": "1"}).json()
+        assert logs["status"] == "COMPLETED" and logs["logs"][-1]["message"] == "INFO:Done"
+        assert client.get(one).json()["logs"] is None
+        assert client.get(JOBS, params={"limit": "1"}).json()["jobs"][0]["is_over"] is True
+
+
+def test_one_call_from_question_to_answer(stack: Stack) -> None:
+    with stack.client() as client, client.stream("POST", JOBS, json=new("What is it?"), headers=SSE) as stream:
+        assert stream.status_code == 200 and stream.headers["content-type"].startswith("text/event-stream")
+        found = list(events(stream))
+        assert stream.headers["location"].startswith(JOBS + "/")
+    assert found[0]["event"] == "status" and found[0]["id"] == "IN_QUEUE.1.0"
+    assert [event["event"] for event in found[-2:]] == ["status", "result"] and "What is it?" in found[-1]["data"]
+    assert len({event["id"] for event in found}) == len(found), "nothing is told twice"
+    assert [record["path"].rpartition("/")[2] for record in stack.sandbox.requests()].count("stream") == 1
+
+
+def test_a_job_that_is_cancelled(stack: Stack) -> None:
+    with stack.client() as client:
+        id_ = created(client)
+        assert client.delete(f"{JOBS}/{id_}").status_code == 202
+        stream = told(client, id_)
+        result = client.get(f"{JOBS}/{id_}/result")
+        assert stream[-1] == {"event": "error", "id": "END", "data": result.text} and result.status_code == 499
+        assert client.delete(f"{JOBS}/{id_}").json() == {"status": "ALREADY_COMPLETED"}
+
+
+@pytest.mark.parametrize(("prompt", "status"), [("[[fault fail=runner_disconnected]]", 503), ("wrong", 422)])
+def test_a_job_that_fails_ends_in_what_its_result_says(stack: Stack, prompt: str, status: int) -> None:
+    body = new(prompt)
+    if status == 422:
+        body["input"]["image_url"] = "data:image/png;base64,bm8gcGljdHVyZQ=="
+    with stack.client() as client:
+        id_ = client.post(JOBS, json=body).json()["id"]
+        last = told(client, id_)[-1]
+        result = client.get(f"{JOBS}/{id_}/result")
+    assert result.status_code == status and last == {"event": "error", "id": "END", "data": result.text}
+
+
+def test_a_job_that_fal_forgets_on_the_way(stack: Stack) -> None:
+    with stack.client() as client:
+        id_ = created(client)
+        stack.sandbox.fault(fault="drop_at", bytes=600, on={"operation": "status-stream"}, times=1)
+        with watching(client, id_) as stream:
+            next(stream)
+            stack.sandbox.move_job(id_, "IN_PROGRESS")
+            stack.sandbox.move_job(id_, "lose")
+            last = list(stream)[-1]
+        result = client.get(f"{JOBS}/{id_}/result")
+        assert result.status_code == 404 and last == {"event": "error", "id": "END", "data": result.text}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"fault": "drop", "when": "before"}, {"fault": "nginx", "status": 502}, {"fault": "status", "status": 429}],
+)
+def test_a_result_that_cannot_be_fetched_at_once(stack: Stack, fault: dict[str, Any]) -> None:
+    stack.sandbox.fault(**fault, times=2, on={"operation": "result"})
+    with stack.client() as client:
+        id_ = created(client, "What is it?")
+        last = told(client, id_)[-1]
+    assert last["event"] == "result" and "What is it?" in last["data"]
+
+
+def test_a_result_that_does_not_come_ends_the_stream_with_when_to_come_back(stack: Stack) -> None:
+    stack.sandbox.fault(fault="nginx", status=502, on={"operation": "result"})
+    with stack.client() as client:
+        id_ = created(client, "What is it?")
+        with client.stream("GET", f"{JOBS}/{id_}/events") as stream:
+            text = stream.read().decode()
+        assert text.endswith("retry: 5000\n\n") and "event: result" not in text and "event: error" not in text
+        stack.sandbox.clear_faults()
+        last_seen = [line for line in text.splitlines() if line.startswith("id: ")][-1].removeprefix("id: ")
+        (only,) = told(client, id_, last_seen)
+    assert last_seen.startswith("COMPLETED") and only["event"] == "result"
+
+
+def test_resumed_at_every_event_also_by_a_proxy_that_was_restarted(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with proxy_in_front_of(sandbox, tmp_path) as stack, stack.client() as client:
+        id_ = created(client)
+        with watching(client, id_) as stream:
+            whole = [next(stream)]
+            for state in ("IN_PROGRESS", "finish"):
+                sandbox.move_job(id_, state)
+                whole.append(next(stream))
+            whole += list(stream)
+        for place, event in enumerate(whole[:-1]):
+            assert told(client, id_, event["id"])[-1] == whole[-1]
+            if event["id"].startswith("COMPLETED"):
+                assert told(client, id_, event["id"]) == whole[place + 1 :]
+        by_query = client.get(f"{JOBS}/{id_}/events", params={"last_event_id": "END"}).text
+        assert "event: result" in by_query and "event: status" not in by_query
+        held, middle = created(client), ""
+        with watching(client, held) as stream:
+            next(stream)
+            sandbox.move_job(held, "IN_PROGRESS")
+            seen = next(stream)
+            middle, lines = seen["id"], seen["data"].count('"message"')
+    with proxy_in_front_of(sandbox, tmp_path) as stack, stack.client() as client:
+        with watching(client, held, middle) as stream:
+            sandbox.move_job(held, "finish")
+            rest = list(stream)
+        assert [event["event"] for event in rest[-2:]] == ["status", "result"]
+        assert sum(event["data"].count('"message"') for event in rest) == 4 - lines, "each line once, over both"
+        assert told(client, id_, "END") == whole[-1:], "the end is told again"
+
+
+@pytest.mark.parametrize("first", ["hosts", "native"])
+def test_an_idempotency_key_holds_on_both_surfaces(stack: Stack, first: str) -> None:
+    key, asked = {"idempotency-key": f"both-{first}"}, new("What is it?")
+    calls = [("/fal/queue/fal-ai/llava-next", asked["input"], "request_id"), (JOBS, asked, "id")]
+    with stack.client(headers=key) as client:
+        ids, replayed = [], []
+        for path, body, name in calls if first == "hosts" else reversed(calls):
+            answer = client.post(path, json=body)
+            ids.append(answer.json()[name])
+            replayed.append(answer.headers.get("idempotency-replayed"))
+        with client.stream("POST", JOBS, json=asked, headers=SSE) as stream:
+            last = list(events(stream))[-1]
+    assert ids[0] == ids[1] and replayed == [None, "true"] and last["event"] == "result"
+    assert len(posts(stack.sandbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "json", "status", "code", "words"),
+    [
+        ("POST", "", {"endpoint": "../evil", "input": {}}, 400, "bad_request", "endpoint must be"),
+        ("POST", "", {"endpoint": "fal-ai/llava-next/requests/x", "input": {}}, 400, "bad_", ""),
+        ("POST", "", {"endpoint": "fal-ai/other", "input": {}}, 403, "endpoint_not_allowed", "fal-ai/other"),
+        ("POST", "", {"endpoint": "fal-ai/llava-next"}, 400, "bad_request", "input"),
+        ("POST", "", {"endpoint": "fal-ai/llava-next", "input": {}, "webhook": "x"}, 400, "bad_request", "webhook"),
+        ("POST", "", {"endpoint": "fal-ai/llava-next", "input": {}}, 422, "invalid_input", "image_url"),
+        ("GET", "?limit=0", None, 400, "bad_request", "limit must be"),
+        ("GET", "?limit=x", None, 400, "bad_request", "limit must be"),
+        ("GET", "?limit=101", None, 400, "bad_request", "limit must be"),
+        ("GET", "?page=1", None, 400, "bad_request", "page"),
+        ("GET", "/{id}?log=1", None, 400, "bad_request", "log"),
+        ("GET", "/{id}?logs=2", None, 400, "bad_target", "logs must be"),
+        ("GET", "/{id}/result?x=1", None, 400, "bad_request", "x"),
+        ("DELETE", "/{id}?x=1", None, 400, "bad_request", "x"),
+        ("GET", "/{id}/events?last_event_id=7", None, 400, "bad_request", "Last-Event-ID"),
+        ("GET", "/{id}/events?after=END", None, 400, "bad_request", "after"),
+        ("GET", "/not%20an%20id", None, 400, "bad_target", "request id"),
+        ("PUT", "/{id}", None, 405, "method_not_allowed", ""),
+    ],
+)  # fmt: skip
+def test_what_is_refused(stack: Stack, method: str, path: str, json: Any, status: int, code: str, words: str) -> None:
+    with stack.client() as client:
+        id_ = created(client) if "{id}" in path else ""
+        before = len(stack.sandbox.requests())
+        for headers in ({}, SSE):
+            answer = client.request(method, JOBS + path.format(id=id_), json=json, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["error_type"].startswith(code) and words in answer.text
+        assert len(stack.sandbox.requests()) == before, "nothing was asked of fal"
+
+
+def test_a_last_event_id_that_is_none_is_refused(stack: Stack) -> None:
+    with stack.client() as client:
+        id_ = created(client)
+        for mark in ("IN_QUEUE", "IN_QUEUE..x", "COMPLETED.-1.2", "'; --"):
+            answer = client.get(f"{JOBS}/{id_}/events", headers={"last-event-id": mark})
+            refusal(answer, 400, "bad_request")
+
+
+def test_somebody_elses_job_looks_like_none(stack: Stack) -> None:
+    with stack.client() as alice, stack.client(stack.token("bob")) as bob:
+        id_ = created(alice)
+        unknown = "00000000-0000-0000-0000-000000000000"
+        for method, tail in (("GET", ""), ("GET", "/result"), ("GET", "/events"), ("DELETE", "")):
+            both = [bob.request(method, f"{JOBS}/{one}{tail}").json() for one in (id_, unknown)]
+            assert both[0] | {"request_id": ""} == both[1] | {"request_id": ""}
+            assert both[0]["error_type"] == "not_found"
+        assert bob.get(JOBS).json()["jobs"] == []
+        assert alice.get(f"{JOBS}/{id_}").json()["status"] == "IN_QUEUE", "it was not cancelled"
+
+
+@pytest.mark.parametrize("path", ["", "/x", "/x/result", "/x/events"])
+def test_a_session_is_needed(stack: Stack, path: str) -> None:
+    with stack.client("") as client:
+        refusal(client.get(JOBS + path), 401, "unauthenticated")
+
+
+def test_what_is_refused_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
+    limits = {"acme": plan(quotas=[per("subject", "requests", 1)])}
+    most = {"PROXY_MAX_STREAMS_PER_SESSION": "1"}
+    with limited_proxy(sandbox, tmp_path, limits, environ=most) as stack, stack.client() as client:
+        refusal(client.post(JOBS, json=new() | {"input": {}}, headers=SSE), 422, "invalid_input")
+        id_ = created(client)
+        refusal(client.post(JOBS, json=new(), headers=SSE), 402, "quota_exceeded", "subject")
+        with watching(client, id_) as stream:
+            next(stream)
+            for answer in (
+                client.post(JOBS, json=new(), headers=SSE),
+                client.get(f"{JOBS}/{id_}/events"),
+                client.get(f"/fal/queue/fal-ai/llava-next/requests/{id_}/status/stream"),
+            ):
+                refusal(answer, 429, "rate_limited", "session")
+        assert account(tmp_path, "acme", "requests", "alice").reserved == 1
+        stack.sandbox.move_job(id_, "finish")
+        assert told(client, id_)[-1]["event"] == "result", "the place of a stream that ended is free"
+    assert len(posts(sandbox)) == 1

@@ -1,0 +1,157 @@
+"""What the proxy tells of a job, and what fal itself tells at the same moment: alike, but for the host form's URLs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from proxy.sandbox.app import SANDBOX_KEY
+from tests.routes.jobs import HELD
+from tests.support.limited import HOSTS, NEXT, PROTOCOL, Person, asking
+from tests.support.stack import Stack
+
+HEADERS = ("content-type", "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "retry-after")
+LIVES = {
+    "finishes": ("", ["IN_PROGRESS", "finish"]),
+    "fails": ("[[fault fail=runner_disconnected]]", ["IN_PROGRESS", "finish"]),
+    "is-refused": ("", ["IN_PROGRESS", "finish"]),
+    "breaks": ("", ["IN_PROGRESS", "fail"]),
+    "is-cancelled-in-the-queue": ("", ["cancel"]),
+    "is-cancelled-at-work": ("", ["IN_PROGRESS", "cancel"]),
+}
+TAILS = ["/status", "/status?logs=0", "/status?logs=1", "/status?logs=true", "/status?logs=false", ""]
+
+
+class Beside:
+    """The same questions to fal and to the proxy."""
+
+    def __init__(self, stack: Stack, surface: str) -> None:
+        self.person = Person(stack, stack.token(), surface)
+        key = {"authorization": f"Key {SANDBOX_KEY}"}
+        self.fal = httpx.Client(base_url=stack.sandbox.url, headers=key, timeout=30, trust_env=False, verify=False)
+        self.surface = surface
+        self.proxy_url = stack.url
+        self.fal_url = stack.sandbox.url
+
+    def told(self, method: str, path: str, json: Any = None) -> tuple[Any, Any]:
+        """(fal's answer, the proxy's): status, the headers that matter, body."""
+        # The sandbox sets cookies, and refuses whoever sends them.
+        self.fal.cookies.clear()
+        return tuple(
+            (answer.status_code, {name: answer.headers.get(name) for name in HEADERS}, self.form(answer.json()))
+            for answer in (self.fal.request(method, f"/{path}", json=json), self.person.call(method, path, json))
+        )  # type: ignore[return-value]
+
+    def form(self, body: Any) -> Any:
+        """URLs count by what follows the host, and lead to where they should."""
+        if not isinstance(body, dict):
+            return body
+        return {name: self.path(value) if name.endswith("_url") else value for name, value in body.items()}
+
+    def path(self, url: str) -> str:
+        parts = urlsplit(url)
+        if self.surface == HOSTS:
+            assert url.startswith((f"{self.proxy_url}/fal/", self.fal_url))
+        return parts.path.removeprefix("/fal")
+
+    def close(self) -> None:
+        self.fal.close()
+        self.person.http.close()
+
+
+@contextlib.contextmanager
+def beside(stack: Stack, surface: str) -> Iterator[Beside]:
+    both = Beside(stack, surface)
+    try:
+        yield both
+    finally:
+        both.close()
+
+
+def move(stack: Stack, both: Beside, id_: str, step: str) -> None:
+    if step == "cancel":
+        assert both.person.cancel(id_).status_code == 202
+    else:
+        stack.sandbox.move_job(id_, step)
+
+
+def asked(life: str) -> dict[str, Any]:
+    body = asking(f"{HELD} {LIVES[life][0]}")
+    return body | ({"image_url": "data:image/png;base64,bm8gcGljdHVyZQ=="} if life == "is-refused" else {})
+
+
+@pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
+@pytest.mark.parametrize("life", LIVES)
+def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
+    with beside(stack, surface) as both:
+        answer = both.person.call("POST", f"queue/{NEXT}", asked(life))
+        id_ = answer.json()["request_id"]
+        one = f"queue/{NEXT}/requests/{id_}"
+        for step in ("", *LIVES[life][1]):
+            if step:
+                move(stack, both, id_, step)
+            for tail in TAILS:
+                agree(both, one + tail)
+            agree(both, f"{one}/status?logs=1")
+        stack.sandbox.move_job(id_, "hold" if step == "" else "finish")
+        fal, proxy = both.told("PUT", f"{one}/cancel")
+        assert fal == proxy and fal[0] == 400
+
+
+def agree(both: Beside, path: str, seconds: float = 10) -> None:
+    """At once, or as soon as fal's stream has told what changed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        fal, proxy = both.told("GET", path)
+        if fal == proxy:
+            return
+        assert time.monotonic() < deadline, (path, fal, proxy)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
+@pytest.mark.parametrize("query", ["", "?logs=0", "?logs=1", "?logs=true", "?logs=false"])
+def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> None:
+    with beside(stack, surface) as both:
+        id_ = both.person.submitted(HELD)
+        path = f"queue/{NEXT}/requests/{id_}/status/stream{query}"
+        # Both are read from the job's beginning: fal's by hand, the proxy's as its own stream tells it.
+        found: dict[str, list[Any]] = {"fal": [], "proxy": []}
+        begun = {name: threading.Event() for name in found}
+        target = f"/fal/{path}" if surface == HOSTS else "/api/fal/proxy"
+        named = {"x-fal-target-url": f"https://queue.fal.run/{path.removeprefix('queue/')}"}
+        ways = {
+            "fal": lambda: both.fal.stream("GET", f"/{path}"),
+            "proxy": lambda: both.person.http.stream("GET", target, headers={} if surface == HOSTS else named),
+        }
+
+        def read(name: str) -> None:
+            with ways[name]() as stream:
+                for line in stream.iter_lines():
+                    if line.startswith("data: "):
+                        found[name].append(both.form(httpx.Response(200, text=line.removeprefix("data: ")).json()))
+                        begun[name].set()
+
+        readers = [threading.Thread(target=read, args=(name,)) for name in found]
+        for reader in readers:
+            reader.start()
+        assert all(event.wait(20) for event in begun.values())
+        for step in ("IN_PROGRESS", "finish"):
+            stack.sandbox.move_job(id_, step)
+        for reader in readers:
+            reader.join(20)
+        assert found["fal"] == found["proxy"] and found["fal"][-1]["status"] == "COMPLETED"
+        stack.sandbox.move_job(id_, "lose")
+        assert both.person.status(id_).status_code == 200, "it ended, and that is still known"
+        lost = both.person.submitted(HELD)
+        stack.sandbox.move_job(lost, "lose")
+        fal, proxy = both.told("GET", f"queue/{NEXT}/requests/{lost}/status{query}")
+        # Each such answer has an id of its own.
+        assert (fal[0], fal[2]) == (proxy[0], proxy[2]) == (404, {"status": "NOT_FOUND"})

@@ -1,0 +1,17 @@
+"""A minute of the soak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.run import soak
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(400)
+async def test_nothing_is_lost_and_nothing_accumulates(tmp_path: Path) -> None:
+    seen = await soak(tmp_path, 60, 150)
+    assert "jobs ended with their own answer" in seen

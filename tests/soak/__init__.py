@@ -1,0 +1,1 @@
+"""A long load on real processes: `python -m tests.soak --minutes 10`."""
