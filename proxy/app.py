@@ -31,7 +31,7 @@ from proxy.policy.plans import PlanFile, read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.streams import OpenStreams
-from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, sessions, uploads, usage
+from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.services import Services
 from proxy.settings import Settings
@@ -173,6 +173,7 @@ def _routes(services: Services) -> list[BaseRoute]:
         *usage.routes(services),
         *admin.routes(services),
         *health.routes(services),
+        *openapi.routes(services),
     ]
 
 

@@ -36,7 +36,7 @@ HOMES = {
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
     "uvicorn": {"dev.py", "server.py", "workers.py"},
-    "yaml": {"policy/plans.py"},
+    "yaml": {"policy/plans.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},

@@ -195,7 +195,7 @@ class Bookkeeper:
             await self._commit(batch)
 
     async def _gather(self) -> None:
-        """Wait for as long as every turn of the event loop brings more: under load most of a transaction is its own cost,
+        """Wait while every turn of the event loop brings more: under load most of a transaction is its own cost,
         and calls that are about to join it are served sooner by one than by several."""
         seen = 0
         while seen < len(self._waiting) < MOST_AT_ONCE:

@@ -50,16 +50,16 @@ WORKLOADS = (SUBMIT, RUN, RESULT, STATUS, JOBS)
 Results = dict[str, dict[str, list[dict[str, Any]]]]
 
 
+def submitted_jobs(contestant: Contestant, count: int) -> list[str]:
+    """Jobs of the caller's own."""
+    headers = {"x-fal-target-url": SUBMIT.target, "authorization": f"Bearer {contestant.token}"}
+    with httpx.Client(headers=headers, trust_env=False) as client:
+        answers = [client.post(contestant.url, json=INPUT).raise_for_status() for _ in range(count)]
+    return [str(answer.json()["request_id"]) for answer in answers]
+
+
 def submitted_job(contestant: Contestant) -> str:
-    """A job of the caller's own."""
-    response = httpx.post(
-        contestant.url,
-        headers={"x-fal-target-url": SUBMIT.target, "authorization": f"Bearer {contestant.token}"},
-        json=INPUT,
-        trust_env=False,
-    )
-    response.raise_for_status()
-    return str(response.json()["request_id"])
+    return submitted_jobs(contestant, 1)[0]
 
 
 def loaded(
@@ -86,7 +86,7 @@ def loaded(
         check=True,
     ).stdout
     result: dict[str, Any] = json.loads(output.rpartition("RESULT ")[2])
-    if result["refused"] or result["broken"] or not result[workload.counted]:
+    if result["refused"] or result["broken"] or not result["requests"]:
         raise RuntimeError(f"{url}, {workload.name}: not all answers were good: {result}")
     return {**result, "per_second": round(result[workload.counted] / result["microseconds"] * 1e6, 1)}
 
@@ -96,6 +96,8 @@ def turn(contestant: Contestant, workload: Workload, job: str, seconds: int) -> 
     cpu_before = cpu_seconds(contestant.process)
     result = loaded(contestant.url, workload, job=job, token=contestant.token, seconds=seconds)
     spent = cpu_seconds(contestant.process) - cpu_before
+    if not result[workload.counted]:
+        raise RuntimeError(f"{contestant.name}, {workload.name}: the turn is too short for even one of them: {result}")
     return {**result, "per_cpu_second": round(result[workload.counted] / spent, 1)}
 
 
@@ -108,7 +110,8 @@ def measure(
     for workload in workloads:
         results[workload.name] = {contestant.name: [] for contestant in contestants}
         for contestant in contestants:
-            turn(contestant, workload, jobs[contestant.name], 1)  # warms up what is compiled while it runs
+            # Warms up what is compiled while it runs.
+            loaded(contestant.url, workload, job=jobs[contestant.name], token=contestant.token, seconds=1)
         for _ in range(rounds):
             for contestant in contestants:
                 result = turn(contestant, workload, jobs[contestant.name], seconds)

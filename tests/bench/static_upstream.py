@@ -84,6 +84,7 @@ TEMPLATES = {
     "cancel": _message("202 Accepted", orjson.dumps({"status": "CANCELLATION_REQUESTED"})),
     "result": _message("200 OK", orjson.dumps(ANSWER)),
     "finish": _message("200 OK", b"{}"),
+    "file": _message("200 OK", b"{}"),
 }
 RUNNING, COMPLETED = (_chunk(b"data: %b\r\n\r\n" % orjson.dumps(STATES[name])) for name in ("running", "completed"))
 PING = _chunk(b": ping\r\n\r\n")
@@ -172,7 +173,6 @@ class StaticFal(asyncio.Protocol):
 async def serve(port: int) -> None:
     place = f"http://127.0.0.1:{port}/cdn/files/a.png"
     TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
-    TEMPLATES["file"] = _message("200 OK", b"{}")
     server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=4096)
     print(f"listening on {port}", flush=True)
     async with server:

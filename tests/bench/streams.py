@@ -15,7 +15,7 @@ import uvloop
 
 from tests.bench.contestants import Contestant
 from tests.bench.processes import resident_bytes
-from tests.bench.rounds import ENDPOINT, submitted_job
+from tests.bench.rounds import ENDPOINT, submitted_job, submitted_jobs
 
 SETTLE_SECONDS = 3.0
 SAMPLE_SECONDS = 10.0
@@ -82,7 +82,7 @@ async def _watch(contestant: Contestant, job: str) -> _Watcher:
 
 def memory(contestant: Contestant, streams: int, hold_seconds: float) -> dict[str, Any]:
     """KiB for each open stream, one watcher each on as many jobs; with `hold_seconds`, how it goes on from there."""
-    jobs = [submitted_job(contestant) for _ in range(streams)]
+    jobs = submitted_jobs(contestant, streams)
     before = resident_bytes(contestant.process)
 
     async def held() -> list[float]:

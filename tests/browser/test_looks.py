@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import CHELSEA
+from tests.browser.large import PHONE, SlowLine, as_file, noise
 from tests.browser.visit import Visit
 from tests.support.stack import Stack
 
@@ -68,10 +70,10 @@ def assert_readable(page: Page) -> None:
     assert [one for one in found if contrast(one[1], one[2]) < LEAST_CONTRAST] == []
 
 
-def assert_looks_right(page: Page) -> None:
+def assert_looks_right(page: Page, *parts: str) -> None:
     width = page.evaluate("document.documentElement.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") == width, "the page scrolls sideways"
-    for part in PARTS:
+    for part in parts or PARTS:
         box = page.locator(part).bounding_box()
         assert box, f"{part} is not shown"
         assert box["width"] > 0 and box["height"] > 0, part
@@ -120,6 +122,30 @@ def test_a_refusal_can_be_read(stack: Stack, visit: Visit, context_options: dict
     visit.page.get_by_text("Connection", exact=True).click()
     visit.page.screenshot(path=RESULTS / f"page-refusal-{context_options['color_scheme']}.png", full_page=True)
     assert_readable(visit.page)
+
+
+@pytest.mark.parametrize(
+    "context_options",
+    [PHONE | {"color_scheme": "light"}, PHONE | {"color_scheme": "dark"}, {"viewport": {"width": 1280, "height": 900}}],
+    ids=["phone by day", "phone by night", "desk"],
+)
+def test_an_upload_on_its_way_and_refused(stack: Stack, visit: Visit, context_options: dict[str, Any]) -> None:
+    name = f"page-upload-{context_options['viewport']['width']}-{context_options.get('color_scheme', 'desk')}"
+    visit.open_signed_in(stack.url, stack.token())
+    line = SlowLine(visit.page)
+    visit.choose(as_file(noise(1), "a-picture-with-quite-a-long-name-as-cameras-give-them-20260131-235959.png"))
+    expect(visit.page.get_by_alt_text("The chosen picture")).to_be_visible()
+    expect(visit.upload_bar).to_be_in_viewport()
+    camera = ["[for=camera]"] if "is_mobile" in context_options else []
+    assert_looks_right(visit.page, *PARTS, *camera, "#upload-text", "#upload-bar", "#upload-amount", "#cancel-upload")
+    # Not the full page: for that, Chromium takes a phone for a desk.
+    visit.page.screenshot(path=RESULTS / f"{name}.png")
+    line.free()
+    visit.expect_refusal(415, "/v1/uploads")
+    visit.choose(as_file(b"words " * 200_000))
+    expect(visit.upload_text).to_contain_text("was not uploaded")
+    assert_looks_right(visit.page, *[part for part in PARTS if part != "#preview"], "#upload-text")
+    visit.page.screenshot(path=RESULTS / f"{name}-refused.png")
 
 
 def test_everything_can_be_done_with_the_keyboard(stack: Stack, visit: Visit) -> None:

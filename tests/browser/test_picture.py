@@ -15,7 +15,7 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.tools
 
 #: Does what a browser does when a file is dropped on, or pasted into, the element.
-_GIVE = """([selector, kind, encoded]) => {
+GIVE = """([selector, kind, encoded]) => {
   const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
   const data = new DataTransfer();
   data.items.add(new File([bytes], "given.png", { type: "image/png" }));
@@ -32,14 +32,30 @@ def user(stack: Stack, visit: Visit) -> Visit:
     return visit
 
 
-@pytest.mark.parametrize(("selector", "kind"), [("#drop-zone", "drop"), ("body", "paste")])
+@pytest.mark.parametrize(
+    ("selector", "kind"), [("#drop-zone", "drop"), ("h1", "drop"), ("body", "paste"), ("#question", "paste")]
+)
 def test_a_picture_is_dropped_or_pasted(user: Visit, selector: str, kind: str) -> None:
-    user.page.evaluate(_GIVE, [selector, kind, base64.b64encode(CHELSEA.read_bytes()).decode()])
+    user.page.evaluate(GIVE, [selector, kind, base64.b64encode(CHELSEA.read_bytes()).decode()])
     expect(user.caption).to_have_text(re.compile(r"given\.png · 451 × 300 · \d+ kB"))
     expect(user.page.get_by_alt_text("The chosen picture")).to_be_visible()
     user.ask("Given?")
     user.wait_for("done")
     expect(user.answer).to_contain_text("A PNG picture of 451 × 300")
+
+
+def test_words_with_a_picture_of_them_are_pasted_as_words(user: Visit) -> None:
+    was_left_alone = user.page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File(["a picture"], "words.png", { type: "image/png" }));
+          data.setData("text/plain", "words");
+          const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+          return document.querySelector("#question").dispatchEvent(event);
+        }"""
+    )
+    assert was_left_alone
+    expect(user.caption).to_be_empty()
 
 
 def test_the_sample_picture_is_a_cat_of_the_project(user: Visit) -> None:

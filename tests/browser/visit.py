@@ -97,7 +97,7 @@ class Visit:
         self.page.get_by_role("button", name="Ask").click()
 
     def cancel(self) -> None:
-        self.page.get_by_role("button", name="Cancel").click()
+        self.page.get_by_role("button", name="Cancel", exact=True).click()
 
     def wait_for(self, state: str) -> None:
         """Until the ask is `done`, `failed` or `cancelled`."""
@@ -110,6 +110,14 @@ class Visit:
     @property
     def caption(self) -> Locator:
         return self.page.locator("#picture-caption")
+
+    @property
+    def upload_text(self) -> Locator:
+        return self.page.locator("#upload-text")
+
+    @property
+    def upload_bar(self) -> Locator:
+        return self.page.locator("#upload-bar")
 
     @property
     def answer(self) -> Locator:

@@ -12,13 +12,13 @@ import typer
 import yaml
 
 from proxy import cli, errors
-from proxy.app import create_app
 from proxy.policy.plans import read_file
 from proxy.sandbox.control import Control
 from proxy.sandbox.damage import DAMAGES
 from proxy.sandbox.house import House
 from proxy.sandbox.pace import Pace
-from proxy.settings import DEFAULTS, VARIABLES, read
+from proxy.settings import DEFAULTS, VARIABLES
+from tests.support.routes import answered_routes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -92,16 +92,6 @@ def test_every_command_stands_in_the_readme_and_no_other() -> None:
 # Routes and errors
 
 
-def routes() -> set[tuple[str, str]]:
-    """What the application answers: (path, method); HEAD goes with GET, and what is only refused does not count."""
-    app = create_app(read({"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": "x" * 32}))
-    refused = {("/api/fal/proxy", method) for method in ("DELETE", "PATCH")}
-    refused |= {(f"/s/{{session}}{path}", method) for path, method in refused}
-    refused |= {("/fal/{path:path}", method) for method in ("DELETE", "PATCH")}
-    found = {(route.path, method) for route in app.routes for method in route.methods or ()}  # type: ignore[attr-defined]
-    return {one for one in found if one[1] != "HEAD"} - refused
-
-
 def test_every_route_stands_in_the_api_page_and_no_other() -> None:
     told = {
         (code(cells[0]), method)
@@ -109,7 +99,7 @@ def test_every_route_stands_in_the_api_page_and_no_other() -> None:
         if cells[0].startswith("`/")
         for method in cells[1].split(", ")
     }
-    assert told == routes()
+    assert told == answered_routes()
 
 
 def kinds(of: type[errors.ProxyError]) -> list[type[errors.ProxyError]]:

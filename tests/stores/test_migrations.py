@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import StoreUnavailable
@@ -62,14 +59,7 @@ async def test_uploads_of_the_version_before_go_on(databases: Databases, open_st
 
 
 def _at_first_version(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "0001")
-
-
-def test_the_newest_revision_is_the_last_one() -> None:
-    assert ScriptDirectory(str(Path(migrate.__file__).with_name("migrations"))).get_current_head() == migrate.newest()
+    command.upgrade(migrate.config_for(connection), "0001")
 
 
 async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:

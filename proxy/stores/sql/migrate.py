@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _FOLDER = Path(__file__).with_name("migrations")
 
@@ -41,15 +45,21 @@ async def upgrade(engine: AsyncEngine) -> str:
 
 def _upgrade(connection: Connection) -> None:
     from alembic import command
-    from alembic.config import Config
 
     if connection.dialect.name == "postgresql":
         # Several replicas may start at once: whoever comes second waits here and then finds nothing to do.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7287870001)")
+    command.upgrade(config_for(connection), "head")
+
+
+def config_for(connection: Connection) -> Config:
+    """What Alembic needs to know to work on a connection."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
 async def current(connection: AsyncConnection) -> str | None:

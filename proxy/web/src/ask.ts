@@ -1,5 +1,7 @@
 import { ApiError, type FalClient, type QueueStatus, type RequestLog } from "@fal-ai/client";
+import { Cancelled } from "./failure";
 import { dataUri } from "./picture";
+import type { PictureUpload } from "./upload";
 
 export type Mode = "streaming" | "polling" | "stream";
 
@@ -8,6 +10,8 @@ export interface Question {
   prompt: string;
   picture: File;
   uploadFirst: boolean;
+  /** Where the picture is uploaded already, or just now, because it is large. */
+  upload?: PictureUpload;
   mode: Mode;
 }
 
@@ -27,8 +31,6 @@ interface Output {
   output: string;
   partial?: boolean;
 }
-
-export class Cancelled extends Error {}
 
 /** One question on its way, from the picture to the answer. */
 export class Ask {
@@ -61,6 +63,7 @@ export class Ask {
   async cancel(): Promise<void> {
     this.#wasCancelled = true;
     if (this.#requestId === undefined) {
+      this.#question.upload?.cancel();
       this.#stop.abort();
       return;
     }
@@ -76,12 +79,12 @@ export class Ask {
   }
 
   async #pictureUrl(): Promise<string> {
-    const { picture, uploadFirst } = this.#question;
-    if (!uploadFirst) {
+    const { picture, uploadFirst, upload } = this.#question;
+    if (!uploadFirst && !upload) {
       return dataUri(picture);
     }
     this.#watcher.step("Uploading the picture");
-    return this.#client.storage.upload(picture);
+    return upload ? upload.url(picture) : this.#client.storage.upload(picture);
   }
 
   async #watch(input: Input, mode: "streaming" | "polling"): Promise<string> {

@@ -1,5 +1,9 @@
 import { ApiError, ValidationError, type ValidationErrorInfo } from "@fal-ai/client";
 import { Unreachable } from "./proxy";
+import { BrokenOff } from "./transfer";
+
+/** Somebody wanted it so: nothing went wrong. */
+export class Cancelled extends Error {}
 
 export interface Failure {
   message: string;
@@ -20,7 +24,8 @@ export function describe(error: unknown): Failure {
     return describeAnswer(error as ApiError<ErrorBody | undefined>);
   }
   const message = error instanceof Error ? error.message : String(error);
-  return { message, type: error instanceof Unreachable ? "unreachable" : "page" };
+  const isUnreachable = error instanceof Unreachable || error instanceof BrokenOff;
+  return { message, type: isUnreachable ? "unreachable" : "page" };
 }
 
 function describeAnswer(error: ApiError<ErrorBody | undefined>): Failure {

@@ -1,17 +1,24 @@
-import { Ask, Cancelled, type Mode } from "./ask";
+import { Ask, type Mode } from "./ask";
 import { Connection } from "./connection";
 import { element } from "./dom";
-import { describe } from "./failure";
+import { Cancelled, describe } from "./failure";
 import { Picture } from "./picture";
+import type { Proxy } from "./proxy";
 import { Result } from "./result";
+import { PictureUpload } from "./upload";
+
+/** From so many bytes on a picture does not travel inside the question, but is uploaded as soon as it is chosen. */
+const LARGE = 1024 * 1024;
 
 const form = element("ask-form", HTMLFormElement);
 const askButton = element("ask", HTMLButtonElement);
 const cancelButton = element("cancel", HTMLButtonElement);
 
 const result = new Result();
-const picture = new Picture(fail);
-const connection = new Connection(connect);
+const upload = new PictureUpload(proxy);
+const picture = new Picture(prepare, fail);
+const connection = new Connection(reconnect);
+let connected: Promise<void>;
 let current: Ask | undefined;
 
 function fail(error: unknown): void {
@@ -27,11 +34,40 @@ async function connect(): Promise<void> {
   await connection.connect().catch(fail);
 }
 
+/** Another proxy, or another account there: what was uploaded before may not be read by it. */
+function reconnect(): void {
+  connected = connect();
+  upload.forget();
+  prepare(picture.chosen);
+}
+
+/** The proxy that the page is connected to; a session that has run out is renewed. */
+async function proxy(): Promise<Proxy> {
+  await connected;
+  if (connection.needsToken) {
+    connection.askForToken();
+    throw new Error("A session token is needed: paste it above, under Connection.");
+  }
+  return connection.proxy();
+}
+
+function prepare(file?: File): void {
+  if (file && isLarge(file)) {
+    upload.begin(file);
+  } else {
+    upload.forget();
+  }
+}
+
+function isLarge(file: File): boolean {
+  return file.size > LARGE;
+}
+
 async function ask(): Promise<void> {
   result.start();
   setBusy(true);
   try {
-    const { client } = await connection.proxy();
+    const { client } = await proxy();
     current = new Ask(client, question(), result);
     await current.run();
     result.succeed();
@@ -54,6 +90,7 @@ function question() {
     prompt: String(fields.get("question")),
     picture: picture.file,
     uploadFirst: fields.has("upload"),
+    upload: isLarge(picture.file) ? upload : undefined,
     mode: fields.get("mode") as Mode,
   };
 }
@@ -68,4 +105,4 @@ form.addEventListener("submit", (event) => {
   void ask();
 });
 cancelButton.addEventListener("click", () => void current?.cancel().catch(fail));
-void connect();
+connected = connect();

@@ -3,7 +3,7 @@ import { element } from "./dom";
 const SAMPLE = "samples/chelsea.jpg";
 
 /**
- * The picture to ask about. It is chosen, dropped, pasted or the sample; whichever way, it ends up in the file field,
+ * The picture to ask about. It is chosen, photographed, dropped, pasted or the sample; whichever way, it ends up in the file field,
  * which is the only place that knows it.
  */
 export class Picture {
@@ -11,36 +11,61 @@ export class Picture {
   readonly #zone = element("drop-zone", HTMLDivElement);
   readonly #preview = element("preview", HTMLImageElement);
   readonly #caption = element("picture-caption", HTMLParagraphElement);
+  readonly #onChange: (file?: File) => void;
 
-  constructor(onFailure: (error: unknown) => void) {
+  constructor(onChange: (file?: File) => void, onFailure: (error: unknown) => void) {
+    this.#onChange = onChange;
+    const camera = element("camera", HTMLInputElement);
+    camera.addEventListener("change", () => this.#take(camera.files));
     this.#field.addEventListener("change", () => this.#show());
     this.#preview.addEventListener("load", () => this.#describe(this.#size()));
     this.#preview.addEventListener("error", () => this.#showNoPreview());
     element("sample", HTMLButtonElement).addEventListener("click", () => this.#useSample().catch(onFailure));
-    document.addEventListener("paste", (event) => this.#take(event.clipboardData));
+    document.addEventListener("paste", (event) => this.#paste(event));
     this.#acceptDrops();
   }
 
   /** The chosen file. The form is not submitted without one. */
   get file(): File {
-    const file = this.#field.files?.[0];
-    if (!file) {
+    if (!this.chosen) {
       throw new Error("Choose a picture first.");
     }
-    return file;
+    return this.chosen;
   }
 
+  get chosen(): File | undefined {
+    return this.#field.files?.[0];
+  }
+
+  /** Anywhere on the page: a browser would leave the page for a file that is dropped beside the zone. */
   #acceptDrops(): void {
-    this.#zone.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      this.#zone.classList.add("dragging");
+    document.addEventListener("dragover", (event) => {
+      if (event.dataTransfer?.types.includes("Files")) {
+        event.preventDefault();
+        this.#zone.classList.add("dragging");
+      }
     });
-    this.#zone.addEventListener("dragleave", () => this.#zone.classList.remove("dragging"));
-    this.#zone.addEventListener("drop", (event) => {
-      event.preventDefault();
+    document.addEventListener("dragleave", ({ relatedTarget }) => {
+      // Between two elements of the page, that is the one it goes to.
+      this.#zone.classList.toggle("dragging", relatedTarget !== null);
+    });
+    document.addEventListener("drop", (event) => {
       this.#zone.classList.remove("dragging");
-      this.#take(event.dataTransfer);
+      if (event.dataTransfer?.files.length) {
+        event.preventDefault();
+        this.#take(event.dataTransfer.files);
+      }
     });
+  }
+
+  #paste(event: ClipboardEvent): void {
+    const { target, clipboardData } = event;
+    const isField = target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement;
+    // Office programs copy a picture of the words along with them: in a field, the words are meant.
+    if (clipboardData?.files.length && !(isField && clipboardData.types.includes("text/plain"))) {
+      event.preventDefault();
+      this.#take(clipboardData.files);
+    }
   }
 
   async #useSample(): Promise<void> {
@@ -48,13 +73,16 @@ export class Picture {
     if (!response.ok) {
       throw new Error(`The sample picture is missing (${response.status}).`);
     }
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([await response.blob()], "chelsea.jpg", { type: "image/jpeg" }));
-    this.#take(transfer);
+    this.#take([new File([await response.blob()], "chelsea.jpg", { type: "image/jpeg" })]);
   }
 
-  #take(transfer: DataTransfer | null): void {
-    if (transfer?.files.length) {
+  /** Put the first picture of some files into the field; if none is a picture, the first file. */
+  #take(files: Iterable<File> | null): void {
+    const given = [...(files ?? [])];
+    const file = given.find(({ type }) => type.startsWith("image/")) ?? given[0];
+    if (file) {
+      const transfer = new DataTransfer();
+      transfer.items.add(file);
       this.#field.files = transfer.files;
       this.#show();
     }
@@ -62,7 +90,7 @@ export class Picture {
 
   #show(): void {
     URL.revokeObjectURL(this.#preview.src);
-    const file = this.#field.files?.[0];
+    const file = this.chosen;
     this.#zone.classList.toggle("filled", Boolean(file));
     this.#preview.hidden = !file;
     if (file) {
@@ -70,6 +98,7 @@ export class Picture {
     } else {
       this.#caption.textContent = "";
     }
+    this.#onChange(file);
   }
 
   /** Not a picture, as far as this browser knows; whether the model takes it is not ours to say. */

@@ -1,4 +1,5 @@
 import { ApiError, createFalClient, type FalClient } from "@fal-ai/client";
+import { post } from "./transfer";
 
 export interface Session {
   subject: string;
@@ -57,20 +58,35 @@ export class Proxy {
     return endpoints;
   }
 
+  /** Send a file to fal: its address there. `onProgress` is told how many bytes went out; the fal client tells nothing. */
+  async upload(file: File, onProgress: (sent: number) => void, stop: AbortSignal): Promise<string> {
+    const address = `${this.#address}/v1/uploads?file_name=${encodeURIComponent(file.name)}`;
+    const { status, body } = await post(address, file, this.#headers(), onProgress, stop);
+    return this.#checked<{ url: string }>(status, body).url;
+  }
+
   async #call<T>(path: string, init: RequestInit = {}): Promise<T> {
-    const headers: Record<string, string> = { accept: "application/json" };
+    const headers = this.#headers();
     if (init.body) {
       headers["content-type"] = "application/json";
     }
+    const response = await reach(this.#address + path, { ...init, headers });
+    return this.#checked<T>(response.status, await jsonOf(response));
+  }
+
+  #headers(): Record<string, string> {
+    const headers: Record<string, string> = { accept: "application/json" };
     if (this.#token) {
       headers["authorization"] = `Bearer ${this.#token}`;
     }
-    const response = await reach(this.#address + path, { ...init, headers });
-    const body = await jsonOf(response);
-    if (response.ok && body !== undefined) {
+    return headers;
+  }
+
+  #checked<T>(status: number, body: unknown): T {
+    if (status >= 200 && status < 300 && body !== undefined) {
       return body as T;
     }
-    throw new ApiError({ message: `${this.#address} does not answer like a fal-proxy.`, status: response.status, body });
+    throw new ApiError({ message: `${this.#address} does not answer like a fal-proxy.`, status, body });
   }
 }
 

@@ -1,0 +1,64 @@
+"""The bookkeeper groups what arrives: calls share transactions, and each still gets an outcome of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from proxy.errors import QuotaExceeded
+from proxy.policy.quota import MOST_AT_ONCE, Bookkeeper
+from proxy.stores.base import Charge, Operation, Outcome
+from proxy.stores.sql import SqlStores
+from proxy.stores.sql.ledger import SqlLedger
+from tests.stores.records import REQUESTS, job
+from tests.support.clock import MovableClock
+from tests.support.databases import SqliteDatabases
+
+pytestmark = pytest.mark.anyio
+
+
+class CountedLedger(SqlLedger):
+    """The real one, with the sizes of its transactions."""
+
+    sizes: list[int]
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+        self.sizes.append(len(operations))
+        return await super().commit(operations)
+
+
+@pytest.fixture
+async def ledger(sqlite_databases: SqliteDatabases) -> AsyncIterator[CountedLedger]:
+    stores = SqlStores(sqlite_databases.migrated())
+    ledger = CountedLedger(stores._engine, stores._transactions)
+    ledger.sizes = []
+    yield ledger
+    await stores.close()
+
+
+async def test_calls_that_arrive_one_turn_after_another_share_a_transaction(ledger: CountedLedger) -> None:
+    bookkeeper = Bookkeeper(ledger, MovableClock())
+
+    async def arriving(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await bookkeeper.reserve(job())
+
+    await asyncio.gather(*(arriving(turns) for turns in range(5)))
+    assert ledger.sizes == [5]
+
+
+async def test_a_transaction_does_not_grow_without_end(ledger: CountedLedger) -> None:
+    bookkeeper = Bookkeeper(ledger, MovableClock())
+    await asyncio.gather(*(bookkeeper.reserve(job()) for _ in range(2 * MOST_AT_ONCE + 1)))
+    assert max(ledger.sizes) == MOST_AT_ONCE and sum(ledger.sizes) == 2 * MOST_AT_ONCE + 1
+
+
+async def test_one_that_is_refused_refuses_no_other(ledger: CountedLedger) -> None:
+    bookkeeper = Bookkeeper(ledger, MovableClock())
+    reservations = (bookkeeper.reserve(job(Charge(REQUESTS, 1, 3))) for _ in range(5))
+    outcomes = await asyncio.gather(*reservations, return_exceptions=True)
+    assert ledger.sizes == [5]
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [QuotaExceeded] * 2

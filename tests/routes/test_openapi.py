@@ -1,0 +1,318 @@
+"""`/openapi.json` says what there is: every route, form, answer and refusal, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from openapi_spec_validator import validate
+
+from proxy import __version__
+from proxy.errors import ProxyError, Unavailable
+from proxy.routes.openapi import FORMS
+from tests.support.limited import (
+    ADMIN_TOKEN,
+    NEXT,
+    asking,
+    eventually,
+    limited_proxy,
+    per,
+    plan,
+    png,
+)
+from tests.support.routes import answered_routes
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+PAGE = "https://app.acme.example"
+#: Wide, but there: only what is limited has the headers that tell of it.
+RATES = {"ip": None, "session": "10000/minute", "subject": None, "tenant": None}
+PLANS = {
+    "acme": plan(
+        quotas=[per("subject", "requests", 1000), per("tenant", "usd", 5, "month")],
+        rate_limits=RATES,
+        poll_limits={"session": "10000/minute"},
+    ),
+    "single": plan(quotas=[per("subject", "requests", 1)]),
+}
+TENANTS = {"acme": {"allowed_origins": [PAGE], "guests": {"enabled": True, "plan": "single"}}}
+
+
+@pytest.fixture(scope="module")
+def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("openapi")
+    with limited_proxy(shared_sandbox, folder, PLANS, tenants=TENANTS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
+    return limited
+
+
+@pytest.fixture
+def http(proxy: Stack) -> Iterator[httpx.Client]:
+    with proxy.client() as client:
+        yield client
+
+
+@pytest.fixture
+def document(proxy: Stack) -> dict[str, Any]:
+    with proxy.client("") as stranger:
+        found: dict[str, Any] = stranger.get("/openapi.json").raise_for_status().json()
+    return found
+
+
+class Promises:
+    """The document's schemas, each closed: what an answer has and they do not name is a fault as well."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._paths = document["paths"]
+        self._components = closed(document["components"])
+
+    def check(self, method: str, path: str, answer: httpx.Response, status: int) -> Any:
+        """The answer's JSON, once it has the status and is what the document says of it."""
+        assert answer.status_code == status, answer.text
+        response = self._paths[path][method.lower()]["responses"][str(status)]
+        if "$ref" in response:
+            response = self._components["responses"][response["$ref"].rpartition("/")[2]]
+        for name in response.get("headers", {}):
+            assert name in answer.headers or name in ("retry-after", "idempotency-replayed"), name
+        media_type = answer.headers["content-type"].partition(";")[0]
+        schema = closed(response["content"][media_type]["schema"])
+        body = answer.json()
+        jsonschema_rs.validator_for({**schema, "components": self._components}, validate_formats=True).validate(body)
+        return body
+
+
+def closed(schema: Any) -> Any:
+    """A copy in which objects with named properties have no others; what fal adds to a job is fal's own."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(one) for name, one in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+@pytest.fixture
+def promises(document: dict[str, Any]) -> Promises:
+    return Promises(document)
+
+
+# --- the document itself
+
+
+def test_it_is_a_valid_document_of_this_version(proxy: Stack, document: dict[str, Any]) -> None:
+    validate(document)  # type: ignore[arg-type]
+    assert document["openapi"] == "3.1.0" and document["info"]["version"] == __version__
+    assert document["servers"] == [{"url": proxy.url}]
+
+
+def test_it_may_be_kept_for_a_while_and_needs_no_session(proxy: Stack) -> None:
+    with proxy.client("") as stranger:
+        answer = stranger.get("/openapi.json")
+    assert answer.headers["cache-control"] == "public, max-age=3600"
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_it_has_every_route_and_no_other(document: dict[str, Any]) -> None:
+    told = {
+        (path, method.upper())
+        for path, operations in document["paths"].items()
+        for method in operations
+        if method not in ("parameters", "description")
+    }
+    assert told == {(path.replace(":path}", "}"), method) for path, method in answered_routes()}
+
+
+def test_every_place_in_a_path_is_described(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for method in set(operations) - {"parameters", "description"}:
+            given = [*operations.get("parameters", []), *operations[method].get("parameters", [])]
+            named = {one["name"] for one in given if one.get("in") == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path)), (method, path)
+
+
+def kinds(of: type[ProxyError]) -> list[type[ProxyError]]:
+    return [of, *(kind for child in of.__subclasses__() for kind in kinds(child))]
+
+
+def test_it_has_every_error_with_its_status_and_no_other(document: dict[str, Any]) -> None:
+    told = {
+        (int(name.removeprefix("Refused")), code)
+        for name, response in document["components"]["responses"].items()
+        for code in response["content"]["application/json"]["schema"]["properties"]["error_type"]["enum"]
+        if f"`{code}`: " in response["description"]
+    }
+    assert told == {(kind.status, kind.code) for kind in kinds(ProxyError) if kind is not Unavailable}
+
+
+def test_every_response_of_a_refusal_is_used(document: dict[str, Any]) -> None:
+    text = str(document["paths"])
+    assert not [name for name in document["components"]["responses"] if f"responses/{name}'" not in text]
+
+
+def test_every_schema_is_used(document: dict[str, Any]) -> None:
+    text = str(document)
+    assert not [name for name in document["components"]["schemas"] if f"schemas/{name}'" not in text]
+
+
+def test_nothing_in_it_lost_its_words(document: dict[str, Any]) -> None:
+    """A comma or a colon in unquoted words would make YAML read them as something else."""
+
+    def empty(node: Any) -> list[Any]:
+        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        return [name for name, one in inner if one is None or empty(one)]
+
+    # Forms, which are not written in YAML, have null as a default.
+    components = {name: part for name, part in document["components"].items() if name != "schemas"}
+    assert empty([document["paths"], document["info"], document["tags"], components]) == []
+
+
+def test_forms_are_their_models(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for form in FORMS:
+        own = form.model_json_schema(ref_template="#/components/schemas/{model}")
+        own.pop("$defs", None)
+        assert schemas[form.__name__] == own
+
+
+# --- answers of real calls
+
+
+def test_jobs(http: httpx.Client, promises: Promises) -> None:
+    wanted = {"endpoint": NEXT, "input": asking("What?")}
+    created = http.post("/v1/jobs", json=wanted, headers={"idempotency-key": "one-of-the-tests"})
+    again = http.post("/v1/jobs", json=wanted, headers={"idempotency-key": "one-of-the-tests"})
+    assert again.headers["idempotency-replayed"] == "true"
+    id_ = promises.check("POST", "/v1/jobs", created, 202)["id"]
+    promises.check("GET", "/v1/jobs", http.get("/v1/jobs"), 200)
+
+    def done() -> bool:
+        status = promises.check("GET", "/v1/jobs/{id}", http.get(f"/v1/jobs/{id_}", params={"logs": "1"}), 200)
+        return bool(status["status"] == "COMPLETED" and status["logs"])
+
+    eventually(done, "the job does not end")
+    promises.check("GET", "/v1/jobs/{id}/result", http.get(f"/v1/jobs/{id_}/result"), 200)
+    promises.check("DELETE", "/v1/jobs/{id}", http.delete(f"/v1/jobs/{id_}"), 400)
+    held = http.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("[[pace hold=IN_QUEUE]]")}).json()["id"]
+    promises.check("DELETE", "/v1/jobs/{id}", http.delete(f"/v1/jobs/{held}"), 202)
+
+
+def test_events(http: httpx.Client, document: dict[str, Any]) -> None:
+    wanted = {"endpoint": NEXT, "input": asking("What?")}
+    schemas = closed(document["components"])
+    job = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Job", "components": schemas})
+    parameters = document["paths"]["/v1/jobs/{id}/events"]["get"]["parameters"]
+    mark = jsonschema_rs.validator_for(parameters[0]["schema"])
+    with http.stream("POST", "/v1/jobs", json=wanted, headers={"accept": "text/event-stream"}) as answer:
+        assert answer.status_code == 200
+        text = answer.read().decode()
+    events = [dict(re.findall(r"^(\w+): (.*)$", one, re.MULTILINE)) for one in text.split("\n\n")]
+    told = [event for event in events if "event" in event]
+    assert [told[0]["event"], told[-1]["event"], told[-1]["id"]] == ["status", "result", "END"]
+    for event in told:
+        mark.validate(event["id"])
+        if event["event"] == "status":
+            job.validate(httpx.Response(200, text=event["data"]).json())
+
+
+def test_uploads(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+    typed = {"content-type": "image/png"}
+    promises.check("POST", "/v1/uploads", http.post("/v1/uploads", content=png(50), headers=typed), 201)
+    form = {"file": ("a.png", png(50), "image/png")}
+    promises.check("POST", "/v1/uploads", http.post("/v1/uploads", files=form), 201)
+    begin = {"content_type": "image/png", "file_name": "a.png"}
+    slot = http.post("/fal/rest/storage/upload/initiate", json=begin).json()["upload_url"]
+    promises.check("PUT", "/uploads/{slot}", http.put(slot, content=png(50), headers=typed), 200)
+    slot = http.post("/fal/rest/storage/upload/initiate-multipart", json=begin).json()["upload_url"]
+    sent = promises.check("PUT", "/uploads/{slot}/{part}", http.put(f"{slot}/1", content=png(50)), 200)
+    joined = http.post(f"{slot}/complete", json={"parts": [sent]})
+    promises.check("POST", "/uploads/{slot}/complete", joined, 200)
+    token = http.post("/fal/rest/storage/auth/token", json={}).json()["token"]
+    with proxy.client(token) as uploader:
+        path = "/fal/cdn/files/upload"
+        promises.check("POST", path, uploader.post(path, content=png(50), headers=typed), 200)
+        begun = promises.check("POST", f"{path}/multipart", uploader.post(f"{path}/multipart", headers=typed), 200)
+        below = f"{begun['access_url']}/multipart/{begun['uploadId']}"
+        sent = uploader.put(f"{below}/1", content=png(50))
+        part = promises.check("PUT", "/fal/cdn/{path}/multipart/{slot}/{part}", sent, 200)
+        joined = uploader.post(f"{below}/complete", json={"parts": [part]})
+        promises.check("POST", "/fal/cdn/{path}/multipart/{slot}/complete", joined, 200)
+
+
+def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+    with proxy.client(proxy.tenant_key()) as backend:
+        promises.check("POST", "/v1/sessions", backend.post("/v1/sessions", json={"subject": "bob"}), 201)
+        promises.check("GET", "/v1/session", backend.get("/v1/session"), 200)
+        promises.check("GET", "/v1/usage", backend.get("/v1/usage", params={"group_by": "subject"}), 200)
+    with proxy.client("", headers={"origin": PAGE}) as page:
+        promises.check("POST", "/v1/sessions/guest", page.post("/v1/sessions/guest"), 201)
+    promises.check("POST", "/v1/sessions/cookie", http.post("/v1/sessions/cookie"), 201)
+    http.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
+    promises.check("GET", "/v1/session", http.get("/v1/session"), 200)
+    promises.check("GET", "/v1/endpoints", http.get("/v1/endpoints"), 200)
+    promises.check("GET", "/v1/endpoints/{id}", http.get(f"/v1/endpoints/{NEXT}"), 200)
+    usage = http.get("/v1/usage", params={"group_by": "day,endpoint"})
+    assert promises.check("GET", "/v1/usage", usage, 200)["usage"]
+
+
+def test_the_operators(proxy: Stack, promises: Promises) -> None:
+    with proxy.client() as person:
+        person.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
+    with proxy.client(ADMIN_TOKEN) as operator:
+        tenants = "/v1/admin/tenants"
+        promises.check("GET", tenants, operator.get(tenants), 200)
+        promises.check("GET", f"{tenants}/{{tenant}}", operator.get(f"{tenants}/acme"), 200)
+        named = [{"id": name, "plan": name, **TENANTS.get(name, {})} for name in PLANS]
+        promises.check("PUT", tenants, operator.put(tenants, json={"plans": PLANS, "tenants": named}), 200)
+        keys = f"{tenants}/{{tenant}}/keys"
+        promises.check("POST", keys, operator.post(f"{tenants}/acme/keys", json={"name": "one"}), 201)
+        assert promises.check("GET", keys, operator.get(f"{tenants}/acme/keys"), 200)["keys"]
+        minted = operator.post("/v1/admin/sessions", json={"tenant": "acme", "subject": "bob"})
+        promises.check("POST", "/v1/admin/sessions", minted, 201)
+        jobs = operator.get("/v1/admin/jobs", params={"tenant": "acme"})
+        assert promises.check("GET", "/v1/admin/jobs", jobs, 200)["jobs"]
+        usage = operator.get("/v1/admin/usage", params={"tenant": "acme"})
+        promises.check("GET", "/v1/admin/usage", usage, 200)
+
+
+def test_operations(http: httpx.Client, promises: Promises) -> None:
+    for path in ("/livez", "/readyz"):
+        promises.check("GET", path, http.get(path), 200)
+
+
+def test_refusals(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+    run, jobs = f"/fal/run/{NEXT}", "/v1/jobs"
+    promises.check("POST", jobs, http.post(jobs, json={"endpoint": NEXT}), 400)
+    promises.check("POST", jobs, http.post(jobs, json={"endpoint": "fal-ai/other", "input": {}}), 403)
+    promises.check("POST", "/fal/{path}", http.post(run, json={"prompt": 1}), 422)
+    promises.check("GET", "/v1/jobs/{id}", http.get("/v1/jobs/never"), 404)
+    promises.check("POST", "/v1/uploads", http.post("/v1/uploads", content=b"text"), 415)
+    with proxy.client("") as stranger:
+        promises.check("GET", "/v1/session", stranger.get("/v1/session"), 401)
+    with proxy.client(proxy.token("eve", tenant="single")) as poor:
+        poor.post(run, json=asking("What?")).raise_for_status()
+        refused = promises.check("POST", "/fal/{path}", poor.post(run, json=asking("What?")), 402)
+        assert refused["scope"] == "subject" and refused["retry_after"] > 0
+
+
+def test_forms_refuse_what_their_schemas_refuse(proxy: Stack, document: dict[str, Any]) -> None:
+    forms: list[tuple[str, str, dict[str, Any]]] = [
+        ("/v1/sessions", "Mint", {"subject": "bob", "ttl_seconds": 0}),
+        ("/v1/sessions", "Mint", {"subject": "bob", "more": 1}),
+        ("/v1/sessions", "Mint", {}),
+        ("/v1/jobs", "NewJob", {"endpoint": NEXT, "input": []}),
+    ]
+    with proxy.client(proxy.tenant_key()) as backend:
+        for path, name, form in forms:
+            schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+            assert not jsonschema_rs.validator_for(schema).is_valid(form), form
+            assert backend.post(path, json=form).status_code == 400, form
