@@ -32,9 +32,13 @@ class Books:
 
     def __init__(self) -> None:
         self.saw: list[dict[str, Any]] = []
+        self.living: list[str] = []
 
     async def saw_status(self, job: Job, document: dict[str, Any]) -> None:
         self.saw.append({"job": job.id, "status": document["status"]})
+
+    async def lives(self, job: Job) -> None:
+        self.living.append(job.id)
 
 
 @dataclass

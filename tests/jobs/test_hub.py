@@ -41,17 +41,18 @@ async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
     async with hub_before(fal) as bench:
         await bench.hub.poll(JOB)
         bench.clock.advance(IDLE_SECONDS - 1)
-        bench.hub.sweep()
+        await bench.hub.sweep()
         assert bench.hub.known(JOB), "it was asked for just now"
         bench.clock.advance(IDLE_SECONDS - 1)
-        bench.hub.sweep()
+        await bench.hub.sweep()
         assert len(bench.hub) == 1
         with bench.hub.reading(JOB):
             bench.clock.advance(IDLE_SECONDS * 10)
-            bench.hub.sweep()
+            await bench.hub.sweep()
             assert len(bench.hub) == 1, "an event stream reads it"
+            assert bench.books.living[-1] == JOB.id, "its slot is kept"
         bench.clock.advance(IDLE_SECONDS)
-        bench.hub.sweep()
+        await bench.hub.sweep()
         assert len(bench.hub) == 0
         await until(lambda: fal.open == 0)
         assert await bench.hub.poll(JOB) and fal.calls == ["stream", "stream"]
