@@ -21,7 +21,7 @@ from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Tenant, json_schema, read_file
-from proxy.server import spare_the_garbage_collector
+from proxy.server import tune_the_interpreter
 from proxy.settings import Settings, SettingsError
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
@@ -65,7 +65,7 @@ def application() -> Any:
     settings = settings_.read(os.environ)
     _configure_logging(settings)
     app = create_app(settings)
-    spare_the_garbage_collector()
+    tune_the_interpreter()
     return app
 
 

@@ -12,10 +12,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cachetools import LRUCache
 from starlette.requests import HTTPConnection
 
 from proxy.auth import keys
-from proxy.auth.sessions import UPLOAD_SALT, Session, Sessions
+from proxy.auth.sessions import KEPT, UPLOAD_SALT, Session, Sessions
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
 from proxy.policy.directory import Directory, Snapshot
@@ -59,6 +60,9 @@ class Authenticator:
         self._directory = directory
         self._clock = clock
         self._origins = settings.server.allowed_origins | {settings.server.own_origin}
+        #: By token, the callers of one reading of the directory: what it says of a session holds until the next one.
+        self._kept: LRUCache[str, Caller] = LRUCache(KEPT)
+        self._kept_for: Snapshot | None = None
         self._touched: dict[str, float] = {}
         self._touching: set[asyncio.Task[None]] = set()
 
@@ -75,7 +79,13 @@ class Authenticator:
         # Nowhere else: a path is written down in many places, and a cookie is sent by any page.
         if place == "authorization" and text.startswith(keys.PREFIX):
             return self._tenant_caller(text, snapshot)
-        caller = _session_caller(self._sessions.verify(text), snapshot)
+        session = self._sessions.verify(text)
+        if snapshot is not self._kept_for:
+            self._kept_for = snapshot
+            self._kept.clear()
+        caller = self._kept.get(text)
+        if caller is None:
+            caller = self._kept[text] = _session_caller(session, snapshot)
         if place == "cookie" and not reads_own_facts:
             self._check_origin(request, caller.tenant)
         return caller

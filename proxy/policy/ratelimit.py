@@ -14,9 +14,9 @@ import hashlib
 import ipaddress
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import limits
 from slowapi import Limiter
@@ -36,8 +36,7 @@ _EMPTY_FILE = Path(__file__).parent.with_name("py.typed")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(NamedTuple):
     """What is left after a call, for the `RateLimit` headers (IETF draft-ietf-httpapi-ratelimit-headers)."""
 
     scopes: tuple[str, ...]
@@ -45,20 +44,20 @@ class Allowance:
     hit: Hit
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers as a response has them."""
-        return [(name.encode("ascii"), value.encode("ascii")) for name, value in self.headers().items()]
-
-    def headers(self) -> dict[str, str]:
-        """`RateLimit-Policy` names every limit; `RateLimit` tells the one that is nearest to its end."""
+        """As `headers`, the way a response has them."""
         if not self.windows:
-            return {}
+            return []
         shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
         least = shares.index(min(shares))
         remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
-        return {
-            "ratelimit-policy": _policy(self.scopes, self.windows),
-            "ratelimit": f'"{self.scopes[least]}";r={remaining};t={reset}',
-        }
+        return [
+            (b"ratelimit-policy", _policy(self.scopes, self.windows)),
+            (b"ratelimit", f'"{self.scopes[least]}";r={remaining};t={reset}'.encode("ascii")),
+        ]
+
+    def headers(self) -> dict[str, str]:
+        """`RateLimit-Policy` names every limit; `RateLimit` tells the one that is nearest to its end."""
+        return {name.decode("ascii"): value.decode("ascii") for name, value in self.raw_headers()}
 
 
 #: That of a call that was not counted.
@@ -66,9 +65,9 @@ NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
 
 
 @lru_cache(maxsize=1024)
-def _policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> str:
+def _policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> bytes:
     named = zip(scopes, windows, strict=True)
-    return ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named)
+    return ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named).encode("ascii")
 
 
 class RateLimiter:

@@ -48,7 +48,7 @@ async def forward(
     return await way.go()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Way:
     """The way of one call from the gate to its answer.
 

@@ -270,8 +270,7 @@ class Ledger(Protocol):
         """The newest jobs of a subject that fal took into its queue."""
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """One rate limit of one scope: at most `limit` hits in any `seconds`."""
 
     key: str
@@ -279,8 +278,7 @@ class Window:
     seconds: int
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """What came of trying several windows at once.
 
     Attributes:

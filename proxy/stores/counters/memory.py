@@ -21,6 +21,8 @@ class MemoryCounters:
         self._until_sweep = SWEEP_EVERY
 
     async def hit(self, windows: Sequence[Window], now: float) -> Hit:
+        if len(windows) == 1:
+            return self._hit_one(windows[0], now)
         kept = [self._inside(window, now) for window in windows]
         waits = [
             times[-window.limit] + window.seconds - now if len(times) >= window.limit else 0.0
@@ -38,6 +40,16 @@ class MemoryCounters:
             tuple(max(0, window.limit - len(times)) for times, window in pairs),
             tuple(times[0] + window.seconds - now if times else 0.0 for times, window in pairs),
         )
+
+    def _hit_one(self, window: Window, now: float) -> Hit:
+        """As `hit`, without the lists: polls have one window, and are nine calls in ten."""
+        self._sweep(now)
+        times = self._inside(window, now)
+        if len(times) >= window.limit:
+            wait = times[-window.limit] + window.seconds - now
+            return Hit(0, wait, (0,), (times[0] + window.seconds - now,))
+        times.append(now)
+        return Hit(None, 0.0, (window.limit - len(times),), (times[0] + window.seconds - now,))
 
     def _inside(self, window: Window, now: float) -> deque[float]:
         times, _ = self._hits.setdefault(window.key, (deque(), window.seconds))
