@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from cachetools import LRUCache
@@ -111,16 +110,15 @@ class Hub:
             return None
         return document if isinstance(document, dict) and document.get("status") in STATES else None
 
-    @contextmanager
-    def reading(self, job: Job) -> Iterator[Watch]:
-        """The time in which an event stream reads a job's watch."""
+    def join(self, job: Job) -> Watch:
+        """The watch of a job, for an event stream that is to `leave` it at its end."""
         watch = self._watch(job)
         watch.readers += 1
-        try:
-            yield watch
-        finally:
-            watch.readers -= 1
-            watch.used_at = self._clock.now()
+        return watch
+
+    def leave(self, watch: Watch) -> None:
+        watch.readers -= 1
+        watch.used_at = self._clock.now()
 
     def start(self) -> None:
         """Begin to let go of what nobody asks for, until `close`."""

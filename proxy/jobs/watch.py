@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -72,7 +71,7 @@ class Watch:
         self._pauses = pauses
         self._missed = False
         self._log = Log()
-        self._kept: deque[Update] = deque(maxlen=KEPT_UPDATES)
+        self._kept: list[Update] = []
         self._told = 0
         self._failures = 0
         self._fruitless = 0
@@ -285,7 +284,8 @@ class Watch:
         self._failures, self._failure = 0, None
         latest = self.latest
         if latest is None or latest.document != document or latest.lines != len(self._log):
-            self._kept.append(Update(self.job.endpoint, document, self._log, len(self._log)))
+            update = Update(self.job.endpoint, document, self._log, len(self._log))
+            self._kept = [*self._kept[1 - KEPT_UPDATES :], update]
             self._told += 1
             self._fruitless = 0
             self.wake()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive
@@ -46,12 +47,15 @@ async def stream_of(
         NotFound, BadUpstream: as `begun`.
         CallerGone: the caller hung up before the first update was there.
     """
-    with ExitStack() as reading:
-        watch = reading.enter_context(hub.reading(job))
+    watch = hub.join(job)
+    try:
         await until_gone(receive, begun(watch))
-        stream = EventStream(events(watch), {"x-fal-request-id": job.request_id or ""})
-        stream.at_end(reading.pop_all().close)
-        return stream
+    except BaseException:
+        hub.leave(watch)
+        raise
+    stream = EventStream(events(watch), {"x-fal-request-id": job.request_id or ""})
+    stream.at_end(partial(hub.leave, watch))
+    return stream
 
 
 async def counted(streams: OpenStreams, caller: Caller, work: Callable[[], Awaitable[Response]]) -> Response:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -128,12 +128,11 @@ async def _created_and_watched(way: Way) -> Response:
     job = await way.services.owners.find_by_id(document["id"], way.caller)
     first = Update(job.endpoint, document, Log(), 0)
     result = _result_of(way.services, way.request, job)
-    reading = ExitStack()
-    watch = reading.enter_context(way.services.hub.reading(job))
+    watch = way.services.hub.join(job)
     events = journal(watch, result, way.services.drain, first.mark, _id_of(way.request))
     kept = {name: value for name, value in answer.headers.items() if name.startswith(("ratelimit", "idempotency"))}
     stream = EventStream(preceded(first, events), {**kept, "location": f"{PATH}/{document['id']}"})
-    stream.at_end(reading.close)
+    stream.at_end(partial(way.services.hub.leave, watch))
     return stream
 
 

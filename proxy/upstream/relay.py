@@ -141,6 +141,8 @@ async def events_of(
                 else:
                     _log.warning("an event of fal's stream was not JSON and is left out")
                     missed()
+            # Until the next one comes, which may be long, this one is not kept.
+            chunk = event = data = b""
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,13 +55,13 @@ class Bench:
 
     async def native(self, after: str | None = None) -> list[dict[str, str]]:
         """The events of the native stream to its end, without comments."""
-        with self.hub.reading(JOB) as watch:
+        with reading(self.hub) as watch:
             await watch.begun(3)
             told = [event async for event in journal(watch, self.fetch, self.drain, after, "request")]
         return [found for event in told if (found := fields(event))]
 
     async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
-        with self.hub.reading(JOB) as watch:
+        with reading(self.hub) as watch:
             await watch.begun(3)
             return [orjson.loads(one["data"]) async for one in _parsed(status_events(watch, logs=logs, rewrite=None))]
 
@@ -78,6 +78,16 @@ async def hub_before(
         yield Bench(hub, fal, upstream, clock, drain, books)
     finally:
         await hub.close()
+
+
+@contextlib.contextmanager
+def reading(hub: Hub) -> Iterator[Watch]:
+    """The time in which an event stream reads the watch of the job."""
+    watch = hub.join(JOB)
+    try:
+        yield watch
+    finally:
+        hub.leave(watch)
 
 
 async def until(happened: Any, seconds: float = 20) -> None:

@@ -10,7 +10,7 @@ import pytest
 from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.watch import KEPT_UPDATES, JobUnknown
 from proxy.upstream.relay import StreamBroken
-from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, until
+from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading, until
 from tests.support.scripted import ScriptedFal, log_line, whole_life
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ async def test_everybody_reads_one_stream() -> None:
         polls = await asyncio.gather(*(bench.hub.poll(JOB) for _ in range(20)))
         assert {poll.state for poll in polls if poll} == {"IN_QUEUE"} and None not in polls
         watchers = [asyncio.create_task(bench.fal_form()) for _ in range(20)]
-        with bench.hub.reading(JOB) as watch:
+        with reading(bench.hub) as watch:
             await until(lambda: is_reading(watch, 21))
         for document in whole_life()[1:]:
             fal.tell(**document)
@@ -46,7 +46,7 @@ async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
         assert len(bench.hub) == 1
-        with bench.hub.reading(JOB):
+        with reading(bench.hub):
             bench.clock.advance(IDLE_SECONDS * 10)
             await bench.hub.sweep()
             assert len(bench.hub) == 1, "an event stream reads it"
@@ -88,7 +88,7 @@ async def test_polls_ask_fal_one_at_a_time() -> None:
 async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
     async with hub_before(fal, pauses=(0.001,) * 7) as bench:
-        with bench.hub.reading(JOB) as watch, pytest.raises(StreamBroken):
+        with reading(bench.hub) as watch, pytest.raises(StreamBroken):
             await watch.begun(100)
         assert fal.calls == ["stream"] * 8 and fal.open == 0
         await until(lambda: len(bench.hub) == 0)
@@ -115,7 +115,7 @@ async def test_fal_does_not_know_the_job_any_more() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(100, pieces, "drop"))
     fal.knows = False
     async with hub_before(fal) as bench:
-        with bench.hub.reading(JOB) as watch, pytest.raises(JobUnknown):
+        with reading(bench.hub) as watch, pytest.raises(JobUnknown):
             await watch.begun(3)
         assert await bench.hub.poll(JOB) is None
         assert (await bench.hub.ask(JOB, logs=False)).status == 404
@@ -124,7 +124,7 @@ async def test_fal_does_not_know_the_job_any_more() -> None:
 async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
     fal = ScriptedFal()
     async with hub_before(fal) as bench:
-        with bench.hub.reading(JOB) as watch:
+        with reading(bench.hub) as watch:
             waiting = asyncio.create_task(watch.begun())
             await until(lambda: fal.open == 1)
             await bench.hub.close()
@@ -135,7 +135,7 @@ async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
 async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_end() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
-        with bench.hub.reading(JOB) as watch:
+        with reading(bench.hub) as watch:
             await watch.begun()
             updates = watch.updates(None, 5)
             first = await anext(updates)
