@@ -23,8 +23,8 @@ TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-
   buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql
 BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
 
-# Processes for the whole of the tests; 0 is this one alone. A file's tests stay together, as they share what they built.
-WORKERS ?= 0
+# Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built.
+WORKERS ?= 2
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fal-proxy:latest
