@@ -54,7 +54,7 @@ def shared_tls_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.Te
 @pytest.fixture
 def sandbox(shared_sandbox: SandboxControl) -> Iterator[SandboxControl]:
     """The sandbox, with an empty record; faults are gone when the test ends."""
-    shared_sandbox.forget()
+    shared_sandbox.begin()
     yield shared_sandbox
     shared_sandbox.clear_faults()
 

@@ -32,7 +32,11 @@ class Results:
         """
         if (kept := self.known(request_id)) is not None:
             return kept
-        result = await self._single.do(request_id, fetch)
+        return await self._single.do(request_id, lambda: self._fetched(request_id, fetch))
+
+    async def _fetched(self, request_id: str, fetch: Callable[[], Awaitable[Whole]]) -> Whole:
+        """Kept before anybody is told: whoever asks a moment after the others must find it."""
+        result = await fetch()
         if _is_final(result) and len(result.body) <= LARGEST_BYTES:
             self._kept[request_id] = result
         return result

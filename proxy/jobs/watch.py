@@ -110,8 +110,8 @@ class Watch:
         return self.latest is None and self._failure is None
 
     def start(self, when_over: Callable[[], None]) -> None:
-        self._task = asyncio.create_task(self._follow())
-        self._task.add_done_callback(lambda _: when_over())
+        """Begin to follow; `when_over` is called before anybody can see that nothing more will come."""
+        self._task = asyncio.create_task(self._follow(when_over))
 
     def stop(self) -> None:
         """Follow the job no longer; whoever still reads is cut off."""
@@ -185,7 +185,7 @@ class Watch:
                 return number, update.lines
         return self._told - 1, int(after.rpartition(".")[2])
 
-    async def _follow(self) -> None:
+    async def _follow(self, when_over: Callable[[], None]) -> None:
         try:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
@@ -196,6 +196,7 @@ class Watch:
         finally:
             self.is_live = False
             self._is_over = True
+            when_over()
             self.wake()
 
     async def _follow_one_stream(self) -> None:

@@ -36,6 +36,20 @@ async def test_everybody_reads_one_stream() -> None:
     assert bench.books.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
 
 
+async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench:
+        await bench.hub.poll(JOB)
+        for document in whole_life()[1:]:
+            fal.tell(**document)
+        polls = 0
+        while not (found := bench.hub.known(JOB)) or not found.is_last or polls < 20:
+            bench.hub.leave(bench.hub.join(JOB))
+            polls += bool(found and found.is_last)
+            await asyncio.sleep(0)
+    assert fal.calls == ["stream"]
+
+
 async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:

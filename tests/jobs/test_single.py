@@ -99,6 +99,18 @@ async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_ke
     assert work.begun == (1 if is_kept else 3) and (results.known("id") is not None) == is_kept
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns: int) -> None:
+    results, work = Results(), Work(Whole(200, {}, b"x"))
+    first = asyncio.create_task(results.get("id", work))
+    await turn()
+    work.go.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, results.get("id", work))
+    assert work.begun == 1
+
+
 async def test_all_results_together_are_bounded() -> None:
     results = Results()
     for number in range(600):

@@ -253,6 +253,7 @@ def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, red
         # Only the worker that is busy is left, and answers whoever comes.
         eventually(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
         eventually(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
+        eventually(stage.is_draining, "the busy worker does not stop")
         for _ in range(20):
             refused(httpx.post(stage.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
         assert not run.done()

@@ -8,22 +8,36 @@ import httpx
 
 #: What the sandbox counts as calls to fal; its own control routes are not recorded.
 Record = dict[str, Any]
+_STATES = ("status", "status/stream")
 
 
 class SandboxControl:
-    """Reads the record of a running sandbox and sets its faults."""
+    """Reads the record of a running sandbox and sets its faults.
+
+    A proxy that tests share follows a job for a while after the last who asked for it, which may be after the test. So
+    what is asked about the states of an earlier test's jobs is left out of the record.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._followed: set[str] = set()
+        self._earlier: set[str] = set()
         self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=10, trust_env=False)
 
     def requests(self) -> list[Record]:
         """Every request received since the last `forget`, oldest first."""
         found: list[Record] = self._client.get("/requests").raise_for_status().json()
-        return found
+        self._followed |= {job for job, what in map(_asked, found) if what == "status/stream"}
+        return [one for one in found if not (_asked(one)[0] in self._earlier and _asked(one)[1] in _STATES)]
 
     def forget(self) -> None:
+        self.requests()
         self._client.delete("/requests").raise_for_status()
+
+    def begin(self) -> None:
+        """Forget what an earlier test did, and what comes of it yet."""
+        self.forget()
+        self._earlier |= self._followed
 
     def fault(self, fault: str, **more: Any) -> None:
         self._client.post("/faults", json={"fault": fault, **more}).raise_for_status()
@@ -44,3 +58,9 @@ class SandboxControl:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _asked(request: Record) -> tuple[str, str]:
+    """The id of the job that a request is about, and what it asks of it."""
+    job, _, what = request["path"].partition("/requests/")[2].partition("/")
+    return job, what if request["method"] == "GET" else ""
