@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import CHELSEA, serving_the_page
-from tests.browser.large import PHONE, SlowLine, as_file, noise
+from tests.browser.large import PHONE, SLOW, SlowLine, as_file, noise
 from tests.browser.test_picture import GIVE
 from tests.browser.visit import Visit
 from tests.support.limited import limited_proxy, plan
@@ -61,7 +61,7 @@ def assert_on_its_way(user: Visit) -> None:
 
 
 def test_its_progress_is_seen(stack: Stack, user: Visit) -> None:
-    SlowLine(user.page)
+    SlowLine(user.page, SLOW)
     user.page.evaluate(
         """() => {
           window.seen = [];
