@@ -293,4 +293,5 @@ def test_another_one_is_chosen_meanwhile(stack: Stack, user: Visit, second: str)
     line.free()
     user.ask("Which one?")
     assert_answered(user, content, "Which one?")
-    assert stored(stack.sandbox) == ([sha256(content)] if second == "large" else [])
+    # Perhaps the first one, too, once the throttle let go of it.
+    assert set(stored(stack.sandbox)) - {sha256(noise(1))} == ({sha256(content)} if second == "large" else set())
