@@ -12,7 +12,6 @@ import base64
 import hashlib
 import logging
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import BadRequest, InvalidInput, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.policy.quota import new_job_id
 from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
 from proxy.targets import Target
 
@@ -84,7 +84,7 @@ class Once:
             subject=caller.subject,
             key_hash=_digest(key.encode()),
             body_hash=_digest(orjson.dumps([target.kind.value, target.endpoint, body], option=orjson.OPT_SORT_KEYS)),
-            job_id=secrets.token_hex(16),
+            job_id=new_job_id(self._clock.now()),
             created_at=self._clock.now(),
         )
         while True:

@@ -32,7 +32,7 @@ class CountedLedger(SqlLedger):
 @pytest.fixture
 async def ledger(sqlite_databases: SqliteDatabases) -> AsyncIterator[CountedLedger]:
     stores = SqlStores(sqlite_databases.migrated())
-    ledger = CountedLedger(stores._engine, stores._transactions)
+    ledger = CountedLedger(stores._database)
     ledger.sizes = []
     yield ledger
     await stores.close()

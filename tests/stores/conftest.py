@@ -13,7 +13,7 @@ from proxy.stores.sql import SqlStores
 from tests.support.redis import Redis
 
 #: Opens stores on a database as another process would: with connections of their own.
-OpenStores = Callable[[str], SqlStores]
+OpenStores = Callable[..., SqlStores]
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ async def open_stores() -> AsyncIterator[OpenStores]:
     """Whatever it opens is closed at the end."""
     opened: list[SqlStores] = []
 
-    def open_(url: str) -> SqlStores:
-        opened.append(SqlStores(url))
+    def open_(url: str, *more: float) -> SqlStores:
+        opened.append(SqlStores(url, *more))
         return opened[-1]
 
     yield open_

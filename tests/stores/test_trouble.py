@@ -79,10 +79,8 @@ async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores:
     url = sqlite_databases.migrated()
     holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    impatient = open_stores(url)
     # Five seconds is what production waits; a test need not.
-    writer = impatient.ledger._transactions._file
-    event.listen(writer, "connect", lambda one, _: one.execute("PRAGMA busy_timeout=50"))
+    impatient = open_stores(url, 0.05)
     wanted = job()
     with pytest.raises(StoreUnavailable):
         await impatient.ledger.commit([Reserve(wanted)])
@@ -137,7 +135,7 @@ async def test_a_frozen_database_freezes_nobody(
         usual.append({**options})
         options.update(timeout=0.5, command_timeout=0.5)
 
-    event.listen(stores.ledger._engine.sync_engine, "do_connect", hurry)
+    event.listen(stores.ledger._database.engine.sync_engine, "do_connect", hurry)
     await stores.ping()
     assert (usual[0]["timeout"], usual[0]["command_timeout"]) == (5, 10)
     with postgres.paused(), pytest.raises(StoreUnavailable), anyio.fail_after(60):

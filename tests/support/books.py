@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from proxy.stores.base import Account, Bucket
-from proxy.stores.sql.engine import create_engine, reading
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs, quota_usage
 
 
@@ -75,16 +75,16 @@ class Auditor:
     """Reads the books again and again, over one connection."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+        self._database = Database(url)
 
     async def read(self) -> Books:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             entries = tuple(_entry(row) for row in await connection.execute(select(jobs)))
             rows = list(await connection.execute(select(quota_usage)))
         return Books(entries, {_bucket(row): Account(row.used, row.reserved) for row in rows})
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._database.close()
 
 
 async def read_books(url: str) -> Books:

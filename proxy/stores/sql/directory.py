@@ -8,25 +8,25 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Table, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.stores.base import DirectoryRows, Revocation, TenantKey
 from proxy.stores.sql import schema
-from proxy.stores.sql.engine import reading, writing
+from proxy.stores.sql.database import Database
 
 _ONLY_ROW = 1
 
 
 class SqlDirectory:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def version(self) -> int:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return await _version(connection)
 
     async def load(self) -> DirectoryRows:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return DirectoryRows(
                 version=await _version(connection),
                 plans={row.name: row.document for row in await connection.execute(select(schema.plans))},
@@ -36,7 +36,7 @@ class SqlDirectory:
             )
 
     async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
-        async with _changing(self._engine) as connection:
+        async with _changing(self._database) as connection:
             changed = await _put(connection, schema.plans, "name", plans)
             changed |= await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants})
             if changed:
@@ -44,12 +44,12 @@ class SqlDirectory:
             return changed
 
     async def add_key(self, key: TenantKey) -> None:
-        async with _changing(self._engine) as connection:
+        async with _changing(self._database) as connection:
             await connection.execute(insert(schema.tenant_keys).values(asdict(key)))
             await _bump(connection)
 
     async def revoke_key(self, key_id: str) -> bool:
-        async with _changing(self._engine) as connection:
+        async with _changing(self._database) as connection:
             done = await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.id == key_id))
             await _bump(connection)
             return bool(done.rowcount)
@@ -57,12 +57,12 @@ class SqlDirectory:
     async def touch_key(self, key_id: str, used_at: float) -> None:
         # Not a change of the directory: nobody's rights depend on it.
         keys = schema.tenant_keys
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=used_at))
 
     async def revoke(self, revocation: Revocation) -> None:
         rows = schema.revocations
-        async with _changing(self._engine) as connection:
+        async with _changing(self._database) as connection:
             await connection.execute(delete(rows).where(rows.c.expires_at < revocation.issued_before))
             if revocation.session_id is not None:
                 same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
@@ -72,10 +72,10 @@ class SqlDirectory:
 
 
 @asynccontextmanager
-async def _changing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _changing(database: Database) -> AsyncIterator[AsyncConnection]:
     """A transaction in which nobody else changes the directory: replicas that start together apply the same file."""
     row = schema.directory_version
-    async with writing(engine) as connection:
+    async with database.writing() as connection:
         await connection.execute(select(row.c.version).where(row.c.id == _ONLY_ROW).with_for_update())
         yield connection
 

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from proxy.stores.base import Claim
-from proxy.stores.sql.engine import insert_missing, reading, writing
+from proxy.stores.sql.database import Database, insert_missing
 from proxy.stores.sql.schema import idempotency as rows
 
 
 class SqlIdempotency:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(delete(rows).where(rows.c.created_at < forgotten_before))
             while True:
                 # Whoever inserts second waits for the first transaction, and then finds its row, unless it has been
                 # freed in between.
-                added = await connection.execute(insert_missing(connection, rows).values(_values(claim)))
+                added = await connection.execute(insert_missing(connection.dialect.name, rows).values(_values(claim)))
                 if added.rowcount:
                     return None
                 held = (await connection.execute(select(rows).where(_same(claim)))).one_or_none()
@@ -31,21 +30,21 @@ class SqlIdempotency:
                     return Claim(**held._mapping)
 
     async def find(self, claim: Claim) -> Claim | None:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             found = (await connection.execute(select(rows).where(_same(claim)))).one_or_none()
             return Claim(**found._mapping) if found else None
 
     async def take_over(self, claim: Claim, from_job: str) -> bool:
         mine = _same(claim) & (rows.c.job_id == from_job)
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             return bool((await connection.execute(update(rows).where(mine).values(_values(claim)))).rowcount)
 
     async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(update(rows).where(_same(claim)).values(answer=answer))
 
     async def forget(self, claim: Claim) -> None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(delete(rows).where(_same(claim) & (rows.c.job_id == claim.job_id)))
 
 

@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import bindparam, insert, select, tuple_, update
 
 from proxy.stores.base import (
     Accept,
@@ -33,7 +32,8 @@ from proxy.stores.base import (
     Stale,
     UsageRow,
 )
-from proxy.stores.sql.engine import Transactions, insert_missing, reading, writing
+from proxy.stores.sql.database import Database, insert_missing
+from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.schema import jobs, quota_usage
 
 KNOWN_ACCOUNTS = 20_000
@@ -42,13 +42,12 @@ _BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "w
 
 
 class SqlLedger:
-    def __init__(self, engine: AsyncEngine, transactions: Transactions) -> None:
-        self._engine = engine
-        self._transactions = transactions
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
 
     async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
-        batch, outcomes = await self._transactions.run(partial(_done, operations=operations, known=self._known))
+        batch, outcomes = await self._database.run(partial(_done, operations=operations, known=self._known))
         self._known.update(dict.fromkeys(batch.accounts, True))
         return outcomes
 
@@ -59,12 +58,12 @@ class SqlLedger:
         return await self._one(jobs.c.id == job_id)
 
     async def _one(self, condition: Any) -> Job | None:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(select(jobs).where(condition))).one_or_none()
             return _job(row) if row else None
 
     async def open_jobs(self) -> Sequence[Job]:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(jobs).where(jobs.c.state.in_(OPEN_STATES)))
             return [_job(row) for row in rows]
 
@@ -76,7 +75,7 @@ class SqlLedger:
             .limit(most)
             .with_for_update(skip_locked=True)
         )
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             found = [_job(row) for row in await connection.execute(due)]
             if found:
                 taken = jobs.c.id.in_([job.id for job in found])
@@ -85,13 +84,13 @@ class SqlLedger:
 
     async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
         alive = (jobs.c.id == job_id) & jobs.c.state.in_(OPEN_STATES)
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(update(jobs).where(alive).values(checked_at=at, expires_at=expires_at))
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         if not buckets:
             return {}
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(_find_accounts, {"keys": _keys(buckets)})
             return {_bucket(row): Account(row.used, row.reserved) for row in rows}
 
@@ -101,7 +100,7 @@ class SqlLedger:
         wanted = (jobs.c.tenant == tenant) & (jobs.c.submitted_at >= since) & (jobs.c.submitted_at < until)
         if subject is not None:
             wanted &= jobs.c.subject == subject
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(jobs).where(wanted & (jobs.c.state == "settled")))
             return _grouped((_job(row) for row in rows), group_by)
 
@@ -118,7 +117,7 @@ class SqlLedger:
 
     async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return [_job(row) for row in await connection.execute(newest)]
 
 
@@ -184,7 +183,7 @@ class _Batch:
         self.jobs[job.id] = job
         self._changed[job.id] = job
 
-    def write(self, connection: Connection) -> None:
+    def write(self, connection: Executor) -> None:
         if self._touched:
             values = [_account_values(bucket, self.accounts[bucket]) for bucket in sorted(self._touched)]
             connection.execute(_set_account, values)
@@ -215,7 +214,7 @@ _set_job = (
 
 
 def _done(
-    connection: Connection, *, operations: Sequence[Operation], known: Container[Bucket]
+    connection: Executor, *, operations: Sequence[Operation], known: Container[Bucket]
 ) -> tuple[_Batch, list[Outcome]]:
     """Do a batch within the transaction of a connection."""
     batch = _Batch(_jobs_of(connection, operations))
@@ -225,7 +224,7 @@ def _done(
     return batch, outcomes
 
 
-def _jobs_of(connection: Connection, operations: Iterable[Operation]) -> dict[str, Job]:
+def _jobs_of(connection: Executor, operations: Iterable[Operation]) -> dict[str, Job]:
     """The jobs that a batch accepts or settles, locked: a job is settled once, whoever comes first."""
     ids = sorted({operation.job_id for operation in operations if not isinstance(operation, Reserve)})
     if not ids:
@@ -233,7 +232,7 @@ def _jobs_of(connection: Connection, operations: Iterable[Operation]) -> dict[st
     return {row.id: _job(row) for row in connection.execute(_find_jobs, {"ids": ids})}
 
 
-def _locked(connection: Connection, buckets: Sequence[Bucket], known: Container[Bucket]) -> dict[Bucket, Account]:
+def _locked(connection: Executor, buckets: Sequence[Bucket], known: Container[Bucket]) -> dict[Bucket, Account]:
     """The accounts, made where there are none, and locked in the order given until the transaction ends.
 
     `known` are those that are there for sure: an account is never deleted.
@@ -241,7 +240,7 @@ def _locked(connection: Connection, buckets: Sequence[Bucket], known: Container[
     if not buckets:
         return {}
     if rows := [_account_values(bucket, Account(), prefix="") for bucket in buckets if bucket not in known]:
-        connection.execute(insert_missing(connection, quota_usage), rows)
+        connection.execute(insert_missing(connection.dialect.name, quota_usage), rows)
     locked = connection.execute(_lock_accounts, {"keys": _keys(buckets)})
     return {_bucket(row): Account(row.used, row.reserved) for row in locked}
 
@@ -280,7 +279,7 @@ def _job(row: Any) -> Job:
         Charge(Bucket(row.tenant, subject, unit, window, start), amount, limit)
         for subject, unit, window, start, amount, limit in row.charges
     )
-    return Job(**{**row._mapping, "charges": charges})
+    return Job(**{**row._asdict(), "charges": charges})
 
 
 def _bucket(row: Any) -> Bucket:

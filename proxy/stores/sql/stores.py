@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.sql import migrate
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
-from proxy.stores.sql.engine import Transactions, create_engine, reading
+from proxy.stores.sql.engine import LOCK_SECONDS
 from proxy.stores.sql.idempotency import SqlIdempotency
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.uploads import SqlUploads
 
 
 class SqlStores:
-    """Opens nothing until it is used. `database_url` is `sqlite:///…` or `postgresql://…`."""
+    """Opens nothing until it is used.
 
-    def __init__(self, database_url: str) -> None:
-        self._engine = create_engine(database_url)
-        self.directory = SqlDirectory(self._engine)
-        self._transactions = Transactions(self._engine)
-        self.ledger = SqlLedger(self._engine, self._transactions)
-        self.idempotency = SqlIdempotency(self._engine)
-        self.uploads = SqlUploads(self._engine)
+    Args:
+        database_url: `sqlite:///…` or `postgresql://…`.
+        lock_seconds: how long to wait for a database that others keep busy.
+    """
+
+    def __init__(self, database_url: str, lock_seconds: float = LOCK_SECONDS) -> None:
+        self._database = Database(database_url, lock_seconds)
+        self.directory = SqlDirectory(self._database)
+        self.ledger = SqlLedger(self._database)
+        self.idempotency = SqlIdempotency(self._database)
+        self.uploads = SqlUploads(self._database)
 
     async def migrate(self) -> str:
         """Bring the database to this version; return the revision.
@@ -28,9 +33,9 @@ class SqlStores:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        async with reading(self._engine):
+        async with self._database.reading():
             pass
-        return await migrate.upgrade(self._engine)
+        return await migrate.upgrade(self._database.engine)
 
     async def prepare(self) -> None:
         """Bring SQLite to this version, as its file is ours alone; another database is only looked at.
@@ -38,7 +43,7 @@ class SqlStores:
         Raises:
             StoreUnavailable: it does not answer, or is at another version.
         """
-        if self._engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
+        if self._database.engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
             await self.migrate()
         await self.ping()
 
@@ -47,9 +52,8 @@ class SqlStores:
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
 
     async def _revision(self) -> str | None:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return await migrate.current(connection)
 
     async def close(self) -> None:
-        await self._transactions.close()
-        await self._engine.dispose()
+        await self._database.close()

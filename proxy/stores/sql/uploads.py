@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.stores.base import WHOLE, Part, Upload
-from proxy.stores.sql.engine import reading, writing
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import upload_parts as parts
 from proxy.stores.sql.schema import uploads as rows
 
@@ -18,21 +18,21 @@ _KEPT_SECONDS = 86_400
 
 
 class SqlUploads:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def add(self, upload: Upload) -> None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(delete(rows).where(rows.c.expires_at < upload.expires_at - _KEPT_SECONDS))
             await connection.execute(insert(rows).values(asdict(upload)))
 
     async def get(self, upload_id: str) -> Upload | None:
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(select(rows).where(rows.c.id == upload_id))).one_or_none()
             return Upload(**row._mapping) if row else None
 
     async def begin(self, part: Part) -> bool | None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             most = await _room(connection, part.upload)
             if most is None:
                 return None
@@ -46,11 +46,11 @@ class SqlUploads:
 
     async def is_current(self, part: Part) -> bool:
         wanted = select(parts.c.number).join(rows).where(_attempt(part), rows.c.size.is_(None))
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return (await connection.execute(wanted)).first() is not None
 
     async def land(self, part: Part, etag: str) -> bool:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             if await _room(connection, part.upload) is None:
                 return False
             landed = await connection.execute(update(parts).where(_attempt(part)).values(etag=etag))
@@ -59,17 +59,17 @@ class SqlUploads:
             return bool(landed.rowcount)
 
     async def drop(self, part: Part) -> None:
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             await connection.execute(delete(parts).where(_attempt(part)))
 
     async def landed(self, upload_id: str) -> Sequence[Part]:
         wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
-        async with reading(self._engine) as connection:
+        async with self._database.reading() as connection:
             return [Part(**row._mapping) for row in await connection.execute(wanted)]
 
     async def finish(self, upload_id: str, size: int) -> bool:
         unfinished = (rows.c.id == upload_id) & rows.c.size.is_(None)
-        async with writing(self._engine) as connection:
+        async with self._database.writing() as connection:
             return bool((await connection.execute(update(rows).where(unfinished).values(size=size))).rowcount)
 
 

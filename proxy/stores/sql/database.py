@@ -1,0 +1,109 @@
+"""The database as the stores use it, and the border where its errors become ours."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import Dialect, Table
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.errors import StoreUnavailable
+from proxy.stores.sql.direct import Executor
+from proxy.stores.sql.engine import LOCK_SECONDS, create_engine
+from proxy.stores.sql.file import SqliteFile
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Database:
+    """Transactions, each whole or not at all. Opens nothing until it is used."""
+
+    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
+        self.engine = create_engine(url, lock_seconds)
+        self._file: SqliteFile | None = None
+        if self.dialect.name == "sqlite":
+            self._file = SqliteFile(self.engine.url.database or "", lock_seconds, self.dialect)
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.engine.dialect
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed at the end of the block.
+
+        Raises:
+            StoreUnavailable: the database did not do it.
+        """
+        with _translated():
+            async with self._file.turn() if self._file else nullcontext(), self.engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """One consistent reading.
+
+        Raises:
+            StoreUnavailable: the database did not answer.
+        """
+        # Left to itself PostgreSQL would let each statement see another moment.
+        level = {"isolation_level": "REPEATABLE READ"} if self.dialect.name == "postgresql" else {}
+        with _translated():
+            async with self.engine.connect() as plain:
+                connection = await plain.execution_options(read_only=True, **level)
+                async with connection.begin():
+                    yield connection
+
+    async def run(self, work: Callable[[Executor], T]) -> T:
+        """What `work` returns, once it is committed: a transaction that every call waits for.
+
+        Raises:
+            StoreUnavailable: the database did not do it.
+        """
+        if self._file is None:
+            async with self.writing() as connection:
+                return await connection.run_sync(work)
+        with _translated():
+            return await self._file.run(work)
+
+    async def close(self) -> None:
+        if self._file is not None:
+            await self._file.close()
+        await self.engine.dispose()
+
+
+@cache
+def insert_missing(dialect: str, table: Table) -> Any:
+    """The statement that inserts those rows whose key is not there yet, in the order given."""
+    # Imported here: the dialect that is not used is best not loaded.
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+        return insert_postgresql(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+    return insert_sqlite(table).on_conflict_do_nothing()
+
+
+class _translated:
+    """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)):
+            _log.error("the database failed: %s", _cause(error))
+            raise StoreUnavailable("The proxy's database does not answer; try again shortly.") from None
+
+
+def _cause(error: BaseException) -> str:
+    original = getattr(error, "orig", None)
+    return f"{type(error).__name__} ({type(original).__name__})" if original is not None else type(error).__name__

@@ -1,0 +1,138 @@
+"""Writing to a SQLite file: in turns, at once where it is free, patiently where it is not, and with a log of a bounded
+length."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import bindparam, insert, select, update
+
+from proxy.errors import StoreUnavailable
+from proxy.stores.base import Granted, Reserve
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.direct import Executor
+from proxy.stores.sql.file import LONGEST_LOG, TIDY_AFTER
+from proxy.stores.sql.schema import tenant_keys
+from tests.stores.conftest import OpenStores
+from tests.stores.records import UPLOAD, job
+from tests.support.databases import SqliteDatabases
+
+pytestmark = pytest.mark.anyio
+PAGE_BYTES = 4096
+
+
+def path_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+async def database(sqlite_databases: SqliteDatabases) -> Any:
+    database = Database(sqlite_databases.migrated())
+    yield database
+    await database.close()
+
+
+def key(name: str, text: str = "hash") -> dict[str, Any]:
+    return {"id": name, "tenant": "acme", "name": "n", "secret_hash": text, "created_at": 1.0, "last_used_at": None}
+
+
+def adding(*names: str) -> Any:
+    statement = insert(tenant_keys)
+
+    def work(connection: Executor) -> None:
+        connection.execute(statement, [key(name) for name in names])
+
+    return work
+
+
+async def names(database: Database) -> list[str]:
+    async with database.reading() as connection:
+        return sorted((await connection.execute(select(tenant_keys.c.id))).scalars())
+
+
+async def test_it_is_written_by_the_thread_that_asks(database: Database) -> None:
+    assert await database.run(lambda _: threading.current_thread()) is threading.current_thread()
+
+
+async def test_work_that_fails_leaves_nothing_behind(database: Database) -> None:
+    def work(connection: Executor) -> None:
+        adding("first")(connection)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        await database.run(work)
+    with pytest.raises(StoreUnavailable):
+        await database.run(adding("twice", "twice"))
+    await database.run(adding("second"))
+    assert await names(database) == ["second"]
+
+
+async def test_what_another_process_locks_is_waited_for_beside_the_event_loop(database: Database) -> None:
+    await database.run(adding("first"))
+    holder = sqlite3.connect(path_of(str(database.engine.url.database)), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(database.run(adding("second")))
+    later = asyncio.create_task(database.run(adding("third")))
+    # The loop goes on, and so does reading.
+    assert await names(database) == ["first"]
+    assert not waiting.done()
+    holder.execute("COMMIT")
+    await asyncio.gather(waiting, later)
+    assert await names(database) == ["first", "second", "third"]
+    holder.close()
+
+
+async def test_writers_take_turns_in_the_order_of_their_arrival(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    stores, order = open_stores(sqlite_databases.migrated()), list[str]()
+
+    async def told(name: str, work: Any) -> None:
+        await work
+        order.append(name)
+
+    writes = [
+        (told("ledger", stores.ledger.commit([Reserve(job())])), told("upload", stores.uploads.add(upload)))
+        for upload in (UPLOAD.__class__(**{**vars(UPLOAD), "id": f"upload-{number}"}) for number in range(20))
+    ]
+    await asyncio.gather(*(write for pair in writes for write in pair))
+    assert order == ["ledger", "upload"] * 20
+
+
+async def test_whoever_waits_for_his_turn_too_long_is_told(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    url = sqlite_databases.migrated()
+    impatient = open_stores(url, 0.05)
+    holder = sqlite3.connect(path_of(url), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    asking = [impatient.ledger.commit([Reserve(job())]) for _ in range(3)]
+    asking.append(impatient.uploads.add(UPLOAD))
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 4
+    holder.execute("ROLLBACK")
+    assert await impatient.ledger.commit([Reserve(job())]) == [Granted()]
+    holder.close()
+
+
+def pages(database: Database) -> int:
+    """Of the log."""
+    return Path(f"{database.engine.url.database}-wal").stat().st_size // PAGE_BYTES
+
+
+async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Database) -> None:
+    longest = 0
+    await database.run(adding("written"))
+    statement = update(tenant_keys).where(tenant_keys.c.id == bindparam("of_id")).values(name=bindparam("now"))
+    # Each takes some fifteen pages, without a pause in which the log could begin anew by itself.
+    for number in range(20 * TIDY_AFTER):
+        rows = [{"of_id": "written", "now": f"{number}" * 12_000}]
+        await database.run(lambda connection, rows=rows: connection.execute(statement, rows))
+        await asyncio.sleep(0)
+        longest = max(longest, pages(database))
+    assert longest < 2 * LONGEST_LOG
