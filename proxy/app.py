@@ -33,6 +33,7 @@ from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.streams import OpenStreams
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
+from proxy.routes.repeats import Repeats
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
@@ -189,6 +190,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
         Middleware(Errors, metrics=services.metrics, drain=services.drain),
         Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
+        Middleware(Repeats, services=services),
     ]
 
 

@@ -38,7 +38,8 @@ LOOK_SECONDS = 0.02
 LAST_REQUEST_SECONDS = 0.25
 #: New objects before the garbage collector looks: those of some twenty calls at once are no garbage yet.
 GARBAGE_THRESHOLD = 20_000
-#: How long a thread that has work waits for the one that runs. Python's own 5 ms are several times what a call takes.
+#: How long a thread that has work (a database's, for one) waits for the one that runs. Python's own 5 ms are several
+#: times what a call takes.
 SWITCH_SECONDS = 0.0002
 #: glibc's mallopt(3): when memory goes back to the system (M_TRIM_THRESHOLD), how much more than is wanted comes from
 #: it (M_TOP_PAD), and from what size on each block comes and goes by itself (M_MMAP_THRESHOLD).
@@ -134,7 +135,7 @@ class DrainingServer(uvicorn.Server):
 
 def tune_the_interpreter() -> None:
     """Let the garbage collector look at what calls leave behind, and neither so often nor at what stays for good; let
-    the ledger's thread go on soon after each of its statements; and do not give the system back, again and again, the
+    a database's thread go on soon after each of its statements; and do not give the system back, again and again, the
     memory that the next piece of a file needs."""
     gc.collect()
     gc.freeze()

@@ -62,6 +62,10 @@ class Directory:
         """What was last read, however old: for questions that grant nothing, such as CORS."""
         return self._snapshot
 
+    def young(self) -> Snapshot | None:
+        """The reading, if it is young enough to decide by and need not be made anew yet."""
+        return self._snapshot if 0 <= self._clock.now() - self._read_at < REFRESH_SECONDS else None
+
     async def snapshot(self) -> Snapshot:
         """A reading that is young enough to decide by.
 

@@ -93,11 +93,15 @@ class RateLimiter:
             RateLimited: a window is full; none was charged.
             StoreUnavailable: the counters do not answer, and calls are not let through without.
         """
+        return await self.count(*self.windows(caller, address, polls=polls))
+
+    def windows(self, caller: Caller, address: str, *, polls: bool) -> tuple[tuple[str, ...], tuple[Window, ...]]:
+        """The scopes that have a limit for such a call, with their windows."""
         rates = caller.plan.poll_limits if polls else caller.plan.rate_limits
         session = caller.session.id if caller.session else f"key:{caller.key_id}"
         who = (address, session, f"{caller.tenant.id}:{caller.subject}", caller.tenant.id)
         wanted = (rates.ip, rates.session, rates.subject, rates.tenant)
-        return await self._hit(*_windows("poll" if polls else "call", wanted, who))
+        return _windows("poll" if polls else "call", wanted, who)
 
     async def hit_guest(self, address: str, rate: str | None) -> Allowance:
         """Count one guest session for an address, across processes.
@@ -105,9 +109,14 @@ class RateLimiter:
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
-        return await self._hit(("ip",), (_window("guest", "ip", address, rate),)) if rate else NO_ALLOWANCE
+        return await self.count(("ip",), (_window("guest", "ip", address, rate),)) if rate else NO_ALLOWANCE
 
-    async def _hit(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> Allowance:
+    async def count(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> Allowance:
+        """Count one call in the windows of some scopes, as `windows` gives them.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
         if not listed:
             return NO_ALLOWANCE
         try:
@@ -173,7 +182,12 @@ def flood_guard() -> Limiter:
 
 def network_of(request: Request) -> str:
     """The caller's address; of IPv6 the /64, as that is what one household gets. Never empty."""
-    return _network(request.client.host if request.client else "")
+    return network(request.scope.get("client"))
+
+
+def network(client: tuple[str, int] | None) -> str:
+    """As `network_of`, from the client of an ASGI scope."""
+    return _network(client[0] if client else "")
 
 
 @lru_cache(maxsize=4096)

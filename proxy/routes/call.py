@@ -17,7 +17,7 @@ from proxy.jobs.settlement import Bill, parsed
 from proxy.jobs.updates import Rewrite
 from proxy.policy.gate import Admission
 from proxy.routes.events import status_events, stream_of
-from proxy.routes.polls import Told
+from proxy.routes.polls import Asked, Told
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind
@@ -98,7 +98,7 @@ class Call:
 
     async def _status(self) -> Response:
         if (update := await self._services.hub.poll(self.job)) is not None:
-            return Told(self._target, update, self._rewrite)
+            return Told(Asked(self.job, self._target, self._rewrite), update)
         answer = await self._services.hub.ask(self.job, logs=self._target.logs)
         return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 

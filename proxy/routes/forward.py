@@ -20,7 +20,8 @@ from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, rewritten
 from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
-from proxy.routes.polls import from_memory
+from proxy.routes.polls import Told, from_memory
+from proxy.routes.repeats import leave_word
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
@@ -45,7 +46,10 @@ async def forward(
     way = Way(services, request, caller, target, rewrite)
     if target.kind in (Kind.STREAM, Kind.STATUS_STREAM):
         return await counted(services.streams, caller, way.go)
-    return await way.go()
+    answer = await way.go()
+    if isinstance(answer, Told):
+        leave_word(services, request.scope, caller, answer)
+    return answer
 
 
 @dataclass(slots=True)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from starlette.responses import Response
 
 from proxy.jobs.updates import Rewrite, Update
 from proxy.policy.gate import Admission
 from proxy.routes.services import Services
+from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream.headers import JSON
 
 _DOCUMENT = ((b"content-type", JSON.encode()), (b"x-content-type-options", b"nosniff"))
 
 
-class Told(Response):
-    """A document that is encoded already; it costs what its few headers cost."""
+class Asked(NamedTuple):
+    """A poll: which job it is about, and the form of its answer."""
 
-    def __init__(self, target: Target, update: Update, rewrite: Rewrite | None) -> None:
-        self.body = update.encoded(0 if target.logs else None, rewrite)
+    job: Job
+    target: Target
+    rewrite: Rewrite | None
+
+
+class Told(Response):
+    """The answer to a poll, a document that is encoded already; it costs what its few headers cost."""
+
+    def __init__(self, asked: Asked, update: Update) -> None:
+        self.asked = asked
+        self.body = update.encoded(0 if asked.target.logs else None, asked.rewrite)
         self.status_code = 200 if update.is_last else 202
         self.background = None
         self.raw_headers = [
             *_DOCUMENT,
-            (b"x-fal-request-id", target.request_id.encode()),
+            (b"x-fal-request-id", asked.target.request_id.encode()),
             (b"content-length", b"%d" % len(self.body)),
         ]
 
@@ -40,4 +52,4 @@ async def from_memory(services: Services, admission: Admission, rewrite: Rewrite
         return None
     if not update.is_last:
         await services.settlement.lives(job)
-    return Told(target, update, rewrite)
+    return Told(Asked(job, target, rewrite), update)

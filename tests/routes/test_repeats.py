@@ -1,0 +1,276 @@
+"""Polls that are asked again, byte for byte: answered from memory, and refused like the first one would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy.auth.sessions import Session
+from proxy.jobs.updates import Log, Update
+from proxy.policy.directory import Snapshot
+from proxy.policy.ratelimit import RateLimiter
+from proxy.routes import repeats
+from proxy.routes.polls import Asked
+from proxy.routes.repeats import MOST, MOST_HEAD_BYTES, STATE, Poll, Repeats
+from proxy.stores.base import Job
+from proxy.stores.counters import MemoryCounters
+from proxy.targets import Kind, Target
+from tests.routes.jobs import HELD
+from tests.support.clock import MovableClock
+from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Person, limited_proxy, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+PLANS = {
+    "free": plan(),
+    "rated": plan(poll_limits={"session": "6/minute"}),
+    "by-address": plan(poll_limits={"ip": "6/minute", "session": None}),
+}
+JOB = Job("1", "submit", NEXT, "acme", "alice", submitted_at=0, expires_at=1e12, request_id="id", state="accepted")
+
+
+@pytest.fixture(scope="module")
+def shared(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("repeats"), PLANS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def proxy(shared: Stack, sandbox: SandboxControl) -> Stack:
+    return shared
+
+
+def polled(person: Person, job: str, times: int = 3) -> httpx.Response:
+    """The last of some polls whose bytes are the same; of a job that runs."""
+    answers = [person.status(job) for _ in range(times)]
+    assert {answer.status_code for answer in answers} == {202}, answers[-1].text
+    return answers[-1]
+
+
+# --- as a caller sees it
+
+
+@pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
+def test_each_tells_what_is_so_then(proxy: Stack, sandbox: SandboxControl, surface: str) -> None:
+    with Person(proxy, proxy.token(tenant="free"), surface) as alice:
+        job = alice.submitted("[[pace hold=IN_QUEUE]]")
+        queued = polled(alice, job)
+        assert queued.json()["status"] == "IN_QUEUE"
+        sandbox.move_job(job, "IN_PROGRESS")
+        while polled(alice, job, 1).json()["status"] != "IN_PROGRESS":
+            pass
+        sandbox.move_job(job, "COMPLETED")
+        while (last := alice.status(job)).status_code == 202:
+            pass
+        assert last.json()["status"] == "COMPLETED" and alice.status(job).json() == last.json()
+        ids = [alice.status(job).headers["x-request-id"] for _ in range(3)]
+        assert len(set(ids)) == 3
+    # All that is told beside the state is told each time.
+    changing = {"x-request-id", "date", "content-length"}
+    first, again = (
+        {name: value for name, value in one.headers.items() if name not in changing} for one in (queued, last)
+    )
+    assert first == again and first["vary"] == "Origin"
+    assert len([one for one in sandbox.requests() if one["path"].endswith("/status")]) == 0
+
+
+def test_each_is_counted(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="rated")) as alice:
+        job = alice.submitted(HELD)
+        left = [polled(alice, job, 1).headers["ratelimit"] for _ in range(6)]
+        assert [one.split(";")[1] for one in left] == [f"r={number}" for number in (5, 4, 3, 2, 1, 0)]
+        refusal(alice.status(job), 429, "rate_limited", "session")
+        refusal(alice.status(job), 429, "rate_limited", "session")
+        proxy.clock.advance(60)
+        assert polled(alice, job, 1).headers["ratelimit"].startswith('"session";r=5')
+
+
+def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="by-address")) as here:
+        job = here.submitted(HELD)
+        polled(here, job, 6)
+        refusal(here.status(job), 429, "rate_limited", "ip")
+        sent = here.http.headers
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), headers=sent) as there:
+            url = f"{proxy.url}/fal/queue/{NEXT}/requests/{job}/status"
+            assert [there.get(url).status_code for _ in range(7)] == [202] * 6 + [429]
+
+
+def test_whoever_has_another_session_is_not_taken_for_the_first(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="free")) as alice, Person(proxy, proxy.token("bob", tenant="free")) as bob:
+        job = alice.submitted(HELD)
+        polled(alice, job)
+        refusal(bob.status(job), 404, "not_found")
+        refusal(bob.status(job), 404, "not_found")
+        polled(alice, job)
+
+
+def test_a_session_that_has_expired_is_refused(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="free", ttl_seconds=60)) as alice:
+        job = alice.submitted(HELD)
+        # The last poll before the end, read anew just now, so that only the session is too old after it.
+        proxy.clock.advance(59)
+        polled(alice, job)
+        proxy.clock.advance(1)
+        refusal(alice.status(job), 401, "session_expired")
+
+
+def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="free")) as alice:
+        job = alice.submitted(HELD)
+        polled(alice, job)
+        assert alice.http.delete("/v1/session").status_code == 204
+        refusal(alice.status(job), 401, "session_revoked")
+
+
+def test_a_tenants_own_key_may_poll(proxy: Stack) -> None:
+    with Person(proxy, proxy.tenant_key("free")) as tenant:
+        polled(tenant, tenant.submitted(HELD))
+
+
+def test_an_endpoint_that_a_plan_has_lost_is_refused(proxy: Stack) -> None:
+    with Person(proxy, proxy.token(tenant="free")) as alice, proxy.client(ADMIN_TOKEN) as admin:
+        job = alice.submitted(HELD)
+        polled(alice, job)
+        for endpoints, then in ((["fal-ai/llavav15-13b"], 403), ([NEXT], 202)):
+            changed = {"plans": {"free": plan(endpoints=endpoints)}, "tenants": [{"id": "free", "plan": "free"}]}
+            admin.put("/v1/admin/tenants", json=changed).raise_for_status()
+            assert alice.status(job).status_code == then
+
+
+@pytest.mark.parametrize("header", ["origin", "x-request-id"])
+def test_an_origin_and_an_id_are_answered_each_time(stack: Stack, header: str) -> None:
+    sent = {"origin": stack.other_origin, "x-request-id": "a-request"}[header]
+    with Person(stack, stack.token(), **{header: sent}) as alice:
+        answer = polled(alice, alice.submitted(HELD))
+    assert (answer.headers.get("access-control-allow-origin") == sent) is (header == "origin")
+    assert (answer.headers["x-request-id"] == sent) is (header == "x-request-id")
+
+
+# --- what is remembered
+
+
+class Remembered:
+    """Repeats before a route that answers every poll from memory, and counts them."""
+
+    def __init__(self) -> None:
+        self.clock = MovableClock()
+        self.update: Update | None = Update(NEXT, {"status": "IN_PROGRESS"}, Log(), 0)
+        self.snapshot: Snapshot | None = Snapshot()
+        self.asked = 0
+        self.poll = Poll(
+            Session("s", "acme", "alice", 0, self.clock.now() + 60),
+            Asked(JOB, Target(Kind.STATUS, app=NEXT, request_id="id"), None),
+            (),
+            (),
+            "the route",
+            {},
+        )
+        settlement = SimpleNamespace(lives=self._lives)
+        services: Any = SimpleNamespace(
+            hub=SimpleNamespace(known=lambda job: self.update),
+            directory=SimpleNamespace(young=lambda: self.snapshot),
+            limiter=RateLimiter(MemoryCounters(), self.clock),
+            settlement=settlement,
+            clock=self.clock,
+        )
+        self.repeats = Repeats(self._route, services)
+        self.lived = 0
+
+    async def _lives(self, job: Job) -> None:
+        self.lived += 1
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += 1
+        scope["state"][STATE] = self.poll
+
+    async def get(self, path: str = "/", *, method: str = "GET", **headers: str) -> dict[str, Any]:
+        """The state of a request that was answered."""
+        head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope: Scope = {
+            "type": "http", "method": method, "raw_path": path.encode(), "query_string": b"", "client": ("::1", 1),
+            "headers": head, "state": {},
+        }  # fmt: skip
+
+        async def nothing(_: Message | None = None) -> Any:
+            return None
+
+        await self.repeats(scope, nothing, nothing)
+        return scope["state"]
+
+
+@pytest.fixture
+def remembered() -> Remembered:
+    return Remembered()
+
+
+@pytest.mark.anyio
+async def test_what_is_repeated_does_not_go_the_whole_way(remembered: Remembered) -> None:
+    states = [await remembered.get() for _ in range(3)]
+    assert remembered.asked == 1 and remembered.lived == 2
+    # Its line in the log is one of those that nobody reads.
+    assert [state.get("is_routine") for state in states] == [None, True, True]
+    # What is said of one of them is not said of the next.
+    states[1]["facts"]["error_type"] = "rate_limited"
+    assert states[2]["facts"] == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["origin", "x_request_id", "content_length", "transfer_encoding"])
+async def test_what_depends_on_more_is_not_remembered(remembered: Remembered, name: str) -> None:
+    for _ in range(3):
+        await remembered.get(**{name: "1"})
+    assert remembered.asked == 3
+
+
+@pytest.mark.anyio
+async def test_another_method_is_another_question(remembered: Remembered) -> None:
+    await remembered.get()
+    await remembered.get(method="POST")
+    assert remembered.asked == 2
+
+
+@pytest.mark.anyio
+async def test_one_that_cannot_be_answered_from_memory_goes_the_whole_way(remembered: Remembered) -> None:
+    await remembered.get()
+    update, remembered.update = remembered.update, None
+    await remembered.get()
+    assert remembered.asked == 2
+    remembered.update = update
+    await remembered.get()
+    assert remembered.asked == 2
+
+
+@pytest.mark.anyio
+async def test_what_the_directory_says_now_counts(remembered: Remembered) -> None:
+    await remembered.get()
+    known, remembered.snapshot = remembered.snapshot, None
+    for _ in range(2):
+        await remembered.get()
+    assert remembered.asked == 3, "the directory must be read first"
+    remembered.snapshot = known
+    await remembered.get()
+    assert remembered.asked == 3
+    remembered.snapshot = Snapshot(version=2)
+    for _ in range(2):
+        await remembered.get()
+    assert remembered.asked == 4
+
+
+@pytest.mark.anyio
+async def test_what_is_remembered_is_bounded(remembered: Remembered) -> None:
+    for _ in range(2):
+        await remembered.get(authorization="x" * MOST_HEAD_BYTES)
+    assert remembered.asked == 2
+    for number in range(MOST + 1):
+        await remembered.get(f"/{number}")
+    assert len(remembered.repeats._polls) == 1
+
+
+def test_nothing_of_a_session_is_shown(remembered: Remembered) -> None:
+    assert "eyJ" not in repr(remembered.repeats) and repeats.__doc__
