@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -38,6 +37,8 @@ _log = logging.getLogger(__name__)
 #: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
 _PROCESS, _numbers = secrets.token_hex(4), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+#: In the state of a request: the headers that its answer has beside its own, and its status once the answer has begun.
+SHOWN, STATUS = "shown", "status"
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 CORS_REQUEST_HEADERS = (
@@ -87,28 +88,28 @@ class RequestContext:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = _well_formed(_header(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
-        shown = (b"x-request-id", request_id.encode("ascii"))
-        scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), 499
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii"))]
+        started = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
+        async def send_with_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], shown]
+                state[STATUS] = message["status"]
+                message["headers"] = [*message["headers"], *shown]
                 if self._drain.started.is_set():
                     # The next request of this caller finds another process.
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_more)
         finally:
-            self._tell(scope, request_id, status, time.perf_counter() - started)
+            self._tell(scope, request_id, time.perf_counter() - started)
         return None
 
-    def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        surface = getattr(scope.get("route"), "path", "none")
+    def _tell(self, scope: Scope, request_id: str, seconds: float) -> None:
+        surface, status = getattr(scope.get("route"), "path", "none"), scope["state"].get(STATUS, 499)
         self._metrics.answered(surface, status, seconds)
         level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
         if _access.isEnabledFor(level):
@@ -153,7 +154,9 @@ class Cors(CORSMiddleware):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if _header(scope, b"origin") is None:
-            return await self.app(scope, receive, partial(_varying, send))
+            # A cache must not give an answer to no page in particular to the next page that asks.
+            scope["state"][SHOWN].append((b"vary", b"Origin"))
+            return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
             return await super().__call__(scope, receive, send)
@@ -161,13 +164,6 @@ class Cors(CORSMiddleware):
         if response.status_code != 200:
             response = _refused(response, scope["state"]["request_id"])
         return await response(scope, receive, send)
-
-
-async def _varying(send: Send, message: Message) -> None:
-    """Pass a message on; a cache must not give an answer to no page in particular to the next page that asks."""
-    if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], (b"vary", b"Origin")]
-    await send(message)
 
 
 def _refused(preflight: Response, request_id: str) -> Response:
@@ -189,31 +185,24 @@ class Errors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        started = False
-
-        async def noting(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send)
         except CallerGone:
             # Nobody reads this any more; it is for the log.
-            await Response(status_code=499)(scope, receive, noting)
+            await Response(status_code=499)(scope, receive, send)
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: nobody takes it for the end.
             _log.warning("a stream to a caller was cut: %s", broken)
         except asyncio.CancelledError:
             if not self._drain.over.is_set():
                 raise
-            if started:
+            if STATUS in scope["state"]:
                 _log.warning("an answer was cut, as this process ends")
                 return None
             problem = Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
             await self._refuse(problem, scope, receive, send)
         except Exception as problem:
-            if started:
+            if STATUS in scope["state"]:
                 _log.exception("an answer failed on its way")
                 return None
             await self._refuse(as_proxy_error(problem), scope, receive, send)

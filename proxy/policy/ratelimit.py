@@ -47,8 +47,10 @@ class Allowance(NamedTuple):
         """As `headers`, the way a response has them."""
         if not self.windows:
             return []
-        shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
-        least = shares.index(min(shares))
+        least = 0
+        if len(self.windows) > 1:
+            shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
+            least = shares.index(min(shares))
         remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
         return [
             (b"ratelimit-policy", _policy(self.scopes, self.windows)),
