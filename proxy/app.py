@@ -33,7 +33,7 @@ from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.streams import OpenStreams
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
-from proxy.routes.repeats import Repeats
+from proxy.routes.repeats import KnownPolls, Repeats
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
@@ -149,6 +149,7 @@ def _assembled(
         streams=streams,
         hub=hub,
         results=Results(),
+        known_polls=KnownPolls(directory, limiter, clock),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
         once=Once(stores.idempotency, stores.ledger, clock),

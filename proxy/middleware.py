@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -150,20 +150,20 @@ class Cors(CORSMiddleware):
     def is_allowed_origin(self, origin: str) -> bool:
         return self._is_allowed(origin.lower())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         if _header(scope, b"origin") is None:
             # A cache must not give an answer to no page in particular to the next page that asks.
             scope["state"][SHOWN].append((b"vary", b"Origin"))
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         headers = Headers(scope=scope)
         if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
-            return await super().__call__(scope, receive, send)
+            return super().__call__(scope, receive, send)
         response = self.preflight_response(headers)
         if response.status_code != 200:
             response = _refused(response, scope["state"]["request_id"])
-        return await response(scope, receive, send)
+        return response(scope, receive, send)
 
 
 def _refused(preflight: Response, request_id: str) -> Response:
@@ -243,9 +243,9 @@ class BodyLimit:
         # Files have bounds of their own, by plan; their paths are told by this.
         self._is_file = is_file
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or self._is_file(scope["path"]):
-            return await self._app(scope, receive, send)
+            return self._app(scope, receive, send)
         declared = _header(scope, b"content-length") or ""
         seen = 0
 
@@ -259,7 +259,7 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        return await self._app(scope, bounded, send)
+        return self._app(scope, bounded, send)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(

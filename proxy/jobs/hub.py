@@ -23,7 +23,7 @@ from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import Answer, Upstream
 from proxy.upstream.relay import StreamBroken, Whole, whole
 
 #: How long a job is followed that nobody asks for.
@@ -168,21 +168,17 @@ class Hub:
         return watch
 
     def _begun(self, job: Job) -> Watch:
-        # Always with logs: whoever wants none is told none.
-        target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
-        sent = headers.to_fal(Headers({}), streams=True)
-        watch = Watch(
-            job,
-            lambda: self._upstream.call(target, sent),
-            lambda: self._document(job),
-            lambda document: self._settlement.saw_status(job, document),
-            self._clock.now(),
-            self._pauses,
-        )
-        watch.start(lambda: self._over(_id(job), watch))
+        watch = Watch(job, self._opened, self._document, self._settlement.saw_status, self._clock.now(), self._pauses)
+        watch.start(self._over)
         return watch
 
-    def _over(self, id_: str, watch: Watch) -> None:
+    async def _opened(self, job: Job) -> Answer:
+        """fal's status stream of a job, always with logs: whoever wants none is told none."""
+        target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
+        return await self._upstream.call(target, headers.to_fal(Headers({}), streams=True))
+
+    def _over(self, watch: Watch) -> None:
+        id_ = _id(watch.job)
         if watch.latest is not None and watch.latest.is_last:
             self._ended[id_] = watch.latest
         if self._watches.get(id_) is watch:

@@ -31,9 +31,9 @@ ENDING_SECONDS = 0.25
 KEPT_UPDATES = 32
 _log = logging.getLogger(__name__)
 
-Open = Callable[[], Awaitable[Answer]]
-Ask = Callable[[], Awaitable[dict[str, Any] | None]]
-Saw = Callable[[dict[str, Any]], Awaitable[None]]
+Open = Callable[[Job], Awaitable[Answer]]
+Ask = Callable[[Job], Awaitable[dict[str, Any] | None]]
+Saw = Callable[[Job, dict[str, Any]], Awaitable[None]]
 
 
 class JobUnknown(StreamBroken):
@@ -77,7 +77,7 @@ class Watch:
         self._fruitless = 0
         self._failure: Exception | None = None
         self._is_over = False
-        self._news = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self.readers = 0
         self.used_at = used_at
@@ -109,7 +109,7 @@ class Watch:
         """Whether fal's stream is being opened for the first time, and has not failed yet."""
         return self.latest is None and self._failure is None
 
-    def start(self, when_over: Callable[[], None]) -> None:
+    def start(self, when_over: Callable[[Watch], None]) -> None:
         """Begin to follow; `when_over` is called before anybody can see that nothing more will come."""
         self._task = asyncio.create_task(self._follow(when_over))
 
@@ -125,8 +125,10 @@ class Watch:
 
     def wake(self) -> None:
         """Make whoever waits look around."""
-        self._news.set()
-        self._news = asyncio.Event()
+        woken, self._waiting = self._waiting, []
+        for waiting in woken:
+            if not waiting.done():
+                waiting.set_result(None)
 
     async def begun(self, attempts: int = 1) -> Update:
         """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
@@ -139,8 +141,19 @@ class Watch:
                 raise self._failure
             if self._is_over:
                 raise self._failure or StreamBroken("the job is not followed any more")
-            await self._news.wait()
+            await self._woken()
         return self.latest
+
+    async def _woken(self) -> None:
+        """Wait until there is news. A future for each who waits: an `asyncio.Event` is ten times as large."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
 
     async def updates(self, after: str | None, wait_seconds: float) -> AsyncGenerator[tuple[Update, int] | None, None]:
         """Every update, with the number of the first line that is news in it; None after a while without any.
@@ -170,7 +183,7 @@ class Watch:
                 raise self._failure or StreamBroken("the job is not followed any more")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
-                    await self._news.wait()
+                    await self._woken()
             if number == self._told and not self._is_over:
                 yield None
 
@@ -185,7 +198,7 @@ class Watch:
                 return number, update.lines
         return self._told - 1, int(after.rpartition(".")[2])
 
-    async def _follow(self, when_over: Callable[[], None]) -> None:
+    async def _follow(self, when_over: Callable[[Watch], None]) -> None:
         try:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
@@ -196,7 +209,7 @@ class Watch:
         finally:
             self.is_live = False
             self._is_over = True
-            when_over()
+            when_over(self)
             self.wake()
 
     async def _follow_one_stream(self) -> None:
@@ -219,7 +232,7 @@ class Watch:
         await asyncio.sleep(self._pauses[min(self._fruitless, len(self._pauses)) - 1])
 
     async def _opened(self) -> Answer:
-        response = await self._open()
+        response = await self._open(self.job)
         if is_event_stream(response):
             return response
         await response.aclose()
@@ -234,6 +247,8 @@ class Watch:
             async with asyncio.timeout(None) as patience, aclosing(events_of(response, self._miss)) as events:
                 async for data in events:
                     document = self._understood(data)
+                    # The next one may be long in coming.
+                    del data
                     if document is None or document == last:
                         continue
                     if last is not None:
@@ -267,13 +282,13 @@ class Watch:
 
     async def _learn(self, document: dict[str, Any]) -> None:
         """Take up what the stream tells now; or what fal itself does, if something was missed."""
-        if self._missed and (asked := await self._ask()) is not None:
+        if self._missed and (asked := await self._ask(self.job)) is not None:
             if document["status"] == COMPLETED != asked["status"]:
                 raise StreamBroken("fal contradicts its stream")
             self._missed, document = False, asked
         if self._missed and document["status"] == COMPLETED:
             raise StreamBroken("the log of a job that ended is not known")
-        await self._saw(document)
+        await self._saw(self.job, document)
         self._take(document)
 
     def _take(self, document: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from proxy.routes.call import Call, rewritten
 from proxy.routes.events import counted
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.polls import Told, from_memory
-from proxy.routes.repeats import leave_word
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
@@ -48,7 +47,7 @@ async def forward(
         return await counted(services.streams, caller, way.go)
     answer = await way.go()
     if isinstance(answer, Told):
-        leave_word(services, request.scope, caller, answer)
+        services.known_polls.remember(request.scope, caller, answer)
     return answer
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.responses import Response
 
 from proxy.jobs.updates import Rewrite, Update
 from proxy.policy.gate import Admission
-from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream.headers import JSON
+
+if TYPE_CHECKING:
+    from proxy.routes.services import Services
 
 _DOCUMENT = ((b"content-type", JSON.encode()), (b"x-content-type-options", b"nosniff"))
 

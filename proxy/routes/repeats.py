@@ -8,20 +8,23 @@ the whole way.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.auth.callers import Caller
 from proxy.auth.sessions import Session
+from proxy.clock import Clock
 from proxy.jobs.updates import Update
-from proxy.policy.directory import Snapshot
-from proxy.policy.ratelimit import network
+from proxy.policy.directory import Directory, Snapshot
+from proxy.policy.ratelimit import RateLimiter, network
 from proxy.routes.polls import Asked, Told
-from proxy.routes.services import Services
 from proxy.stores.base import Window
+
+if TYPE_CHECKING:
+    from proxy.routes.services import Services
 
 #: Polls that are remembered, of about three kilobytes each.
 MOST = 8_000
@@ -29,8 +32,6 @@ MOST = 8_000
 MOST_HEAD_BYTES = 4_000
 #: What an answer may depend on beside what is looked at here: a page of another origin, an id of this request, a body.
 _APART = frozenset((b"origin", b"x-request-id", b"content-length", b"transfer-encoding"))
-#: Where a route leaves word of a poll that it answered from memory.
-STATE = "poll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +46,52 @@ class Poll:
     facts: dict[str, Any]
 
 
-def leave_word(services: Services, scope: Scope, caller: Caller, answer: Told) -> None:
-    """Tell that a poll was answered from memory. Not of a tenant's key: when that is used is noted each time."""
-    if caller.session is not None:
-        scopes, windows = services.limiter.windows(caller, network(scope["client"]), polls=True)
+class KnownPolls:
+    """The polls of one reading of the directory that were answered from memory, by their bytes."""
+
+    def __init__(self, directory: Directory, limiter: RateLimiter, clock: Clock) -> None:
+        self._directory = directory
+        self._limiter = limiter
+        self._clock = clock
+        self._polls: dict[Hashable, Poll] = {}
+        self._snapshot: Snapshot | None = None
+
+    def __len__(self) -> int:
+        return len(self._polls)
+
+    def find(self, scope: Scope) -> Poll | None:
+        """What is known of a request, if it still holds."""
+        poll = self._polls.get(_bytes_of(scope))
+        if poll is None or self._directory.young() is not self._snapshot:
+            return None
+        return poll if poll.session.expires_at > self._clock.now() else None
+
+    def remember(self, scope: Scope, caller: Caller, answer: Told) -> None:
+        """Keep what was found out about a poll. Not of a tenant's key: when that is used is noted each time."""
+        snapshot = self._directory.young()
+        if caller.session is None or snapshot is None or not _stands_alone(scope["headers"]):
+            return
+        if snapshot is not self._snapshot or len(self._polls) >= MOST:
+            self._polls.clear()
+            self._snapshot = snapshot
+        scopes, windows = self._limiter.windows(caller, network(scope["client"]), polls=True)
         facts = scope["state"]["facts"].copy()
-        scope["state"][STATE] = Poll(caller.session, answer.asked, scopes, windows, scope["route"], facts)
+        self._polls[_bytes_of(scope)] = Poll(caller.session, answer.asked, scopes, windows, scope["route"], facts)
 
 
 class Repeats:
-    """ASGI, next to the routes: answers polls that are repeated, and remembers those that the routes leave word of."""
+    """ASGI, next to the routes: answers the polls that are known."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._polls: dict[Hashable, Poll] = {}
-        self._snapshot: Snapshot | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET":
-            return await self._app(scope, receive, send)
-        request = scope["raw_path"], scope["query_string"], network(scope["client"]), tuple(scope["headers"])
-        poll = self._known(request)
-        update = self._services.hub.known(poll.asked.job) if poll else None
-        if poll is None or update is None:
-            await self._app(scope, receive, send)
-            self._remember(request, scope)
-            return None
-        return await self._answer(poll, update, scope, receive, send)
-
-    def _known(self, request: Hashable) -> Poll | None:
-        poll = self._polls.get(request)
-        if poll is None or self._services.directory.young() is not self._snapshot:
-            return None
-        return poll if poll.session.expires_at > self._services.clock.now() else None
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and scope["method"] == "GET":
+            poll = self._services.known_polls.find(scope)
+            if poll is not None and (update := self._services.hub.known(poll.asked.job)) is not None:
+                return self._answer(poll, update, scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _answer(self, poll: Poll, update: Update, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
@@ -90,15 +103,9 @@ class Repeats:
         answer.raw_headers += allowance.raw_headers()
         await answer(scope, receive, send)
 
-    def _remember(self, request: Hashable, scope: Scope) -> None:
-        poll: Poll | None = scope["state"].get(STATE)
-        snapshot = self._services.directory.young()
-        if poll is None or snapshot is None or not _stands_alone(scope["headers"]):
-            return
-        if snapshot is not self._snapshot or len(self._polls) >= MOST:
-            self._polls.clear()
-            self._snapshot = snapshot
-        self._polls[request] = poll
+
+def _bytes_of(scope: Scope) -> Hashable:
+    return scope["raw_path"], scope["query_string"], network(scope["client"]), tuple(scope["headers"])
 
 
 def _stands_alone(head: list[tuple[bytes, bytes]]) -> bool:

@@ -24,6 +24,7 @@ from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
 from proxy.policy.streams import OpenStreams
 from proxy.routes.once import Once
+from proxy.routes.repeats import KnownPolls
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
 from proxy.telemetry import Metrics
@@ -52,6 +53,7 @@ class Services:
     hub: Hub
     streams: OpenStreams
     results: Results
+    known_polls: KnownPolls
     upstream: Upstream
     files: FileUrls
     metrics: Metrics

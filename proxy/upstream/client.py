@@ -151,9 +151,9 @@ def _encoded(body: object) -> bytes:
         raise BadRequest("The input is nested too deeply.") from None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _url(text: str) -> tuple[httpx.URL, str]:
-    """The parsed URL and its host. Parsing one costs more than sending it, and a job is asked for many times."""
+    """The parsed URL and its host. Parsing one costs more than sending it, and those of endpoints are few."""
     url = httpx.URL(text)
     return url, url.netloc.decode("ascii")
 

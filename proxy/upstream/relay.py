@@ -39,6 +39,7 @@ STREAM_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 _log = logging.getLogger(__name__)
+_NO_HEADERS = httpx.Headers()
 T = TypeVar("T")
 
 
@@ -130,8 +131,11 @@ async def events_of(
         StreamBroken: it broke off, or its bytes make no sense.
     """
     splitter = sse.EventSplitter()
+    # A stream is open for minutes. Two generators of httpx's, which only look for an encoding, are spared; so is what
+    # the head of the answer said.
+    chunks = response.aiter_bytes() if "content-encoding" in response.headers else aiter(_body_of(response))
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in chunks:
             for event in splitter.feed(chunk):
                 data = sse.data_of(event)
                 if data is None:
@@ -143,10 +147,16 @@ async def events_of(
                     missed()
             # Until the next one comes, which may be long, this one is not kept.
             chunk = event = data = b""
+            response.headers = _NO_HEADERS
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
     finally:
         await response.aclose()
+
+
+def _body_of(response: httpx.Response) -> httpx.AsyncByteStream:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.stream
 
 
 def _is_json(data: bytes) -> bool:
@@ -185,6 +195,7 @@ class EventStream(Response):
         try:
             async with aclosing(self._events):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self.raw_headers = []
                 await until_gone(receive, self._pump(send))
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
@@ -201,6 +212,7 @@ class EventStream(Response):
     async def _pump(self, send: Send) -> None:
         async for event in self._events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
+            event = b""
         await asyncio.sleep(LINGER_SECONDS)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

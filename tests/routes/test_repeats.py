@@ -14,9 +14,8 @@ from proxy.auth.sessions import Session
 from proxy.jobs.updates import Log, Update
 from proxy.policy.directory import Snapshot
 from proxy.policy.ratelimit import RateLimiter
-from proxy.routes import repeats
-from proxy.routes.polls import Asked
-from proxy.routes.repeats import MOST, MOST_HEAD_BYTES, STATE, Poll, Repeats
+from proxy.routes.polls import Asked, Told
+from proxy.routes.repeats import MOST, MOST_HEAD_BYTES, KnownPolls, Repeats
 from proxy.stores.base import Job
 from proxy.stores.counters import MemoryCounters
 from proxy.targets import Kind, Target
@@ -160,24 +159,25 @@ class Remembered:
 
     def __init__(self) -> None:
         self.clock = MovableClock()
-        self.update: Update | None = Update(NEXT, {"status": "IN_PROGRESS"}, Log(), 0)
+        self.first = Update(NEXT, {"status": "IN_PROGRESS"}, Log(), 0)
+        self.update: Update | None = self.first
         self.snapshot: Snapshot | None = Snapshot()
         self.asked = 0
-        self.poll = Poll(
-            Session("s", "acme", "alice", 0, self.clock.now() + 60),
-            Asked(JOB, Target(Kind.STATUS, app=NEXT, request_id="id"), None),
-            (),
-            (),
-            "the route",
-            {},
+        self.caller: Any = SimpleNamespace(
+            plan=SimpleNamespace(poll_limits=SimpleNamespace(ip=None, session=None, subject=None, tenant=None)),
+            tenant=SimpleNamespace(id="acme"),
+            subject="alice",
+            session=Session("s", "acme", "alice", 0, self.clock.now() + 60),
         )
         settlement = SimpleNamespace(lives=self._lives)
+        directory: Any = SimpleNamespace(young=lambda: self.snapshot)
+        limiter = RateLimiter(MemoryCounters(), self.clock)
+        self.known = KnownPolls(directory, limiter, self.clock)
         services: Any = SimpleNamespace(
             hub=SimpleNamespace(known=lambda job: self.update),
-            directory=SimpleNamespace(young=lambda: self.snapshot),
-            limiter=RateLimiter(MemoryCounters(), self.clock),
+            known_polls=self.known,
+            limiter=limiter,
             settlement=settlement,
-            clock=self.clock,
         )
         self.repeats = Repeats(self._route, services)
         self.lived = 0
@@ -187,14 +187,15 @@ class Remembered:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
-        scope["state"][STATE] = self.poll
+        target = Target(Kind.STATUS, app=NEXT, request_id="id")
+        self.known.remember(scope, self.caller, Told(Asked(JOB, target, None), self.first))
 
     async def get(self, path: str = "/", *, method: str = "GET", **headers: str) -> dict[str, Any]:
         """The state of a request that was answered."""
         head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope: Scope = {
             "type": "http", "method": method, "raw_path": path.encode(), "query_string": b"", "client": ("::1", 1),
-            "headers": head, "state": {},
+            "headers": head, "state": {"facts": {}}, "route": "the route",
         }  # fmt: skip
 
         async def nothing(_: Message | None = None) -> Any:
@@ -269,8 +270,4 @@ async def test_what_is_remembered_is_bounded(remembered: Remembered) -> None:
     assert remembered.asked == 2
     for number in range(MOST + 1):
         await remembered.get(f"/{number}")
-    assert len(remembered.repeats._polls) == 1
-
-
-def test_nothing_of_a_session_is_shown(remembered: Remembered) -> None:
-    assert "eyJ" not in repr(remembered.repeats) and repeats.__doc__
+    assert len(remembered.known) == 1
