@@ -85,9 +85,14 @@ class Upstream:
         return response
 
     def _request(self, target: Target, headers: dict[str, str], body: object) -> httpx.Request:
-        """The request as it leaves: with a `stream` of its own, httpx looks for nothing to add to it."""
+        """The request as it leaves.
+
+        With a `stream` of its own, httpx looks for nothing to add to it; with a `target`, it has no path to examine
+        (https://www.python-httpx.org/advanced/extensions/#target).
+        """
         method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
-        url, host = _url(self.url_of(target))
+        base, path = self._address_of(target)
+        url, host, prefix = _parsed(base)
         sent = {"host": host, **headers, "authorization": f"Key {self._fal.key.reveal()}"}
         content = b""
         if method == "POST":
@@ -100,7 +105,7 @@ class Upstream:
             url,
             headers=sent,
             stream=httpx.ByteStream(content),
-            extensions={"timeout": self._timeouts.for_kind(target.kind)},
+            extensions={"timeout": self._timeouts.for_kind(target.kind), "target": prefix + path.encode("ascii")},
         )
 
     async def to_files(
@@ -128,16 +133,17 @@ class Upstream:
             # `from None`: the cause carries the request, and with it the key.
             raise failure_of(error, repeatable=repeatable) from None
 
-    def url_of(self, target: Target) -> str:
+    def _address_of(self, target: Target) -> tuple[str, str]:
+        """The URL of one of fal's hosts, and the path and query below it."""
         if target.kind in _UPLOAD_PATHS:
-            return f"{self._fal.rest_url}/storage/upload/{_UPLOAD_PATHS[target.kind]}?storage_type=fal-cdn-v3"
+            return self._fal.rest_url, f"/storage/upload/{_UPLOAD_PATHS[target.kind]}?storage_type=fal-cdn-v3"
         if target.kind.names_job:
             logs = f"?logs={int(target.logs)}" if target.kind in (Kind.STATUS, Kind.STATUS_STREAM) else ""
-            path = f"{target.app}/requests/{target.request_id}{_JOB_PATHS[target.kind]}"
-            return f"{self._fal.queue_url}/{path}{logs}"
+            path = f"/{target.app}/requests/{target.request_id}{_JOB_PATHS[target.kind]}"
+            return self._fal.queue_url, path + logs
         if target.kind is Kind.SUBMIT:
-            return f"{self._fal.queue_url}/{target.endpoint}"
-        return f"{self._fal.run_url}/{target.endpoint}{'/stream' if target.kind is Kind.STREAM else ''}"
+            return self._fal.queue_url, f"/{target.endpoint}"
+        return self._fal.run_url, f"/{target.endpoint}{'/stream' if target.kind is Kind.STREAM else ''}"
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -151,11 +157,11 @@ def _encoded(body: object) -> bytes:
         raise BadRequest("The input is nested too deeply.") from None
 
 
-@lru_cache(maxsize=64)
-def _url(text: str) -> tuple[httpx.URL, str]:
-    """The parsed URL and its host. Parsing one costs more than sending it, and those of endpoints are few."""
-    url = httpx.URL(text)
-    return url, url.netloc.decode("ascii")
+@lru_cache(maxsize=16)
+def _parsed(base: str) -> tuple[httpx.URL, str, bytes]:
+    """The URL of a host, its host and its path without a slash at the end. To parse one costs more than to send it."""
+    url = httpx.URL(base)
+    return url, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/")
 
 
 def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:

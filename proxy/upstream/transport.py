@@ -351,7 +351,8 @@ def _verifying_context() -> ssl.SSLContext:
 
 
 def _head(request: httpx.Request, headers: Headers) -> bytes:
-    lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+    target: bytes = request.extensions.get("target", request.url.raw_path)
+    lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), target)]
     lines += [b"%b: %b\r\n" % header for header in headers]
     head = b"".join(lines) + b"\r\n"
     # The count catches what is well-formed only because one of the parts holds a line of its own.

@@ -58,7 +58,8 @@ class ScriptedFal(httpx.AsyncBaseTransport):
         return [line["message"] for document in self.told for line in document["logs"]]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        kind = {"stream": "stream", "status": "status"}.get(request.url.path.rpartition("/")[2], "result")
+        path = request.extensions["target"].decode().partition("?")[0]
+        kind = {"stream": "stream", "status": "status"}.get(path.rpartition("/")[2], "result")
         number = self.calls.count("stream")
         self.calls.append(kind)
         if not self.knows:

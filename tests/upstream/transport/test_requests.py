@@ -60,6 +60,17 @@ async def test_the_path_is_not_quoted_again_or_normalised(transport: EngineTrans
     assert server.heads[0].split(b" ")[1] == target.encode()
 
 
+async def test_a_target_of_its_own_stands_for_the_path(transport: EngineTransport) -> None:
+    async with raw_server(answer_each) as server:
+        request = ask(server.url)
+        request.extensions["target"] = b"/a%2Fb?c=d"
+        await call(transport, request)
+        request.extensions["target"] = b"/a HTTP/1.1\r\nx-more: 1\r\n\r\nGET /b"
+        with pytest.raises(httpx.LocalProtocolError):
+            await call(transport, request)
+    assert [head.split(b" ")[1] for head in server.heads] == [b"/a%2Fb?c=d"]
+
+
 @pytest.mark.parametrize("proxy_variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 async def test_proxies_of_the_environment_are_ignored(
     transport: EngineTransport, monkeypatch: pytest.MonkeyPatch, proxy_variable: str
