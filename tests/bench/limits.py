@@ -1,7 +1,7 @@
 """What the limits cost: `python -m tests.bench.limits`. Needs wrk, taskset, PostgreSQL and Redis.
 
-The way of a submit with everything on, with SQLite and with PostgreSQL and Redis on the loopback, beside the same with
-quotas, rate limits and slots off. Everything else is as in `python -m tests.bench`.
+The way of a submit and of a run with everything on, with SQLite and with PostgreSQL and Redis on the loopback, beside
+the same with quotas, rate limits and slots off. Everything else is as in `python -m tests.bench`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench.contestants import LIMITS_OFF, fal_proxy
+from tests.bench.contestants import EVERYTHING_ON, LIMITS_OFF, fal_proxy
 from tests.bench.processes import ROOT, machine, static_fal, versions
 from tests.bench.rounds import LOAD_CORE, PROXY_CORE, RUN, SUBMIT, measure
 from tests.support.postgres import running_postgres
@@ -34,16 +34,19 @@ def main() -> None:
         upstream = f"http://127.0.0.1:{port}"
         postgres = stack.enter_context(running_postgres(durable=True))
         redis = stack.enter_context(running_redis())
-        shared = {
-            "PROXY_DATABASE_URL": postgres.url(postgres.create_database()),
-            "PROXY_REDIS_URL": redis.url,
-        }
+        both = [
+            {"PROXY_DATABASE_URL": postgres.url(postgres.create_database()), "PROXY_REDIS_URL": redis.url}
+            for _ in range(2)
+        ]
+        # Each with limits stands behind the same without.
         contestants = [
-            stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name="limits off", limits=LIMITS_OFF)),
-            stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name="everything on")),
-            stack.enter_context(
-                fal_proxy(upstream, PROXY_CORE, folder, name="on PostgreSQL and Redis", stores=shared)
-            ),
+            stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name=name, limits=limits, stores=stores))
+            for name, limits, stores in (
+                ("SQLite, limits off", LIMITS_OFF, {}),
+                ("SQLite, everything on", EVERYTHING_ON, {}),
+                ("PostgreSQL and Redis, limits off", LIMITS_OFF, both[0]),
+                ("PostgreSQL and Redis, everything on", EVERYTHING_ON, both[1]),
+            )
         ]
         results = measure(contestants, options.rounds, options.seconds, (SUBMIT, RUN))
     options.output.parent.mkdir(parents=True, exist_ok=True)

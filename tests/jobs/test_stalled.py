@@ -1,0 +1,77 @@
+"""A caller who stops reading: a real connection over which nothing goes, while the job tells more than it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from proxy.jobs.hub import Hub
+from proxy.routes.events import status_events, stream_of
+from proxy.server import BoundedHead
+from tests.jobs.hubs import JOB, hub_before, until
+from tests.support.scripted import ScriptedFal, log_line, whole_life
+
+pytestmark = pytest.mark.anyio
+LINE = "x" * 20_000
+#: Twelve megabytes: several times what the system keeps for a connection.
+LINES = 600
+
+
+@contextlib.asynccontextmanager
+async def serving(hub: Hub) -> AsyncIterator[int]:
+    """The port of a server whose every answer is the status stream of the job."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        stream = await stream_of(hub, JOB, receive, lambda watch: status_events(watch, logs=True, rewrite=None))
+        await stream(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=BoundedHead, lifespan="off", log_config=None))
+    running = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await running
+
+
+@contextlib.asynccontextmanager
+async def reading_little(port: int) -> AsyncIterator[asyncio.StreamReader]:
+    """A caller whose side of the connection keeps a few kilobytes and no more."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=plain, limit=4096)
+    writer.write(b"GET / HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n")
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal) as bench, serving(bench.hub) as port, reading_little(port) as reader:
+        await reader.readuntil(b'"IN_QUEUE"')
+        for number in range(LINES):
+            fal.tell(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
+            await until(lambda: (known := bench.hub.known(JOB)) and known.lines == len(fal.lines()))
+        fal.tell(status="COMPLETED", logs=[log_line("the last one")])
+        await until(lambda: (known := bench.hub.known(JOB)) and known.is_last)
+        # Only now it reads on.
+        text = await reader.read()
+    events = [orjson.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
+    numbers = [line["message"][:6] for event in events for line in event["logs"]]
+    assert events[-1]["status"] == "COMPLETED" and numbers[-1] == "the la"
+    assert numbers == sorted(set(numbers)), "a line came twice, or out of order"
+    # What it could not take was merged, or let go where the log is too long: it was not kept for this one caller.
+    assert len(text) < LINES * len(LINE) * 3 / 4
+
