@@ -54,6 +54,7 @@ test-fast: lint types ## Lint, types and the tests that need nothing but Python:
 .PHONY: lint
 lint: .venv/.dev ## Ruff over everything
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 
 .PHONY: types
 types: .venv/.dev ## mypy, strict, over proxy/

@@ -241,5 +241,3 @@ def _query(query: str) -> dict[str, str]:
 def _refuse_keys(keys: dict[str, str], known: Sequence[str]) -> None:
     if unknown := sorted(set(keys) - set(known)):
         raise BadTarget(f"The target's query has a key that is not passed on: {unknown[0][:40]!r}.")
-
-

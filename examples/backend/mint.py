@@ -1,7 +1,7 @@
 """A backend that gives its signed-in users sessions of fal-proxy. The tenant key stays here; standard library only.
 
-    FAL_PROXY_URL=https://ai.example.com FAL_PROXY_TENANT_KEY=fpk_… python mint.py
-    curl -u alice:wonderland -X POST http://127.0.0.1:5000/session
+FAL_PROXY_URL=https://ai.example.com FAL_PROXY_TENANT_KEY=fpk_… python mint.py
+curl -u alice:wonderland -X POST http://127.0.0.1:5000/session
 """
 
 import base64

@@ -88,9 +88,7 @@ def ceilings(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def charges_for(
-    plan: Plan, tenant: str, subject: str, amounts: Mapping[str, int], now: float
-) -> tuple[Charge, ...]:
+def charges_for(plan: Plan, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
     """What a call takes from each account that the plan keeps."""
     charges: dict[Bucket, Charge] = {}
     for quota in plan.accounts:

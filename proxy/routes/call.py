@@ -210,9 +210,7 @@ def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Respo
     return Response(orjson.dumps(rewrite(endpoint, document)), answer.status_code, headers)
 
 
-async def _billed(
-    events: AsyncGenerator[bytes, None], bill: AsyncExitStack, told: Bill
-) -> AsyncGenerator[bytes, None]:
+async def _billed(events: AsyncGenerator[bytes, None], bill: AsyncExitStack, told: Bill) -> AsyncGenerator[bytes, None]:
     """A model's stream, with its bill closed at its end; the last event may tell what was used."""
     last = b""
     async with bill, aclosing(events):

@@ -121,9 +121,7 @@ def is_event_stream(response: httpx.Response) -> bool:
     return response.is_success and content_type.partition(";")[0].strip() == EVENT_STREAM
 
 
-async def events_of(
-    response: httpx.Response, missed: Callable[[], None] = lambda: None
-) -> AsyncGenerator[bytes, None]:
+async def events_of(response: httpx.Response, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[bytes, None]:
     """The `data` of each event of a stream, in order; what is not JSON is left out, and `missed` called. Closes the
     answer.
 

@@ -62,9 +62,7 @@ def submitted_job(contestant: Contestant) -> str:
     return submitted_jobs(contestant, 1)[0]
 
 
-def loaded(
-    url: str, workload: Workload, *, job: str, token: str, seconds: int, delay_ms: float = 0
-) -> dict[str, Any]:
+def loaded(url: str, workload: Workload, *, job: str, token: str, seconds: int, delay_ms: float = 0) -> dict[str, Any]:
     """What wrk tells of some seconds of load.
 
     Raises:

@@ -30,10 +30,13 @@ from tests.support.servers import free_port
 FILE_BYTES = 200 * 2**20
 HEAD = b"\x89PNG\r\n\x1a\n"
 BLOCK = bytes(2**18)
-LIMITS = EVERYTHING_ON + f"""\
+LIMITS = (
+    EVERYTHING_ON
+    + f"""\
       - {{per: subject, unit: upload_bytes, limit: 900000000000, window: day}}
     uploads: {{max_bytes: {FILE_BYTES}}}
 """
+)
 NGINX = """\
 daemon off;
 worker_processes 1;

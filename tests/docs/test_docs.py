@@ -149,9 +149,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    assert set(re.findall(r"\((docs/[a-z-]+\.md)\)", README)) == {
-        f"docs/{path.name}" for path in DOCS
-    }
+    assert set(re.findall(r"\((docs/[a-z-]+\.md)\)", README)) == {f"docs/{path.name}" for path in DOCS}
 
 
 @pytest.mark.parametrize("variable", sorted({*re.findall(r"\bPROXY_[A-Z_]+\b", "".join(p.read_text() for p in PAGES))}))

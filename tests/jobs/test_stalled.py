@@ -74,4 +74,3 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
     assert numbers == sorted(set(numbers)), "a line came twice, or out of order"
     # What it could not take was merged, or let go where the log is too long: it was not kept for this one caller.
     assert len(text) < LINES * len(LINE) * 3 / 4
-

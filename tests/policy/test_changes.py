@@ -188,7 +188,6 @@ def test_another_process_follows_within_five_seconds(sandbox: SandboxControl, tm
         same = {"PROXY_DATABASE_URL": one.settings.stores.database_url.reveal()}
         lowered = {"page": plan(max_tokens=16)}
         with limited_proxy(sandbox, second, lowered, environ=same, clock=one.clock):
-
             one.clock.advance(5)
             refusal(alice.run(max_tokens=17), 422, "invalid_input")
     assert len(posts(sandbox)) == 1

@@ -225,9 +225,7 @@ def test_a_refused_call_gives_its_slot_back(alice: Person, sandbox: SandboxContr
 
 
 @pytest.mark.parametrize("error_type", ["image_load_error", "client_cancelled", "no_media_generated"])
-def test_a_job_that_fails_gives_its_slot_back_at_its_result(
-    proxy: Stack, alice: Person, error_type: str
-) -> None:
+def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice: Person, error_type: str) -> None:
     job = alice.submitted(f"[[fault fail={error_type}]] ?")
     proxy.sandbox.move_job(job, "finish")
     assert alice.result(job).status_code in (422, 499)

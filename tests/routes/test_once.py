@@ -314,9 +314,7 @@ def test_nor_after_a_restart(sandbox: SandboxControl, tmp_path: Path, kind: str)
     assert len(posts(sandbox)) == 2
 
 
-def test_a_process_that_is_stopped_in_the_middle_gives_no_second_call(
-    sandbox: SandboxControl, tmp_path: Path
-) -> None:
+def test_a_process_that_is_stopped_in_the_middle_gives_no_second_call(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as before:
         token = before.token(tenant="plenty")
         with hanging_up(before, token, f"run/{NEXT}", asking(RUNNING), **{KEY: "one"}):

@@ -287,7 +287,11 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
     assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL), 502, "bad_upstream")
     # Nothing that may run or change something is repeated by the proxy itself.
     assert [record["method"] for record in stack.sandbox.requests() if record["method"] != "GET"] == [
-        "POST", "POST", "PUT", "POST", "PUT"
+        "POST",
+        "POST",
+        "PUT",
+        "POST",
+        "PUT",
     ]
 
 

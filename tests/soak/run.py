@@ -95,12 +95,7 @@ async def _rested(server: Server) -> Weight:
 
     async def rests() -> bool:
         now = await asyncio.to_thread(weigh, server)
-        return (
-            now.watched == 0
-            and now.streams == 0
-            and now.tasks <= MOST_TASKS
-            and now.descriptors <= MOST_DESCRIPTORS
-        )
+        return now.watched == 0 and now.streams == 0 and now.tasks <= MOST_TASKS and now.descriptors <= MOST_DESCRIPTORS
 
     try:
         # A job that nobody asks for is followed for half a minute; idle connections to fal live shorter.

@@ -83,9 +83,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("wrong", "status", "code"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(
-    uploads: Uploads, alice: httpx.Client, wrong: dict[str, Any], status: int, code: str
-) -> None:
+def test_what_is_refused(uploads: Uploads, alice: httpx.Client, wrong: dict[str, Any], status: int, code: str) -> None:
     before = uploads.booked()
     refusal(alice.post("/v1/uploads", **{"headers": PNG, **wrong}), status, code)
     assert not uploads.sandbox.requests() and uploads.booked() == before

@@ -101,9 +101,7 @@ def test_what_only_calls_itself_a_picture_is_refused(uploads: Uploads, content: 
         ({"content-length": str(10**15)}, 413, "body_too_large"),
     ],
 )
-def test_a_head_that_does_not_fit_is_refused(
-    uploads: Uploads, headers: dict[str, str], status: int, code: str
-) -> None:
+def test_a_head_that_does_not_fit_is_refused(uploads: Uploads, headers: dict[str, str], status: int, code: str) -> None:
     path = urlsplit(uploads.slot().upload_url).path
     # With an expectation the body waits until it is asked for: here it never is.
     told = {"host": "proxy", "expect": "100-continue", **PNG, "content-length": "9", **headers}

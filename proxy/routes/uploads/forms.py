@@ -68,9 +68,7 @@ async def _begin(reader: _Reader, form: AsyncGenerator[bytes, None]) -> tuple[in
     raise BadRequest("The form breaks off.")
 
 
-async def _content(
-    reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
+async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     for found in reader.feed(rest):
         yield found
     async for piece in form:

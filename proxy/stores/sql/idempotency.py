@@ -49,9 +49,7 @@ class SqlIdempotency:
 
 
 def _same(claim: Claim) -> Any:
-    return (
-        (rows.c.tenant == claim.tenant) & (rows.c.subject == claim.subject) & (rows.c.key_hash == claim.key_hash)
-    )
+    return (rows.c.tenant == claim.tenant) & (rows.c.subject == claim.subject) & (rows.c.key_hash == claim.key_hash)
 
 
 def _values(claim: Claim) -> dict[str, Any]:

@@ -196,9 +196,7 @@ class _Batch:
 
 #: Statements are built once: building one costs more than running it.
 _add_job = insert(jobs)
-_find_jobs = (
-    select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id).with_for_update()
-)
+_find_jobs = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id).with_for_update()
 _find_accounts = select(quota_usage).where(tuple_(*_BUCKET).in_(bindparam("keys", expanding=True))).order_by(*_BUCKET)
 _lock_accounts = _find_accounts.with_for_update()
 _set_account = (

@@ -81,6 +81,4 @@ async def _room(connection: AsyncConnection, upload_id: str) -> int | None:
 
 
 def _attempt(part: Part) -> Any:
-    return (
-        (parts.c.upload == part.upload) & (parts.c.number == part.number) & (parts.c.attempt == part.attempt)
-    )
+    return (parts.c.upload == part.upload) & (parts.c.number == part.number) & (parts.c.attempt == part.attempt)
