@@ -43,10 +43,11 @@ def test_ratios_are_the_medians_of_the_rounds() -> None:
 
 
 def test_what_was_measured_besides_is_told_too() -> None:
-    limits = {"results": {"submit": {"limits off": turns(2000), "everything on": turns(1500)}}}
+    stores = {"SQLite, off": 2000, "SQLite, on": 1500, "PostgreSQL, off": 1000, "PostgreSQL, on": 600}
+    limits = {"results": {"submit": {name: turns(rate) for name, rate in stores.items()}}}
     held = {"streams": 2000, "kib_each": 20.0, "seconds_between": 10.0, "kib_each_over_time": [20.0] * 60 + [21.5]}
     written = page(report(streams=held), limits)
-    assert "| submit: share of the throughput without limits | 1.00 | 0.75 |" in written
+    assert "| submit: share of what the same stores reach without limits | 1.00 | 0.75 | 1.00 | 0.60 |" in written
     assert "Held for 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
 
 
