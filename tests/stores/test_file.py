@@ -129,9 +129,9 @@ async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Da
     longest = 0
     await database.run(adding("written"))
     statement = update(tenant_keys).where(tenant_keys.c.id == bindparam("of_id")).values(name=bindparam("now"))
-    # Each takes some fifteen pages, without a pause in which the log could begin anew by itself.
-    for number in range(20 * TIDY_AFTER):
-        rows = [{"of_id": "written", "now": f"{number}" * 12_000}]
+    # Some eighty thousand pages, a few each time, without a pause in which the log could begin anew by itself.
+    for number in range(80 * TIDY_AFTER):
+        rows = [{"of_id": "written", "now": f"{number:05d}" * 4_000}]
         await database.run(lambda connection, rows=rows: connection.execute(statement, rows))
         await asyncio.sleep(0)
         longest = max(longest, pages(database))
