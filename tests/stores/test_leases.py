@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from proxy.stores.base import Counters, Pool
+from proxy.stores.counters.memory import MOST_RETURNED, MemoryCounters
 
 pytestmark = pytest.mark.anyio
 NOW = 1_795_000_000.25
@@ -94,3 +95,26 @@ async def test_many_at_once_get_no_more_than_there_are(counters: Counters) -> No
             group.start_soon(acquire, number)
     assert (full.count(None), full.count(0)) == (30, 70)
     assert (await counters.in_use("a", NOW), await counters.in_use("b", NOW)) == (30, 30)
+
+
+async def test_a_slot_that_was_returned_and_taken_again_ends_with_the_later_time(counters: Counters) -> None:
+    one = [Pool("one", 1)]
+    await counters.acquire("a", one, NOW, NOW + 600)
+    await counters.release("a", ["one"])
+    await counters.acquire("a", one, NOW + 100, NOW + 700)
+    for moment, used in ((NOW + 600, 1), (NOW + 699.75, 1), (NOW + 700, 0)):
+        assert await counters.in_use("one", moment) == used
+
+
+async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_returned() -> None:
+    counters = MemoryCounters()
+    for number in range(5_000):
+        moment = NOW + number / 100
+        await counters.acquire("kept", [Pool("one", 9)], moment, moment + 600)
+        await counters.renew("kept", ["one"], moment, moment + 600)
+        await counters.restore("kept", ["one"], moment + 600)
+        await counters.acquire(f"short {number}", [Pool("one", 9)], moment, moment + 600)
+        await counters.release(f"short {number}", ["one"])
+    assert len(counters._pools["one"]._queue) <= MOST_RETURNED + 10
+    assert await counters.in_use("one", NOW + 600) == 1
+    assert await counters.in_use("one", NOW + 650) == 0

@@ -10,6 +10,8 @@ from proxy.stores.base import Hit, Pool, Window
 
 #: Between two sweeps of what nobody asks for any more.
 SWEEP_EVERY = 10_000
+#: Leases that were returned and still stand in a queue: most calls are over long before their lease would expire.
+MOST_RETURNED = 100
 
 
 class MemoryCounters:
@@ -105,20 +107,30 @@ class MemoryCounters:
 
 
 class _Pool:
-    """The leases of one pool. The queue finds the expired ones without looking at all of them."""
+    """The leases of one pool. The queue finds the expired ones without looking at all of them.
+
+    A lease stands there once, with a time at which it is to be looked at: it may have been renewed since, or returned.
+    """
 
     def __init__(self) -> None:
         self.leases: dict[str, float] = {}
         self._queue: list[tuple[float, str]] = []
 
     def put(self, lease: str, expires_at: float) -> None:
+        is_new = lease not in self.leases
         self.leases[lease] = expires_at
-        heapq.heappush(self._queue, (expires_at, lease))
+        if is_new:
+            heapq.heappush(self._queue, (expires_at, lease))
+            if len(self._queue) > 2 * len(self.leases) + MOST_RETURNED:
+                self._queue = [(at, one) for one, at in self.leases.items()]
+                heapq.heapify(self._queue)
 
     def living(self, now: float) -> dict[str, float]:
         while self._queue and self._queue[0][0] <= now:
-            expired_at, lease = heapq.heappop(self._queue)
-            # A lease that was renewed stands in the queue again, further back.
-            if self.leases.get(lease) == expired_at:
-                del self.leases[lease]
+            _, lease = heapq.heappop(self._queue)
+            expires_at = self.leases.get(lease, now)
+            if expires_at > now:
+                heapq.heappush(self._queue, (expires_at, lease))
+            else:
+                self.leases.pop(lease, None)
         return self.leases
