@@ -151,7 +151,7 @@ def _assembled(
         results=Results(),
         known_polls=KnownPolls(directory, limiter, clock),
         counters=counters,
-        reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock),
+        reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock, hub.follows),
         once=Once(stores.idempotency, stores.ledger, clock),
         upstream=upstream,
         files=files,

@@ -70,6 +70,11 @@ class Hub:
         latest = watch.latest
         return latest if latest is not None and (watch.is_live or latest.is_last) else None
 
+    def follows(self, job: Job) -> bool:
+        """Whether fal's stream of a job is open now, so that its end will be heard of."""
+        watch = self._watches.get(_id(job))
+        return watch is not None and watch.is_live
+
     async def poll(self, job: Job) -> Update | None:
         """The state of a job, which is followed from now on; None if fal must be asked, as its stream is not there."""
         if (found := self.known(job)) is not None:

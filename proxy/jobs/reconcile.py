@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 
@@ -31,14 +32,23 @@ _log = logging.getLogger(__name__)
 
 
 class Reconciler:
+    """`follows` tells of a job whether this process hears of it anyway: fal is not asked about that."""
+
     def __init__(
-        self, ledger: Ledger, upstream: Upstream, settlement: Settlement, leases: Leases, clock: Clock
+        self,
+        ledger: Ledger,
+        upstream: Upstream,
+        settlement: Settlement,
+        leases: Leases,
+        clock: Clock,
+        follows: Callable[[Job], bool] = lambda _: False,
     ) -> None:
         self._ledger = ledger
         self._upstream = upstream
         self._settlement = settlement
         self._leases = leases
         self._clock = clock
+        self._follows = follows
         self._running: asyncio.Task[None] | None = None
 
     async def restore_slots(self) -> None:
@@ -91,8 +101,15 @@ class Reconciler:
             await self._settlement.unused(job)
         elif job.expires_at <= self._clock.now():
             await self._settlement.used(job)
+        elif job.request_id is not None and self._follows(job):
+            await self._lives(job)
         elif job.request_id is not None:
             await self._ask(job, job.request_id)
+
+    async def _lives(self, job: Job) -> None:
+        now = self._clock.now()
+        await self._ledger.heard_of(job.id, now, now + JOB_SECONDS)
+        await self._leases.restore(job)
 
     async def _ask(self, job: Job, request_id: str) -> None:
         status_code, body = await self._fetch(Target(Kind.STATUS, app=job.app, request_id=request_id))
@@ -102,8 +119,7 @@ class Reconciler:
             # fal does not know it any more: it ended, unseen, and is booked as reserved.
             await self._settlement.used(job)
         elif state in ("IN_QUEUE", "IN_PROGRESS"):
-            await self._ledger.heard_of(job.id, self._clock.now(), self._clock.now() + JOB_SECONDS)
-            await self._leases.restore(job)
+            await self._lives(job)
         elif state != "COMPLETED":
             # No word of the job: it is asked again, and if none ever comes, its time ends.
             _log.warning("fal did not tell where job %s stands (status %d)", job.id, status_code)

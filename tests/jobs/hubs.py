@@ -16,7 +16,7 @@ from proxy.jobs.hub import Hub
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.routes.events import status_events
 from proxy.routes.journal import journal
-from proxy.settings import read
+from proxy.settings import Settings, read
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream.client import Timeouts, Upstream
@@ -66,12 +66,15 @@ class Bench:
             return [orjson.loads(one["data"]) async for one in _parsed(status_events(watch, logs=logs, rewrite=None))]
 
 
+def settings() -> Settings:
+    return read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "a-secret-of-the-tests-with-more-than-32-bytes"})
+
+
 @contextlib.asynccontextmanager
 async def hub_before(
     fal: ScriptedFal, *, silence_seconds: float = 20.0, pauses: Sequence[float] = PAUSES_SECONDS
 ) -> AsyncIterator[Bench]:
-    settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "a-secret-of-the-tests-with-more-than-32-bytes"})
-    upstream = Upstream(settings.fal, fal, Timeouts(status_stream=silence_seconds))
+    upstream = Upstream(settings().fal, fal, Timeouts(status_stream=silence_seconds))
     clock, drain, books = MovableClock(), Drain(10), Books()
     hub = Hub(upstream, books, clock, drain, pauses)  # type: ignore[arg-type]
     try:

@@ -53,7 +53,9 @@ async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
 async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
+        assert not bench.hub.follows(JOB)
         await bench.hub.poll(JOB)
+        assert bench.hub.follows(JOB)
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
         assert bench.hub.known(JOB), "it was asked for just now"
@@ -86,6 +88,7 @@ async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
     async with hub_before(fal, silence_seconds=0.05) as bench:
         assert await bench.hub.poll(JOB)
         await until(lambda: bench.hub.known(JOB) is None)
+        assert not bench.hub.follows(JOB)
         assert await bench.hub.poll(JOB) is None, "a stream that is silent knows nothing"
         assert (await bench.hub.ask(JOB, logs=True)).status == 202
         await until(lambda: bench.hub.known(JOB) is not None)
