@@ -65,7 +65,7 @@ def main() -> None:
             stack.enter_context(nginx(upstream, PROXY_CORE, folder)),
         ]
         report |= under_load(contestants, upstream, options)
-        report |= with_streams(contestants[0], upstream, options)
+        report |= with_streams(contestants[0], upstream, folder, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {options.output}", file=sys.stderr)
@@ -88,11 +88,12 @@ def under_load(contestants: list[Contestant], upstream: str, options: argparse.N
     return {"upstream_alone": alone, "fastest_contestant": fastest, "results": results, "latency": latency}
 
 
-def with_streams(contestant: Contestant, upstream: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What open streams cost."""
+def with_streams(contestant: Contestant, upstream: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What open streams cost; the memory is that of a fresh process, as one that had work has some to spare."""
     fans = fan_out(contestant, upstream, WATCHERS)
     print(f"\n{fans['watchers']} watchers of one job: the last hears {fans['last_after_first_ms']} ms after the first")
-    streams = memory(contestant, options.streams, options.hold_seconds)
+    with fal_proxy(upstream, PROXY_CORE, folder, name="streams") as fresh:
+        streams = memory(fresh, options.streams, options.hold_seconds)
     print(f"{streams['streams']} open streams: {streams['kib_each']} KiB each", flush=True)
     return {"fan_out": fans, "streams": streams}
 

@@ -112,7 +112,8 @@ def _footprint(bench: Report) -> str:
 def _streams(bench: Report) -> str:
     streams, fan_out = bench["streams"], bench["fan_out"]
     samples = streams["kib_each_over_time"]
-    words = f"""{streams["streams"]} jobs with one watcher each: {streams["kib_each"]:.1f} KiB for each stream.
+    words = f"""{streams["streams"]} jobs with one watcher each: {streams["kib_each"]:.1f} KiB for each stream
+        of a fresh process.
         {fan_out["watchers"]} watchers of one job: the last hears of its end
         {fan_out["last_after_first_ms"]:.0f} ms after the first."""
     if len(samples) > 1:
