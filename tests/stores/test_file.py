@@ -120,6 +120,16 @@ async def test_whoever_waits_for_his_turn_too_long_is_told(
     holder.close()
 
 
+async def test_nobody_waits_for_ever_for_one_who_does_not_come_to_an_end(sqlite_databases: SqliteDatabases) -> None:
+    database = Database(sqlite_databases.migrated(), 0.05)
+    async with database.writing():
+        with pytest.raises(StoreUnavailable):
+            await database.run(adding("late"))
+    await database.run(adding("in time"))
+    assert await names(database) == ["in time"]
+    await database.close()
+
+
 def pages(database: Database) -> int:
     """Of the log."""
     return Path(f"{database.engine.url.database}-wal").stat().st_size // PAGE_BYTES
