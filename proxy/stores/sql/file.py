@@ -40,8 +40,7 @@ class SqliteFile:
     def __init__(self, path: str, lock_seconds: float, dialect: Dialect) -> None:
         self._path = path
         self._lock_seconds = lock_seconds
-        # One for each connection: whoever stops waiting for the thread leaves it at work beside the next one here.
-        self._prepared_here, self._prepared_there = Prepared(dialect), Prepared(dialect)
+        self._prepared = Prepared(dialect)
         self._turn = asyncio.Lock()
         self._written = 0
         self._tidying: asyncio.Task[None] | None = None
@@ -85,7 +84,7 @@ class SqliteFile:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
-            return _committed(self._here, Direct(self._here, self._prepared_here), work)
+            return self._committed(self._here, work)
 
     async def close(self) -> None:
         if self._tidying is not None:
@@ -96,10 +95,19 @@ class SqliteFile:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._there.close)
         self._thread.shutdown(wait=False)
 
+    def _committed(self, connection: sqlite3.Connection, work: Callable[[Executor], T]) -> T:
+        try:
+            done = work(Direct(connection, self._prepared))
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return done
+
     def _patiently(self, work: Callable[[Executor], T]) -> T:
         connection = self._of_the_thread()
         connection.execute("BEGIN IMMEDIATE")
-        return _committed(connection, Direct(connection, self._prepared_there), work)
+        return self._committed(connection, work)
 
     async def _tidy(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,14 +128,3 @@ class SqliteFile:
         if self._there is None:
             self._there = connected_to_sqlite(self._path, self._lock_seconds)
         return self._there
-
-
-def _committed(connection: sqlite3.Connection, direct: Executor, work: Callable[[Executor], T]) -> T:
-    """End the transaction that was begun: what the work did holds as a whole, or not at all."""
-    try:
-        done = work(direct)
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-    return done
