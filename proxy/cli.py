@@ -21,12 +21,12 @@ from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Tenant, json_schema, read_file
-from proxy.server import tune_the_interpreter
+from proxy.server.tuning import tune_runtime
+from proxy.server.workers import run
 from proxy.settings import Settings, SettingsError
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Redactor, configure_logging
-from proxy.workers import run
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -65,7 +65,7 @@ def application() -> Any:
     settings = settings_.read(os.environ)
     _configure_logging(settings)
     app = create_app(settings)
-    tune_the_interpreter()
+    tune_runtime()
     return app
 
 

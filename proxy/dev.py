@@ -25,7 +25,8 @@ from proxy.clock import SystemClock
 from proxy.drain import Drain
 from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, read_file
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
-from proxy.server import DrainingServer, uvicorn_options
+from proxy.server.draining import DrainingServer
+from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, read
 from proxy.telemetry import Redactor, configure_logging
 

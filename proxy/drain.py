@@ -3,7 +3,7 @@
     started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
     over        the time for that is used up, or a second signal came: what still runs is cancelled
 
-The server sets both (proxy/server.py); everybody else only looks and waits.
+The server sets both (proxy/server/draining.py); everybody else only looks and waits.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
-    {"cli", "dev", "server", "joined", "workers", "__main__"},
+    {"cli", "dev", "server", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
     {"auth", "policy", "jobs"},
@@ -35,7 +35,7 @@ HOMES = {
     "asyncpg": {"stores/sql"},
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
-    "uvicorn": {"dev.py", "server.py", "workers.py"},
+    "uvicorn": {"dev.py", "server"},
     "yaml": {"policy/plans.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},

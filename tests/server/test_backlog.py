@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from proxy.drain import Drain
-from proxy.server import DrainingServer
+from proxy.server.draining import DrainingServer
 from tests.server.commands import eventually
 from tests.support.servers import free_port
 

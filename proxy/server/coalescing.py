@@ -9,7 +9,7 @@ from typing import Any
 WAITING_BYTES = 16 * 1024
 
 
-class JoinedWrites:
+class CoalescingTransport:
     """A transport that sends what is written within one turn of the event loop in one go.
 
     uvicorn writes the head and the body of an answer each for itself, and each costs a call of the system that takes

@@ -13,7 +13,8 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from proxy.server import DrainingServer, uvicorn_options
+from proxy.server.draining import DrainingServer
+from proxy.server.options import uvicorn_options
 from proxy.settings import Settings
 
 LOOK_SECONDS = 0.1

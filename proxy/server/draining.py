@@ -1,4 +1,4 @@
-"""uvicorn as this program runs it: a bounded head of requests, and an end that loses no answer.
+"""uvicorn as this program runs it: an end that loses no answer.
 
 uvicorn itself stops listening at the signal, and ends the application while streams still run. Here, at the signal:
 
@@ -12,64 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import logging
 import select
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.drain import Drain
-from proxy.joined import JoinedWrites
-from proxy.settings import Settings
 
-#: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
-MAX_HEAD_BYTES = 64 * 1024
-KEEP_ALIVE_SECONDS = 20
 LOOK_SECONDS = 0.02
 #: A request may be on its way over a connection that was accepted last.
 LAST_REQUEST_SECONDS = 0.25
-#: New objects before the garbage collector looks: those of some twenty calls at once are no garbage yet.
-GARBAGE_THRESHOLD = 20_000
-#: How long a thread that has work (a database's, for one) waits for the one that runs. Python's own 5 ms are several
-#: times what a call takes.
-SWITCH_SECONDS = 0.0002
-#: glibc's mallopt(3): when memory goes back to the system (M_TRIM_THRESHOLD), how much more than is wanted comes from
-#: it (M_TOP_PAD), and from what size on each block comes and goes by itself (M_MMAP_THRESHOLD).
-MALLOC_BYTES = {-1: 8 * 1024 * 1024, -2: 1024 * 1024, -3: 4 * 1024 * 1024}
 _log = logging.getLogger(__name__)
-
-
-class BoundedHead(HttpToolsProtocol):
-    """Hangs up on a request whose head does not end: httptools itself would collect it without a bound."""
-
-    _in_head = False
-    _head_bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoinedWrites(transport))  # type: ignore[arg-type]
-
-    def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head of the request is too large.")
 
 
 class DrainingServer(uvicorn.Server):
@@ -131,38 +88,3 @@ class DrainingServer(uvicorn.Server):
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=seconds)
-
-
-def tune_the_interpreter() -> None:
-    """Let the garbage collector look at what calls leave behind, and neither so often nor at what stays for good; let
-    a database's thread go on soon after each of its statements; and do not give the system back, again and again, the
-    memory that the next piece of a file needs."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
-    sys.setswitchinterval(SWITCH_SECONDS)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, size in MALLOC_BYTES.items():
-            mallopt(option, size)
-
-
-def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """How the application is served, as keyword arguments of `uvicorn.Config`."""
-    server = settings.server
-    return {
-        "host": server.host,
-        "port": server.port,
-        "loop": "uvloop",
-        "http": BoundedHead,
-        "ws": "none",
-        "lifespan": "on",
-        # Our own access log knows what must not be written.
-        "access_log": False,
-        "log_config": None,
-        "server_header": False,
-        "proxy_headers": bool(server.trusted_proxies),
-        "forwarded_allow_ips": list(server.trusted_proxies),
-        "timeout_graceful_shutdown": server.drain_seconds,
-        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-    }
