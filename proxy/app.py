@@ -17,17 +17,19 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
 from proxy.files import FileUrls
+from proxy.http.cors import Cors
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
-from proxy.middleware import BodyLimit, Cors, Errors, RequestContext
+from proxy.middleware import BodyLimit, Errors, RequestContext
 from proxy.page import Page
 from proxy.policy.directory import Directory
 from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
-from proxy.policy.plans import PlanFile, read_file
+from proxy.policy.plan_file import read_file
+from proxy.policy.plans import PlanFile
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.streams import OpenStreams
@@ -188,7 +190,11 @@ def _middleware(services: Services) -> list[Middleware]:
     allowed = services.settings.server.allowed_origins
     return [
         Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
-        Middleware(Cors, is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins),
+        Middleware(
+            Cors,
+            is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins,
+            metrics=services.metrics,
+        ),
         Middleware(Errors, metrics=services.metrics, drain=services.drain),
         Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
         Middleware(Repeats, services=services),

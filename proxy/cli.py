@@ -20,7 +20,8 @@ from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
-from proxy.policy.plans import Tenant, json_schema, read_file
+from proxy.policy.plan_file import json_schema, read_file
+from proxy.policy.plans import Tenant
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
 from proxy.settings import Settings, SettingsError
@@ -89,7 +90,7 @@ def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None
 @main.command("check-config")
 def check_config() -> None:
     """Look at every setting and at the plan file; print every problem, or 'ok'."""
-    _checked(unknown_variables_too=True)
+    _checked(warnings_too=True)
     print("ok")
 
 
@@ -256,14 +257,14 @@ def _configure_logging(settings: Settings) -> None:
     configure_logging(settings.log, Redactor(secrets))
 
 
-def _checked(*, unknown_variables_too: bool = False) -> Settings:
+def _checked(*, warnings_too: bool = False) -> Settings:
     """The settings, with the plan file looked at too; or every problem, and exit 1."""
     problems: list[str] = []
     settings: Settings | None = None
     try:
         settings = settings_.read(os.environ)
     except SettingsError as error:
-        problems += error.problems
+        problems += [*error.problems, *(error.warnings if warnings_too else ())]
     path = os.environ.get("PROXY_CONFIG", "").strip()
     try:
         read_file(settings_.existing_file(path) if path else None)
@@ -271,8 +272,8 @@ def _checked(*, unknown_variables_too: bool = False) -> Settings:
         problems += error.problems
     except ValueError:
         pass  # A file that is not there is among the problems already.
-    if unknown_variables_too:
-        problems += settings_.unknown_variables(os.environ)
+    if settings is not None and warnings_too:
+        problems += settings.warnings
     if problems or settings is None:
         _refuse(problems)
     return settings

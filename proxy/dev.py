@@ -23,7 +23,8 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.clock import SystemClock
 from proxy.drain import Drain
-from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, read_file
+from proxy.policy.plan_file import read_file
+from proxy.policy.plans import Guests, Plan, PlanFile, Tenant
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.options import uvicorn_options

@@ -1,4 +1,4 @@
-"""Pure ASGI, true of every request: an id and a log line, CORS, one shape of errors, a bound on the body."""
+"""Pure ASGI, true of every request: an id and a log line, one shape of errors, a bound on the body."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.drain import RETRY_SECONDS, Drain
@@ -24,10 +23,10 @@ from proxy.errors import (
     Internal,
     MethodNotAllowed,
     NotFound,
-    OriginNotAllowed,
     ProxyError,
     respond,
 )
+from proxy.http.scope import SHOWN, STATUS, header_of
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
 from proxy.telemetry import Metrics
 from proxy.upstream.relay import CallerGone, StreamBroken
@@ -37,39 +36,6 @@ _log = logging.getLogger(__name__)
 #: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
 _PROCESS, _numbers = secrets.token_hex(4), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
-#: In the state of a request: the headers that its answer has beside its own, and its status once the answer has begun.
-SHOWN, STATUS = "shown", "status"
-
-CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
-CORS_REQUEST_HEADERS = (
-    "authorization",
-    "content-type",
-    "accept",
-    "idempotency-key",
-    "last-event-id",
-    "x-fal-proxy-session",
-    "x-fal-target-url",
-    "x-fal-queue-priority",
-    "x-fal-runner-hint",
-    "x-fal-request-timeout",
-    "x-fal-object-lifecycle",
-    "x-fal-object-lifecycle-preference",
-    "x-fal-tags",
-    "x-fal-user-agent",
-    "x-app-fal-disable-fallback",
-)
-CORS_RESPONSE_HEADERS = (
-    "x-fal-request-id",
-    "x-fal-billable-units",
-    "x-fal-error-type",
-    "x-fal-request-timeout-type",
-    "x-request-id",
-    "retry-after",
-    "ratelimit",
-    "ratelimit-policy",
-    "idempotency-replayed",
-    "location",
-)
 
 
 class RequestContext:
@@ -87,7 +53,7 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(_header(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
+        request_id = _well_formed(header_of(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii"))]
@@ -124,54 +90,8 @@ class RequestContext:
             _access.log(level, "request", extra={"facts": facts})
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    """The first value of a request header, without the objects that Starlette makes of all of them."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
-
-
 def _well_formed(request_id: str | None) -> str | None:
     return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else None
-
-
-class Cors(CORSMiddleware):
-    """Starlette's CORS, for origins that can change while the program runs."""
-
-    def __init__(self, app: ASGIApp, is_allowed: Callable[[str], bool]) -> None:
-        super().__init__(
-            app,
-            allow_methods=CORS_METHODS,
-            allow_headers=CORS_REQUEST_HEADERS,
-            allow_credentials=True,
-            expose_headers=CORS_RESPONSE_HEADERS,
-            max_age=600,
-        )
-        self._is_allowed = is_allowed
-
-    def is_allowed_origin(self, origin: str) -> bool:
-        return self._is_allowed(origin.lower())
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        if _header(scope, b"origin") is None:
-            # A cache must not give an answer to no page in particular to the next page that asks.
-            scope["state"][SHOWN].append((b"vary", b"Origin"))
-            return self.app(scope, receive, send)
-        headers = Headers(scope=scope)
-        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
-            return super().__call__(scope, receive, send)
-        response = self.preflight_response(headers)
-        if response.status_code != 200:
-            response = _refused(response, scope["state"]["request_id"])
-        return response(scope, receive, send)
-
-
-def _refused(preflight: Response, request_id: str) -> Response:
-    """Starlette's refusal of a preflight, which is text, in the one shape of errors."""
-    why = bytes(preflight.body).decode()
-    refusal = respond(OriginNotAllowed(f"This call is not open to that page ({why})."), request_id)
-    refusal.headers["vary"] = "Origin"
-    return refusal
 
 
 class Errors:
@@ -205,7 +125,7 @@ class Errors:
             if STATUS in scope["state"]:
                 _log.exception("an answer failed on its way")
                 return None
-            await self._refuse(as_proxy_error(problem), scope, receive, send)
+            await self._refuse(as_proxy_error(problem, scope), scope, receive, send)
         return None
 
     async def _refuse(self, error: ProxyError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,24 +134,31 @@ class Errors:
         await respond(error, scope["state"]["request_id"])(scope, receive, send)
 
 
-def as_proxy_error(problem: Exception) -> ProxyError:
+def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
     """The failure a caller is told of; what is not one of ours becomes `internal`, and a traceback in the log."""
     if isinstance(problem, ProxyError):
         return problem
     if isinstance(problem, RateLimitExceeded):
         return too_many(problem)
     if isinstance(problem, HTTPException):
-        return _of_router(problem)
+        return _of_router(problem, scope)
     _log.error("unexpected failure", exc_info=problem)
     return Internal("Something went wrong inside the proxy; its log knows more under this request id.")
 
 
-def _of_router(problem: HTTPException) -> ProxyError:
+def _of_router(problem: HTTPException, scope: Scope) -> ProxyError:
     if problem.status_code == 404:
         return NotFound("There is nothing at this address.")
     if problem.status_code == 405:
-        return MethodNotAllowed("This address does not know that method.", headers=dict(problem.headers or {}))
+        allow = ", ".join(sorted(_methods_at(scope)))
+        return MethodNotAllowed(f"This address does not know that method; it knows {allow}.", headers={"allow": allow})
     return BadRequest(str(problem.detail))
+
+
+def _methods_at(scope: Scope) -> set[str]:
+    """The methods of all routes at a path: the router names only those of the first one."""
+    routes = [route for route in scope["app"].router.routes if isinstance(route, Route)]
+    return set().union(*(route.methods or () for route in routes if route.matches(scope)[0] is not Match.NONE))
 
 
 class BodyLimit:
@@ -246,7 +173,7 @@ class BodyLimit:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or self._is_file(scope["path"]):
             return self._app(scope, receive, send)
-        declared = _header(scope, b"content-length") or ""
+        declared = header_of(scope, b"content-length") or ""
         seen = 0
 
         async def bounded() -> Message:

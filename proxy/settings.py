@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+from proxy import libpq
+from proxy.origins import normalize_origin
 
 MIN_SECRET_BYTES = 32
 SECRETS = frozenset(
@@ -75,15 +78,24 @@ DEFAULTS: dict[str, str] = {
     "PROXY_LOG_LEVEL": "info",
 }
 
+#: Addresses that a server can listen on and no caller can ask.
+_WILDCARDS = ("0.0.0.0", "::", "0")
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """The settings do not allow a start. `problems` has one sentence each, beginning with the variable's name."""
+    """The settings do not allow a start.
 
-    def __init__(self, problems: list[str]) -> None:
+    Attributes:
+        problems: one sentence each, beginning with the variable's name.
+        warnings: what stops no start, in the same form.
+    """
+
+    def __init__(self, problems: list[str], warnings: Sequence[str] = ()) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.warnings = tuple(warnings)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ class ServerSettings:
     @property
     def own_origin(self) -> str:
         """The origin of a page that this server itself serves."""
-        return origin_of(self.public_url)
+        return normalize_origin(self.public_url)
 
 
 @dataclass(frozen=True)
@@ -163,11 +175,6 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-def origin_of(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
-
-
 def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
     """Settings from the environment.
 
@@ -186,13 +193,13 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
         ),
         config_path=reader.take("PROXY_CONFIG", existing_file),
         dev=dev,
-        warnings=tuple(unknown_variables(environ)),
     )
+    reader.warnings += unknown_variables(environ)
     if settings.server.workers > 1 and settings.stores.redis_url is None:
         reader.complain("PROXY_WORKERS", "more than one needs PROXY_REDIS_URL, or limits would be counted apart")
     if reader.problems:
-        raise SettingsError(reader.problems)
-    return settings
+        raise SettingsError(reader.problems, reader.warnings)
+    return replace(settings, warnings=tuple(reader.warnings))
 
 
 def read_stores(environ: Mapping[str, str]) -> StoreSettings:
@@ -238,7 +245,7 @@ def _server(reader: _Reader) -> ServerSettings:
         host=host,
         port=port,
         workers=reader.integer("PROXY_WORKERS", 1, 256),
-        public_url=reader.take("PROXY_PUBLIC_URL", _public_url) or f"http://{_bracketed(host)}:{port}",
+        public_url=_public_address(reader, host, port),
         allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
         trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", _network)),
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
@@ -246,6 +253,19 @@ def _server(reader: _Reader) -> ServerSettings:
         max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
     )
+
+
+def _public_address(reader: _Reader, host: str, port: int) -> str:
+    """The address callers see. One that cannot work for them is worth a warning: it shows only in their answers."""
+    public_url = reader.take("PROXY_PUBLIC_URL", _public_url)
+    if public_url is None:
+        if host in _WILDCARDS:
+            reader.warn("PROXY_PUBLIC_URL", f"is not set, and nothing can be reached at {host}: set what callers see")
+        return f"http://{_bracketed(host)}:{port}"
+    parts = urlsplit(public_url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        reader.warn("PROXY_PUBLIC_URL", "is http, so browsers do not keep the session cookie; use https")
+    return public_url
 
 
 def _sessions(reader: _Reader) -> SessionSettings:
@@ -269,9 +289,13 @@ class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
+        self.warnings: list[str] = []
 
     def complain(self, name: str, what: str) -> None:
         self.problems.append(f"{name}: {what}")
+
+    def warn(self, name: str, what: str) -> None:
+        self.warnings.append(f"{name}: {what}")
 
     def value(self, name: str) -> str:
         """The text of a variable, from the file that `NAME_FILE` points at, or the default; '' when there is none."""
@@ -338,6 +362,10 @@ class _Reader:
             self.complain("FAL_KEY", "is not set, nor FAL_KEY_ID together with FAL_KEY_SECRET")
         elif not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
             self.complain("FAL_KEY", "has characters that no fal key has")
+        elif any(quote in key for quote in _QUOTES):
+            self.complain("FAL_KEY", "has quotes in it; docker's --env-file keeps them, so leave them out")
+        elif not all(key.partition(":")[::2]):
+            self.complain("FAL_KEY", "is not id:secret, the form of fal's keys")
         return key
 
 
@@ -361,11 +389,11 @@ def _public_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address that callers see, such as https://ai.example.com")
-    return text.rstrip("/")
+    return f"{normalize_origin(text)}{parts.path}".rstrip("/")
 
 
 def check_origin(text: str) -> str:
-    """An origin as browsers send it, lower-case.
+    """An origin as browsers send it: lower-case, without the default port, an international name in A-labels.
 
     Raises:
         ValueError: it has a path, a wildcard, or no host.
@@ -373,7 +401,7 @@ def check_origin(text: str) -> str:
     parts = urlsplit(text)
     if parts.netloc == "" or parts.path or parts.query or parts.fragment or "*" in text or "@" in parts.netloc:
         raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
-    return text.lower()
+    return normalize_origin(text)
 
 
 def _network(text: str) -> str:
@@ -396,15 +424,12 @@ def _admin_token(text: str) -> Secret:
 
 
 def _database_url(text: str) -> str:
-    if not text.startswith(("sqlite:///", "postgresql://")):
+    if not text.startswith(("sqlite:///", "postgresql://", "postgres://")):
         raise ValueError("must begin with sqlite:/// or postgresql://, such as sqlite:///fal-proxy.db")
     if text in ("sqlite:///", "sqlite:///:memory:"):
         raise ValueError("must name a file: what is only in memory is lost at every start")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:
-        # `from None`: the cause quotes what may be half a password.
-        raise ValueError("has a port that is no number; percent-encode what is special in a password") from None
+    if not text.startswith("sqlite:"):
+        libpq.parse(text)
     return text
 
 

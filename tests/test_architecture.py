@@ -17,9 +17,10 @@ FLOORS = [
     {"cli", "dev", "server", "__main__"},
     {"app"},
     {"routes", "middleware", "page"},
+    {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "drain", "files", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "libpq", "origins", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -36,7 +37,7 @@ HOMES = {
     "redis": {"stores/counters"},
     "typer": {"cli.py"},
     "uvicorn": {"dev.py", "server"},
-    "yaml": {"policy/plans.py", "routes/openapi.py"},
+    "yaml": {"policy/plan_file.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},

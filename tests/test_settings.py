@@ -67,6 +67,12 @@ WRONG: list[tuple[str, str]] = [
     ("FAL_KEY", "with a space:secret"),
     ("FAL_KEY", "id:sécret"),
     ("FAL_KEY", "id:se\x07cret"),
+    ("FAL_KEY", '"id:secret"'),
+    ("FAL_KEY", "'id:secret'"),
+    ("FAL_KEY", "\u201cid:secret\u201d"),
+    ("FAL_KEY", "id"),
+    ("FAL_KEY", "id:"),
+    ("FAL_KEY", ":secret"),
     *[(f"FAL_{host}_URL", "http://203.0.113.7/") for host in ("RUN", "QUEUE", "REST", "CDN")],
     ("FAL_RUN_URL", "http://localhost.example.com"),
     ("FAL_RUN_URL", "http://127.0.0.1.example.com"),
@@ -93,12 +99,26 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "sqlite:///:memory:"),
     ("PROXY_DATABASE_URL", "postgresql+asyncpg://db/proxy"),
     ("PROXY_DATABASE_URL", "postgresql://db:port/proxy"),
+    ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:port/proxy"),
+    ("PROXY_DATABASE_URL", "postgresql://db:70000/proxy"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?sslmode=on"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?target_session_attrs=writer"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?connect_timeout=soon"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?connect_timeout=99999999999999999999"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?connection_limit=1"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy#primary"),
     ("PROXY_REDIS_URL", "localhost:6379"),
     ("PROXY_ALLOWED_ORIGINS", "*"),
     ("PROXY_ALLOWED_ORIGINS", "https://*.example.com"),
     ("PROXY_ALLOWED_ORIGINS", "https://app.example.com/"),
     ("PROXY_ALLOWED_ORIGINS", "app.example.com"),
     ("PROXY_ALLOWED_ORIGINS", "null"),
+    ("PROXY_ALLOWED_ORIGINS", "https://app.example.com:port"),
+    ("PROXY_ALLOWED_ORIGINS", "https://app.example.com:70000"),
+    ("PROXY_ALLOWED_ORIGINS", "https://b\u00fcch\u00adr .example"),
+    ("PROXY_ALLOWED_ORIGINS", "https://[::1"),
+    ("PROXY_ALLOWED_ORIGINS", "https://app%2eexample.com"),
+    ("PROXY_PUBLIC_URL", "https://ai.example.com:port"),
     ("PROXY_TRUSTED_PROXIES", "*"),
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/33"),
     ("PROXY_MAX_BODY_BYTES", "12MB"),
@@ -120,6 +140,9 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_SESSION_SECRETS", f" {SECRET} , {SECRET}-older "),
     ("PROXY_ADMIN_TOKEN", "x" * 32),
     ("PROXY_DATABASE_URL", "postgresql://proxy:word@db.example/proxy"),
+    ("PROXY_DATABASE_URL", "postgres://proxy:word@db.example/proxy?sslmode=require&channel_binding=require"),
+    ("PROXY_DATABASE_URL", "postgresql://proxy:word@[::1]:5432/proxy?application_name=proxy&connect_timeout=10"),
+    ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:5432/proxy?target_session_attrs=read-write"),
     ("PROXY_REDIS_URL", "rediss://redis.example:6380/0"),
     ("PROXY_ALLOWED_ORIGINS", "https://App.example.com, http://localhost:5173"),
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/8, ::1, 192.0.2.7"),
@@ -142,6 +165,53 @@ def test_values_are_taken_as_they_are_meant() -> None:
     assert origins.allowed_origins == {"https://app.example.com", "http://localhost:5173"}
     ring = read({**GOOD, "PROXY_SESSION_SECRETS": f"{SECRET}-new, {SECRET}-old"}).sessions.secrets
     assert [one.reveal() for one in ring] == [f"{SECRET}-new", f"{SECRET}-old"]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("http://app.example.com:443", "http://app.example.com:443"),
+        ("HTTPS://APP.example.com:08443", "https://app.example.com:8443"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://B\u00dcCHER.example:443", "https://xn--bcher-kva.example"),
+        ("https://stra\u00dfe.example", "https://xn--strae-oqa.example"),
+        ("https://\uff41pp.example", "https://app.example"),
+        ("http://[0:0:0:0:0:0:0:1]:8080", "http://[::1]:8080"),
+        ("http://127.1:5173", "http://127.0.0.1:5173"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_an_origin_is_brought_to_the_spelling_that_browsers_send(written: str, sent: str) -> None:
+    server = read({**GOOD, "PROXY_ALLOWED_ORIGINS": written}).server
+    assert server.allowed_origins == {sent}
+    if sent.startswith("http"):
+        assert read({**GOOD, "PROXY_PUBLIC_URL": f"{written}/ai/"}).server.own_origin == sent
+
+
+def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:
+    server = read({**GOOD, "PROXY_PUBLIC_URL": "https://B\u00fccher.example:443/ai/"}).server
+    assert server.public_url == "https://xn--bcher-kva.example/ai"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_wildcard_host_without_a_public_url_is_a_warning(host: str) -> None:
+    (warning,) = read({**GOOD, "PROXY_HOST": host}).warnings
+    assert warning.startswith("PROXY_PUBLIC_URL: is not set")
+    assert not read({**GOOD, "PROXY_HOST": host, "PROXY_PUBLIC_URL": "https://ai.example.com"}).warnings
+
+
+def test_a_public_url_over_which_browsers_keep_no_cookie_is_a_warning() -> None:
+    (warning,) = read({**GOOD, "PROXY_PUBLIC_URL": "http://ai.example.com"}).warnings
+    assert warning.startswith("PROXY_PUBLIC_URL: is http")
+    assert not read({**GOOD, "PROXY_PUBLIC_URL": "http://localhost:8787"}).warnings
+
+
+def test_warnings_are_named_beside_problems() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({"PROXY_HOST": "0.0.0.0", "FAL_KEY": KEY})
+    assert [one.partition(":")[0] for one in caught.value.warnings] == ["PROXY_PUBLIC_URL"]
 
 
 def test_the_key_in_two_halves() -> None:

@@ -1,21 +1,17 @@
-"""Plans and tenants, and the YAML file that names them.
+"""Plans and tenants, in the form of the file that names them.
 
-A plan bundles what its tenants' callers may do; a tenant is a customer of the proxy with one plan. `PROXY_CONFIG`
-points at a file of this form; `read_file` checks all of it and reports every problem at once.
+A plan bundles what its tenants' callers may do; a tenant is a customer of the proxy with one plan.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
-from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
-from proxy.settings import SettingsError, check_origin
+from proxy.catalog import built_in
+from proxy.settings import check_origin
 
 DEFAULT_PLAN = "default"
 DEFAULT_TENANT = "default"
@@ -145,79 +141,3 @@ def default_file() -> PlanFile:
         plans={DEFAULT_PLAN: Plan(endpoints=frozenset(built_in().ids()))},
         tenants=(Tenant(id=DEFAULT_TENANT, plan=DEFAULT_PLAN),),
     )
-
-
-def read_file(path: Path | None) -> tuple[PlanFile, Catalog]:
-    """The plan file and the catalogue that it extends; without a path, the defaults.
-
-    Raises:
-        SettingsError: the file is not YAML, breaks the form, or names a plan or an endpoint that does not exist.
-    """
-    if path is None:
-        return default_file(), built_in()
-    file = _parsed(path)
-    problems: list[str] = []
-    catalog = built_in().with_more(_more_endpoints(file, path.parent, problems))
-    problems += problems_of(file, catalog)
-    if problems:
-        raise SettingsError([f"PROXY_CONFIG: {problem}" for problem in problems])
-    return file, catalog
-
-
-def _parsed(path: Path) -> PlanFile:
-    try:
-        return PlanFile.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SettingsError([f"PROXY_CONFIG: {path.name} cannot be read ({type(problem).__name__})"]) from problem
-    except yaml.YAMLError as problem:
-        # Not the mark's own text: it quotes the file, over several lines.
-        mark = getattr(problem, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SettingsError([f"PROXY_CONFIG: {path.name} is not YAML{place}"]) from problem
-    except ValidationError as problem:
-        raise SettingsError([_sentence(error) for error in problem.errors()]) from problem
-
-
-def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the file"
-    return f"PROXY_CONFIG: {where}: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _more_endpoints(file: PlanFile, folder: Path, problems: list[str]) -> list[Endpoint]:
-    endpoints = []
-    for more in file.endpoints:
-        known = built_in().get(more.id)
-        if more.schema_ is None and known is not None:
-            endpoints.append(replace(known, price_per_compute_second=more.price_per_compute_second))
-            continue
-        if more.schema_ is None:
-            problems.append(f"endpoints: {more.id}: is not built in, so it needs a schema")
-            continue
-        try:
-            document = {"id": more.id, "input": json.loads((folder / more.schema_).read_text())}
-            endpoints.append(endpoint_from(document, price_per_compute_second=more.price_per_compute_second))
-        except (OSError, ValueError) as problem:
-            why = str(problem).partition("\n")[0]
-            problems.append(f"endpoints: {more.id}: the schema {more.schema_} cannot be used ({why})")
-    return endpoints
-
-
-def problems_of(file: PlanFile, catalog: Catalog) -> list[str]:
-    """Names in a plan file that lead nowhere, one sentence each."""
-    problems = []
-    for name, plan in file.plans.items():
-        unknown = sorted(plan.endpoints - set(catalog.ids()))
-        problems += [f"plans.{name}.endpoints: {one} is not in the catalogue" for one in unknown]
-        if not plan.endpoints:
-            problems.append(f"plans.{name}.endpoints: allows nothing; name at least one endpoint")
-    for tenant in file.tenants:
-        for wanted in {tenant.plan, tenant.guest_plan} - set(file.plans):
-            problems.append(f"tenants.{tenant.id}: there is no plan {wanted}")
-    seen = [tenant.id for tenant in file.tenants]
-    problems += [f"tenants: {one} stands there twice" for one in sorted({id_ for id_ in seen if seen.count(id_) > 1})]
-    return problems
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of the plan file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | PlanFile.model_json_schema()

@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from proxy.auth import keys
 from proxy.errors import BadRequest, NotAllowed, NotFound, Unauthenticated
-from proxy.policy.plans import PlanFile, Tenant, problems_of
+from proxy.policy.plan_file import problems_of
+from proxy.policy.plans import PlanFile, Tenant
 from proxy.policy.ratelimit import ADMIN_LIMIT
 from proxy.routes.bodies import read_form
 from proxy.routes.queries import known_query
@@ -56,7 +57,7 @@ def routes(services: Services) -> list[Route]:
 
     async def apply(request: Request) -> Response:
         file = await read_form(request, PlanFile)
-        if problems := problems_of(file, services.catalog):
+        if problems := problems_of(file.model_dump(mode="json"), services.catalog):
             raise BadRequest("; ".join(problems))
         if file.endpoints:
             raise BadRequest("endpoints: belong into the PROXY_CONFIG file, which is read at the start")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.policy.plans import read_file
+from proxy.policy.plan_file import read_file
 from proxy.settings import read
 from tests.deploy.charts import (
     CHART,

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from proxy import cli, errors
-from proxy.policy.plans import read_file
+from proxy.policy.plan_file import read_file
 from proxy.sandbox.control import Control
 from proxy.sandbox.damage import DAMAGES
 from proxy.sandbox.house import House

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.policy.plan_file import read_file
 from tests.server.commands import PROXY, SECRET, SERVABLE, Commands, Done
 from tests.support.servers import free_port
 
@@ -136,6 +137,18 @@ FILES: dict[str, tuple[object, str]] = {
         {**GOOD_FILE, "endpoints": [{"id": "fal-ai/moondream2", "schema": "gone.json"}]},
         "endpoints: fal-ai/moondream2: the schema gone.json cannot be used",
     ),
+    "unknown-key-with-a-near-one": (
+        {"plans": {"free": {"endpoints": ["fal-ai/llava-next"], "uploads": {"max_byte": 7}}}},
+        "plans.free.uploads.max_byte: Extra inputs are not permitted; did you mean max_bytes?",
+    ),
+    "unknown-endpoint-with-a-near-one": (
+        {"plans": {"free": {"endpoints": ["fal-ai/llava-nxt"]}}},
+        "fal-ai/llava-nxt is not in the catalogue; did you mean fal-ai/llava-next?",
+    ),
+    "unknown-plan-with-a-near-one": (
+        {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "fre"}]},
+        "tenants.acme: there is no plan fre; did you mean free?",
+    ),
     "a-list": ([], "the file: Input should be"),
     "empty": (None, "the file: Input should be"),
 }
@@ -177,3 +190,53 @@ def test_an_endpoint_of_ones_own(check: Any, tmp_path: Path) -> None:
 def test_bad_usage_is_2(commands: Commands, tmp_path: Path) -> None:
     for arguments in (["serve", "--port", "many"], ["no-such-command"], ["check-config", "--no-such-option"]):
         assert commands(*arguments, environ=SERVABLE, cwd=tmp_path).code == 2
+
+
+def test_unknown_names_are_told_beside_a_broken_form(check: Any, tmp_path: Path) -> None:
+    plans = {"free": {"endpoints": ["fal-ai/llava-nxt"], "max_token": 7}, "paid": {"endpoints": "all"}}
+    tenants = [{"id": "acme", "plan": "gold"}, {"id": "Acme!", "plan": "free"}]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({"plans": plans, "tenants": tenants}))
+    done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
+    assert set(named(done)) == {"PROXY_CONFIG"}
+    for problem in (
+        "plans.free.max_token: Extra inputs are not permitted; did you mean max_tokens?",
+        "plans.paid.endpoints: ",
+        "plans.free.endpoints: fal-ai/llava-nxt is not in the catalogue",
+        "tenants.acme: there is no plan gold",
+        "tenants.1.id: String should match pattern",
+    ):
+        assert problem in done.stderr
+
+
+TWICE = """\
+plans:
+  free: {endpoints: [fal-ai/llava-next], quotas: [{per: subject, unit: requests, limit: 5, window: day}]}
+  paid: {endpoints: [fal-ai/llava-next], max_tokens: 8, max_tokens: 9}
+  free: {endpoints: [fal-ai/llava-next]}
+tenants:
+  - {id: acme, plan: free, id: other}
+"""
+
+
+def test_keys_that_stand_twice_in_the_plan_file_are_all_named(check: Any, tmp_path: Path) -> None:
+    (tmp_path / "plans.yaml").write_text(TWICE)
+    done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
+    assert sorted(done.stderr.splitlines()) == [
+        "PROXY_CONFIG: plans.free: stands at line 2 and again at line 4; keep one",
+        "PROXY_CONFIG: plans.paid.max_tokens: stands at line 3 and again at line 3; keep one",
+        "PROXY_CONFIG: tenants.0.id: stands at line 6 and again at line 6; keep one",
+    ]
+
+
+def test_a_wildcard_host_without_a_public_url_fails_the_check(check: Any) -> None:
+    done = check({**SERVABLE, "PROXY_HOST": "0.0.0.0"})
+    assert named(done) == ["PROXY_PUBLIC_URL"]
+    assert check({**SERVABLE, "PROXY_HOST": "0.0.0.0", "PROXY_PUBLIC_URL": "https://ai.example.com"}).code == 0
+
+
+def test_origins_of_tenants_are_brought_to_the_spelling_that_browsers_send(check: Any, tmp_path: Path) -> None:
+    origins = ["https://app.acme.example:443", "https://b\u00fccher.example"]
+    tenants = [{"id": "acme", "plan": "free", "allowed_origins": origins}]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "tenants": tenants}))
+    file, _ = read_file(tmp_path / "plans.yaml")
+    assert file.tenants[0].allowed_origins == {"https://app.acme.example", "https://xn--bcher-kva.example"}

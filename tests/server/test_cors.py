@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from proxy.middleware import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
+from proxy.http.cors import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from tests.server.conftest import EVERYWHERE
 from tests.support.stack import Stack
 

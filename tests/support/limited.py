@@ -22,7 +22,7 @@ import yaml
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.leases import Leases
-from proxy.policy.plans import read_file
+from proxy.policy.plan_file import read_file
 from proxy.policy.quota import Bookkeeper
 from proxy.stores.base import Counters
 from proxy.stores.sql import SqlStores

@@ -13,12 +13,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from proxy import libpq
+
 #: How columns of JSON are written and read.
 _JSON: dict[str, Any] = {
     "json_serializer": lambda document: orjson.dumps(document).decode(),
     "json_deserializer": orjson.loads,
 }
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 #: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
 _SQLITE_PRAGMAS = "PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=32000;"
 #: How long the write lock of a SQLite file is waited for, and a connection to a server that is not there yet.
@@ -29,11 +30,9 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
 
 def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> AsyncEngine:
     """An engine for `sqlite:///…` or `postgresql://…`; connects lazily."""
-    url = make_url(database_url)
-    url = url.set(drivername=_DRIVERS[url.drivername])
-    if url.get_backend_name() == "sqlite":
+    if database_url.startswith("sqlite:"):
         engine = create_async_engine(
-            url,
+            make_url(database_url).set(drivername="sqlite+aiosqlite"),
             connect_args={"async_creator_fn": partial(_open_sqlite, lock_seconds=lock_seconds)},
             pool_size=5,
             max_overflow=0,
@@ -42,14 +41,24 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     return create_async_engine(
-        url,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS},
+        "postgresql+asyncpg://",
+        connect_args={"async_creator_fn": partial(_open_postgres, libpq.parse(database_url))},
         pool_size=10,
         max_overflow=10,
         pool_timeout=lock_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
         **_JSON,
+    )
+
+
+async def _open_postgres(where: libpq.ConnectionUrl) -> Any:
+    """Connect by the driver's own reading of the URL: SQLAlchemy would pass libpq's parameters on as they are."""
+    # Imported here: a proxy on SQLite does without the driver.
+    import asyncpg  # type: ignore[import-untyped]
+
+    return await asyncpg.connect(
+        where.url, timeout=where.connect_timeout or _CONNECT_SECONDS, command_timeout=_ANSWER_SECONDS
     )
 
 

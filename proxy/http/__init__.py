@@ -1,0 +1,1 @@
+"""What Starlette lacks: pieces of HTTP that every surface shares."""

@@ -1,0 +1,129 @@
+"""CORS: which pages may call from a browser, and what they may send and read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.errors import OriginNotAllowed, respond
+from proxy.http.scope import SHOWN, header_of
+from proxy.telemetry import Metrics
+
+CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
+CORS_REQUEST_HEADERS = (
+    "authorization",
+    "content-type",
+    "accept",
+    "idempotency-key",
+    "last-event-id",
+    "x-fal-proxy-session",
+    "x-fal-target-url",
+    "x-fal-queue-priority",
+    "x-fal-runner-hint",
+    "x-fal-request-timeout",
+    "x-fal-object-lifecycle",
+    "x-fal-object-lifecycle-preference",
+    "x-fal-tags",
+    "x-fal-user-agent",
+    "x-app-fal-disable-fallback",
+    # What browsers and their monitoring add to every call. Nothing of it is used here, and nothing reaches fal.
+    "cache-control",
+    "pragma",
+    "x-request-id",
+    "x-requested-with",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "sentry-trace",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "uber-trace-id",
+    "newrelic",
+    "request-id",
+    "request-context",
+    "elastic-apm-traceparent",
+    "x-cloud-trace-context",
+    "x-amzn-trace-id",
+    "x-datadog-origin",
+    "x-datadog-parent-id",
+    "x-datadog-sampling-priority",
+    "x-datadog-tags",
+    "x-datadog-trace-id",
+)
+CORS_RESPONSE_HEADERS = (
+    "x-fal-request-id",
+    "x-fal-billable-units",
+    "x-fal-error-type",
+    "x-fal-request-timeout-type",
+    "x-request-id",
+    "retry-after",
+    "ratelimit",
+    "ratelimit-policy",
+    "idempotency-replayed",
+    "location",
+)
+#: A text of a caller's in a log line is cut at this length.
+MAX_FACT_CHARS = 200
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, for origins that can change while the program runs."""
+
+    def __init__(self, app: ASGIApp, is_allowed: Callable[[str], bool], metrics: Metrics) -> None:
+        super().__init__(
+            app,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_REQUEST_HEADERS,
+            allow_credentials=True,
+            expose_headers=CORS_RESPONSE_HEADERS,
+            max_age=600,
+        )
+        self._is_allowed = is_allowed
+        self._metrics = metrics
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return self._is_allowed(origin.lower())
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        if scope["type"] != "http":
+            return self.app(scope, receive, send)
+        if header_of(scope, b"origin") is None:
+            # A cache must not give an answer to no page in particular to the next page that asks.
+            scope["state"][SHOWN].append((b"vary", b"Origin"))
+            return self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
+            return super().__call__(scope, receive, send)
+        response = self.preflight_response(headers)
+        if response.status_code != 200:
+            response = self._refuse(scope, headers, bytes(response.body).decode())
+        return response(scope, receive, send)
+
+    def _refuse(self, scope: Scope, asked: Headers, why: str) -> Response:
+        """Answer with Starlette's refusal, which is text, in the one shape of errors.
+
+        A page's developer sees no more than "failed to fetch", so the log tells the operator what the page asked for
+        and which setting allows it.
+        """
+        error = OriginNotAllowed(f"This call is not open to that page ({why}).")
+        self._metrics.refusals.labels(error.code).inc()
+        facts = {
+            "error_type": error.code,
+            "origin": asked["origin"][:MAX_FACT_CHARS],
+            "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
+            "wanted_headers": asked.get("access-control-request-headers", "")[:MAX_FACT_CHARS],
+        }
+        if not self.is_allowed_origin(asked["origin"]):
+            facts["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
+        scope["state"].setdefault("facts", {}).update(facts)
+        refusal = respond(error, scope["state"]["request_id"])
+        refusal.headers["vary"] = "Origin"
+        return refusal

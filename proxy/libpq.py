@@ -1,0 +1,111 @@
+"""PostgreSQL connection URLs as providers hand them out (PostgreSQL documentation, 34.1.2: parameter key words).
+
+libpq knows more parameters than the driver does. Each is passed on, translated, ignored or refused by the tables here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+#: What the driver reads from a URL itself.
+_PASSED = frozenset(
+    [
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "krbsrvname",
+        "gsslib",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "target_session_attrs",
+        "application_name",
+        "options",
+        "client_encoding",
+    ]
+)
+_TRANSLATED = {"ssl": "sslmode", "fallback_application_name": "application_name"}
+#: What tunes libpq's own connection, or asks for what the driver negotiates by itself.
+_IGNORED = frozenset(
+    [
+        "channel_binding",
+        "gssencmode",
+        "gssdelegation",
+        "sslcompression",
+        "sslsni",
+        "sslcertmode",
+        "load_balance_hosts",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+    ]
+)
+_VALUES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+}
+_SCHEMES = ("postgresql", "postgres")
+_MOST_SECONDS = 3600
+
+
+class ConnectionUrl(NamedTuple):
+    """A URL that the driver understands, and how long a connection may take in seconds, if the URL says so."""
+
+    url: str
+    connect_timeout: int | None
+
+
+def parse(text: str) -> ConnectionUrl:
+    """Read a PostgreSQL URL.
+
+    Raises:
+        ValueError: it has a parameter that neither libpq nor the driver knows, or a value that they refuse.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in _SCHEMES or parts.fragment:
+        raise ValueError("must be such as postgresql://user:password@host/database; percent-encode what is special")
+    if not all(_has_good_port(host) for host in parts.netloc.rpartition("@")[2].split(",")):
+        # The text is not quoted: it may be half a password.
+        raise ValueError("has a port that is no number; percent-encode what is special in a password")
+    kept: dict[str, str] = {}
+    timeout = None
+    for given, value in parse_qsl(parts.query, keep_blank_values=True):
+        name = _TRANSLATED.get(given, given)
+        if name == "connect_timeout":
+            timeout = _seconds(value)
+        elif name in _PASSED:
+            kept[name] = _checked(name, value)
+        elif name not in _IGNORED:
+            raise ValueError(f"has a parameter that is not known: {given[:40]}; take it out of the URL")
+    return ConnectionUrl(parts._replace(scheme=_SCHEMES[0], query=urlencode(kept)).geturl(), timeout)
+
+
+def _checked(name: str, value: str) -> str:
+    values = _VALUES.get(name)
+    if values is not None and value not in values:
+        raise ValueError(f"has {name}={value[:40]}, which must be one of {', '.join(values)}")
+    return value
+
+
+def _has_good_port(host: str) -> bool:
+    port = host.rpartition("]")[2].partition(":")[2]
+    return not port or (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
+
+
+def _seconds(value: str) -> int | None:
+    if not (value.isascii() and value.isdigit() and int(value[:6]) <= _MOST_SECONDS):
+        raise ValueError(f"has a connect_timeout that is no number of seconds up to {_MOST_SECONDS}")
+    return int(value) or None

@@ -1,0 +1,57 @@
+"""Origins and hosts, spelled as a browser sends them (WHATWG URL, host parsing; RFC 6454, section 6.2).
+
+A browser leaves out the default port, writes an international name in its A-label form and shortens an IP address.
+A setting in another spelling would never match, so settings are brought to this one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+#: The ports that a browser leaves out.
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def normalize_origin(text: str) -> str:
+    """The origin of a URL.
+
+    Raises:
+        ValueError: the URL has no host, or one that no browser can ask for.
+    """
+    parts = urlsplit(text)
+    if not text.isprintable() or " " in text or "@" in parts.netloc or not parts.hostname:
+        raise ValueError(f"{text!r} has no host that a browser can ask for")
+    port = parts.port
+    shown = "" if port is None or port == _DEFAULT_PORTS.get(parts.scheme) else f":{port}"
+    return f"{parts.scheme}://{_normalize_host(parts.hostname)}{shown}"
+
+
+def _normalize_host(host: str) -> str:
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host).compressed}]"
+    name = host if host.isascii() else _to_ascii(host)
+    if any(character in name for character in "%\\<>^|*"):
+        raise ValueError(f"{host!r} is not the name of a host")
+    return _shorten_ipv4(name)
+
+
+def _to_ascii(host: str) -> str:
+    # Imported here: its tables take memory that a start without an international name can do without.
+    import idna
+
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except idna.IDNAError as problem:
+        raise ValueError(f"{host!r} is not the name of a host ({problem})") from None
+
+
+def _shorten_ipv4(name: str) -> str:
+    last = name.rstrip(".").rpartition(".")[2]
+    if not last.isdigit() and not last.startswith("0x"):
+        return name
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name.rstrip(".")))
+    except OSError:
+        raise ValueError(f"{name!r} is not an IP address") from None
