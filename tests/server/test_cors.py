@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from proxy.http.cors import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from tests.server.conftest import EVERYWHERE
+from tests.support.limited import PIXEL, eventually
 from tests.support.stack import Stack
 
 #: What the published fal clients set on a call from a page.
@@ -108,3 +110,57 @@ def test_an_origin_counts_for_its_own_tenant_only(production: Stack, page: httpx
     assert answer.json()["error_type"] == "origin_not_allowed"
     headers["cookie"] = f"fal_session={production.token(tenant='globex')}"
     assert page.delete("/v1/session", headers=headers).status_code == 204
+
+
+TRACE_HEADERS = (
+    "content-type,traceparent,tracestate,baggage,sentry-trace,x-datadog-trace-id,x-request-id,cache-control,pragma"
+)
+
+
+def test_a_page_with_tracing_may_call_and_its_trace_headers_do_not_reach_fal(
+    production: Stack, page: httpx.Client
+) -> None:
+    assert preflight(page, EVERYWHERE, headers=TRACE_HEADERS).status_code == 200
+    sent = dict.fromkeys(TRACE_HEADERS.split(",")[1:], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    with production.client(headers={"origin": EVERYWHERE, **sent}) as traced:
+        body = {"image_url": PIXEL, "prompt": "?"}
+        assert traced.post("/fal/run/fal-ai/llava-next", json=body).status_code == 200
+    (request,) = production.sandbox.requests()
+    assert not {name for name, _ in request["headers"]} & set(sent) - {"cache-control", "pragma"}
+
+
+def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
+    production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "proxy.access")
+    before = refusals(page)
+    preflight(page, "https://evil.example", method="DELETE", headers="x-" + "y" * 5000)
+    assert refusals(page) == before + 1
+    eventually(lambda: any("wanted_method" in getattr(one, "facts", {}) for one in caplog.records), "no line")
+    (facts,) = [one.facts for one in caplog.records if "wanted_method" in getattr(one, "facts", {})]  # type: ignore[attr-defined]
+    assert facts["origin"] == "https://evil.example" and facts["wanted_method"] == "DELETE"
+    assert len(facts["wanted_headers"]) == 200 and facts["error_type"] == "origin_not_allowed"
+    assert "PROXY_ALLOWED_ORIGINS" in facts["allowed_by"]
+
+
+def refusals(page: httpx.Client) -> float:
+    name = 'fal_proxy_refusals_total{error_type="origin_not_allowed"}'
+    lines = [line for line in page.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/v1/jobs/some-id", "DELETE, GET, HEAD"),
+        ("PUT", "/v1/session", "DELETE, GET, HEAD"),
+        ("GET", "/v1/sessions", "POST"),
+    ],
+)
+def test_a_method_that_is_not_known_is_answered_with_all_that_are(
+    page: httpx.Client, method: str, path: str, allow: str
+) -> None:
+    answer = page.request(method, path)
+    assert (answer.status_code, answer.json()["error_type"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
