@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -203,9 +203,9 @@ def _middleware(services: Services) -> list[Middleware]:
 
 def _lifespan(
     services: Services, file: PlanFile, reconciles: bool
-) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Drain]]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Drain]]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         await services.stores.prepare()
         await services.directory.apply(file)
         await services.reconciler.restore_slots()
@@ -214,7 +214,7 @@ def _lifespan(
         services.hub.start()
         try:
             # The server starts it: this is how ASGI hands it something.
-            yield {"drain": services.drain}
+            yield {"drain": services.drain, "metrics": services.metrics}
         finally:
             await services.hub.close()
             await services.reconciler.close()

@@ -13,6 +13,7 @@
     │   └── OriginNotAllowed          origin_not_allowed
     ├── NotFound                 404  not_found             an unknown job, and a job of somebody else, alike
     ├── MethodNotAllowed         405  method_not_allowed
+    ├── RequestTimeout           408  request_timeout       the head of a request did not end in time
     ├── BodyTooLarge             413  body_too_large
     ├── UnsupportedMediaType     415  unsupported_media_type
     ├── InvalidInput             422  invalid_input         with fal's list in `detail`
@@ -26,6 +27,7 @@
     └── Unavailable              503  (abstract)            nothing was sent to fal
         ├── UpstreamUnavailable       upstream_unavailable
         ├── StoreUnavailable          store_unavailable
+        ├── TooManyConnections        too_many_connections
         └── Draining                  draining
 
 The codes are chosen for what the fal clients do with them: they submit again on 429, 502, 503 and 504, log a user out
@@ -137,6 +139,10 @@ class MethodNotAllowed(ProxyError):
     status, code = 405, "method_not_allowed"
 
 
+class RequestTimeout(ProxyError):
+    status, code = 408, "request_timeout"
+
+
 class BodyTooLarge(ProxyError):
     status, code = 413, "body_too_large"
 
@@ -203,6 +209,10 @@ class UpstreamUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"
 
 
 class Draining(Unavailable):

@@ -55,6 +55,11 @@ VARIABLES: dict[str, str] = {
     "PROXY_MAX_BODY_BYTES": "the largest JSON body",
     "PROXY_MAX_STREAMS": "event streams that one process holds open at once",
     "PROXY_MAX_STREAMS_PER_SESSION": "event streams that one session holds open at once, in one process",
+    "PROXY_MAX_CONNECTIONS": "connections that one process holds open at once",
+    "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "of these, from one address; the trusted proxies may have more",
+    "PROXY_CONNECT_SECONDS": "how long a new connection may be silent",
+    "PROXY_HEAD_SECONDS": "how long the head of a request may take, from its first byte",
+    "PROXY_KEEP_ALIVE_SECONDS": "how long a connection may be idle; longer than your balancer keeps it",
     "PROXY_DRAIN_SECONDS": "how long running calls may take to finish after a stop signal",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
@@ -73,6 +78,11 @@ DEFAULTS: dict[str, str] = {
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
     "PROXY_MAX_STREAMS": "10000",
     "PROXY_MAX_STREAMS_PER_SESSION": "2500",
+    "PROXY_MAX_CONNECTIONS": "12000",
+    "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "4000",
+    "PROXY_CONNECT_SECONDS": "60",
+    "PROXY_HEAD_SECONDS": "30",
+    "PROXY_KEEP_ALIVE_SECONDS": "75",
     "PROXY_DRAIN_SECONDS": "25",
     "PROXY_LOG_FORMAT": "json",
     "PROXY_LOG_LEVEL": "info",
@@ -134,6 +144,11 @@ class ServerSettings:
     max_body_bytes: int
     max_streams: int
     max_streams_per_session: int
+    max_connections: int
+    max_connections_per_address: int
+    connect_seconds: int
+    head_seconds: int
+    keep_alive_seconds: int
     drain_seconds: int
 
     @property
@@ -251,6 +266,11 @@ def _server(reader: _Reader) -> ServerSettings:
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
         max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
         max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
+        max_connections=reader.integer("PROXY_MAX_CONNECTIONS", 1, 1_000_000),
+        max_connections_per_address=reader.integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
+        connect_seconds=reader.integer("PROXY_CONNECT_SECONDS", 1, 3600),
+        head_seconds=reader.integer("PROXY_HEAD_SECONDS", 1, 3600),
+        keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
     )
 

@@ -125,6 +125,13 @@ class Metrics:
         self.uncounted = Counter(
             "fal_proxy_uncounted", "Limits that could not be checked: the counters were down.", registry=self.registry
         )
+        self.connections = Gauge("fal_proxy_connections", "Connections that callers hold open.", registry=self.registry)
+        self.connections_refused = Counter(
+            "fal_proxy_connections_refused",
+            "Connections refused, by the limit that was reached: process or address.",
+            ["limit"],
+            registry=self.registry,
+        )
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 

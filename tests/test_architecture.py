@@ -20,7 +20,7 @@ FLOORS = [
     {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "drain", "files", "libpq", "origins", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "libpq", "networks", "origins", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.

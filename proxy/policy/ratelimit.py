@@ -11,7 +11,6 @@ doors are shut here. It counts in memory, for each process: it is there to blunt
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,6 +25,7 @@ from starlette.requests import Request
 from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
+from proxy.networks import network
 from proxy.stores.base import Counters, Hit, Window
 
 #: Minting is what a tenant's own backend does, for all of its users from one address.
@@ -185,25 +185,6 @@ def flood_guard() -> Limiter:
 def network_of(request: Request) -> str:
     """The caller's address; of IPv6 the /64, as that is what one household gets. Never empty."""
     return network(request.scope.get("client"))
-
-
-def network(client: tuple[str, int] | None) -> str:
-    """As `network_of`, from the client of an ASGI scope."""
-    return _network(client[0] if client else "")
-
-
-@lru_cache(maxsize=4096)
-def _network(host: str) -> str:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host or "unknown"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            # An IPv4 caller of a socket that takes both; all of them share one /64.
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 def too_many(error: RateLimitExceeded) -> RateLimited:

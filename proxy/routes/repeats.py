@@ -18,8 +18,9 @@ from proxy.auth.callers import Caller
 from proxy.auth.sessions import Session
 from proxy.clock import Clock
 from proxy.jobs.updates import Update
+from proxy.networks import network
 from proxy.policy.directory import Directory, Snapshot
-from proxy.policy.ratelimit import RateLimiter, network
+from proxy.policy.ratelimit import RateLimiter
 from proxy.routes.polls import Asked, Told
 from proxy.stores.base import Window
 

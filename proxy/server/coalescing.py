@@ -1,4 +1,4 @@
-"""Writing to a connection once where the server writes twice."""
+"""Writing to a connection once where the server writes twice, and closing it so that the last answer arrives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 #: More than this does not wait for what else is written: it is not the head of an answer.
 WAITING_BYTES = 16 * 1024
+#: How long a connection with an unread request stays half open. Closed at once, the system would reset it, and a reset
+#: overtakes the answer (RFC 9112, section 9.6).
+LINGER_SECONDS = 2.0
 
 
 class CoalescingTransport:
@@ -14,13 +17,19 @@ class CoalescingTransport:
 
     uvicorn writes the head and the body of an answer each for itself, and each costs a call of the system that takes
     longer than most of what the proxy does for a poll.
+
+    Attributes:
+        lingers: whether `close` waits for the peer to read the last answer; what the peer still sends is discarded.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._call_soon = asyncio.get_running_loop().call_soon
+        self._loop = asyncio.get_running_loop()
+        self._call_soon = self._loop.call_soon
         self._waiting: list[bytes] = []
         self._bytes = 0
+        self._closing: asyncio.TimerHandle | None = None
+        self.lingers = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -33,9 +42,18 @@ class CoalescingTransport:
         if self._bytes > WAITING_BYTES:
             self._send()
 
+    def is_closing(self) -> bool:
+        return self._closing is not None or self._transport.is_closing()
+
     def close(self) -> None:
         self._send()
-        self._transport.close()
+        if not self.lingers or self.is_closing():
+            self._transport.close()
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        self._closing = self._loop.call_later(LINGER_SECONDS, self._transport.close)
 
     def _send(self) -> None:
         if self._waiting:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.server.protocol import LimitedHeadProtocol
-from proxy.settings import Settings
-
-KEEP_ALIVE_SECONDS = 20
+from proxy.server.connections import ConnectionLimits
+from proxy.server.protocol import ProtocolFactory
+from proxy.settings import ServerSettings, Settings
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
@@ -17,7 +16,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "host": server.host,
         "port": server.port,
         "loop": "uvloop",
-        "http": LimitedHeadProtocol,
+        "http": ProtocolFactory(connection_limits(server)),
         "ws": "none",
         "lifespan": "on",
         # Our own access log knows what must not be written.
@@ -27,5 +26,16 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": bool(server.trusted_proxies),
         "forwarded_allow_ips": list(server.trusted_proxies),
         "timeout_graceful_shutdown": server.drain_seconds,
-        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
     }
+
+
+def connection_limits(server: ServerSettings) -> ConnectionLimits:
+    """What connections may cost, by the settings."""
+    return ConnectionLimits(
+        most=server.max_connections,
+        most_per_address=server.max_connections_per_address,
+        connect_seconds=server.connect_seconds,
+        head_seconds=server.head_seconds,
+        keep_alive_seconds=server.keep_alive_seconds,
+        trusted=server.trusted_proxies,
+    )

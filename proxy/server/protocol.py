@@ -1,37 +1,291 @@
-"""HTTP/1.1 as this server reads it: uvicorn's httptools protocol with a bound on the head of a request."""
+"""HTTP/1.1 as this server reads it: uvicorn's httptools protocol, with one reading of where a message ends.
+
+A balancer in front may send the requests of many callers over one connection. If it and this server disagree about the
+end of a request, one caller's bytes become another's request. So whatever can be read in two ways is refused, and the
+connection is closed (RFC 9112, sections 2.2, 3.2, 6.1, 6.3, 7.1 and 11.2; RFC 9110, section 7.8).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from functools import lru_cache
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
+from proxy.errors import BadRequest, MethodNotAllowed, ProxyError, RequestTimeout, TooManyConnections
 from proxy.server.coalescing import CoalescingTransport
+from proxy.server.connections import NEVER, ConnectionLimits, Connections
+from proxy.server.exchange import Exchange, UnchunkedExchange
+from proxy.server.refusal import raw_response
+from proxy.telemetry import Metrics
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
 MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 256
+#: What may follow the last chunk. Trailers are read to find the end of the message, and dropped.
+MAX_TRAILER_BYTES = 16 * 1024
+#: `Host` as a URL has it (RFC 3986, section 3.2.2), with a port or without.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?", re.ASCII)
 
 
 class LimitedHeadProtocol(HttpToolsProtocol):
-    """Hangs up on a request whose head does not end: httptools itself would collect it without a bound."""
+    """One connection of a caller.
 
-    _in_head = False
-    _head_bytes = 0
+    Attributes:
+        deadline: when the connection ends if nothing more comes, as a time of the event loop.
+    """
+
+    transport: CoalescingTransport  # type: ignore[assignment]
+    cycle: Exchange
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.deadline = NEVER
+        self._registry = connections
+        self._limits = connections.limits
+        self._time = self.loop.time
+        self._answering: RequestResponseCycle | None = None
+        self._in_head = self._in_trailers = self._is_replaying = False
+        self._head_bytes = self._trailer_bytes = self._hosts = 0
+        self._coding: bytes | None = None
+
+    # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(CoalescingTransport(transport))  # type: ignore[arg-type]
+        if self._registry.admit(self, self.client):
+            self.deadline = self._time() + self._limits.connect_seconds
+        else:
+            self._close_with(TooManyConnections("This server has as many connections as it may; come back shortly."))
 
-    def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._registry.discard(self, self.client)
+        super().connection_lost(exc)
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
+    def expire(self) -> None:
+        """End the connection at its deadline; one in the middle of a head is told why."""
+        if self._in_head and not self.transport.is_closing():
+            seconds = self._limits.head_seconds
+            self._refuse(
+                RequestTimeout(f"The head of the request did not end within {seconds:g} seconds; send it again.")
+            )
+        else:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            limits = self._limits
+            self.deadline = self._time() + (limits.head_seconds if self._in_head else limits.keep_alive_seconds)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        self.deadline = NEVER
+        super()._start_asgi_task(cycle, app)
+
+    # The bytes of a connection.
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        headers, in_head, in_trailers = self.headers, self._in_head, self._in_trailers
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as failure:
+            problem = failure.__context__
+            self._refuse(problem if isinstance(problem, ProxyError) else BadRequest("This is not an HTTP request."))
+        except httptools.HttpParserError as failure:
+            self._refuse(BadRequest(f"This is not an HTTP request that can be read in one way only ({failure})."))
+        if self.headers is not headers:
+            return
+        # All of these bytes belong to one head, or to the trailers of one body.
+        if in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head of the request is too large.")
+                self._refuse(BadRequest(f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."))
+        elif in_trailers and self._in_trailers:
+            self._trailer_bytes += len(data)
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                self._refuse(_trailers_too_large())
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read on as if no upgrade was asked for: an ignored one is an ordinary request with its body (RFC 9110, 7.8).
+
+        The parser takes what follows for another protocol, so another one reads it. It is given the framing of this
+        request first.
+        """
+        if self.transport.is_closing():
+            return
+        framing = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
+        lines = [b"%s: %s\r\n" % pair for pair in framing or [(b"content-length", b"0")]]
+        if not self.cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._is_replaying = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines))
+        self._is_replaying = False
+        if rest:
+            self.data_received(rest)
+
+    # What the parser finds.
+
+    def on_message_begin(self) -> None:
+        if self._is_replaying:
+            return
+        self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
+        self._in_trailers, self._trailer_bytes = False, 0
+        if self._answering is None or self._answering.response_complete:
+            self.deadline = self._time() + self._limits.head_seconds
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_replaying:
+            self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            # A trailer, or a line that is read again.
+            self._trailer_bytes += len(name) + len(value)
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise _trailers_too_large()
+            return
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+            if not _is_host(value):
+                raise BadRequest("The Host header does not name a host.")
+        elif name == b"transfer-encoding":
+            self._coding = value.strip().lower() if self._coding is None else b""
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._is_replaying:
+            return
+        self._in_head = False
+        self._check_head()
+        super().on_headers_complete()
+        # uvicorn names its own class; its task has not run yet.
+        self.cycle.__class__ = Exchange if self.scope["http_version"] == "1.1" else UnchunkedExchange
+
+    def on_chunk_header(self) -> None:
+        # Until a piece of a body follows, this may have been the last chunk, and trailers follow.
+        self._in_trailers = True
+
+    def on_body(self, body: bytes) -> None:
+        self._in_trailers = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_trailers = False
+        if self.parser.should_upgrade():
+            # Not yet: the parser has not looked at the body.
+            return
+        super().on_message_complete()
+
+    def _check_head(self) -> None:
+        """Refuse a head that others may read in another way.
+
+        Raises:
+            MethodNotAllowed: it asks for a tunnel.
+            BadRequest: its version, its host or the length of its body is not clear, or it has too many headers.
+        """
+        version = self.parser.get_http_version()
+        if self.parser.get_method() == b"CONNECT":
+            raise MethodNotAllowed("This server opens no tunnels.")
+        if version not in ("1.1", "1.0"):
+            raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        if len(self.headers) > MAX_HEADERS:
+            raise BadRequest(f"The request has more than {MAX_HEADERS} headers.")
+        if self._hosts != 1 and (version == "1.1" or self._hosts):
+            raise BadRequest("A request must have one Host header (RFC 9112, section 3.2).")
+        if self._coding is not None and (version == "1.0" or self._coding != b"chunked"):
+            raise BadRequest("A body is sent with content-length, or in chunks of HTTP/1.1, and with no other coding.")
+
+    # Refusals of this layer.
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer what cannot be read on, after the answers to what was read before, and close the connection."""
+        if self.transport.is_closing():
+            return
+        self._registry.warn("bad request", self.client, error_type=error.code, reason=error.message)
+        newest, answering = self.cycle, self._answering
+        if newest is None or newest.response_complete:
+            self._close_with(error)
+        elif not newest.more_body:
+            # The newest request is whole; its answer is the last one.
+            newest.keep_alive = False
+            self.transport.lingers = True
+        elif newest is answering and not newest.response_started:
+            self._abandon(newest)
+            self._close_with(error)
+        elif newest is answering:
+            self._abandon(newest)
+            self.transport.close()
+        else:
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else answering
+            assert last is not None
+            last.keep_alive = False
+            self.transport.lingers = True
+
+    def _abandon(self, cycle: RequestResponseCycle) -> None:
+        """Let the application see a caller who is gone: the rest of the request will never come."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+    def _close_with(self, error: ProxyError) -> None:
+        self.transport.lingers = True
+        self.transport.write(raw_response(error))
+        self.transport.close()
+
+
+def _trailers_too_large() -> BadRequest:
+    return BadRequest(f"The trailers of the request are larger than {MAX_TRAILER_BYTES} bytes.")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    return len(value) <= 300 and _HOST.fullmatch(value) is not None
+
+
+class ProtocolFactory:
+    """What uvicorn calls for each connection. All protocols of a process share its `Connections`."""
+
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
+        self._limits = limits or ConnectionLimits()
+        self._connections: Connections | None = None
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> LimitedHeadProtocol:
+        if self._connections is None:
+            self._connections = Connections(self._limits, app_state.get("metrics") or Metrics())
+        return LimitedHeadProtocol(config, server_state, app_state, _loop, connections=self._connections)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.jobs.hub import Hub
 from proxy.routes.events import status_events, stream_of
-from proxy.server.protocol import LimitedHeadProtocol
+from proxy.server.protocol import ProtocolFactory
 from tests.jobs.hubs import JOB, hub_before, until
 from tests.support.scripted import ScriptedFal, log_line, whole_life
 
@@ -32,7 +32,7 @@ async def serving(hub: Hub) -> AsyncIterator[int]:
         stream = await stream_of(hub, JOB, receive, lambda watch: status_events(watch, logs=True, rewrite=None))
         await stream(scope, receive, send)
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=LimitedHeadProtocol, lifespan="off", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(), lifespan="off", log_config=None))
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:

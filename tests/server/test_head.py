@@ -9,13 +9,13 @@ from contextlib import closing
 import pytest
 from starlette.applications import Starlette
 
-from proxy.server.protocol import MAX_HEAD_BYTES, LimitedHeadProtocol
+from proxy.server.protocol import MAX_HEAD_BYTES, ProtocolFactory
 from tests.support.servers import running
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with running(Starlette(), http=LimitedHeadProtocol) as url:
+    with running(Starlette(), http=ProtocolFactory()) as url:
         yield int(url.rpartition(":")[2])
 
 

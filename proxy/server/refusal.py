@@ -1,0 +1,17 @@
+"""An answer of the server itself, before there is a request that the application could answer."""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+
+from proxy.errors import ProxyError, respond
+
+
+def raw_response(error: ProxyError) -> bytes:
+    """The bytes of a refusal in the one shape of errors, which closes its connection."""
+    answer = respond(error, f"server-{secrets.token_hex(8)}")
+    answer.headers["connection"] = "close"
+    head = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
+    head += [b"%s: %s" % pair for pair in answer.raw_headers]
+    return b"\r\n".join(head) + b"\r\n\r\n" + bytes(answer.body)
