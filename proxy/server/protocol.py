@@ -29,6 +29,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 #: What may follow the last chunk. Trailers are read to find the end of the message, and dropped.
 MAX_TRAILER_BYTES = 16 * 1024
+#: What is read, and thrown away, after the answer that closes a connection.
+MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 #: `Host` as a URL has it (RFC 3986, section 3.2.2), with a port or without.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?", re.ASCII)
 
@@ -59,7 +61,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._time = self.loop.time
         self._answering: RequestResponseCycle | None = None
         self._in_head = self._in_trailers = self._is_replaying = False
-        self._head_bytes = self._trailer_bytes = self._hosts = 0
+        self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
         self._coding: bytes | None = None
 
     # The connection.
@@ -106,6 +108,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            self._discard(len(data))
             return
         headers, in_head, in_trailers = self.headers, self._in_head, self._in_trailers
         try:
@@ -128,6 +131,12 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self._trailer_bytes += len(data)
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 self._refuse(_trailers_too_large())
+
+    def _discard(self, size: int) -> None:
+        """Read on for a moment behind a last answer, so that it arrives; whoever sends without end is cut off."""
+        self._discarded += size
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self.transport.abort()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Read on as if no upgrade was asked for: an ignored one is an ordinary request with its body (RFC 9110, 7.8).
