@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import __version__
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, RequestTimeout
 from proxy.policy.plans import PlanFile
 from proxy.routes.admin import MintFor, NewKey, Revoke
 from proxy.routes.jobs import NewJob
@@ -81,8 +81,9 @@ def _forms() -> dict[str, Any]:
 
 def _name_refusals(operation: dict[str, Any]) -> None:
     """Put a response for each status that an operation lists; its own ones, which others share, stay as they are."""
-    listed = operation.pop("refusals", ())
-    named = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in listed}
+    # The server itself may answer any request with the first one.
+    listed = [RequestTimeout.status, *operation.pop("refusals", ())]
+    named = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(listed)}
     operation["responses"] = {**named, **operation["responses"]}
 
 
