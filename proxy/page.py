@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent / "web" / "static"
 _HEADERS = {
     # The page also says this itself, but for who may frame it: that counts in a header only.
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src *; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tests.browser.visit import Visit
@@ -64,8 +66,15 @@ def visit(chromium: Browser, context_options: dict[str, str], tmp_path: Path) ->
 
 
 @contextlib.contextmanager
-def serving_the_page(origin: str) -> Iterator[str]:
-    """The page's files at another origin, by a static server that knows nothing of the proxy."""
-    app = Starlette(routes=[Mount("/", StaticFiles(directory=PAGE, html=True))])
+def serving_the_page(origin: str, *proxies: str) -> Iterator[str]:
+    """The page's files at another origin, by a static server that knows nothing of the proxy; it names its proxies."""
+    page = (PAGE / "index.html").read_text()
+    named = page.replace('name="proxy-origins" content=""', f'name="proxy-origins" content="{" ".join(proxies)}"')
+    assert named != page or not proxies
+
+    def index(_: Request) -> HTMLResponse:
+        return HTMLResponse(named)
+
+    app = Starlette(routes=[Route("/", index), Mount("/", StaticFiles(directory=PAGE, html=True))])
     with running(app, port=urlsplit(origin).port):
         yield origin

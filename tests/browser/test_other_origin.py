@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tools
 @pytest.fixture(scope="module")
 def elsewhere(shared_stack: Stack) -> Iterator[str]:
     """The page, served by a plain static server at the other origin that the proxy allows."""
-    with serving_the_page(shared_stack.other_origin) as url:
+    with serving_the_page(shared_stack.other_origin, shared_stack.url) as url:
         yield url
 
 
@@ -106,10 +106,28 @@ def test_an_address_that_is_no_proxy_is_told(elsewhere: str, visit: Visit) -> No
 
 def test_an_origin_that_is_not_allowed_gets_nothing(stack: Stack, visit: Visit) -> None:
     visit.expect_complaint("blocked by CORS policy|net::ERR_FAILED")
-    with serving_the_page(f"http://localhost:{free_port()}") as stranger:
+    with serving_the_page(f"http://localhost:{free_port()}", stack.url) as stranger:
         visit.page.goto(f"{stranger}/?proxy={stack.url}")
         visit.connect(stack.token("mallory"))
         expect(visit.failure).to_contain_text("does not allow this page's origin")
         expect(visit.page.locator("#failure-type")).to_have_text("unreachable")
         expect(visit.badge).to_have_text("Not connected")
     assert stack.sandbox.requests() == []
+
+
+def test_a_link_to_a_proxy_that_the_page_does_not_name_gets_no_token(stack: Stack, visit: Visit) -> None:
+    """The link may come from anybody; a token pasted into the page must not go where the link says."""
+    token = stack.token("alice")
+    with serving_the_page(f"http://localhost:{free_port()}") as elsewhere:
+        visit.page.goto(f"{elsewhere}/?proxy={stack.url}")
+        expect(visit.failure).to_contain_text("sends no session to")
+        visit.connect(token)
+        expect(visit.failure).to_contain_text("sends no session to")
+        expect(visit.badge).to_have_text("Not connected")
+    assert [one.url for one in visit.leave() if one.url.startswith(stack.url)] == []
+
+
+def test_the_page_of_the_proxy_itself_can_reach_no_other_server(stack: Stack) -> None:
+    with stack.client("") as anybody:
+        policy = anybody.get("/").headers["content-security-policy"]
+    assert "connect-src 'self';" in policy

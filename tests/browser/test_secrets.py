@@ -66,7 +66,7 @@ def test_the_key_never_reaches_a_page_of_the_proxy(stack: Stack, visit: Visit) -
 
 
 def test_the_key_never_reaches_a_page_elsewhere(stack: Stack, visit: Visit) -> None:
-    with serving_the_page(stack.other_origin) as elsewhere:
+    with serving_the_page(stack.other_origin, stack.url) as elsewhere:
         visit.open_with_token(elsewhere, stack.url, stack.token("alice"))
         ask_in_every_way(visit)
         assert_the_key_is_nowhere(stack, visit)

@@ -145,7 +145,7 @@ def test_on_a_desk_there_is_no_camera_to_choose(user: Visit) -> None:
 
 
 def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
-    with serving_the_page(stack.other_origin) as elsewhere:
+    with serving_the_page(stack.other_origin, stack.url) as elsewhere:
         visit.open_with_token(elsewhere, stack.url, stack.token())
         line = SlowLine(visit.page)
         visit.choose(as_file(noise(1)))
@@ -157,7 +157,7 @@ def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
 
 
 def test_chosen_before_there_is_a_session_it_begins_with_it(stack: Stack, visit: Visit) -> None:
-    with serving_the_page(stack.other_origin) as elsewhere:
+    with serving_the_page(stack.other_origin, stack.url) as elsewhere:
         visit.page.goto(f"{elsewhere}/?proxy={stack.url}")
         visit.choose(as_file(noise(1)))
         expect(visit.upload_text).to_contain_text("A session token is needed")

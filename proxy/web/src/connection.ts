@@ -1,6 +1,13 @@
 import { element } from "./dom";
 import { Proxy, type Session } from "./proxy";
 
+/** A link may name any proxy, and a token pasted here would go there. */
+export class ForeignProxy extends Error {
+  constructor(origin: string) {
+    super(`This page sends no session to ${origin}. Who runs the page names the proxies it may use, in "proxy-origins".`);
+  }
+}
+
 /** The panel that says which proxy the page talks to, and as whom. */
 export class Connection {
   readonly #panel = element("connection", HTMLDetailsElement);
@@ -25,6 +32,16 @@ export class Connection {
     return this.#origin !== location.origin && this.#token.value === "";
   }
 
+  /** Throws unless the address is this page's own origin, or one that the page names. */
+  check(): void {
+    const named = document.querySelector<HTMLMetaElement>('meta[name="proxy-origins"]')?.content.split(/\s+/) ?? [];
+    if (![location.origin, ...named].includes(this.#origin)) {
+      this.#panel.open = true;
+      this.#say("Not connected", "off");
+      throw new ForeignProxy(this.#origin);
+    }
+  }
+
   /** Open the panel for the token. */
   askForToken(): void {
     this.#panel.open = true;
@@ -33,6 +50,7 @@ export class Connection {
 
   /** Get a session and its endpoints. Throws what the proxy refuses. */
   async connect(): Promise<void> {
+    this.check();
     this.#say("Connecting…", "off");
     const proxy = new Proxy(this.#origin, this.#token.value.trim());
     try {

@@ -27,6 +27,12 @@ function fail(error: unknown): void {
 
 async function connect(): Promise<void> {
   result.clearFailure();
+  try {
+    connection.check();
+  } catch (error) {
+    fail(error);
+    return;
+  }
   if (connection.needsToken) {
     connection.askForToken();
     return;
