@@ -30,7 +30,7 @@ from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import EventStream, Whole
+from proxy.upstream.relay import STREAM_HEADERS, EventStream, Whole
 
 PATH = "/v1/jobs"
 #: Jobs in one listing: those given if the query does not say, and the most.
@@ -81,6 +81,8 @@ def routes(services: Services) -> list[Route]:
         # The header is newer: a browser that comes back sends it to the address that it was given.
         after = parse_mark(request.headers.get("last-event-id") or given)
         caller, job = await _own(services, request)
+        if request.method == "HEAD":
+            return await _head_of_events(services, request, caller)
         return await counted(services.streams, caller, lambda: _watched(services, request, caller, job, after))
 
     one = PATH + "/{id}"
@@ -149,6 +151,15 @@ async def _watched(services: Services, request: Request, caller: Caller, job: Jo
     )
     stream.headers.update(admission.allowance.headers())
     return stream
+
+
+async def _head_of_events(services: Services, request: Request, caller: Caller) -> Response:
+    """The head that the stream would have, and done (RFC 9110, section 9.3.2): no stream is opened, here or at fal."""
+    note(request, caller)
+    allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+    answer = Response(headers={**STREAM_HEADERS, **allowance.headers()})
+    del answer.headers["content-length"]
+    return answer
 
 
 async def _nothing() -> None:

@@ -234,3 +234,18 @@ def test_what_is_refused_costs_nothing(sandbox: SandboxControl, tmp_path: Path) 
         again = lambda: "event: result" in client.get(f"{JOBS}/{id_}/events").text  # noqa: E731
         eventually(again, "the place of a stream that ended is not free")
     assert len(posts(sandbox)) == 1
+
+
+def test_the_head_of_an_event_stream_is_all_that_head_asks_for(stack: Stack) -> None:
+    """RFC 9110, section 9.3.2: no stream is opened, here or at fal, and the connection is free for the next request."""
+    with stack.client() as alice, stack.client(stack.token("mallory")) as mallory:
+        id_ = created(alice)
+        stack.sandbox.forget()
+        for _ in range(3):
+            head = alice.head(f"{JOBS}/{id_}/events", timeout=5)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"].startswith("text/event-stream") and "content-length" not in head.headers
+        assert stack.sandbox.requests() == []
+        assert mallory.head(f"{JOBS}/{id_}/events").status_code == 404
+        assert "fal_proxy_open_streams 0.0" in alice.get("/metrics").text
+        assert alice.delete(f"{JOBS}/{id_}").status_code < 300
