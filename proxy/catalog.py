@@ -10,16 +10,20 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
 from proxy.errors import Detail
+from proxy.schema import Shape, shape_of
 
 #: fal calls the first segment of these ids a namespace: owner and app come after it.
 NAMESPACES = frozenset({"workflows", "comfy"})
 TOKEN_FIELDS = ("max_tokens", "max_new_tokens")
+#: Problems of an input that are listed.
+MAX_PROBLEMS = 100
 _FOLDER = Path(__file__).with_name("catalog")
 
 
@@ -31,7 +35,11 @@ def app_of(endpoint: str) -> str:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One callable endpoint: its id, the JSON schemas of what goes in and comes out, and fal's own token default."""
+    """One callable endpoint: its id, the JSON schemas of what goes in and comes out, and fal's own token default.
+
+    Attributes:
+        shape: where an input has URLs and whole numbers.
+    """
 
     id: str
     title: str
@@ -39,9 +47,11 @@ class Endpoint:
     output_schema: Mapping[str, Any] = field(default_factory=dict)
     default_tokens: int | None = None
     price_per_compute_second: float | None = None
+    shape: Shape = field(init=False, repr=False, compare=False)
     _validator: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", shape_of(self.input_schema))
         object.__setattr__(self, "_validator", jsonschema_rs.validator_for(dict(self.input_schema)))
 
     @property
@@ -58,7 +68,7 @@ class Endpoint:
     def problems(self, body: object) -> list[Detail]:
         """What is wrong with an input, in the form fal itself reports it; empty when nothing is."""
         if not self._validator.is_valid(body):
-            return [_detail(error) for error in self._validator.iter_errors(body)]
+            return [_detail(error) for error in islice(self._validator.iter_errors(body), MAX_PROBLEMS)]
         return []
 
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
-    {"settings", "errors", "clock", "drain", "files", "libpq", "networks", "origins", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "libpq", "networks", "origins", "numbers", "schema", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
@@ -39,6 +39,7 @@ HOMES = {
     "uvicorn": {"dev.py", "server"},
     "yaml": {"policy/plan_file.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
+    "idna": {"origins.py", "policy/addresses.py"},
     "prometheus_client": {"telemetry.py", "routes/health.py"},
     "PIL": {"sandbox"},
     "puremagic": {"policy/contents.py"},

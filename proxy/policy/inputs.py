@@ -1,27 +1,36 @@
 """What may go into a model: the endpoint's schema, and the plan's ceilings.
 
 What was checked is what is sent: the body is parsed once here and encoded again for fal, so that no two parsers can
-read one text differently (a repeated key, for example).
+read one text differently (a repeated key, for example). For the same reason a whole number leaves without a point, and
+a URL in the form in which it was judged.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-import unicodedata
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
-from proxy.catalog import TOKEN_FIELDS, Endpoint
+from proxy.catalog import MAX_PROBLEMS, TOKEN_FIELDS, Endpoint
 from proxy.errors import BadRequest, Detail, InvalidInput, UnsupportedMediaType
+from proxy.policy.addresses import is_below, public_url
 from proxy.policy.plans import Plan
+from proxy.schema import Shape, is_url_name
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-#: What is given out of IPv6 at all, and its translation of IPv4 (NAT64).
-_UNICAST, _TRANSLATED = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
+#: The most tokens of one call, whatever a plan or an endpoint's schema allows: this number is reserved from a quota.
+MAX_TOKENS = 1_000_000
+#: URLs in one input, and levels of it. No model takes more.
+MAX_URLS, MAX_DEPTH = 100, 64
+#: Whole numbers above are not the same for every reader of JSON, and no field of a model means them.
+_MAX_INTEGER = 2.0**63
+#: C0 controls and the space.
+_TRIMMED = "".join(map(chr, range(33)))
+_LOOKED_AT = frozenset({str, float, dict, list})
+_NOTHING_KNOWN = Shape()
+Where = tuple[str | int, ...]
 
 
 def parse_json(body: bytes, content_type: str | None) -> Any:
@@ -46,15 +55,19 @@ def check_input(endpoint: Endpoint, plan: Plan, body: Any, *, own_files: str) ->
 
     Raises:
         InvalidInput: the schema or a ceiling of the plan is broken; every problem is listed.
+        BadRequest: it is nested too deeply.
     """
     problems = endpoint.problems(body)
     if isinstance(body, dict):
-        told = [problem["loc"] for problem in problems]
-        more = [*_tokens_over(plan, body), *_prompt_over(plan, body), *_bad_images(plan, body, own_files)]
-        # One sentence a field: what its schema says of it comes first.
-        problems += [problem for problem in more if problem["loc"] not in told]
+        scan = _Scan(plan, f"{own_files}/")
+        body = scan.object(endpoint.shape, body, ())
+        more = [*_tokens_over(plan, body), *_prompt_over(plan, body), *scan.problems]
+        for problem in more:
+            # One sentence a field: what its schema says of it comes first.
+            if problem["loc"] not in [known["loc"] for known in problems]:
+                problems.append(problem)
     if problems:
-        raise InvalidInput(problems)
+        raise InvalidInput(problems[:MAX_PROBLEMS])
     return _with_token_ceiling(endpoint, plan, body)
 
 
@@ -62,99 +75,126 @@ def _with_token_ceiling(endpoint: Endpoint, plan: Plan, body: dict[str, Any]) ->
     name = endpoint.token_field
     if plan.max_tokens is None or name is None or any(field in body for field in TOKEN_FIELDS):
         return body
-    return {**body, name: min(plan.max_tokens, endpoint.default_tokens or plan.max_tokens)}
+    most = min(plan.max_tokens, MAX_TOKENS)
+    return {**body, name: min(most, endpoint.default_tokens or most)}
 
 
-def _tokens_over(plan: Plan, body: dict[str, Any]) -> list[Detail]:
-    most = plan.max_tokens
+def _tokens_over(plan: Plan, body: Mapping[str, Any]) -> list[Detail]:
+    most = MAX_TOKENS if plan.max_tokens is None else min(plan.max_tokens, MAX_TOKENS)
     problems = []
-    for name in (name for name in TOKEN_FIELDS if name in body):
+    for name in TOKEN_FIELDS:
+        if name not in body:
+            continue
         # Whatever an operator's own schema says: this number is reserved from a quota.
         value = body[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer() or value < 1:
-            problems.append(_problem([name], "This must be a whole number above 0", "int_type"))
-        elif most is not None and value > most:
-            problems.append(_problem([name], f"This plan allows {most} tokens at most", "less_than_equal"))
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            problems.append(_problem((name,), "This must be a whole number above 0", "int_type"))
+        elif value > most:
+            whose = "A call may ask for" if most == MAX_TOKENS else "This plan allows"
+            problems.append(_problem((name,), f"{whose} {most} tokens at most", "less_than_equal"))
     return problems
 
 
-def _prompt_over(plan: Plan, body: dict[str, Any]) -> list[Detail]:
+def _prompt_over(plan: Plan, body: Mapping[str, Any]) -> list[Detail]:
     prompt = body.get("prompt")
     if isinstance(prompt, str) and len(prompt) > plan.max_prompt_chars:
-        return [_problem(["prompt"], f"This plan allows {plan.max_prompt_chars} characters", "string_too_long")]
+        return [_problem(("prompt",), f"This plan allows {plan.max_prompt_chars} characters", "string_too_long")]
     return []
 
 
-def _bad_images(plan: Plan, body: dict[str, Any], own_files: str) -> list[Detail]:
-    """fal fetches these addresses: none may lead it, or us by its name, to a place that is not public."""
-    places: list[tuple[list[str | int], object]] = [(["image_url"], body.get("image_url"))]
-    images = body.get("images")
-    for at, image in enumerate(images if isinstance(images, list) else []):
-        places.append((["images", at, "image_url"], image.get("image_url") if isinstance(image, dict) else None))
-    others = [(where, url) for where, url in places if isinstance(url, str) and not url.startswith(f"{own_files}/")]
-    found = [(where, _image_problem(plan, url)) for where, url in others]
-    return [_problem(where, message, "image_url") for where, message in found if message]
+@dataclass(slots=True)
+class _Scan:
+    """One pass over an input: judges the URLs in it, and takes the point from whole numbers.
+
+    Gives what is to be sent, which is the same object where nothing changed.
+    """
+
+    plan: Plan
+    own_files: str
+    problems: list[Detail] = field(default_factory=list)
+    _urls: int = 0
+
+    def object(self, shape: Shape, given: dict[str, Any], where: Where) -> dict[str, Any]:
+        sent = given
+        for name, value in given.items():
+            if value.__class__ not in _LOOKED_AT:
+                continue
+            known = shape.properties.get(name)
+            if known is None:
+                known = shape.others or _NOTHING_KNOWN
+                is_url = known.is_url or is_url_name(name)
+            else:
+                is_url = known.is_url
+            # Text that is no URL, as most is, is done with here.
+            if is_url or value.__class__ is not str:
+                found = self._value(known, value, (*where, name), is_url=is_url)
+                if found is not value:
+                    sent = {**given} if sent is given else sent
+                    sent[name] = found
+        return sent
+
+    def _value(self, shape: Shape, value: Any, where: Where, *, is_url: bool) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._url(value, where) if is_url or shape.is_url else value
+        if kind is float:
+            is_whole = shape.is_integer or (len(where) == 1 and where[0] in TOKEN_FIELDS)
+            return self._whole(value, where) if is_whole and value.is_integer() else value
+        if kind is not dict and kind is not list:
+            return value
+        if len(where) > MAX_DEPTH:
+            raise BadRequest(f"The input is nested too deeply: {MAX_DEPTH} levels are the most.")
+        if kind is dict:
+            return self.object(shape, value, where)
+        items = shape.items or _NOTHING_KNOWN
+        sent = [self._value(items, one, (*where, at), is_url=is_url) for at, one in enumerate(value)]
+        return value if all(map(is_, sent, value)) else sent
+
+    def _whole(self, value: float, where: Where) -> float | int:
+        if -_MAX_INTEGER < value < _MAX_INTEGER:
+            return int(value)
+        self._complain(where, "This number is out of range", "int_parsing_size")
+        return value
+
+    def _url(self, given: str, where: Where) -> str:
+        self._urls += 1
+        if self._urls > MAX_URLS:
+            if self._urls == MAX_URLS + 1:
+                self._complain(where, f"An input may name {MAX_URLS} URLs", "too_many_urls")
+            return given
+        try:
+            return _sendable(self.plan, given, self.own_files)
+        except ValueError as problem:
+            is_picture = any("image" in str(step) for step in where)
+            self._complain(where, str(problem), "image_url" if is_picture else "url")
+            return given
+
+    def _complain(self, where: Where, message: str, kind: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(_problem(where, message, kind))
 
 
-def _image_problem(plan: Plan, url: str) -> str | None:
+def _sendable(plan: Plan, given: str, own_files: str) -> str:
+    """A URL of an input as it may be sent.
+
+    Raises:
+        ValueError: it may not; says why.
+    """
+    # As browsers do (https://url.spec.whatwg.org/#concept-basic-url-parser): `base64` ends its output with a line end.
+    url = given.strip(_TRIMMED) if given[:1] <= " " or given[-1:] <= " " else given
+    if url.startswith(own_files) and is_below(url, own_files[:-1]):
+        return url
     scheme, colon, _ = url[:8].lower().partition(":")
     if not colon or scheme not in plan.image_schemes:
-        return f"A picture is given as a URL with one of these schemes: {', '.join(sorted(plan.image_schemes))}"
-    if scheme == "data":
-        most = plan.max_data_uri_bytes
-        return f"This plan allows data URIs of {most} bytes; upload the picture" if len(url) > most else None
-    return _address_problem(url)
+        raise ValueError(f"Give a URL with one of these schemes: {', '.join(sorted(plan.image_schemes))}")
+    if scheme != "data":
+        return public_url(url)
+    if len(url) > plan.max_data_uri_bytes:
+        raise ValueError(f"This plan allows data URIs of {plan.max_data_uri_bytes} bytes; upload the file")
+    if not url.isascii():
+        raise ValueError("A data URI has ASCII characters only")
+    return url
 
 
-def _address_problem(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        host = ""
-    # What some would decode or cut off, and others not, means two places.
-    if not host or not url.isprintable() or any(character in "\\ " for character in url) or "%" in host:
-        return "This is not a URL"
-    if parts.username is not None or parts.password is not None:
-        return "A picture's URL must not carry credentials"
-    return None if _is_public(host) else "A picture's URL must lead to a public address"
-
-
-@lru_cache(maxsize=4096)
-def _is_public(host: str) -> bool:
-    """Whether a literal address is a public one; names are fal's to resolve. Octal, hex and short forms count too."""
-    # As resolvers see it: full-width digits and dots are digits and dots.
-    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return False
-    address = _address(name)
-    if address is None:
-        return True
-    if isinstance(address, ipaddress.IPv6Address) and not (address in _UNICAST or address in _TRANSLATED):
-        return False
-    return all(one.is_global and not one.is_multicast for one in (address, *_inside(address)))
-
-
-def _address(name: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        pass
-    try:
-        # What C libraries take for an IPv4 address: 127.1, 0x7f000001, 2130706433, 0177.0.0.1.
-        return ipaddress.ip_address(socket.inet_aton(name))
-    except OSError:
-        return None
-
-
-def _inside(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address leads to, by translation or a tunnel."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    if address in _TRANSLATED:
-        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
-    return [*filter(None, [address.sixtofour]), *(address.teredo or ())]
-
-
-def _problem(where: list[str | int], message: str, kind: str) -> Detail:
+def _problem(where: Sequence[str | int], message: str, kind: str) -> Detail:
     return {"loc": ["body", *where], "msg": message, "type": kind}

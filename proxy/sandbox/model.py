@@ -49,7 +49,8 @@ def partial_outputs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ceiling(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
-    asked = [body[name] for name in TOKEN_FIELDS if name in body]
+    # A JSON integer may be written with a point (64.0), and slices take none.
+    asked = [int(body[name]) for name in TOKEN_FIELDS if name in body]
     return min(asked) if asked else endpoint.default_tokens
 
 
