@@ -27,6 +27,7 @@ from proxy.policy.plan_file import read_file
 from proxy.policy.plans import Guests, Plan, PlanFile, Tenant
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
+from proxy.server.open_files import raise_file_limit
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, read
 from proxy.telemetry import Redactor, configure_logging
@@ -108,6 +109,7 @@ def _serve(settings: Settings, upstream: str) -> None:
     ttl = file.plans[file.tenants[0].plan].session_ttl_seconds
     token, _ = Sessions(settings.sessions.secrets, SystemClock()).mint(tenant, DEMO_SUBJECT, ttl)
     app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS))
+    raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
     with suppress(KeyboardInterrupt):
         _Announcing(config, introduction(settings.server.public_url, token, upstream)).run()

@@ -29,6 +29,16 @@ def _network(host: str) -> str:
     return str(address)
 
 
+@lru_cache(maxsize=4096)
+def is_private(host: str) -> bool:
+    """Whether an address is no public one, as those of balancers, containers and this machine itself are."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not (getattr(address, "ipv4_mapped", None) or address).is_global
+
+
 class TrustedNetworks:
     """The balancers in front, as `PROXY_TRUSTED_PROXIES` names them."""
 

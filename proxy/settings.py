@@ -55,8 +55,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_MAX_BODY_BYTES": "the largest JSON body",
     "PROXY_MAX_STREAMS": "event streams that one process holds open at once",
     "PROXY_MAX_STREAMS_PER_SESSION": "event streams that one session holds open at once, in one process",
-    "PROXY_MAX_CONNECTIONS": "connections that one process holds open at once",
-    "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "of these, from one address; the trusted proxies may have more",
+    "PROXY_MAX_CONNECTIONS": "connections that one process holds open at once; fewer if it may open fewer files",
+    "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "of these, from one address; unset: a third of them from each public one",
     "PROXY_CONNECT_SECONDS": "how long a new connection may be silent",
     "PROXY_HEAD_SECONDS": "how long the head of a request may take, from its first byte",
     "PROXY_KEEP_ALIVE_SECONDS": "how long a connection may be idle; longer than your balancer keeps it",
@@ -79,7 +79,6 @@ DEFAULTS: dict[str, str] = {
     "PROXY_MAX_STREAMS": "10000",
     "PROXY_MAX_STREAMS_PER_SESSION": "2500",
     "PROXY_MAX_CONNECTIONS": "12000",
-    "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "4000",
     "PROXY_CONNECT_SECONDS": "60",
     "PROXY_HEAD_SECONDS": "30",
     "PROXY_KEEP_ALIVE_SECONDS": "75",
@@ -145,7 +144,7 @@ class ServerSettings:
     max_streams: int
     max_streams_per_session: int
     max_connections: int
-    max_connections_per_address: int
+    max_connections_per_address: int | None
     connect_seconds: int
     head_seconds: int
     keep_alive_seconds: int
@@ -267,7 +266,7 @@ def _server(reader: _Reader) -> ServerSettings:
         max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
         max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
         max_connections=reader.integer("PROXY_MAX_CONNECTIONS", 1, 1_000_000),
-        max_connections_per_address=reader.integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
+        max_connections_per_address=reader.optional_integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
         connect_seconds=reader.integer("PROXY_CONNECT_SECONDS", 1, 3600),
         head_seconds=reader.integer("PROXY_HEAD_SECONDS", 1, 3600),
         keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
@@ -357,6 +356,9 @@ class _Reader:
             return int(text)
         self.complain(name, f"must be a whole number from {least} to {most}")
         return least
+
+    def optional_integer(self, name: str, least: int, most: int) -> int | None:
+        return self.integer(name, least, most) if self.value(name) else None
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         text = self.value(name).lower()

@@ -132,6 +132,11 @@ class Metrics:
             ["limit"],
             registry=self.registry,
         )
+        self.connections_evicted = Counter(
+            "fal_proxy_connections_evicted",
+            "Connections that waited for their caller and were closed to make room for others.",
+            registry=self.registry,
+        )
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 

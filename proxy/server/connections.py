@@ -1,21 +1,36 @@
-"""The connections of one process: how many there may be, and how long each may stay silent."""
+"""The connections of one listener in one process: how many there may be, and how long each may keep it waiting.
+
+A connection that waits for its caller has a deadline. When the process has as many connections as it may have, new ones
+take the place of those that wait and are nearest to their deadline; only where all are busy a new one is refused. An
+address that has more than its share is refused at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Protocol
 
-from proxy.networks import Peer, TrustedNetworks, network
+from proxy.networks import Peer, TrustedNetworks, is_private, network
 from proxy.server.log_limit import LogLimit
 from proxy.telemetry import Metrics
 
 #: How often connections past their deadline are looked for.
 SWEEP_SECONDS = 1.0
 NEVER = math.inf
+#: Of the connections, a third may come from one public address if nothing else is set. A private address is mostly that
+#: of a balancer, or of a network of containers, behind which many callers are.
+PUBLIC_SHARE = 3
+#: Of the connections, a 64th makes room at once: looking at all of them for each new one would take too long.
+EVICTED_SHARE = 64
+#: Refused connections that stay until their answer is read; more are closed without an answer.
+MAX_ANSWERED_REFUSALS = 128
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,19 +39,35 @@ class ConnectionLimits:
 
     Attributes:
         most: connections of one process.
-        most_per_address: of one IPv4 address or IPv6 /64; does not hold for `trusted` peers, which are balancers.
+        most_per_address: of one IPv4 address or IPv6 /64; does not hold for `trusted` peers, which are balancers. None
+            bounds public addresses only.
         connect_seconds: how long a new connection may be silent.
         head_seconds: from the first byte of a request to the end of its head.
         keep_alive_seconds: how long a connection may be idle between requests.
+        write_seconds: how long a caller may take nothing of its answer.
         trusted: networks of the balancers in front.
     """
 
     most: int = 12_000
-    most_per_address: int = 4_000
+    most_per_address: int | None = None
     connect_seconds: float = 60
     head_seconds: float = 30
     keep_alive_seconds: float = 75
+    write_seconds: float = 60
     trusted: tuple[str, ...] = ()
+
+    def within(self, most: int) -> ConnectionLimits:
+        """The same limits, in proportion, for a process that can have no more connections than this."""
+        if most >= self.most:
+            return self
+        per_address = self.most_per_address and max(1, self.most_per_address * most // self.most)
+        return replace(self, most=most, most_per_address=per_address)
+
+    def most_from(self, peer: Peer) -> float:
+        """How many connections a peer may have that is no balancer."""
+        if self.most_per_address is not None:
+            return self.most_per_address
+        return math.inf if peer is None or is_private(peer[0]) else max(1, self.most // PUBLIC_SHARE)
 
 
 class Connection(Protocol):
@@ -44,7 +75,15 @@ class Connection(Protocol):
 
     deadline: float
 
-    def expire(self) -> None: ...
+    def expire(self) -> None:
+        """End what took too long."""
+
+    def evict(self) -> None:
+        """Close now, to make room."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the caller has to send something: no answer is on its way."""
 
 
 class Connections:
@@ -57,29 +96,45 @@ class Connections:
         self.limits = limits
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        #: Closing, and among the open ones until they are closed.
+        self._evicted: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._trusted = TrustedNetworks(limits.trusted)
-        self._refused = metrics.connections_refused
+        self._metrics = metrics
         metrics.connections.set_function(lambda: len(self._open))
         self._sweep: asyncio.TimerHandle | None = None
-        self._warnings = LogLimit(logging.getLogger(__name__))
+        self._sweep_seconds = min(SWEEP_SECONDS, limits.connect_seconds, limits.head_seconds, limits.keep_alive_seconds)
+        #: Since the last sweep, none waited: no use to look at all of them for each one that is refused.
+        self._are_busy = False
+        self._limit_warnings = LogLimit(_log, "connection limit reached")
+        self._request_warnings = LogLimit(_log, "bad request")
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def admit(self, connection: Connection, peer: Peer) -> bool:
         """Count a new connection; False if there are as many as may be, and then it is not counted."""
         address = network(peer)
         reason = self._full(address, peer)
         if reason is not None:
-            self._refused.labels(reason).inc()
-            self._warnings.warn("connection limit reached", address, limit=reason, connections=len(self._open))
+            self._metrics.connections_refused.labels(reason).inc()
+            self._refused.add(connection)
             return False
         self._open.add(connection)
         self._by_address[address] += 1
         if self._sweep is None:
-            self._sweep = self._loop.call_later(SWEEP_SECONDS, self._expire)
+            self._sweep = self._loop.call_later(self._sweep_seconds, self._expire)
         return True
+
+    def may_answer_refusal(self) -> bool:
+        """Whether a refused connection may stay until its answer is read."""
+        return len(self._refused) <= MAX_ANSWERED_REFUSALS
 
     def discard(self, connection: Connection, peer: Peer) -> None:
         """Forget a connection that has ended."""
+        self._refused.discard(connection)
+        self._evicted.discard(connection)
         if connection not in self._open:
             return
         self._open.discard(connection)
@@ -88,19 +143,37 @@ class Connections:
         if not self._by_address[address]:
             del self._by_address[address]
 
-    def warn(self, event: str, peer: Peer, **facts: object) -> None:
-        """Log what a peer did, at most once a minute for each address."""
-        self._warnings.warn(event, network(peer), **facts)
+    def warn(self, peer: Peer, **facts: object) -> None:
+        """Log a bad request, at most once a minute for each address."""
+        self._request_warnings.warn(network(peer), **facts)
 
     def _full(self, address: str, peer: Peer) -> str | None:
-        if len(self._open) >= self.limits.most:
-            return "process"
-        if self._by_address[address] >= self.limits.most_per_address and not self._trusted.contains(peer):
+        """The limit that a new connection would exceed, after making room if it can be made."""
+        most, held = self.limits.most_from(peer), self._by_address[address]
+        if held >= most and not self._trusted.contains(peer):
+            self._limit_warnings.warn(address, limit="address", most=most, connections=held)
             return "address"
-        return None
+        if len(self._open) - len(self._evicted) < self.limits.most:
+            return None
+        self._limit_warnings.warn(address, limit="process", most=self.limits.most, connections=len(self._open))
+        return None if self._make_room() else "process"
+
+    def _make_room(self) -> bool:
+        """Close the connections that wait and are nearest to their deadline; whether there were any."""
+        if self._are_busy:
+            return False
+        waiting = [one for one in self._open - self._evicted if one.is_waiting]
+        evicted = heapq.nsmallest(max(1, self.limits.most // EVICTED_SHARE), waiting, key=attrgetter("deadline"))
+        self._evicted.update(evicted)
+        for connection in evicted:
+            connection.evict()
+        self._metrics.connections_evicted.inc(len(evicted))
+        self._are_busy = not evicted
+        return bool(evicted)
 
     def _expire(self) -> None:
+        self._are_busy = False
         now = self._loop.time()
         for connection in [one for one in self._open if one.deadline <= now]:
             connection.expire()
-        self._sweep = self._loop.call_later(SWEEP_SECONDS, self._expire) if self._open else None
+        self._sweep = self._loop.call_later(self._sweep_seconds, self._expire) if self._open else None

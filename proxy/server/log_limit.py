@@ -1,4 +1,4 @@
-"""A bound on log lines that strangers cause: one a minute for each kind and address."""
+"""A bound on log lines that strangers cause: one a minute for each address, and not more than some hundred in all."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import logging
 from cachetools import TTLCache
 
 SECONDS = 60
-#: Kinds and addresses that are remembered; beyond these the oldest may be logged again.
-MOST_REMEMBERED = 4096
+#: The lines of a minute. Addresses are cheap, of IPv6 above all: neither memory nor the log grows with their number.
+MAX_LINES = 256
 
 
 class LogLimit:
-    """Writes the first line of a kind and an address, and none of the next for a minute."""
+    """Writes an event of each address once a minute, while there is room for it."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, event: str, *, most: int = MAX_LINES, seconds: float = SECONDS) -> None:
         self._log = log
-        self._last: TTLCache[tuple[str, str], bool] = TTLCache(MOST_REMEMBERED, SECONDS)
+        self._event = event
+        self._most = most
+        self._written: TTLCache[str, bool] = TTLCache(most, seconds)
 
-    def warn(self, event: str, address: str, **facts: object) -> None:
-        """Log an event with its facts, unless the same one of this address was logged within the minute."""
-        if (event, address) in self._last:
+    def warn(self, address: str, **facts: object) -> None:
+        """Log the event with its facts, unless it was logged for this address within the minute."""
+        self._written.expire()
+        if address in self._written or len(self._written) >= self._most:
             return
-        self._last[event, address] = True
-        self._log.warning(event, extra={"facts": {"address": address, **facts}})
+        self._written[address] = True
+        self._log.warning(self._event, extra={"facts": {"address": address, **facts}})

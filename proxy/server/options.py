@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.server.connections import ConnectionLimits
+from proxy.server.open_files import file_limit, max_connections_within
 from proxy.server.protocol import ProtocolFactory
 from proxy.settings import ServerSettings, Settings
 
@@ -30,8 +31,8 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 def connection_limits(server: ServerSettings) -> ConnectionLimits:
-    """What connections may cost, by the settings."""
-    return ConnectionLimits(
+    """What connections may cost, by the settings and by the files that this process may open."""
+    limits = ConnectionLimits(
         most=server.max_connections,
         most_per_address=server.max_connections_per_address,
         connect_seconds=server.connect_seconds,
@@ -39,3 +40,4 @@ def connection_limits(server: ServerSettings) -> ConnectionLimits:
         keep_alive_seconds=server.keep_alive_seconds,
         trusted=server.trusted_proxies,
     )
+    return limits.within(max_connections_within(file_limit()))

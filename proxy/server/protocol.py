@@ -63,6 +63,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._in_head = self._in_trailers = self._is_replaying = False
         self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
         self._coding: bytes | None = None
+        #: What the caller had still to take when that was looked at last.
+        self._unsent: float = NEVER
 
     # The connection.
 
@@ -70,6 +72,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         super().connection_made(CoalescingTransport(transport))  # type: ignore[arg-type]
         if self._registry.admit(self, self.client):
             self.deadline = self._time() + self._limits.connect_seconds
+        elif not self._registry.may_answer_refusal():
+            self.transport.abort()
         else:
             self._close_with(TooManyConnections("This server has as many connections as it may; come back shortly."))
 
@@ -77,9 +81,24 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._registry.discard(self, self.client)
         super().connection_lost(exc)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the caller has to send something: no answer is on its way."""
+        return self.deadline != NEVER and not self.transport.get_write_buffer_size()
+
+    def evict(self) -> None:
+        """Close now, to make room for another connection."""
+        self.transport.lingers = False
+        self.transport.close()
+
     def expire(self) -> None:
         """End the connection at its deadline; one in the middle of a head is told why."""
-        if self._in_head and not self.transport.is_closing():
+        self.deadline = self._time() + self._limits.write_seconds
+        if unsent := self.transport.get_write_buffer_size():
+            if unsent >= self._unsent:
+                self.transport.abort()
+            self._unsent = unsent
+        elif self._in_head and not self.transport.is_closing():
             seconds = self._limits.head_seconds
             self._refuse(
                 RequestTimeout(f"The head of the request did not end within {seconds:g} seconds; send it again.")
@@ -87,9 +106,22 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self._time() + self._limits.write_seconds
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._answering is not None and not self._answering.response_complete:
+            self.deadline = NEVER
+
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        self._unsent = NEVER
         if self.transport.is_closing():
+            # The caller has yet to take the answer.
+            self.deadline = self._time() + self._limits.write_seconds
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -240,7 +272,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         """Answer what cannot be read on, after the answers to what was read before, and close the connection."""
         if self.transport.is_closing():
             return
-        self._registry.warn("bad request", self.client, error_type=error.code, reason=error.message)
+        self._registry.warn(self.client, error_type=error.code, reason=error.message)
         newest, answering = self.cycle, self._answering
         if newest is None or newest.response_complete:
             self._close_with(error)

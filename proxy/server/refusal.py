@@ -10,7 +10,9 @@ from proxy.errors import ProxyError, respond
 
 def raw_response(error: ProxyError) -> bytes:
     """The bytes of a refusal in the one shape of errors, which closes its connection."""
-    answer = respond(error, f"server-{secrets.token_hex(8)}")
+    request_id = f"server-{secrets.token_hex(8)}"
+    answer = respond(error, request_id)
+    answer.headers["x-request-id"] = request_id
     answer.headers["connection"] = "close"
     head = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
     head += [b"%s: %s" % pair for pair in answer.raw_headers]

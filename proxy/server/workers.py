@@ -14,6 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy.server.draining import DrainingServer
+from proxy.server.open_files import file_limit, max_connections_within, raise_file_limit
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings
 
@@ -28,6 +29,9 @@ def run(factory: str, settings: Settings) -> int:
 
     A single process ends by the signal that stopped it.
     """
+    # Before the workers start: they inherit it.
+    raise_file_limit()
+    _warn_of_few_files(settings.server.max_connections)
     config = uvicorn.Config(factory, factory=True, workers=settings.server.workers, **uvicorn_options(settings))
     if config.workers > 1:
         workers = Workers(config, [config.bind_socket()])
@@ -37,6 +41,14 @@ def run(factory: str, settings: Settings) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else STARTUP_FAILURE
+
+
+def _warn_of_few_files(wanted: int) -> None:
+    files = file_limit()
+    allowed = max_connections_within(files)
+    if allowed < wanted:
+        facts = {"open_files": files, "connections": allowed, "PROXY_MAX_CONNECTIONS": wanted}
+        _log.warning("the limit of open files bounds the connections of a process", extra={"facts": facts})
 
 
 class Worker(Process):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from proxy.policy.plan_file import read_file
-from proxy.settings import read
+from proxy.settings import DEFAULTS, read
 from tests.deploy.charts import (
     CHART,
     VALUES_FILES,
@@ -137,6 +137,18 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
     assert [secret.reveal() for secret in settings.sessions.secrets] == secrets[0]["session-secrets"].split(",")
     plans, _ = read_file(settings.config_path)
     assert plans.tenants
+
+
+def test_connections_are_bounded_as_the_values_say() -> None:
+    def bounds(**values: Any) -> dict[str, str]:
+        names = ("PROXY_MAX_CONNECTIONS", "PROXY_CONNECT", "PROXY_HEAD", "PROXY_KEEP_ALIVE")
+        return {name: value for name, value in environ(render(DEFAULT, **values)).items() if name.startswith(names)}
+
+    names = [name for name in DEFAULTS if name in bounds()]
+    assert bounds() == {name: DEFAULTS[name] for name in names} and len(names) == 4
+    changed = bounds(connections__maxPerAddress=1_000_000, connections__keepAliveSeconds=620)
+    assert changed["PROXY_MAX_CONNECTIONS_PER_ADDRESS"] == "1000000"
+    assert changed["PROXY_KEEP_ALIVE_SECONDS"] == "620"
 
 
 def test_one_replica_keeps_sqlite_on_a_volume() -> None:
@@ -269,6 +281,7 @@ def test_the_longest_allowed_drain_is_accepted() -> None:
         {"sessions__secret": "x"},
         {"existingSecret__key": "x"},
         {"log__levels": "info"},
+        {"connections__idleSeconds": 5},
         {"config": {"plan": {}}},
         {"persistence__enable": True},
         {"ingress__host": "x"},

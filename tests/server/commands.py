@@ -125,15 +125,24 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    *command: str, environ: Mapping[str, str], folder: Path, live_at: str = "/livez", port: int | None = None
+    *command: str,
+    environ: Mapping[str, str],
+    folder: Path,
+    live_at: str = "/livez",
+    port: int | None = None,
+    open_files: str | None = None,
 ) -> Iterator[Server]:
-    """`fal-proxy <command>` on a free port, in `folder`, once it answers; it ends with the block at the latest."""
+    """`fal-proxy <command>` on a free port, in `folder`, once it answers; it ends with the block at the latest.
+
+    `open_files` is the limit of the process, as `ulimit -n` sets it.
+    """
     port = port or free_port()
+    command = PROXY + command if open_files is None else ("prlimit", f"--nofile={open_files}", *PROXY, *command)
     variables = {"PROXY_PORT": str(port), "PATH": os.environ["PATH"], **environ}
     with (
         (folder / "server.out").open("wb") as out,
         (folder / "server.err").open("wb") as err,
-        subprocess.Popen([*PROXY, *command], env=variables, cwd=folder, stdout=out, stderr=err) as process,
+        subprocess.Popen(command, env=variables, cwd=folder, stdout=out, stderr=err) as process,
     ):
         server = Server(process, f"http://127.0.0.1:{port}", folder)
         try:

@@ -1,0 +1,146 @@
+"""The server of this program in a thread, in front of a small application, and raw sockets to speak to it with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from proxy.drain import Drain
+from proxy.server.connections import ConnectionLimits
+from proxy.server.draining import DrainingServer
+from proxy.server.protocol import ProtocolFactory
+from proxy.telemetry import Metrics
+from tests.server.commands import eventually
+
+LARGE_BYTES = 32 * 1024 * 1024
+
+
+class Application:
+    """Answers by path: `/read` reads the body first, `/hold` waits for `released`, `/large` sends 32 MiB."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.released = threading.Event()
+        self.paths: list[str] = []
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"].update(self._state)
+            for event in ("startup", "shutdown"):
+                assert (await receive())["type"] == f"lifespan.{event}"
+                await send({"type": f"lifespan.{event}.complete"})
+            return
+        path = scope["path"]
+        self.paths.append(path)
+        body = path.encode()
+        if path == "/read":
+            while (await receive()).get("more_body"):
+                pass
+        elif path == "/hold":
+            await asyncio.to_thread(self.released.wait, 30)
+        elif path == "/large":
+            body = bytes(LARGE_BYTES)
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@dataclass
+class Listening:
+    """A server that listens on the loopback."""
+
+    port: int
+    application: Application
+    metrics: Metrics
+
+    def connect(self, data: bytes = b"", *, source: str = "127.0.0.1", host: str = "127.0.0.1") -> socket.socket:
+        """A connection from an address of the loopback, over which `data` was sent."""
+        wire = socket.create_connection((host, self.port), timeout=20, source_address=(source, 0))
+        wire.sendall(data)
+        return wire
+
+    def count(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 while nothing was counted."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0
+
+    def wait_for(self, connections: int) -> None:
+        """Wait until there are so many connections."""
+        eventually(lambda: self.count("fal_proxy_connections") == connections, "other connections are open", 10)
+
+
+@contextlib.contextmanager
+def listening(limits: ConnectionLimits, host: str = "127.0.0.1") -> Iterator[Listening]:
+    """A server with these limits, until the block ends."""
+    metrics = Metrics()
+    application = Application({"drain": Drain(1), "metrics": metrics})
+    options: dict[str, Any] = {"loop": "uvloop", "ws": "none", "lifespan": "on", "log_config": None}
+    config = uvicorn.Config(application, host=host, port=0, http=ProtocolFactory(limits), **options)
+    server = DrainingServer(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started, "the server does not start")
+        yield Listening(server.servers[0].sockets[0].getsockname()[1], application, metrics)
+    finally:
+        application.released.set()
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def read_to_end(wire: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    received = b""
+    while chunk := wire.recv(1 << 20):
+        received += chunk
+    return received
+
+
+def read_answer(wire: socket.socket) -> tuple[bytes, bytes]:
+    """The head and the body of one answer, on a connection that may stay open."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _some(wire)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+    while len(body) < length:
+        body += _some(wire)
+    return head, body
+
+
+def _some(wire: socket.socket) -> bytes:
+    chunk = wire.recv(1 << 20)
+    assert chunk, "the connection was closed in the middle of an answer"
+    return chunk
+
+
+def refusal(answer: bytes) -> tuple[int, str]:
+    """The status and the code of a refusal, which has the shape of all errors and closes the connection."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    document = json.loads(body)
+    assert b"\r\nconnection: close" in head and b"\r\ncontent-type: application/json" in head
+    assert document["detail"] == document["message"] and document["request_id"].encode() in head
+    return int(head.split(b" ")[1]), document["error_type"]
+
+
+def trickle(wire: socket.socket, data: bytes, every_seconds: float = 0.1) -> float:
+    """Send `data` again and again until the server closes; how long it took."""
+    started = time.monotonic()
+    wire.settimeout(every_seconds)
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < started + 15:
+            wire.sendall(data)
+            with contextlib.suppress(TimeoutError):
+                if not wire.recv(1 << 16):
+                    break
+    return time.monotonic() - started

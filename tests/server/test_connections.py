@@ -1,0 +1,303 @@
+"""Connections have deadlines and bounds: none holds the server for longer than it may, and no answer is lost for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from proxy.server.connections import MAX_ANSWERED_REFUSALS, ConnectionLimits
+from proxy.server.log_limit import LogLimit
+from proxy.server.open_files import max_connections_within
+from tests.server.commands import eventually
+from tests.server.listening import LARGE_BYTES, Listening, listening, read_answer, read_to_end, refusal, trickle
+
+GET = b"GET %s HTTP/1.1\r\nhost: server\r\n\r\n"
+HALF_A_HEAD = b"GET /half HTTP/1.1\r\nhost: ser"
+SHORT = ConnectionLimits(connect_seconds=0.5, head_seconds=0.5, keep_alive_seconds=0.5, write_seconds=0.5)
+#: Far more than the deadlines above, far less than the defaults.
+SOON = 8.0
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[Listening]:
+    with listening(SHORT) as server:
+        yield server
+
+
+# Deadlines
+
+
+def test_a_connection_that_sends_nothing_is_closed(short: Listening) -> None:
+    with short.connect() as wire:
+        assert read_to_end(wire) == b""
+
+
+def test_half_a_head_is_answered_408_and_closed(short: Listening) -> None:
+    with short.connect(HALF_A_HEAD) as wire:
+        assert refusal(read_to_end(wire)) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [(b"", b"\r\n"), (HALF_A_HEAD, b"x"), (GET % b"/", b"\r\n"), (GET % b"/" + HALF_A_HEAD, b"x")],
+    ids=["new", "in a head", "idle", "in the head of the next"],
+)
+def test_a_trickle_extends_no_deadline(short: Listening, first: bytes, more: bytes) -> None:
+    with short.connect(first) as wire:
+        assert trickle(wire, more) < SOON
+
+
+def test_an_idle_connection_is_closed(short: Listening) -> None:
+    with short.connect(GET % b"/") as wire:
+        assert read_answer(wire)[1] == b"/"
+        assert read_to_end(wire) == b""
+
+
+def test_the_head_of_a_later_request_has_the_same_deadline(short: Listening) -> None:
+    with short.connect(GET % b"/") as wire:
+        read_answer(wire)
+        wire.sendall(HALF_A_HEAD)
+        assert refusal(read_to_end(wire)) == (408, "request_timeout")
+
+
+def test_a_connection_in_use_is_kept_open_for_longer_than_it_may_be_idle(short: Listening) -> None:
+    with short.connect() as wire:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            wire.sendall(GET % b"/")
+            assert read_answer(wire)[1] == b"/"
+            time.sleep(0.05)
+
+
+def test_a_request_that_takes_its_time_is_answered_also_with_half_a_head_behind_it(short: Listening) -> None:
+    with short.connect(GET % b"/hold" + HALF_A_HEAD) as wire, short.connect(GET % b"/hold") as other:
+        time.sleep(1.5)
+        short.application.released.set()
+        first, _, second = read_to_end(wire).partition(b"/hold")
+        assert first.startswith(b"HTTP/1.1 200 ") and refusal(second) == (408, "request_timeout")
+        assert read_answer(other)[1] == b"/hold"
+    short.application.released.clear()
+
+
+def test_a_caller_that_reads_nothing_of_its_answer_is_cut(short: Listening) -> None:
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.connect(("127.0.0.1", short.port))
+        wire.sendall(GET % b"/large")
+        short.wait_for(1)
+        short.wait_for(0)
+
+
+def test_a_caller_that_reads_slowly_gets_its_whole_answer(short: Listening) -> None:
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        wire.connect(("127.0.0.1", short.port))
+        wire.sendall(GET % b"/large")
+        received = 0
+        while received < LARGE_BYTES and (chunk := wire.recv(1 << 20)):
+            received += len(chunk)
+            time.sleep(0.005)
+        assert received >= LARGE_BYTES
+
+
+# Bodies that are not read
+
+
+def test_an_answer_before_the_end_of_its_request_arrives_and_closes(short: Listening) -> None:
+    size = 8 * 1024 * 1024
+    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: %d\r\n\r\n" % size) as wire:
+        for _ in range(size // 65536):
+            wire.sendall(bytes(65536))
+        answer = read_to_end(wire)
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nconnection: close\r\n" in answer and answer.endswith(b"/early")
+
+
+def test_a_body_that_nobody_reads_does_not_hold_its_connection(short: Listening) -> None:
+    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\n") as wire:
+        read_answer(wire)
+        assert trickle(wire, b"x") < SOON
+    short.wait_for(0)
+
+
+def test_what_comes_after_an_early_answer_is_not_taken_for_a_request(short: Listening) -> None:
+    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n") as wire:
+        read_answer(wire)
+        wire.sendall(b"0\r\n\r\n" + GET % b"/smuggled")
+        assert read_to_end(wire) == b""
+    assert "/smuggled" not in short.application.paths
+
+
+def test_a_connection_whose_body_was_read_is_kept_open(short: Listening) -> None:
+    with short.connect(b"POST /read HTTP/1.1\r\nhost: server\r\ncontent-length: 4\r\n\r\n") as wire:
+        wire.sendall(b"body")
+        assert b"connection: close" not in read_answer(wire)[0]
+        wire.sendall(GET % b"/next")
+        assert read_answer(wire)[1] == b"/next"
+
+
+# Bounds
+
+
+def test_one_address_cannot_take_more_than_its_share(caplog: pytest.LogCaptureFixture) -> None:
+    with listening(ConnectionLimits(most_per_address=3)) as server, ExitStack() as held:
+        first = [held.enter_context(server.connect(GET % b"/")) for _ in range(3)]
+        for wire in first:
+            read_answer(wire)
+        for _ in range(4):
+            with server.connect(GET % b"/refused") as wire:
+                assert refusal(read_to_end(wire)) == (503, "too_many_connections")
+        with server.connect(GET % b"/other", source="127.0.0.2") as wire:
+            assert read_answer(wire)[1] == b"/other"
+        first[0].close()
+        server.wait_for(2)
+        with server.connect(GET % b"/again") as wire:
+            assert read_answer(wire)[1] == b"/again"
+        assert "/refused" not in server.application.paths
+        assert server.count("fal_proxy_connections_refused_total", limit="address") == 4
+    (line,) = warnings(caplog)
+    assert line.facts == {"address": "127.0.0.1", "limit": "address", "most": 3, "connections": 3}  # type: ignore[attr-defined]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.message == "connection limit reached"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ConnectionLimits(most_per_address=1, trusted=("127.0.0.0/8",)),
+        ConnectionLimits(most=3),
+    ],
+    ids=["trusted", "private, by default"],
+)
+def test_a_balancer_is_not_bounded_as_one_caller(limits: ConnectionLimits) -> None:
+    with (
+        listening(limits) as server,
+        server.connect(GET % b"/one") as one,
+        server.connect(GET % b"/two") as two,
+    ):
+        assert (read_answer(one)[1], read_answer(two)[1]) == (b"/one", b"/two")
+
+
+@pytest.mark.parametrize(
+    ("limits", "host", "most"),
+    [
+        (ConnectionLimits(most=300), "8.8.8.8", 100),
+        (ConnectionLimits(most=300), "2001:4860::1", 100),
+        (ConnectionLimits(most=300), "::ffff:8.8.8.8", 100),
+        (ConnectionLimits(most=1), "8.8.8.8", 1),
+        (ConnectionLimits(most=300), "10.1.2.3", math.inf),
+        (ConnectionLimits(most=300), "::ffff:10.1.2.3", math.inf),
+        (ConnectionLimits(most=300), "fd00::1", math.inf),
+        (ConnectionLimits(most=300), "127.0.0.1", math.inf),
+        (ConnectionLimits(most_per_address=7), "10.1.2.3", 7),
+        (ConnectionLimits(most_per_address=7), "8.8.8.8", 7),
+    ],
+)
+def test_how_many_connections_an_address_may_have(limits: ConnectionLimits, host: str, most: float) -> None:
+    assert limits.most_from((host, 1)) == most
+
+
+@pytest.mark.parametrize(
+    ("limits", "files", "expected"),
+    [
+        (ConnectionLimits(), 1_048_576, (12_000, None)),
+        (ConnectionLimits(), 4096, (2016, None)),
+        (ConnectionLimits(most_per_address=600), 4096, (2016, 100)),
+        (ConnectionLimits(most_per_address=2), 90, (13, 1)),
+        (ConnectionLimits(), 20, (8, None)),
+    ],
+)
+def test_few_files_mean_few_connections(limits: ConnectionLimits, files: int, expected: tuple[int, int | None]) -> None:
+    within = limits.within(max_connections_within(files))
+    assert (within.most, within.most_per_address) == expected
+
+
+@pytest.mark.parametrize("waiting", [b"", HALF_A_HEAD, GET % b"/"], ids=["new", "in a head", "idle"])
+def test_a_full_server_lets_a_new_caller_in_for_one_that_waits(
+    waiting: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(ConnectionLimits(most=4)) as server, ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(server.connect(waiting))
+        with server.connect(GET % b"/new") as wire:
+            assert read_answer(wire)[1] == b"/new"
+            server.wait_for(4)
+        assert server.count("fal_proxy_connections_evicted_total") == 17
+        assert server.count("fal_proxy_connections_refused_total", limit="process") == 0
+    (line,) = warnings(caplog)
+    assert line.facts == {"address": "127.0.0.1", "limit": "process", "most": 4, "connections": 4}  # type: ignore[attr-defined]
+
+
+def test_a_full_server_closes_none_that_it_owes_an_answer() -> None:
+    with (
+        listening(ConnectionLimits(most=2)) as server,
+        server.connect(GET % b"/hold") as one,
+        server.connect(GET % b"/hold") as two,
+    ):
+        server.wait_for(2)
+        eventually(lambda: len(server.application.paths) == 2, "the requests did not arrive")
+        for _ in range(2):
+            with server.connect(GET % b"/refused") as wire:
+                assert refusal(read_to_end(wire)) == (503, "too_many_connections")
+        server.application.released.set()
+        assert (read_answer(one)[1], read_answer(two)[1]) == (b"/hold", b"/hold")
+        assert server.count("fal_proxy_connections_refused_total", limit="process") == 2
+        eventually(lambda: is_let_in(server), "a connection that waits makes no room", 10)
+    assert "/refused" not in server.application.paths
+
+
+def is_let_in(server: Listening) -> bool:
+    with server.connect(GET % b"/") as wire:
+        return read_answer(wire)[1] == b"/"
+
+
+def test_many_refused_connections_at_once_are_not_all_answered() -> None:
+    with listening(ConnectionLimits(most_per_address=1)) as server, ExitStack() as held:
+        read_answer(held.enter_context(server.connect(GET % b"/")))
+        refused = [held.enter_context(server.connect()) for _ in range(MAX_ANSWERED_REFUSALS + 20)]
+        answers = [first_bytes(wire) for wire in refused]
+    assert answers.count(b"HTTP") >= 1 and answers.count(b"") >= 1
+    assert answers.count(b"HTTP") <= MAX_ANSWERED_REFUSALS
+
+
+def first_bytes(wire: socket.socket) -> bytes:
+    try:
+        return wire.recv(4)
+    except ConnectionError:
+        return b""
+
+
+# What strangers can make the log say
+
+
+def test_bad_requests_are_logged_once_a_minute_with_their_address(caplog: pytest.LogCaptureFixture) -> None:
+    with listening(ConnectionLimits()) as server:
+        for source in ("127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.1"):
+            with server.connect(b"\x16\x03\x01 hello\r\n\r\n", source=source) as wire:
+                assert refusal(read_to_end(wire)) == (400, "bad_request")
+            upgrade = b"GET /up HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+            with server.connect(upgrade, source=source) as wire:
+                read_answer(wire)
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(line.message, line.facts["address"]) for line in lines] == [  # type: ignore[attr-defined]
+        ("bad request", "127.0.0.1"),
+        ("bad request", "127.0.0.2"),
+    ]
+    assert all(line.facts["error_type"] == "bad_request" and line.facts["reason"] for line in lines)  # type: ignore[attr-defined]
+
+
+def test_the_log_does_not_grow_with_the_number_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
+    limit = LogLimit(logging.getLogger("tests"), "it happened", most=3, seconds=0.2)
+    for number in range(100):
+        limit.warn(f"10.0.0.{number}", reason="x")
+    assert [record.facts["address"] for record in caplog.records] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]  # type: ignore[attr-defined]
+    time.sleep(0.25)
+    limit.warn("10.0.0.0")
+    assert len(caplog.records) == 4
