@@ -130,7 +130,11 @@ def _assembled(
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
     hub = Hub(upstream, settlement, clock, drain)
-    streams = OpenStreams(settings.server.max_streams, settings.server.max_streams_per_session)
+    streams = OpenStreams(
+        settings.server.max_streams,
+        settings.server.max_streams_per_session,
+        lambda: settings.server.streams_per_tenant(len(directory.latest.tenants)),
+    )
     metrics.gauge(lambda: len(hub), lambda: streams.total)
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
     return Services(

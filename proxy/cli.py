@@ -15,7 +15,7 @@ import typer
 from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.auth import keys
-from proxy.auth.sessions import Sessions, is_subject
+from proxy.auth.sessions import Sessions, check_subject
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
@@ -71,12 +71,17 @@ def application() -> Any:
 
 
 @main.command()
-def dev() -> None:
+def dev(
+    guests: Annotated[bool, typer.Option("--guests", help="With FAL_KEY: let the page call without a login.")] = False,
+    yes_expose: Annotated[
+        bool, typer.Option("--yes-expose", help="With FAL_KEY: listen where other machines can call.")
+    ] = False,
+) -> None:
     """Run the sandbox, the proxy and the page in one process, with a demo tenant. With FAL_KEY set: fal itself."""
     # Imported here: the sandbox and its picture library have no part in production.
     from proxy.dev import run_dev
 
-    _refusing(lambda: run_dev(os.environ))
+    _refusing(lambda: run_dev(os.environ, takes_guests=guests, exposes=yes_expose))
 
 
 @main.command()
@@ -214,8 +219,10 @@ def sessions_mint(
     as_json: AsJson = False,
 ) -> None:
     """Print a session token for one end user."""
-    if not is_subject(subject):
-        _refuse(["--subject: must be 1 to 200 printable characters, without spaces at the ends"])
+    try:
+        check_subject(subject)
+    except ValueError as problem:
+        _refuse([f"--subject: {problem}"])
     ring = _refusing(lambda: settings_.read_session_secrets(os.environ)).secrets
     snapshot = _on_database(_snapshot)
     plan = snapshot.plans[_known(snapshot, tenant).plan]

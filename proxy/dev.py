@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,19 @@ from proxy.catalog import built_in
 from proxy.clock import SystemClock
 from proxy.drain import Drain
 from proxy.policy.plan_file import read_file
-from proxy.policy.plans import Guests, Plan, PlanFile, Tenant
+from proxy.policy.plans import Guests, Plan, PlanFile, Quota, Tenant
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import raise_file_limit
 from proxy.server.options import uvicorn_options
-from proxy.settings import Settings, SettingsError, read
+from proxy.settings import Settings, SettingsError, is_loopback, read
 from proxy.telemetry import Redactor, configure_logging
 
 DEMO_TENANT = "demo"
 DEMO_SUBJECT = "developer"
 _DAY_SECONDS = 86_400
+#: Enough to try things out, and no bill to be afraid of.
+FAL_QUOTA = Quota(per="tenant", unit="requests", limit=100, window="day")
 #: Nobody waits at a Ctrl-C.
 DRAIN_SECONDS = 2
 #: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
@@ -55,8 +58,11 @@ def run_sandbox(port: int) -> None:
     uvicorn.run(create_sandbox(), port=port, log_level="warning", **_SANDBOX_OPTIONS)
 
 
-def run_dev(environ: Mapping[str, str]) -> None:
+def run_dev(environ: Mapping[str, str], *, takes_guests: bool = False, exposes: bool = False) -> None:
     """Serve everything until a signal comes; with a FAL_KEY in the environment, the real fal instead of the sandbox.
+
+    Calls of fal itself cost money. So there the demo tenant has a quota, and no guests unless `takes_guests`, and
+    other machines can reach the proxy only if `exposes`.
 
     Raises:
         SettingsError: what the environment says cannot be used.
@@ -67,10 +73,25 @@ def run_dev(environ: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="fal-proxy-") as folder:
         defaults = _defaults(Path(folder))
         if has_key:
-            _serve(read({**defaults, **environ}, dev=True), "fal")
+            settings = read({**defaults, **environ}, dev=True)
+            if not exposes:
+                _check_loopback(settings.server.host)
+            _serve(settings, _demo_of_fal(settings, takes_guests))
             return
         with _sandbox() as sandbox_environ:
-            _serve(read({**defaults, **environ, **sandbox_environ}, dev=True), "the sandbox, no key needed")
+            settings = read({**defaults, **environ, **sandbox_environ}, dev=True)
+            _serve(settings, _demo_of_sandbox(settings))
+
+
+def _check_loopback(host: str) -> None:
+    """Refuse an address at which others can spend what the key pays for."""
+    if not is_loopback(host):
+        raise SettingsError(
+            [
+                f"PROXY_HOST: others can reach {host}, and their calls cost your fal key money; "
+                "leave it out for 127.0.0.1, or say --yes-expose"
+            ]
+        )
 
 
 def _defaults(folder: Path) -> dict[str, str]:
@@ -100,9 +121,40 @@ def _sandbox() -> Iterator[dict[str, str]]:
         thread.join(timeout=5)
 
 
-def _serve(settings: Settings, upstream: str) -> None:
+@dataclass(frozen=True)
+class Demo:
+    """What is served if no plan file says otherwise, and what the introduction says about it.
+
+    Attributes:
+        upstream: what the proxy stands in front of.
+        notes: lines for the developer, each ending with a newline.
+    """
+
+    file: PlanFile
+    upstream: str
+    notes: str = ""
+
+
+def _demo_of_sandbox(settings: Settings) -> Demo:
+    return Demo(demo_file(settings, takes_guests=True), "the sandbox, no key needed")
+
+
+def _demo_of_fal(settings: Settings, takes_guests: bool) -> Demo:
+    file = demo_file(settings, takes_guests=takes_guests, quotas=(FAL_QUOTA,))
+    guests = (
+        "Guests may call from the page."
+        if takes_guests
+        else "Guests are off: paste the session into the page's connection panel, or start with --guests."
+    )
+    limit = f"{FAL_QUOTA.limit:g} {FAL_QUOTA.unit} a {FAL_QUOTA.window}"
+    notes = ["", f"Calls cost your key money: at most {limit}; PROXY_CONFIG sets other limits.", guests, ""]
+    return Demo(file, "fal", "\n".join(notes))
+
+
+def _serve(settings: Settings, demo: Demo) -> None:
     configure_logging(settings.log, Redactor([settings.fal.key, *settings.sessions.secrets]))
-    file = read_file(settings.config_path)[0] if settings.config_path else demo_file(settings)
+    file = read_file(settings.config_path)[0] if settings.config_path else demo.file
+    notes = "" if settings.config_path else demo.notes
     if not file.tenants:
         raise SettingsError(["PROXY_CONFIG: names no tenant to try things out as"])
     tenant = file.tenants[0].id
@@ -112,7 +164,7 @@ def _serve(settings: Settings, upstream: str) -> None:
     raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
     with suppress(KeyboardInterrupt):
-        _Announcing(config, introduction(settings.server.public_url, token, upstream)).run()
+        _Announcing(config, introduction(settings.server.public_url, token, demo.upstream, notes)).run()
 
 
 class _Announcing(DrainingServer):
@@ -128,17 +180,18 @@ class _Announcing(DrainingServer):
             print(self._words, flush=True)
 
 
-def demo_file(settings: Settings) -> PlanFile:
-    """One tenant whose guests may call from the page that is served beside the proxy."""
+def demo_file(settings: Settings, *, takes_guests: bool, quotas: tuple[Quota, ...] = ()) -> PlanFile:
+    """One tenant; its guests, if it takes any, call from the page that is served beside the proxy."""
     own = settings.server.own_origin
     origins = {own, own.replace("127.0.0.1", "localhost")}
-    plan = Plan(endpoints=frozenset(built_in().ids()), session_ttl_seconds=_DAY_SECONDS)
-    guests = Guests(enabled=True, per_address=None)
+    plan = Plan(endpoints=frozenset(built_in().ids()), session_ttl_seconds=_DAY_SECONDS, quotas=quotas)
+    # All who use the page are guests, so they may have all there is.
+    guests = Guests(enabled=takes_guests, per_address=None, share=1.0)
     tenant = Tenant(id=DEMO_TENANT, plan="demo", allowed_origins=frozenset(origins), guests=guests)
     return PlanFile(plans={"demo": plan}, tenants=(tenant,))
 
 
-def introduction(url: str, token: str, upstream: str) -> str:
+def introduction(url: str, token: str, upstream: str, notes: str = "") -> str:
     """What a developer sees first; the curl line works when pasted."""
     body = f'{{"image_url":"{_sample_picture()}","prompt":"Which colour is this?"}}'
     return f"""
@@ -151,7 +204,7 @@ fal-proxy is running, in front of {upstream}.
     -H 'Authorization: Bearer {token}' \\
     -H 'Content-Type: application/json' \\
     -d '{body}'
-
+{notes}
 Ctrl-C stops it.
 """
 

@@ -55,6 +55,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_MAX_BODY_BYTES": "the largest JSON body",
     "PROXY_MAX_STREAMS": "event streams that one process holds open at once",
     "PROXY_MAX_STREAMS_PER_SESSION": "event streams that one session holds open at once, in one process",
+    "PROXY_MAX_STREAMS_PER_TENANT": "event streams that all sessions of one tenant hold open at once, in one process; "
+    "unset: half of `PROXY_MAX_STREAMS`, or all of them for a tenant that is the only one",
     "PROXY_MAX_CONNECTIONS": "connections that one process holds open at once; fewer if it may open fewer files",
     "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "of these, from one address; unset: a third of them from each public one",
     "PROXY_CONNECT_SECONDS": "how long a new connection may be silent",
@@ -143,12 +145,19 @@ class ServerSettings:
     max_body_bytes: int
     max_streams: int
     max_streams_per_session: int
+    max_streams_per_tenant: int | None
     max_connections: int
     max_connections_per_address: int | None
     connect_seconds: int
     head_seconds: int
     keep_alive_seconds: int
     drain_seconds: int
+
+    def streams_per_tenant(self, tenants: int) -> int:
+        """How many event streams a tenant may hold open in one process, if there are so many tenants."""
+        if self.max_streams_per_tenant is not None:
+            return self.max_streams_per_tenant
+        return self.max_streams if tenants < 2 else max(1, self.max_streams // 2)
 
     @property
     def own_origin(self) -> str:
@@ -265,6 +274,7 @@ def _server(reader: _Reader) -> ServerSettings:
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
         max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
         max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
+        max_streams_per_tenant=reader.optional_integer("PROXY_MAX_STREAMS_PER_TENANT", 1, 1_000_000),
         max_connections=reader.integer("PROXY_MAX_CONNECTIONS", 1, 1_000_000),
         max_connections_per_address=reader.optional_integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
         connect_seconds=reader.integer("PROXY_CONNECT_SECONDS", 1, 3600),

@@ -21,6 +21,7 @@ from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Plan, Tenant
+from proxy.policy.terms import Terms
 from proxy.settings import Settings
 from proxy.stores.base import TenantKey, Upload
 
@@ -48,10 +49,14 @@ class Caller:
     tenant: Tenant
     subject: str
     plan_name: str
-    plan: Plan
+    terms: Terms
     endpoints: frozenset[str]
     session: Session | None = None
     key_id: str | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.terms.plan
 
 
 class Authenticator:
@@ -152,8 +157,8 @@ class Authenticator:
         if tenant is None:
             raise Unauthenticated("The tenant key is not valid.")
         self._touch(record.id)
-        plan = snapshot.plans[tenant.plan]
-        return Caller(tenant, "", tenant.plan, plan, plan.endpoints, key_id=record.id)
+        terms = snapshot.terms_of(tenant, tenant.plan, is_guest=False)
+        return Caller(tenant, "", tenant.plan, terms, terms.plan.endpoints, key_id=record.id)
 
     def _touch(self, key_id: str) -> None:
         now = self._clock.now()
@@ -177,9 +182,10 @@ def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
     if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
         raise SessionRevoked("The session was revoked; get a new one.")
     plan_name = tenant.guest_plan if session.guest else tenant.plan
-    plan = snapshot.plans[plan_name]
-    wanted = plan.endpoints if session.endpoints is None else plan.endpoints.intersection(session.endpoints)
-    return Caller(tenant, session.subject, plan_name, plan, wanted, session=session)
+    terms = snapshot.terms_of(tenant, plan_name, is_guest=session.guest)
+    allowed = terms.plan.endpoints
+    wanted = allowed if session.endpoints is None else allowed.intersection(session.endpoints)
+    return Caller(tenant, session.subject, plan_name, terms, wanted, session=session)
 
 
 def presented(request: HTTPConnection) -> tuple[Place, str]:

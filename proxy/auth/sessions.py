@@ -28,6 +28,8 @@ MAX_TOKEN_LENGTH = 4096
 KEPT = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
 _SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
+_GUEST_PREFIX = "guest-"
+_GUEST = re.compile(_GUEST_PREFIX + "[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,30 @@ class Session:
 def is_subject(text: object) -> bool:
     """Whether a text can name an end user: 1 to 200 printable characters."""
     return isinstance(text, str) and _SUBJECT.fullmatch(text) is not None
+
+
+def check_subject(text: str) -> str:
+    """The name of an end user, if a tenant may use it.
+
+    Raises:
+        ValueError: it is not printable, too long, or of the form that guests' names have.
+    """
+    if not is_subject(text):
+        raise ValueError("must be 1 to 200 printable characters, without spaces at the ends")
+    if is_guest_name(text):
+        # Jobs and files know their owner by its name alone, and what is a guest's counts as such.
+        raise ValueError("'guest-' and 16 hexadecimal digits name a guest; choose another name for this user")
+    return text
+
+
+def new_guest_name() -> str:
+    """A name for a caller that has none. No tenant can mint a session for it."""
+    return _GUEST_PREFIX + secrets.token_hex(8)
+
+
+def is_guest_name(subject: str) -> bool:
+    # The prefix first: nearly all names end there, without a regular expression.
+    return subject.startswith(_GUEST_PREFIX) and _GUEST.fullmatch(subject) is not None
 
 
 class Sessions:

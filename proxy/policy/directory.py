@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
 from proxy.policy.plans import Plan, PlanFile, Tenant
+from proxy.policy.terms import Terms, guest_terms, user_terms
 from proxy.stores.base import DirectoryRows, DirectoryStore, Revocation, TenantKey
 
 REFRESH_SECONDS = 2.0
@@ -35,6 +36,17 @@ class Snapshot:
     revoked_sessions: frozenset[tuple[str, str]] = frozenset()
     revoked_subjects: dict[tuple[str, str], float] = field(default_factory=dict)
     origins: frozenset[str] = frozenset()
+    _terms: dict[tuple[str, str, bool], Terms] = field(default_factory=dict, repr=False, compare=False)
+
+    def terms_of(self, tenant: Tenant, plan_name: str, *, is_guest: bool) -> Terms:
+        """What binds a tenant's users, or its guests, on a plan that there is."""
+        key = (tenant.id, plan_name, is_guest)
+        if (terms := self._terms.get(key)) is None:
+            terms = self._terms[key] = self._make_terms(tenant, self.plans[plan_name], is_guest)
+        return terms
+
+    def _make_terms(self, tenant: Tenant, plan: Plan, is_guest: bool) -> Terms:
+        return guest_terms(plan, self.plans[tenant.plan], tenant.guests.share) if is_guest else user_terms(plan)
 
     def is_revoked(self, tenant: str, subject: str, session_id: str, issued_at: float) -> bool:
         if (tenant, session_id) in self.revoked_sessions:

@@ -124,11 +124,11 @@ class Gate:
     ) -> Job:
         """A slot and the quota, or neither."""
         amounts, now = ceilings(endpoint, body), self._bookkeeper.now()
-        job = new_job(caller.plan, caller.tenant.id, caller.subject, target.kind.value, endpoint.id, amounts, now)
+        job = new_job(caller.terms, caller.tenant.id, caller.subject, target.kind.value, endpoint.id, amounts, now)
         if job_id is not None:
             job = replace(job, id=job_id)
         try:
-            await self._leases.acquire(job, caller.plan.concurrency)
+            await self._leases.acquire(job, caller.terms.slots)
             await self._bookkeeper.reserve(job)
         except TooManyJobs:
             raise

@@ -1,4 +1,4 @@
-"""In-flight slots of subjects and tenants: taken before a call, returned at its end, and expiring by themselves.
+"""In-flight slots of subjects, tenants and their guests: taken before a call, returned at its end; they expire too.
 
 A lease is known by the id of its job, so whoever learns of the job's end can return it: the call itself, a poll, a
 stream, or the reconciler.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from proxy.auth.sessions import is_guest_name
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable, TooManyJobs
-from proxy.policy.plans import Concurrency
+from proxy.policy.terms import SlotLimits
 from proxy.stores.base import Counters, Job, Pool
 
 #: Without any word of a job its slot is free again after this; every word renews it.
@@ -38,16 +39,16 @@ class Leases:
         self._fails_open = fails_open
         self._failed = failed
 
-    async def acquire(self, job: Job, limits: Concurrency) -> None:
-        """Take a slot of the job's subject and of its tenant.
+    async def acquire(self, job: Job, limits: SlotLimits) -> None:
+        """Take a slot of the job's subject, of its tenant and, for a guest's job, of the tenant's guests.
 
         Raises:
             TooManyJobs: one of them has none left.
             StoreUnavailable: they cannot be counted, and calls are not let through without.
         """
         # A scope without a limit is counted too: its plan may be lowered while jobs run.
-        scopes = (("subject", limits.subject or UNLIMITED), ("tenant", limits.tenant or UNLIMITED))
-        pools = [Pool(key, limit) for key, (_, limit) in zip(keys_of(job), scopes, strict=True)]
+        # `limits` may name one more than there are pools: that of the guests.
+        pools = [Pool(key, limit or UNLIMITED) for key, limit in zip(keys_of(job), limits, strict=False)]
         now = self._clock.now()
         try:
             full = await self._counters.acquire(job.id, pools, now, now + LEASE_SECONDS)
@@ -58,9 +59,9 @@ class Leases:
             _log.warning("slots cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
             return
         if full is not None:
-            scope, limit = scopes[full]
+            holder, scope = _HOLDERS[full]
             raise TooManyJobs(
-                f"This {scope} has {limit} calls and jobs in flight, which is all its plan allows.",
+                f"{holder} {pools[full].limit} calls and jobs in flight, which is all the plan allows.",
                 retry_after=RETRY_SECONDS,
                 scope=scope,
             )
@@ -76,20 +77,27 @@ class Leases:
         """Take the slots of a job that the ledger holds open, whether or not there is room."""
         await self._counters.restore(job.id, keys_of(job), self._clock.now() + LEASE_SECONDS)
 
-    async def in_use(self, tenant: str, subject: str, limits: Concurrency) -> dict[str, dict[str, int | None]]:
-        """How many slots are taken, and how many there are (None: no limit), of the subject and of the tenant."""
+    async def in_use(self, tenant: str, subject: str, limits: SlotLimits) -> dict[str, dict[str, int | None]]:
+        """How many slots are taken, and how many there are (None: no limit), of each pool that binds the subject."""
         now = self._clock.now()
         used = [await self._counters.in_use(key, now) for key in _keys(tenant, subject)]
-        return {
-            "subject": {"used": used[0], "limit": limits.subject},
-            "tenant": {"used": used[1], "limit": limits.tenant},
-        }
+        pools = zip(limits._fields, used, limits, strict=False)
+        return {scope: {"used": taken, "limit": limit} for scope, taken, limit in pools}
 
 
-def keys_of(job: Job) -> tuple[str, str]:
-    """The pools of a job's subject and of its tenant."""
+#: For each pool, how a refusal speaks of it, and its scope there.
+_HOLDERS = (
+    ("This subject has", "subject"),
+    ("This tenant has", "tenant"),
+    ("All guests of this tenant together have", "tenant"),
+)
+
+
+def keys_of(job: Job) -> tuple[str, ...]:
+    """The pools of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
     return _keys(job.tenant, job.subject)
 
 
-def _keys(tenant: str, subject: str) -> tuple[str, str]:
-    return f"subject:{tenant}:{subject}", f"tenant:{tenant}"
+def _keys(tenant: str, subject: str) -> tuple[str, ...]:
+    own = (f"subject:{tenant}:{subject}", f"tenant:{tenant}")
+    return (*own, f"guests:{tenant}") if is_guest_name(subject) else own

@@ -96,11 +96,15 @@ class Plan(_Strict):
 
 
 class Guests(_Strict):
-    """Whether a tenant lets in anonymous callers from its own pages, on which plan, and how many an address gets."""
+    """Whether a tenant lets in anonymous callers from its own pages, on which plan, and how many an address gets.
+
+    `share` is what all guests together may take of the tenant's slots, streams, rate and upload bytes.
+    """
 
     enabled: bool = False
     plan: Name | None = None
     per_address: Rate | None = "60/hour"
+    share: float = Field(default=0.25, gt=0, le=1, strict=True)
 
 
 class Tenant(_Strict):

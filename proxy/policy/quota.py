@@ -18,7 +18,8 @@ from typing import Any
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import NotFound, ProxyError, QuotaExceeded, StoreUnavailable
-from proxy.policy.plans import Plan, Quota
+from proxy.policy.terms import MILLION as MILLION
+from proxy.policy.terms import AccountLimit, Terms
 from proxy.stores.base import (
     Accept,
     Bucket,
@@ -34,7 +35,6 @@ from proxy.stores.base import (
     Stale,
 )
 
-MILLION = 1_000_000
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0
 #: A queued job lives as long as fal says so; this is how long without any word.
@@ -43,11 +43,12 @@ JOB_SECONDS = 86_400.0
 COMPUTE_SECONDS_CEILING = 60.0
 #: The kind of an upload's entry: it takes no slot.
 UPLOAD = "upload"
-#: Operations in one transaction. A call has at most 40 accounts (five units, four windows, subject and tenant), an
-#: account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
-MOST_AT_ONCE = 100
-#: No subject can be called this: it begins with a space.
+#: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),
+#: an account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
+MOST_AT_ONCE = 97
+#: No subject can be called these: they begin with a space.
 TENANT_ITSELF = " tenant key"
+ALL_GUESTS = " guests"
 _log = logging.getLogger(__name__)
 
 
@@ -88,17 +89,13 @@ def ceilings(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def charges_for(plan: Plan, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
-    """What a call takes from each account that the plan keeps."""
-    charges: dict[Bucket, Charge] = {}
-    for quota in plan.accounts:
-        if quota.unit in amounts:
-            bucket = _bucket(quota, tenant, subject, now)
-            limit = round(quota.limit * MILLION)
-            # Two quotas may ration one account: a call counts there once, and the lower limit holds.
-            if bucket not in charges or limit < charges[bucket].limit:
-                charges[bucket] = Charge(bucket, amounts[quota.unit], limit)
-    return tuple(charges.values())
+def charges_for(terms: Terms, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
+    """What a call takes from each account that binds it."""
+    return tuple(
+        Charge(bucket_of(one, tenant, subject, now), amounts[one.unit], one.limit)
+        for one in terms.accounts
+        if one.unit in amounts
+    )
 
 
 def new_job_id(now: float) -> str:
@@ -107,7 +104,7 @@ def new_job_id(now: float) -> str:
 
 
 def new_job(
-    plan: Plan, tenant: str, subject: str, kind: str, endpoint: str, amounts: Mapping[str, int], now: float
+    terms: Terms, tenant: str, subject: str, kind: str, endpoint: str, amounts: Mapping[str, int], now: float
 ) -> Job:
     """The record of a call that is about to be made, with the most it can use."""
     return Job(
@@ -118,27 +115,33 @@ def new_job(
         subject=subject,
         submitted_at=now,
         expires_at=now + CALL_SECONDS,
-        charges=charges_for(plan, tenant, subject, amounts, now),
+        charges=charges_for(terms, tenant, subject, amounts, now),
         checked_at=now,
         used=dict(amounts),
     )
 
 
-def _bucket(quota: Quota, tenant: str, subject: str, now: float) -> Bucket:
+def bucket_of(limit: AccountLimit, tenant: str, subject: str, now: float) -> Bucket:
+    """The account that a limit is about, for a call made now."""
     # The tenant's own calls, made with its key, have no subject: their account must not be that of the tenant.
-    name = (subject or TENANT_ITSELF) if quota.per == "subject" else ""
-    return Bucket(tenant, name, quota.unit, quota.window, window_start(quota.window, now))
+    name = (subject or TENANT_ITSELF) if limit.per == "subject" else _NAMES[limit.per]
+    return Bucket(tenant, name, limit.unit, limit.window, window_start(limit.window, now))
+
+
+#: Of the accounts that are no single subject's.
+_NAMES = {"tenant": "", "guests": ALL_GUESTS}
+_SPOKEN = {"": "this tenant", ALL_GUESTS: "all guests of this tenant"}
 
 
 def exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
     """The refusal in words: which account, and when it is filled again."""
     bucket = refusal.bucket
-    scope = "subject" if bucket.subject else "tenant"
+    holder = _SPOKEN.get(bucket.subject, "this subject")
     wait = window_end(bucket.window, bucket.window_start) - now
     return QuotaExceeded(
-        f"The {bucket.window}'s quota of {bucket.unit} of this {scope} is used up: {refusal.left / MILLION:g} left.",
+        f"The {bucket.window}'s quota of {bucket.unit} of {holder} is used up: {refusal.left / MILLION:g} left.",
         retry_after=wait,
-        scope=scope,
+        scope="tenant" if bucket.subject in _SPOKEN else "subject",
     )
 
 

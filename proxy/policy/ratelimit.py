@@ -1,4 +1,4 @@
-"""Rate limits: sliding windows for address, session, subject and tenant, decided together.
+"""Rate limits: sliding windows for address, session, subject, tenant and its guests, decided together.
 
 A call that one scope refuses spends nothing in the others. Status polls have a budget of their own, so that watching
 jobs does not use up the right to submit them. The per-IP flood guard of the doors that open without a session is
@@ -26,6 +26,7 @@ from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
 from proxy.networks import network
+from proxy.policy.terms import ScopedRate
 from proxy.stores.base import Counters, Hit, Window
 
 #: Minting is what a tenant's own backend does, for all of its users from one address.
@@ -99,11 +100,9 @@ class RateLimiter:
 
     def windows(self, caller: Caller, address: str, *, polls: bool) -> tuple[tuple[str, ...], tuple[Window, ...]]:
         """The scopes that have a limit for such a call, with their windows."""
-        rates = caller.plan.poll_limits if polls else caller.plan.rate_limits
+        rates = caller.terms.polls if polls else caller.terms.rates
         session = caller.session.id if caller.session else f"key:{caller.key_id}"
-        who = (address, session, f"{caller.tenant.id}:{caller.subject}", caller.tenant.id)
-        wanted = (rates.ip, rates.session, rates.subject, rates.tenant)
-        return _windows("poll" if polls else "call", wanted, who)
+        return _windows("poll" if polls else "call", rates, address, session, caller.tenant.id, caller.subject)
 
     async def hit_guest(self, address: str, rate: str | None) -> Allowance:
         """Count one guest session for an address, across processes.
@@ -133,32 +132,40 @@ class RateLimiter:
         if hit.refused is not None:
             scope, window = scopes[hit.refused], listed[hit.refused]
             raise RateLimited(
-                f"This {_SPOKEN[scope]} may make {window.limit} calls in {window.seconds} seconds.",
+                f"{_SPOKEN[scope]} may make {window.limit} calls in {window.seconds} seconds.",
                 retry_after=hit.retry_after,
-                scope=scope,
+                scope="tenant" if scope == "guests" else scope,
                 headers=allowance.headers(),
             )
         return allowance
 
 
-_SPOKEN = {"ip": "address", "session": "session", "subject": "user", "tenant": "tenant"}
+_SPOKEN = {
+    "ip": "This address",
+    "session": "This session",
+    "subject": "This user",
+    "tenant": "This tenant",
+    "guests": "All guests of this tenant together",
+}
 
 
 @lru_cache(maxsize=16_384)
 def _windows(
-    purpose: str, rates: tuple[str | None, ...], who: tuple[str, ...]
+    purpose: str, rates: tuple[ScopedRate, ...], address: str, session: str, tenant: str, subject: str
 ) -> tuple[tuple[str, ...], tuple[Window, ...]]:
     """The scopes that have a limit, with their windows."""
-    limited = [(scope, one, rate) for scope, one, rate in zip(_SPOKEN, who, rates, strict=True) if rate is not None]
-    windows = [_window(purpose, scope, one, rate) for scope, one, rate in limited]
-    return tuple(scope for scope, _, _ in limited), tuple(windows)
+    who = {"ip": address, "session": session, "subject": f"{tenant}:{subject}", "tenant": tenant, "guests": tenant}
+    windows = [_window(purpose, scope, who[scope], rate) for scope, rate in rates]
+    return tuple(scope for scope, _ in rates), tuple(windows)
 
 
 def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
     amount, seconds = _parsed(rate)
     # Subjects are the tenants' own words for people, and session ids open nothing but stay private: neither is a key.
     digest = hashlib.blake2b(who.encode(), digest_size=12).hexdigest()
-    return Window(f"{purpose}:{scope}:{digest}", amount, seconds)
+    # Guests can have two windows of different length; no other scope has.
+    name = f"{scope}:{seconds}" if scope == "guests" else scope
+    return Window(f"{purpose}:{name}:{digest}", amount, seconds)
 
 
 @lru_cache(maxsize=256)

@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from proxy.errors import BadRequest
-from proxy.policy.plans import Plan
-from proxy.policy.quota import MILLION, charges_for, window_end
-from proxy.stores.base import Ledger, UsageRow
+from proxy.policy.quota import bucket_of, window_end
+from proxy.policy.terms import MILLION, Terms
+from proxy.stores.base import Account, Ledger, UsageRow
 
 UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 GROUPS = ("day", "endpoint", "subject")
@@ -108,28 +108,27 @@ def plain(millionths: int) -> int | float:
     return whole if rest == 0 else millionths / MILLION
 
 
-async def left(ledger: Ledger, plan: Plan, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
-    """What is left of each of a plan's quotas.
+async def left(ledger: Ledger, terms: Terms, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
+    """What is left of each quota that binds a caller.
 
     Raises:
         StoreUnavailable: the ledger does not answer.
     """
-    charges = charges_for(plan, tenant, subject, dict.fromkeys(UNITS, 0), now)
-    accounts = await ledger.accounts([charge.bucket for charge in charges])
+    buckets = [bucket_of(one, tenant, subject, now) for one in terms.accounts]
+    accounts = await ledger.accounts(buckets)
     figures = []
-    for charge, quota in zip(charges, plan.accounts, strict=True):
-        account = accounts.get(charge.bucket)
-        used, reserved = (account.used, account.reserved) if account else (0, 0)
-        resets_at = datetime.fromtimestamp(window_end(quota.window, charge.bucket.window_start), UTC)
+    for bucket, one in zip(buckets, terms.accounts, strict=True):
+        used, reserved = accounts.get(bucket, Account())
+        resets_at = datetime.fromtimestamp(window_end(one.window, bucket.window_start), UTC)
         figures.append(
             {
-                "per": quota.per,
-                "unit": quota.unit,
-                "window": quota.window,
-                "limit": plain(charge.limit),
+                "per": one.per,
+                "unit": one.unit,
+                "window": one.window,
+                "limit": plain(one.limit),
                 "used": plain(used),
                 "reserved": plain(reserved),
-                "left": plain(max(0, charge.limit - used - reserved)),
+                "left": plain(max(0, one.limit - used - reserved)),
                 "resets_at": resets_at.isoformat(timespec="seconds"),
             }
         )

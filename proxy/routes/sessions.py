@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.callers import COOKIE, Caller
-from proxy.auth.sessions import Session, is_subject
+from proxy.auth.sessions import Session, check_subject, new_guest_name
 from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
 from proxy.policy.plans import Plan, Tenant
 from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT, network_of
@@ -33,10 +32,8 @@ class Mint(BaseModel):
 
     @field_validator("subject")
     @classmethod
-    def _printable(cls, subject: str) -> str:
-        if not is_subject(subject):
-            raise ValueError("must be 1 to 200 printable characters, without spaces at the ends")
-        return subject
+    def _usable(cls, subject: str) -> str:
+        return check_subject(subject)
 
 
 class Guest(BaseModel):
@@ -64,9 +61,7 @@ def routes(services: Services) -> list[Route]:
         tenant = await _guest_host(services, request, form)
         await services.limiter.hit_guest(network_of(request), tenant.guests.per_address)
         plan = (await services.directory.snapshot()).plans[tenant.guest_plan]
-        token, session = services.sessions.mint(
-            tenant.id, f"guest-{secrets.token_hex(8)}", plan.session_ttl_seconds, guest=True
-        )
+        token, session = services.sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
         answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201, _NO_STORE)
         _set_cookie(answer, token, session, services)
         return answer
@@ -83,8 +78,8 @@ def routes(services: Services) -> list[Route]:
     async def show(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request, reads_own_facts=True)
         now, tenant = services.clock.now(), caller.tenant.id
-        quotas = await left(services.stores.ledger, caller.plan, tenant, caller.subject, now)
-        in_flight = await services.leases.in_use(tenant, caller.subject, caller.plan.concurrency)
+        quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
+        in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
         facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
         return JSONResponse(facts, headers=_NO_STORE)
 

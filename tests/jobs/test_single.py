@@ -120,12 +120,17 @@ async def test_all_results_together_are_bounded() -> None:
     assert results.known("0") is None and results.known("599") is not None
 
 
-def caller(session: str = "", key: str = "") -> Any:
-    return SimpleNamespace(session=SimpleNamespace(id=session) if session else None, key_id=key)
+def caller(session: str = "", key: str = "", tenant: str = "acme", share: float | None = None) -> Any:
+    return SimpleNamespace(
+        session=SimpleNamespace(id=session) if session else None,
+        key_id=key,
+        tenant=SimpleNamespace(id=tenant),
+        terms=SimpleNamespace(share=share),
+    )
 
 
 async def test_streams_are_counted_by_session_and_together() -> None:
-    streams = OpenStreams(3, 2)
+    streams = OpenStreams(3, 2, lambda: 3)
     give_back = streams.take(caller("a"))
     streams.take(caller("a"))
     with pytest.raises(RateLimited, match="This session has 2 streams open") as refused:

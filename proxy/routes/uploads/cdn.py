@@ -15,8 +15,8 @@ from starlette.routing import Route
 from proxy.auth.callers import Caller
 from proxy.files import CDN_PATH
 from proxy.policy.contents import OCTETS, allowed_type
-from proxy.policy.plans import Plan
 from proxy.policy.ratelimit import Allowance, network_of
+from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, note_owner
@@ -70,19 +70,19 @@ def routes(services: Services) -> list[Route]:
         begun = {"access_url": services.files.shown(place.file_url), "uploadId": slot}
         return JSONResponse(begun, headers=allowance.headers())
 
-    async def opened(request: Request) -> tuple[Upload, Plan, str]:
+    async def opened(request: Request) -> tuple[Upload, Terms, str]:
         caller = await services.authenticator.authenticate_upload(request)
         note_owner(request, caller.tenant.id, caller.subject)
-        upload, plan = await find(services, request.path_params["slot"])
+        upload, terms = await find(services, request.path_params["slot"])
         url = f"{services.settings.server.public_url}{CDN_PATH}/{request.path_params['path']}"
         is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
         if not is_own or not upload.in_parts or url != services.files.shown(upload.file_url):
             raise no_such_upload()
-        return upload, plan, url
+        return upload, terms, url
 
     async def put_part(request: Request) -> Response:
-        upload, plan, _ = await opened(request)
-        return await parts.receive_part(services, request, upload, plan)
+        upload, terms, _ = await opened(request)
+        return await parts.receive_part(services, request, upload, terms)
 
     async def complete(request: Request) -> Response:
         upload, _, url = await opened(request)

@@ -78,7 +78,7 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
         await read_whole(response, repeatable=True)
         return place.file_url
 
-    transfer = Transfer(caller.tenant.id, caller.subject, caller.plan, file.size)
+    transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size)
     try:
         return await relay(services, request, transfer, content, send)
     except _NoPlace as refusal:

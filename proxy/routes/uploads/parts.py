@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import BadRequest
-from proxy.policy.plans import Plan
+from proxy.policy.terms import Terms
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
@@ -37,7 +37,7 @@ class Complete(BaseModel):
     parts: list[NamedPart] = Field(min_length=1, max_length=MOST_PARTS)
 
 
-async def receive_part(services: Services, request: Request, upload: Upload, plan: Plan) -> Response:
+async def receive_part(services: Services, request: Request, upload: Upload, terms: Terms) -> Response:
     """Pass one part on. Its etag is in the answer's body, for the JavaScript client, and a header, for Python's.
 
     Raises:
@@ -56,7 +56,7 @@ async def receive_part(services: Services, request: Request, upload: Upload, pla
     async def send(flow: Content) -> str:
         return await files.put_part(services.upstream, upload.upstream_url, number, size, flow)
 
-    transfer = Transfer(upload.tenant, upload.subject, plan, size)
+    transfer = Transfer(upload.tenant, upload.subject, terms, size)
     async with attempt(services.stores.uploads, upload.id, number, size) as begun:
         etag = await relay(services, request, transfer, content, send, begun.confirm)
         await begun.land(etag)

@@ -13,8 +13,8 @@ from starlette.types import Message, Receive
 
 from proxy.errors import BadUpstream, ProxyError
 from proxy.policy.contents import HEAD_BYTES, check_head
-from proxy.policy.plans import Plan
 from proxy.policy.quota import MILLION, UPLOAD, new_job
+from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.incoming import exactly, peeked
 from proxy.stores.base import Job
@@ -30,11 +30,11 @@ Content = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is to be relayed: so many bytes of somebody's, on a plan."""
+    """What is to be relayed: so many bytes of somebody's, and the terms that bind them."""
 
     tenant: str
     subject: str
-    plan: Plan
+    terms: Terms
     size: int
 
 
@@ -84,7 +84,7 @@ async def relay(
 def _job(services: Services, transfer: Transfer) -> Job:
     now = services.clock.now()
     amounts = {"upload_bytes": transfer.size * MILLION}
-    job = new_job(transfer.plan, transfer.tenant, transfer.subject, UPLOAD, UPLOAD, amounts, now)
+    job = new_job(transfer.terms, transfer.tenant, transfer.subject, UPLOAD, UPLOAD, amounts, now)
     return replace(job, expires_at=now + LIFE_SECONDS)
 
 

@@ -15,9 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.callers import Caller
+from proxy.auth.sessions import is_guest_name
 from proxy.errors import BadRequest, NotFound
 from proxy.policy.contents import allowed_type
-from proxy.policy.plans import Plan
+from proxy.policy.terms import Terms
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
@@ -82,17 +83,20 @@ async def open_slot(services: Services, caller: Caller, place: Place, content_ty
     return slot
 
 
-async def find(services: Services, slot: str) -> tuple[Upload, Plan]:
-    """The upload behind a slot, and the plan it is on.
+async def find(services: Services, slot: str) -> tuple[Upload, Terms]:
+    """The upload behind a slot, and the terms that bind its owner.
 
     Raises:
         NotFound: there is none, or its time is over.
     """
     upload = await services.stores.uploads.get(_hash(slot))
-    plan = (await services.directory.snapshot()).plans.get(upload.plan) if upload else None
-    if upload is None or plan is None or upload.expires_at <= services.clock.now():
+    snapshot = await services.directory.snapshot()
+    tenant = snapshot.tenants.get(upload.tenant) if upload else None
+    if upload is None or tenant is None or upload.plan not in snapshot.plans:
         raise no_such_upload()
-    return upload, plan
+    if upload.expires_at <= services.clock.now():
+        raise no_such_upload()
+    return upload, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
 
 
 def no_such_upload() -> NotFound:
@@ -100,15 +104,15 @@ def no_such_upload() -> NotFound:
 
 
 def routes(services: Services) -> list[Route]:
-    async def opened(request: Request, *, in_parts: bool) -> tuple[Upload, Plan]:
-        upload, plan = await find(services, request.path_params["slot"])
+    async def opened(request: Request, *, in_parts: bool) -> tuple[Upload, Terms]:
+        upload, terms = await find(services, request.path_params["slot"])
         note_owner(request, upload.tenant, upload.subject)
         if not await services.authenticator.may_send(request, upload):
             raise no_such_upload()
         if upload.in_parts is not in_parts:
             way = "in parts: PUT {upload_url}/1 and so on" if upload.in_parts else "at once: PUT {upload_url}"
             raise BadRequest(f"This upload was begun to be sent {way}.")
-        return upload, plan
+        return upload, terms
 
     async def put(request: Request) -> Response:
         return await receive_whole(services, request, *await opened(request, in_parts=False))

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from proxy.errors import BadRequest, UnsupportedMediaType
 from proxy.policy.contents import media_type
-from proxy.policy.plans import Plan
+from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import incoming, length_of
@@ -17,7 +17,7 @@ from proxy.upstream import files
 from proxy.upstream.relay import pass_on
 
 
-async def receive_whole(services: Services, request: Request, upload: Upload, plan: Plan) -> Response:
+async def receive_whole(services: Services, request: Request, upload: Upload, terms: Terms) -> Response:
     """Pass the file on; the answer is that of fal's store.
 
     Raises:
@@ -35,7 +35,7 @@ async def receive_whole(services: Services, request: Request, upload: Upload, pl
         response = await files.put(services.upstream, upload.upstream_url, upload.content_type, size, flow)
         return await pass_on(response, repeatable=True)
 
-    transfer = Transfer(upload.tenant, upload.subject, plan, size)
+    transfer = Transfer(upload.tenant, upload.subject, terms, size)
     async with attempt(services.stores.uploads, upload.id, WHOLE, size) as begun:
         answer = await relay(services, request, transfer, content, send, begun.confirm)
         await begun.land("")
