@@ -38,6 +38,20 @@ def test_the_key_and_a_session_secret_are_enough() -> None:
     assert not settings.dev and not settings.warnings
 
 
+@pytest.mark.parametrize(
+    ("given", "alone", "of_several"),
+    [
+        ({}, 10_000, 5_000),
+        ({"PROXY_MAX_STREAMS": "7"}, 7, 3),
+        ({"PROXY_MAX_STREAMS": "1"}, 1, 1),
+        ({"PROXY_MAX_STREAMS_PER_TENANT": "40"}, 40, 40),
+    ],
+)
+def test_one_of_several_tenants_has_half_of_the_streams(given: dict[str, str], alone: int, of_several: int) -> None:
+    server = read({**GOOD, **given}).server
+    assert [server.streams_per_tenant(tenants) for tenants in (0, 1, 2, 9)] == [alone, alone, of_several, of_several]
+
+
 def test_an_empty_environment_names_what_is_missing() -> None:
     assert names({}) == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
 
@@ -56,6 +70,7 @@ def test_every_problem_is_told_at_once() -> None:
         "PROXY_ALLOWED_ORIGINS": "https://app.example.com/path",
         "PROXY_TRUSTED_PROXIES": "the-balancer",
         "PROXY_MAX_BODY_BYTES": "1",
+        "PROXY_MAX_STREAMS_PER_TENANT": "0",
         "PROXY_DRAIN_SECONDS": "-1",
         "PROXY_LOG_FORMAT": "xml",
         "PROXY_LOG_LEVEL": "loud",
@@ -122,6 +137,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_TRUSTED_PROXIES", "*"),
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/33"),
     ("PROXY_MAX_BODY_BYTES", "12MB"),
+    ("PROXY_MAX_STREAMS_PER_TENANT", "0"),
+    ("PROXY_MAX_STREAMS_PER_TENANT", "half"),
     ("PROXY_MAX_CONNECTIONS", "0"),
     ("PROXY_MAX_CONNECTIONS", "1000001"),
     ("PROXY_MAX_CONNECTIONS_PER_ADDRESS", "0"),

@@ -174,6 +174,12 @@ def test_many_replicas_scale_without_a_volume_and_without_a_gap() -> None:
     assert not of_kind(manifests, "PersistentVolumeClaim")
 
 
+def test_the_streams_of_a_tenant_are_the_programs_default_unless_set() -> None:
+    name = "PROXY_MAX_STREAMS_PER_TENANT"
+    assert name not in environ(render(DEFAULT))
+    assert environ(render(DEFAULT, maxStreamsPerTenant=40))[name] == "40"
+
+
 def test_the_network_policy_lets_in_the_named_and_out_to_fal_and_the_stores() -> None:
     policy = the(render(REDIS_POSTGRES), "NetworkPolicy")["spec"]
     (ingress,) = policy["ingress"]
@@ -305,6 +311,7 @@ def test_a_typo_in_the_values_fails(typo: dict[str, Any]) -> None:
         {"replicas": 0},
         {"log__level": "verbose"},
         {"rateLimitOnError": "maybe"},
+        {"maxStreamsPerTenant": 0},
         {"fal__runUrl": "http://fal.example"},
         {"image__digest": "latest"},
     ],

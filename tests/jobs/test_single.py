@@ -142,3 +142,22 @@ async def test_streams_are_counted_by_session_and_together() -> None:
     give_back()
     streams.take(caller("a"))
     assert streams.total == 3
+
+
+async def test_streams_of_a_tenant_and_of_its_guests_are_bounded() -> None:
+    streams = OpenStreams(20, 20, lambda: 8)
+    guest = caller("g", share=0.25)
+    ends = [streams.take(guest) for _ in range(2)]
+    with pytest.raises(RateLimited, match="All guests of this tenant together have 2 streams open") as refused:
+        streams.take(caller("another", share=0.25))
+    assert refused.value.scope == "tenant"
+    ends += [streams.take(caller("a")) for _ in range(6)]
+    for one in (caller("a"), guest):
+        with pytest.raises(RateLimited, match="This tenant has 8 streams open") as refused:
+            streams.take(one)
+        assert refused.value.scope == "tenant"
+    streams.take(caller("g", tenant="globex", share=0.25))
+    for end in ends:
+        end()
+    assert streams.total == 1
+    assert [streams.take(caller("h", share=1.0)) for _ in range(8)]

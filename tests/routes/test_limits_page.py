@@ -61,6 +61,10 @@ PER_ADDRESS = {"per": "ip", "unit": "requests", "limit": 1, "window": "day"}
         {"plans": {"team": {"endpoints": ["a/b"], "concurrency": {"subject": 0}}}},
         {"plans": {"team": {"endpoint": ["a/b"]}}},
         {"plans": {}, "tenants": [{"id": "No Name", "plan": "team"}]},
+        *(
+            {"plans": {}, "tenants": [{"id": "a", "plan": "b", "guests": {"share": one}}]}
+            for one in (0, 1.01, True, "1")
+        ),
         {"tenants": []},
     ],
 )

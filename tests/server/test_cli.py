@@ -129,6 +129,7 @@ def test_a_minted_session_stands_alone_on_stdout(desk: Desk) -> None:
         (["--tenant", "acmee", "--subject", "alice"], "there is no tenant acmee"),
         (["--tenant", "acme", "--subject", " alice"], "--subject: must be"),
         (["--tenant", "acme", "--subject", ""], "--subject: must be"),
+        (["--tenant", "acme", "--subject", "guest-0123456789abcdef"], "--subject: 'guest-' and 16"),
         (["--tenant", "small", "--subject", "a", "--endpoint", "fal-ai/llavav15-13b"], "--endpoint: the tenant's plan"),
     ],
 )

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.server.commands import PLAINLY, SECRET, eventually, serving
+from tests.server.commands import PLAINLY, SECRET, Server, eventually, serving
 from tests.server.conftest import PLANS, Desk, Running
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
@@ -137,6 +137,67 @@ def test_dev_prints_a_page_a_session_and_a_line_that_works_when_pasted(tmp_path:
 def _told(words: str, name: str) -> str:
     (value,) = re.findall(rf"^  {name} +(\S+)$", words, re.MULTILINE)
     return str(value)
+
+
+def has_a_key(sandbox: SandboxControl) -> dict[str, str]:
+    """What makes `dev` believe that its key is real: fal is elsewhere, and costs money."""
+    return sandbox_environ(sandbox.url)
+
+
+def ask_as_guest(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/sessions/guest", headers={"origin": server.url}, json={}, **PLAINLY)
+
+
+def test_dev_with_a_key_takes_no_guests_and_has_a_quota(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with serving("dev", environ=has_a_key(sandbox), folder=tmp_path) as server:
+        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        words = server.stdout
+        assert "in front of fal." in words and "at most 100 requests a day" in words
+        assert "Guests are off" in words and "--guests" in words
+        refused = ask_as_guest(server)
+        assert (refused.status_code, refused.json()["error_type"]) == (403, "origin_not_allowed")
+        with client(server.url, _told(words, "session")) as developer:
+            (quota,) = developer.get("/v1/session").json()["quotas"]
+            expected = {"per": "tenant", "unit": "requests", "window": "day", "limit": 100}
+            assert {name: quota[name] for name in expected} == expected
+            assert developer.post(RUN, json=asked("?")).status_code == 422
+    assert any(one["host"] == "run" for one in sandbox.requests())
+
+
+def test_dev_with_a_key_takes_guests_if_asked(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with serving("dev", "--guests", environ=has_a_key(sandbox), folder=tmp_path) as server:
+        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        assert "Guests may call from the page." in server.stdout
+        token = ask_as_guest(server).json()["token"]
+        with client(server.url, token) as guest:
+            quotas = guest.get("/v1/session").json()["quotas"]
+        assert {"per": "tenant", "unit": "requests", "limit": 100}.items() <= quotas[-1].items()
+
+
+def test_dev_without_a_key_takes_guests_and_has_no_quota(tmp_path: Path) -> None:
+    with serving(
+        "dev", environ={"PROXY_HOST": "0.0.0.0", "PROXY_PUBLIC_URL": "http://ai.test"}, folder=tmp_path
+    ) as server:
+        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        assert "Guests" not in server.stdout and "at most" not in server.stdout
+        answer = httpx.post(f"{server.url}/v1/sessions/guest", headers={"origin": "http://ai.test"}, json={}, **PLAINLY)
+        with client(server.url, answer.json()["token"]) as guest:
+            assert guest.get("/v1/session").json()["quotas"] == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "dev.example"])
+def test_dev_with_a_key_listens_on_loopback_only(sandbox: SandboxControl, desk: Desk, host: str) -> None:
+    environ = {**has_a_key(sandbox), "PROXY_HOST": host}
+    for more in ({}, {"PROXY_CONFIG": desk.environ["PROXY_CONFIG"]}):
+        done = desk.commands("dev", environ={**environ, **more}, cwd=desk.folder)
+        assert (done.code, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"PROXY_HOST: others can reach {host}") and "--yes-expose" in done.stderr
+
+
+def test_dev_with_a_key_can_be_exposed_on_purpose(sandbox: SandboxControl, tmp_path: Path) -> None:
+    environ = {**has_a_key(sandbox), "PROXY_HOST": "0.0.0.0"}
+    with serving("dev", "--yes-expose", environ=environ, folder=tmp_path) as server:
+        eventually(lambda: "in front of fal." in server.stdout, "dev says nothing")
 
 
 def test_dev_refuses_settings_that_cannot_be_used(desk: Desk) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from proxy.policy.plans import Plan
+from proxy.policy.quota import ALL_GUESTS, MILLION, new_job
+from proxy.policy.terms import guest_terms, user_terms
 from proxy.stores.base import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
@@ -167,3 +170,37 @@ async def _all_at_once(work: Callable[[int], Awaitable[None]], number: int) -> N
     async with anyio.create_task_group() as group:
         for one in range(number):
             group.start_soon(work, one)
+
+
+GUESTS_AND_USERS = {
+    "host": {"quotas": [{"per": "tenant", "unit": "requests", "limit": 40, "window": "day"}]},
+    "visitors": {
+        "quotas": [
+            {"per": "subject", "unit": "requests", "limit": 3, "window": "day"},
+            {"per": "tenant", "unit": "requests", "limit": 25, "window": "day"},
+        ]
+    },
+}
+
+
+async def test_guests_and_users_at_once_exceed_no_account(hands: list[SqlStores], database_url: str) -> None:
+    """Each guest's account, that of all guests and the tenant's are booked together."""
+    host, visitors = (Plan(endpoints=frozenset(), **GUESTS_AND_USERS[name]) for name in ("host", "visitors"))
+    own, theirs = user_terms(host), guest_terms(visitors, host, 0.25)
+    granted: Counter[str] = Counter()
+
+    async def ask(number: int) -> None:
+        name = f"guest-{number % 12:016x}" if number % 3 else "alice"
+        terms = theirs if number % 3 else own
+        call = new_job(terms, "acme", name, "run", "fal-ai/llava-next", {"requests": MILLION}, 90_000.0)
+        (outcome,) = await hands[number % 4].ledger.commit([Reserve(call)])
+        granted[name] += isinstance(outcome, Granted)
+
+    await _all_at_once(ask, 120)
+    books = await read_books(database_url)
+    books.check()
+    standing = {bucket.subject: account.reserved // MILLION for bucket, account in books.accounts.items()}
+    guests = {name: calls for name, calls in granted.items() if name != "alice"}
+    assert standing.pop("") == sum(granted.values()) == 40
+    assert standing.pop(ALL_GUESTS) == sum(guests.values()) <= 25
+    assert standing == guests and max(guests.values()) <= 3
