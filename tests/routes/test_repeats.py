@@ -164,7 +164,7 @@ class Remembered:
         self.snapshot: Snapshot | None = Snapshot()
         self.asked = 0
         self.caller: Any = SimpleNamespace(
-            plan=SimpleNamespace(poll_limits=SimpleNamespace(ip=None, session=None, subject=None, tenant=None)),
+            terms=SimpleNamespace(polls=()),
             tenant=SimpleNamespace(id="acme"),
             subject="alice",
             session=Session("s", "acme", "alice", 0, self.clock.now() + 60),
