@@ -22,12 +22,13 @@ from proxy.policy import usage as usage_
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plan_file import json_schema, read_file
 from proxy.policy.plans import Tenant
+from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
-from proxy.settings import Settings, SettingsError
+from proxy.settings import LogSettings, Settings, SettingsError
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
-from proxy.telemetry import Redactor, configure_logging
+from proxy.telemetry import configure_logging
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -57,14 +58,14 @@ def serve(
     for warning in settings.warnings:
         _say(f"warning: {warning}")
     # Of this process, which supervises the workers if there are several.
-    _configure_logging(settings)
+    configure_logging(settings.log, Redactor(settings.secrets))
     raise typer.Exit(run("proxy.cli:application", settings))
 
 
 def application() -> Any:
     """The application of one worker process, from its environment."""
     settings = settings_.read(os.environ)
-    _configure_logging(settings)
+    configure_logging(settings.log, Redactor(settings.secrets))
     app = create_app(settings)
     tune_runtime()
     return app
@@ -258,12 +259,6 @@ def sessions_revoke(
     print("revoked")
 
 
-def _configure_logging(settings: Settings) -> None:
-    secrets = [settings.fal.key, *settings.sessions.secrets, settings.stores.database_url]
-    secrets += [secret for secret in (settings.sessions.admin_token, settings.stores.redis_url) if secret]
-    configure_logging(settings.log, Redactor(secrets))
-
-
 def _checked(*, warnings_too: bool = False) -> Settings:
     """The settings, with the plan file looked at too; or every problem, and exit 1."""
     problems: list[str] = []
@@ -289,6 +284,7 @@ def _checked(*, warnings_too: bool = False) -> Settings:
 def _on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True) -> T:
     """Do something on the database that the settings name, beside a server that may be running."""
     stores_settings = _refusing(lambda: settings_.read_stores(os.environ))
+    configure_logging(LogSettings("text", "warning"), Redactor(settings_.secrets_in(stores_settings)))
 
     async def work() -> T:
         stores = SqlStores(stores_settings.database_url.reveal())

@@ -26,12 +26,13 @@ from proxy.clock import SystemClock
 from proxy.drain import Drain
 from proxy.policy.plan_file import read_file
 from proxy.policy.plans import Guests, Plan, PlanFile, Quota, Tenant
+from proxy.redaction import Redactor
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import raise_file_limit
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, is_loopback, read
-from proxy.telemetry import Redactor, configure_logging
+from proxy.telemetry import configure_logging
 
 DEMO_TENANT = "demo"
 DEMO_SUBJECT = "developer"
@@ -152,7 +153,7 @@ def _demo_of_fal(settings: Settings, takes_guests: bool) -> Demo:
 
 
 def _serve(settings: Settings, demo: Demo) -> None:
-    configure_logging(settings.log, Redactor([settings.fal.key, *settings.sessions.secrets]))
+    configure_logging(settings.log, Redactor(settings.secrets))
     file = read_file(settings.config_path)[0] if settings.config_path else demo.file
     notes = "" if settings.config_path else demo.notes
     if not file.tenants:

@@ -67,6 +67,10 @@ class ConnectionUrl(NamedTuple):
     url: str
     connect_timeout: int | None
 
+    def __repr__(self) -> str:
+        # The URL holds a password.
+        return f"ConnectionUrl(url=****, connect_timeout={self.connect_timeout})"
+
 
 def parse(text: str) -> ConnectionUrl:
     """Read a PostgreSQL URL.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from proxy import libpq
@@ -109,20 +109,45 @@ class SettingsError(Exception):
         self.warnings = tuple(warnings)
 
 
-@dataclass(frozen=True)
 class Secret:
-    """A value that shows itself only when asked for by name."""
+    """A value that only `reveal` shows. Its text, copies and dictionaries do not, and it cannot be pickled."""
 
-    _value: str = field(repr=False)
+    __slots__ = ("_value",)
+    _value: str
+
+    def __init__(self, value: str) -> None:
+        object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
         return self._value
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "****"
 
     def __bool__(self) -> bool:
         return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a secret does not change")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        # `dataclasses.asdict` copies what is no dataclass.
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a secret cannot be pickled")
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled")
 
 
 @dataclass(frozen=True)
@@ -196,6 +221,23 @@ class Settings:
     config_path: Path | None = None
     dev: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every secret there is: what no log may show."""
+        return tuple(secrets_in(self))
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """The secrets in settings, wherever they stand."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from secrets_in(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from secrets_in(getattr(value, field.name))
 
 
 def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:

@@ -3,85 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from proxy.settings import LogSettings, Secret
+from proxy.redaction import Redactor
+from proxy.settings import LogSettings
 
-#: What our own credentials look like, wherever they turn up: tenant keys, session tokens, what follows `/s/`,
-#: `/uploads/` and `/multipart/` in a path, the query of a signed URL, an Authorization header.
-_PATTERNS = re.compile(
-    r"""fpk_[A-Za-z0-9_-]+
-      | (?<=/s/)[^/\s"']+
-      | (?<=/uploads/)[^/\s"']+
-      | (?<=/multipart/)[^/\s"']+
-      | (?<=\?)[^\s"']*(?:[Ss]ignature|[Tt]oken)[^\s"']*
-      | \.?eyJ[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9_-]+)+
-      | \.eJ[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9_-]+)+
-      | (?i:(?<=authorization:\s)|(?<=\bKey\s)|(?<=\bBearer\s))[^\s"',]{16,}""",
-    re.VERBOSE,
-)
-_SIGNS = (
-    "fpk_", "/s/", "/uploads/", "/multipart/", "signature", "token", "eyj", ".ej", "authorization", "key ", "bearer ",
-)  # fmt: skip
-HIDDEN = "****"
-
-
-class Redactor:
-    """Removes secrets from a text: those it was told, and whatever has the form of one."""
-
-    def __init__(self, secrets: Iterable[Secret]) -> None:
-        values = {part for secret in secrets for part in _parts(secret.reveal()) if len(part) >= 8}
-        longest_first = sorted(values, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-
-    def clean(self, text: str) -> str:
-        if self._known is not None:
-            text = self._known.sub(HIDDEN, text)
-        # Looking for a few letters first spares most lines the search for whole patterns.
-        lowered = text.lower()
-        return _PATTERNS.sub(HIDDEN, text) if any(sign in lowered for sign in _SIGNS) else text
-
-
-def _parts(secret: str) -> list[str]:
-    """A key counts as a whole and by its secret half."""
-    return [secret, secret.partition(":")[2]] if ":" in secret and "//" not in secret else [secret]
+#: What JSON leaves as it is, and a terminal or a reader of lines takes for something else: DEL, C1 with NEL, the line
+#: and paragraph separators, characters that are not seen or turn the direction of writing, halves of surrogate pairs.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+#: What stands in a line of text without quotes: it holds nothing that ends a value or begins a field.
+_PLAIN_VALUE = re.compile(r"""[^\x00-\x20\s"=\\]+""")
+_PLAIN_MESSAGE = re.compile(r"""[^\x00-\x1f"=\\]+""")
 
 
 class _Formatter(logging.Formatter):
-    """One line a record, JSON or text; the last thing before the output, so nothing passes it unredacted."""
+    """One line a record, JSON or text. Fields are redacted as they are, then encoded: a line can always be parsed."""
 
     def __init__(self, form: str, redactor: Redactor) -> None:
         super().__init__()
-        self._json = form == "json"
+        self._encode = _as_json if form == "json" else _as_text
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = {
+        fields: dict[str, object] = {
             "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **getattr(record, "facts", {}),
         }
         if record.exc_info:
-            facts["traceback"] = self.formatException(record.exc_info)
-        return self._redactor.clean(self._line(facts))
+            fields["traceback"] = self.formatException(record.exc_info)
+        return self._encode(self._redacted(fields))
 
-    def _line(self, facts: dict[str, object]) -> str:
-        if self._json:
-            return orjson.dumps(facts, default=str).decode()
-        time_, level, _, message, *rest = facts.values()
-        names = list(facts)[4:]
-        more = " ".join(f"{name}={value}" for name, value in zip(names, rest, strict=True))
-        return f"{time_} {str(level).upper():7} {message} {more}".rstrip()
+    def _redacted(self, fields: dict[str, object]) -> dict[str, object]:
+        shown = {name: value if type(value) in _SCALARS else str(value) for name, value in fields.items()}
+        texts = [value for value in shown.values() if type(value) is str]
+        # One search for all spares most lines a search for each; no secret holds this separator.
+        if not self._redactor.is_needed("\0".join(texts)):
+            return shown
+        clean = self._redactor.clean
+        return {name: clean(value) if isinstance(value, str) else value for name, value in shown.items()}
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, LookupError):
+        # `logging` would print the arguments as they are.
+        return str(record.msg)
+
+
+def _as_json(fields: dict[str, object]) -> str:
+    try:
+        line = orjson.dumps(fields).decode()
+    except TypeError:
+        # Numbers of more than 64 bits, and half characters.
+        line = json.dumps(fields)
+    return line if line.isascii() and "\x7f" not in line else _UNSAFE.sub(_escaped, line)
+
+
+def _as_text(fields: dict[str, object]) -> str:
+    time_, level, _, message, *rest = fields.values()
+    names = list(fields)[4:]
+    more = " ".join(f"{name}={_quoted(str(value), _PLAIN_VALUE)}" for name, value in zip(names, rest, strict=True))
+    return f"{time_} {str(level).upper():7} {_quoted(str(message), _PLAIN_MESSAGE)} {more}".rstrip()
+
+
+def _quoted(text: str, plain: re.Pattern[str]) -> str:
+    """The text as it is where it is plain, else as a string of JSON."""
+    if plain.fullmatch(text) and not _UNSAFE.search(text):
+        return text
+    return _UNSAFE.sub(_escaped, json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 @lru_cache(maxsize=2)

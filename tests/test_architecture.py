@@ -20,6 +20,7 @@ FLOORS = [
     {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
+    {"redaction"},
     {"settings", "errors", "clock", "drain", "files", "libpq", "networks", "origins", "numbers", "schema", "__init__"},
 ]
 SANDBOX = "sandbox"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import dataclasses
+import json
+import pickle
+import pprint
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import orjson
 import pytest
 
-from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Settings, SettingsError, read, unknown_variables
+from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Secret, Settings, SettingsError, read, unknown_variables
 
 KEY = "an-id-of-a-key:a-secret-of-a-key"
 SECRET = "a-signing-secret-of-more-than-32-bytes"
@@ -360,3 +366,54 @@ def test_a_secret_that_is_refused_is_not_quoted(name: str, value: str) -> None:
 
 def test_every_default_and_every_secret_is_a_variable() -> None:
     assert set(DEFAULTS) <= set(VARIABLES) and set(VARIABLES) >= SECRETS
+
+
+OPENS = {
+    "PROXY_ADMIN_TOKEN": "an-admin-token-of-the-tests-with-32-bytes",
+    "PROXY_DATABASE_URL": "postgresql://proxy:a-password-of-the-database@db/proxy",
+    "PROXY_REDIS_URL": "redis://:a-password-of-redis@cache",
+}
+SHOWN: dict[str, Callable[[Settings], object]] = {
+    "repr": repr,
+    "str": str,
+    "format": lambda settings: f"{settings} {settings.fal.key} {settings.fal.key!r}",
+    "asdict": dataclasses.asdict,
+    "astuple": dataclasses.astuple,
+    "vars": lambda settings: [vars(part) for part in (settings, settings.fal, settings.sessions, settings.stores)],
+    "copies": lambda settings: (copy.copy(settings), copy.deepcopy(settings), copy.deepcopy(settings.fal.key)),
+    "replaced": lambda settings: dataclasses.replace(settings, dev=True),
+    "JSON": lambda settings: json.dumps(dataclasses.asdict(settings), default=repr),
+    "a fast JSON": lambda settings: orjson.dumps(settings, default=str),
+    "a pretty print": lambda settings: pprint.pformat(settings),
+    "all secrets": lambda settings: settings.secrets,
+}
+
+
+@pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
+def test_nothing_shows_a_secret(show: Callable[[Settings], object]) -> None:
+    settings = read({**GOOD, **OPENS})
+    said = repr(show(settings))
+    assert not [part for part in (*GOOD.values(), *OPENS.values(), "a-password") if part in said]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_secret_is_not_pickled(protocol: int) -> None:
+    settings = read(GOOD)
+    for one in (settings, settings.fal, settings.fal.key):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(one, protocol)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        settings.fal.key.__getstate__()
+
+
+def test_a_secret_is_a_value_that_does_not_change() -> None:
+    one = Secret("one")
+    assert (one, hash(one), bool(one), bool(Secret(""))) == (Secret("one"), hash(Secret("one")), True, False)
+    assert one != Secret("other") and one != "one" and copy.deepcopy(one).reveal() == "one"
+    with pytest.raises(AttributeError, match="does not change"):
+        one._value = "other"
+
+
+def test_every_secret_is_on_the_list() -> None:
+    settings = read({**GOOD, **OPENS, "PROXY_SESSION_SECRETS": f"{SECRET},{SECRET[::-1]}"})
+    assert {secret.reveal() for secret in settings.secrets} == {KEY, SECRET, SECRET[::-1], *OPENS.values()}

@@ -14,7 +14,10 @@ import httpx
 import pytest
 import yaml
 
-from tests.server.commands import PLAINLY, SECRET, Server, eventually, serving
+from proxy.auth.sessions import Sessions
+from proxy.clock import SystemClock
+from proxy.settings import Secret
+from tests.server.commands import PLAINLY, SECRET, SERVABLE, Server, eventually, serving
 from tests.server.conftest import PLANS, Desk, Running
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
@@ -132,6 +135,27 @@ def test_dev_prints_a_page_a_session_and_a_line_that_works_when_pasted(tmp_path:
         assert server.stop(stop) in STOPPED[stop]
     assert list(temporary.iterdir()) == [], "the database of the trial outlived it"
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize(("command", "tenant"), [("serve", "default"), ("dev", "demo")])
+def test_no_command_logs_a_secret(tmp_path: Path, command: str, tenant: str) -> None:
+    """Names of users are logged; here each is called like a secret of the settings."""
+    database = f"sqlite:///{tmp_path / 'a-database-with-a-name.db'}"
+    environ = {
+        **SERVABLE,
+        "PROXY_ADMIN_TOKEN": "an-admin-token-of-the-tests-with-32-bytes",
+        "PROXY_DATABASE_URL": database,
+    }
+    sessions = Sessions((Secret(SECRET),), SystemClock())
+    with serving(command, environ=environ, folder=tmp_path) as server:
+        for subject in environ.values():
+            with client(server.url, sessions.mint(tenant, subject, 60)[0]) as user:
+                assert user.get("/v1/session").json()["subject"] == subject
+                assert user.post("/v1/uploads").status_code == 400
+        # The line is written after the answer.
+        eventually(lambda: server.stderr.count("****") >= len(environ), "no line")
+        assert not [secret for secret in environ.values() if secret in server.stderr]
+        server.stop(signal.SIGTERM)
 
 
 def _told(words: str, name: str) -> str:

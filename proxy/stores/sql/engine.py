@@ -36,6 +36,7 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
             connect_args={"async_creator_fn": partial(_open_sqlite, lock_seconds=lock_seconds)},
             pool_size=5,
             max_overflow=0,
+            hide_parameters=True,
             **_JSON,
         )
         event.listen(engine.sync_engine, "begin", _begin_sqlite)

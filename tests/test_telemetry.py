@@ -1,0 +1,204 @@
+"""Log lines: one a record, that can be parsed whatever a caller sent, and that show no secret in any spelling."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.redaction import HIDDEN, Redactor
+from proxy.settings import LogSettings, Secret, read
+from proxy.telemetry import configure_logging
+
+#: With all that some encoding escapes.
+AWKWARD = "pa'ss\"wo\\rd é𝄞/+=&\n:%-tail"
+PLAIN = "an-id-of-a-key:a-secret-of-a-key"
+SECRETS = [
+    Secret(AWKWARD),
+    Secret(PLAIN),
+    Secret("postgresql://proxy:p%40ss%2Fw0rd-of-it@db/proxy?sslpassword=of-the-key"),
+]
+FIELD = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)')
+HEAD = re.compile(r'(\S+Z) ([A-Z]+) +("(?:[^"\\]|\\.)*"|[^"=\\]*?)(?= [a-z_]+=|$)')
+
+Log = Callable[..., str]
+
+
+@contextmanager
+def logging_as(form: str) -> Iterator[Log]:
+    """A function that logs one record through the handler of the program, and returns what it wrote."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    configure_logging(LogSettings(form, "debug"), Redactor(SECRETS))
+    (handler,) = root.handlers
+    assert isinstance(handler, logging.StreamHandler)
+
+    def log(message: str, *arguments: object, **more: Any) -> str:
+        output = io.StringIO()
+        handler.setStream(output)
+        logging.getLogger("proxy.test").info(message, *arguments, **more)
+        return output.getvalue()
+
+    try:
+        yield log
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+@pytest.fixture(params=["json", "text"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def log(form: str) -> Iterator[Log]:
+    with logging_as(form) as log:
+        yield log
+
+
+def parse(form: str, line: str) -> dict[str, Any]:
+    """The fields of a line of the log, as a program reads it."""
+    assert line.endswith("\n") and len(line.splitlines()) == 1, line
+    # Nothing that a terminal acts upon, or that is read in another place than it stands.
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]", line)
+    if form == "json":
+        found: dict[str, Any] = json.loads(line)
+        return found
+    line = line.removesuffix("\n")
+    head = HEAD.match(line)
+    assert head is not None, line
+    fields: dict[str, Any] = {"time": head[1], "level": head[2].lower(), "message": plain(head[3])}
+    at = head.end() + 1
+    while at < len(line):
+        field = FIELD.match(line, at)
+        assert field is not None, line[at:]
+        assert field[1] not in fields, "a field twice"
+        fields[field[1]] = plain(field[2])
+        at = field.end()
+    return fields
+
+
+def plain(text: str) -> str:
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+HOSTILE = [
+    "two words",
+    "a status=200",
+    'quoted "text"',
+    "back\\slash",
+    "line\nbreak\r\nand another",
+    "\x1b[31mred",
+    "\x00\x7f",
+    "c1 \x9b and nel \x85",
+    "lines \u2028 and \u2029",
+    "\u202eturned\u202c \u2066\u200f\u061c",
+    "2026-01-01T00:00:00.000Z INFO    request status=200",
+    '/s/a"b\\c d',
+    '/uploads/"',
+    'https://user@x/?token="a\\',
+    "half \ud800 a pair",
+    "Кот\u3000и\u00a0кот",
+    "",
+    " ",
+    "=",
+    '"',
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_breaks_a_line_or_forges_a_field(log: Log, form: str, text: str) -> None:
+    check_line(log, form, text)
+
+
+@given(text=st.text(st.characters(), max_size=60), form=st.sampled_from(["json", "text"]))
+def test_nor_does_any_other(text: str, form: str) -> None:
+    with logging_as(form) as log:
+        check_line(log, form, text)
+
+
+def check_line(log: Log, form: str, text: str) -> None:
+    expected = Redactor(SECRETS).clean(text)
+    found = parse(form, log("an event", extra={"facts": {"subject": text, "status": 403}}))
+    assert found["subject"] == expected and str(found["status"]) == "403" and found["message"] == "an event"
+    assert set(found) - {"logger"} == {"time", "level", "message", "subject", "status"}
+    found = parse(form, log("%s", text, extra={"facts": {"status": 403}}))
+    assert set(found) - {"logger"} == {"time", "level", "message", "status"} and str(found["status"]) == "403"
+    assert found["message"] == expected or (form == "text" and found["message"].strip() == expected.strip())
+
+
+def test_a_traceback_is_in_its_line(log: Log, form: str) -> None:
+    try:
+        raise ValueError(f"no good: {PLAIN} and {AWKWARD!r}\n2026-01-01T00:00:00.000Z INFO    forged status=200")
+    except ValueError:
+        found = parse(form, log("an event", exc_info=True))
+    assert "ValueError: no good: **** and '****'" in found["traceback"] and "status" not in found
+
+
+def spelled(secret: str) -> list[str]:
+    return [
+        secret,
+        repr(secret),
+        repr([secret]),
+        repr(f"'\" {secret}"),
+        ascii(secret),
+        repr(secret.encode()),
+        json.dumps(secret),
+        json.dumps(json.dumps(secret)),
+        json.dumps(secret, ensure_ascii=False),
+        repr(json.dumps(secret)),
+        quote(secret),
+        quote(secret, safe=""),
+        quote(secret, safe="").lower(),
+        quote_plus(secret),
+    ]
+
+
+@pytest.mark.parametrize("text", [*spelled(AWKWARD), *spelled(PLAIN), *spelled("p@ss/w0rd-of-it"), "of-the-key"])
+def test_a_secret_is_redacted_however_it_is_spelled(log: Log, form: str, text: str) -> None:
+    found = parse(form, log("at %s", text, extra={"facts": {"subject": f"<{text}>"}}))
+    for shown in (found["message"], found["subject"]):
+        assert HIDDEN in shown
+        assert not any(part in shown for part in ("tail", "secret", "w0rd", "of-the-key")), shown
+
+
+def test_what_is_no_secret_stays(log: Log, form: str) -> None:
+    said = "a token bucket at https://fal.run/fal-ai/llava?logs=1 of a-secret, 5 calls"
+    assert parse(form, log(said))["message"] == said
+
+
+def test_facts_of_any_type_have_a_line(log: Log, form: str) -> None:
+    facts = {"large": 2**80, "none": None, "yes": True, "list": [PLAIN, 1], "object": Secret(PLAIN), "part": 0.5}
+    found = parse(form, log("an event", extra={"facts": facts}))
+    # A text has Python's words for what JSON has its own for.
+    assert [str(found[name]) for name in ("large", "none", "yes", "part")] == [str(2**80), "None", "True", "0.5"]
+    assert (found["list"], found["object"]) == ("['****', 1]", "****")
+
+
+def test_arguments_that_do_not_fit_a_message_are_not_printed(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_as(form) as log:
+        assert parse(form, log("a number: %d", PLAIN))["message"] == "a number: %d"
+    assert capsys.readouterr().err == ""
+
+
+def test_every_secret_of_the_settings_is_known_to_the_redactor() -> None:
+    environ = {
+        "FAL_KEY": PLAIN,
+        "PROXY_SESSION_SECRETS": "first-secret-of-the-sessions-of-tests,second-secret-of-the-sessions-of-tests",
+        "PROXY_ADMIN_TOKEN": "an-admin-token-of-the-tests-with-32-bytes",
+        "PROXY_DATABASE_URL": "postgresql://proxy:a-password-of-the-database@db/proxy",
+        "PROXY_REDIS_URL": "redis://:a-password-of-redis@cache",
+    }
+    redactor = Redactor(read(environ).secrets)
+    for text in (*",".join(environ.values()).split(","), "a-password-of-the-database", "a-password-of-redis"):
+        assert redactor.clean(f"<{text}>") == f"<{HIDDEN}>"
