@@ -28,7 +28,7 @@ SANDBOX = "sandbox"
 HOMES = {
     "itsdangerous": {"auth/sessions.py"},
     "slowapi": {"policy/ratelimit.py", "routes/services.py"},
-    "limits": {"policy/ratelimit.py"},
+    "limits": {"policy/ratelimit.py", "policy/flood_store.py"},
     "httpx": {"upstream", "app.py"},
     "aiohttp": {"upstream/transport.py"},
     "sqlalchemy": {"stores/sql"},

@@ -68,7 +68,7 @@ class Authenticator:
         #: By token, the callers of one reading of the directory: what it says of a session holds until the next one.
         self._kept: LRUCache[str, Caller] = LRUCache(KEPT)
         self._kept_for: Snapshot | None = None
-        self._touched: dict[str, float] = {}
+        self._touched: LRUCache[str, float] = LRUCache(KEPT)
         self._touching: set[asyncio.Task[None]] = set()
 
     async def authenticate(self, request: HTTPConnection, *, reads_own_facts: bool = False) -> Caller:

@@ -2,7 +2,7 @@
 
 A call that one scope refuses spends nothing in the others. Status polls have a budget of their own, so that watching
 jobs does not use up the right to submit them. The per-IP flood guard of the doors that open without a session is
-slowapi's; this file is the only user of slowapi and limits.
+slowapi's; this file and its storage are the only users of slowapi and limits.
 
 slowapi reads `.env` and `RATELIMIT_*` variables behind its user's back, and skips a limit whose key is empty; both
 doors are shut here. It counts in memory, for each process: it is there to blunt a flood, not to ration anything.
@@ -26,6 +26,7 @@ from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
 from proxy.networks import network
+from proxy.policy.flood_store import BoundedStorage
 from proxy.policy.terms import ScopedRate
 from proxy.stores.base import Counters, Hit, Window
 
@@ -67,7 +68,7 @@ class Allowance(NamedTuple):
 NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> bytes:
     named = zip(scopes, windows, strict=True)
     return ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named).encode("ascii")
@@ -149,7 +150,7 @@ _SPOKEN = {
 }
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def _windows(
     purpose: str, rates: tuple[ScopedRate, ...], address: str, session: str, tenant: str, subject: str
 ) -> tuple[tuple[str, ...], tuple[Window, ...]]:
@@ -178,7 +179,7 @@ def flood_guard() -> Limiter:
     """A limiter with a memory of its own, closed to the environment."""
     limiter = Limiter(
         key_func=network_of,
-        storage_uri="memory://",
+        storage_uri=f"{BoundedStorage.STORAGE_SCHEME[0]}://",
         storage_options={},
         strategy="moving-window",
         headers_enabled=False,

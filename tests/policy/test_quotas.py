@@ -51,6 +51,9 @@ PLANS = {
     "usd": plan(quotas=[per("tenant", "usd", COMPUTE_SECONDS_CEILING * PRICE + 0.001, "month")]),
     "uploads": plan(quotas=[per("tenant", "upload_bytes", 250)], uploads={"bytes_per_day": 150, "max_bytes": 200}),
     **{window: plan(quotas=[per("subject", "requests", 1, window)]) for window in ("minute", "hour", "day", "month")},
+    "twice": plan(
+        quotas=[per("subject", "upload_bytes", 100), per("tenant", "requests", 9)], uploads={"bytes_per_day": 150}
+    ),
     "plenty": plan(quotas=[*PLENTY, per("subject", "requests", 1000)]),
 }
 
@@ -447,3 +450,16 @@ def test_nothing_stays_reserved_beyond_its_time(sandbox: SandboxControl, tmp_pat
         own.clock.advance(QUIET_SECONDS + 1)
         look_after(own, counters)
         eventually(lambda: account(tmp_path, "plenty", "tokens") == Booked(64, 0), "it stays reserved")
+
+
+def test_of_two_quotas_of_one_account_the_lower_one_holds_and_is_shown(proxy: Stack) -> None:
+    with Person(proxy, proxy.token("ann", tenant="twice")) as ann:
+        assert ann.http.post("/v1/uploads", content=png(64), headers={"content-type": "image/png"}).status_code == 201
+        assert ann.run().status_code == 200
+        quotas = [(one["per"], one["unit"], one["limit"], one["used"], one["left"]) for one in ann.facts()["quotas"]]
+        assert quotas == [
+            ("subject", "upload_bytes", 100, 64, 36),
+            ("tenant", "requests", 9, 1, 8),
+        ]
+        refused = ann.http.post("/v1/uploads", content=png(64), headers={"content-type": "image/png"})
+        refusal(refused, 402, "quota_exceeded", "subject")

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from proxy.stores.base import Counters, Pool
-from proxy.stores.counters.memory import MOST_RETURNED, MemoryCounters
+from proxy.stores.counters.memory import MOST_RETURNED, SWEEP_EVERY, MemoryCounters
 
 pytestmark = pytest.mark.anyio
 NOW = 1_795_000_000.25
@@ -118,3 +118,24 @@ async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_return
     assert len(counters._pools["one"]._queue) <= MOST_RETURNED + 10
     assert await counters.in_use("one", NOW + 600) == 1
     assert await counters.in_use("one", NOW + 650) == 0
+
+
+async def test_memory_forgets_a_pool_with_its_last_lease() -> None:
+    counters = MemoryCounters()
+    pools = [Pool("subject", 1), Pool("tenant", 1)]
+    assert await counters.acquire("a", pools, NOW, NOW + 600) is None
+    assert await counters.acquire("b", [Pool("other", 1), *pools], NOW, NOW + 600) == 1
+    await counters.renew("b", ["other"], NOW, NOW + 600)
+    assert set(counters._pools) == {"subject", "tenant"}
+    await counters.release("a", ["subject", "tenant"])
+    assert not counters._pools
+    await counters.acquire("a", pools, NOW, NOW + 600)
+    assert await counters.in_use("subject", NOW + 600) == 0
+    assert set(counters._pools) == {"tenant"}
+
+
+async def test_memory_forgets_pools_whose_leases_nobody_returned() -> None:
+    counters = MemoryCounters()
+    for number in range(3 * SWEEP_EVERY):
+        await counters.acquire(f"lost {number}", [Pool(f"subject {number}", 1)], NOW + number, NOW + number + 600)
+    assert len(counters._pools) <= SWEEP_EVERY + 600

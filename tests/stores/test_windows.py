@@ -10,9 +10,8 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import Counters, Hit, Window
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.counters.memory import SWEEP_EVERY
 from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters.windows import SWEEP_EVERY, SlidingWindows
 from tests.support.redis import Redis
 from tests.support.relay import relaying
 
@@ -111,11 +110,48 @@ async def test_many_at_once_get_no_more_than_there_is(counters: Counters) -> Non
     assert (refused.count(None), refused.count(0)) == (30, 70)
 
 
-async def test_memory_is_swept(anyio_backend: str) -> None:
-    counters = MemoryCounters()
-    for number in range(2 * SWEEP_EVERY):
-        await counters.hit([Window(f"once-{number}", 5, 1)], NOW + number)
-    assert len(counters._hits) <= SWEEP_EVERY + 1
+@pytest.mark.parametrize("step", [0.001, 1.0])
+async def test_memory_holds_a_bounded_number_of_windows(step: float) -> None:
+    windows = SlidingWindows(generation=100, most_busy=200)
+    for number in range(20_000):
+        for _ in range(1 + number % 3):
+            windows.hit_one(Window(f"name-{number}", 5, 60), NOW + number * step)
+        assert len(windows) <= 400
+
+
+async def test_when_more_names_come_than_are_kept_full_windows_stay_full() -> None:
+    windows, full = SlidingWindows(generation=100, most_busy=200), Window("full", 3, 3600)
+    single = Window("single", 1, 3600)
+    for _ in range(3):
+        windows.hit_one(full, NOW)
+    windows.hit_one(single, NOW)
+    for number in range(2_000):
+        for _ in range(1 + number % 4):
+            windows.hit([Window(f"other-{number}", 60, 3600)], NOW + 1)
+    assert windows.hit_one(full, NOW + 2).refused == 0
+    assert windows.hit_one(single, NOW + 2).refused == 0
+
+
+async def test_windows_that_have_ended_are_forgotten_while_others_come() -> None:
+    windows = SlidingWindows()
+    for number in range(4 * SWEEP_EVERY):
+        for _ in range(2):
+            windows.hit_one(Window(f"twice-{number}", 5, 1), NOW + number)
+    assert len(windows) <= SWEEP_EVERY + 1
+
+
+@pytest.mark.parametrize("many", [5, 200])
+async def test_a_clock_that_steps_back_makes_no_window_longer(counters: Counters, many: int) -> None:
+    window, other = Window("five", many, 60), Window("other", 1000, 60)
+    for asked in ([window], [window, other]):
+        await counters.hit(asked, NOW + 300)
+    for _ in range(many - 2):
+        await counters.hit([window], NOW + 300)
+    refused = await counters.hit([window], NOW)
+    assert (refused.refused, refused.retry_after, refused.reset_after) == (0, 60.0, (60.0,))
+    assert (await counters.hit([other, window], NOW + 30)).retry_after == 30.0
+    assert (await counters.hit([window, other], NOW + 60)).refused is None
+    assert (await counters.hit([window], NOW + 60)).remaining == (many - 2,)
 
 
 @pytest.mark.tools

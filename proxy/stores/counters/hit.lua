@@ -4,12 +4,17 @@
 -- ARGV: now, a name for this hit, then limit and seconds of each window.
 -- Answer: the place of the refusing window (0 for none), the seconds until it has room, then for each window what is
 -- left and the seconds until its oldest hit leaves it. Numbers go as text: Redis would cut them to integers.
+--
+-- A hit from the future, of a clock that was ahead, counts as one of now: no window refuses longer than it is long.
 local now, name = tonumber(ARGV[1]), ARGV[2]
 local refused, longest = 0, 0
 
 for at, key in ipairs(KEYS) do
   local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now - seconds))
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. ARGV[1], '+inf')) do
+    redis.call('ZADD', key, ARGV[1], ahead)
+  end
   local blocking = redis.call('ZRANGE', key, -limit, -limit, 'WITHSCORES')[2]
   if blocking then
     local wait = tonumber(blocking) + seconds - now
