@@ -17,6 +17,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
 from proxy.files import FileUrls
+from proxy.http.body_memory import BodyMemory
 from proxy.http.cors import Cors
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
@@ -192,15 +193,22 @@ def _routes(services: Services) -> list[BaseRoute]:
 def _middleware(services: Services) -> list[Middleware]:
     """Outermost first."""
     allowed = services.settings.server.allowed_origins
+    memory = BodyMemory(services.settings.server.max_body_memory)
+    services.metrics.body_bytes.set_function(lambda: memory.held)
     return [
-        Middleware(RequestContext, metrics=services.metrics, drain=services.drain),
+        Middleware(RequestContext, metrics=services.metrics, drain=services.drain, body_memory=memory),
         Middleware(
             Cors,
             is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins,
             metrics=services.metrics,
         ),
         Middleware(Errors, metrics=services.metrics, drain=services.drain),
-        Middleware(BodyLimit, max_bytes=services.settings.server.max_body_bytes, is_file=uploads.carries_file),
+        Middleware(
+            BodyLimit,
+            max_bytes=services.settings.server.max_body_bytes,
+            is_file=uploads.carries_file,
+            body_memory=memory,
+        ),
         Middleware(Repeats, services=services),
     ]
 

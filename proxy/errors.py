@@ -27,6 +27,7 @@
     └── Unavailable              503  (abstract)            nothing was sent to fal
         ├── UpstreamUnavailable       upstream_unavailable
         ├── StoreUnavailable          store_unavailable
+        ├── Overloaded                overloaded            the bodies of all requests take too much memory
         ├── TooManyConnections        too_many_connections
         └── Draining                  draining
 
@@ -209,6 +210,10 @@ class UpstreamUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
 
 
 class TooManyConnections(Unavailable):

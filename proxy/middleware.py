@@ -26,6 +26,7 @@ from proxy.errors import (
     ProxyError,
     respond,
 )
+from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.scope import SHOWN, STATUS, header_of
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
 from proxy.telemetry import Metrics
@@ -45,10 +46,11 @@ class RequestContext:
     or an upload's id. The matched route stands for it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, body_memory: BodyMemory) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._body_memory = body_memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,6 +73,8 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_more)
         finally:
+            if HELD in state:
+                self._body_memory.release(scope)
             self._tell(scope, request_id, time.perf_counter() - started)
         return None
 
@@ -162,11 +166,15 @@ def _methods_at(scope: Scope) -> set[str]:
 
 
 class BodyLimit:
-    """Cuts off a request body at its bound, declared or not. Raises where the body is read, so routes stay unaware."""
+    """Cuts off a request body at its bound, declared or not, and counts the memory that large ones take.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, is_file: Callable[[str], bool]) -> None:
+    Raises where the body is read, so routes stay unaware.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, is_file: Callable[[str], bool], body_memory: BodyMemory) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._body_memory = body_memory
         # Files have bounds of their own, by plan; their paths are told by this.
         self._is_file = is_file
 
@@ -181,9 +189,12 @@ class BodyLimit:
             if declared.isdigit() and int(declared) > self._max_bytes:
                 raise self._too_large()
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                raise self._too_large()
+            size = len(message.get("body", b""))
+            seen += size
+            if seen > FREE_BYTES:
+                if seen > self._max_bytes:
+                    raise self._too_large()
+                self._body_memory.hold(scope, size)
             return message
 
         return self._app(scope, bounded, send)

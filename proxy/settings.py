@@ -53,6 +53,7 @@ VARIABLES: dict[str, str] = {
     "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
     "PROXY_TRUSTED_PROXIES": "addresses or networks whose forwarded headers are believed, comma-separated",
     "PROXY_MAX_BODY_BYTES": "the largest JSON body",
+    "PROXY_MAX_BODY_MEMORY": "bytes of large JSON bodies that one process holds at once; an address may have a quarter",
     "PROXY_MAX_STREAMS": "event streams that one process holds open at once",
     "PROXY_MAX_STREAMS_PER_SESSION": "event streams that one session holds open at once, in one process",
     "PROXY_MAX_STREAMS_PER_TENANT": "event streams that all sessions of one tenant hold open at once, in one process; "
@@ -78,6 +79,7 @@ DEFAULTS: dict[str, str] = {
     "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
     "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
+    "PROXY_MAX_BODY_MEMORY": str(256 * 1024 * 1024),
     "PROXY_MAX_STREAMS": "10000",
     "PROXY_MAX_STREAMS_PER_SESSION": "2500",
     "PROXY_MAX_CONNECTIONS": "12000",
@@ -168,6 +170,7 @@ class ServerSettings:
     allowed_origins: frozenset[str]
     trusted_proxies: tuple[str, ...]
     max_body_bytes: int
+    max_body_memory: int
     max_streams: int
     max_streams_per_session: int
     max_streams_per_tenant: int | None
@@ -314,6 +317,7 @@ def _server(reader: _Reader) -> ServerSettings:
         allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
         trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", _network)),
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
+        max_body_memory=reader.integer("PROXY_MAX_BODY_MEMORY", 1024, 1024**4),
         max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
         max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
         max_streams_per_tenant=reader.optional_integer("PROXY_MAX_STREAMS_PER_TENANT", 1, 1_000_000),

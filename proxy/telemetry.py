@@ -135,6 +135,9 @@ class Metrics:
             "fal_proxy_uncounted", "Limits that could not be checked: the counters were down.", registry=self.registry
         )
         self.connections = Gauge("fal_proxy_connections", "Connections that callers hold open.", registry=self.registry)
+        self.body_bytes = Gauge(
+            "fal_proxy_body_bytes", "Bytes of large request bodies in memory.", registry=self.registry
+        )
         self.connections_refused = Counter(
             "fal_proxy_connections_refused",
             "Connections refused, by the limit that was reached: process or address.",

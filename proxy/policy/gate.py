@@ -1,7 +1,7 @@
 """The order of checks before anything is sent to fal: cheap and local first, paid last.
 
-On the list and in the caller's scope -> the input -> for a job's status, result, stream or cancel: is it the caller's?
--> rate limits -> a slot -> the quota.
+On the list and in the caller's scope -> for a job's status, result, stream or cancel: is it the caller's? -> rate
+limits -> the input -> a slot -> the quota.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ class Gate:
         address: str,
         read_input: Callable[[], Awaitable[Any]],
         job_id: str | None = None,
+        allowance: Allowance | None = None,
     ) -> Admission:
         """Decide on one call. `read_input` gives the parsed JSON of a run, stream or submit, and is asked late.
 
-        `job_id` is the id that its job is to have; a fresh one if not given.
+        `job_id` is the id that its job is to have; a fresh one if not given. `allowance` is that of a call that was
+        counted before.
 
         Raises:
             Draining: it is new work, and this process is stopping. What is told of a job is told to the last.
@@ -83,9 +85,10 @@ class Gate:
         """
         if target.kind.names_endpoint:
             endpoint = self._endpoint(caller, target)
+            # First: nothing is read or parsed for a caller who has no calls left.
+            allowance = allowance or await self._limiter.hit(caller, address, polls=False)
             given = self._files.meant(await read_input())
             body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
-            allowance = await self._limiter.hit(caller, address, polls=False)
             return Admission(target, allowance, await self._reserve(caller, target, endpoint, body, job_id), body)
         if target.kind.names_job:
             if target.app not in self._apps_of(caller.endpoints):

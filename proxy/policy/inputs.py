@@ -33,7 +33,7 @@ _NOTHING_KNOWN = Shape()
 Where = tuple[str | int, ...]
 
 
-def parse_json(body: bytes, content_type: str | None) -> Any:
+def parse_json(body: bytes | bytearray, content_type: str | None) -> Any:
     """The JSON of a request.
 
     Raises:

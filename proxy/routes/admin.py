@@ -26,6 +26,8 @@ from proxy.routes.usage import report
 from proxy.stores.base import Job, Revocation
 
 MOST_JOBS = 500
+#: A file of plans and tenants, which may be many.
+MOST_FILE_BYTES = 1024 * 1024
 _log = logging.getLogger("proxy.audit")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -56,7 +58,7 @@ def routes(services: Services) -> list[Route]:
         return JSONResponse({"tenants": listed})
 
     async def apply(request: Request) -> Response:
-        file = await read_form(request, PlanFile)
+        file = await read_form(request, PlanFile, MOST_FILE_BYTES)
         if problems := problems_of(file.model_dump(mode="json"), services.catalog):
             raise BadRequest("; ".join(problems))
         if file.endpoints:

@@ -1,4 +1,7 @@
-"""Reading request bodies: bounded in size by the middleware, in time here."""
+"""Reading request bodies: bounded in memory by the middleware; in time, size and shape here.
+
+Whoever calls these knows already that the caller may ask, and how often.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,57 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
+from proxy.http.json_bounds import check_bounds
 from proxy.policy.inputs import parse_json
 from proxy.upstream.relay import CallerGone
 
 #: The longest silence in a body, and the longest a body that keeps trickling may take.
 SILENCE_SECONDS = 30.0
 TOTAL_SECONDS = 300.0
+#: The largest of our own forms, which hold names and numbers.
+FORM_BYTES = 64 * 1024
+#: Problems that one answer names.
+MOST_PROBLEMS = 20
 Form = TypeVar("Form", bound=BaseModel)
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body.
+def check_encoding(request: Request) -> None:
+    """Refuse a body that is packed, or says so (RFC 9110, sections 8.4 and 15.5.16).
 
     Raises:
+        UnsupportedMediaType: it names the coding, and the one that is taken.
+    """
+    for coding in request.headers.getlist("content-encoding"):
+        if coding.strip().lower() not in ("", "identity"):
+            raise UnsupportedMediaType(
+                f"The body is sent with content-encoding {coding[:40]!r}; send it as it is, without one.",
+                headers={"accept-encoding": "identity"},
+            )
+
+
+async def read_body(request: Request, most: int | None = None) -> bytearray:
+    """The whole body; `most` is a bound below that of all bodies.
+
+    Raises:
+        UnsupportedMediaType: it is packed.
         BodyTooLarge: more than the bound.
         BadRequest: it stopped coming.
         CallerGone: the caller hung up in the middle of it.
     """
-    chunks: list[bytes] = []
+    check_encoding(request)
+    body = bytearray()
     now = asyncio.get_running_loop().time
     latest = now() + TOTAL_SECONDS
     try:
-        async with asyncio.timeout(SILENCE_SECONDS) as patience:
+        async with asyncio.timeout(SILENCE_SECONDS) as timeout:
             async for chunk in request.stream():
                 if chunk:
-                    chunks.append(chunk)
-                    patience.reschedule(min(now() + SILENCE_SECONDS, latest))
-        return b"".join(chunks)
+                    body += chunk
+                    if most is not None and len(body) > most:
+                        raise BodyTooLarge(f"The body is larger than {most} bytes, which is all that is read here.")
+                    timeout.reschedule(min(now() + SILENCE_SECONDS, latest))
+        return body
     except TimeoutError:
         raise BadRequest("The body stopped coming; send it again.") from None
     except ClientDisconnect:
@@ -46,25 +72,31 @@ async def read_json(request: Request) -> Any:
     """The parsed JSON of the body.
 
     Raises:
-        UnsupportedMediaType, BadRequest: it is not JSON.
+        UnsupportedMediaType, BadRequest: it is not JSON, too deep, or has too many values.
     """
-    return parse_json(await read_body(request), request.headers.get("content-type"))
+    return _parse(request, await read_body(request))
 
 
-async def read_form(request: Request, form: type[Form]) -> Form:
+async def read_form(request: Request, form: type[Form], most: int | None = FORM_BYTES) -> Form:
     """The body as one of our own forms; an empty body is an empty form.
 
     Raises:
         BadRequest: a field is wrong, missing or unknown; every one is named.
+        BodyTooLarge: it has more than `most` bytes.
     """
-    body = await read_body(request)
-    document = parse_json(body, request.headers.get("content-type")) if body.strip() else {}
+    body = await read_body(request, most)
+    document = _parse(request, body) if body.strip() else {}
     try:
         return form.model_validate(document)
     except ValidationError as problem:
-        raise BadRequest("; ".join(_sentence(error) for error in problem.errors())) from None
+        raise BadRequest("; ".join(_sentence(error) for error in problem.errors()[:MOST_PROBLEMS])) from None
+
+
+def _parse(request: Request, body: bytearray) -> Any:
+    check_bounds(body)
+    return parse_json(body, request.headers.get("content-type"))
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the body"
+    where = ".".join(str(part)[:100] for part in error["loc"]) or "the body"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive
 from proxy.auth.callers import Caller
 from proxy.errors import UpstreamAmbiguous
 from proxy.jobs.updates import Rewrite
-from proxy.policy.ratelimit import network_of
+from proxy.policy.ratelimit import Allowance, network_of
 from proxy.routes import uploads
 from proxy.routes.bodies import read_json
 from proxy.routes.call import Call, rewritten
@@ -57,6 +57,7 @@ class Way:
 
     Attributes:
         read: gives the input of a run, stream or submit; the body of the request if not given.
+        allowance: of a call that was counted before its body was read.
     """
 
     services: Services
@@ -65,6 +66,7 @@ class Way:
     target: Target
     rewrite: Rewrite | None = None
     read: Callable[[], Awaitable[Any]] | None = None
+    allowance: Allowance | None = None
 
     async def go(self) -> Response:
         """The answer to the call; one that carries an Idempotency-Key is made once.
@@ -83,13 +85,15 @@ class Way:
     async def _gone(self) -> Response:
         if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
             return await self._go_once(key)
-        return await self._admitted(self._read, self.request.receive, None, self.rewrite)
+        return await self._admitted(self._read, self.request.receive, None, self.rewrite, self.allowance)
 
     async def _read(self) -> Any:
         return await self.read() if self.read else await read_json(self.request)
 
     async def _go_once(self, key: str) -> Response:
         self.services.gate.check_endpoint(self.caller, self.target)
+        if self.allowance is None:
+            await count_repeatable(self.services, self.request, self.caller)
         body = await self._read()
         limits: dict[str, str] = {}
 
@@ -102,14 +106,10 @@ class Way:
             limits.update({name: value for name, value in answer.headers.items() if name.startswith("ratelimit")})
             return answer
 
-        answer = await self.services.once.do(key, self.caller, self.target, body, work, self._again, self._found)
+        answer = await self.services.once.do(key, self.caller, self.target, body, work, self._found)
         answer.headers.update(limits)
         # What is kept is fal's own form: the next one who asks may use another surface.
         return rewritten(answer, self.target.endpoint, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
-
-    async def _again(self) -> None:
-        """A repeated call costs what a poll costs."""
-        await self.services.limiter.hit(self.caller, network_of(self.request), polls=True)
 
     async def _admitted(
         self,
@@ -117,11 +117,12 @@ class Way:
         receive: Receive,
         job_id: str | None,
         rewrite: Rewrite | None,
+        allowance: Allowance | None = None,
     ) -> Response:
         streams = self.target.kind in (Kind.STREAM, Kind.STATUS_STREAM)
         sent = headers.to_fal(self.request.headers, streams=streams)
         address = network_of(self.request)
-        admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id)
+        admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id, allowance)
         if (known := await from_memory(self.services, admission, rewrite)) is not None:
             # One line for each would bury those of the calls that do something.
             self.request.scope["state"]["is_routine"] = True
@@ -138,6 +139,11 @@ class Way:
         answer = await self.services.hub.ask(job, logs=False)
         status = 200 if answer.status < 300 else answer.status
         return Response(answer.body, status, {**answer.headers, "idempotency-replayed": "true"})
+
+
+async def count_repeatable(services: Services, request: Request, caller: Caller) -> Allowance:
+    """Count a call with an Idempotency-Key before its body is read: as a poll, and as a call too only if it is made."""
+    return await services.limiter.hit(caller, network_of(request), polls=True)
 
 
 async def _never_gone() -> Message:

@@ -18,12 +18,13 @@ from proxy.auth.callers import Caller
 from proxy.errors import BadRequest, BadTarget
 from proxy.jobs.updates import Log, Update
 from proxy.policy.gate import Admission
-from proxy.policy.ratelimit import NO_ALLOWANCE, network_of
+from proxy.policy.ratelimit import NO_ALLOWANCE, Allowance, network_of
 from proxy.routes.bodies import read_form
 from proxy.routes.call import Call
 from proxy.routes.events import counted, stream_of
-from proxy.routes.forward import Way, note
+from proxy.routes.forward import Way, count_repeatable, note
 from proxy.routes.journal import as_job, journal, parse_mark, preceded
+from proxy.routes.once import HEADER, key_of
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.stores.base import Job
@@ -48,10 +49,11 @@ class NewJob(BaseModel):
 def routes(services: Services) -> list[Route]:
     async def create(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
-        wanted = await read_form(request, NewJob)
+        allowance = await _count(services, request, caller)
+        wanted = await read_form(request, NewJob, most=None)
         target = _submit_to(wanted.endpoint)
         note(request, caller, target)
-        way = Way(services, request, caller, target, as_job, lambda: _given(wanted.input))
+        way = Way(services, request, caller, target, as_job, lambda: _given(wanted.input), allowance)
         if not _wants_events(request):
             return _created(await way.go())
         return await counted(services.streams, caller, lambda: _created_and_watched(way))
@@ -94,6 +96,14 @@ def routes(services: Services) -> list[Route]:
         Route(one + "/result", result, methods=["GET"]),
         Route(one + "/events", events, methods=["GET"]),
     ]
+
+
+async def _count(services: Services, request: Request, caller: Caller) -> Allowance:
+    """Count a new job before its body is read, which names the endpoint."""
+    services.drain.refuse_new_work()
+    if key_of(request.headers.getlist(HEADER)):
+        return await count_repeatable(services, request, caller)
+    return await services.limiter.hit(caller, network_of(request), polls=False)
 
 
 def _submit_to(endpoint: str) -> Target:

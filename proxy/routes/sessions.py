@@ -13,6 +13,7 @@ from starlette.routing import Route
 from proxy.auth.callers import COOKIE, Caller
 from proxy.auth.sessions import Session, check_subject, new_guest_name
 from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
+from proxy.policy.directory import Snapshot
 from proxy.policy.plans import Plan, Tenant
 from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT, network_of
 from proxy.policy.usage import left
@@ -57,10 +58,12 @@ def routes(services: Services) -> list[Route]:
 
     @guard.limit(GUEST_LIMIT)
     async def guest(request: Request) -> Response:
-        form = await read_form(request, Guest)
-        tenant = await _guest_host(services, request, form)
+        snapshot, origin = await services.directory.snapshot(), request.headers.get("origin", "").lower()
+        if snapshot.guest_host(origin) is None:
+            raise _no_guests()
+        tenant = _guest_host(snapshot, origin, await read_form(request, Guest))
         await services.limiter.hit_guest(network_of(request), tenant.guests.per_address)
-        plan = (await services.directory.snapshot()).plans[tenant.guest_plan]
+        plan = snapshot.plans[tenant.guest_plan]
         token, session = services.sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
         answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201, _NO_STORE)
         _set_cookie(answer, token, session, services)
@@ -140,18 +143,20 @@ def revocation_of(session: Session, now: float) -> Revocation:
     return Revocation(session.tenant, session.id, None, issued_before=now, expires_at=session.expires_at)
 
 
-async def _guest_host(services: Services, request: Request, form: Guest) -> Tenant:
+def _guest_host(snapshot: Snapshot, origin: str, form: Guest) -> Tenant:
     """The tenant whose page asks.
 
     Raises:
         OriginNotAllowed: no tenant takes guests from this origin.
     """
-    origin = request.headers.get("origin", "").lower()
-    snapshot = await services.directory.snapshot()
     tenant = snapshot.tenants.get(form.tenant) if form.tenant else snapshot.guest_host(origin)
     if tenant is None or not tenant.guests.enabled or origin not in tenant.allowed_origins:
-        raise OriginNotAllowed("No tenant takes guests from this page's origin.")
+        raise _no_guests()
     return tenant
+
+
+def _no_guests() -> OriginNotAllowed:
+    return OriginNotAllowed("No tenant takes guests from this page's origin.")
 
 
 def _minted(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.sandbox.app import SANDBOX_KEY
+from proxy.server.options import connection_limits
+from proxy.server.protocol import ProtocolFactory
 from proxy.settings import Settings, read
 from proxy.stores.base import Counters
 from proxy.stores.sql import SqlStores
@@ -169,5 +171,7 @@ def proxy_in_front_of(
         plan_file=plans,
         reconciles=False,
     )
-    with running(app, port=port, certificate=certificate, **(server or {})):
+    # As production serves it, but for a machine so busy that a connection is used when it is just being closed.
+    http = ProtocolFactory(replace(connection_limits(settings.server), keep_alive_seconds=300))
+    with running(app, port=port, certificate=certificate, **{"http": http, **(server or {})}):
         yield Stack(url, sandbox, clock, settings, other_origin, ca_file)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from proxy.errors import BadRequest, BodyTooLarge
+from proxy.routes.bodies import check_encoding
 from proxy.upstream.relay import CallerGone
 
 
@@ -32,7 +33,9 @@ def length_of(request: Request, most: int) -> int:
     Raises:
         BadRequest: it does not, or has none.
         BodyTooLarge: more than `most`.
+        UnsupportedMediaType: it is packed.
     """
+    check_encoding(request)
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
         raise BadRequest("Send the file with its content-length.")

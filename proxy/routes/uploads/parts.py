@@ -19,6 +19,8 @@ from proxy.stores.base import Upload
 from proxy.upstream import files
 
 MOST_PARTS = 10_000
+#: The list of all parts, each with its number and etag.
+MOST_LIST_BYTES = 4 * 1024 * 1024
 #: The clients send 10 MiB.
 MAX_PART_BYTES = 100 * 1024 * 1024
 Number = Annotated[int, Field(ge=1, le=MOST_PARTS)]
@@ -91,7 +93,7 @@ async def complete(services: Services, request: Request, upload: Upload, url: st
 
 
 async def _named(request: Request) -> list[NamedPart]:
-    parts = (await read_form(request, Complete)).parts
+    parts = (await read_form(request, Complete, MOST_LIST_BYTES)).parts
     if len({part.partNumber for part in parts}) != len(parts):
         raise BadRequest("parts: a part is named twice.")
     return parts

@@ -1,0 +1,208 @@
+"""What is read of a body, when, and how much of it: nothing before it is known that the caller may ask."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.http.json_bounds import MAX_DEPTH, MAX_NODES
+from tests.server.talk import talk
+from tests.support.limited import NEXT, PIXEL, eventually
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack, proxy_in_front_of
+
+MIB = 1024 * 1024
+FORMS = ["/v1/sessions", "/v1/sessions/guest", "/v1/admin/sessions", "/v1/admin/tenants/acme/keys"]
+ADMIN = "an-admin-token-of-more-than-32-bytes"
+
+
+@pytest.fixture(scope="module")
+def shared_small(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A proxy that holds 8 MiB of bodies, so 2 MiB of one address."""
+    environ = {"PROXY_MAX_BODY_MEMORY": str(8 * MIB), "PROXY_ADMIN_TOKEN": ADMIN}
+    with proxy_in_front_of(shared_sandbox, tmp_path_factory.mktemp("small"), environ=environ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def small(shared_small: Stack, sandbox: SandboxControl) -> Stack:
+    return shared_small
+
+
+def question(**more: Any) -> dict[str, Any]:
+    return {"image_url": PIXEL, "prompt": "?", **more}
+
+
+def nested(levels: int) -> bytes:
+    return json.dumps(question())[:-1].encode() + b', "more": ' + b"[" * levels + b"]" * levels + b"}"
+
+
+def refused(answer: httpx.Response, status: int, code: str, words: str) -> None:
+    assert (answer.status_code, answer.json()["error_type"]) == (status, code), answer.text
+    assert words in answer.json()["message"]
+
+
+def port_of(stack: Stack) -> int:
+    return int(stack.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/v1/sessions/guest", (), 403),
+        ("/v1/sessions/guest", ("origin: https://evil.example",), 403),
+        ("/v1/sessions", (), 401),
+        ("/v1/admin/sessions", (), 401),
+        ("/v1/admin/tenants", (), 401),
+        ("/v1/jobs", (), 401),
+        (f"/fal/run/{NEXT}", (), 401),
+        (f"/fal/queue/{NEXT}", ("authorization: Bearer none",), 401),
+        ("/fal/rest/storage/upload/initiate", (), 401),
+        ("/api/fal/proxy", (f"x-fal-target-url: https://fal.run/{NEXT}",), 401),
+    ],
+)
+def test_a_caller_who_may_not_ask_is_refused_before_the_body_is_there(
+    small: Stack, path: str, headers: tuple[str, ...], status: int
+) -> None:
+    method = "PUT" if path.endswith("/tenants") else "POST"
+    head = [
+        f"{method} {path} HTTP/1.1",
+        "host: x",
+        "content-type: application/json",
+        "content-length: 12000000",
+        *headers,
+    ]
+    answer, closed = talk(port_of(small), "\r\n".join([*head, "", "{"]).encode())
+    assert closed and answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+
+
+@pytest.mark.parametrize("path", [f"/fal/run/{NEXT}", f"/fal/queue/{NEXT}", "/v1/jobs"])
+@pytest.mark.parametrize("key", [{}, {"idempotency-key": "one-of-many"}], ids=["plain", "with a key"])
+def test_a_caller_who_has_no_calls_left_is_refused_before_the_body_is_read(
+    sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory, path: str, key: dict[str, str]
+) -> None:
+    folder = tmp_path_factory.mktemp("few")
+    limits = {"rate_limits": {"session": "1/minute"}, "poll_limits": {"session": "1/minute"}}
+    plans = {"plans": {"few": {"endpoints": [NEXT], **limits}}, "tenants": [{"id": "acme", "plan": "few"}]}
+    (folder / "plans.yaml").write_text(json.dumps(plans))
+    with proxy_in_front_of(sandbox, folder, environ={"PROXY_CONFIG": str(folder / "plans.yaml")}) as stack:
+        token = stack.token(ttl_seconds=60)
+        with stack.client(token) as alice:
+            assert alice.post(f"/fal/run/{NEXT}", json=question(), headers=key).status_code == 200
+        more = [f"{name}: {value}-more" for name, value in key.items()]
+        lines = [
+            f"POST {path} HTTP/1.1",
+            "host: x",
+            f"authorization: Bearer {token}",
+            "content-length: 90",
+            *more,
+            "",
+            "{",
+        ]
+        answer, closed = talk(port_of(stack), "\r\n".join(lines).encode())
+        assert closed and answer.startswith(b"HTTP/1.1 429 "), answer
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_our_own_forms_are_small(small: Stack, path: str) -> None:
+    credential = ADMIN if "admin" in path else small.tenant_key()
+    with small.client(credential, headers={"origin": small.other_origin}) as backend:
+        body = {"subject": "x", "tenant": "acme", "name": "x" * 70_000}
+        refused(backend.post(path, json=body), 413, "body_too_large", "65536 bytes")
+
+
+@pytest.mark.parametrize("key", [{}, {"idempotency-key": "deep"}], ids=["plain", "with a key"])
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 254, 300, 1023, 100_000])
+def test_json_that_is_too_deep_is_refused_alike_with_a_key_and_without(
+    stack: Stack, key: dict[str, str], levels: int
+) -> None:
+    with stack.client(headers={"content-type": "application/json", **key}) as alice:
+        for path in (f"/fal/run/{NEXT}", f"/fal/queue/{NEXT}"):
+            refused(alice.post(path, content=nested(levels)), 400, "bad_request", "nested too deeply")
+        body = b'{"endpoint": "%s", "input": %s}' % (NEXT.encode(), nested(levels))
+        refused(alice.post("/v1/jobs", content=body), 400, "bad_request", "nested too deeply")
+
+
+def test_json_with_too_many_values_is_refused(stack: Stack) -> None:
+    with stack.client(headers={"content-type": "application/json"}) as alice:
+        many = json.dumps(question())[:-1].encode() + b', "more": [' + b"1," * MAX_NODES + b"1]}"
+        refused(alice.post(f"/fal/run/{NEXT}", content=many), 400, "bad_request", f"more than {MAX_NODES} values")
+
+
+def test_text_that_looks_deep_is_not(stack: Stack) -> None:
+    with stack.client() as alice:
+        for text in ("[" * 3000, '\\"[{' * 300, "," * 3000):
+            assert alice.post(f"/fal/run/{NEXT}", json=question(prompt=text)).status_code == 200
+
+
+def test_a_number_of_problems_is_named_and_not_all_of_thousands(stack: Stack) -> None:
+    with stack.client() as alice:
+        answer = alice.post(f"/fal/run/{NEXT}", json=question(images=[7] * 5000))
+        assert answer.status_code == 200 or len(answer.json()["detail"]) <= 100
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate", "identity, gzip", "GZIP", "aes128gcm"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_packed_body_is_refused_by_the_name_of_its_coding(stack: Stack, coding: str, is_packed: bool) -> None:
+    plain = json.dumps(question()).encode()
+    body = gzip.compress(plain) if is_packed else plain
+    json_headers = {"content-type": "application/json", "content-encoding": coding}
+    with stack.client(headers=json_headers) as alice:
+        answers = [alice.post(path, content=body) for path in (f"/fal/run/{NEXT}", "/v1/jobs")]
+        answers.append(alice.post("/fal/rest/storage/upload/initiate", content=body))
+        answers.append(alice.post("/v1/uploads", content=body, headers={"content-type": "image/png"}))
+        form = {"content-type": "multipart/form-data; boundary=b"}
+        answers.append(alice.post("/v1/uploads", content=b"--b\r\n" + body, headers=form))
+    for answer in answers:
+        refused(answer, 415, "unsupported_media_type", coding.strip()[:2])
+        assert answer.headers["accept-encoding"] == "identity"
+    assert stack.sandbox.requests() == []
+
+
+def test_a_body_of_the_identity_coding_is_taken(stack: Stack) -> None:
+    with stack.client(headers={"content-encoding": "identity"}) as alice:
+        assert alice.post(f"/fal/run/{NEXT}", json=question()).status_code == 200
+
+
+def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -> None:
+    """Each of eight connections sends a megabyte of a body and waits: two of them are all that an address may hold."""
+    token = small.token()
+    lines = [f"POST /fal/run/{NEXT} HTTP/1.1", "host: x", f"authorization: Bearer {token}", "content-length: 1500000"]
+    begun = "\r\n".join([*lines, "content-type: application/json", "", '{"prompt": "']).encode() + b"x" * MIB
+    held = []
+    try:
+        for _ in range(8):
+            wire = socket.create_connection(("127.0.0.1", port_of(small)), timeout=10)
+            wire.sendall(begun)
+            held.append(wire)
+        with small.client(token) as alice:
+
+            def refusal() -> httpx.Response | None:
+                answer = alice.post(f"/fal/run/{NEXT}", json=question(prompt="x" * MIB))
+                return answer if answer.status_code == 503 else None
+
+            answer = eventually(refusal, "a body beyond the bound was taken")
+            refused(answer, 503, "overloaded", "Too many large bodies")
+            assert answer.headers["retry-after"] == "1"
+            # Small bodies are not concerned.
+            assert alice.post(f"/fal/run/{NEXT}", json=question()).status_code == 200
+            assert body_bytes(alice) <= 2 * MIB
+            for wire in held:
+                wire.close()
+            eventually(lambda: body_bytes(alice) == 0, "bodies of callers who hung up are still counted")
+            assert alice.post(f"/fal/run/{NEXT}", json=question(prompt="x" * MIB)).status_code != 503
+            eventually(lambda: body_bytes(alice) == 0, "the body of a call that is over is still counted")
+    finally:
+        for wire in held:
+            wire.close()
+
+
+def body_bytes(client: httpx.Client) -> float:
+    (line,) = [one for one in client.get("/metrics").text.splitlines() if one.startswith("fal_proxy_body_bytes ")]
+    return float(line.split()[1])
