@@ -17,7 +17,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.errors import BadRequest, MethodNotAllowed, ProxyError, RequestTimeout, TooManyConnections
+from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnections
 from proxy.server.coalescing import CoalescingTransport
 from proxy.server.connections import NEVER, ConnectionLimits, Connections
 from proxy.server.exchange import Exchange, UnchunkedExchange
@@ -251,12 +251,11 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         """Refuse a head that others may read in another way.
 
         Raises:
-            MethodNotAllowed: it asks for a tunnel.
-            BadRequest: its version, its host or the length of its body is not clear, or it has too many headers.
+            BadRequest: it asks for a tunnel, has too many headers, or its version, host or length is not clear.
         """
         version = self.parser.get_http_version()
         if self.parser.get_method() == b"CONNECT":
-            raise MethodNotAllowed("This server opens no tunnels.")
+            raise BadRequest("This server opens no tunnels.")
         if version not in ("1.1", "1.0"):
             raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
         if len(self.headers) > MAX_HEADERS:
