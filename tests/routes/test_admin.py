@@ -155,7 +155,7 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
     listed = operator.get("/tenants/globex/keys")
     assert [one["id"] for one in listed.json()["keys"]] == [key["id"]]
     for text in (listed.text, operator.get("/tenants/globex").text, operator.get("/tenants").text):
-        assert "hash" not in text and key["key"].rpartition("_")[2] not in text
+        assert "hash" not in text and key["key"].split("_", 2)[2] not in text
     assert key["id"] not in operator.get("/tenants/acme/keys").text
     assert operator.delete(f"/keys/{key['id']}").status_code == 204
     refusal(operator.delete(f"/keys/{key['id']}"), 404, "not_found")
