@@ -15,6 +15,7 @@ import typer
 from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.auth import keys
+from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import Sessions, check_subject
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
@@ -26,7 +27,6 @@ from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
 from proxy.settings import LogSettings, Settings, SettingsError
-from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import configure_logging
 
@@ -251,9 +251,7 @@ def sessions_revoke(
         snapshot = await directory.snapshot()
         now = SystemClock().now()
         for one in [_known(snapshot, tenant)] if tenant else snapshot.tenants.values():
-            plans = (snapshot.plans[one.plan], snapshot.plans[one.guest_plan])
-            expires_at = now + max(plan.session_ttl_seconds for plan in plans)
-            await directory.revoke(Revocation(one.id, session_id, subject, now, expires_at))
+            await directory.revoke(revoke_by_name(one.id, session_id, subject, now))
 
     _on_database(run)
     print("revoked")

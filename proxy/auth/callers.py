@@ -2,7 +2,7 @@
 
 Where a credential can be, first match wins: `Authorization: Bearer|Key`, `x-fal-proxy-session`, the `/s/{session}/`
 path, the cookie. One that is there and wrong is an error, never "anonymous". Browsers send a cookie on behalf of any
-page, so it counts only together with a sign that the page is allowed to call.
+page, so it counts only where nothing says that a foreign page asks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cachetools import LRUCache
 from starlette.requests import HTTPConnection
 
 from proxy.auth import keys
-from proxy.auth.sessions import KEPT, UPLOAD_SALT, Session, Sessions
+from proxy.auth.cookies import SessionCookie
+from proxy.auth.sessions import KEPT, UPLOAD_SALT, Session, Sessions, is_guest_name
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
 from proxy.policy.directory import Directory, Snapshot
@@ -25,7 +26,6 @@ from proxy.policy.terms import Terms
 from proxy.settings import Settings
 from proxy.stores.base import TenantKey, Upload
 
-COOKIE = "fal_session"
 HEADER = "x-fal-proxy-session"
 #: A key's last use is told to this accuracy, so that a busy key does not cost a write a call.
 TOUCH_SECONDS = 60.0
@@ -58,12 +58,18 @@ class Caller:
     def plan(self) -> Plan:
         return self.terms.plan
 
+    @property
+    def narrowed_to(self) -> tuple[str, ...] | None:
+        """The endpoints that its session was narrowed to; None for all of its plan."""
+        return self.session.endpoints if self.session else None
+
 
 class Authenticator:
     def __init__(self, sessions: Sessions, directory: Directory, settings: Settings, clock: Clock) -> None:
         self._sessions = sessions
         self._directory = directory
         self._clock = clock
+        self.cookie = SessionCookie(is_secure=not settings.dev)
         self._origins = settings.server.allowed_origins | {settings.server.own_origin}
         #: By token, the callers of one reading of the directory: what it says of a session holds until the next one.
         self._kept: LRUCache[str, Caller] = LRUCache(KEPT)
@@ -71,15 +77,15 @@ class Authenticator:
         self._touched: LRUCache[str, float] = LRUCache(KEPT)
         self._touching: set[asyncio.Task[None]] = set()
 
-    async def authenticate(self, request: HTTPConnection, *, reads_own_facts: bool = False) -> Caller:
-        """The caller of a request. `reads_own_facts` is for reads that a foreign page could not see the answer of.
+    async def authenticate(self, request: HTTPConnection) -> Caller:
+        """The caller of a request.
 
         Raises:
             Unauthenticated: no credential, or one that does not count (also SessionExpired, SessionRevoked).
             OriginNotAllowed: a cookie from a page that may not use it.
             StoreUnavailable: revocations cannot be checked.
         """
-        place, text = presented(request)
+        place, text = presented(request, self.cookie)
         snapshot = await self._directory.snapshot()
         # Nowhere else: a path is written down in many places, and a cookie is sent by any page.
         if place == "authorization" and text.startswith(keys.PREFIX):
@@ -91,7 +97,7 @@ class Authenticator:
         caller = self._kept.get(text)
         if caller is None:
             caller = self._kept[text] = _session_caller(session, snapshot)
-        if place == "cookie" and not reads_own_facts:
+        if place == "cookie":
             self._check_origin(request, caller.tenant)
         return caller
 
@@ -101,11 +107,14 @@ class Authenticator:
         ends = now + UPLOAD_TOKEN_SECONDS
         # A tenant key has no session: the token names the key, and no subject.
         session = caller.session or Session(caller.key_id or "", caller.tenant.id, "", now, ends)
-        session = replace(session, expires_at=min(session.expires_at, ends), endpoints=())
+        owner_expires_at = caller.session.expires_at if caller.session else None
+        session = replace(
+            session, expires_at=min(session.expires_at, ends), endpoints=(), owner_expires_at=owner_expires_at
+        )
         return self._sessions.sign(session, UPLOAD_SALT), session.expires_at
 
     async def authenticate_upload(self, request: HTTPConnection) -> Caller:
-        """The caller behind an upload token; it may call no endpoint.
+        """The caller behind an upload token, which a session that may call nothing does not get.
 
         Raises:
             Unauthenticated: no such token, or what it stands for does not count any more.
@@ -114,11 +123,8 @@ class Authenticator:
         session = self._sessions.verify(_bearer(request.headers.getlist("authorization")), UPLOAD_SALT)
         snapshot = await self._directory.snapshot()
         if session.subject:
-            return _session_caller(session, snapshot)
-        record = snapshot.keys.get(session.id)
-        if record is None:
-            raise Unauthenticated("The tenant key behind this token is not valid any more.")
-        return replace(self._key_caller(record, snapshot), endpoints=frozenset())
+            return _session_caller(replace(session, endpoints=None), snapshot)
+        return self._key_caller(_key_record(session.id, snapshot), snapshot)
 
     async def may_send(self, request: HTTPConnection, upload: Upload) -> bool:
         """Whether a request may send an upload's bytes: what is presented is its owner's, or nothing is.
@@ -129,10 +135,8 @@ class Authenticator:
             Unauthenticated: what is presented does not count.
             StoreUnavailable: it cannot be checked.
         """
-        if upload.session_id is not None and upload.issued_at is not None:
-            snapshot = await self._directory.snapshot()
-            if snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, upload.issued_at):
-                return False
+        if has_lost_owner(upload, await self._directory.snapshot()):
+            return False
         if not request.headers.getlist("authorization") and not request.headers.getlist(HEADER):
             return True
         caller = await self.authenticate(request)
@@ -142,11 +146,15 @@ class Authenticator:
         return origin.lower() in self._origins or origin.lower() in tenant.allowed_origins
 
     def _check_origin(self, request: HTTPConnection, tenant: Tenant) -> None:
-        origin = request.headers.get("origin")
-        # Pages cannot set this header; browsers do, and a same-origin GET carries no Origin.
-        if origin is None and request.headers.get("sec-fetch-site") == "same-origin":
-            return
-        if origin is None or not self.origin_allowed(origin, tenant):
+        origins = request.headers.getlist("origin")
+        if origins:
+            is_allowed = all(self.origin_allowed(origin, tenant) for origin in origins)
+        else:
+            # Pages cannot set this header; browsers do, and a GET of the page's own origin carries no Origin. Older
+            # Safari sends neither, and nor does a page on plain http: a foreign page could not see what is only read.
+            site = request.headers.get("sec-fetch-site")
+            is_allowed = site == "same-origin" or (site is None and request.scope["method"] in ("GET", "HEAD"))
+        if not is_allowed:
             raise OriginNotAllowed("This page's origin may not use the session cookie; add it to allowed_origins.")
 
     def _tenant_caller(self, text: str, snapshot: Snapshot) -> Caller:
@@ -175,12 +183,48 @@ class Authenticator:
             _log.warning("the last use of a tenant key could not be noted")
 
 
-def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
+def check_not_revoked(caller: Caller, snapshot: Snapshot) -> None:
+    """Make sure that what a caller presented still counts by a later reading of the directory.
+
+    Raises:
+        Unauthenticated: it does not (also SessionRevoked).
+    """
+    if caller.session is not None and caller.session.subject:
+        _tenant_of(caller.session, snapshot)
+    else:
+        _key_record(caller.key_id or "", snapshot)
+
+
+def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
+    """Whether the session or tenant key that asked for an upload was revoked, or its tenant takes it no longer."""
+    tenant = snapshot.tenants.get(upload.tenant)
+    if tenant is None or (is_guest_name(upload.subject) and not tenant.guests.enabled):
+        return True
+    if upload.session_id is None:
+        return False
+    if not upload.subject:
+        return upload.session_id not in snapshot.keys
+    return snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, upload.issued_at or 0.0)
+
+
+def _key_record(key_id: str, snapshot: Snapshot) -> TenantKey:
+    record = snapshot.keys.get(key_id)
+    if record is None or record.tenant not in snapshot.tenants:
+        raise Unauthenticated("The tenant key is not valid any more.")
+    return record
+
+
+def _tenant_of(session: Session, snapshot: Snapshot) -> Tenant:
     tenant = snapshot.tenants.get(session.tenant)
     if tenant is None or (session.guest and not tenant.guests.enabled):
         raise Unauthenticated("The session's tenant does not accept it any more.")
     if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
         raise SessionRevoked("The session was revoked; get a new one.")
+    return tenant
+
+
+def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
+    tenant = _tenant_of(session, snapshot)
     plan_name = tenant.guest_plan if session.guest else tenant.plan
     terms = snapshot.terms_of(tenant, plan_name, is_guest=session.guest)
     allowed = terms.plan.endpoints
@@ -188,7 +232,7 @@ def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
     return Caller(tenant, session.subject, plan_name, terms, wanted, session=session)
 
 
-def presented(request: HTTPConnection) -> tuple[Place, str]:
+def presented(request: HTTPConnection, cookie: SessionCookie) -> tuple[Place, str]:
     """Where the credential is, and its text.
 
     Raises:
@@ -201,8 +245,8 @@ def presented(request: HTTPConnection) -> tuple[Place, str]:
         return "header", _only(own)
     if path := request.path_params.get("session"):
         return "path", path
-    if cookie := request.cookies.get(COOKIE):
-        return "cookie", cookie
+    if text := cookie.read(request):
+        return "cookie", text
     raise Unauthenticated("No session: send one as 'Authorization: Bearer <session>', or as the session cookie.")
 
 

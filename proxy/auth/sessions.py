@@ -7,6 +7,7 @@ newest first: the first secret signs, all of them verify, so that secrets can be
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
+from itsdangerous.encoding import base64_decode, base64_encode
 
 from proxy.clock import Clock
 from proxy.errors import SessionExpired, Unauthenticated
@@ -39,6 +41,7 @@ class Session:
     Attributes:
         endpoints: what it was narrowed to; None for all that the plan allows.
         guest: whether it was given without a credential.
+        owner_expires_at: of an upload token, when the session that asked for it expires.
     """
 
     id: str
@@ -48,6 +51,7 @@ class Session:
     expires_at: float
     endpoints: tuple[str, ...] | None = None
     guest: bool = False
+    owner_expires_at: float | None = None
 
 
 def is_subject(text: object) -> bool:
@@ -110,7 +114,8 @@ class Sessions:
             id=secrets.token_urlsafe(12),
             tenant=tenant,
             subject=subject,
-            issued_at=round(now, 3),
+            # Rounded down: a session is never younger than a revocation that follows it.
+            issued_at=math.floor(now * 1000) / 1000,
             expires_at=round(now + ttl_seconds, 3),
             endpoints=None if endpoints is None else tuple(endpoints),
             guest=guest,
@@ -133,7 +138,7 @@ class Sessions:
             raise Unauthenticated("The session token is not valid.")
         try:
             session = self._read(token, salt)
-        except (BadData, AttributeError, KeyError, TypeError, ValueError):
+        except (BadData, AttributeError, KeyError, OverflowError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None
         if session.expires_at <= self._clock.now():
@@ -141,6 +146,10 @@ class Sessions:
         return session
 
     def _read_anew(self, token: str, salt: str) -> Session:
+        signature = token.rpartition(".")[2]
+        # What is signed is text, which has one spelling; of its signature, base64 reads more than one.
+        if base64_encode(base64_decode(signature)) != signature.encode():
+            raise ValueError("the signature is not in its one spelling")
         return _unpacked(self._serializers[salt].loads(token))
 
 
@@ -156,14 +165,16 @@ def _packed(session: Session) -> dict[str, Any]:
         packed["e"] = list(session.endpoints)
     if session.guest:
         packed["g"] = True
+    if session.owner_expires_at is not None:
+        packed["o"] = session.owner_expires_at
     return packed
 
 
 def _unpacked(packed: Any) -> Session:
     """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
-    endpoints = packed.get("e")
+    endpoints, owner_expires_at = packed.get("e"), packed.get("o")
     texts = [packed["i"], packed["t"], packed["s"], *(endpoints or [])]
-    times = [packed["a"], packed["x"]]
+    times = [packed["a"], packed["x"], *([] if owner_expires_at is None else [owner_expires_at])]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, (int, float)) for time in times):
         raise TypeError("a field has another type")
     return Session(
@@ -174,4 +185,5 @@ def _unpacked(packed: Any) -> Session:
         expires_at=packed["x"],
         endpoints=None if endpoints is None else tuple(endpoints),
         guest=packed.get("g") is True,
+        owner_expires_at=owner_expires_at,
     )

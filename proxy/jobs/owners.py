@@ -1,4 +1,7 @@
-"""A job belongs to who submitted it: to one subject of one tenant, for good."""
+"""A job belongs to who submitted it: to one subject of one tenant, for good.
+
+Of that subject's sessions, one that is narrowed to some endpoints sees the jobs of these endpoints only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ KEPT = 50_000
 class Owners:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: LRUCache[str, Job] = LRUCache(KEPT)
+        #: By owner too: a job of somebody else is looked for in the ledger, like one that is not there, every time.
+        self._kept: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
 
     async def find(self, target: Target, caller: Caller) -> Job:
         """The job a target names. Its state may be older than the ledger's; its owner is not.
@@ -35,12 +39,20 @@ class Owners:
         Raises:
             NotFound: there is none, or it is not this caller's.
         """
-        job = self._kept.get(request_id) or await self._ledger.find(request_id)
-        if job is None or (job.tenant, job.subject) != (caller.tenant.id, caller.subject):
-            raise NotFound
-        self._kept[request_id] = job
+        job = self._kept.get((caller.tenant.id, caller.subject, request_id))
+        if job is None or not _is_open_to(caller, job):
+            job = await self._ledger.find(request_id)
+            if job is None or not _is_open_to(caller, job):
+                raise NotFound
+            self.keep(job)
         return job
 
     def keep(self, job: Job) -> None:
         """Remember whose a job is that was just accepted."""
-        self._kept[job.request_id or ""] = job
+        self._kept[job.tenant, job.subject, job.request_id or ""] = job
+
+
+def _is_open_to(caller: Caller, job: Job) -> bool:
+    if (job.tenant, job.subject) != (caller.tenant.id, caller.subject):
+        return False
+    return caller.narrowed_to is None or job.endpoint in caller.narrowed_to

@@ -77,7 +77,7 @@ class Gate:
 
         Raises:
             Draining: it is new work, and this process is stopping. What is told of a job is told to the last.
-            EndpointNotAllowed: not in the catalogue, or not in the caller's scope.
+            EndpointNotAllowed: not in the catalogue, or not in the caller's scope; for an upload, none is in it.
             InvalidInput: the schema or a ceiling of the plan is broken.
             NotFound: the job is not the caller's.
             RateLimited, TooManyJobs, QuotaExceeded: a limit is reached; nothing was taken from any other.
@@ -96,6 +96,8 @@ class Gate:
             job = await self._owners.find(target, caller)
             return Admission(target, await self._limiter.hit(caller, address, polls=True), job)
         self._drain.refuse_new_work()
+        if not caller.endpoints:
+            raise EndpointNotAllowed("No endpoint is open to you, so there is nothing to upload a file for.")
         return Admission(target, await self._limiter.hit(caller, address, polls=False))
 
     def check_endpoint(self, caller: Caller, target: Target) -> None:

@@ -15,6 +15,8 @@ from proxy.settings import check_origin
 
 DEFAULT_PLAN = "default"
 DEFAULT_TENANT = "default"
+#: The longest that a plan lets a session live.
+MAX_SESSION_SECONDS = 30 * 86_400
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
@@ -75,7 +77,7 @@ class Plan(_Strict):
     """A named bundle of limits."""
 
     endpoints: Several[str]
-    session_ttl_seconds: int = Field(default=900, ge=10, le=30 * 86400)
+    session_ttl_seconds: int = Field(default=900, ge=10, le=MAX_SESSION_SECONDS)
     rate_limits: RateLimits = RateLimits()
     poll_limits: PollLimits = PollLimits()
     concurrency: Concurrency = Concurrency()

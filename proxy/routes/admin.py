@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth import keys
+from proxy.auth.revocations import revoke_by_name
 from proxy.errors import BadRequest, NotAllowed, NotFound, Unauthenticated
 from proxy.policy.plan_file import problems_of
 from proxy.policy.plans import PlanFile, Tenant
@@ -23,7 +24,7 @@ from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.sessions import Mint, minted
 from proxy.routes.usage import report
-from proxy.stores.base import Job, Revocation
+from proxy.stores.base import Job
 
 MOST_JOBS = 500
 #: A file of plans and tenants, which may be many.
@@ -99,14 +100,8 @@ def routes(services: Services) -> list[Route]:
         if (form.session_id is None) == (form.subject is None):
             raise BadRequest("Give either session_id or subject.")
         found = await _tenant(form.tenant)
-        await services.directory.revoke(await _revocation(found, form))
+        await services.directory.revoke(revoke_by_name(found.id, form.session_id, form.subject, services.clock.now()))
         return Response(status_code=204)
-
-    async def _revocation(found: Tenant, form: Revoke) -> Revocation:
-        plans = (await services.directory.snapshot()).plans
-        ttl = max(plans[name].session_ttl_seconds for name in (found.plan, found.guest_plan))
-        now = services.clock.now()
-        return Revocation(found.id, form.session_id, form.subject, now, now + ttl)
 
     async def jobs(request: Request) -> Response:
         query = known_query(request, "tenant", "subject")

@@ -63,7 +63,7 @@ def routes(services: Services) -> list[Route]:
         note(request, caller)
         most = _most(known_query(request, "limit").get("limit"))
         allowance = await services.limiter.hit(caller, network_of(request), polls=True)
-        jobs = await services.stores.ledger.queued_jobs_of(caller.tenant.id, caller.subject, most)
+        jobs = await services.stores.ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
         return JSONResponse({"jobs": [_listed(job, services) for job in jobs]}, headers=allowance.headers())
 
     async def status(request: Request) -> Response:

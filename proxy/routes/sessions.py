@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.callers import COOKIE, Caller
+from proxy.auth.callers import Caller
+from proxy.auth.revocations import revoke_own
 from proxy.auth.sessions import Session, check_subject, new_guest_name
 from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
 from proxy.policy.directory import Snapshot
@@ -20,7 +21,6 @@ from proxy.policy.usage import left
 from proxy.routes.bodies import read_form
 from proxy.routes.forward import note
 from proxy.routes.services import Services
-from proxy.stores.base import Revocation
 
 
 class Mint(BaseModel):
@@ -79,7 +79,7 @@ def routes(services: Services) -> list[Route]:
         return answer
 
     async def show(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        caller = await services.authenticator.authenticate(request)
         now, tenant = services.clock.now(), caller.tenant.id
         quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
         in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
@@ -90,18 +90,18 @@ def routes(services: Services) -> list[Route]:
         caller = await services.authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("This revokes sessions; a tenant key is revoked with: fal-proxy keys revoke")
-        await services.directory.revoke(revocation_of(caller.session, services.clock.now()))
+        await services.directory.revoke(revoke_own(caller.session, services.clock.now()))
         answer = Response(status_code=204)
-        answer.delete_cookie(COOKIE, httponly=True, secure=not services.settings.dev, samesite="lax")
+        services.authenticator.cookie.delete(answer)
         return answer
 
     async def endpoints(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        caller = await services.authenticator.authenticate(request)
         found = [services.catalog.get(id_) for id_ in services.gate.open_to(caller)]
         return JSONResponse({"endpoints": [{"id": one.id, "title": one.title} for one in found if one]})
 
     async def endpoint(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        caller = await services.authenticator.authenticate(request)
         found = services.catalog.get(request.path_params["id"])
         if found is None or found.id not in services.gate.open_to(caller):
             raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
@@ -137,10 +137,6 @@ def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Respon
     token, session = services.sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
     return JSONResponse(_minted(token, session, granted), 201, _NO_STORE)
-
-
-def revocation_of(session: Session, now: float) -> Revocation:
-    return Revocation(session.tenant, session.id, None, issued_before=now, expires_at=session.expires_at)
 
 
 def _guest_host(snapshot: Snapshot, origin: str, form: Guest) -> Tenant:
@@ -179,14 +175,7 @@ def _facts(caller: Caller, services: Services) -> dict[str, Any]:
 
 
 def _set_cookie(answer: Response, token: str, session: Session, services: Services) -> None:
-    answer.set_cookie(
-        COOKIE,
-        token,
-        max_age=max(1, int(session.expires_at - services.clock.now())),
-        httponly=True,
-        secure=not services.settings.dev,
-        samesite="lax",
-    )
+    services.authenticator.cookie.set(answer, token, max(1, int(session.expires_at - services.clock.now())))
 
 
 def _iso(seconds: float) -> str:

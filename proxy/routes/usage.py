@@ -15,7 +15,7 @@ from proxy.routes.services import Services
 
 def routes(services: Services) -> list[Route]:
     async def own(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request, reads_own_facts=True)
+        caller = await services.authenticator.authenticate(request)
         query = known_query(request, "from", "to", "group_by")
         subject = caller.subject if caller.session else None
         return JSONResponse(await report(services, caller.tenant.id, subject, query))

@@ -176,7 +176,7 @@ class Upload:
     Attributes:
         size: of the whole file, once fal has it; None before that.
         in_parts: whether it comes in parts that are joined at the end, or at once.
-        session_id, issued_at: of the session that asked for it, which may be revoked; None for a tenant key.
+        session_id, issued_at: of the session that asked for it, which may be revoked; of a tenant key, its id alone.
     """
 
     id: str = field(repr=False)
@@ -266,8 +266,10 @@ class Ledger(Protocol):
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
         """The newest jobs of a tenant, or of one of its subjects."""
 
-    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
-        """The newest jobs of a subject that fal took into its queue."""
+    async def queued_jobs_of(
+        self, tenant: str, subject: str, most: int, endpoints: Sequence[str] | None = None
+    ) -> Sequence[Job]:
+        """The newest jobs of a subject that fal took into its queue; of some endpoints only, if these are given."""
 
 
 class Window(NamedTuple):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import string
 
 import pytest
 from itsdangerous import URLSafeSerializer
 
-from proxy.auth.sessions import KEPT, SESSION_SALT, Sessions, is_subject
+from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Sessions, is_subject
 from proxy.errors import SessionExpired, Unauthenticated
 from proxy.settings import Secret
 from tests.support.clock import MovableClock
 
 OLD, NEW = Secret("o" * 40), Secret("n" * 40)
+ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
 def signed(payload: object, salt: str = SESSION_SALT) -> str:
@@ -75,17 +77,37 @@ def test_no_flood_of_tokens_is_kept(clock: MovableClock) -> None:
     assert sessions._read.cache_info().currsize == KEPT
 
 
-def test_every_changed_character_is_noticed(clock: MovableClock) -> None:
+@pytest.mark.parametrize("salt", [SESSION_SALT, UPLOAD_SALT])
+def test_every_changed_character_is_noticed(clock: MovableClock, salt: str) -> None:
+    """Also the last one, whose lowest bits base64 does not read."""
     sessions = Sessions([NEW], clock)
-    token, minted = sessions.mint("acme", "alice", 60)
+    token = sessions.sign(sessions.mint("acme", "alice", 60)[1], salt)
     for at in range(len(token)):
-        changed = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
-        try:
-            # The last character of base64 can differ in bits that mean nothing.
-            assert sessions.verify(changed) == minted
-            assert at == len(token) - 1
-        except Unauthenticated:
-            pass
+        for other in ALPHABET if at == len(token) - 1 else "AB":
+            if token[at] != other:
+                with pytest.raises(Unauthenticated):
+                    sessions.verify(token[:at] + other + token[at + 1 :], salt)
+    sessions.verify(token, salt)
+
+
+@pytest.mark.parametrize("salt", [SESSION_SALT, UPLOAD_SALT])
+@pytest.mark.parametrize("more", ["=", "==", "*", " ", "\n", ".", "%3D", "A"])
+def test_a_token_has_one_spelling(clock: MovableClock, salt: str, more: str) -> None:
+    """base64 passes over padding, and over characters that are none of its own."""
+    sessions = Sessions([NEW], clock)
+    token = sessions.sign(sessions.mint("acme", "alice", 60)[1], salt)
+    payload, _, signature = token.rpartition(".")
+    spellings = [token + more, f"{payload}.{more}{signature}", f"{payload}.{signature[:9]}{more}{signature[9:]}"]
+    for spelling in (*spellings, more + token, f"{payload}{more}.{signature}"):
+        with pytest.raises(Unauthenticated):
+            sessions.verify(spelling, salt)
+    assert sessions.verify(token, salt).subject == "alice"
+
+
+def test_a_session_is_never_younger_than_the_revocation_that_follows_it(clock: MovableClock) -> None:
+    for _ in range(20):
+        clock.advance(0.0007)
+        assert Sessions([NEW], clock).mint("acme", "alice", 60)[1].issued_at <= clock.now()
 
 
 @pytest.mark.parametrize("token", ["", ".", "a.b", "é", "x" * 5000, "null", "fpk_x"])

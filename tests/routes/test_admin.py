@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from proxy.policy.ratelimit import ADMIN_LIMIT
+from tests.server.commands import Commands, forking
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import Stack
+from tests.support.stack import SECRET, Stack
 
 PLANS = {"acme": plan(max_tokens=100), "globex": plan(endpoints=[NEXT])}
 ROUTES = [
@@ -33,6 +34,12 @@ ROUTES = [
 def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("admin"), PLANS) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    with forking(tmp_path_factory.mktemp("commands")) as runner:
+        yield runner
 
 
 @pytest.fixture
@@ -167,6 +174,36 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
 
 
 # --- sessions
+
+
+def test_a_revocation_outlives_the_sessions_of_an_older_plan(
+    sandbox: SandboxControl, tmp_path: Path, commands: Commands
+) -> None:
+    """A plan that shortens sessions does not shorten those that were minted before it."""
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, admin(proxy, f"Bearer {ADMIN_TOKEN}") as operator:
+        mine, by_subject, by_command = (minted_for(operator, name) for name in ("alice", "carol", "dave"))
+        shorter = {"plans": {"acme": plan(session_ttl_seconds=60)}, "tenants": [{"id": "acme", "plan": "acme"}]}
+        assert operator.put("/tenants", json=shorter).json() == {"changed": True}
+        with Person(proxy, mine) as alice:
+            assert alice.http.delete("/v1/session").status_code == 204
+        assert operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": "carol"}).status_code == 204
+        environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal(), "PROXY_SESSION_SECRETS": SECRET}
+        done = commands("sessions", "revoke", "--tenant", "acme", "--subject", "dave", environ=environ, cwd=tmp_path)
+        assert done.code == 0, done.stderr
+        for _ in range(2):
+            proxy.clock.advance(14 * 86_400)
+            # Each revocation drops those whose time is over.
+            operator.request("DELETE", "/sessions", json={"tenant": "acme", "session_id": "another"})
+            for token in (mine, by_subject, by_command):
+                with Person(proxy, token) as person:
+                    refusal(person.http.get("/v1/session"), 401, "session_revoked")
+
+
+def minted_for(operator: httpx.Client, subject: str) -> str:
+    answer = operator.post("/sessions", json={"tenant": "acme", "subject": subject})
+    assert answer.status_code == 201, answer.text
+    token: str = answer.json()["token"]
+    return token
 
 
 def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -> None:

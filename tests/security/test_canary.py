@@ -245,7 +245,7 @@ def parts(query: str) -> list[str]:
 
 def walk_everywhere(walk: Walk, token: str, expired: str, tenant_key: str) -> None:
     bearer = {"authorization": f"Bearer {token}", "content-type": JSON}
-    cookie = {"cookie": f"fal_session={token}", "origin": "https://app.acme.example", "content-type": JSON}
+    cookie = {"cookie": f"__Host-fal_session={token}", "origin": "https://app.acme.example", "content-type": JSON}
     for surface in ("protocol", "session in the path", "hosts"):
         job = submit(walk.wire, token)
         walk.every_kind(token, job, surface)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from proxy.files import CDN_PATH
 from tests.security.calls import SURFACES, call, submit
 from tests.security.hostile import NEXT, NOBODYS
 from tests.security.shape import assert_refusal
@@ -101,6 +103,57 @@ def test_a_session_narrowed_to_other_endpoints_cannot_reach_own_jobs(stack: Stac
     narrowed = stack.token(endpoints=[OTHER])
     for method, tail in CALLS:
         assert_refusal(ask(wire, "hosts", narrowed, method, tail, job), 403, "endpoint_not_allowed")
+
+
+def test_a_narrowed_session_sees_the_jobs_of_its_endpoints_only(stack: Stack, wire: Wire) -> None:
+    """In every form: what it lists, and what it reads by the id of a job."""
+    owner = f"nora-{time.monotonic_ns()}"
+    job = submit(wire, stack.token(owner))
+    stack.clock.advance(1)
+    other = submit(wire, stack.token(owner), OTHER)
+    narrowed = stack.token(owner, endpoints=[NEXT])
+    with stack.client(narrowed) as client, stack.client(stack.token(owner)) as whole:
+        assert [one["id"] for one in client.get("/v1/jobs").json()["jobs"]] == [job]
+        assert {one["id"] for one in whole.get("/v1/jobs?limit=1").json()["jobs"]} == {other}
+        assert [one["id"] for one in client.get("/v1/jobs?limit=1").json()["jobs"]] == [job]
+        assert client.get(f"/v1/jobs/{job}").status_code == 200
+        stack.sandbox.forget()
+        for method, tail in (("GET", ""), ("GET", "/result"), ("GET", "/events"), ("DELETE", "")):
+            never = client.request(method, f"/v1/jobs/{NOBODYS}{tail}", headers={"x-request-id": "the-same"})
+            refused = client.request(method, f"/v1/jobs/{other}{tail}", headers={"x-request-id": "the-same"})
+            assert (refused.status_code, refused.content) == (404, never.content), (method, tail)
+    assert not stack.sandbox.requests()
+
+
+def test_a_session_narrowed_to_nothing_does_nothing(stack: Stack, wire: Wire) -> None:
+    job = submit(wire, stack.token())
+    stack.sandbox.forget()
+    upload = {"content_type": "image/png", "file_name": "a.png"}
+    with stack.client(stack.token(endpoints=[])) as nothing:
+        assert nothing.get("/v1/jobs").json() == {"jobs": []}
+        assert nothing.get("/v1/endpoints").json() == {"endpoints": []}
+        assert nothing.get(f"/v1/jobs/{job}").status_code == 404
+        for answer in (
+            nothing.post(f"/fal/run/{NEXT}", json={}),
+            nothing.post("/v1/jobs", json={"endpoint": NEXT, "input": {}}),
+            nothing.get(f"/fal/queue/{NEXT}/requests/{job}/status"),
+            nothing.post("/fal/rest/storage/upload/initiate", json=upload),
+            nothing.post("/fal/rest/storage/upload/initiate-multipart", json=upload),
+            nothing.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={}),
+            nothing.post("/v1/uploads", content=b"x", headers={"content-type": "image/png"}),
+        ):
+            assert (answer.status_code, answer.json()["error_type"]) == (403, "endpoint_not_allowed")
+    assert not stack.sandbox.requests()
+
+
+def test_a_narrowed_session_uploads_if_it_may_call_something(stack: Stack) -> None:
+    with stack.client(stack.token(endpoints=[OTHER])) as narrowed:
+        upload = {"content_type": "image/png", "file_name": "a.png"}
+        assert narrowed.post("/fal/rest/storage/upload/initiate", json=upload).status_code == 200
+        token = narrowed.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={}).json()
+    with stack.client(token["token"]) as sender:
+        begun = sender.post(f"{CDN_PATH}/files/upload/multipart", headers={"content-type": "image/png"})
+        assert begun.status_code == 200, begun.text
 
 
 def test_who_owns_what_survives_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:

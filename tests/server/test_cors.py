@@ -105,10 +105,10 @@ def test_the_headers_of_our_errors_can_be_read(page: httpx.Client) -> None:
 
 def test_an_origin_counts_for_its_own_tenant_only(production: Stack, page: httpx.Client) -> None:
     """CORS lets a page of globex read answers; it does not let it use a cookie of acme."""
-    headers = {"origin": "https://app.globex.example", "cookie": f"fal_session={production.token(tenant='acme')}"}
+    headers = {"origin": "https://app.globex.example", "cookie": production.cookie(production.token(tenant="acme"))}
     answer = page.delete("/v1/session", headers=headers)
     assert answer.json()["error_type"] == "origin_not_allowed"
-    headers["cookie"] = f"fal_session={production.token(tenant='globex')}"
+    headers["cookie"] = production.cookie(production.token(tenant="globex"))
     assert page.delete("/v1/session", headers=headers).status_code == 204
 
 

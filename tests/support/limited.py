@@ -75,6 +75,11 @@ def limited_proxy(
         yield stack
 
 
+def operating(stack: Stack) -> httpx.Client:
+    """The operator of a limited proxy, with the admin token."""
+    return stack.client(ADMIN_TOKEN)
+
+
 class Person:
     """A caller, and what it can ask of the proxy; `surface` is the form in which it asks for fal's calls."""
 

@@ -68,6 +68,14 @@ class Stack:
         sessions = Sessions(self.settings.sessions.secrets, self.clock)
         return sessions.mint(tenant, subject, ttl_seconds, endpoints=endpoints)[0]
 
+    @property
+    def cookie_name(self) -> str:
+        return "fal_session" if self.settings.dev else "__Host-fal_session"
+
+    def cookie(self, token: str | None = None) -> str:
+        """The `cookie` header of a page with a session."""
+        return f"{self.cookie_name}={token or self.token()}"
+
     def tenant_key(self, tenant: str = "acme") -> str:
         """The tenant's key; created at the first call."""
         if tenant not in self._keys:

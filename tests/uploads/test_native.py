@@ -64,7 +64,7 @@ def test_pages_may_call_it(uploads: Uploads, alice: httpx.Client) -> None:
     assert answer.headers["access-control-allow-origin"] == origin["origin"]
     refused = alice.post("/v1/uploads", content=b"x" * (MOST + 1), headers={**PNG, **origin})
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (413, origin["origin"])
-    cookie = {"cookie": f"fal_session={uploads.stack.token('alice')}", **PNG}
+    cookie = {"cookie": uploads.stack.cookie(uploads.stack.token("alice")), **PNG}
     assert uploads.http.post("/v1/uploads", content=FILE, headers={**cookie, **origin}).status_code == 201
     foreign = uploads.http.post("/v1/uploads", content=FILE, headers={**cookie, "origin": "https://evil.example"})
     refusal(foreign, 403, "origin_not_allowed")

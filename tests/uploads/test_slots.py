@@ -12,12 +12,13 @@ from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
 from tests.security.shape import assert_refusal
 from tests.security.wire import Wire
-from tests.support.limited import Booked, png, refusal
-from tests.uploads.conftest import MOST, PNG, Uploads
+from tests.support.limited import Booked, operating, png, refusal
+from tests.uploads.conftest import MOST, PNG, Slot, Uploads
 
 pytestmark = pytest.mark.slow
 
 FILE = png(5000)
+WANTED = {"content_type": "image/png", "file_name": "a.png"}
 
 
 def test_a_file_arrives_and_is_counted_once(uploads: Uploads) -> None:
@@ -180,6 +181,43 @@ def test_a_revoked_session_takes_its_slots_along(uploads: Uploads) -> None:
     asyncio.run(revoke())
     uploads.stack.clock.advance(5)
     refusal(slot.put(FILE), 404, "not_found")
+    assert not uploads.at_files()
+
+
+def test_a_slot_ends_with_the_session_that_asked_for_it(uploads: Uploads) -> None:
+    """Also one that the Python client opened, whose token for uploads ended before and could be asked for again."""
+    stack, image = uploads.stack, {"content-type": "image/png"}
+    with stack.client(stack.token("sam", ttl_seconds=1200)) as sam:
+        whole = Slot(uploads, **sam.post("/fal/rest/storage/upload/initiate", json=WANTED).json())
+        parts = Slot(uploads, **sam.post("/fal/rest/storage/upload/initiate-multipart", json=WANTED).json())
+        token = sam.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={}).json()["token"]
+    with stack.client(token) as python:
+        begun = python.post("/fal/cdn/files/upload/multipart", headers=image).json()
+    from_python = Slot(uploads, begun["access_url"], f"{stack.url}/uploads/{begun['uploadId']}")
+    stack.clock.advance(890)
+    assert whole.put(FILE).status_code == 200
+    stack.clock.advance(300)
+    assert {parts.part(1, FILE).status_code, from_python.part(1, FILE).status_code} == {200}
+    stack.clock.advance(20)
+    uploads.sandbox.forget()
+    for slot in (parts, from_python):
+        refusal(slot.part(2, FILE), 404, "not_found")
+        refusal(slot.complete([]), 404, "not_found")
+    assert not uploads.at_files()
+
+
+def test_a_revoked_key_takes_its_slots_along(uploads: Uploads) -> None:
+    stack = uploads.stack
+    with operating(stack) as operator:
+        made = operator.post("/v1/admin/tenants/acme/keys", json={}).json()
+        with stack.client(made["key"]) as backend:
+            whole = Slot(uploads, **backend.post("/fal/rest/storage/upload/initiate", json=WANTED).json())
+            parts = Slot(uploads, **backend.post("/fal/rest/storage/upload/initiate-multipart", json=WANTED).json())
+        assert parts.part(1, FILE).status_code == 200
+        uploads.sandbox.forget()
+        assert operator.delete(f"/v1/admin/keys/{made['id']}").status_code == 204
+    refusal(whole.put(FILE), 404, "not_found")
+    refusal(parts.part(2, FILE), 404, "not_found")
     assert not uploads.at_files()
 
 

@@ -62,8 +62,10 @@ async def initiate(services: Services, request: Request, caller: Caller, *, in_p
 
 async def open_slot(services: Services, caller: Caller, place: Place, content_type: str, *, in_parts: bool) -> str:
     """A slot that leads to a place: its id."""
-    slot = secrets.token_urlsafe(32)
-    lives = PARTS_SECONDS if in_parts else SLOT_SECONDS
+    slot, session = secrets.token_urlsafe(32), caller.session
+    expires_at = services.clock.now() + (PARTS_SECONDS if in_parts else SLOT_SECONDS)
+    if session is not None:
+        expires_at = min(expires_at, session.owner_expires_at or session.expires_at)
     await services.stores.uploads.add(
         Upload(
             id=_hash(slot),
@@ -73,11 +75,11 @@ async def open_slot(services: Services, caller: Caller, place: Place, content_ty
             file_url=place.file_url,
             upstream_url=place.upload_url,
             max_bytes=caller.plan.uploads.max_bytes,
-            expires_at=services.clock.now() + lives,
+            expires_at=expires_at,
             plan=caller.plan_name,
             in_parts=in_parts,
-            session_id=caller.session.id if caller.session else None,
-            issued_at=caller.session.issued_at if caller.session else None,
+            session_id=session.id if session else caller.key_id,
+            issued_at=session.issued_at if session else None,
         )
     )
     return slot

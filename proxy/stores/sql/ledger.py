@@ -110,10 +110,13 @@ class SqlLedger:
             wanted &= jobs.c.subject == subject
         return await self._newest(wanted, most)
 
-    async def queued_jobs_of(self, tenant: str, subject: str, most: int) -> Sequence[Job]:
-        return await self._newest(
-            (jobs.c.tenant == tenant) & (jobs.c.subject == subject) & jobs.c.request_id.is_not(None), most
-        )
+    async def queued_jobs_of(
+        self, tenant: str, subject: str, most: int, endpoints: Sequence[str] | None = None
+    ) -> Sequence[Job]:
+        wanted = (jobs.c.tenant == tenant) & (jobs.c.subject == subject) & jobs.c.request_id.is_not(None)
+        if endpoints is not None:
+            wanted &= jobs.c.endpoint.in_(endpoints)
+        return await self._newest(wanted, most)
 
     async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
