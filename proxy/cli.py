@@ -16,7 +16,7 @@ from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.auth import keys
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import Sessions, check_subject
+from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, is_session_id, is_subject
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.policy import usage as usage_
@@ -175,6 +175,9 @@ def keys_create(
 ) -> None:
     """Create a key and print it: it is shown this once."""
 
+    if name and not is_subject(name):
+        _refuse([f"--name: {SUBJECT_RULE}"])
+
     async def run(_stores: SqlStores, directory: Directory) -> tuple[str, str]:
         _known(await directory.snapshot(), tenant)
         text, record = keys.make(tenant, name, SystemClock().now())
@@ -204,7 +207,7 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="As 'keys list' shows
     """Revoke a key, everywhere within five seconds."""
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
-        return await directory.revoke_key(key_id)
+        return keys.is_key_id(key_id) and await directory.revoke_key(key_id)
 
     if not _on_database(run):
         _refuse([f"there is no key {key_id}"])
@@ -246,6 +249,10 @@ def sessions_revoke(
     if (session_id is None) == (tenant is None or subject is None):
         _say("give either a session id, or --tenant and --subject")
         raise typer.Exit(2)
+    if session_id is not None and not is_session_id(session_id):
+        _refuse(["that is not the id of a session"])
+    if subject is not None and not is_subject(subject):
+        _refuse([f"--subject: {SUBJECT_RULE}"])
 
     async def run(_stores: SqlStores, directory: Directory) -> None:
         snapshot = await directory.snapshot()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from proxy.numbers import parse_whole
+
 #: What the driver reads from a URL itself.
 _PASSED = frozenset(
     [
@@ -106,10 +108,10 @@ def _checked(name: str, value: str) -> str:
 
 def _has_good_port(host: str) -> bool:
     port = host.rpartition("]")[2].partition(":")[2]
-    return not port or (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
+    return not port or parse_whole(port, 65535, least=1) is not None
 
 
 def _seconds(value: str) -> int | None:
-    if not (value.isascii() and value.isdigit() and int(value[:6]) <= _MOST_SECONDS):
+    if (seconds := parse_whole(value, _MOST_SECONDS)) is None:
         raise ValueError(f"has a connect_timeout that is no number of seconds up to {_MOST_SECONDS}")
-    return int(value) or None
+    return seconds or None

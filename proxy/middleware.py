@@ -28,6 +28,7 @@ from proxy.errors import (
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.scope import SHOWN, STATUS, header_of
+from proxy.numbers import parse_whole
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
 from proxy.telemetry import Metrics
 from proxy.upstream.relay import CallerGone, StreamBroken
@@ -186,7 +187,7 @@ class BodyLimit:
 
         async def bounded() -> Message:
             nonlocal seen
-            if declared.isdigit() and int(declared) > self._max_bytes:
+            if declared and parse_whole(declared, self._max_bytes) is None:
                 raise self._too_large()
             message = await receive()
             size = len(message.get("body", b""))

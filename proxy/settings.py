@@ -16,6 +16,7 @@ from typing import NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from proxy import libpq
+from proxy.numbers import parse_whole
 from proxy.origins import normalize_origin
 
 MIN_SECRET_BYTES = 32
@@ -408,8 +409,8 @@ class _Reader:
 
     def integer(self, name: str, least: int, most: int) -> int:
         text = self.value(name)
-        if text.isascii() and text.isdigit() and least <= int(text[:12]) <= most:
-            return int(text)
+        if (number := parse_whole(text, most, least)) is not None:
+            return number
         self.complain(name, f"must be a whole number from {least} to {most}")
         return least
 

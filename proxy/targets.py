@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
+from typing import TypeGuard
 from urllib.parse import parse_qsl
 
 from proxy.catalog import app_of
@@ -152,13 +153,18 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     return _parse(host, method, f"/{path}", query)
 
 
+def is_request_id(value: object) -> TypeGuard[str]:
+    """Whether a value can be fal's id of a request: it becomes part of paths, headers and keys."""
+    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
+
+
 def parse_request_id(text: str) -> str:
     """A request id as fal makes them.
 
     Raises:
         BadTarget: it has characters that no request id has.
     """
-    if not _REQUEST_ID.fullmatch(text):
+    if not is_request_id(text):
         raise BadTarget("That is not a request id.")
     return text
 

@@ -15,7 +15,13 @@ from proxy.errors import Unauthenticated
 from proxy.stores.base import TenantKey
 
 PREFIX = "fpk_"
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"fpk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+
+
+def is_key_id(text: str) -> bool:
+    """Whether a text can be the id of a key."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def make(tenant: str, name: str, now: float) -> tuple[str, TenantKey]:

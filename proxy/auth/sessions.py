@@ -28,8 +28,13 @@ UPLOAD_SALT = "fal-proxy.upload.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Tokens whose signature is not checked again. Their expiry is, and whoever asks checks that they were not revoked.
 KEPT = 4096
-#: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself.
-_SUBJECT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
+#: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself. Half a surrogate pair,
+#: which a shell can pass, has no UTF-8.
+_SUBJECT = re.compile(
+    r"[^\s\x00-\x1f\x7f\ud800-\udfff](?:[^\x00-\x1f\x7f\ud800-\udfff]{0,198}[^\s\x00-\x1f\x7f\ud800-\udfff])?"
+)
+SUBJECT_RULE = "must be 1 to 200 printable characters, without spaces at the ends"
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _GUEST_PREFIX = "guest-"
 _GUEST = re.compile(_GUEST_PREFIX + "[0-9a-f]{16}")
 
@@ -66,7 +71,7 @@ def check_subject(text: str) -> str:
         ValueError: it is not printable, too long, or of the form that guests' names have.
     """
     if not is_subject(text):
-        raise ValueError("must be 1 to 200 printable characters, without spaces at the ends")
+        raise ValueError(SUBJECT_RULE)
     if is_guest_name(text):
         # Jobs and files know their owner by its name alone, and what is a guest's counts as such.
         raise ValueError("'guest-' and 16 hexadecimal digits name a guest; choose another name for this user")
@@ -81,6 +86,11 @@ def new_guest_name() -> str:
 def is_guest_name(subject: str) -> bool:
     # The prefix first: nearly all names end there, without a regular expression.
     return subject.startswith(_GUEST_PREFIX) and _GUEST.fullmatch(subject) is not None
+
+
+def is_session_id(text: object) -> bool:
+    """Whether a text can be the id of a session."""
+    return isinstance(text, str) and _SESSION_ID.fullmatch(text) is not None
 
 
 class Sessions:

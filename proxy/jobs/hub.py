@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import orjson
 from cachetools import LRUCache
 from starlette.datastructures import Headers
 
@@ -105,6 +107,9 @@ class Hub:
         document = parsed(answer.body)
         if response.is_success and isinstance(document, dict):
             await self._settlement.saw_status(job, document)
+            if document.get("request_id", job.request_id) != job.request_id:
+                # The id that its callers know, whatever fal writes: their URLs are made of it.
+                return replace(answer, body=orjson.dumps(document | {"request_id": job.request_id}))
         return answer
 
     async def _document(self, job: Job) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from cachetools import LRUCache
@@ -18,12 +18,18 @@ from cachetools import LRUCache
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamRejectedKey, UpstreamUnavailable
+from proxy.numbers import bounded, parse_decimal
+from proxy.policy.inputs import MAX_TOKENS
 from proxy.policy.leases import LEASE_SECONDS, Leases
 from proxy.policy.quota import MILLION, Bookkeeper
 from proxy.stores.base import Job
 
 REMEMBERED = 50_000
+#: The longest that a call can take of fal's machines, and so the most that fal's own word about it counts.
+MOST_SECONDS = 86_400.0
+_MAX_SHOWN = 40
 #: Takes fal's answer: its status code, its billable units, its body.
+N = TypeVar("N", int, float)
 Bill = Callable[[int, str | None, bytes | memoryview], None]
 _log = logging.getLogger(__name__)
 
@@ -78,9 +84,9 @@ class Settlement:
         if status >= 400:
             await self.unused(job)
             return
-        seconds = _number(units)
-        elapsed = self._clock.now() - started
-        await self.used(job, seconds=elapsed if seconds is None else seconds, tokens=tokens_of(parsed(bytes(body))))
+        elapsed = min(max(self._clock.now() - started, 0.0), MOST_SECONDS)
+        seconds = elapsed if units is None else _seconds_of(job, units)
+        await self.used(job, seconds=seconds, tokens=_tokens_of(job, parsed(bytes(body))))
 
     @asynccontextmanager
     async def submitting(self, job: Job) -> AsyncIterator[Callable[[], None]]:
@@ -138,7 +144,8 @@ class Settlement:
             await self.lives(job)
             return
         metrics = status.get("metrics")
-        seconds = _number(metrics.get("inference_time")) if isinstance(metrics, dict) else None
+        report = metrics.get("inference_time") if isinstance(metrics, dict) else None
+        seconds = _believed(job, "seconds", report, bounded(report, MOST_SECONDS))
         if status.get("error") and not seconds:
             await self.unused(job)
         elif self.reports_tokens(job) and not status.get("error"):
@@ -149,7 +156,7 @@ class Settlement:
     async def saw_result(self, job: Job, status_code: int, units: str | None, body: Any) -> None:
         """Learn from the result of a queued job: its status code, fal's billable units (seconds), its body."""
         if 200 <= status_code < 300:
-            await self.used(job, seconds=_number(units), tokens=tokens_of(body))
+            await self.used(job, seconds=_seconds_of(job, units), tokens=_tokens_of(job, body))
         elif status_code in (422, 499):
             await self.unused(job)
 
@@ -167,16 +174,22 @@ def parsed(body: bytes) -> Any:
         return None
 
 
-def tokens_of(body: Any) -> int | None:
+def _seconds_of(job: Job, units: str | None) -> float | None:
+    """The seconds that fal's header of billable units reports."""
+    return _believed(job, "seconds", units, None if units is None else parse_decimal(units, MOST_SECONDS))
+
+
+def _tokens_of(job: Job, body: Any) -> int | None:
     """The output tokens that a model's answer reports."""
     stats = body.get("stats") if isinstance(body, dict) else None
-    tokens = stats.get("num_output_tokens") if isinstance(stats, dict) else None
-    return tokens if isinstance(tokens, int) and tokens >= 0 else None
+    report = stats.get("num_output_tokens") if isinstance(stats, dict) else None
+    number = bounded(report, MAX_TOKENS)
+    return _believed(job, "tokens", report, int(number) if number is not None and number == int(number) else None)
 
 
-def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if 0 <= number < 1e9 else None
+def _believed(job: Job, what: str, report: object, number: N | None) -> N | None:
+    """The number in a report. One that no call can have used is logged, and booked as if fal had reported none."""
+    if number is None and report is not None:
+        facts = {"job": job.id, "what": what, "report": repr(report)[:_MAX_SHOWN]}
+        _log.warning("usage report ignored", extra={"facts": facts})
+    return number

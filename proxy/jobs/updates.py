@@ -12,10 +12,14 @@ from typing import Any
 
 import orjson
 
+from proxy.numbers import bounded
+
 COMPLETED = "COMPLETED"
 STATES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
 #: A model that talks without end must not fill the memory: beyond this the oldest lines of its log are let go.
 MOST_LOG_BYTES = 1024 * 1024
+#: A mark has room for no larger place in a queue.
+_MOST_POSITION = 10**9 - 1
 
 #: Takes an endpoint and a document that fal made of a job there, and gives it in the form that suits a surface. It is
 #: the same object for the same surface, as what it made is kept under it.
@@ -88,8 +92,8 @@ class Update:
     @property
     def mark(self) -> str:
         """Where in a job's life this is, the same in every process: what an event stream can be resumed after."""
-        position = self.document.get("queue_position")
-        return f"{self.state}.{position if isinstance(position, int) else ''}.{self.lines}"
+        position = bounded(self.document.get("queue_position"), _MOST_POSITION)
+        return f"{self.state}.{'' if position is None else int(position)}.{self.lines}"
 
     def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
         """The JSON document with the log from a line on, or with `logs` of null for None."""

@@ -272,7 +272,8 @@ class Watch:
     def _understood(self, data: bytes) -> dict[str, Any] | None:
         document = orjson.loads(data)
         if isinstance(document, dict) and document.get("status") in STATES and "request_id" in document:
-            return document
+            # The id that its callers know, whatever fal writes: their URLs are made of it.
+            return document | {"request_id": self.job.request_id}
         self._miss()
         return None
 

@@ -84,6 +84,9 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
         mark = getattr(problem, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SettingsError([f"PROXY_CONFIG: {path.name} is not YAML{place}"]) from problem
+    except ValueError as problem:
+        # A number of more digits than Python reads, or a day that is in no calendar.
+        raise SettingsError([f"PROXY_CONFIG: {path.name} has a number or a date that cannot be read"]) from problem
 
 
 def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:

@@ -6,9 +6,17 @@ A plan bundles what its tenants' callers may do; a tenant is a customer of the p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
 
 from proxy.catalog import built_in
 from proxy.settings import check_origin
@@ -17,6 +25,11 @@ DEFAULT_PLAN = "default"
 DEFAULT_TENANT = "default"
 #: The longest that a plan lets a session live.
 MAX_SESSION_SECONDS = 30 * 86_400
+#: The most of a unit that a quota may give: in millionths, sums of it fit a 64-bit column.
+MOST_UNITS = 10**12
+MOST_SLOTS = 1_000_000
+#: US dollars a second. A day at this price still fits.
+MOST_PRICE = 1_000.0
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
@@ -29,12 +42,20 @@ Rate = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic reads `true` as 1, and a slip of the pen would be a limit.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
 
 class Uploads(_Strict):
     """What may be uploaded. Sizes in bytes; fal forgets a file after `expire_seconds`, or when it likes if null."""
 
-    max_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
-    bytes_per_day: int | None = Field(default=None, ge=1)
+    max_bytes: int = Field(default=10 * 1024 * 1024, ge=1, le=MOST_UNITS)
+    bytes_per_day: int | None = Field(default=None, ge=1, le=MOST_UNITS)
     content_types: Several[str] = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
     expire_seconds: int | None = Field(default=7 * 86400, ge=60, le=10 * 365 * 86400)
 
@@ -60,8 +81,8 @@ class PollLimits(_Strict):
 class Concurrency(_Strict):
     """How many calls and unfinished jobs at once; null for no limit."""
 
-    subject: int | None = Field(default=10, ge=1)
-    tenant: int | None = Field(default=100, ge=1)
+    subject: int | None = Field(default=10, ge=1, le=MOST_SLOTS)
+    tenant: int | None = Field(default=100, ge=1, le=MOST_SLOTS)
 
 
 class Quota(_Strict):
@@ -69,7 +90,7 @@ class Quota(_Strict):
 
     per: Literal["subject", "tenant"]
     unit: Literal["requests", "tokens", "compute_seconds", "usd", "upload_bytes"]
-    limit: float = Field(gt=0, le=1e12)
+    limit: float = Field(gt=0, le=MOST_UNITS)
     window: Literal["minute", "hour", "day", "month"]
 
 
@@ -82,10 +103,10 @@ class Plan(_Strict):
     poll_limits: PollLimits = PollLimits()
     concurrency: Concurrency = Concurrency()
     quotas: tuple[Quota, ...] = ()
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_prompt_chars: int = Field(default=16_000, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST_UNITS)
+    max_prompt_chars: int = Field(default=16_000, ge=1, le=MOST_UNITS)
     image_schemes: Several[Literal["http", "https", "data"]] = frozenset({"http", "https", "data"})
-    max_data_uri_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
+    max_data_uri_bytes: int = Field(default=10 * 1024 * 1024, ge=1, le=MOST_UNITS)
     uploads: Uploads = Uploads()
 
     @property
@@ -128,9 +149,9 @@ class MoreEndpoint(_Strict):
     `schema` is a JSON schema file, relative to the plan file; a built-in endpoint has its own.
     """
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$")
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$", max_length=200)
     schema_: Path | None = Field(default=None, alias="schema")
-    price_per_compute_second: float | None = Field(default=None, ge=0)
+    price_per_compute_second: float | None = Field(default=None, ge=0, le=MOST_PRICE)
 
 
 class PlanFile(_Strict):

@@ -17,7 +17,8 @@ from typing import Any
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
-from proxy.errors import NotFound, ProxyError, QuotaExceeded, StoreUnavailable
+from proxy.errors import InvalidInput, NotFound, ProxyError, QuotaExceeded, StoreUnavailable
+from proxy.numbers import MOST
 from proxy.policy.terms import MILLION as MILLION
 from proxy.policy.terms import AccountLimit, Terms
 from proxy.stores.base import (
@@ -106,7 +107,14 @@ def new_job_id(now: float) -> str:
 def new_job(
     terms: Terms, tenant: str, subject: str, kind: str, endpoint: str, amounts: Mapping[str, int], now: float
 ) -> Job:
-    """The record of a call that is about to be made, with the most it can use."""
+    """The record of a call that is about to be made, with the most it can use.
+
+    Raises:
+        InvalidInput: it can use more than a ledger holds. Written down, that would fail the calls of others too.
+    """
+    if max(amounts.values()) > MOST:
+        problem = "This call could use more than any quota holds"
+        raise InvalidInput([{"loc": ["body"], "msg": problem, "type": "less_than_equal"}])
     return Job(
         id=new_job_id(now),
         kind=kind,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -16,6 +18,8 @@ UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 GROUPS = ("day", "endpoint", "subject")
 #: Without a start, this many days up to today.
 DEFAULT_DAYS = 30
+DAY_SECONDS = 86_400
+_DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Period:
 
     @property
     def until(self) -> float:
-        end = self.last + timedelta(days=1)
-        return datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()
+        # Not the day after it: the last day of the calendar has none.
+        return replace(self, first=self.last).since + DAY_SECONDS
 
 
 def parse_period(first: str | None, last: str | None, now: float) -> Period:
@@ -64,10 +68,11 @@ def parse_groups(text: str | None) -> frozenset[str]:
 
 
 def _date(name: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise BadRequest(f"{name}: must be a day such as 2026-01-31") from None
+    # Not all that `date.fromisoformat` reads from Python 3.11 on: 20260131, 2026-W05-6.
+    if match := _DAY.fullmatch(text):
+        with suppress(ValueError):
+            return date(*map(int, match.groups()))
+    raise BadRequest(f"{name}: must be a day such as 2026-01-31")
 
 
 async def report(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth import keys
 from proxy.auth.revocations import revoke_by_name
+from proxy.auth.sessions import SUBJECT_RULE, is_session_id, is_subject
 from proxy.errors import BadRequest, NotAllowed, NotFound, Unauthenticated
 from proxy.policy.plan_file import problems_of
 from proxy.policy.plans import PlanFile, Tenant
@@ -34,9 +35,28 @@ _log = logging.getLogger("proxy.audit")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+def _check_subject(subject: str) -> str:
+    if not is_subject(subject):
+        raise ValueError(SUBJECT_RULE)
+    return subject
+
+
+def _check_name(name: str) -> str:
+    return _check_subject(name) if name else ""
+
+
+def _check_session_id(session_id: str) -> str:
+    if not is_session_id(session_id):
+        raise ValueError("is not the id of a session")
+    return session_id
+
+
+Subject = Annotated[str, AfterValidator(_check_subject)]
+
+
 class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    name: str = ""
+    name: Annotated[str, AfterValidator(_check_name)] = ""
 
 
 class MintFor(Mint):
@@ -48,8 +68,8 @@ class Revoke(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     tenant: str
-    session_id: str | None = None
-    subject: str | None = None
+    session_id: Annotated[str, AfterValidator(_check_session_id)] | None = None
+    subject: Subject | None = None
 
 
 def routes(services: Services) -> list[Route]:
@@ -85,7 +105,8 @@ def routes(services: Services) -> list[Route]:
         return JSONResponse({**_shown(record), "key": text}, 201, {"cache-control": "no-store"})
 
     async def revoke_key(request: Request) -> Response:
-        if not await services.directory.revoke_key(request.path_params["key"]):
+        key_id = request.path_params["key"]
+        if not (keys.is_key_id(key_id) and await services.directory.revoke_key(key_id)):
             raise NotFound("There is no such key.")
         return Response(status_code=204)
 
@@ -106,13 +127,13 @@ def routes(services: Services) -> list[Route]:
     async def jobs(request: Request) -> Response:
         query = known_query(request, "tenant", "subject")
         found = await _tenant(query.get("tenant", ""))
-        listed = await services.stores.ledger.jobs_of(found.id, query.get("subject"), MOST_JOBS)
+        listed = await services.stores.ledger.jobs_of(found.id, _subject_of(query), MOST_JOBS)
         return JSONResponse({"jobs": [_job(job) for job in listed]})
 
     async def usage(request: Request) -> Response:
         query = known_query(request, "tenant", "subject", "from", "to", "group_by")
         found = await _tenant(query.get("tenant", ""))
-        return JSONResponse(await report(services, found.id, query.get("subject"), query))
+        return JSONResponse(await report(services, found.id, _subject_of(query), query))
 
     async def _tenant(id_: str) -> Tenant:
         found = (await services.directory.snapshot()).tenants.get(id_)
@@ -156,6 +177,18 @@ def _guarded(services: Services, handler: Handler) -> Handler:
     admin.__name__ = f"admin_{handler.__name__}"
     guarded: Handler = services.flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
     return guarded
+
+
+def _subject_of(query: Mapping[str, str]) -> str | None:
+    """The subject that a query names; '' is the tenant itself, and None all of them.
+
+    Raises:
+        BadRequest: nobody can be called that.
+    """
+    subject = query.get("subject")
+    if subject and not is_subject(subject):
+        raise BadRequest(f"subject {SUBJECT_RULE}.")
+    return subject
 
 
 def _shown(key: Any) -> dict[str, Any]:

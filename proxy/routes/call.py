@@ -20,7 +20,7 @@ from proxy.routes.events import status_events, stream_of
 from proxy.routes.polls import Asked, Told
 from proxy.routes.services import Services
 from proxy.stores.base import Job
-from proxy.targets import Kind
+from proxy.targets import Kind, is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import (
@@ -157,8 +157,8 @@ class Call:
         """
         document = parsed(body)
         request_id = document.get("request_id") if isinstance(document, dict) else None
-        if not isinstance(request_id, str):
-            raise UpstreamAmbiguous("fal accepted the request without telling its id.")
+        if not is_request_id(request_id):
+            raise UpstreamAmbiguous("fal accepted the request without an id by which it can be asked about.")
         try:
             await self._services.bookkeeper.accept(self.job, request_id)
         except (StoreUnavailable, NotFound):

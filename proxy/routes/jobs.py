@@ -17,6 +17,7 @@ from proxy import targets
 from proxy.auth.callers import Caller
 from proxy.errors import BadRequest, BadTarget
 from proxy.jobs.updates import Log, Update
+from proxy.numbers import parse_whole
 from proxy.policy.gate import Admission
 from proxy.policy.ratelimit import NO_ALLOWANCE, Allowance, network_of
 from proxy.routes.bodies import read_form
@@ -209,9 +210,9 @@ async def _about_one(services: Services, request: Request, kind: Kind) -> Respon
 def _most(given: str | None) -> int:
     if given is None:
         return LISTED
-    if not given.isdigit() or not 1 <= int(given) <= MOST_LISTED:
+    if (most := parse_whole(given, MOST_LISTED, least=1)) is None:
         raise BadRequest(f"limit must be a number from 1 to {MOST_LISTED}.")
-    return int(given)
+    return most
 
 
 def _listed(job: Job, services: Services) -> dict[str, Any]:

@@ -9,18 +9,22 @@ from starlette.datastructures import Headers
 
 from proxy import __version__
 from proxy.errors import BadRequest
+from proxy.numbers import parse_whole
+from proxy.targets import is_request_id
 
 USER_AGENT = f"fal-proxy/{__version__}"
+REQUEST_ID = "x-fal-request-id"
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 _PRIORITIES = ("normal", "low")
 #: fal wants more than a second; a day is more than any queue needs.
 _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 86_400.0
+_MAX_RETRY_AFTER_SECONDS = 86_400
 _NUMBER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
 _BACK = {
     name.encode("ascii"): name
     for name in (
-        "x-fal-request-id",
+        REQUEST_ID,
         "x-fal-billable-units",
         "x-fal-error-type",
         "x-fal-request-timeout-type",
@@ -58,6 +62,14 @@ def _seconds(text: str) -> str:
     return str(float(text))
 
 
+def _check_values(headers: dict[str, str]) -> None:
+    """Leave out what a client would act on and fal cannot mean."""
+    if (id_ := headers.get(REQUEST_ID)) is not None and not is_request_id(id_):
+        del headers[REQUEST_ID]
+    if (wait := headers.get("retry-after")) is not None and parse_whole(wait, _MAX_RETRY_AFTER_SECONDS) is None:
+        del headers["retry-after"]
+
+
 def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     """The headers of fal's answer that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
@@ -65,6 +77,7 @@ def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     headers = {
         name: present[key].decode("ascii") for key, name in _BACK.items() if key in present and present[key].isascii()
     }
+    _check_values(headers)
     content_type = upstream.get("content-type", JSON)
     headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
     headers["x-content-type-options"] = "nosniff"

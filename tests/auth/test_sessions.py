@@ -154,6 +154,6 @@ def test_subjects(subject: str) -> None:
     assert is_subject(subject)
 
 
-@pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, None, 7])
+@pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, "a\udc80b", "\ud800", None, 7])
 def test_what_is_no_subject(subject: object) -> None:
     assert not is_subject(subject)

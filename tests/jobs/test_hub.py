@@ -11,9 +11,18 @@ from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.watch import KEPT_UPDATES, JobUnknown
 from proxy.upstream.relay import StreamBroken
 from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading, until
-from tests.support.scripted import ScriptedFal, log_line, whole_life
+from tests.support.scripted import ID, ScriptedFal, log_line, whole_life
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_the_id_in_a_stream_is_the_jobs() -> None:
+    """Callers build the next URL from it."""
+    fal = ScriptedFal(whole_life())
+    for document in fal.told:
+        document["request_id"] = "../../other"
+    async with hub_before(fal) as bench:
+        assert {document["request_id"] for document in await bench.fal_form()} == {ID}
 
 
 async def test_everybody_reads_one_stream() -> None:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from proxy.jobs.updates import MOST_LOG_BYTES, Log, Update
+from proxy.routes.journal import parse_mark
 
 
 def messages(log: Log, first: int = 0) -> Any:
@@ -71,7 +72,14 @@ def test_a_form_is_encoded_once() -> None:
         ({"status": "IN_QUEUE", "queue_position": 3}, "IN_QUEUE.3.2"),
         ({"status": "IN_PROGRESS"}, "IN_PROGRESS..2"),
         ({"status": "IN_QUEUE", "queue_position": "1\nid: x"}, "IN_QUEUE..2"),
+        ({"status": "IN_QUEUE", "queue_position": 3.0}, "IN_QUEUE.3.2"),
+        ({"status": "IN_QUEUE", "queue_position": True}, "IN_QUEUE..2"),
+        ({"status": "IN_QUEUE", "queue_position": -1}, "IN_QUEUE..2"),
+        ({"status": "IN_QUEUE", "queue_position": 10**9}, "IN_QUEUE..2"),
+        ({"status": "IN_QUEUE", "queue_position": 1e300}, "IN_QUEUE..2"),
     ],
 )
 def test_marks(document: dict[str, Any], mark: str) -> None:
     assert Update("e", document, Log(), 2).mark == mark
+    # A client that comes back with it is understood.
+    assert parse_mark(mark) == mark

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
+from proxy.errors import InvalidInput
 from proxy.policy.plans import Plan, Quota, Uploads
-from proxy.policy.quota import MILLION, charges_for
+from proxy.policy.quota import MILLION, charges_for, new_job
 from proxy.policy.terms import user_terms
 
 NOON = 43_200.0
+FREE = user_terms(Plan(endpoints=frozenset()))
+
+
+@pytest.mark.parametrize("unit", ["tokens", "usd", "upload_bytes"])
+def test_what_no_ledger_holds_is_refused_before_it_is_written(unit: str) -> None:
+    """In one transaction with others it would fail theirs too."""
+    with pytest.raises(InvalidInput, match="more than any quota holds"):
+        new_job(FREE, "acme", "alice", "run", "fal-ai/own", {"requests": MILLION, unit: 10**18 + 1}, NOON)
+    assert new_job(FREE, "acme", "alice", "run", "fal-ai/own", {unit: 10**18}, NOON).used == {unit: 10**18}
 
 
 def test_two_quotas_on_one_account_count_a_call_once_and_the_lower_limit_holds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -171,6 +172,40 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
     refusal(operator.post("/tenants/nobody/keys", json={}), 404, "not_found")
     refusal(operator.get("/tenants/nobody/keys"), 404, "not_found")
     refusal(operator.post("/tenants/globex/keys", json={"nme": "x"}), 400, "bad_request")
+
+
+#: No database can be asked for these: PostgreSQL's text holds no zero, and what is too long for a column is an error.
+UNSTORABLE = ["a\x00b", "\x00", "a\nb", " a", "a" * 201]
+
+
+@pytest.mark.parametrize("text", UNSTORABLE)
+def test_a_name_that_cannot_be_kept_is_refused(operator: httpx.Client, text: str) -> None:
+    refusals = [
+        operator.post("/tenants/acme/keys", json={"name": text}),
+        operator.post("/sessions", json={"tenant": "acme", "subject": text}),
+        operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": text}),
+        operator.request("DELETE", "/sessions", json={"tenant": "acme", "session_id": text}),
+        operator.get("/usage", params={"tenant": "acme", "subject": text}),
+        operator.get("/jobs", params={"tenant": "acme", "subject": text}),
+    ]
+    for answer in refusals:
+        words = (
+            "id of a session" if b"session_id" in answer.request.content else "must be 1 to 200 printable characters"
+        )
+        assert words in refusal(answer, 400, "bad_request")["message"]
+
+
+@pytest.mark.parametrize("text", [*UNSTORABLE, "é", "0123456789abcdeg", "0123456789abcdef0"])
+def test_a_name_in_a_path_that_is_none_is_not_found(operator: httpx.Client, text: str) -> None:
+    name = quote(text, safe="")
+    for method, path in [("DELETE", f"/keys/{name}"), ("GET", f"/tenants/{name}"), ("GET", f"/tenants/{name}/keys")]:
+        refusal(operator.request(method, path), 404, "not_found")
+    for path in ("/usage", "/jobs"):
+        refusal(operator.get(path, params={"tenant": text}), 404, "not_found")
+
+
+def test_the_tenant_itself_is_the_empty_subject(operator: httpx.Client) -> None:
+    assert operator.get("/jobs", params={"tenant": "acme", "subject": ""}).status_code == 200
 
 
 # --- sessions

@@ -166,6 +166,15 @@ def test_an_idempotency_key_holds_on_both_surfaces(stack: Stack, first: str) -> 
         ("GET", "?limit=0", None, 400, "bad_request", "limit must be"),
         ("GET", "?limit=x", None, 400, "bad_request", "limit must be"),
         ("GET", "?limit=101", None, 400, "bad_request", "limit must be"),
+        *[
+            ("GET", f"?limit={limit}", None, 400, "bad_request", "limit must be")
+            for limit in ("%C2%B2", "%D9%A1", "%2B1", "-1", "1_0", "%201", "1.0", "9" * 5000)
+        ],
+        *[
+            ("GET", f"/{id_}{tail}", None, 400, "bad_target", "not a request id")
+            for id_ in ("%00", "a%00b", "%ED%A0%80", "%C3%A9", "a" * 129)
+            for tail in ("", "/result", "/events")
+        ],
         ("GET", "?page=1", None, 400, "bad_request", "page"),
         ("GET", "/{id}?log=1", None, 400, "bad_request", "log"),
         ("GET", "/{id}?logs=2", None, 400, "bad_target", "logs must be"),

@@ -37,6 +37,22 @@ PLANS = {"acme": plan(quotas=ACCOUNTS), "globex": plan(quotas=ACCOUNTS)}
 PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}]
 
 
+NO_DAYS = [
+    "20260131",
+    "2026-W05-6",
+    "2026-031",
+    "+2026-01-31",
+    "２０２６-01-31",
+    "2026-1-31",
+    "10000-01-01",
+    "0000-01-01",
+    "2026-13-01",
+    "2026-01-31\n",
+    "\x00",
+    "9" * 5000,
+]
+
+
 class Past:
     """Two users of one tenant, and one of another, who made calls on two days."""
 
@@ -157,6 +173,23 @@ def test_days_are_whole_and_both_ends_count(past: Past) -> None:
     assert told["from"] == str(datetime.fromisoformat(past.second).date() - timedelta(days=29))
 
 
+@pytest.mark.parametrize(("first", "last"), [("0001-01-01", "9999-12-31"), ("1969-12-31", "9999-12-30")])
+def test_all_of_time(past: Past, first: str, last: str) -> None:
+    """Open ends as people write them."""
+    period = {"from": first, "to": last}
+    told = past.of(past.stack.tenant_key("acme"), **period)
+    assert (told["from"], told["to"]) == (first, last) and told["total"]["requests"] == 6
+    assert past.of(past.stack.token("alice", tenant="acme"), **period)["total"]["requests"] == 4
+    told = past.of(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **period)
+    assert told["total"]["requests"] == 6
+    assert (
+        json.loads(command(past, "--tenant", "acme", "--from", first, "--to", last, "--json").stdout)["total"][
+            "requests"
+        ]
+        == 6
+    )
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -170,6 +203,8 @@ def test_days_are_whole_and_both_ends_count(past: Past) -> None:
         {"subject": "bob"},
         {"tenant": "globex"},
         {"since": "2026-01-01"},
+        *[{"to": day} for day in NO_DAYS],
+        *[{"from": day} for day in NO_DAYS],
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, str]) -> None:

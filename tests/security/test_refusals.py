@@ -354,7 +354,28 @@ def test_files_go_to_fals_own_store_and_nowhere_else(stack: Stack, wire: Wire, b
     assert_refusal(answer, 502, "bad_upstream")
 
 
-@pytest.mark.parametrize("body", [None, {}, [], "x", {"request_id": None}, {"request_id": 5}])
+#: What becomes part of paths, headers and keys is of a narrow alphabet.
+NO_IDS = [
+    "",
+    "../../x",
+    "a/b",
+    "a b",
+    "a\r\nx: y",
+    "a\x00b",
+    "é",
+    "%2e",
+    "a?b",
+    "a#b",
+    "x" * 129,
+    ["a"],
+    {"a": 1},
+    True,
+]
+
+
+@pytest.mark.parametrize(
+    "body", [None, {}, [], "x", {"request_id": None}, {"request_id": 5}, *({"request_id": id_} for id_ in NO_IDS)]
+)
 def test_a_job_without_an_id_is_nobodys(stack: Stack, wire: Wire, body: object) -> None:
     stack.sandbox.fault("status", status=200, body=body)
     assert_refusal(call(wire, "protocol", stack.token(), "POST", f"queue/{NEXT}", BODY), 500, "upstream_ambiguous")
@@ -367,6 +388,40 @@ def test_headers_of_fal_that_cannot_be_sent_on_do_not_lose_an_answer(stack: Stac
     answer = call(wire, "protocol", stack.token(), "POST", f"run/{NEXT}", BODY)
     assert answer.status == 200 and answer.json()["output"]
     assert answer.all("x-fal-billable-units") == [] and answer.all("content-type") == ["application/octet-stream"]
+
+
+@pytest.mark.parametrize("id_", ["a b", "a/b", "x" * 129, "%0d%0a"])
+def test_an_id_of_fals_that_is_none_is_no_header(stack: Stack, wire: Wire, id_: str) -> None:
+    stack.sandbox.fault("headers", headers={"x-fal-request-id": id_})
+    answer = call(wire, "protocol", stack.token(), "POST", f"run/{NEXT}", BODY)
+    assert answer.status == 200 and answer.all("x-fal-request-id") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [("7", ["7"]), ("86400", ["86400"]), *((wait, []) for wait in ["86401", "9" * 5000, "-1", "nan", "1e9", "soon"])],
+)
+def test_how_long_fal_says_to_wait(stack: Stack, wire: Wire, given: str, passed: list[str]) -> None:
+    stack.sandbox.fault("status", status=429, headers={"retry-after": given})
+    answer = call(wire, "protocol", stack.token(), "POST", f"run/{NEXT}", BODY)
+    assert answer.status == 429 and answer.all("retry-after") == passed
+
+
+@pytest.mark.parametrize("id_", NO_IDS)
+def test_a_status_is_about_the_job_that_was_asked_for(stack: Stack, wire: Wire, id_: object) -> None:
+    """The URLs that a client follows next are made of the id in it."""
+    token = stack.token()
+    job = call(wire, "hosts", token, "POST", f"queue/{NEXT}", BODY).json()["request_id"]
+    document = {
+        "status": "IN_QUEUE",
+        "request_id": id_,
+        "status_url": "https://evil.example/",
+    }
+    stack.sandbox.fault("status", status=202, body=document, on={"operation": "status"})
+    stack.sandbox.fault("status", status=503, on={"operation": "status-stream"})
+    answer = call(wire, "hosts", token, "GET", f"queue/{NEXT}/requests/{job}/status")
+    assert answer.status == 202 and answer.json()["request_id"] == job
+    assert answer.json()["status_url"] == f"{stack.url}/fal/queue/{NEXT}/requests/{job}/status"
 
 
 def test_fal_out_of_reach(sandbox: SandboxControl, tmp_path: Path) -> None:

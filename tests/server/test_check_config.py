@@ -106,6 +106,7 @@ def test_more_workers_from_the_command_line_need_redis(commands: Commands, tmp_p
     assert named(done) == ["PROXY_WORKERS"] and "PROXY_REDIS_URL" in done.stderr
 
 
+FREE = {"endpoints": ["fal-ai/llava-next"]}
 FILES: dict[str, tuple[object, str]] = {
     "unknown-endpoint": ({"plans": {"free": {"endpoints": ["fal-ai/flux/dev"]}}}, "fal-ai/flux/dev is not in the"),
     "endpoint-of-another-case": ({"plans": {"free": {"endpoints": ["Fal-ai/llava-next"]}}}, "is not in the catalogue"),
@@ -149,6 +150,34 @@ FILES: dict[str, tuple[object, str]] = {
         {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "fre"}]},
         "tenants.acme: there is no plan fre; did you mean free?",
     ),
+    "a-price-without-end": (
+        {**GOOD_FILE, "endpoints": [{"id": "fal-ai/llava-next", "price_per_compute_second": float("inf")}]},
+        "endpoints.0.price_per_compute_second: Input should be less than or equal to 1000",
+    ),
+    "a-price-that-is-no-number": (
+        {**GOOD_FILE, "endpoints": [{"id": "fal-ai/llava-next", "price_per_compute_second": float("nan")}]},
+        "endpoints.0.price_per_compute_second: Input should be less than or equal to 1000",
+    ),
+    "a-quota-without-end": (
+        {"plans": {"free": {**FREE, "quotas": [{"per": "tenant", "unit": "usd", "limit": 1e308, "window": "day"}]}}},
+        "plans.free.quotas.0.limit: Input should be less than or equal to 1000000000000",
+    ),
+    "truth-for-a-number": (
+        {"plans": {"free": {**FREE, "max_tokens": True}}},
+        "plans.free.max_tokens: must not be true or false",
+    ),
+    "more-bytes-than-a-column-holds": (
+        {"plans": {"free": {**FREE, "uploads": {"max_bytes": 10**30, "bytes_per_day": 10**13}}}},
+        "plans.free.uploads.bytes_per_day: Input should be less than or equal to 1000000000000",
+    ),
+    "more-slots-than-are-counted": (
+        {"plans": {"free": {**FREE, "concurrency": {"tenant": 10**15}}}},
+        "plans.free.concurrency.tenant: Input should be less than or equal to 1000000",
+    ),
+    "an-endpoint-with-a-long-id": (
+        {**GOOD_FILE, "endpoints": [{"id": "fal-ai/" + "a" * 200}]},
+        "endpoints.0.id: String should have at most 200 characters",
+    ),
     "a-list": ([], "the file: Input should be"),
     "empty": (None, "the file: Input should be"),
 }
@@ -164,7 +193,16 @@ def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"plans: [", b"plans:\n\tfree: {}", b"\xff\xfe", b"!!python/object:os.system {}"], ids=repr
+    "content",
+    [
+        b"plans: [",
+        b"plans:\n\tfree: {}",
+        b"\xff\xfe",
+        b"!!python/object:os.system {}",
+        b"plans: 2026-99-99",
+        b"plans: " + b"9" * 5000,
+    ],
+    ids=lambda content: repr(content[:30]),
 )
 def test_what_is_no_yaml(check: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plans.yaml").write_bytes(content)

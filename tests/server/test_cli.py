@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 
 import httpx
@@ -135,6 +136,25 @@ def test_a_minted_session_stands_alone_on_stdout(desk: Desk) -> None:
 )
 def test_a_session_that_may_not_be_is_refused(desk: Desk, arguments: list[str], problem: str) -> None:
     done = desk.run("sessions", "mint", *arguments)
+    assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["keys", "create", "acme", "--name", "a" * 201], "--name: must be 1 to 200"),
+        (["keys", "create", "acme", "--name", "a\nb"], "--name: must be 1 to 200"),
+        (["keys", "create", "acme", "--name", b"a\xffb"], "--name: must be 1 to 200"),
+        (["keys", "revoke", "no key\n"], "there is no key"),
+        (["sessions", "revoke", "--tenant", "acme", "--subject", b"\xff"], "--subject: must be 1 to 200"),
+        (["sessions", "revoke", "a b"], "that is not the id of a session"),
+        (["sessions", "mint", "--tenant", "acme", "--subject", b"a\xffb"], "--subject: must be 1 to 200"),
+        (["usage", "--tenant", "acme", "--from", "20260101"], "from: must be a day"),
+        (["usage", "--tenant", "acme", "--to", "9" * 5000], "to: must be a day"),
+    ],
+)
+def test_a_name_or_a_day_that_is_none_is_refused(desk: Desk, arguments: list[str | bytes], problem: str) -> None:
+    done = desk.run(*map(os.fsdecode, arguments))
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
 
 

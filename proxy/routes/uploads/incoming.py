@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from proxy.errors import BadRequest, BodyTooLarge
+from proxy.numbers import MOST, parse_whole
 from proxy.routes.bodies import check_encoding
 from proxy.upstream.relay import CallerGone
 
@@ -37,9 +38,9 @@ def length_of(request: Request, most: int) -> int:
     """
     check_encoding(request)
     declared = request.headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdigit()):
+    size = parse_whole(declared, MOST)
+    if size is None:
         raise BadRequest("Send the file with its content-length.")
-    size = int(declared)
     if size == 0:
         raise BadRequest("The file is empty.")
     check_size(size, most)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import BadRequest
+from proxy.numbers import parse_whole
 from proxy.policy.terms import Terms
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
@@ -71,8 +72,8 @@ def part_number(text: str) -> int:
     Raises:
         BadRequest: no part has that number.
     """
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
-    if not 1 <= number <= MOST_PARTS:
+    number = parse_whole(text, MOST_PARTS, least=1)
+    if number is None:
         raise BadRequest(f"Parts are numbered from 1 to {MOST_PARTS}.")
     return number
 

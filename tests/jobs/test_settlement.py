@@ -1,0 +1,134 @@
+"""What fal reports of a call's use: booked if it can be, ignored and logged if it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.catalog import built_in
+from proxy.jobs.settlement import MOST_SECONDS, Settlement
+from proxy.policy.leases import Leases
+from proxy.policy.plans import Plan, Quota
+from proxy.policy.quota import MILLION, Bookkeeper, new_job
+from proxy.policy.terms import user_terms
+from proxy.stores.base import Job
+from proxy.stores.counters.memory import MemoryCounters
+from proxy.stores.sql import SqlStores
+from tests.support.clock import MovableClock
+from tests.support.databases import SqliteDatabases
+from tests.support.limited import COUNTING, NEXT
+
+pytestmark = pytest.mark.anyio
+
+RESERVED = {"requests": MILLION, "tokens": 256 * MILLION, "compute_seconds": 60 * MILLION, "usd": 0}
+PLAN = Plan(
+    endpoints=frozenset({COUNTING}),
+    quotas=tuple(Quota(per="tenant", unit=unit, limit=10**12, window="day") for unit in ("tokens", "compute_seconds")),
+)
+NO_SECONDS: list[Any] = ["", "nan", "inf", "-1", "1e400", "9" * 5000, "1_0", "²", " 1", "86401", "soon"]
+NO_NUMBERS: list[Any] = [True, -1, -0.5, 1e300, 10**30, "7", [7], {"a": 7}]
+
+
+@dataclass
+class Till:
+    settlement: Settlement
+    bookkeeper: Bookkeeper
+    stores: SqlStores
+    clock: MovableClock
+
+    async def reserved(self, endpoint: str = COUNTING) -> Job:
+        job = new_job(user_terms(PLAN), "acme", "alice", "run", endpoint, RESERVED, self.clock.now())
+        await self.bookkeeper.reserve(job)
+        return job
+
+    async def booked(self, job: Job) -> dict[str, float]:
+        """What the ledger says that the job used, and that its accounts say the same."""
+        found = await self.stores.ledger.get(job.id)
+        assert found is not None and found.state == "settled"
+        accounts = await self.stores.ledger.accounts([charge.bucket for charge in job.charges])
+        for charge in job.charges:
+            assert accounts[charge.bucket].reserved == 0
+            assert accounts[charge.bucket].used == found.used[charge.bucket.unit]
+        return {unit: amount / MILLION for unit, amount in found.used.items()}
+
+
+@pytest.fixture
+async def till(sqlite_databases: SqliteDatabases) -> AsyncIterator[Till]:
+    stores, clock = SqlStores(sqlite_databases.migrated()), MovableClock()
+    bookkeeper = Bookkeeper(stores.ledger, clock)
+    yield Till(Settlement(bookkeeper, Leases(MemoryCounters(), clock), built_in(), clock), bookkeeper, stores, clock)
+    await bookkeeper.close()
+    await stores.close()
+
+
+def ignored(log: pytest.LogCaptureFixture) -> list[str]:
+    return [record.facts["what"] for record in log.records if record.message == "usage report ignored"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("units", NO_SECONDS)
+async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved()
+    async with till.settlement.costing(job) as bill:
+        bill(200, units, b"{}")
+    assert (await till.booked(job))["compute_seconds"] == 60
+    assert ignored(caplog) == ["seconds"]
+    assert all(len(str(record.facts)) < 200 for record in caplog.records if hasattr(record, "facts"))
+
+
+@pytest.mark.parametrize(("units", "seconds"), [("0", 0), ("1.5", 1.5), ("1e-05", 0.00001), ("86400", MOST_SECONDS)])
+async def test_billable_units(till: Till, units: str, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved()
+    await till.settlement.saw_result(job, 200, units, {})
+    assert (await till.booked(job))["compute_seconds"] == seconds
+    assert not ignored(caplog)
+
+
+async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
+    job = await till.reserved()
+    async with till.settlement.costing(job) as bill:
+        till.clock.advance(7)
+        bill(200, None, b"{}")
+    assert (await till.booked(job))["compute_seconds"] == 7
+
+
+@pytest.mark.parametrize("seconds", [*NO_NUMBERS, MOST_SECONDS + 1])
+async def test_an_inference_time_that_cannot_be(till: Till, seconds: object, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved(NEXT)
+    await till.settlement.saw_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
+    assert (await till.booked(job))["compute_seconds"] == 60
+    assert ignored(caplog) == ["seconds"]
+
+
+@pytest.mark.parametrize("seconds", [0, 2, 2.5, MOST_SECONDS])
+async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved(NEXT)
+    await till.settlement.saw_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
+    assert (await till.booked(job))["compute_seconds"] == seconds
+    assert not ignored(caplog)
+
+
+@pytest.mark.parametrize("tokens", [*NO_NUMBERS, 1_000_001, 1.5])
+async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved()
+    await till.settlement.saw_result(job, 200, "1", {"stats": {"num_output_tokens": tokens}})
+    assert (await till.booked(job))["tokens"] == 256
+    assert ignored(caplog) == ["tokens"]
+
+
+@pytest.mark.parametrize("tokens", [0, 7, 7.0, 1_000_000])
+async def test_tokens(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
+    job = await till.reserved()
+    async with till.settlement.costing(job) as bill:
+        bill(200, "1", orjson.dumps({"stats": {"num_output_tokens": tokens}}))
+    assert (await till.booked(job))["tokens"] == tokens
+    assert not ignored(caplog)
+
+
+@pytest.fixture(autouse=True)
+def _listening(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)

@@ -1,0 +1,57 @@
+"""Numbers from outside: what is read, and what is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.numbers import MOST, bounded, parse_decimal, parse_whole
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("0099", 99), ("100", 100)])
+def test_a_whole_number(text: str, number: int) -> None:
+    assert parse_whole(text, 100) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "²", "١", "１", "+1", "-1", " 1", "1 ", "1\n", "1_0", "0x1", "1.0", "1e1", "101", "9" * 5000, "0" * 5000],
+)
+def test_what_is_no_whole_number(text: str) -> None:
+    assert parse_whole(text, 100) is None
+
+
+def test_the_least() -> None:
+    assert parse_whole("1", 5, least=1) == 1 and parse_whole("0", 5, least=1) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("1.5", 1.5), ("007.250", 7.25), ("1e-05", 1e-05), ("1e+01", 10)]
+)
+def test_a_decimal_number(text: str, number: float) -> None:
+    assert parse_decimal(text, 100) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nan", "inf", "Infinity", "-1", "+1", " 1", "1_0", "１", ".5", "1.", "1e400", "1e999", "101", "9" * 400],
+)
+def test_what_is_no_decimal_number(text: str) -> None:
+    assert parse_decimal(text, 100) is None
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, False, "1", [1], {}, -1, -0.001, 100.5, math.inf, -math.inf, math.nan, 10**400]
+)
+def test_what_is_out_of_bounds(value: object) -> None:
+    assert bounded(value, 100) is None
+
+
+@given(st.text(st.sampled_from("0123456789²１_+-. e"), max_size=25))
+def test_any_text_is_read_as_python_reads_it_or_not_at_all(text: str) -> None:
+    whole, decimal = parse_whole(text, MOST), parse_decimal(text, MOST)
+    assert whole is None or (whole == int(text) and text.isascii() and text.isdigit())
+    assert decimal is None or decimal == float(text)
