@@ -33,6 +33,7 @@ from proxy.policy.plan_file import read_file
 from proxy.policy.plans import PlanFile
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
+from proxy.policy.refusals import RefusalBudget
 from proxy.policy.streams import OpenStreams
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
@@ -195,14 +196,21 @@ def _middleware(services: Services) -> list[Middleware]:
     allowed = services.settings.server.allowed_origins
     memory = BodyMemory(services.settings.server.max_body_memory)
     services.metrics.body_bytes.set_function(lambda: memory.held)
+    budget = RefusalBudget(
+        services.settings.server.refusals_per_address,
+        services.clock,
+        services.authenticator.recognize,
+        services.metrics.unheard.inc,
+    )
     return [
-        Middleware(RequestContext, metrics=services.metrics, drain=services.drain, body_memory=memory),
+        Middleware(RequestContext, metrics=services.metrics, drain=services.drain, body_memory=memory, budget=budget),
         Middleware(
             Cors,
             is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins,
             metrics=services.metrics,
+            check=budget.check,
         ),
-        Middleware(Errors, metrics=services.metrics, drain=services.drain),
+        Middleware(Errors, metrics=services.metrics, drain=services.drain, budget=budget),
         Middleware(
             BodyLimit,
             max_bytes=services.settings.server.max_body_bytes,

@@ -30,6 +30,7 @@ from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.scope import SHOWN, STATUS, header_of
 from proxy.numbers import parse_whole
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
+from proxy.policy.refusals import COUNTED, RefusalBudget
 from proxy.telemetry import Metrics
 from proxy.upstream.relay import CallerGone, StreamBroken
 
@@ -47,11 +48,14 @@ class RequestContext:
     or an upload's id. The matched route stands for it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, body_memory: BodyMemory) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, drain: Drain, body_memory: BodyMemory, budget: RefusalBudget
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
         self._body_memory = body_memory
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,6 +86,8 @@ class RequestContext:
     def _tell(self, scope: Scope, request_id: str, seconds: float) -> None:
         surface, status = getattr(scope.get("route"), "path", "none"), scope["state"].get(STATUS, 499)
         self._metrics.answered(surface, status, seconds)
+        if status in COUNTED:
+            self._budget.spend(scope)
         level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
         if _access.isEnabledFor(level):
             facts = {
@@ -102,15 +108,17 @@ def _well_formed(request_id: str | None) -> str | None:
 class Errors:
     """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, budget: RefusalBudget) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         try:
+            self._budget.check(scope)
             await self._app(scope, receive, send)
         except CallerGone:
             # Nobody reads this any more; it is for the log.

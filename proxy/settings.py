@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ VARIABLES: dict[str, str] = {
     "unset: half of `PROXY_MAX_STREAMS`, or all of them for a tenant that is the only one",
     "PROXY_MAX_CONNECTIONS": "connections that one process holds open at once; fewer if it may open fewer files",
     "PROXY_MAX_CONNECTIONS_PER_ADDRESS": "of these, from one address; unset: a third of them from each public one",
+    "PROXY_REFUSALS_PER_ADDRESS": "refusals that an address gets in one process before it is not heard; `0`: no limit",
     "PROXY_CONNECT_SECONDS": "how long a new connection may be silent",
     "PROXY_HEAD_SECONDS": "how long the head of a request may take, from its first byte",
     "PROXY_KEEP_ALIVE_SECONDS": "how long a connection may be idle; longer than your balancer keeps it",
@@ -84,6 +86,7 @@ DEFAULTS: dict[str, str] = {
     "PROXY_MAX_STREAMS": "10000",
     "PROXY_MAX_STREAMS_PER_SESSION": "2500",
     "PROXY_MAX_CONNECTIONS": "12000",
+    "PROXY_REFUSALS_PER_ADDRESS": "600/minute",
     "PROXY_CONNECT_SECONDS": "60",
     "PROXY_HEAD_SECONDS": "30",
     "PROXY_KEEP_ALIVE_SECONDS": "75",
@@ -94,6 +97,7 @@ DEFAULTS: dict[str, str] = {
 
 #: Addresses that a server can listen on and no caller can ask.
 _WILDCARDS = ("0.0.0.0", "::", "0")
+_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 T = TypeVar("T")
 
@@ -177,6 +181,7 @@ class ServerSettings:
     max_streams_per_tenant: int | None
     max_connections: int
     max_connections_per_address: int | None
+    refusals_per_address: str | None
     connect_seconds: int
     head_seconds: int
     keep_alive_seconds: int
@@ -324,6 +329,7 @@ def _server(reader: _Reader) -> ServerSettings:
         max_streams_per_tenant=reader.optional_integer("PROXY_MAX_STREAMS_PER_TENANT", 1, 1_000_000),
         max_connections=reader.integer("PROXY_MAX_CONNECTIONS", 1, 1_000_000),
         max_connections_per_address=reader.optional_integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
+        refusals_per_address=reader.take("PROXY_REFUSALS_PER_ADDRESS", _rate) or None,
         connect_seconds=reader.integer("PROXY_CONNECT_SECONDS", 1, 3600),
         head_seconds=reader.integer("PROXY_HEAD_SECONDS", 1, 3600),
         keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
@@ -446,6 +452,15 @@ class _Reader:
         elif not all(key.partition(":")[::2]):
             self.complain("FAL_KEY", "is not id:secret, the form of fal's keys")
         return key
+
+
+def _rate(text: str) -> str:
+    """A rate in the words of plans; '' for none."""
+    if text == "0":
+        return ""
+    if not _RATE.fullmatch(text):
+        raise ValueError("must be a rate such as 600/minute (second, minute, hour or day), or 0 for no limit")
+    return text
 
 
 def _fal_url(text: str) -> str:

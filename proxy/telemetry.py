@@ -134,6 +134,11 @@ class Metrics:
         self.uncounted = Counter(
             "fal_proxy_uncounted", "Limits that could not be checked: the counters were down.", registry=self.registry
         )
+        self.unheard = Counter(
+            "fal_proxy_refusals_over_budget",
+            "Requests refused unheard: their address had used its budget of refusals.",
+            registry=self.registry,
+        )
         self.connections = Gauge("fal_proxy_connections", "Connections that callers hold open.", registry=self.registry)
         self.body_bytes = Gauge(
             "fal_proxy_body_bytes", "Bytes of large request bodies in memory.", registry=self.registry

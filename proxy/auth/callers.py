@@ -14,12 +14,14 @@ from typing import Literal
 
 from cachetools import LRUCache
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from proxy.auth import keys
 from proxy.auth.cookies import SessionCookie
-from proxy.auth.sessions import KEPT, UPLOAD_SALT, Session, Sessions, is_guest_name
+from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Session, Sessions, is_guest_name
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
+from proxy.files import CDN_PATH
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.plans import Plan, Tenant
 from proxy.policy.terms import Terms
@@ -100,6 +102,19 @@ class Authenticator:
         if place == "cookie":
             self._check_origin(request, caller.tenant)
         return caller
+
+    def recognize(self, scope: Scope) -> str | None:
+        """A name for the credential of a request if it is a good one, from memory: it may have been revoked since."""
+        path = scope["path"].split("/", 3)
+        in_path = {"session": path[2]} if path[1:2] == ["s"] and len(path) > 2 else {}
+        try:
+            place, text = presented(HTTPConnection({**scope, "path_params": in_path}), self.cookie)
+            if place == "authorization" and text.startswith(keys.PREFIX):
+                return f"key:{keys.verify(text, self._directory.latest.keys).id}"
+            salt = UPLOAD_SALT if scope["path"].startswith(CDN_PATH) else SESSION_SALT
+            return f"session:{self._sessions.verify(text, salt).id}"
+        except ProxyError:
+            return None
 
     def upload_token(self, caller: Caller) -> tuple[str, float]:
         """A token that is good for uploads only, and when it ends: soon, and with the credential it stands for."""

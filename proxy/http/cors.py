@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.errors import OriginNotAllowed, respond
+from proxy.errors import OriginNotAllowed, ProxyError, RateLimited, respond
 from proxy.http.scope import SHOWN, header_of
 from proxy.telemetry import Metrics
 
@@ -77,7 +77,9 @@ MAX_FACT_CHARS = 200
 class Cors(CORSMiddleware):
     """Starlette's CORS, for origins that can change while the program runs."""
 
-    def __init__(self, app: ASGIApp, is_allowed: Callable[[str], bool], metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, is_allowed: Callable[[str], bool], metrics: Metrics, check: Callable[[Scope], None]
+    ) -> None:
         super().__init__(
             app,
             allow_methods=CORS_METHODS,
@@ -88,6 +90,7 @@ class Cors(CORSMiddleware):
         )
         self._is_allowed = is_allowed
         self._metrics = metrics
+        self._check = check
 
     def is_allowed_origin(self, origin: str) -> bool:
         return self._is_allowed(origin.lower())
@@ -113,10 +116,11 @@ class Cors(CORSMiddleware):
         A page's developer sees no more than "failed to fetch", so the log tells the operator what the page asked for
         and which setting allows it.
         """
-        error = OriginNotAllowed(f"This call is not open to that page ({why}).")
-        self._metrics.refusals.labels(error.code).inc()
+        try:
+            self._check(scope)
+        except RateLimited as unheard:
+            return self._respond(unheard, scope)
         facts = {
-            "error_type": error.code,
             "origin": asked["origin"][:MAX_FACT_CHARS],
             "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
             "wanted_headers": asked.get("access-control-request-headers", "")[:MAX_FACT_CHARS],
@@ -124,6 +128,11 @@ class Cors(CORSMiddleware):
         if not self.is_allowed_origin(asked["origin"]):
             facts["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
         scope["state"].setdefault("facts", {}).update(facts)
+        return self._respond(OriginNotAllowed(f"This call is not open to that page ({why})."), scope)
+
+    def _respond(self, error: ProxyError, scope: Scope) -> Response:
+        self._metrics.refusals.labels(error.code).inc()
+        scope["state"].setdefault("facts", {})["error_type"] = error.code
         refusal = respond(error, scope["state"]["request_id"])
         refusal.headers["vary"] = "Origin"
         return refusal

@@ -161,7 +161,7 @@ def _windows(
 
 
 def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
-    amount, seconds = _parsed(rate)
+    amount, seconds = parse_rate(rate)
     # Subjects are the tenants' own words for people, and session ids open nothing but stay private: neither is a key.
     digest = hashlib.blake2b(who.encode(), digest_size=12).hexdigest()
     # Guests can have two windows of different length; no other scope has.
@@ -170,7 +170,8 @@ def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
 
 
 @lru_cache(maxsize=256)
-def _parsed(rate: str) -> tuple[int, int]:
+def parse_rate(rate: str) -> tuple[int, int]:
+    """How many, in how many seconds, a rate such as `60/minute` means."""
     item = limits.parse(rate)
     return item.amount, item.get_expiry()
 

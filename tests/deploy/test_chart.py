@@ -133,6 +133,7 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
     settings = read(here)
     assert settings.warnings == ()
     assert settings.stores.rate_limit_on_error == "refuse"
+    assert settings.server.refusals_per_address == "600/minute"
     assert settings.fal.key.reveal() == secrets[0]["fal-key"]
     assert [secret.reveal() for secret in settings.sessions.secrets] == secrets[0]["session-secrets"].split(",")
     plans, _ = read_file(settings.config_path)

@@ -164,6 +164,8 @@ def proxy_in_front_of(
             "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
             "PROXY_PUBLIC_URL": url,
             "PROXY_PORT": str(port),
+            # All callers have one address here, and tests are refused a lot.
+            "PROXY_REFUSALS_PER_ADDRESS": "0",
             **(environ or {}),
         },
         dev=dev,
