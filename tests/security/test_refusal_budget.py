@@ -50,7 +50,6 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "no such address": (404, "GET", "/nowhere", {}),
     "an unknown upload": (404, "PUT", f"/uploads/{'x' * 43}", {"content": b"x"}),
     "another method": (405, "POST", "/v1/session", {}),
-    "a large body": (413, "POST", "/v1/sessions/guest", {"content": b"x" * 4096}),
     "a foreign page": (403, "POST", "/v1/sessions/guest", {"json": {}, "headers": {"origin": "https://evil.example"}}),
     "a refused preflight": (403, "OPTIONS", "/v1/jobs", {"headers": PREFLIGHT}),
 }
@@ -76,10 +75,19 @@ def test_every_refusal_counts_and_then_nothing_is_heard(proxy: Stack, kind: str)
         assert caller.get("/openapi.json").status_code == 200
 
 
-def test_inputs_that_are_refused_count_too(proxy: Stack) -> None:
+INPUTS: dict[int, dict[str, Any]] = {
+    400: {"content": b"{", "headers": {"content-type": "application/json"}},
+    413: {"content": b"x" * 4096, "headers": {"content-type": "application/json"}},
+    415: {"content": b"{}", "headers": {"content-type": "application/json", "content-encoding": "gzip"}},
+    422: {"json": {"prompt": 1}},
+}
+
+
+@pytest.mark.parametrize("status", INPUTS)
+def test_inputs_that_are_refused_count_too(proxy: Stack, status: int) -> None:
     with visitor(proxy, "203.0.113.3", proxy.token()) as alice, visitor(proxy, "203.0.113.3") as stranger:
         for _ in range(LIMIT):
-            assert alice.post(f"/fal/run/{NEXT}", json={"prompt": 1}).status_code == 422
+            assert alice.post(f"/fal/run/{NEXT}", **INPUTS[status]).status_code == status
         refusal(stranger.get("/openapi.json"), 429, "rate_limited", "ip")
 
 
