@@ -10,18 +10,53 @@ from proxy.policy.plans import Uploads
 #: How much of a file is looked at. Every type that a browser shows tells itself within this.
 HEAD_BYTES = 4096
 OCTETS = "application/octet-stream"
-#: Names of one thing: what a client announces, and what the signatures say.
-_SYNONYMS = (
-    {"image/jpeg", "image/jpg"},
-    {"image/heic", "image/heif"},
-    {"image/bmp", "image/x-ms-bmp"},
-    {"image/x-icon", "image/vnd.microsoft.icon"},
-    {"audio/mpeg", "audio/mp3"},
-    {"audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave"},
-    {"audio/flac", "audio/x-flac"},
-    {"video/x-msvideo", "video/avi"},
-    {"video/webm", "audio/webm"},
-)
+#: Other names of a type, as pickers of pictures and old programs announce it, and the one that fal gets.
+_ALIASES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jfif": "image/jpeg",
+    "image/pipeg": "image/jpeg",
+    "image/x-jpeg": "image/jpeg",
+    "image/x-jpg": "image/jpeg",
+    "image/x-citrix-jpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-citrix-png": "image/png",
+    "image/x-gif": "image/gif",
+    "image/x-citrix-gif": "image/gif",
+    "image/x-webp": "image/webp",
+    "image/tif": "image/tiff",
+    "image/x-tif": "image/tiff",
+    "image/x-tiff": "image/tiff",
+    "image/x-bmp": "image/bmp",
+    "image/x-ms-bmp": "image/bmp",
+    "image/x-windows-bmp": "image/bmp",
+    "image/vnd.microsoft.icon": "image/x-icon",
+    "image/ico": "image/x-icon",
+    "image/heif": "image/heic",
+    "image/heif-sequence": "image/heic-sequence",
+    "image/avif-sequence": "image/avif",
+    "audio/mp3": "audio/mpeg",
+    "audio/x-mp3": "audio/mpeg",
+    "audio/mpeg3": "audio/mpeg",
+    "audio/x-mpeg": "audio/mpeg",
+    "audio/wave": "audio/wav",
+    "audio/x-wav": "audio/wav",
+    "audio/x-pn-wav": "audio/wav",
+    "audio/vnd.wave": "audio/wav",
+    "audio/x-flac": "audio/flac",
+    "video/avi": "video/x-msvideo",
+    "video/msvideo": "video/x-msvideo",
+    "application/x-pdf": "application/pdf",
+}
+#: Types whose files begin alike.
+_ALIKE = {"audio/webm": "video/webm"}
+#: What the brands of a file say that it holds (ISO/IEC 14496-12, 4.3; 23008-12, annex B; AV1 Image File Format, 6).
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis"), frozenset({"image/heic"})),
+    **dict.fromkeys((b"hevc", b"hevx", b"hevm", b"hevs"), frozenset({"image/heic", "image/heic-sequence"})),
+    **dict.fromkeys((b"avif", b"avis"), frozenset({"image/avif"})),
+}
+_TOLD_BY_BRANDS = frozenset().union(*_BRANDS.values())
 #: The library takes these for signatures of pictures: a container that says only later what it holds, and two that are
 #: escapes of bytes, written out as text.
 _NO_SIGNATURES = (b"RIFF", rb"\x89PNG", rb"\377\330\377")
@@ -29,20 +64,27 @@ _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def allowed_type(content_type: str, uploads: Uploads) -> str:
-    """The media type that a header or a form announces, without its parameters.
+    """The canonical media type that a header or a form announces.
 
     Raises:
-        UnsupportedMediaType: the plan does not allow such files.
+        UnsupportedMediaType: the plan does not allow such files, by any of their names.
     """
     announced = media_type(content_type)
-    if announced not in uploads.content_types:
+    if announced not in {canonical_type(name) for name in uploads.content_types}:
         allowed = ", ".join(sorted(uploads.content_types))
         raise UnsupportedMediaType(f"Files of this type may not be uploaded; allowed are {allowed}.")
     return announced
 
 
 def media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+    """The canonical media type of a header, without its parameters."""
+    return canonical_type(content_type.partition(";")[0])
+
+
+def canonical_type(name: str) -> str:
+    """The one name of a media type that has several."""
+    name = name.strip().lower()
+    return _ALIASES.get(name, name)
 
 
 def check_head(head: bytes, content_type: str) -> None:
@@ -54,31 +96,41 @@ def check_head(head: bytes, content_type: str) -> None:
     Raises:
         UnsupportedMediaType: it is something else.
     """
-    if content_type == OCTETS:
+    kind = canonical_type(content_type)
+    if kind == OCTETS:
         return
-    if content_type.startswith("text/") or content_type == "application/json":
+    if kind.startswith("text/") or kind == "application/json":
         fits = b"\0" not in head
     else:
-        fits = bool(_recognised(head) & _synonyms(content_type))
+        fits = _ALIKE.get(kind, kind) in _recognised(head)
     if not fits:
         raise UnsupportedMediaType(f"The file was announced as {content_type}, but does not begin as one.")
 
 
-def _recognised(head: bytes) -> set[str]:
-    """The types whose signature the head bears."""
+def _recognised(head: bytes) -> frozenset[str]:
+    """The canonical types whose signature the head bears."""
+    if types := _types_of_brands(head):
+        return types
     # Imported here: a proxy that relays no files has better uses for the memory of a thousand signatures.
     import puremagic
 
     try:
         matches = puremagic.magic_string(head) if head else []
     except puremagic.PureError:
-        return set()
+        return frozenset()
     # Offsets below 0 count from the end, and the end of the head is anywhere in the file.
-    return {match.mime_type for match in matches if match.offset >= 0 and match.byte_match not in _NO_SIGNATURES}
+    found = {match.mime_type for match in matches if match.offset >= 0 and match.byte_match not in _NO_SIGNATURES}
+    return frozenset(_ALIKE.get(name, name) for name in map(canonical_type, found)) - _TOLD_BY_BRANDS
 
 
-def _synonyms(content_type: str) -> set[str]:
-    return next((names for names in _SYNONYMS if content_type in names), {content_type})
+def _types_of_brands(head: bytes) -> frozenset[str]:
+    """What the first box of a file of the ISO base media family says; it must lie in the head as a whole."""
+    size = int.from_bytes(head[:4], "big")
+    if head[4:8] != b"ftyp" or not 16 <= size <= len(head):
+        return frozenset()
+    # The major brand, its version, and the compatible brands.
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
+    return frozenset().union(*(_BRANDS.get(brand, frozenset()) for brand in brands))
 
 
 def clean_name(name: str) -> str:

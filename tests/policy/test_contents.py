@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from proxy.errors import UnsupportedMediaType
-from proxy.policy.contents import HEAD_BYTES, check_head, clean_name
+from proxy.policy.contents import HEAD_BYTES, allowed_type, check_head, clean_name
+from proxy.policy.plans import Uploads
 
 KINDS = {
     "image/png": "PNG",
@@ -63,6 +64,84 @@ def test_other_files_are_too(kind: str, head: bytes) -> None:
 def test_a_container_tells_what_it_holds(head: bytes) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_head(head, "image/webp")
+
+
+def iso_media(*brands: bytes, size: int | None = None) -> bytes:
+    """The first box of a file, with its major brand and the compatible ones."""
+    body = b"ftyp" + brands[0] + b"\0\0\0\0" + b"".join(brands[1:])
+    return (len(body) + 4 if size is None else size).to_bytes(4, "big") + body + b"\0\0\0\x08meta"
+
+
+@pytest.mark.parametrize(
+    ("kind", "brands"),
+    [
+        ("image/heic", (b"mif1", b"mif1", b"heic")),
+        ("image/heif", (b"mif1", b"miaf", b"heix", b"MiHB")),
+        ("image/heic", (b"msf1", b"hevc")),
+        ("image/heic-sequence", (b"msf1", b"hevc")),
+        ("image/heic", (b"heic",)),
+        ("image/avif", (b"mif1", b"miaf", b"avif")),
+        ("image/avif", (b"msf1", b"avis")),
+        ("image/avif", (b"avis",)),
+        ("image/avif", (b"mif1", *[b"none"] * 1000, b"avif")),
+    ],
+)
+def test_any_of_the_brands_counts(kind: str, brands: tuple[bytes, ...]) -> None:
+    head = iso_media(*brands)
+    check_head(head, kind)
+    for other in {"image/heic", "image/avif", "image/png", "video/mp4"} - {
+        kind.partition("-")[0].replace("heif", "heic")
+    }:
+        with pytest.raises(UnsupportedMediaType):
+            check_head(head, other)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        iso_media(b"mif1", b"mif1", b"miaf"),
+        iso_media(b"isom", b"mp42"),
+        iso_media(b"mif1", b"none") + b"avifheic",
+        iso_media(b"mif1", b"avif", b"heic", size=2**32 - 1),
+        iso_media(b"avif", b"heic", size=0),
+        iso_media(b"avif", b"heic", size=15),
+        iso_media(b"mif1", b"\0avi", b"f\0he", b"ic\0\0"),
+        iso_media(b"mif1", *[b"none"] * 1200, b"avif", b"heic"),
+        b"\0\0\0\x10ftypavif",
+    ],
+)
+def test_other_brands_and_boxes_that_lie_do_not(head: bytes) -> None:
+    for kind in ("image/heic", "image/avif"):
+        with pytest.raises(UnsupportedMediaType):
+            check_head(head[:HEAD_BYTES], kind)
+
+
+@pytest.mark.parametrize("head", [b"GIF87a", b"GIF89a"])
+def test_both_kinds_of_gif(head: bytes) -> None:
+    check_head(head + bytes(20), "image/gif")
+
+
+@pytest.mark.parametrize("chunk", [b"VP8 ", b"VP8L", b"VP8X"])
+def test_every_kind_of_webp(chunk: bytes) -> None:
+    check_head(b"RIFF\x24\0\0\0WEBP" + chunk + bytes(20), "image/webp")
+
+
+NAMES_OF_TYPES = {
+    "image/jpeg": ["image/jpg", "image/pjpeg", "IMAGE/JPG", " image/jpg; q=1"],
+    "image/png": ["image/x-png", "image/png;charset=utf-8"],
+    "image/heic": ["image/heif"],
+    "audio/wav": ["audio/x-wav", "audio/vnd.wave"],
+}
+
+
+@pytest.mark.parametrize(("kind", "names"), NAMES_OF_TYPES.items())
+def test_what_a_plan_allows_by_one_name_it_allows_by_all(kind: str, names: list[str]) -> None:
+    for planned in (kind, *(name for name in names if ";" not in name)):
+        plan = Uploads(content_types=frozenset({planned}))
+        assert {allowed_type(name, plan) for name in (kind, *names)} == {kind}
+        for other in ("", "image/gif", "text/html", "jpg", "image/*", "image/png, image/jpeg"):
+            with pytest.raises(UnsupportedMediaType):
+                allowed_type(other, plan)
 
 
 @pytest.mark.parametrize(

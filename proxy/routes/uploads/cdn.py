@@ -20,6 +20,7 @@ from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, note_owner
+from proxy.routes.uploads.incoming import announced_type
 from proxy.routes.uploads.native import no_input, raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.slots import find, no_such_upload, open_slot
@@ -56,13 +57,15 @@ def routes(services: Services) -> list[Route]:
     async def upload(request: Request) -> Response:
         caller, allowance = await admitted(request)
         file = raw_file(request, _name(request), caller.plan.uploads.max_bytes)
-        url = await send_new(services, request, caller, file)
-        return url if isinstance(url, Response) else JSONResponse({"access_url": url}, headers=allowance.headers())
+        stored = await send_new(services, request, caller, file)
+        if isinstance(stored, Response):
+            return stored
+        return JSONResponse({"access_url": stored.url}, headers=allowance.headers())
 
     async def begin(request: Request) -> Response:
         caller, allowance = await admitted(request)
         uploads = caller.plan.uploads
-        content_type = allowed_type(request.headers.get("content-type", OCTETS), uploads)
+        content_type = allowed_type(announced_type(request, OCTETS), uploads)
         place = await ask_for_place(services, request, uploads, content_type, _name(request), in_parts=True)
         if isinstance(place, Response):
             return place

@@ -1,9 +1,16 @@
-"""The file in a multipart form, read as it comes: no temporary file, and no more of it in memory than a piece."""
+"""The file in a multipart form (RFC 7578), read as it comes: no temporary file, and no more in memory than a piece.
+
+What stands before the first delimiter and after the last one is ignored, as RFC 2046, 5.1.1, asks for. So the size of
+the file is known only at its end; until then two bounds of it are.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -15,57 +22,87 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FIELD = "file"
-#: What may stand before the file: its headers, which hold a name.
+#: What may stand before the file: a preamble and the file's headers, which hold a name.
 MAX_HEAD_BYTES = 16 * 1024
+#: What may stand after the last delimiter of a form whose file is passed on before the end of it is seen.
+MAX_EPILOGUE_BYTES = 1024
+#: As browsers write what would end a name (HTML, 4.10.22.8).
+_BROWSER_ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
 
 @dataclass(frozen=True)
 class FormFile:
-    """A file in a form. `size` is what it must have for the form to be as long as it says."""
+    """A file on its way, in a form or as a body of its own.
+
+    Attributes:
+        size: its bytes, or the most that it can have.
+        least: the fewest that it can have; as `size` where that is known.
+    """
 
     name: str
     content_type: str
     size: int
+    least: int
     content: AsyncGenerator[bytes, None]
 
 
 async def file_of(form: AsyncGenerator[bytes, None], content_type: str, length: int) -> FormFile:
     """The only field of a form: a file called `file`.
 
-    The size of the file follows from that of the form, as nothing comes after it but the last boundary.
-
     Raises:
         BadRequest: this is no such form.
     """
     reader = _Reader(content_type)
     begun, rest = await _begin(reader, form)
-    disposition, options = parse_options_header(reader.header("content-disposition"))
-    if disposition != b"form-data" or options.get(b"name") != FIELD.encode() or b"filename" not in options:
-        raise BadRequest(f"The form must have one field, {FIELD!r}, that is a file.")
-    size = length - begun - reader.closing_bytes
-    if size <= 0:
-        raise BadRequest("The file is empty.")
+    name = _file_name(reader.header("content-disposition"))
+    most = length - begun - reader.closing_bytes
+    if most <= 0:
+        raise BadRequest("The file is empty, or the form breaks off.")
     return FormFile(
-        name=options[b"filename"].decode("utf-8", "replace"),
+        name=name,
         content_type=reader.header("content-type") or "application/octet-stream",
-        size=size,
+        size=most,
+        least=most - MAX_EPILOGUE_BYTES,
         content=_content(reader, rest, form),
     )
 
 
+def _file_name(disposition: str) -> str:
+    """The name of the file, from the header of its field; in UTF-8, or extended as RFC 8187 has it.
+
+    Raises:
+        BadRequest: the field is another, or no file.
+    """
+    header = Message()
+    header["content-disposition"] = disposition
+    try:
+        # In the order of the list, so that an extended name counts before a plain one.
+        (kind, _), *given = header.get_params([("", "")], header="content-disposition") or []
+        found = dict(given)
+        texts = {name: collapse_rfc2231_value(value) for name, value in given}
+    except ValueError:
+        raise BadRequest("The form's content-disposition cannot be read.") from None
+    if kind.lower() != "form-data" or texts.get("name") != FIELD or "filename" not in texts:
+        raise BadRequest(f"The form must have one field, {FIELD!r}, that is a file.")
+    name = texts["filename"]
+    if isinstance(found["filename"], str):
+        name = name.encode("latin-1", "replace").decode("utf-8", "replace")
+    for escape, character in _BROWSER_ESCAPES:
+        name = name.replace(escape, character)
+    return name
+
+
 async def _begin(reader: _Reader, form: AsyncGenerator[bytes, None]) -> tuple[int, bytes]:
     """Read until the file begins: how many bytes stand before it, and what was read of it already."""
-    at = 0
+    head = bytearray()
     async for piece in form:
-        # One by one, so that it is known where the file begins.
-        for place in range(len(piece)):
-            reader.feed(piece[place : place + 1])
-            at += 1
-            if reader.has_begun:
-                return at, piece[place + 1 :]
-            if at > MAX_HEAD_BYTES:
-                raise BadRequest("The head of the form's file is too large.")
-    raise BadRequest("The form breaks off.")
+        head += piece
+        end = reader.read_head(head)
+        if (end or len(head)) > MAX_HEAD_BYTES:
+            raise BadRequest("The head of the form's file is too large, or the body is not a multipart form.")
+        if end is not None:
+            return end, bytes(head[end:])
+    raise BadRequest("The form breaks off, or has no file.")
 
 
 async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -85,11 +122,16 @@ class _Reader:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
             raise BadRequest("The form's content-type names no boundary.")
-        #: After the file: a line break, the boundary between dashes, a line break.
-        self.closing_bytes = len(b"\r\n--" + boundary + b"--\r\n")
-        self.has_begun = self.has_ended = False
+        #: After the file: a line break and the boundary between dashes.
+        self.closing_bytes = len(b"\r\n--" + boundary + b"--")
+        self.has_ended = False
+        self._has_begun = False
         self._headers: list[tuple[bytearray, bytearray]] = []
         self._found: list[bytes] = []
+        self._delimiter = b"--" + boundary
+        # A line of its own, with white space behind it that counts for nothing; or the last one already.
+        self._first = re.compile(rb"(?:\A|\r\n)" + re.escape(self._delimiter) + rb"(?:(--)|[ \t]*+\r\n)")
+        self._headers_at: int | None = None
         try:
             self._parser = MultipartParser(boundary, self._callbacks())
         except FormParserError:
@@ -97,7 +139,27 @@ class _Reader:
 
     def header(self, name: str) -> str:
         found = [value for known, value in self._headers if known.lower() == name.encode()]
-        return found[0].decode("utf-8", "replace") if found else ""
+        return found[0].decode("latin-1") if found else ""
+
+    def read_head(self, data: bytearray) -> int | None:
+        """Read the headers of the file, if they are there; where it begins.
+
+        Raises:
+            BadRequest: they are no headers, or there is no file.
+        """
+        if self._headers_at is None:
+            first = self._first.search(data)
+            if first is None:
+                return None
+            if first[1]:
+                raise BadRequest("The form is empty.")
+            self._headers_at = first.end() - len(b"\r\n")
+        end = data.find(b"\r\n\r\n", self._headers_at)
+        if end < 0:
+            return None
+        end += len(b"\r\n\r\n")
+        self.feed(self._delimiter + data[self._headers_at : end])
+        return end
 
     def feed(self, data: bytes) -> list[bytes]:
         """What these bytes hold of the file.
@@ -114,8 +176,9 @@ class _Reader:
 
     def _callbacks(self) -> MultipartCallbacks:
         def on_part_begin() -> None:
-            if self.has_begun:
+            if self._has_begun:
                 raise BadRequest(f"The form has more than its {FIELD!r}.")
+            self._has_begun = True
 
         def on_header_begin() -> None:
             self._headers.append((bytearray(), bytearray()))
@@ -125,7 +188,6 @@ class _Reader:
             "on_header_begin": on_header_begin,
             "on_header_field": lambda data, start, end: self._headers[-1][0].extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._headers[-1][1].extend(data[start:end]),
-            "on_headers_finished": lambda: setattr(self, "has_begun", True),
             "on_part_data": lambda data, start, end: self._found.append(bytes(data[start:end])),
             "on_end": lambda: setattr(self, "has_ended", True),
         }

@@ -47,6 +47,18 @@ def length_of(request: Request, most: int) -> int:
     return size
 
 
+def announced_type(request: Request, otherwise: str) -> str:
+    """The content-type of a request's body, or what stands in for one that is not given.
+
+    Raises:
+        BadRequest: there are several.
+    """
+    types = {value.strip() for value in request.headers.getlist("content-type")}
+    if len(types) > 1:
+        raise BadRequest("Send the file with one content-type.")
+    return types.pop() if types else otherwise
+
+
 def check_size(size: int, most: int) -> None:
     if size > most:
         raise BodyTooLarge(f"The file is larger than {most} bytes, which this plan allows.")
@@ -95,8 +107,8 @@ async def peeked(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes
     return b"".join(head)[:size], whole()
 
 
-async def exactly(content: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
-    """The content, which must have the size that fal was told.
+async def exactly(content: AsyncIterable[bytes], size: int, least: int | None = None) -> AsyncGenerator[bytes, None]:
+    """The content, which must have the size that fal was told; or from `least` to `size`, where only these are known.
 
     Raises:
         BadRequest: it has another; fal does not get what would make it whole.
@@ -107,5 +119,5 @@ async def exactly(content: AsyncIterable[bytes], size: int) -> AsyncGenerator[by
         if seen > size:
             raise BadRequest("The file is longer than was announced.")
         yield piece
-    if seen < size:
+    if seen < (size if least is None else least):
         raise BadRequest("The file is shorter than was announced.")

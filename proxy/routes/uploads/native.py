@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -14,9 +16,10 @@ from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import file_route, note_owner
 from proxy.routes.uploads.forms import FormFile, file_of
-from proxy.routes.uploads.incoming import check_size, incoming, length_of
+from proxy.routes.uploads.incoming import announced_type, check_size, incoming, length_of
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
+from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
 from proxy.targets import Kind, Target
 from proxy.upstream import files
 from proxy.upstream.relay import read_whole
@@ -33,18 +36,18 @@ def routes(services: Services) -> list[Route]:
         query = known_query(request, "file_name")
         admission = await services.gate.admit(caller, Target(Kind.UPLOAD_INITIATE), network_of(request), no_input)
         most = caller.plan.uploads.max_bytes
-        if media_type(request.headers.get("content-type", "")) == "multipart/form-data":
+        announced = announced_type(request, OCTETS)
+        if media_type(announced) == "multipart/form-data":
             if query:
                 raise BadRequest("In a form the file's name stands with the file, not in the query.")
             length = length_of(request, most + _FORM_BYTES)
-            file = await file_of(incoming(request), request.headers["content-type"], length)
-            check_size(file.size, most)
+            file = await file_of(incoming(request), announced, length)
         else:
             file = raw_file(request, query.get("file_name", "file"), most)
-        url = await send_new(services, request, caller, file)
-        if isinstance(url, Response):
-            return url
-        told = {"url": url, "content_type": media_type(file.content_type), "size": file.size}
+        stored = await send_new(services, request, caller, file)
+        if isinstance(stored, Response):
+            return stored
+        told = {"url": stored.url, "content_type": media_type(file.content_type), "size": stored.size}
         return JSONResponse(told, 201, admission.allowance.headers())
 
     return [file_route(PATH, upload, "POST")]
@@ -56,31 +59,47 @@ def raw_file(request: Request, name: str, most: int) -> FormFile:
     Raises:
         BadRequest, BodyTooLarge: its length is missing, or more than `most`.
     """
-    return FormFile(name, request.headers.get("content-type", OCTETS), length_of(request, most), incoming(request))
+    size = length_of(request, most)
+    return FormFile(name, announced_type(request, OCTETS), size, size, incoming(request))
 
 
-async def send_new(services: Services, request: Request, caller: Caller, file: FormFile) -> str | Response:
-    """Send a file to a place of its own: its URL at fal, or fal's own answer where it refuses a place.
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that fal has."""
+
+    url: str
+    size: int
+
+
+async def send_new(services: Services, request: Request, caller: Caller, file: FormFile) -> StoredFile | Response:
+    """Send a file to a place of its own; fal's own answer where it refuses a place.
 
     Raises:
-        UnsupportedMediaType, QuotaExceeded: the plan does not allow it.
+        UnsupportedMediaType, BodyTooLarge, QuotaExceeded: the plan does not allow it.
         BadRequest: it is not as long as was said.
     """
     uploads = caller.plan.uploads
     content_type = allowed_type(file.content_type, uploads)
-    content = await checked(file.content, content_type)
+    file = replace(file, content=await checked(file.content, content_type))
+    if file.least < min(file.size, LEAST_PART_BYTES):
+        file = await hold(file)
+    check_size(file.least, uploads.max_bytes)
+    is_measured = file.least == file.size
 
-    async def send(flow: Content) -> str:
-        place = await ask_for_place(services, request, uploads, content_type, file.name)
+    async def send(flow: Content) -> StoredFile:
+        place = await ask_for_place(services, request, uploads, content_type, file.name, in_parts=not is_measured)
         if isinstance(place, Response):
             raise _NoPlace(place)
-        response = await files.put(services.upstream, place.upload_url, content_type, file.size, flow)
-        await read_whole(response, repeatable=True)
-        return place.file_url
+        if is_measured:
+            response = await files.put(services.upstream, place.upload_url, content_type, file.size, flow)
+            await read_whole(response, repeatable=True)
+            return StoredFile(place.file_url, file.size)
+        size = await put_in_parts(services.upstream, place.upload_url, file.least, uploads.max_bytes, flow)
+        return StoredFile(place.file_url, size)
 
-    transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size)
+    transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size, file.least)
     try:
-        return await relay(services, request, transfer, content, send)
+        return await relay(services, request, transfer, file.content, send)
     except _NoPlace as refusal:
         return refusal.answer
 

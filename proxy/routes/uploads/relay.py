@@ -11,7 +11,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from proxy.errors import BadUpstream, ProxyError
+from proxy.errors import BadRequest, BadUpstream, ProxyError
 from proxy.policy.contents import HEAD_BYTES, check_head
 from proxy.policy.quota import MILLION, UPLOAD, new_job
 from proxy.policy.terms import Terms
@@ -23,6 +23,7 @@ from proxy.upstream.relay import until_gone
 #: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.
 LIFE_SECONDS = 120.0
 SIGN_SECONDS = 30.0
+UPLOAD_BYTES = "upload_bytes"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Content = AsyncGenerator[bytes, None]
@@ -30,21 +31,30 @@ Content = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is to be relayed: so many bytes of somebody's, and the terms that bind them."""
+    """What is to be relayed: so many bytes of somebody's, and the terms that bind them.
+
+    Attributes:
+        size: how many, or the most there can be.
+        least: the fewest there can be; None if the size is known.
+    """
 
     tenant: str
     subject: str
     terms: Terms
     size: int
+    least: int | None = None
 
 
 async def checked(content: Content, content_type: str) -> Content:
     """The content, once its first bytes were those of its type.
 
     Raises:
+        BadRequest: there are none.
         UnsupportedMediaType: they are not.
     """
     head, whole = await peeked(content, HEAD_BYTES)
+    if not head:
+        raise BadRequest("The file is empty.")
     check_head(head, content_type)
     return whole
 
@@ -71,11 +81,11 @@ async def relay(
     await services.bookkeeper.reserve(job)
     used = None
     try:
-        flow = _Flow(services, job, exactly(content, transfer.size), transfer.size, confirm)
+        flow = _Flow(services, job, exactly(content, transfer.size, transfer.least), transfer.size, confirm)
         result = await until_gone(flow.after(request), send(flow.pieces()))
-        if flow.handed < transfer.size:
+        if flow.handed < (transfer.size if transfer.least is None else transfer.least):
             raise BadUpstream("fal's file store answered before it had the file.", scope="upstream")
-        used = job.used
+        used = {UPLOAD_BYTES: flow.handed * MILLION}
     finally:
         await asyncio.shield(services.bookkeeper.settle(job.id, used))
     return result
@@ -83,7 +93,7 @@ async def relay(
 
 def _job(services: Services, transfer: Transfer) -> Job:
     now = services.clock.now()
-    amounts = {"upload_bytes": transfer.size * MILLION}
+    amounts = {UPLOAD_BYTES: transfer.size * MILLION}
     job = new_job(transfer.terms, transfer.tenant, transfer.subject, UPLOAD, UPLOAD, amounts, now)
     return replace(job, expires_at=now + LIFE_SECONDS)
 

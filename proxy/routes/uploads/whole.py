@@ -10,7 +10,7 @@ from proxy.policy.contents import media_type
 from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
-from proxy.routes.uploads.incoming import incoming, length_of
+from proxy.routes.uploads.incoming import announced_type, incoming, length_of
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.stores.base import WHOLE, Upload
 from proxy.upstream import files
@@ -27,7 +27,7 @@ async def receive_whole(services: Services, request: Request, upload: Upload, te
     if upload.size is not None:
         raise BadRequest("This upload is complete; ask for a new one.")
     size = length_of(request, upload.max_bytes)
-    if media_type(request.headers.get("content-type", upload.content_type)) != upload.content_type:
+    if media_type(announced_type(request, upload.content_type)) != media_type(upload.content_type):
         raise UnsupportedMediaType(f"This upload was announced as {upload.content_type}.")
     content = await checked(incoming(request), upload.content_type)
 
