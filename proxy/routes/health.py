@@ -7,18 +7,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from proxy.routes.readiness import Readiness
 from proxy.routes.services import Services
 
 
 def routes(services: Services) -> list[Route]:
+    async def check_stores() -> None:
+        await services.stores.ping()
+        await services.counters.ping()
+
+    readiness = Readiness(check_stores, services.clock)
+
     async def livez(request: Request) -> Response:
         # Touches nothing: a store that is down is no reason to restart this process.
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
         services.drain.refuse_new_work()
-        await services.stores.ping()
-        await services.counters.ping()
+        await readiness.require()
         return JSONResponse({"status": "ready"})
 
     async def metrics(request: Request) -> Response:
