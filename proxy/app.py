@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
@@ -24,6 +24,7 @@ from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
+from proxy.listeners import LISTENER, OPERATIONS
 from proxy.middleware import BodyLimit, Errors, RequestContext
 from proxy.page import Page
 from proxy.policy.directory import Directory
@@ -89,6 +90,7 @@ def create_app(
         drain or Drain(settings.server.drain_seconds),
     )
     app = Application(
+        operations=_operations(services) if settings.server.ops_port else None,
         routes=_routes(services),
         middleware=_middleware(services),
         lifespan=_lifespan(services, plan_file or file, reconciles),
@@ -102,13 +104,33 @@ def create_app(
 
 
 class Application(Starlette):
-    """Starlette without its own two layers of error handling: `Errors` answers for whatever is raised."""
+    """Starlette without its own two layers of error handling: `Errors` answers for whatever is raised.
+
+    Args:
+        operations: what answers the listener for operators, if there is one.
+    """
+
+    def __init__(self, *, operations: ASGIApp | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.operations = operations
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
-        return app
+        return app if self.operations is None else ByListener(app, self.operations)
+
+
+class ByListener:
+    """Gives each request to the application of the listener over which it came."""
+
+    def __init__(self, public: ASGIApp, operations: ASGIApp) -> None:
+        self._public = public
+        self._operations = operations
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        app = self._operations if scope.get("state", {}).get(LISTENER) == OPERATIONS else self._public
+        return app(scope, receive, send)
 
 
 def _assembled(
@@ -178,6 +200,8 @@ def _counters(settings: Settings) -> Counters:
 
 
 def _routes(services: Services) -> list[BaseRoute]:
+    """What the public listener answers; what is for operators too, unless they have a listener of their own."""
+    for_operators = [] if services.settings.server.ops_port else _operators_routes(services)
     return [
         *fal_protocol.routes(services),
         *jobs.routes(services),
@@ -185,40 +209,45 @@ def _routes(services: Services) -> list[BaseRoute]:
         *fal_hosts.routes(services),
         *sessions.routes(services),
         *usage.routes(services),
-        *admin.routes(services),
-        *health.routes(services),
+        *for_operators,
+        health.livez_route(),
         *openapi.routes(services),
     ]
 
 
-def _middleware(services: Services) -> list[Middleware]:
-    """Outermost first."""
-    allowed = services.settings.server.allowed_origins
-    memory = BodyMemory(services.settings.server.max_body_memory)
-    services.metrics.body_bytes.set_function(lambda: memory.held)
+def _operators_routes(services: Services) -> list[BaseRoute]:
+    return [*admin.routes(services), *health.routes(services)]
+
+
+def _operations(services: Services) -> Application:
+    """The application of the listener for operators: no pages call it, and no calls are answered."""
+    routes = [*_operators_routes(services), health.livez_route()]
+    app = Application(routes=routes, middleware=_middleware(services, is_public=False))
+    app.router.redirect_slashes = False
+    return app
+
+
+def _middleware(services: Services, *, is_public: bool = True) -> list[Middleware]:
+    """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
+    server, metrics, drain = services.settings.server, services.metrics, services.drain
+    memory = BodyMemory(server.max_body_memory)
     budget = RefusalBudget(
-        services.settings.server.refusals_per_address,
-        services.clock,
-        services.authenticator.recognize,
-        services.metrics.unheard.inc,
+        server.refusals_per_address, services.clock, services.authenticator.recognize, metrics.unheard.inc
     )
-    return [
-        Middleware(RequestContext, metrics=services.metrics, drain=services.drain, body_memory=memory, budget=budget),
-        Middleware(
-            Cors,
-            is_allowed=lambda origin: origin in allowed or origin in services.directory.latest.origins,
-            metrics=services.metrics,
-            check=budget.check,
-        ),
-        Middleware(Errors, metrics=services.metrics, drain=services.drain, budget=budget),
-        Middleware(
-            BodyLimit,
-            max_bytes=services.settings.server.max_body_bytes,
-            is_file=uploads.carries_file,
-            body_memory=memory,
-        ),
-        Middleware(Repeats, services=services),
-    ]
+    context = Middleware(RequestContext, metrics=metrics, drain=drain, body_memory=memory, budget=budget)
+    errors = Middleware(Errors, metrics=metrics, drain=drain, budget=budget)
+    is_file = uploads.carries_file if is_public else lambda path: False
+    limit = Middleware(BodyLimit, max_bytes=server.max_body_bytes, is_file=is_file, body_memory=memory)
+    if not is_public:
+        return [context, errors, limit]
+    metrics.body_bytes.set_function(lambda: memory.held)
+    cors = Middleware(
+        Cors,
+        is_allowed=lambda origin: origin in server.allowed_origins or origin in services.directory.latest.origins,
+        metrics=metrics,
+        check=budget.check,
+    )
+    return [context, cors, errors, limit, Middleware(Repeats, services=services)]
 
 
 def _lifespan(

@@ -30,6 +30,7 @@ from proxy.redaction import Redactor
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import raise_file_limit
+from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, is_loopback, read
 from proxy.telemetry import configure_logging
@@ -165,14 +166,22 @@ def _serve(settings: Settings, demo: Demo) -> None:
     raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
     with suppress(KeyboardInterrupt):
-        _Announcing(config, introduction(settings.server.public_url, token, demo.upstream, notes)).run()
+        words = introduction(settings.server.public_url, token, demo.upstream, notes)
+        _Announcing(config, _bind_operations(settings), words).run()
+
+
+def _bind_operations(settings: Settings) -> OperationsListener | None:
+    try:
+        return bind_operations(settings.server)
+    except OSError as problem:
+        raise SettingsError([f"PROXY_OPS_PORT: the address cannot be bound ({problem.strerror})"]) from None
 
 
 class _Announcing(DrainingServer):
     """Says what it serves as soon as it does."""
 
-    def __init__(self, config: uvicorn.Config, words: str) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, operations: OperationsListener | None, words: str) -> None:
+        super().__init__(config, operations)
         self._words = words
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -44,6 +44,8 @@ VARIABLES: dict[str, str] = {
     "FAL_CDN_URL": "where files are uploaded to, beside `https://*.fal.media`",
     "PROXY_HOST": "the address to listen on",
     "PROXY_PORT": "the port to listen on",
+    "PROXY_OPS_PORT": "the port of `/metrics`, `/readyz` and `/v1/admin`; unset: `PROXY_PORT`, for all callers",
+    "PROXY_OPS_HOST": "the address of that port; unset: that of `PROXY_HOST`",
     "PROXY_WORKERS": "processes; more than one needs `PROXY_REDIS_URL`",
     "PROXY_PUBLIC_URL": "the address callers see, for the URLs inside answers",
     "PROXY_CONFIG": "the YAML file with plans, tenants and more endpoints",
@@ -170,6 +172,8 @@ class FalSettings:
 class ServerSettings:
     host: str
     port: int
+    ops_host: str
+    ops_port: int | None
     workers: int
     public_url: str
     allowed_origins: frozenset[str]
@@ -318,6 +322,8 @@ def _server(reader: _Reader) -> ServerSettings:
     return ServerSettings(
         host=host,
         port=port,
+        ops_host=reader.value("PROXY_OPS_HOST") or host,
+        ops_port=_ops_port(reader, port),
         workers=reader.integer("PROXY_WORKERS", 1, 256),
         public_url=_public_address(reader, host, port),
         allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
@@ -335,6 +341,15 @@ def _server(reader: _Reader) -> ServerSettings:
         keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
     )
+
+
+def _ops_port(reader: _Reader, port: int) -> int | None:
+    ops_port = reader.optional_integer("PROXY_OPS_PORT", 1, 65535)
+    if ops_port == port:
+        reader.complain("PROXY_OPS_PORT", "is the same as PROXY_PORT; choose another one, or leave it out")
+    if ops_port is None and reader.value("PROXY_OPS_HOST"):
+        reader.warn("PROXY_OPS_HOST", "means nothing without PROXY_OPS_PORT")
+    return ops_port
 
 
 def _public_address(reader: _Reader, host: str, port: int) -> str:

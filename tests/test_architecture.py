@@ -21,7 +21,8 @@ FLOORS = [
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
     {"redaction"},
-    {"settings", "errors", "clock", "drain", "files", "libpq", "networks", "origins", "numbers", "schema", "__init__"},
+    {"settings", "errors", "clock", "drain", "files", "libpq", "listeners", "networks", "origins"}
+    | {"numbers", "schema", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.

@@ -118,3 +118,8 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
+
+{{/* The port of the container that /metrics, /readyz and /v1/admin are on. */}}
+{{- define "fal-proxy.opsPortName" -}}
+{{- if .Values.opsPort }}ops{{ else }}http{{ end }}
+{{- end }}

@@ -11,16 +11,24 @@ from proxy.routes.readiness import Readiness
 from proxy.routes.services import Services
 
 
+def livez_route() -> Route:
+    """The route that every listener has."""
+
+    async def livez(request: Request) -> Response:
+        # Touches nothing: a store that is down is no reason to restart this process.
+        return JSONResponse({"status": "ok"})
+
+    return Route("/livez", livez)
+
+
 def routes(services: Services) -> list[Route]:
+    """What operators ask, besides `/livez`."""
+
     async def check_stores() -> None:
         await services.stores.ping()
         await services.counters.ping()
 
     readiness = Readiness(check_stores, services.clock)
-
-    async def livez(request: Request) -> Response:
-        # Touches nothing: a store that is down is no reason to restart this process.
-        return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
         services.drain.refuse_new_work()
@@ -30,4 +38,4 @@ def routes(services: Services) -> list[Route]:
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return [Route("/readyz", readyz), Route("/metrics", metrics)]

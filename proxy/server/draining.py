@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import select
 import signal
@@ -22,6 +23,8 @@ from types import FrameType
 import uvicorn
 
 from proxy.drain import Drain
+from proxy.listeners import LISTENER, OPERATIONS
+from proxy.server.operations import OperationsListener
 
 LOOK_SECONDS = 0.02
 #: A request may be on its way over a connection that was accepted last.
@@ -30,7 +33,29 @@ _log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """Serves an application whose lifespan hands over its `Drain` as the state's `drain`."""
+    """Serves an application whose lifespan hands over its `Drain` as the state's `drain`.
+
+    Args:
+        operations: the listener for operators, which drains with the public one.
+    """
+
+    def __init__(self, config: uvicorn.Config, operations: OperationsListener | None = None) -> None:
+        super().__init__(config)
+        self._operations = operations
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._operations is not None:
+            self.servers.append(await self._listen_to_operators(self._operations))
+
+    async def _listen_to_operators(self, operations: OperationsListener) -> asyncio.Server:
+        connect = functools.partial(
+            operations.protocol, self.config, self.server_state, {**self.lifespan.state, LISTENER: OPERATIONS}
+        )
+        server = await asyncio.get_running_loop().create_server(connect, sock=operations.socket)
+        facts = dict(zip(("host", "port"), operations.socket.getsockname()[:2], strict=True))
+        _log.info("listening to operators", extra={"facts": facts})
+        return server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A worker may hear one Ctrl-C twice, from the terminal and from its parent; to hurry, the parent says SIGINT.

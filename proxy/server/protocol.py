@@ -313,10 +313,14 @@ def _is_host(value: bytes) -> bool:
 
 
 class ProtocolFactory:
-    """What uvicorn calls for each connection. All protocols of a process share its `Connections`."""
+    """What uvicorn calls for each connection. All protocols of a listener share its `Connections`.
 
-    def __init__(self, limits: ConnectionLimits | None = None) -> None:
+    The metrics count those of the public listener.
+    """
+
+    def __init__(self, limits: ConnectionLimits | None = None, *, is_public: bool = True) -> None:
         self._limits = limits or ConnectionLimits()
+        self._is_public = is_public
         self._connections: Connections | None = None
 
     def __call__(
@@ -327,5 +331,6 @@ class ProtocolFactory:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> LimitedHeadProtocol:
         if self._connections is None:
-            self._connections = Connections(self._limits, app_state.get("metrics") or Metrics())
+            metrics = app_state.get("metrics") if self._is_public else None
+            self._connections = Connections(self._limits, metrics or Metrics())
         return LimitedHeadProtocol(config, server_state, app_state, _loop, connections=self._connections)

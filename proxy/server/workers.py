@@ -15,6 +15,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import file_limit, max_connections_within, raise_file_limit
+from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings
 
@@ -33,11 +34,16 @@ def run(factory: str, settings: Settings) -> int:
     raise_file_limit()
     _warn_of_few_files(settings.server.max_connections)
     config = uvicorn.Config(factory, factory=True, workers=settings.server.workers, **uvicorn_options(settings))
+    try:
+        operations = bind_operations(settings.server)
+    except OSError as problem:
+        _log.error("PROXY_OPS_HOST and PROXY_OPS_PORT: the address cannot be bound: %s", problem)
+        return STARTUP_FAILURE
     if config.workers > 1:
-        workers = Workers(config, [config.bind_socket()])
+        workers = Workers(config, [config.bind_socket()], operations)
         workers.run()
         return STARTUP_FAILURE if workers.has_failed else 0
-    server = DrainingServer(config)
+    server = DrainingServer(config, operations)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else STARTUP_FAILURE
@@ -52,10 +58,16 @@ def _warn_of_few_files(wanted: int) -> None:
 
 
 class Worker(Process):
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
+    ) -> None:
+        self._operations = operations
+        super().__init__(config, sockets)
+
     @property
     def server(self) -> uvicorn.Server:
         if self._server is None:
-            self._server = DrainingServer(config=self.config)
+            self._server = DrainingServer(self.config, self._operations)
         return self._server
 
 
@@ -65,8 +77,11 @@ class Workers(Multiprocess):
     `has_failed` tells after `run` that the application could not be started.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
+    ) -> None:
         super().__init__(config, sockets)
+        self._operations = operations
         self.has_failed = False
         self._hurries = False
 
@@ -74,7 +89,7 @@ class Workers(Multiprocess):
         self.processes = [self._started() for _ in range(self.processes_num)]
 
     def _started(self) -> Process:
-        worker = Worker(self.config, self.sockets)
+        worker = Worker(self.config, self.sockets, self._operations)
         worker.start()
         return worker
 
@@ -111,6 +126,8 @@ class Workers(Multiprocess):
         # Connections would queue up on it, and be reset, when the last worker has closed its own.
         for one in self.sockets:
             one.close()
+        if self._operations is not None:
+            self._operations.close()
         super().terminate_all()
 
     def join_all(self) -> None:

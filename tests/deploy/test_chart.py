@@ -131,7 +131,8 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
             (tmp_path / folder / name).write_text(content)
     here = {name: value.replace("/etc/fal-proxy", str(tmp_path)) for name, value in environ(manifests).items()}
     settings = read(here)
-    assert settings.warnings == ()
+    # Without an Ingress, the Service is what callers see, over plain http.
+    assert {warning.partition(":")[0] for warning in settings.warnings} <= {"PROXY_PUBLIC_URL"}
     assert settings.stores.rate_limit_on_error == "refuse"
     assert settings.server.refusals_per_address == "600/minute"
     assert settings.fal.key.reveal() == secrets[0]["fal-key"]
@@ -150,6 +151,36 @@ def test_connections_are_bounded_as_the_values_say() -> None:
     changed = bounds(connections__maxPerAddress=1_000_000, connections__keepAliveSeconds=620)
     assert changed["PROXY_MAX_CONNECTIONS_PER_ADDRESS"] == "1000000"
     assert changed["PROXY_KEEP_ALIVE_SECONDS"] == "620"
+
+
+def test_operators_have_a_port_of_their_own_if_the_values_name_one() -> None:
+    manifests = render(REDIS_POSTGRES, opsPort=9090, networkPolicy__opsFrom=[{"podSelector": {}}])
+    assert environ(manifests)["PROXY_OPS_PORT"] == "9090"
+    proxy = container(manifests)
+    assert {port["name"]: port["containerPort"] for port in proxy["ports"]} == {"http": 8787, "ops": 9090}
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    assert {proxy[name]["httpGet"]["port"] for name in probes} == {"ops"}
+    services = {service["metadata"]["name"]: service["spec"] for service in of_kind(manifests, "Service")}
+    assert services["demo-fal-proxy"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert services["demo-fal-proxy-ops"]["ports"] == [{"name": "ops", "port": 9090, "targetPort": "ops"}]
+    assert services["demo-fal-proxy-ops"]["type"] == "ClusterIP"
+    assert services["demo-fal-proxy-ops"]["selector"] == services["demo-fal-proxy"]["selector"]
+    public, operators = the(manifests, "NetworkPolicy")["spec"]["ingress"]
+    assert public["ports"] == [{"protocol": "TCP", "port": "http"}]
+    assert operators == {"ports": [{"protocol": "TCP", "port": "ops"}], "from": [{"podSelector": {}}]}
+    closed = render(REDIS_POSTGRES, opsPort=9090)
+    assert len(the(closed, "NetworkPolicy")["spec"]["ingress"]) == 1
+
+
+def test_helm_test_asks_where_readiness_is_answered() -> None:
+    def asked(**values: Any) -> list[str]:
+        (test,) = the(render(DEFAULT, **values), "Pod")["spec"]["containers"]
+        return [argument.removeprefix("http://demo-fal-proxy") for argument in test["args"][1:]]
+
+    assert asked() == [":80/livez", ":80/readyz"]
+    assert asked(opsPort=9090) == [":80/livez", "-ops:9090/readyz"]
+    # It lets nobody in but those whom the values name.
+    assert asked(opsPort=9090, networkPolicy__enabled=True) == [":80/livez"]
 
 
 def test_one_replica_keeps_sqlite_on_a_volume() -> None:
@@ -312,6 +343,8 @@ def test_a_typo_in_the_values_fails(typo: dict[str, Any]) -> None:
         {"replicas": 0},
         {"log__level": "verbose"},
         {"rateLimitOnError": "maybe"},
+        {"opsPort": 8787},
+        {"opsPort": 80},
         {"maxStreamsPerTenant": 0},
         {"fal__runUrl": "http://fal.example"},
         {"image__digest": "latest"},
