@@ -42,15 +42,20 @@ def logging_as(form: str) -> Iterator[Log]:
     (handler,) = root.handlers
     assert isinstance(handler, logging.StreamHandler)
 
+    # Past pytest's own handlers: what they keep has to be encodable, and half a surrogate is not.
+    logger = logging.getLogger("proxy.test")
+    logger.propagate, logger.handlers[:] = False, [handler]
+
     def log(message: str, *arguments: object, **more: Any) -> str:
         output = io.StringIO()
         handler.setStream(output)
-        logging.getLogger("proxy.test").info(message, *arguments, **more)
+        logger.info(message, *arguments, **more)
         return output.getvalue()
 
     try:
         yield log
     finally:
+        logger.propagate, logger.handlers[:] = True, []
         root.handlers[:] = before
         root.setLevel(level)
 
