@@ -25,6 +25,7 @@ from proxy.stores.base import (
     Accept,
     Bucket,
     Charge,
+    DataRefused,
     Exhausted,
     Granted,
     Job,
@@ -220,6 +221,11 @@ class Bookkeeper:
         try:
             outcomes = await self._ledger.commit([operation for operation, _ in batch])
         except Exception as problem:
+            if isinstance(problem, DataRefused) and len(batch) > 1:
+                # One of them is at fault: the others are not to fail with it.
+                for one in batch:
+                    await self._commit([one])
+                return
             failure = problem if isinstance(problem, ProxyError) else StoreUnavailable("The ledger does not answer.")
             if failure is not problem:
                 _log.error("the ledger failed", exc_info=problem)

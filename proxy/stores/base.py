@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from proxy.catalog import app_of
+from proxy.errors import StoreUnavailable
+
+
+class DataRefused(StoreUnavailable):
+    """The store works, and does not take this data: the same again would fail again, and other data not."""
 
 
 @dataclass(frozen=True)

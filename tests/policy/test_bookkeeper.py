@@ -9,12 +9,12 @@ import pytest
 
 from proxy.errors import QuotaExceeded
 from proxy.policy.quota import MOST_AT_ONCE, Bookkeeper
-from proxy.stores.base import Charge, Operation, Outcome
+from proxy.stores.base import Charge, DataRefused, Operation, Outcome
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.records import REQUESTS, job
 from tests.support.clock import MovableClock
-from tests.support.databases import SqliteDatabases
+from tests.support.databases import Databases, SqliteDatabases
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +54,26 @@ async def test_a_transaction_does_not_grow_without_end(ledger: CountedLedger) ->
     bookkeeper = Bookkeeper(ledger, MovableClock())
     await asyncio.gather(*(bookkeeper.reserve(job()) for _ in range(2 * MOST_AT_ONCE + 1)))
     assert max(ledger.sizes) == MOST_AT_ONCE and sum(ledger.sizes) == 2 * MOST_AT_ONCE + 1
+
+
+async def accepted(bookkeeper: Bookkeeper, request_id: str) -> None:
+    mine = job(Charge(REQUESTS, 1, 100))
+    await bookkeeper.reserve(mine)
+    await bookkeeper.accept(mine, request_id)
+
+
+async def test_data_that_the_database_does_not_take_fails_alone(databases: Databases) -> None:
+    """Such as an id that fal gives out twice."""
+    stores = SqlStores(databases.migrated())
+    bookkeeper = Bookkeeper(stores.ledger, MovableClock())
+    ids = ["a", "b", "c", "a", "d"]
+    outcomes = await asyncio.gather(*(accepted(bookkeeper, id_) for id_ in ids), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [DataRefused, type(None)]
+    too_much = job(Charge(REQUESTS, 2**63, 2**64))
+    outcomes = await asyncio.gather(bookkeeper.reserve(too_much), accepted(bookkeeper, "e"), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DataRefused, type(None)]
+    assert (await stores.ledger.accounts([REQUESTS]))[REQUESTS].reserved == 6
+    await stores.close()
 
 
 async def test_one_that_is_refused_refuses_no_other(ledger: CountedLedger) -> None:

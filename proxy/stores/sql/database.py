@@ -14,11 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.base import DataRefused
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.engine import LOCK_SECONDS, create_engine
 from proxy.stores.sql.file import SqliteFile
 
 T = TypeVar("T")
+#: What SQLite raises, and the classes of PostgreSQL's codes: data exceptions, and violated constraints.
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
+_REFUSAL_STATES = ("22", "23")
 _log = logging.getLogger(__name__)
 
 
@@ -99,9 +103,18 @@ class _translated:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)):
+        if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, OverflowError)):
             _log.error("the database failed: %s", _cause(error))
+            if _is_refusal(error):
+                raise DataRefused("The proxy's database does not take that.") from None
             raise StoreUnavailable("The proxy's database does not answer; try again shortly.") from None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the data was at fault: it broke a constraint, or does not fit its column."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or ""
+    return isinstance(original, _REFUSALS) or state[:2] in _REFUSAL_STATES
 
 
 def _cause(error: BaseException) -> str:
