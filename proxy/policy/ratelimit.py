@@ -34,6 +34,7 @@ from proxy.stores.base import Counters, Hit, Window
 MINT_LIMIT = "1200/minute"
 GUEST_LIMIT = "60/minute"
 ADMIN_LIMIT = "300/minute"
+DESCRIPTION_LIMIT = "120/minute"
 _EMPTY_FILE = Path(__file__).parent.with_name("py.typed")
 _log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import __version__
-from proxy.errors import ProxyError, RequestTimeout
+from proxy.errors import ProxyError, RateLimited, RequestTimeout
 from proxy.policy.plans import PlanFile
+from proxy.policy.ratelimit import DESCRIPTION_LIMIT
 from proxy.routes.admin import MintFor, NewKey, Revoke
 from proxy.routes.jobs import NewJob
 from proxy.routes.services import Services
@@ -38,6 +39,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def routes(services: Services) -> list[Route]:
+    @services.flood_guard.limit(DESCRIPTION_LIMIT)
     async def openapi(request: Request) -> Response:
         body = _document(services.settings.server.public_url)
         return Response(body, headers=_HEADERS, media_type="application/json")
@@ -81,8 +83,8 @@ def _forms() -> dict[str, Any]:
 
 def _name_refusals(operation: dict[str, Any]) -> None:
     """Put a response for each status that an operation lists; its own ones, which others share, stay as they are."""
-    # The server itself may answer any request with the first one.
-    listed = [RequestTimeout.status, *operation.pop("refusals", ())]
+    # Any request can be answered with the first two: a head that does not end, an address that is refused too often.
+    listed = {RequestTimeout.status, RateLimited.status, *operation.pop("refusals", ())}
     named = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(listed)}
     operation["responses"] = {**named, **operation["responses"]}
 

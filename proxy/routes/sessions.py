@@ -80,11 +80,12 @@ def routes(services: Services) -> list[Route]:
 
     async def show(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
+        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
         now, tenant = services.clock.now(), caller.tenant.id
         quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
         in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
         facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
-        return JSONResponse(facts, headers=_NO_STORE)
+        return JSONResponse(facts, headers=_NO_STORE | allowance.headers())
 
     async def revoke(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
@@ -97,16 +98,19 @@ def routes(services: Services) -> list[Route]:
 
     async def endpoints(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
+        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
         found = [services.catalog.get(id_) for id_ in services.gate.open_to(caller)]
-        return JSONResponse({"endpoints": [{"id": one.id, "title": one.title} for one in found if one]})
+        listed = [{"id": one.id, "title": one.title} for one in found if one]
+        return JSONResponse({"endpoints": listed}, headers=allowance.headers())
 
     async def endpoint(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
+        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
         found = services.catalog.get(request.path_params["id"])
         if found is None or found.id not in services.gate.open_to(caller):
             raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
         schemas = {"input_schema": found.input_schema, "output_schema": found.output_schema}
-        return JSONResponse({"id": found.id, "title": found.title, **schemas})
+        return JSONResponse({"id": found.id, "title": found.title, **schemas}, headers=allowance.headers())
 
     return [
         Route("/v1/sessions", mint, methods=["POST"]),

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from proxy.policy.ratelimit import network_of
+from proxy.policy.ratelimit import DESCRIPTION_LIMIT, network_of
 from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, png, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
@@ -171,16 +171,51 @@ def test_the_scope_that_is_named_is_the_one_that_lasts_longest(proxy: Stack) -> 
 
 
 def test_what_is_refused_before_spends_nothing(proxy: Stack) -> None:
-    """A wrong input, an endpoint that is not open and a wrong credential cost no right to call."""
+    """An endpoint that is not open and a job that is not there cost no call; a wrong input was read, and does."""
     with person(proxy, "session", "gina") as gina:
         for _ in range(3):
-            assert gina.run(temperature=7).status_code == 422
             assert gina.run(endpoint="fal-ai/llava-llama3-8b-v11").status_code == 403
             assert gina.call("GET", f"queue/{NEXT}/requests/nothing/status").status_code == 404
-        assert [gina.run().status_code for _ in range(3)] == [200, 200, 429]
+        assert [gina.run(temperature=7).status_code, *(gina.run().status_code for _ in range(2))] == [422, 200, 429]
 
 
 # --- polls
+
+
+READS = ("/v1/session", "/v1/endpoints", f"/v1/endpoints/{NEXT}", "/v1/jobs")
+
+
+@pytest.mark.parametrize("path", READS)
+def test_reads_of_own_facts_count_as_polls(proxy: Stack, path: str) -> None:
+    proxy.clock.advance(60)
+    with person(proxy, "polls", f"reader of {path}") as reader:
+        answers = [reader.http.get(path) for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert answers[0].headers["ratelimit"] == '"session";r=4;t=1'
+        assert refusal(answers[-1], 429, "rate_limited", "session")["retry_after"] == 1
+        assert reader.run().status_code == 200
+        proxy.clock.advance(1)
+        assert reader.http.get(path).status_code == 200
+
+
+def test_reads_of_usage_count_as_calls(proxy: Stack) -> None:
+    proxy.clock.advance(60)
+    with person(proxy, "polls", "accountant") as accountant:
+        answers = [accountant.http.get("/v1/usage") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        refusal(answers[-1], 429, "rate_limited", "session")
+        assert accountant.http.get("/v1/session").status_code == 200
+
+
+def test_the_description_has_a_flood_guard(proxy: Stack) -> None:
+    most = int(DESCRIPTION_LIMIT.partition("/")[0])
+    with (
+        person(proxy, "plain", address="192.0.2.200") as reader,
+        person(proxy, "plain", address="192.0.2.201") as other,
+    ):
+        assert {reader.http.get("/openapi.json").status_code for _ in range(most)} == {200}
+        assert refusal(reader.http.get("/openapi.json"), 429, "rate_limited", "ip")["retry_after"] == 60
+        assert other.http.get("/openapi.json").status_code == 200
 
 
 def test_polls_have_a_budget_of_their_own(proxy: Stack) -> None:
