@@ -35,6 +35,7 @@ from proxy.policy.plans import PlanFile
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.refusals import RefusalBudget
+from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
@@ -177,6 +178,7 @@ def _assembled(
         settlement=settlement,
         owners=owners,
         streams=streams,
+        stream_guard=StreamGuard(directory, clock, metrics),
         hub=hub,
         results=Results(),
         known_polls=KnownPolls(directory, limiter, clock),
@@ -261,10 +263,12 @@ def _lifespan(
         if reconciles:
             services.reconciler.start()
         services.hub.start()
+        services.stream_guard.start()
         try:
             # The server starts it: this is how ASGI hands it something.
             yield {"drain": services.drain, "metrics": services.metrics}
         finally:
+            await services.stream_guard.close()
             await services.hub.close()
             await services.reconciler.close()
             await services.once.close()

@@ -157,6 +157,15 @@ class Authenticator:
         caller = await self.authenticate(request)
         return (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
 
+    async def confirm(self, caller: Caller) -> None:
+        """Make sure that a caller still counts, before what it was sending takes effect.
+
+        Raises:
+            Unauthenticated: what it presented was revoked meanwhile (also SessionRevoked).
+            StoreUnavailable: that cannot be checked.
+        """
+        check_not_revoked(caller, await self._directory.snapshot())
+
     def origin_allowed(self, origin: str, tenant: Tenant) -> bool:
         return origin.lower() in self._origins or origin.lower() in tenant.allowed_origins
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -68,6 +68,11 @@ class Directory:
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[Snapshot], None]] = []
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> None:
+        """Have every new reading shown to a listener as soon as it is there."""
+        self._listeners.append(listener)
 
     @property
     def latest(self) -> Snapshot:
@@ -92,6 +97,15 @@ class Directory:
                 await asyncio.shield(refreshing)
         return self._snapshot
 
+    async def refresh(self) -> None:
+        """Read what has changed, unless the last reading is young.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if self.young() is None:
+            await asyncio.shield(self._refresh_once())
+
     def _refresh_once(self) -> asyncio.Task[None]:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
@@ -101,7 +115,9 @@ class Directory:
     async def _refresh(self) -> None:
         asked_at = self._clock.now()
         if await self._store.version() != self._snapshot.version:
-            self._snapshot = _indexed(await self._store.load())
+            self._snapshot = snapshot = _indexed(await self._store.load())
+            for listener in self._listeners:
+                listener(snapshot)
         self._read_at = asked_at
 
     async def apply(self, file: PlanFile) -> bool:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.http.event_stream import EventStream
 from proxy.jobs.settlement import Bill, parsed
 from proxy.jobs.updates import Rewrite
 from proxy.policy.gate import Admission
@@ -24,7 +25,6 @@ from proxy.targets import Kind, is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import (
-    EventStream,
     Whole,
     events_of,
     is_event_stream,
@@ -178,7 +178,7 @@ class Call:
             rest = open_bill.pop_all()
             rest.push_async_callback(response.aclose)
         events = _billed(events_of(response), rest, told)
-        return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose)
+        return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose, ends_with_result=True)
 
     async def _status_stream(self) -> Response:
         logs, rewrite = self._target.logs, self._rewrite

@@ -11,13 +11,14 @@ from starlette.types import Receive
 
 from proxy.auth.callers import Caller
 from proxy.errors import BadUpstream, NotFound
+from proxy.http.event_stream import EventStream
 from proxy.jobs.hub import Hub
 from proxy.jobs.updates import Rewrite, Update
 from proxy.jobs.watch import JobUnknown, Watch
-from proxy.policy.streams import OpenStreams
+from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.upstream import sse
-from proxy.upstream.relay import PING_SECONDS, EventStream, StreamBroken, until_gone
+from proxy.upstream.relay import PING_SECONDS, StreamBroken, until_gone
 
 #: How often fal's stream may fail before its first word; polls ask fal itself after the first time.
 ATTEMPTS = 3
@@ -58,13 +59,13 @@ async def stream_of(
     return stream
 
 
-async def counted(streams: OpenStreams, caller: Caller, work: Callable[[], Awaitable[Response]]) -> Response:
-    """Do work that may come to an event stream, which counts as open until it ends.
+async def counted(services: Services, caller: Caller, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Do work that may come to an event stream, which counts as open until it ends, with its credential at the latest.
 
     Raises:
         RateLimited: too many are open; nothing was done.
     """
-    give_back = streams.take(caller)
+    give_back = services.streams.take(caller)
     answer: Response | None = None
     try:
         answer = await work()
@@ -73,6 +74,8 @@ async def counted(streams: OpenStreams, caller: Caller, work: Callable[[], Await
             give_back()
     if isinstance(answer, EventStream):
         answer.at_end(give_back)
+        answer.at_end(partial(services.stream_guard.forget, answer))
+        services.stream_guard.watch(answer, caller)
     return answer
 
 

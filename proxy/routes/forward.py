@@ -44,7 +44,7 @@ async def forward(
     note(request, caller, target)
     way = Way(services, request, caller, target, rewrite)
     if target.kind in (Kind.STREAM, Kind.STATUS_STREAM):
-        return await counted(services.streams, caller, way.go)
+        return await counted(services, caller, way.go)
     answer = await way.go()
     if isinstance(answer, Told):
         services.known_polls.remember(request.scope, caller, answer)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from proxy import targets
 from proxy.auth.callers import Caller
 from proxy.errors import BadRequest, BadTarget
+from proxy.http.event_stream import STREAM_HEADERS, EventStream
 from proxy.jobs.updates import Log, Update
 from proxy.numbers import parse_whole
 from proxy.policy.gate import Admission
@@ -32,7 +33,7 @@ from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import STREAM_HEADERS, EventStream, Whole
+from proxy.upstream.relay import Whole
 
 PATH = "/v1/jobs"
 #: Jobs in one listing: those given if the query does not say, and the most.
@@ -57,7 +58,7 @@ def routes(services: Services) -> list[Route]:
         way = Way(services, request, caller, target, as_job, lambda: _given(wanted.input), allowance)
         if not _wants_events(request):
             return _created(await way.go())
-        return await counted(services.streams, caller, lambda: _created_and_watched(way))
+        return await counted(services, caller, lambda: _created_and_watched(way))
 
     async def list_(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
@@ -86,7 +87,7 @@ def routes(services: Services) -> list[Route]:
         caller, job = await _own(services, request)
         if request.method == "HEAD":
             return await _head_of_events(services, request, caller)
-        return await counted(services.streams, caller, lambda: _watched(services, request, caller, job, after))
+        return await counted(services, caller, lambda: _watched(services, request, caller, job, after))
 
     one = PATH + "/{id}"
     return [

@@ -22,6 +22,7 @@ from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
+from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
 from proxy.routes.once import Once
 from proxy.routes.repeats import KnownPolls
@@ -52,6 +53,7 @@ class Services:
     owners: Owners
     hub: Hub
     streams: OpenStreams
+    stream_guard: StreamGuard
     results: Results
     known_polls: KnownPolls
     upstream: Upstream

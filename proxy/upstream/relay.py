@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
-from proxy.errors import BadUpstream, BodyTooLarge, ProxyError, UpstreamAmbiguous
+from proxy.errors import BadUpstream, ProxyError, UpstreamAmbiguous
 from proxy.upstream import sse
 from proxy.upstream.client import failure_of
 from proxy.upstream.headers import EVENT_STREAM, to_caller
@@ -26,18 +25,8 @@ from proxy.upstream.headers import EVENT_STREAM, to_caller
 #: Up to here an answer is read whole before the first byte goes out, so that its loss can still be told properly.
 WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
-#: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
-LINGER_SECONDS = 0.05
-#: After a stream was cut, another process can be asked at once.
-COME_BACK_SECONDS = 1.0
 #: A call that is over sooner is not watched for a caller who hangs up.
 LOOK_AFTER_SECONDS = 0.02
-STREAM_HEADERS = {
-    "content-type": f"{EVENT_STREAM}; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",
-    "x-content-type-options": "nosniff",
-}
 _log = logging.getLogger(__name__)
 _NO_HEADERS = httpx.Headers()
 T = TypeVar("T")
@@ -163,56 +152,6 @@ def _is_json(data: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
-
-
-class EventStream(Response):
-    """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
-
-    `release` is called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
-    A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
-    like the end of the job.
-    """
-
-    def __init__(
-        self,
-        events: AsyncGenerator[bytes, None],
-        headers: Mapping[str, str],
-        release: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        super().__init__(headers={**headers, **STREAM_HEADERS})
-        del self.headers["content-length"]
-        self._events = events
-        self._release = release
-        self._last_words: list[Callable[[], None]] = []
-
-    def at_end(self, call: Callable[[], None]) -> None:
-        """Have something called when the stream has ended, however it did."""
-        self._last_words.append(call)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with aclosing(self._events):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                self.raw_headers = []
-                await until_gone(receive, self._pump(send))
-        except (CallerGone, BodyTooLarge):
-            # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
-            return
-        except asyncio.CancelledError:
-            await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
-            raise StreamBroken("this process ends") from None
-        finally:
-            for call in self._last_words:
-                call()
-            if self._release is not None:
-                await self._release()
-
-    async def _pump(self, send: Send) -> None:
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-            event = b""
-        await asyncio.sleep(LINGER_SECONDS)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def pinged(data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:

@@ -12,8 +12,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from proxy.auth.callers import has_lost_owner
 from proxy.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.stores.base import Part, UploadStore
+from proxy.policy.directory import Directory
+from proxy.routes.services import Services
+from proxy.routes.uploads.endpoints import no_such_upload
+from proxy.stores.base import Part, Upload, UploadStore
 
 _log = logging.getLogger(__name__)
 
@@ -21,16 +25,21 @@ _log = logging.getLogger(__name__)
 class Attempt:
     """One attempt that has begun."""
 
-    def __init__(self, uploads: UploadStore, part: Part) -> None:
+    def __init__(self, uploads: UploadStore, directory: Directory, upload: Upload, part: Part) -> None:
         self._uploads = uploads
+        self._directory = directory
+        self._upload = upload
         self._part = part
 
     async def confirm(self) -> None:
         """Make sure that it still counts.
 
         Raises:
+            NotFound: what asked for the upload was revoked meanwhile.
             BadRequest: the upload is over, or the part was begun again.
         """
+        if has_lost_owner(self._upload, await self._directory.snapshot()):
+            raise no_such_upload()
         if not await self._uploads.is_current(self._part):
             raise _overtaken()
 
@@ -52,20 +61,21 @@ class Attempt:
 
 
 @asynccontextmanager
-async def attempt(uploads: UploadStore, upload_id: str, number: int, size: int) -> AsyncIterator[Attempt]:
+async def attempt(services: Services, upload: Upload, number: int, size: int) -> AsyncIterator[Attempt]:
     """The time of one attempt. The block lands it, or it failed.
 
     Raises:
         BodyTooLarge: with the parts that are there the file would be too large.
         BadRequest: the upload is over.
     """
-    part = Part(upload_id, number, secrets.token_hex(16), size)
+    uploads = services.stores.uploads
+    part = Part(upload.id, number, secrets.token_hex(16), size)
     fits = await uploads.begin(part)
     if fits is None:
         raise BadRequest("This upload is complete; ask for a new one.")
     if not fits:
         raise BodyTooLarge("With this part the file is larger than this plan allows.")
-    begun = Attempt(uploads, part)
+    begun = Attempt(uploads, services.directory, upload, part)
     try:
         yield begun
     except BaseException:

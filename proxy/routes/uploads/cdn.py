@@ -19,11 +19,11 @@ from proxy.policy.ratelimit import Allowance, network_of
 from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
-from proxy.routes.uploads.endpoints import file_route, note_owner
+from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
 from proxy.routes.uploads.incoming import announced_type
 from proxy.routes.uploads.native import no_input, raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place
-from proxy.routes.uploads.slots import find, no_such_upload, open_slot
+from proxy.routes.uploads.slots import find, open_slot
 from proxy.stores.base import Upload
 from proxy.targets import Kind, Target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -77,6 +78,7 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
     Raises:
         UnsupportedMediaType, BodyTooLarge, QuotaExceeded: the plan does not allow it.
         BadRequest: it is not as long as was said.
+        Unauthenticated: the caller's credential was revoked while the file came; fal does not get the end of it.
     """
     uploads = caller.plan.uploads
     content_type = allowed_type(file.content_type, uploads)
@@ -99,7 +101,8 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
 
     transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size, file.least)
     try:
-        return await relay(services, request, transfer, file.content, send)
+        confirm = partial(services.authenticator.confirm, caller)
+        return await relay(services, request, transfer, file.content, send, confirm)
     except _NoPlace as refusal:
         return refusal.answer
 

@@ -60,7 +60,7 @@ async def receive_part(services: Services, request: Request, upload: Upload, ter
         return await files.put_part(services.upstream, upload.upstream_url, number, size, flow)
 
     transfer = Transfer(upload.tenant, upload.subject, terms, size)
-    async with attempt(services.stores.uploads, upload.id, number, size) as begun:
+    async with attempt(services, upload, number, size) as begun:
         etag = await relay(services, request, transfer, content, send, begun.confirm)
         await begun.land(etag)
     return JSONResponse({"partNumber": number, "etag": etag}, headers={"etag": etag})

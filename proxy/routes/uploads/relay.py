@@ -70,7 +70,7 @@ async def relay(
     """Let `send` take the content to fal, and book its bytes if it says that fal has them.
 
     Bytes that fal does not have are not counted, and can be sent again. `confirm` is asked before the last piece goes
-    out, and may still break off.
+    out, or before the end if it is not known which piece is the last, and may still break off.
 
     Raises:
         QuotaExceeded: so many are not left.
@@ -130,6 +130,9 @@ class _Flow:
             yield piece
             if self._services.clock.now() - self._told_at >= SIGN_SECONDS:
                 await self._tell()
+        if self.handed != self._size and self._confirm is not None:
+            # Where the size is known at the end only, the file is not whole at fal before this ends.
+            await self._confirm()
         self._ended.set()
 
     async def _tell(self) -> None:

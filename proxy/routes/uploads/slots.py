@@ -16,13 +16,13 @@ from starlette.routing import Route
 
 from proxy.auth.callers import Caller
 from proxy.auth.sessions import is_guest_name
-from proxy.errors import BadRequest, NotFound
+from proxy.errors import BadRequest
 from proxy.policy.contents import allowed_type
 from proxy.policy.terms import Terms
 from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
-from proxy.routes.uploads.endpoints import file_route, note_owner
+from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
 from proxy.routes.uploads.places import ask_for_place
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
@@ -99,10 +99,6 @@ async def find(services: Services, slot: str) -> tuple[Upload, Terms]:
     if upload.expires_at <= services.clock.now():
         raise no_such_upload()
     return upload, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
-
-
-def no_such_upload() -> NotFound:
-    return NotFound("There is no such upload, or its time is over; ask for a new one.")
 
 
 def routes(services: Services) -> list[Route]:

@@ -36,7 +36,7 @@ async def receive_whole(services: Services, request: Request, upload: Upload, te
         return await pass_on(response, repeatable=True)
 
     transfer = Transfer(upload.tenant, upload.subject, terms, size)
-    async with attempt(services.stores.uploads, upload.id, WHOLE, size) as begun:
+    async with attempt(services, upload, WHOLE, size) as begun:
         answer = await relay(services, request, transfer, content, send, begun.confirm)
         await begun.land("")
     return answer

@@ -1,0 +1,131 @@
+"""The answer that is a stream of server-sent events, for as long as its caller may read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from proxy.errors import BodyTooLarge, ProxyError
+from proxy.upstream import sse
+from proxy.upstream.headers import EVENT_STREAM
+from proxy.upstream.relay import CallerGone, StreamBroken, until_gone
+
+#: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
+LINGER_SECONDS = 0.05
+#: After a stream was cut, another process can be asked at once.
+COME_BACK_SECONDS = 1.0
+#: How long a caller that stopped reading has to take the event that ends its stream.
+REFUSAL_SECONDS = 1.0
+STREAM_HEADERS = {
+    "content-type": f"{EVENT_STREAM}; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",
+    "x-content-type-options": "nosniff",
+}
+
+
+class EventStream(Response):
+    """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
+
+    A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
+    like the end of the job. One that is refused ends with an `error` event.
+
+    Args:
+        release: called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+        ends_with_result: whether clients take the last event for the result. Then a refused stream is cut as well.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        release: Callable[[], Awaitable[None]] | None = None,
+        *,
+        ends_with_result: bool = False,
+    ) -> None:
+        super().__init__(headers={**headers, **STREAM_HEADERS})
+        del self.headers["content-length"]
+        self._events = events
+        self._release = release
+        self._ends_with_result = ends_with_result
+        self._last_words: list[Callable[[], None]] = []
+        self._pumping: asyncio.Task[None] | None = None
+        self._refusal: ProxyError | None = None
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the stream has ended, however it did."""
+        self._last_words.append(call)
+
+    def refuse(self, error: ProxyError) -> None:
+        """Send nothing more but this error. A stream whose last event is out stays as it is."""
+        if self._refusal is None:
+            self._refusal = error
+            if self._pumping is not None:
+                self._pumping.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._events):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self.raw_headers = []
+                if self._refusal is None:
+                    self._pumping = asyncio.current_task()
+                    await until_gone(receive, self._pump(send))
+                    return
+        except (CallerGone, BodyTooLarge):
+            # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
+            return
+        except asyncio.CancelledError:
+            if not self._is_cancelled_by_refusal():
+                await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
+                raise StreamBroken("this process ends") from None
+        finally:
+            await self._end()
+        await self._send_refusal(scope, send)
+
+    async def _pump(self, send: Send) -> None:
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            event = b""
+        self._pumping = None
+        await _finish(send)
+
+    def _is_cancelled_by_refusal(self) -> bool:
+        """Whether nothing but `refuse` has cancelled the task, which then goes on."""
+        return self._refusal is not None and self._pumping is not None and self._pumping.uncancel() == 0
+
+    async def _end(self) -> None:
+        self._pumping = None
+        for call in self._last_words:
+            call()
+        self._last_words.clear()
+        if self._release is not None:
+            await self._release()
+
+    async def _send_refusal(self, scope: Scope, send: Send) -> None:
+        """Tell why the stream ends.
+
+        Raises:
+            StreamBroken: the caller does not read, or would take this for the result; the connection is to be cut.
+        """
+        assert self._refusal is not None
+        state, code = scope["state"], self._refusal.code
+        state.setdefault("facts", {})["error_type"] = code
+        event = sse.encode(orjson.dumps(self._refusal.body() | {"request_id": state["request_id"]}), name="error")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+                if not self._ends_with_result:
+                    return await _finish(send)
+                await asyncio.sleep(LINGER_SECONDS)
+        raise StreamBroken(f"its caller may not read on: {code}")
+
+
+async def _finish(send: Send) -> None:
+    await asyncio.sleep(LINGER_SECONDS)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

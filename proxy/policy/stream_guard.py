@@ -1,0 +1,92 @@
+"""Open event streams end with the credential that they were opened with.
+
+A stream is open for minutes, and asks nobody while it is. So this process looks at the credentials of all open streams
+whenever the directory has changed, and at their expiry every second: one task for all streams, and an entry each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Protocol
+
+from proxy.auth.callers import Caller, check_not_revoked
+from proxy.clock import Clock
+from proxy.errors import ProxyError, SessionExpired, StoreUnavailable, Unauthenticated
+from proxy.policy.directory import Directory, Snapshot
+from proxy.telemetry import Metrics
+
+SWEEP_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Stream(Protocol):
+    """A stream that can be ended from outside."""
+
+    def refuse(self, error: ProxyError) -> None: ...
+
+
+class StreamGuard:
+    """Watches the credentials of the open streams of this process.
+
+    While the database does not answer, streams stay open: nothing can be revoked there either. Their expiry counts.
+    """
+
+    def __init__(self, directory: Directory, clock: Clock, metrics: Metrics) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._metrics = metrics
+        self._open: dict[Stream, Caller] = {}
+        self._sweeping: asyncio.Task[None] | None = None
+        directory.listen(self._check_all)
+
+    def watch(self, stream: Stream, caller: Caller) -> None:
+        """Refuse a stream once its caller's credential ends; at once, if that is the case already."""
+        self._open[stream] = caller
+        self._check(stream, caller, self._directory.latest)
+
+    def forget(self, stream: Stream) -> None:
+        self._open.pop(stream, None)
+
+    def start(self) -> None:
+        """Begin to look every second, until `close`."""
+        self._sweeping = asyncio.create_task(self._sweep_forever())
+
+    async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._sweep()
+            except Exception:
+                _log.exception("checking the credentials of open streams failed")
+
+    async def _sweep(self) -> None:
+        now = self._clock.now()
+        for stream, caller in list(self._open.items()):
+            if caller.session is not None and caller.session.expires_at <= now:
+                self._refuse(stream, SessionExpired("The session has expired; get a new one."))
+        if self._open:
+            # Calls keep the directory young; where there are only streams, this does.
+            with suppress(StoreUnavailable):
+                await self._directory.refresh()
+
+    def _check_all(self, snapshot: Snapshot) -> None:
+        for stream, caller in list(self._open.items()):
+            self._check(stream, caller, snapshot)
+
+    def _check(self, stream: Stream, caller: Caller, snapshot: Snapshot) -> None:
+        try:
+            check_not_revoked(caller, snapshot)
+        except Unauthenticated as error:
+            self._refuse(stream, error)
+
+    def _refuse(self, stream: Stream, error: Unauthenticated) -> None:
+        self.forget(stream)
+        self._metrics.refusals.labels(error.code).inc()
+        stream.refuse(error)
