@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,20 +43,19 @@ def logging_as(form: str) -> Iterator[Log]:
     (handler,) = root.handlers
     assert isinstance(handler, logging.StreamHandler)
 
-    # Past pytest's own handlers: what they keep has to be encodable, and half a surrogate is not.
     logger = logging.getLogger("proxy.test")
-    logger.propagate, logger.handlers[:] = False, [handler]
 
-    def log(message: str, *arguments: object, **more: Any) -> str:
+    def log(message: str, *arguments: object, exc_info: bool = False, extra: dict[str, Any] | None = None) -> str:
         output = io.StringIO()
         handler.setStream(output)
-        logger.info(message, *arguments, **more)
+        failure = sys.exc_info() if exc_info else None
+        # Straight to the handler: pytest's own would keep texts that cannot be encoded, such as half a surrogate.
+        handler.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, arguments, failure, extra=extra))
         return output.getvalue()
 
     try:
         yield log
     finally:
-        logger.propagate, logger.handlers[:] = True, []
         root.handlers[:] = before
         root.setLevel(level)
 
