@@ -80,7 +80,7 @@ http: http:// http:/// http:///127.0.0.1/ http:127.0.0.1 http:/127.0.0.1 https:/
 http://[]/ http://[:::1]/ http://127.0.0.1\\@example.com/ https://example.com\\@127.0.0.1/ http://127%2e0.0.1/
 http://%31%32%37.0.0.1/ http://loc%61lhost/ http://[fe80::1%25eth0]/ http://[fe80::1%eth0]/
 https://example.com%00.127.0.0.1/ http://1.2.3.4.5/ http://256.256.256.256/ http://4294967296/ http://09.1.1.1/
-http://example.0x/ http://exa$mple.com/ http://exa..mple.com/ http://[1.1.1.1]/ http://example.com:99999/
+http://example.0x/ http://exa$mple.com/ http://exa..mple.com/ http://[1.1.1.1]/ http://[v1.example.com]/ http://example.com:99999/
 http://example.com:x/ http://☃.example/ http://example.com／@10.0.0.1/ http://[2606:4700::1%25eth0]/
 """)
 
