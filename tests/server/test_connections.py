@@ -102,7 +102,7 @@ def test_a_caller_that_reads_slowly_gets_its_whole_answer(short: Listening) -> N
         received = 0
         while received < LARGE_BYTES and (chunk := wire.recv(1 << 20)):
             received += len(chunk)
-            time.sleep(0.005)
+            time.sleep(0.02)
         assert received >= LARGE_BYTES
 
 
