@@ -76,8 +76,9 @@ soak: .venv/.dev ## Ten minutes of hundreds of jobs and a restart: nothing is lo
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
 
 .PHONY: fuzz
-fuzz: .venv/.dev ## Ten minutes of broken input: the server stays whole (MINUTES=10)
-	@$(BIN)/python -m tests.fuzz.http --minutes $(or $(MINUTES),10)
+fuzz: .venv/.dev ## Ten minutes of broken HTTP and lying JSON: nothing breaks, nothing is taken (MINUTES=5 of each)
+	@$(BIN)/python -m tests.fuzz.http --minutes $(or $(MINUTES),5)
+	@$(BIN)/python -m tests.fuzz.json --minutes $(or $(MINUTES),5)
 
 ##@ Prepare
 

@@ -40,7 +40,7 @@ class Served(Program):
         command = [sys.executable, "-m", "proxy", "serve"]
         super().__init__(command, port, folder / "said.log", environ=self.environ)
         sessions = Sessions((Secret(SECRET),), SystemClock())
-        self._bearer = {"authorization": f"Bearer {sessions.mint('acme', 'alice', 86_400)[0]}"}
+        self.bearer = {"authorization": f"Bearer {sessions.mint('acme', 'alice', 86_400)[0]}"}
 
     def is_ready(self) -> bool:
         try:
@@ -61,7 +61,7 @@ class Served(Program):
     def slot(self, *, in_parts: bool = False) -> dict[str, str]:
         path = f"/fal/rest/storage/upload/initiate{'-multipart' if in_parts else ''}"
         wanted = {"content_type": "image/png"}
-        answer = httpx.post(f"{self.url}{path}", json=wanted, headers=self._bearer, trust_env=False)
+        answer = httpx.post(f"{self.url}{path}", json=wanted, headers=self.bearer, trust_env=False)
         place: dict[str, str] = answer.raise_for_status().json()
         return place
 
@@ -79,9 +79,9 @@ class Served(Program):
 
 
 @contextmanager
-def serving(sandbox: SandboxControl, folder: Path, **environ: str) -> Iterator[Served]:
+def serving(sandbox: SandboxControl, folder: Path, plans: dict[str, Any] = PLANS, **environ: str) -> Iterator[Served]:
     config = folder / "plans.yaml"
-    config.write_text(yaml.safe_dump(PLANS))
+    config.write_text(yaml.safe_dump(plans))
     known: dict[str, Any] = {
         **sandbox_environ(sandbox.url),
         "PROXY_SESSION_SECRETS": SECRET,
