@@ -35,6 +35,7 @@ from proxy.policy.plans import PlanFile
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter, flood_guard
 from proxy.policy.refusals import RefusalBudget
+from proxy.policy.retries import RetryAllowance
 from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
@@ -189,6 +190,7 @@ def _assembled(
         files=files,
         metrics=metrics,
         flood_guard=flood_guard(),
+        retries=RetryAllowance(clock),
     )
 
 

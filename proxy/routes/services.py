@@ -22,6 +22,7 @@ from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
+from proxy.policy.retries import RetryAllowance
 from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
 from proxy.routes.once import Once
@@ -59,4 +60,5 @@ class Services:
     upstream: Upstream
     files: FileUrls
     metrics: Metrics
+    retries: RetryAllowance
     flood_guard: Limiter

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.jobs.reconcile import QUIET_SECONDS
+from proxy.policy.retries import FREE_FILES
 from proxy.routes.uploads.relay import LIFE_SECONDS
 from proxy.stores.counters import MemoryCounters
 from tests.support.limited import eventually, look_after, png, refusal
@@ -129,6 +130,35 @@ def test_a_caller_hangs_up_in_the_middle(uploads: Uploads, tail: str) -> None:
     uploads.until_idle()
     assert uploads.booked() == before
     assert uploads.http.put(slot.upload_url + tail, content=FILE, headers=PNG).status_code == 200
+
+
+@pytest.mark.parametrize("tail", ["", "/1"])
+def test_what_a_caller_breaks_off_again_and_again_is_booked(uploads: Uploads, tail: str) -> None:
+    slot, half = uploads.slot(in_parts=bool(tail)), MOST // 2
+    before = uploads.booked()
+    for attempt in range(2 * FREE_FILES + 3):
+        uploads.sandbox.forget()
+        with begun(uploads, slot.upload_url + tail, FILE[:half]):
+            pass
+        uploads.until_idle()
+        paid = max(0, attempt + 1 - 2 * FREE_FILES) * half
+        assert uploads.booked().used == before.used + paid
+    # Another user has an allowance of its own, and fal's failures are not the caller's.
+    before, other = uploads.booked(), uploads.slot("ben", in_parts=bool(tail))
+    with begun(uploads, other.upload_url + tail, FILE[:half]):
+        pass
+    uploads.until_idle()
+    uploads.sandbox.fault("cut", bytes=half, on=FILES, times=1)
+    assert uploads.http.put(slot.upload_url + tail, content=FILE, headers=PNG).status_code == 502
+    assert uploads.booked() == before
+    assert uploads.http.put(slot.upload_url + tail, content=FILE, headers=PNG).status_code == 200
+
+
+def test_a_part_that_is_sent_again_counts_again(uploads: Uploads) -> None:
+    slot, before = uploads.slot(in_parts=True), uploads.booked()
+    for times in range(1, 4):
+        assert slot.part(1, png(1000)).status_code == 200
+        assert uploads.booked().used == before.used + 1000 * times
 
 
 def test_a_caller_hangs_up_while_fal_thinks(uploads: Uploads) -> None:

@@ -18,7 +18,7 @@ from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.incoming import exactly, peeked
 from proxy.stores.base import Job
-from proxy.upstream.relay import until_gone
+from proxy.upstream.relay import CallerGone, until_gone
 
 #: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.
 LIFE_SECONDS = 120.0
@@ -69,8 +69,9 @@ async def relay(
 ) -> T:
     """Let `send` take the content to fal, and book its bytes if it says that fal has them.
 
-    Bytes that fal does not have are not counted, and can be sent again. `confirm` is asked before the last piece goes
-    out, or before the end if it is not known which piece is the last, and may still break off.
+    Bytes that fal does not have can be sent again; where the caller broke off, they are free only so often
+    (`RetryAllowance`). `confirm` is asked before the last piece goes out, or before the end if it is not known which
+    piece is the last, and may still break off.
 
     Raises:
         QuotaExceeded: so many are not left.
@@ -80,15 +81,25 @@ async def relay(
     job = _job(services, transfer)
     await services.bookkeeper.reserve(job)
     used = None
+    flow = _Flow(services, job, exactly(content, transfer.size, transfer.least), transfer.size, confirm)
     try:
-        flow = _Flow(services, job, exactly(content, transfer.size, transfer.least), transfer.size, confirm)
         result = await until_gone(flow.after(request), send(flow.pieces()))
         if flow.handed < (transfer.size if transfer.least is None else transfer.least):
             raise BadUpstream("fal's file store answered before it had the file.", scope="upstream")
         used = {UPLOAD_BYTES: flow.handed * MILLION}
+    except (CallerGone, BadRequest):
+        used = _lost(services, transfer, min(flow.handed, transfer.size))
+        raise
     finally:
         await asyncio.shield(services.bookkeeper.settle(job.id, used))
     return result
+
+
+def _lost(services: Services, transfer: Transfer, size: int) -> dict[str, int] | None:
+    """What is booked of an upload that its caller broke off."""
+    largest = transfer.terms.plan.uploads.max_bytes
+    paid = services.retries.charge(transfer.tenant, transfer.subject, size, largest)
+    return {UPLOAD_BYTES: paid * MILLION} if paid else None
 
 
 def _job(services: Services, transfer: Transfer) -> Job:

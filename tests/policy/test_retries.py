@@ -1,0 +1,24 @@
+"""What uploads that break off may cost."""
+
+from __future__ import annotations
+
+from proxy.policy.retries import FREE_FILES, HOUR, MOST_REMEMBERED, RetryAllowance
+from tests.support.clock import MovableClock
+
+
+def test_so_many_bytes_are_free_for_each_user_and_hour() -> None:
+    clock = MovableClock()
+    allowance = RetryAllowance(clock)
+    assert [allowance.charge("acme", "ann", 100, 100) for _ in range(FREE_FILES)] == [0] * FREE_FILES
+    assert allowance.charge("acme", "ann", 70, 100) == 70
+    assert allowance.charge("acme", "ben", FREE_FILES * 100 + 1, 100) == 1
+    assert allowance.charge("globex", "ann", 100, 100) == 0
+    clock.advance(HOUR)
+    assert allowance.charge("acme", "ann", 100, 100) == 0
+
+
+def test_it_is_bounded_however_many_users_lose_something() -> None:
+    allowance = RetryAllowance(MovableClock())
+    for number in range(2 * MOST_REMEMBERED):
+        allowance.charge("acme", f"user {number}", 1, 100)
+    assert len(allowance._lost) == MOST_REMEMBERED
