@@ -188,6 +188,7 @@ def _assembled(
         once=Once(stores.idempotency, stores.ledger, clock),
         upstream=upstream,
         files=files,
+        body_memory=BodyMemory(settings.server.max_body_memory),
         metrics=metrics,
         flood_guard=flood_guard(),
         retries=RetryAllowance(clock),
@@ -234,7 +235,7 @@ def _operations(services: Services) -> Application:
 def _middleware(services: Services, *, is_public: bool = True) -> list[Middleware]:
     """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
     server, metrics, drain = services.settings.server, services.metrics, services.drain
-    memory = BodyMemory(server.max_body_memory)
+    memory = services.body_memory if is_public else BodyMemory(server.max_body_memory)
     budget = RefusalBudget(
         server.refusals_per_address, services.clock, services.authenticator.recognize, metrics.unheard.inc
     )

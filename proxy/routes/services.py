@@ -12,6 +12,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
 from proxy.files import FileUrls
+from proxy.http.body_memory import BodyMemory
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
@@ -59,6 +60,7 @@ class Services:
     known_polls: KnownPolls
     upstream: Upstream
     files: FileUrls
+    body_memory: BodyMemory
     metrics: Metrics
     retries: RetryAllowance
     flood_guard: Limiter

@@ -179,6 +179,7 @@ class Upload:
     """One file on its way to fal. `id` and `upstream_url` open it for whoever knows them, so neither is shown.
 
     Attributes:
+        upstream_url: fal's signed URL; sealed while it is kept.
         size: of the whole file, once fal has it; None before that.
         in_parts: whether it comes in parts that are joined at the end, or at once.
         session_id, issued_at: of the session that asked for it, which may be revoked; of a tenant key, its id alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Callable
@@ -140,7 +141,8 @@ def test_dev_prints_a_page_a_session_and_a_line_that_works_when_pasted(tmp_path:
 @pytest.mark.parametrize(("command", "tenant"), [("serve", "default"), ("dev", "demo")])
 def test_no_command_logs_a_secret(tmp_path: Path, command: str, tenant: str) -> None:
     """Names of users are logged; here each is called like a secret of the settings."""
-    database = f"sqlite:///{tmp_path / 'a-database-with-a-name.db'}"
+    path = tmp_path / "a-database-with-a-name.db"
+    database = f"sqlite:///{path}"
     environ = {
         **SERVABLE,
         "PROXY_ADMIN_TOKEN": "an-admin-token-of-the-tests-with-32-bytes",
@@ -155,6 +157,7 @@ def test_no_command_logs_a_secret(tmp_path: Path, command: str, tenant: str) -> 
         # The line is written after the answer.
         eventually(lambda: server.stderr.count("****") >= len(environ), "no line")
         assert not [secret for secret in environ.values() if secret in server.stderr]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         server.stop(signal.SIGTERM)
 
 

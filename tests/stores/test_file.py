@@ -4,11 +4,16 @@ length."""
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import bindparam, insert, select, update
 
@@ -16,6 +21,7 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.base import Granted, Reserve
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor
+from proxy.stores.sql.engine import keep_private
 from proxy.stores.sql.file import LONGEST_LOG, TIDY_AFTER
 from proxy.stores.sql.schema import tenant_keys
 from tests.stores.conftest import OpenStores
@@ -146,3 +152,66 @@ async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Da
         await asyncio.sleep(0)
         longest = max(longest, pages(database))
     assert longest < 2 * LONGEST_LOG
+
+
+# The mode of the file
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o277], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def modes(path: Path) -> dict[str, int]:
+    """Of the file and of its log."""
+    return {
+        one.name.removeprefix(path.name): stat.S_IMODE(one.stat().st_mode) for one in path.parent.glob(f"{path.name}*")
+    }
+
+
+PRIVATE = {"": 0o600, "-wal": 0o600, "-shm": 0o600}
+
+
+async def test_a_new_file_is_its_owners(umask: None, tmp_path: Path, open_stores: OpenStores) -> None:
+    path = tmp_path / "proxy.db"
+    stores = open_stores(f"sqlite:///{path}")
+    await stores.migrate()
+    await stores.ledger.commit([Reserve(job())])
+    assert modes(path) == PRIVATE
+
+
+async def test_a_file_of_the_version_before_becomes_so(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    url = sqlite_databases.migrated()
+    path = path_of(url)
+    holder = sqlite3.connect(path)
+    holder.execute("SELECT * FROM tenants").fetchall()
+    for one in path.parent.glob(f"{path.name}*"):
+        one.chmod(0o644)
+    assert set(modes(path)) == set(PRIVATE)
+    stores = open_stores(url)
+    await stores.ping()
+    assert modes(path) == PRIVATE
+    holder.close()
+
+
+async def test_a_link_leads_to_a_file_that_is_its_owners(tmp_path: Path, open_stores: OpenStores) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "proxy.db")
+    await open_stores(f"sqlite:///{tmp_path / 'link.db'}").migrate()
+    assert modes(tmp_path / "proxy.db")[""] == 0o600
+
+
+async def test_the_locks_of_a_file_survive_another_connection(tmp_path: Path, open_stores: OpenStores) -> None:
+    """POSIX takes all locks of a process on a file away when it closes the file once."""
+    path = tmp_path / "proxy.db"
+    await open_stores(f"sqlite:///{path}").migrate()
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    keep_private(str(path))
+    look = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
+    done = await anyio.run_process([sys.executable, "-c", look], check=False)
+    assert b"database is locked" in done.stderr
+    holder.close()

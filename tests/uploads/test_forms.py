@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -124,6 +125,21 @@ def test_the_largest_file_of_the_plan(uploads: Uploads, alice: httpx.Client, siz
         assert uploads.booked() == before
         return
     assert (answer.status_code, answer.json()["size"]) == (201, MOST)
+
+
+def test_files_that_are_held_have_their_share_of_memory(sandbox: SandboxControl, tmp_path: Path) -> None:
+    environ = {"PROXY_MAX_BODY_MEMORY": str(4 * MIB)}
+    plans = {"acme": plan(uploads={"max_bytes": MOST})}
+    with limited_proxy(sandbox, tmp_path, plans, environ=environ) as stack:
+        proxy = Uploads(stack, tmp_path)
+        with proxy.person() as alice:
+            # An address has a quarter, and what was held is free again after each.
+            for size, status in ((MIB // 2, 201), (3 * MIB, 503), (MIB // 2, 201), (6 * MIB, 201)):
+                answer = post(alice, b"--b\r\n" + HEAD + png(size) + b"\r\n--b--")
+                assert answer.status_code == status, answer.text
+                assert status == 201 or answer.json()["error_type"] == "overloaded"
+        assert proxy.booked().reserved == 0
+        proxy.http.close()
 
 
 #: How a field names its file, and what is left of the name.

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from proxy.sandbox.app import create_sandbox
@@ -63,3 +64,27 @@ def test_fifty_at_once(proxy: Served) -> None:
     assert grown <= 64 * MIB, f"{grown / MIB:.1f} MiB"
     records = [one for one in proxy.sandbox.requests() if one["host"] == "cdn"]
     assert {record["body_sha256"] for record in records} == {digest(size)} and len(records) == 50
+
+
+def test_a_large_file_in_a_form(proxy: Served) -> None:
+    size, blocks = 256 * MIB, 256
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
+    end = b"\r\n--b--"
+
+    def form() -> Iterator[bytes]:
+        yield head + HEAD + bytes(MIB - len(HEAD))
+        for _ in range(blocks - 1):
+            yield bytes(MIB)
+        yield end
+
+    told = {"content-type": "multipart/form-data; boundary=b", "content-length": str(len(head) + size + len(end))}
+    proxy.sandbox.forget()
+    before = proxy.memory()
+    proxy.forget_peak()
+    url, headers = f"{proxy.url}/v1/uploads", {**proxy.bearer, **told}
+    answer = httpx.post(url, content=form(), headers=headers, timeout=120, trust_env=False)
+    assert (answer.status_code, answer.json().get("size")) == (201, size)
+    grown = proxy.memory(peak=True) - before
+    assert grown <= 16 * MIB, f"{grown / MIB:.1f} MiB"
+    parts = [one["body_size"] for one in proxy.sandbox.requests() if one["host"] == "cdn" and one["method"] == "PUT"]
+    assert sum(parts) == size

@@ -84,7 +84,7 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
     content_type = allowed_type(file.content_type, uploads)
     file = replace(file, content=await checked(file.content, content_type))
     if file.least < min(file.size, LEAST_PART_BYTES):
-        file = await hold(file)
+        file = await hold(file, request, services.body_memory)
     check_size(file.least, uploads.max_bytes)
     is_measured = file.least == file.size
 

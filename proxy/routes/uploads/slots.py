@@ -1,13 +1,15 @@
 """Slots: what a client asks for and then sends its file to, at once or in parts.
 
 Clients send the file without any credential, as they would to fal's signed URL; so the slot's id is the credential. It
-is kept only as a hash, and never logged.
+is kept only as a hash, and never logged; fal's signed URL is kept sealed by it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -24,6 +26,7 @@ from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
 from proxy.routes.uploads.places import ask_for_place
+from proxy.routes.uploads.sealing import seal, unseal
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
 from proxy.upstream.files import Place
@@ -32,6 +35,7 @@ PREFIX = "/uploads/"
 SLOT_SECONDS = 900.0
 #: Many parts take longer.
 PARTS_SECONDS = 3600.0
+_log = logging.getLogger(__name__)
 
 
 class Initiate(BaseModel):
@@ -73,7 +77,7 @@ async def open_slot(services: Services, caller: Caller, place: Place, content_ty
             subject=caller.subject,
             content_type=content_type,
             file_url=place.file_url,
-            upstream_url=place.upload_url,
+            upstream_url=seal(place.upload_url, slot),
             max_bytes=caller.plan.uploads.max_bytes,
             expires_at=expires_at,
             plan=caller.plan_name,
@@ -86,7 +90,7 @@ async def open_slot(services: Services, caller: Caller, place: Place, content_ty
 
 
 async def find(services: Services, slot: str) -> tuple[Upload, Terms]:
-    """The upload behind a slot, and the terms that bind its owner.
+    """The upload behind a slot, with its signed URL, and the terms that bind its owner.
 
     Raises:
         NotFound: there is none, or its time is over.
@@ -98,7 +102,12 @@ async def find(services: Services, slot: str) -> tuple[Upload, Terms]:
         raise no_such_upload()
     if upload.expires_at <= services.clock.now():
         raise no_such_upload()
-    return upload, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
+    try:
+        opened = replace(upload, upstream_url=unseal(upload.upstream_url, slot))
+    except ValueError:
+        _log.error("an upload's URL in the database is damaged")
+        raise no_such_upload() from None
+    return opened, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
 
 
 def routes(services: Services) -> list[Route]:

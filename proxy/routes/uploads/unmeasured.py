@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
+from starlette.requests import Request
+
+from proxy.http.body_memory import BodyMemory
 from proxy.routes.uploads.forms import FormFile
 from proxy.routes.uploads.incoming import check_size
 from proxy.upstream import files
@@ -20,9 +23,16 @@ LEAST_PART_BYTES = 5 * 1024 * 1024
 PART_BYTES = 10 * 1024 * 1024
 
 
-async def hold(file: FormFile) -> FormFile:
-    """The file with its size, once all of it is there."""
-    pieces = [piece async for piece in file.content]
+async def hold(file: FormFile, request: Request, memory: BodyMemory) -> FormFile:
+    """The file with its size, once all of it is there.
+
+    Raises:
+        Overloaded: the bodies that this process holds leave no room for it.
+    """
+    pieces = []
+    async for piece in file.content:
+        memory.hold(request.scope, len(piece))
+        pieces.append(piece)
     size = sum(map(len, pieces))
     return replace(file, size=size, least=size, content=_each(pieces))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 import sqlite3
 from functools import partial
 from typing import Any
@@ -22,10 +25,13 @@ _JSON: dict[str, Any] = {
 }
 #: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
 _SQLITE_PRAGMAS = "PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=32000;"
+#: The mode of a SQLite file, and what it must not have: it holds whose jobs are whose.
+_PRIVATE, _OTHERS = 0o600, 0o077
 #: How long the write lock of a SQLite file is waited for, and a connection to a server that is not there yet.
 LOCK_SECONDS = 5.0
 #: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
+_log = logging.getLogger(__name__)
 
 
 def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> AsyncEngine:
@@ -96,9 +102,40 @@ async def _open_sqlite(database: str, lock_seconds: float, **options: Any) -> ai
 def connected_to_sqlite(path: str, lock_seconds: float, **options: Any) -> sqlite3.Connection:
     """A connection for one thread, which begins its transactions itself, in a mode that cannot deadlock: see
     `_begin_sqlite`. The file's own setting, the write-ahead log, is made by those of `create_engine`."""
+    keep_private(path)
     connection: sqlite3.Connection = sqlite3.connect(path, isolation_level=None, timeout=lock_seconds, **options)
     connection.executescript(_SQLITE_PRAGMAS)
     return connection
+
+
+def keep_private(path: str) -> None:
+    """Make a SQLite file that only its owner reads and writes, or make one so that is there.
+
+    SQLite itself would go by the umask, and gives the files of its log, `-wal` and `-shm`, the mode of this one. One
+    that is there is not opened: closing it would take away the locks that connections of this process have on it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = os.path.realpath(path)
+    try:
+        made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE)
+    except FileExistsError:
+        for name in (path, f"{path}-wal", f"{path}-shm"):
+            _restrict(name)
+    else:
+        # The umask may have taken more away.
+        os.fchmod(made, _PRIVATE)
+        os.close(made)
+
+
+def _restrict(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_mode & _OTHERS:
+            try:
+                os.chmod(path, _PRIVATE)
+            except PermissionError:
+                _log.warning("others can read the database, and its mode cannot be changed: it has another owner")
 
 
 async def _write_ahead(connection: aiosqlite.Connection, lock_seconds: float) -> None:
