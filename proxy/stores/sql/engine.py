@@ -47,9 +47,11 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
         )
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
+    where = libpq.parse(database_url)
+    timeouts = {"timeout": where.connect_timeout or _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS}
     return create_async_engine(
         "postgresql+asyncpg://",
-        connect_args={"async_creator_fn": partial(_open_postgres, libpq.parse(database_url))},
+        connect_args={"async_creator_fn": partial(_open_postgres, where.url), **timeouts},
         pool_size=10,
         max_overflow=10,
         pool_timeout=lock_seconds,
@@ -59,14 +61,12 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
     )
 
 
-async def _open_postgres(where: libpq.ConnectionUrl) -> Any:
+async def _open_postgres(url: str, **options: Any) -> Any:
     """Connect by the driver's own reading of the URL: SQLAlchemy would pass libpq's parameters on as they are."""
     # Imported here: a proxy on SQLite does without the driver.
     import asyncpg  # type: ignore[import-untyped]
 
-    return await asyncpg.connect(
-        where.url, timeout=where.connect_timeout or _CONNECT_SECONDS, command_timeout=_ANSWER_SECONDS
-    )
+    return await asyncpg.connect(url, **options)
 
 
 class _SqliteConnection(aiosqlite.Connection):
