@@ -25,7 +25,7 @@ from proxy.routes.bodies import read_form
 from proxy.routes.call import Call
 from proxy.routes.events import counted, stream_of
 from proxy.routes.forward import Way, count_repeatable, note
-from proxy.routes.journal import as_job, journal, parse_mark, preceded
+from proxy.routes.journal import END, as_job, journal, parse_mark, preceded
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
@@ -81,10 +81,10 @@ def routes(services: Services) -> list[Route]:
         return await _about_one(services, request, Kind.CANCEL)
 
     async def events(request: Request) -> Response:
-        given = known_query(request, "last_event_id").get("last_event_id")
-        # The header is newer: a browser that comes back sends it to the address that it was given.
-        after = parse_mark(request.headers.get("last-event-id") or given)
+        after = parse_mark(_last_event_id(request))
         caller, job = await _own(services, request)
+        if after == END:
+            return await _end_of_events(services, request, caller)
         if request.method == "HEAD":
             return await _head_of_events(services, request, caller)
         return await counted(services, caller, lambda: _watched(services, request, caller, job, after))
@@ -163,6 +163,23 @@ async def _watched(services: Services, request: Request, caller: Caller, job: Jo
     )
     stream.headers.update(admission.allowance.headers())
     return stream
+
+
+def _last_event_id(request: Request) -> str | None:
+    """The id after which a stream is resumed, the newest that is given.
+
+    A browser that reconnects sends the header to the URL that it was opened with. Replacements of `EventSource` that
+    cannot send the header add `lastEventId` to that URL.
+    """
+    given = known_query(request, "last_event_id", "lastEventId")
+    return request.headers.get("last-event-id") or given.get("lastEventId") or given.get("last_event_id")
+
+
+async def _end_of_events(services: Services, request: Request, caller: Caller) -> Response:
+    """Nothing follows the last event: 204 makes an `EventSource` stop (WHATWG HTML, section 9.2.3)."""
+    note(request, caller)
+    allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+    return Response(status_code=204, headers=allowance.headers())
 
 
 async def _head_of_events(services: Services, request: Request, caller: Caller) -> Response:

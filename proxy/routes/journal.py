@@ -37,7 +37,7 @@ Fetch = Callable[[], Awaitable[Whole]]
 
 
 def parse_mark(text: str | None) -> str | None:
-    """The mark that a stream is to be resumed after; None for its beginning.
+    """The mark that a stream is to be resumed after; None for its beginning, `END` if there is nothing more.
 
     Raises:
         BadRequest: it is none of ours.
@@ -62,23 +62,21 @@ async def journal(
 
     Args:
         fetch: gives the job's result.
+        after: the mark of an update; None for the latest.
         request_id: of the request that is answered, for errors of the proxy's own.
     """
     yield sse.retry(RETRY_SECONDS)
     try:
-        # Whoever claims the last event before there is one begins anew.
-        if after != END or not (watch.latest and watch.latest.is_last):
-            after = None if after == END else after
-            async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
-                async for news in updates:
-                    if news is not None:
-                        update, first_line = news
-                        yield sse.encode(update.encoded(first_line, as_job), name="status", id_=update.mark)
-                    elif drain.started.is_set():
-                        yield sse.retry(RETRY_SECONDS)
-                        return
-                    else:
-                        yield sse.PING
+        async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
+            async for news in updates:
+                if news is not None:
+                    update, first_line = news
+                    yield sse.encode(update.encoded(first_line, as_job), name="status", id_=update.mark)
+                elif drain.started.is_set():
+                    yield sse.retry(RETRY_SECONDS)
+                    return
+                else:
+                    yield sse.PING
     except JobUnknown:
         # What fal says of it now is its result.
         pass

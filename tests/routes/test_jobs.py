@@ -121,8 +121,9 @@ def test_resumed_at_every_event_also_by_a_proxy_that_was_restarted(sandbox: Sand
             assert told(client, id_, event["id"])[-1] == whole[-1]
             if event["id"].startswith("COMPLETED"):
                 assert told(client, id_, event["id"]) == whole[place + 1 :]
-        by_query = client.get(f"{JOBS}/{id_}/events", params={"last_event_id": "END"}).text
-        assert "event: result" in by_query and "event: status" not in by_query
+        for key in ("last_event_id", "lastEventId"):
+            by_query = client.get(f"{JOBS}/{id_}/events", params={key: whole[-2]["id"]}).text
+            assert "event: result" in by_query and "event: status" not in by_query
         held, middle = created(client), ""
         with watching(client, held) as stream:
             next(stream)
@@ -135,7 +136,7 @@ def test_resumed_at_every_event_also_by_a_proxy_that_was_restarted(sandbox: Sand
             rest = list(stream)
         assert [event["event"] for event in rest[-2:]] == ["status", "result"]
         assert sum(event["data"].count('"message"') for event in rest) == 4 - lines, "each line once, over both"
-        assert told(client, id_, "END") == whole[-1:], "the end is told again"
+        assert client.get(f"{JOBS}/{id_}/events", headers={"last-event-id": "END"}).status_code == 204
 
 
 @pytest.mark.parametrize("first", ["hosts", "native"])
@@ -181,6 +182,7 @@ def test_an_idempotency_key_holds_on_both_surfaces(stack: Stack, first: str) -> 
         ("GET", "/{id}/result?x=1", None, 400, "bad_request", "x"),
         ("DELETE", "/{id}?x=1", None, 400, "bad_request", "x"),
         ("GET", "/{id}/events?last_event_id=7", None, 400, "bad_request", "Last-Event-ID"),
+        ("GET", "/{id}/events?lastEventId=7", None, 400, "bad_request", "Last-Event-ID"),
         ("GET", "/{id}/events?after=END", None, 400, "bad_request", "after"),
         ("GET", "/not%20an%20id", None, 400, "bad_target", "request id"),
         ("PUT", "/{id}", None, 405, "method_not_allowed", ""),
@@ -195,6 +197,29 @@ def test_what_is_refused(stack: Stack, method: str, path: str, json: Any, status
             assert answer.status_code == status, answer.text
             assert answer.json()["error_type"].startswith(code) and words in answer.text
         assert len(stack.sandbox.requests()) == before, "nothing was asked of fal"
+
+
+@pytest.mark.parametrize("way", ["header", "last_event_id", "lastEventId"])
+def test_nothing_follows_the_last_event(stack: Stack, way: str) -> None:
+    """204 makes an EventSource stop; without it, one that is not closed gets the result again every second."""
+    given = {"headers": {"last-event-id": "END"}} if way == "header" else {"params": {way: "END"}}
+    with stack.client() as client, stack.client(stack.token("bob")) as bob:
+        id_ = created(client, "What is it?")
+        told(client, id_)
+        stack.sandbox.forget()
+        for method in ("GET", "HEAD"):
+            answer = client.request(method, f"{JOBS}/{id_}/events", **given)  # type: ignore[arg-type]
+            assert (answer.status_code, answer.content) == (204, b"") and "content-type" not in answer.headers
+        assert stack.sandbox.requests() == []
+        refusal(bob.get(f"{JOBS}/{id_}/events", **given), 404, "not_found")  # type: ignore[arg-type]
+
+
+def test_the_newest_last_event_id_counts(stack: Stack) -> None:
+    with stack.client() as client:
+        id_ = created(client)
+        url = f"{JOBS}/{id_}/events?last_event_id=IN_QUEUE.1.0"
+        assert client.get(url, headers={"last-event-id": "END"}).status_code == 204
+        assert client.get(f"{url}&lastEventId=END").status_code == 204
 
 
 def test_a_last_event_id_that_is_none_is_refused(stack: Stack) -> None:
