@@ -227,7 +227,7 @@ class Draining(Unavailable):
 def respond(error: ProxyError, request_id: str) -> Response:
     """The one way from a failure to an answer: always the same JSON shape, with the headers that mirror it."""
     body = error.body() | {"request_id": request_id}
-    headers = {**error.headers, "x-fal-error-type": error.code, "cache-control": "no-store"}
+    headers = {**error.headers, "x-fal-error-type": error.code}
     if error.scope is not None:
         body["scope"] = error.scope
     if error.retry_after is not None:

@@ -27,7 +27,7 @@ from proxy.errors import (
     respond,
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
-from proxy.http.scope import SHOWN, STATUS, header_of
+from proxy.http.scope import NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
 from proxy.numbers import parse_whole
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
 from proxy.policy.refusals import COUNTED, RefusalBudget
@@ -63,7 +63,7 @@ class RequestContext:
         request_id = _well_formed(header_of(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii"))]
+        shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii")), NO_STORE, NOSNIFF]
         started = time.perf_counter()
 
         async def send_with_more(message: Message) -> None:

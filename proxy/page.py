@@ -7,6 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from proxy.http.scope import set_cache_control
 
 _FOLDER = Path(__file__).parent / "web" / "static"
 _HEADERS = {
@@ -15,9 +18,7 @@ _HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
 }
 
 
@@ -27,7 +28,8 @@ class Page(StaticFiles):
     def __init__(self) -> None:
         super().__init__(directory=_FOLDER, html=True)
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        set_cache_control(scope, b"no-cache")
         response.headers.update(_HEADERS)
         return response

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import BodyTooLarge, ProxyError
+from proxy.http.scope import set_cache_control
 from proxy.upstream import sse
 from proxy.upstream.headers import EVENT_STREAM
 from proxy.upstream.relay import CallerGone, StreamBroken, until_gone
@@ -21,11 +22,11 @@ LINGER_SECONDS = 0.05
 COME_BACK_SECONDS = 1.0
 #: How long a caller that stopped reading has to take the event that ends its stream.
 REFUSAL_SECONDS = 1.0
+#: A proxy that compressed a stream would hold its events back.
+STREAM_CACHING = b"no-store, no-transform"
 STREAM_HEADERS = {
     "content-type": f"{EVENT_STREAM}; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
-    "x-content-type-options": "nosniff",
 }
 
 
@@ -69,6 +70,7 @@ class EventStream(Response):
                 self._pumping.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        set_cache_control(scope, STREAM_CACHING)
         try:
             async with aclosing(self._events):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -102,7 +102,7 @@ def routes(services: Services) -> list[Route]:
         form = await read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, services.clock.now())
         await services.directory.add_key(record)
-        return JSONResponse({**_shown(record), "key": text}, 201, {"cache-control": "no-store"})
+        return JSONResponse({**_shown(record), "key": text}, 201)
 
     async def revoke_key(request: Request) -> Response:
         key_id = request.path_params["key"]

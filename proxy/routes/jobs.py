@@ -16,7 +16,8 @@ from starlette.routing import Route
 from proxy import targets
 from proxy.auth.callers import Caller
 from proxy.errors import BadRequest, BadTarget
-from proxy.http.event_stream import STREAM_HEADERS, EventStream
+from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS, EventStream
+from proxy.http.scope import add_vary, set_cache_control
 from proxy.jobs.updates import Log, Update
 from proxy.numbers import parse_whole
 from proxy.policy.gate import Admission
@@ -50,6 +51,7 @@ class NewJob(BaseModel):
 
 def routes(services: Services) -> list[Route]:
     async def create(request: Request) -> Response:
+        add_vary(request.scope, b"Accept")
         caller = await services.authenticator.authenticate(request)
         allowance = await _count(services, request, caller)
         wanted = await read_form(request, NewJob, most=None)
@@ -186,6 +188,7 @@ async def _head_of_events(services: Services, request: Request, caller: Caller) 
     """The head that the stream would have, and done (RFC 9110, section 9.3.2): no stream is opened, here or at fal."""
     note(request, caller)
     allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+    set_cache_control(request.scope, STREAM_CACHING)
     answer = Response(headers={**STREAM_HEADERS, **allowance.headers()})
     del answer.headers["content-length"]
     return answer

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from proxy import __version__
 from proxy.errors import ProxyError, RateLimited, RequestTimeout
+from proxy.http.scope import set_cache_control
 from proxy.policy.plans import PlanFile
 from proxy.policy.ratelimit import DESCRIPTION_LIMIT
 from proxy.routes.admin import MintFor, NewKey, Revoke
@@ -33,7 +34,7 @@ PATH = "/openapi.json"
 FORMS: tuple[type[BaseModel], ...] = (NewJob, Mint, Guest, Complete, PlanFile, NewKey, MintFor, Revoke)
 _FOLDER = Path(__file__).with_suffix("")
 _PARTS = ("fal", "jobs", "uploads", "sessions", "admin", "operations")
-_HEADERS = {"cache-control": "public, max-age=3600"}
+_CACHING = b"public, max-age=3600"
 #: Written in C where PyYAML has it: the text is long.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -42,7 +43,8 @@ def routes(services: Services) -> list[Route]:
     @services.flood_guard.limit(DESCRIPTION_LIMIT)
     async def openapi(request: Request) -> Response:
         body = _document(services.settings.server.public_url)
-        return Response(body, headers=_HEADERS, media_type="application/json")
+        set_cache_control(request.scope, _CACHING)
+        return Response(body, media_type="application/json")
 
     return [Route(PATH, openapi, methods=["GET"])]
 

@@ -15,7 +15,7 @@ from proxy.upstream.headers import JSON
 if TYPE_CHECKING:
     from proxy.routes.services import Services
 
-_DOCUMENT = ((b"content-type", JSON.encode()), (b"x-content-type-options", b"nosniff"))
+_CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
 class Asked(NamedTuple):
@@ -35,7 +35,7 @@ class Told(Response):
         self.status_code = 200 if update.is_last else 202
         self.background = None
         self.raw_headers = [
-            *_DOCUMENT,
+            _CONTENT_TYPE,
             (b"x-fal-request-id", asked.target.request_id.encode()),
             (b"content-length", b"%d" % len(self.body)),
         ]

@@ -65,7 +65,7 @@ def routes(services: Services) -> list[Route]:
         await services.limiter.hit_guest(network_of(request), tenant.guests.per_address)
         plan = snapshot.plans[tenant.guest_plan]
         token, session = services.sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
-        answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201, _NO_STORE)
+        answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201)
         _set_cookie(answer, token, session, services)
         return answer
 
@@ -74,7 +74,7 @@ def routes(services: Services) -> list[Route]:
         caller = await services.authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("A tenant key does not belong into a browser; mint a session with it.")
-        answer = JSONResponse(_facts(caller, services), 201, _NO_STORE)
+        answer = JSONResponse(_facts(caller, services), 201)
         _set_cookie(answer, services.sessions.sign(caller.session), caller.session, services)
         return answer
 
@@ -85,7 +85,7 @@ def routes(services: Services) -> list[Route]:
         quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
         in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
         facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
-        return JSONResponse(facts, headers=_NO_STORE | allowance.headers())
+        return JSONResponse(facts, headers=allowance.headers())
 
     async def revoke(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
@@ -123,9 +123,6 @@ def routes(services: Services) -> list[Route]:
     ]
 
 
-_NO_STORE = {"cache-control": "no-store"}
-
-
 def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Response:
     """A fresh session for an end user. It can only narrow what the plan allows.
 
@@ -140,7 +137,7 @@ def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Respon
     ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
     token, session = services.sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
-    return JSONResponse(_minted(token, session, granted), 201, _NO_STORE)
+    return JSONResponse(_minted(token, session, granted), 201)
 
 
 def _guest_host(snapshot: Snapshot, origin: str, form: Guest) -> Tenant:

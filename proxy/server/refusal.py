@@ -13,7 +13,8 @@ def raw_response(error: ProxyError) -> bytes:
     request_id = f"server-{secrets.token_hex(8)}"
     answer = respond(error, request_id)
     answer.headers["x-request-id"] = request_id
-    answer.headers["connection"] = "close"
+    # Where the application answers, it adds these to every answer.
+    answer.headers.update({"connection": "close", "cache-control": "no-store", "x-content-type-options": "nosniff"})
     head = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
     head += [b"%s: %s" % pair for pair in answer.raw_headers]
     return b"\r\n".join(head) + b"\r\n\r\n" + bytes(answer.body)

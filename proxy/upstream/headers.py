@@ -80,7 +80,6 @@ def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     _check_values(headers)
     content_type = upstream.get("content-type", JSON)
     headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
-    headers["x-content-type-options"] = "nosniff"
     # The whole media type counts: of `application/json, text/html` browsers take the last.
     if content_type.partition(";")[0].strip() not in (JSON, EVENT_STREAM):
         # A page that fal's answer might contain must not run on the proxy's own origin.

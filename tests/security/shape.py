@@ -22,6 +22,7 @@ def assert_refusal(answer: Answer, status: int, code: str, *, has_body: bool = T
     assert (answer.status, answer.all("x-fal-error-type")) == (status, [code]), answer
     assert answer.all("content-type") == ["application/json"]
     assert answer.all("cache-control") == ["no-store"]
+    assert answer.all("x-content-type-options") == ["nosniff"]
     if not has_body:
         assert answer.body == b""
         return

@@ -101,6 +101,7 @@ PASSED_BACK = {
         "retry-after",
     )
 }
+PRIVATE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 #: Our own word on CORS to a page that is not allowed: it may not read the answer, as no origin is named.
 TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
@@ -190,7 +191,7 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
     (initiate,) = stack.sandbox.requests()
     assert sorted(map(tuple, initiate["headers"])) == sorted([*always(stack), *believed(), *SENT_TO_INITIATE])
     # The answer is our own document: nothing of fal's headers is on it at all.
-    assert came_back(answer) == {"content-type": JSON, **TO_A_FOREIGN_PAGE}
+    assert came_back(answer) == {"content-type": JSON, **TO_A_FOREIGN_PAGE, **PRIVATE}
     stack.sandbox.forget()
     slot = urlsplit(answer.json()["upload_url"])
     assert f"{slot.scheme}://{slot.netloc}" == stack.url and not slot.query
@@ -265,11 +266,11 @@ def came_back(answer: Answer) -> dict[str, str]:
 
 
 def expected_back(answer: Answer, content_type: str, passed: dict[str, str] = PASSED_BACK) -> dict[str, str]:
-    expected = {**passed, **TO_A_FOREIGN_PAGE, "content-type": content_type, "x-content-type-options": "nosniff"}
+    expected = {**passed, **TO_A_FOREIGN_PAGE, "content-type": content_type, **PRIVATE}
     (expected["x-fal-request-id"],) = answer.all("x-fal-request-id")
     assert expected["x-fal-request-id"]
     if content_type == EVENTS:
-        expected |= {"content-type": f"{EVENTS}; charset=utf-8", "cache-control": "no-cache, no-transform"}
+        expected |= {"content-type": f"{EVENTS}; charset=utf-8", "cache-control": "no-store, no-transform"}
         expected["x-accel-buffering"] = "no"
     return expected
 

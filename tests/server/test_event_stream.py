@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from proxy.errors import SessionRevoked
 from proxy.http.event_stream import REFUSAL_SECONDS, EventStream
+from proxy.http.scope import NO_STORE, SHOWN
 from proxy.upstream.relay import StreamBroken
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,7 @@ class Events:
 
 
 async def serve(stream: EventStream, connection: Connection) -> None:
-    scope = {"type": "http", "state": {"request_id": "r-1"}}
+    scope = {"type": "http", "state": {"request_id": "r-1", SHOWN: [NO_STORE]}}
     await stream(scope, connection.receive, connection.send)
 
 

@@ -157,7 +157,7 @@ def test_the_headers_of_a_stream_keep_intermediaries_from_holding_it_back(stack:
         request_id = submitted(client)
         with client.stream("GET", f"{QUEUE}/requests/{request_id}/status/stream") as stream:
             assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
-            assert stream.headers["cache-control"] == "no-cache, no-transform"
+            assert stream.headers["cache-control"] == "no-store, no-transform"
             assert stream.headers["x-accel-buffering"] == "no"
             assert "content-length" not in stream.headers and "content-encoding" not in stream.headers
 

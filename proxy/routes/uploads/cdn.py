@@ -41,8 +41,7 @@ def token(services: Services, caller: Caller) -> Response:
             "base_url": f"{services.settings.server.public_url}{CDN_PATH}",
             # With an offset, not a Z: Python 3.10 cannot read that.
             "expires_at": datetime.fromtimestamp(int(expires_at), UTC).isoformat(),
-        },
-        headers={"cache-control": "no-store"},
+        }
     )
 
 
