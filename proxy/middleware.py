@@ -68,6 +68,9 @@ class RequestContext:
 
         async def send_with_more(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if HELD in state:
+                    # An answer may last for long, and has no use for the input.
+                    self._body_memory.release(scope)
                 state[STATUS] = message["status"]
                 message["headers"] = [*message["headers"], *shown]
                 if self._drain.started.is_set():

@@ -250,6 +250,12 @@ def test_a_public_url_over_which_browsers_keep_no_cookie_is_a_warning() -> None:
     assert not read({**GOOD, "PROXY_PUBLIC_URL": "http://localhost:8787"}).warnings
 
 
+def test_less_memory_for_bodies_than_one_address_needs_for_the_largest_is_a_warning() -> None:
+    (warning,) = read({**GOOD, "PROXY_MAX_BODY_BYTES": str(100 * 2**20)}).warnings
+    assert warning.startswith("PROXY_MAX_BODY_MEMORY: is less than four times")
+    assert not read({**GOOD, "PROXY_MAX_BODY_BYTES": str(64 * 2**20)}).warnings
+
+
 def test_warnings_are_named_beside_problems() -> None:
     with pytest.raises(SettingsError) as caught:
         read({"PROXY_HOST": "0.0.0.0", "FAL_KEY": KEY})

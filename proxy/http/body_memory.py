@@ -20,7 +20,7 @@ RETRY_SECONDS = 1.0
 
 
 class BodyMemory:
-    """Counts the bytes of bodies from their arrival to the end of their request."""
+    """Counts the bytes of bodies from their arrival to the beginning of the answer."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -35,17 +35,19 @@ class BodyMemory:
             Overloaded: this process, or the caller's address, holds as many as it may.
         """
         address = network(scope.get("client"))
-        if self.held + size > self._most or self._by_address[address] + size > self._most_per_address:
+        is_over_share = self._by_address[address] + size > self._most_per_address
+        if is_over_share or self.held + size > self._most:
             raise Overloaded(
                 "Too many large bodies are on their way; send this one again shortly, or upload the picture.",
                 retry_after=RETRY_SECONDS,
+                scope="ip" if is_over_share else None,
             )
         self.held += size
         self._by_address[address] += size
         scope["state"][HELD] = scope["state"].get(HELD, 0) + size
 
     def release(self, scope: Scope) -> None:
-        """Forget what a request held, at its end."""
+        """Forget what a request held: its answer begins, or it ends without one."""
         size = scope["state"].pop(HELD, 0)
         if size:
             address = network(scope.get("client"))

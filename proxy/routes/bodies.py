@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
-from proxy.http.json_bounds import check_bounds
+from proxy.http.json_bounds import check_json_bounds
 from proxy.policy.inputs import parse_json
 from proxy.upstream.relay import CallerGone
 
@@ -93,7 +93,7 @@ async def read_form(request: Request, form: type[Form], most: int | None = FORM_
 
 
 def _parse(request: Request, body: bytearray) -> Any:
-    check_bounds(body)
+    check_json_bounds(body)
     return parse_json(body, request.headers.get("content-type"))
 
 

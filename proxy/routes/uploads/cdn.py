@@ -17,6 +17,7 @@ from proxy.files import CDN_PATH
 from proxy.policy.contents import OCTETS, allowed_type
 from proxy.policy.ratelimit import Allowance, network_of
 from proxy.policy.terms import Terms
+from proxy.routes.bodies import check_encoding
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
@@ -63,6 +64,7 @@ def routes(services: Services) -> list[Route]:
 
     async def begin(request: Request) -> Response:
         caller, allowance = await admitted(request)
+        check_encoding(request)
         uploads = caller.plan.uploads
         content_type = allowed_type(announced_type(request, OCTETS), uploads)
         place = await ask_for_place(services, request, uploads, content_type, _name(request), in_parts=True)

@@ -1,0 +1,1 @@
+"""Tests of the pieces of HTTP that every surface shares."""
