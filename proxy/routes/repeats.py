@@ -27,8 +27,8 @@ from proxy.stores.base import Window
 if TYPE_CHECKING:
     from proxy.routes.services import Services
 
-#: Polls that are remembered, of about three kilobytes each.
-MOST = 8_000
+#: Polls that are remembered, of about three kilobytes each: 12 MB at most.
+MOST = 4_000
 #: Of the head of a request; a longer one is not worth the memory.
 MOST_HEAD_BYTES = 4_000
 #: What an answer may depend on beside what is looked at here: a page of another origin, an id of this request, a body.

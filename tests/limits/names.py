@@ -1,0 +1,144 @@
+"""What a process keeps of 200,000 names.
+
+Run as a program, it prints how far its memory grew, in bytes: with all names inside their windows, and when others came
+after the windows had passed. Every part is the application's own, and is asked what it is asked for a call, a poll, a
+guest, a stream and a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.types import Scope
+
+from proxy.app import _assembled
+from proxy.auth.callers import Caller
+from proxy.auth.sessions import Session
+from proxy.catalog import built_in
+from proxy.drain import Drain
+from proxy.policy.plans import Guests, Plan, PlanFile, RateLimits, Tenant
+from proxy.policy.quota import new_job
+from proxy.policy.ratelimit import GUEST_LIMIT, network_of
+from proxy.policy.refusals import RefusalBudget
+from proxy.routes.services import Services
+from proxy.settings import read
+from proxy.stores.counters import MemoryCounters
+from proxy.stores.sql import SqlStores
+from proxy.upstream.client import Upstream
+from proxy.upstream.transport import EngineTransport
+from tests.support.clock import MovableClock
+
+NAMES, AFTERWARDS = 200_000, 20_000
+#: What the first names load counts for none.
+WARM = 500
+#: Every so many names a session is minted and verified; the others differ from it by their ids, which is a lot faster.
+MINTED_EVERY = 10
+PLAN = Plan(endpoints=frozenset({"fal-ai/llava-next"}), rate_limits=RateLimits(tenant=None))
+FILE = PlanFile(plans={"default": PLAN}, tenants=(Tenant(id="acme", plan="default", guests=Guests(enabled=True)),))
+
+
+class Names:
+    """Asks all parts of a process on behalf of one name after the other."""
+
+    def __init__(self, services: Services, clock: MovableClock) -> None:
+        self._services = services
+        self._clock = clock
+        self._budget = RefusalBudget("600/minute", clock, services.authenticator.recognize)
+        self._door: Callable[[Request], None] = services.flood_guard.limit(GUEST_LIMIT)(_door)
+        self._app = Starlette()
+        self._caller: Caller | None = None
+
+    async def ask(self, number: int) -> None:
+        services = self._services
+        request = Request(self._scope(number, "x"))
+        address = network_of(request)
+        caller = await self._call_as(number)
+        await services.limiter.hit(caller, address, polls=False)
+        await services.limiter.hit(caller, address, polls=True)
+        await services.limiter.hit_guest(address, "60/hour")
+        job = new_job(caller.terms, "acme", caller.subject, "run", "x", {"requests": 1}, self._clock.now())
+        await services.leases.acquire(job, caller.terms.slots)
+        await services.leases.release(job)
+        services.streams.take(caller)()
+        services.retries.charge("acme", caller.subject, 1000, 1_000_000)
+        self._door(request)
+        self._budget.spend(request.scope)
+
+    async def _call_as(self, number: int) -> Caller:
+        is_guest, subject = number % 2 == 0, f"guest-{number:016x}"
+        if self._caller is None or number % MINTED_EVERY == 0:
+            token, _ = self._services.sessions.mint("acme", subject, 900, guest=is_guest)
+            request = Request(self._scope(number, token))
+            self._caller = await self._services.authenticator.authenticate(request)
+        session = self._caller.session
+        assert isinstance(session, Session)
+        return replace(self._caller, subject=subject, session=replace(session, id=f"{number:016x}", subject=subject))
+
+    def _scope(self, number: int, token: str) -> Scope:
+        return {
+            "type": "http",
+            "method": "GET",
+            "path": "/v1/session",
+            "query_string": b"",
+            "headers": [(b"authorization", f"Bearer {token}".encode())],
+            "client": (f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1", 1),
+            "app": self._app,
+            "state": {},
+        }
+
+
+def _door(request: Request) -> None:
+    """What the flood guard stands in front of."""
+
+
+async def measure(database: str) -> list[int]:
+    clock = MovableClock()
+    settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "x" * 40})
+    upstream = Upstream(settings.fal, EngineTransport())
+    services = _assembled(
+        settings,
+        built_in(),
+        upstream,
+        SqlStores(database),
+        MemoryCounters(),
+        clock,
+        Drain(settings.server.drain_seconds),
+    )
+    await services.stores.prepare()
+    await services.directory.apply(FILE)
+    try:
+        names = Names(services, clock)
+        for number in range(WARM):
+            await names.ask(number)
+        before, grown = _memory(), []
+        for number in range(WARM, NAMES):
+            await names.ask(number)
+            # All of them within a minute.
+            clock.advance(0.000_25)
+        grown.append(_memory() - before)
+        clock.advance(4000)
+        for number in range(NAMES, NAMES + AFTERWARDS):
+            await names.ask(number)
+        grown.append(_memory() - before)
+        return grown
+    finally:
+        await services.directory.close()
+        await services.stores.close()
+
+
+def _memory() -> int:
+    gc.collect()
+    with open("/proc/self/statm") as told:
+        return int(told.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(measure(sys.argv[1]))))

@@ -1,0 +1,22 @@
+"""However many addresses, sessions and subjects come, a process stays small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+MIB = 2**20
+
+
+def test_200_000_names_take_at_most_40_mib(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.limits.names", f"sqlite:///{tmp_path / 'proxy.db'}"]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    inside, afterwards = json.loads(done.stdout)
+    assert inside <= 40 * MIB, f"{inside / MIB:.1f} MiB"
+    assert afterwards <= inside + MIB, f"{inside / MIB:.1f} MiB, then {afterwards / MIB:.1f} MiB"
