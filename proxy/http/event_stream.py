@@ -39,6 +39,9 @@ class EventStream(Response):
     Args:
         release: called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
         ends_with_result: whether clients take the last event for the result. Then a refused stream is cut as well.
+
+    Attributes:
+        is_over: whether nothing more comes, so that there is nothing to refuse.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class EventStream(Response):
         self._last_words: list[Callable[[], None]] = []
         self._pumping: asyncio.Task[None] | None = None
         self._refusal: ProxyError | None = None
+        self.is_over = False
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Have something called when the stream has ended, however it did."""
@@ -102,7 +106,7 @@ class EventStream(Response):
         return self._refusal is not None and self._pumping is not None and self._pumping.uncancel() == 0
 
     async def _end(self) -> None:
-        self._pumping = None
+        self._pumping, self.is_over = None, True
         for call in self._last_words:
             call()
         self._last_words.clear()

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 class Stream(Protocol):
     """A stream that can be ended from outside."""
 
+    is_over: bool
+
     def refuse(self, error: ProxyError) -> None: ...
 
 
@@ -46,9 +48,6 @@ class StreamGuard:
         self._open[stream] = caller
         self._check(stream, caller, self._directory.latest)
 
-    def forget(self, stream: Stream) -> None:
-        self._open.pop(stream, None)
-
     def start(self) -> None:
         """Begin to look every second, until `close`."""
         self._sweeping = asyncio.create_task(self._sweep_forever())
@@ -69,7 +68,10 @@ class StreamGuard:
     async def _sweep(self) -> None:
         now = self._clock.now()
         for stream, caller in list(self._open.items()):
-            if caller.session is not None and caller.session.expires_at <= now:
+            # Cheaper than a callback for each stream, which would take memory for as long as it is open.
+            if stream.is_over:
+                del self._open[stream]
+            elif caller.session is not None and caller.session.expires_at <= now:
                 self._refuse(stream, SessionExpired("The session has expired; get a new one."))
         if self._open:
             # Calls keep the directory young; where there are only streams, this does.
@@ -77,7 +79,7 @@ class StreamGuard:
                 await self._directory.refresh()
 
     def _check_all(self, snapshot: Snapshot) -> None:
-        for stream, caller in list(self._open.items()):
+        for stream, caller in [pair for pair in self._open.items() if not pair[0].is_over]:
             self._check(stream, caller, snapshot)
 
     def _check(self, stream: Stream, caller: Caller, snapshot: Snapshot) -> None:
@@ -87,6 +89,6 @@ class StreamGuard:
             self._refuse(stream, error)
 
     def _refuse(self, stream: Stream, error: Unauthenticated) -> None:
-        self.forget(stream)
+        self._open.pop(stream, None)
         self._metrics.refusals.labels(error.code).inc()
         stream.refuse(error)

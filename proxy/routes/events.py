@@ -74,7 +74,6 @@ async def counted(services: Services, caller: Caller, work: Callable[[], Awaitab
             give_back()
     if isinstance(answer, EventStream):
         answer.at_end(give_back)
-        answer.at_end(partial(services.stream_guard.forget, answer))
         services.stream_guard.watch(answer, caller)
     return answer
 

@@ -119,6 +119,19 @@ def test_a_session_that_has_expired_is_refused(proxy: Stack) -> None:
         refusal(alice.status(job), 401, "session_expired")
 
 
+def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None:
+    """What was found out about a poll without an Origin holds for none that has one."""
+    token = proxy.token(tenant="free")
+    with Person(proxy, token) as alice, proxy.client("") as page:
+        job = alice.submitted(HELD)
+        polled(alice, job, 2)
+        path, cookie = f"/fal/queue/{NEXT}/requests/{job}/status", {"cookie": proxy.cookie(token)}
+        for _ in range(3):
+            assert page.get(path, headers=cookie).status_code == 202
+            for said in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+                refusal(page.get(path, headers={**cookie, **said}), 403, "origin_not_allowed")
+
+
 def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
     with Person(proxy, proxy.token(tenant="free")) as alice:
         job = alice.submitted(HELD)
