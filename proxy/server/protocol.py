@@ -29,6 +29,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 #: What may follow the last chunk. Trailers are read to find the end of the message, and dropped.
 MAX_TRAILER_BYTES = 16 * 1024
+#: A name of DNS has 255 bytes at most, and a port follows. The names seen last are remembered, so they are short.
+MAX_HOST_BYTES = 300
 #: What is read, and thrown away, after the answer that closes a connection.
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 #: `Host` as a URL has it (RFC 3986, section 3.2.2), with a port or without.
@@ -60,8 +62,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self._time = self.loop.time
         self._answering: RequestResponseCycle | None = None
-        self._in_head = self._in_trailers = self._is_replaying = False
-        self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
+        self._in_head = self._in_trailers = self._is_replaying = self._is_refused = False
+        self._head_bytes = self._trailer_bytes = self._trailer_line_bytes = self._discarded = self._hosts = 0
         self._coding: bytes | None = None
         #: What the caller had still to take when that was looked at last.
         self._unsent: float = NEVER
@@ -139,14 +141,12 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     # The bytes of a connection.
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             self._discard(len(data))
             return
         headers, in_head, in_trailers = self.headers, self._in_head, self._in_trailers
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            self._feed(data)
         except httptools.HttpParserCallbackError as failure:
             problem = failure.__context__
             self._refuse(problem if isinstance(problem, ProxyError) else BadRequest("This is not an HTTP request."))
@@ -164,20 +164,28 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 self._refuse(_trailers_too_large())
 
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Feed the parser, and read on behind each upgrade; one packet may hold many, so this is a loop."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                self._ignore_upgrade()
+                data = memoryview(data)[upgrade.args[0] :]
+
     def _discard(self, size: int) -> None:
         """Read on for a moment behind a last answer, so that it arrives; whoever sends without end is cut off."""
         self._discarded += size
         if self._discarded > MAX_DISCARDED_BYTES:
             self.transport.abort()
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrade(self) -> None:
         """Read on as if no upgrade was asked for: an ignored one is an ordinary request with its body (RFC 9110, 7.8).
 
         The parser takes what follows for another protocol, so another one reads it. It is given the framing of this
         request first.
         """
-        if self.transport.is_closing():
-            return
         framing = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
         lines = [b"%s: %s\r\n" % pair for pair in framing or [(b"content-length", b"0")]]
         if not self.cycle.keep_alive:
@@ -187,8 +195,6 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._is_replaying = True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines))
         self._is_replaying = False
-        if rest:
-            self.data_received(rest)
 
     # What the parser finds.
 
@@ -196,7 +202,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         if self._is_replaying:
             return
         self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
-        self._in_trailers, self._trailer_bytes = False, 0
+        self._in_trailers, self._trailer_bytes, self._trailer_line_bytes = False, 0, 0
         if self._answering is None or self._answering.response_complete:
             self.deadline = self._time() + self._limits.head_seconds
         super().on_message_begin()
@@ -208,14 +214,14 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             # A trailer, or a line that is read again.
-            self._trailer_bytes += len(name) + len(value)
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
+            self._trailer_line_bytes += len(name) + len(value)
+            if self._trailer_line_bytes > MAX_TRAILER_BYTES:
                 raise _trailers_too_large()
             return
         name = name.lower()
         if name == b"host":
             self._hosts += 1
-            if not _is_host(value):
+            if len(value) > MAX_HOST_BYTES or not _is_host(value):
                 raise BadRequest("The Host header does not name a host.")
         elif name == b"transfer-encoding":
             self._coding = value.strip().lower() if self._coding is None else b""
@@ -230,7 +236,12 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._check_head()
         super().on_headers_complete()
         # uvicorn names its own class; its task has not run yet.
-        self.cycle.__class__ = Exchange if self.scope["http_version"] == "1.1" else UnchunkedExchange
+        if self.scope["http_version"] == "1.1":
+            self.cycle.__class__ = Exchange
+        else:
+            self.cycle.__class__ = UnchunkedExchange
+            # Clients of HTTP/1.0 know no interim answers (RFC 9110, section 10.1.1).
+            self.cycle.waiting_for_100_continue = False
 
     def on_chunk_header(self) -> None:
         # Until a piece of a body follows, this may have been the last chunk, and trailers follow.
@@ -268,9 +279,13 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     # Refusals of this layer.
 
     def _refuse(self, error: ProxyError) -> None:
-        """Answer what cannot be read on, after the answers to what was read before, and close the connection."""
-        if self.transport.is_closing():
+        """Answer what cannot be read on, after the answers to what was read before, and close the connection.
+
+        Nothing is read from here on: while earlier answers are on their way, a head without end would fill the memory.
+        """
+        if self._is_refused or self.transport.is_closing():
             return
+        self._is_refused = True
         self._registry.warn(self.client, error_type=error.code, reason=error.message)
         newest, answering = self.cycle, self._answering
         if newest is None or newest.response_complete:
@@ -309,7 +324,7 @@ def _trailers_too_large() -> BadRequest:
 
 @lru_cache(maxsize=1024)
 def _is_host(value: bytes) -> bool:
-    return len(value) <= 300 and _HOST.fullmatch(value) is not None
+    return _HOST.fullmatch(value) is not None
 
 
 class ProtocolFactory:

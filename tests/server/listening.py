@@ -26,7 +26,10 @@ LARGE_BYTES = 32 * 1024 * 1024
 
 
 class Application:
-    """Answers by path: `/read` reads the body first, `/hold` waits for `released`, `/large` sends 32 MiB."""
+    """Answers by path.
+
+    `/read` reads the body first, `/hold` waits for `released`, `/late` does both, `/large` sends 32 MiB.
+    """
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.released = threading.Event()
@@ -43,11 +46,11 @@ class Application:
         path = scope["path"]
         self.paths.append(path)
         body = path.encode()
-        if path == "/read":
+        if path in ("/hold", "/late"):
+            await asyncio.to_thread(self.released.wait, 30)
+        if path in ("/read", "/late"):
             while (await receive()).get("more_body"):
                 pass
-        elif path == "/hold":
-            await asyncio.to_thread(self.released.wait, 30)
         elif path == "/large":
             body = bytes(LARGE_BYTES)
         headers = [(b"content-length", b"%d" % len(body))]
