@@ -72,6 +72,12 @@ def test_trailers_within_the_bound_are_counted_once(echo: Echo) -> None:
     assert [one["body"] for one in bodies_of(parse_answers(answer))] == ["{}"]
 
 
+def test_trailers_of_one_packet_are_bounded(echo: Echo) -> None:
+    lines = (b"x: " + b"y" * 1000 + b"\r\n") * 20
+    answer, closed = talk(echo.port, CHUNKED + b"2\r\n{}\r\n0\r\n" + lines + b"\r\n" + NEXT)
+    assert closed and [status for status, _, _ in parse_answers(answer)] == [400]
+
+
 def test_a_host_that_is_too_long_is_not_remembered(echo: Echo) -> None:
     name = b"a" * (MAX_HEAD_BYTES - 1000)
     tracemalloc.start()
