@@ -11,7 +11,7 @@ import trustme
 from proxy.sandbox.app import create_sandbox
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
 from tests.support.postgres import Postgres, running_postgres
-from tests.support.redis import Redis, running_redis
+from tests.support.redis import Redis, running_redis, running_redis_cluster
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import Stack, proxy_in_front_of
@@ -87,6 +87,19 @@ def redis(shared_redis: Redis) -> Redis:
     """An empty Redis. Whoever uses it carries the mark `tools`."""
     shared_redis.forget()
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[Redis]:
+    with running_redis_cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: Redis) -> Redis:
+    """An empty Redis Cluster of one node. Whoever uses it carries the mark `tools`."""
+    shared_redis_cluster.forget()
+    return shared_redis_cluster
 
 
 @pytest.fixture(scope="session")

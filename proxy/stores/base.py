@@ -311,7 +311,11 @@ class Pool:
 
 
 class Counters(Protocol):
-    """Counts that need no durability: rate limits and leases. `now` and `expires_at` are the caller's clock."""
+    """Counts that need no durability: rate limits and leases.
+
+    `now` and `expires_at` are the caller's clock. A store with a clock of its own dates by that, and takes from them
+    only how long a lease lasts.
+    """
 
     async def hit(self, windows: Sequence[Window], now: float) -> Hit:
         """Count one hit in every window, or in none if one of them is full. One round trip."""
@@ -322,7 +326,7 @@ class Counters(Protocol):
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
         """Keep the slots longer. A lease that was returned or has expired stays so."""
 
-    async def restore(self, lease: str, keys: Sequence[str], expires_at: float) -> None:
+    async def restore(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
         """Take the slots whether or not there is room: for jobs that are known to be in flight."""
 
     async def release(self, lease: str, keys: Sequence[str]) -> None: ...

@@ -37,12 +37,15 @@ async def stores(database_url: str, open_stores: OpenStores) -> SqlStores:
     return stores
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.tools)])
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=pytest.mark.tools) for kind in ("redis", "redis_cluster"))]
+)
 async def counters(request: pytest.FixtureRequest) -> AsyncIterator[Counters]:
+    """Counters that go by the `now` of the test."""
     if request.param == "memory":
         yield MemoryCounters()
         return
-    redis: Redis = request.getfixturevalue("redis")
-    counters = RedisCounters(redis.url)
+    redis: Redis = request.getfixturevalue(request.param)
+    counters = RedisCounters(redis.url, uses_server_time=False)
     yield counters
     await counters.close()

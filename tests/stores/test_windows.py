@@ -159,10 +159,10 @@ async def test_redis_forgets_what_no_longer_counts(redis: Redis) -> None:
     counters = RedisCounters(redis.url)
     await counters.hit([TWO], NOW)
     await counters.acquire("job", [], NOW, NOW + 1)
-    await counters.restore("job", ["subject:alice"], NOW + 600)
+    await counters.restore("job", ["subject:alice"], NOW, NOW + 600)
     assert redis.ask("DBSIZE") == ":2"
-    assert 60 <= int(redis.ask("TTL fal-proxy:rate:subject:alice")[1:]) <= 180
-    assert 600 <= int(redis.ask("TTL fal-proxy:lease:subject:alice")[1:]) <= 86_400
+    assert 60 <= int(redis.ask("TTL {fal-proxy}:rate:subject:alice")[1:]) <= 180
+    assert 600 <= int(redis.ask("TTL {fal-proxy}:lease:subject:alice")[1:]) <= 86_400
     await counters.close()
 
 
@@ -173,6 +173,18 @@ async def test_processes_share_redis(redis: Redis) -> None:
     assert (await other.hit([TWO], NOW)).remaining == (0,)
     assert (await one.hit([TWO], NOW)).refused == 0
     for counters in (one, other):
+        await counters.close()
+
+
+@pytest.mark.tools
+async def test_a_process_whose_clock_is_wrong_changes_no_window_in_redis(redis: Redis) -> None:
+    ahead, right = RedisCounters(redis.url), RedisCounters(redis.url)
+    for _ in range(2):
+        assert (await ahead.hit([TWO], NOW + 300)).refused is None
+    for now in (NOW, NOW + 100_000, NOW - 100_000):
+        hit = await right.hit([TWO], now)
+        assert hit.refused == 0 and 50 < hit.retry_after <= 60 and 50 < hit.reset_after[0] <= 60
+    for counters in (ahead, right):
         await counters.close()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,16 +38,28 @@ class Redis(Program):
 
 
 @contextlib.contextmanager
-def running_redis() -> Iterator[Redis]:
+def running_redis(*options: str) -> Iterator[Redis]:
     """A server on a free port."""
     path, port = shutil.which("redis-server"), free_port()
     if path is None:
         raise FileNotFoundError("redis-server is missing: install Debian's package redis-server (make tools does)")
     with tempfile.TemporaryDirectory(prefix="fal-proxy-redis-") as name:
         quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", name]
-        server = Redis([path, "--port", str(port), *quiet], port, Path(name) / "log")
+        server = Redis([path, "--port", str(port), *quiet, *options], port, Path(name) / "log")
         server.start()
         try:
             yield server
         finally:
             server.stop()
+
+
+@contextlib.contextmanager
+def running_redis_cluster() -> Iterator[Redis]:
+    """A cluster of one node, which has all slots."""
+    with running_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+        assert server.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
+        give_up_at = time.monotonic() + 20
+        while server.ask("SET {fal-proxy}:up 1") != "+OK":
+            assert time.monotonic() < give_up_at, "the cluster did not come up"
+            time.sleep(0.05)
+        yield server

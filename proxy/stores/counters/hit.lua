@@ -1,19 +1,24 @@
 -- Count one hit in every window, or in none if one of them is full.
 --
 -- KEYS: one sorted set a window, of the times of its hits.
--- ARGV: now, a name for this hit, then limit and seconds of each window.
+-- ARGV: now (empty: the server's time), a name for this hit, then limit and seconds of each window.
 -- Answer: the place of the refusing window (0 for none), the seconds until it has room, then for each window what is
 -- left and the seconds until its oldest hit leaves it. Numbers go as text: Redis would cut them to integers.
 --
 -- A hit from the future, of a clock that was ahead, counts as one of now: no window refuses longer than it is long.
 local now, name = tonumber(ARGV[1]), ARGV[2]
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] + time[2] / 1000000
+end
+local stamp = string.format('%.6f', now)
 local refused, longest = 0, 0
 
 for at, key in ipairs(KEYS) do
   local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now - seconds))
-  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. ARGV[1], '+inf')) do
-    redis.call('ZADD', key, ARGV[1], ahead)
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. stamp, '+inf')) do
+    redis.call('ZADD', key, stamp, ahead)
   end
   local blocking = redis.call('ZRANGE', key, -limit, -limit, 'WITHSCORES')[2]
   if blocking then
@@ -28,7 +33,7 @@ local answer = { tostring(refused), tostring(longest) }
 for at, key in ipairs(KEYS) do
   local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
   if refused == 0 then
-    redis.call('ZADD', key, string.format('%.6f', now), name)
+    redis.call('ZADD', key, stamp, name)
     redis.call('EXPIRE', key, seconds + 60)
   end
   local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]

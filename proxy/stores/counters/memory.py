@@ -43,7 +43,7 @@ class MemoryCounters:
             if lease in self._living(key, now):
                 self._put(key, lease, expires_at)
 
-    async def restore(self, lease: str, keys: Sequence[str], expires_at: float) -> None:
+    async def restore(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
         for key in keys:
             self._put(key, lease, expires_at)
 

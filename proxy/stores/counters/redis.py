@@ -1,4 +1,7 @@
-"""Counters that many processes share, in Redis or Valkey. Each step is one script: atomic, and one round trip."""
+"""Counters that many processes share, in Redis or Valkey. Each step is one script: atomic, and one round trip.
+
+The time is that of the server, so a process whose clock is wrong changes nothing for the others.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,24 @@ from redis.exceptions import RedisError
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import Hit, Pool, Window
 
-PREFIX = "fal-proxy:"
+#: The hash tag puts all keys in one slot of a Redis Cluster: a step needs several keys at once.
+PREFIX = "{fal-proxy}:"
 ANSWER_SECONDS = 1.0
 _CONNECTIONS = 64
-#: Longer than any lease.
-_KEPT_SECONDS = 86_400
 _FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
 
 class RedisCounters:
-    """Opens nothing until it is used. `url` is `redis://…` or `rediss://…`."""
+    """Opens nothing until it is used.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: `redis://…` or `rediss://…`.
+        uses_server_time: date each step by the server's clock. Without, by the `now` of the caller: for tests, which
+            move their clock.
+    """
+
+    def __init__(self, url: str, *, uses_server_time: bool = True) -> None:
         # The usual pool refuses whoever comes when all connections are taken; this one lets them wait.
         pool = BlockingConnectionPool.from_url(
             url,
@@ -36,10 +44,16 @@ class RedisCounters:
             socket_connect_timeout=ANSWER_SECONDS,
             max_connections=_CONNECTIONS,
             timeout=ANSWER_SECONDS,
+            # No handshake: it takes longer than a step, and a burst of calls opens all connections at once.
+            protocol=2,
+            driver_info=None,
         )
         self._redis: Any = Redis.from_pool(pool)
-        self._hit = self._redis.register_script((_FOLDER / "hit.lua").read_text())
-        self._acquire = self._redis.register_script((_FOLDER / "acquire.lua").read_text())
+        self._uses_server_time = uses_server_time
+        self._hit, self._acquire, self._extend, self._in_use = (
+            self._redis.register_script((_FOLDER / f"{name}.lua").read_text())
+            for name in ("hit", "acquire", "extend", "in_use")
+        )
 
     async def hit(self, windows: Sequence[Window], now: float) -> Hit:
         if not windows:
@@ -47,7 +61,7 @@ class RedisCounters:
         keys = [f"{PREFIX}rate:{window.key}" for window in windows]
         limits = [number for window in windows for number in (window.limit, window.seconds)]
         async with _answering():
-            answer = await self._hit(keys=keys, args=[f"{now:.6f}", secrets.token_hex(8), *limits])
+            answer = await self._hit(keys=keys, args=[self._time(now), secrets.token_hex(8), *limits])
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
 
@@ -55,23 +69,22 @@ class RedisCounters:
         keys = [f"{PREFIX}lease:{pool.key}" for pool in pools]
         limits = [pool.limit for pool in pools]
         async with _answering():
-            full = await self._acquire(keys=keys, args=[f"{now:.6f}", f"{expires_at:.6f}", lease, *limits])
+            full = await self._acquire(keys=keys, args=[self._time(now), expires_at - now, lease, *limits])
         return int(full) - 1 if full else None
 
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
-        async with _answering(), self._redis.pipeline() as pipe:
-            for key in keys:
-                pipe.zremrangebyscore(f"{PREFIX}lease:{key}", "-inf", f"{now:.6f}")
-                pipe.zadd(f"{PREFIX}lease:{key}", {lease: expires_at}, xx=True)
-                pipe.expire(f"{PREFIX}lease:{key}", _KEPT_SECONDS)
-            await pipe.execute()
+        await self._let_expire_later(lease, keys, now, expires_at, "0")
 
-    async def restore(self, lease: str, keys: Sequence[str], expires_at: float) -> None:
-        async with _answering(), self._redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.zadd(f"{PREFIX}lease:{key}", {lease: expires_at})
-                pipe.expire(f"{PREFIX}lease:{key}", _KEPT_SECONDS)
-            await pipe.execute()
+    async def restore(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
+        await self._let_expire_later(lease, keys, now, expires_at, "1")
+
+    async def _let_expire_later(
+        self, lease: str, keys: Sequence[str], now: float, expires_at: float, takes: str
+    ) -> None:
+        async with _answering():
+            await self._extend(
+                keys=[f"{PREFIX}lease:{key}" for key in keys], args=[self._time(now), expires_at - now, lease, takes]
+            )
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         async with _answering(), self._redis.pipeline(transaction=False) as pipe:
@@ -81,7 +94,7 @@ class RedisCounters:
 
     async def in_use(self, key: str, now: float) -> int:
         async with _answering():
-            return int(await self._redis.zcount(f"{PREFIX}lease:{key}", f"({now:.6f}", "+inf"))
+            return int(await self._in_use(keys=[f"{PREFIX}lease:{key}"], args=[self._time(now)]))
 
     async def ping(self) -> None:
         async with _answering():
@@ -89,6 +102,10 @@ class RedisCounters:
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _time(self, now: float) -> str:
+        """The time as the scripts take it."""
+        return "" if self._uses_server_time else f"{now:.6f}"
 
 
 @asynccontextmanager
