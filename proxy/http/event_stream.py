@@ -14,7 +14,7 @@ from proxy.errors import BodyTooLarge, ProxyError
 from proxy.http.scope import set_cache_control
 from proxy.upstream import sse
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import CallerGone, StreamBroken, until_gone
+from proxy.upstream.relay import CallerGone, StreamBroken, StreamRefused, until_gone
 
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05
@@ -34,7 +34,8 @@ class EventStream(Response):
     """An answer of server-sent events, fed by an iterator of them; a caller who hangs up closes the iterator.
 
     A stream that is cancelled, as the process ends, tells its caller when to come back, and is cut: an end would look
-    like the end of the job. One that is refused ends with an `error` event.
+    like the end of the job. One that is refused ends with an `error` event. One whose events fail with an error that
+    would have been the answer, had the head not been sent, tells it in such an event and is cut.
 
     Args:
         release: called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
@@ -86,13 +87,17 @@ class EventStream(Response):
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
             return
+        except (ProxyError, StreamRefused) as failure:
+            # fal's clients would take an end here for the end of the job.
+            await self._send_error(scope, send, failure, ends=False)
         except asyncio.CancelledError:
             if not self._is_cancelled_by_refusal():
                 await send({"type": "http.response.body", "body": sse.retry(COME_BACK_SECONDS), "more_body": True})
                 raise StreamBroken("this process ends") from None
         finally:
             await self._end()
-        await self._send_refusal(scope, send)
+        assert self._refusal is not None
+        await self._send_error(scope, send, self._refusal, ends=not self._ends_with_result)
 
     async def _pump(self, send: Send) -> None:
         async for event in self._events:
@@ -113,23 +118,32 @@ class EventStream(Response):
         if self._release is not None:
             await self._release()
 
-    async def _send_refusal(self, scope: Scope, send: Send) -> None:
-        """Tell why the stream ends.
+    async def _send_error(self, scope: Scope, send: Send, error: ProxyError | StreamRefused, *, ends: bool) -> None:
+        """Tell why nothing more comes.
+
+        Args:
+            ends: whether the stream may end after that.
 
         Raises:
-            StreamBroken: the caller does not read, or would take this for the result; the connection is to be cut.
+            StreamBroken: it may not, or the caller does not read; the connection is to be cut.
         """
-        assert self._refusal is not None
-        state, code = scope["state"], self._refusal.code
+        state = scope["state"]
+        event, code = _error_event(error, state["request_id"])
         state.setdefault("facts", {})["error_type"] = code
-        event = sse.encode(orjson.dumps(self._refusal.body() | {"request_id": state["request_id"]}), name="error")
         with suppress(TimeoutError):
             async with asyncio.timeout(REFUSAL_SECONDS):
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-                if not self._ends_with_result:
+                if ends:
                     return await _finish(send)
                 await asyncio.sleep(LINGER_SECONDS)
-        raise StreamBroken(f"its caller may not read on: {code}")
+        raise StreamBroken(f"its caller may not read on: {code}") from None
+
+
+def _error_event(error: ProxyError | StreamRefused, request_id: str) -> tuple[bytes, str]:
+    """The `error` event for a failure, and its code."""
+    if isinstance(error, StreamRefused):
+        return sse.encode(error.body, name="error"), "stream_refused"
+    return sse.encode(orjson.dumps(error.body() | {"request_id": request_id}), name="error"), error.code
 
 
 async def _finish(send: Send) -> None:

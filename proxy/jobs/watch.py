@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from copy import copy
 from typing import Any
 
 import orjson
@@ -25,6 +26,8 @@ from proxy.upstream.relay import StreamBroken, events_of, is_event_stream
 #: Pauses before a stream is opened again, by how many in a row brought no news; when so many in a row told nothing at
 #: all, whoever watches is cut off.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
+#: How often the stream may fail before its first word reaches an event stream; polls ask fal itself after one failure.
+ATTEMPTS = 3
 #: How long the end of a stream is waited for after the end of its job.
 ENDING_SECONDS = 0.25
 #: Updates that a reader may lag behind before those between are left out.
@@ -137,12 +140,18 @@ class Watch:
             ProxyError, StreamBroken: fal's stream could not be opened, or told nothing.
         """
         while self.latest is None:
-            if self._failure is not None and self._failures >= attempts:
-                raise self._failure
-            if self._is_over:
-                raise self._failure or StreamBroken("the job is not followed any more")
+            if self._is_over or self._has_failed(attempts):
+                raise self._end()
             await self._woken()
         return self.latest
+
+    def _has_failed(self, attempts: int) -> bool:
+        """Whether so many attempts to hear of the job failed in a row."""
+        return self._failure is not None and self._failures >= attempts
+
+    def _end(self) -> Exception:
+        """Why nothing more comes. A copy: one exception raised to many readers would keep the frames of all of them."""
+        return copy(self._failure) if self._failure else StreamBroken("the job is not followed any more")
 
     async def _woken(self) -> None:
         """Wait until there is news. A future for each who waits: an `asyncio.Event` is ten times as large."""
@@ -162,7 +171,7 @@ class Watch:
         misses what lies between. The last update is one that `is_last`.
 
         Raises:
-            StreamBroken: fal's stream does not come back.
+            ProxyError, StreamBroken: the first word did not come in `ATTEMPTS`, or fal's stream does not come back.
         """
         number, lines = 0, 0
         knows_place = False
@@ -179,8 +188,8 @@ class Watch:
             if knows_place and self.latest and self.latest.is_last:
                 # Whoever comes back after the last update has them all.
                 return
-            if self._is_over:
-                raise self._failure or StreamBroken("the job is not followed any more")
+            if self._is_over or (not self._told and self._has_failed(ATTEMPTS)):
+                raise self._end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._woken()
@@ -203,7 +212,7 @@ class Watch:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
         except Exception as failure:
-            self._failure = failure
+            self._failure = _without_frames(failure)
             if not isinstance(failure, (ProxyError, StreamBroken)):
                 _log.exception("a job could not be followed")
         finally:
@@ -219,7 +228,7 @@ class Watch:
             raise
         except (ProxyError, StreamBroken) as problem:
             _log.info("a job's status stream broke or could not be opened: %s", problem)
-            self._failure = problem
+            self._failure = _without_frames(problem)
         finally:
             self.is_live = False
         if self.latest and self.latest.is_last:
@@ -306,3 +315,9 @@ class Watch:
             self._told += 1
             self._fruitless = 0
             self.wake()
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error to keep: its frames refer to what keeps it, and only the garbage collector would free either."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

@@ -25,6 +25,8 @@ from proxy.targets import Kind, is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import (
+    HEAD_SECONDS,
+    StreamRefused,
     Whole,
     events_of,
     is_event_stream,
@@ -166,19 +168,21 @@ class Call:
         self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
-        bill = self._services.settlement.costing(self.job)
-        async with AsyncExitStack() as open_bill:
-            told = await open_bill.enter_async_context(bill)
-            response = await until_gone(self._receive, self._send())
-            if not is_event_stream(response):
-                answer = await until_gone(self._receive, pass_on(response, repeatable=False))
+        async with AsyncExitStack() as bill:
+            told = await bill.enter_async_context(self._services.settlement.costing(self.job))
+            sending = asyncio.create_task(self._send())
+            bill.push_async_callback(_break_off, sending)
+            await until_gone(self._receive, asyncio.wait({sending}, timeout=HEAD_SECONDS))
+            is_late = not sending.done()
+            if not is_late and not is_event_stream(sending.result()):
+                answer = await until_gone(self._receive, pass_on(sending.result(), repeatable=False))
                 told(answer.status_code, answer.headers.get(UNITS), answer.body)
                 return answer
             # From here on the bill stays open until the stream ends, however it does.
-            rest = open_bill.pop_all()
-            rest.push_async_callback(response.aclose)
-        events = _billed(events_of(response), rest, told)
-        return EventStream(pinged(events), headers.to_caller(response.headers), rest.aclose, ends_with_result=True)
+            rest = bill.pop_all()
+        head = {} if is_late else headers.to_caller(sending.result().headers)
+        events = pinged(_billed(sending, rest, told), is_late=is_late)
+        return EventStream(events, head, rest.aclose, ends_with_result=True)
 
     async def _status_stream(self) -> Response:
         logs, rewrite = self._target.logs, self._rewrite
@@ -210,11 +214,30 @@ def rewritten(answer: Response, endpoint: str, rewrite: Rewrite | None) -> Respo
     return Response(orjson.dumps(rewrite(endpoint, document)), answer.status_code, headers)
 
 
-async def _billed(events: AsyncGenerator[bytes, None], bill: AsyncExitStack, told: Bill) -> AsyncGenerator[bytes, None]:
-    """A model's stream, with its bill closed at its end; the last event may tell what was used."""
-    last = b""
-    async with bill, aclosing(events):
-        async for event in events:
-            last = event
-            yield event
-        told(200, None, last)
+async def _billed(sending: asyncio.Task[Answer], bill: AsyncExitStack, told: Bill) -> AsyncGenerator[bytes, None]:
+    """A model's stream, with its bill closed at its end; the last event may tell what was used.
+
+    Raises:
+        StreamRefused: fal answers with something else, which is billed as that.
+    """
+    async with bill:
+        response = await sending
+        if is_event_stream(response):
+            last = b""
+            async with aclosing(events_of(response)) as events:
+                async for event in events:
+                    last = event
+                    yield event
+            told(200, None, last)
+            return
+        answer = await whole(response, repeatable=False)
+        told(answer.status, answer.headers.get(UNITS), answer.body)
+    raise StreamRefused(answer.body)
+
+
+async def _break_off(sending: asyncio.Task[Answer]) -> None:
+    """End a call to fal wherever it stands."""
+    sending.cancel()
+    await asyncio.wait({sending})
+    if not sending.cancelled() and sending.exception() is None:
+        await sending.result().aclose()

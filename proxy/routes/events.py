@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive
 
 from proxy.auth.callers import Caller
-from proxy.errors import BadUpstream, NotFound
+from proxy.errors import BadUpstream, NotFound, ProxyError
 from proxy.http.event_stream import EventStream
 from proxy.jobs.hub import Hub
 from proxy.jobs.updates import Rewrite, Update
-from proxy.jobs.watch import JobUnknown, Watch
+from proxy.jobs.watch import ATTEMPTS, JobUnknown, Watch
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.upstream import sse
-from proxy.upstream.relay import PING_SECONDS, StreamBroken, until_gone
-
-#: How often fal's stream may fail before its first word; polls ask fal itself after the first time.
-ATTEMPTS = 3
+from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, StreamBroken, until_gone
 
 
-async def begun(watch: Watch) -> Update:
-    """The latest update of a job, waiting for the first.
+async def begun(watch: Watch) -> None:
+    """Wait for the first update of a job, but no longer than a caller may wait for the head of its stream.
 
     Raises:
         NotFound: fal does not know the job any more.
         BadUpstream: fal's stream cannot be opened.
     """
     try:
-        return await watch.begun(ATTEMPTS)
-    except JobUnknown:
-        raise NotFound from None
-    except StreamBroken:
-        raise BadUpstream("fal's status stream cannot be opened; try again shortly.", scope="upstream") from None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_SECONDS):
+                await watch.begun(ATTEMPTS)
+    except StreamBroken as broken:
+        raise refusal_of(broken) from None
+
+
+def refusal_of(failure: StreamBroken | ProxyError) -> ProxyError:
+    """What a caller is told when its job's stream fails before the first update."""
+    if isinstance(failure, ProxyError):
+        return failure
+    if isinstance(failure, JobUnknown):
+        return NotFound()
+    return BadUpstream("fal's status stream cannot be opened; try again shortly.", scope="upstream")
 
 
 async def stream_of(
     hub: Hub, job: Job, receive: Receive, events: Callable[[Watch], AsyncGenerator[bytes, None]]
 ) -> EventStream:
-    """An event stream that reads a job's watch until it ends.
+    """An event stream that reads a job's watch until it ends. It begins soon, also while fal is silent.
 
     Raises:
         NotFound, BadUpstream: as `begun`.
-        CallerGone: the caller hung up before the first update was there.
+        CallerGone: the caller hung up before the stream began.
     """
     watch = hub.join(job)
     try:
@@ -82,16 +89,24 @@ async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) ->
     """What fal's own status stream would tell from now on; the last event is COMPLETED.
 
     Raises:
+        NotFound, BadUpstream: as `begun`.
         StreamBroken: fal's stream does not come back.
     """
     told: Update | None = None
-    async with aclosing(watch.updates(None, PING_SECONDS)) as updates:
-        async for news in updates:
-            if news is None:
-                yield sse.PING
-                continue
-            update, first_line = news
-            # Without logs, an update that only brings a line is none.
-            if logs or told is None or told.document != update.document:
-                yield sse.encode(update.encoded(first_line if logs else None, rewrite))
-            told = update
+    if watch.latest is None:
+        yield sse.PING
+    try:
+        async with aclosing(watch.updates(None, PING_SECONDS)) as updates:
+            async for news in updates:
+                if news is None:
+                    yield sse.PING
+                    continue
+                update, first_line = news
+                # Without logs, an update that only brings a line is none.
+                if logs or told is None or told.document != update.document:
+                    yield sse.encode(update.encoded(first_line if logs else None, rewrite))
+                told = update
+    except StreamBroken as broken:
+        if told is None:
+            raise refusal_of(broken) from None
+        raise

@@ -23,6 +23,7 @@ from proxy.errors import BadRequest, BadUpstream, ProxyError, Unavailable, Upstr
 from proxy.jobs.settlement import parsed
 from proxy.jobs.updates import Update
 from proxy.jobs.watch import PAUSES_SECONDS, JobUnknown, Watch
+from proxy.routes.events import refusal_of
 from proxy.upstream import sse
 from proxy.upstream.relay import PING_SECONDS, StreamBroken, Whole
 
@@ -66,6 +67,8 @@ async def journal(
         request_id: of the request that is answered, for errors of the proxy's own.
     """
     yield sse.retry(RETRY_SECONDS)
+    if watch.latest is None:
+        yield sse.PING
     try:
         async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
             async for news in updates:
@@ -80,9 +83,12 @@ async def journal(
     except JobUnknown:
         # What fal says of it now is its result.
         pass
-    except StreamBroken as broken:
-        _log.info("a job's event stream ends early: %s", broken)
+    except (StreamBroken, ProxyError) as failure:
+        _log.info("job event stream ended early", extra={"facts": {"reason": str(failure)}})
         yield sse.retry(TROUBLE_SECONDS)
+        if watch.latest is None:
+            # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
+            yield _error(refusal_of(failure).body() | {"request_id": request_id}, id_="")
         return
     yield await _last_event(fetch, request_id) or sse.retry(TROUBLE_SECONDS)
 
@@ -122,5 +128,5 @@ def _told(result: Whole, request_id: str) -> bytes:
     return sse.encode(result.body, name="result" if 200 <= result.status < 300 else "error", id_=END)
 
 
-def _error(body: dict[str, Any]) -> bytes:
-    return sse.encode(orjson.dumps(body), name="error", id_=END)
+def _error(body: dict[str, Any], *, id_: str = END) -> bytes:
+    return sse.encode(orjson.dumps(body), name="error", id_=id_)

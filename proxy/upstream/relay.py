@@ -25,6 +25,9 @@ from proxy.upstream.headers import EVENT_STREAM, to_caller
 #: Up to here an answer is read whole before the first byte goes out, so that its loss can still be told properly.
 WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
+#: How long fal may take to begin a stream before its head goes to the caller all the same. A refusal that is known by
+#: then keeps its status; one that comes later is an event.
+HEAD_SECONDS = 0.5
 #: A call that is over sooner is not watched for a caller who hangs up.
 LOOK_AFTER_SECONDS = 0.02
 _log = logging.getLogger(__name__)
@@ -34,6 +37,18 @@ T = TypeVar("T")
 
 class StreamBroken(Exception):
     """The stream ended before its truth did. The caller's connection is cut, so that nobody takes it for the end."""
+
+
+class StreamRefused(Exception):
+    """fal answered with something else than a stream after the head of the caller's stream was sent.
+
+    Attributes:
+        body: fal's answer.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("fal refused the stream")
+        self.body = body
 
 
 class CallerGone(Exception):
@@ -154,10 +169,18 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-async def pinged(data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:
-    """Encoded events, with a comment whenever nothing came for a while. Closes what they come from."""
+async def pinged(
+    data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS, *, is_late: bool = False
+) -> AsyncGenerator[bytes, None]:
+    """Encoded events, with a comment whenever nothing came for a while. Closes what they come from.
+
+    Args:
+        is_late: whether to begin with a comment, as the first event was waited for already.
+    """
     waiting: asyncio.Task[bytes] | None = None
     try:
+        if is_late:
+            yield sse.PING
         while True:
             waiting = waiting or asyncio.ensure_future(_next(data))
             done, _ = await asyncio.wait({waiting}, timeout=ping_seconds)
