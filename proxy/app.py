@@ -48,6 +48,7 @@ from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.guard import Guard
 from proxy.upstream.transport import EngineTransport
 
 if TYPE_CHECKING:
@@ -82,13 +83,15 @@ def create_app(
         SettingsError: `PROXY_CONFIG` cannot be used.
     """
     file, catalog = read_file(settings.config_path)
+    metrics, clock = Metrics(), clock or SystemClock()
     services = _assembled(
         settings,
         catalog,
-        Upstream(settings.fal, transport or EngineTransport(), timeouts),
+        metrics,
+        Upstream(settings.fal, transport or EngineTransport(), timeouts, Guard(clock, metrics.upstream_refused)),
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
-        clock or SystemClock(),
+        clock,
         drain or Drain(settings.server.drain_seconds),
     )
     app = Application(
@@ -138,6 +141,7 @@ class ByListener:
 def _assembled(
     settings: Settings,
     catalog: Catalog,
+    metrics: Metrics,
     upstream: Upstream,
     stores: Stores,
     counters: Counters,
@@ -147,7 +151,6 @@ def _assembled(
     """Every part, made once, each given what it works with."""
     directory = Directory(stores.directory, clock)
     minted = Sessions(settings.sessions.secrets, clock)
-    metrics = Metrics()
     fails_open = settings.stores.rate_limit_on_error == "open"
     limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     leases = Leases(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)

@@ -23,9 +23,12 @@
     │   ├── UpstreamAmbiguous         upstream_ambiguous    fal may have accepted: the clients must not repeat it
     │   └── UpstreamRejectedKey       upstream_rejected_key
     ├── BadUpstream              502  bad_upstream          only where repeating is safe
+    ├── UpstreamRefusedEndpoint  502  upstream_refused_endpoint  fal ran nothing
     ├── UpstreamTimeout          504  upstream_timeout      only where repeating is safe
-    └── Unavailable              503  (abstract)            nothing was sent to fal
-        ├── UpstreamUnavailable       upstream_unavailable
+    └── Unavailable              503  (abstract)            fal ran nothing
+        ├── UpstreamUnavailable       upstream_unavailable  nothing was sent to fal
+        ├── UpstreamAccountLocked     upstream_account_locked  also when its balance is used up
+        ├── UpstreamBusy              upstream_busy         a limit of fal's own
         ├── StoreUnavailable          store_unavailable
         ├── Overloaded                overloaded            the bodies of all requests take too much memory
         ├── TooManyConnections        too_many_connections
@@ -191,12 +194,16 @@ class BadUpstream(ProxyError):
     status, code = 502, "bad_upstream"
 
 
+class UpstreamRefusedEndpoint(ProxyError):
+    status, code = 502, "upstream_refused_endpoint"
+
+
 class UpstreamTimeout(ProxyError):
     status, code = 504, "upstream_timeout"
 
 
 class Unavailable(ProxyError):
-    """Nothing was sent to fal, and a later try may succeed."""
+    """fal ran nothing, and a later try may succeed."""
 
     status = 503
 
@@ -206,6 +213,14 @@ class Unavailable(ProxyError):
 
 class UpstreamUnavailable(Unavailable):
     code = "upstream_unavailable"
+
+
+class UpstreamAccountLocked(Unavailable):
+    code = "upstream_account_locked"
+
+
+class UpstreamBusy(Unavailable):
+    code = "upstream_busy"
 
 
 class StoreUnavailable(Unavailable):
@@ -222,6 +237,10 @@ class TooManyConnections(Unavailable):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+#: The failures of a call at fal that ran nothing there, and so cost nothing.
+NOTHING_RAN = (UpstreamUnavailable, UpstreamAccountLocked, UpstreamBusy, UpstreamRejectedKey, UpstreamRefusedEndpoint)
 
 
 def respond(error: ProxyError, request_id: str) -> Response:

@@ -154,6 +154,12 @@ class Metrics:
             "Connections that waited for their caller and were closed to make room for others.",
             registry=self.registry,
         )
+        self.upstream_refusals = Counter(
+            "fal_proxy_upstream_refusals",
+            "Calls that fal refused or failed at, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 
@@ -165,6 +171,9 @@ class Metrics:
 
     def _counters_of(self, surface: str, status: int) -> tuple[Counter, Histogram]:
         return self.requests.labels(surface, status), self.seconds.labels(surface)
+
+    def upstream_refused(self, reason: str) -> None:
+        self.upstream_refusals.labels(reason).inc()
 
     def gauge(self, watched_jobs: Callable[[], int], open_streams: Callable[[], int]) -> None:
         """Tell at each reading what goes on now."""

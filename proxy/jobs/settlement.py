@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from proxy.catalog import Catalog
 from proxy.clock import Clock
-from proxy.errors import ProxyError, UpstreamRejectedKey, UpstreamUnavailable
+from proxy.errors import NOTHING_RAN, ProxyError
 from proxy.numbers import bounded, parse_decimal
 from proxy.policy.inputs import MAX_TOKENS
 from proxy.policy.leases import LEASE_SECONDS, Leases
@@ -70,7 +70,7 @@ class Settlement:
         started = self._clock.now()
         try:
             yield lambda status, units, body: answers.append((status, units, body))
-        except (UpstreamUnavailable, UpstreamRejectedKey):
+        except NOTHING_RAN:
             await self.unused(job)
             raise
         except BaseException:
@@ -99,7 +99,7 @@ class Settlement:
 
         try:
             yield refuse
-        except (UpstreamUnavailable, UpstreamRejectedKey):
+        except NOTHING_RAN:
             await self.unused(job)
             raise
         except BaseException:

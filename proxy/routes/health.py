@@ -33,7 +33,8 @@ def routes(services: Services) -> list[Route]:
     async def readyz(request: Request) -> Response:
         services.drain.refuse_new_work()
         await readiness.require()
-        return JSONResponse({"status": "ready"})
+        # What fal says of the account is told here, and changes nothing: other processes would fare no better.
+        return JSONResponse({"status": "ready", "upstream": services.upstream.guard.report()})
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -106,9 +106,6 @@ async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
     for pause in (*PAUSES_SECONDS[:3], None):
         try:
             result = await fetch()
-            if result.status == 429:
-                # Of the moment, not of the job.
-                raise BadUpstream("fal is too busy to tell.", scope="upstream")
         except (BadUpstream, UpstreamTimeout, Unavailable) as problem:
             _log.info("a job's result is fetched again: %s", problem.code)
             if pause is None:

@@ -4,6 +4,7 @@ The first parameter in each line is the main one; `n` events are body messages t
 
     delay       seconds=1            wait, then answer as usual
     status      status=500 body text content_type headers    answer this instead; body has fal's own words by default
+    refuse      reason=wrong_key     one of the refusals in `refusals`, in fal's own words
     nginx       status=502           the HTML of a gateway in front of fal
     redirect    to=… status=302
     huge        bytes=…              200 and a JSON body of that size
@@ -38,18 +39,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.sandbox.answers import failure, platform_failure
 from proxy.sandbox.record import Exchange
-from proxy.sandbox.replies import reply
+from proxy.sandbox.refusals import refusal
+from proxy.sandbox.replies import reply, reply_with
 from proxy.sandbox.wire import Write, drain, is_comment, live, more, spaced, taken
 
 Params = Mapping[str, Any]
 Damage = Callable[[ASGIApp, Exchange, Params], ASGIApp]
 
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
-_TEXTS = {
-    401: "invalid key credentials",
-    402: "Exhausted balance. Top up your balance at fal.ai/dashboard/billing.",
-    403: "User is locked. Reason: Exhausted balance.",
-}
+_REFUSALS = {401: "wrong_key", 402: "payment_required", 403: "balance_used_up"}
 _ERROR_TYPES = {429: "concurrent_requests_limit", 500: "internal_error", 502: "runner_incomplete_response",
                 503: "runner_connection_error", 504: "startup_timeout"}  # fmt: skip
 
@@ -64,6 +62,11 @@ def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 def status(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     return _instead(_response(int(params.get("status") or 500), params))
+
+
+def refuse(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
+    named = {name: str(value) for name, value in (params.get("headers") or {}).items()}
+    return _instead(reply_with(refusal(str(params.get("refuse") or params.get("reason") or "wrong_key"), named)))
 
 
 def nginx(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -263,8 +266,8 @@ def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 DAMAGES: Mapping[str, Damage] = {
     damage.__name__: damage
     for damage in (
-        delay, status, nginx, redirect, huge, headers, fail, drop, drop_at, stall_at, cut, hang, stall, split, chunk,
-        garbage, duplicate, reorder, gzip,
+        delay, status, refuse, nginx, redirect, huge, headers, fail, drop, drop_at, stall_at, cut, hang, stall, split,
+        chunk, garbage, duplicate, reorder, gzip,
     )
 }  # fmt: skip
 
@@ -278,7 +281,9 @@ def _response(code: int, params: Params) -> Response:
     if code in _ERROR_TYPES:
         answer = platform_failure(_ERROR_TYPES[code])
         return reply(answer.body, code, {**answer.headers, **extra})
-    return reply({"detail": _TEXTS.get(code, f"The sandbox was asked for a {code}")}, code, extra)
+    if code in _REFUSALS:
+        return reply_with(refusal(_REFUSALS[code], extra))
+    return reply({"detail": f"The sandbox was asked for a {code}"}, code, extra)
 
 
 def _instead(response: Response) -> ASGIApp:

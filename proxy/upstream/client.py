@@ -18,13 +18,14 @@ from proxy.errors import (
     BadUpstream,
     ProxyError,
     UpstreamAmbiguous,
-    UpstreamRejectedKey,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
 from proxy.settings import FalSettings
 from proxy.targets import Kind, Target
-from proxy.upstream.headers import JSON
+from proxy.upstream import refusals
+from proxy.upstream.guard import Guard
+from proxy.upstream.headers import JSON, REQUEST_ID
 
 #: fal's answer, as the rest of the program knows it.
 Answer = httpx.Response
@@ -62,7 +63,14 @@ class Timeouts:
 
 
 class Upstream:
-    def __init__(self, fal: FalSettings, transport: httpx.AsyncBaseTransport, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        fal: FalSettings,
+        transport: httpx.AsyncBaseTransport,
+        timeouts: Timeouts | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self.guard = guard or Guard()
         self._fal = fal
         self._transport = transport
         self._timeouts = timeouts or Timeouts()
@@ -75,13 +83,34 @@ class Upstream:
             UpstreamUnavailable: nothing was sent.
             UpstreamAmbiguous: it may have been run, and the answer is lost.
             BadUpstream, UpstreamTimeout: it failed, and repeating it is safe.
-            UpstreamRejectedKey: fal does not accept the key.
+            UpstreamRejectedKey, UpstreamAccountLocked, UpstreamBusy, UpstreamRefusedEndpoint: fal refused it, and ran
+                nothing.
         """
         request = self._request(target, headers, body)
         response = await self._send(request, repeatable=target.kind.repeatable)
-        if failure := _refused(response, repeatable=target.kind.repeatable):
+        if response.status_code < 300:
+            return response
+        return await self._examined(response, target.kind)
+
+    async def _examined(self, response: httpx.Response, kind: Kind) -> httpx.Response:
+        """An answer that is no success, if it is one of fal's that passes on.
+
+        Raises: as `call`.
+        """
+        status = response.status_code
+        # Of a job, fal says with a 404 that it does not know that one.
+        if status in refusals.STATUSES and not (status == 404 and kind.names_job):
+            response, is_whole = await _in_memory(response)
+            if reason := refusals.reason_of(status, response.content):
+                self.guard.saw(reason)
+                raise refusals.error_of(reason, response.headers)
+            if not is_whole:
+                raise _not_fals(status, repeatable=kind.repeatable)
+        if status >= 500:
+            self.guard.saw(refusals.Reason.SERVER_ERROR)
+        if not _passes_on(response):
             await response.aclose()
-            raise failure
+            raise _not_fals(status, repeatable=kind.repeatable)
         return response
 
     def _request(self, target: Target, headers: dict[str, str], body: object) -> httpx.Request:
@@ -175,17 +204,31 @@ def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
     return BadUpstream("The connection to fal broke; try again.", scope="upstream")
 
 
-def _refused(response: httpx.Response, *, repeatable: bool) -> ProxyError | None:
-    """The answers of fal that are not passed on, whatever their text."""
-    status = response.status_code
-    if status in (401, 403):
-        return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
-    if status < 300:
-        return None
+async def _in_memory(response: httpx.Response) -> tuple[httpx.Response, bool]:
+    """The same answer with its body read, and whether that was all: one that is long, or breaks, is cut off there."""
+    body, is_whole = bytearray(), True
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > refusals.MOST_BYTES:
+                is_whole = False
+                break
+        kept = httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(bytes(body)))
+        await kept.aread()
+    except httpx.HTTPError:
+        return httpx.Response(response.status_code, content=b""), False
+    finally:
+        await response.aclose()
+    return kept, is_whole
+
+
+def _passes_on(response: httpx.Response) -> bool:
+    """Whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
     speaks_json = response.headers.get("content-type", "").startswith(JSON)
-    by_fal_itself = speaks_json or "x-fal-request-id" in response.headers
-    if status >= 400 and by_fal_itself:
-        return None
+    return response.status_code >= 400 and (speaks_json or REQUEST_ID in response.headers)
+
+
+def _not_fals(status: int, *, repeatable: bool) -> ProxyError:
     if repeatable:
         return BadUpstream(f"fal answered with something that is not its own (status {status}).", scope="upstream")
     return UpstreamAmbiguous("What came back is not fal's answer: it may have accepted the request.")

@@ -344,7 +344,7 @@ ENDS: dict[str, tuple[Call, Booked | None]] = {
     "submit: 422": (fails("status", "submit", status=422), None),
     "submit: 500": (fails("status", "submit", status=500), None),
     "submit: 429": (fails("status", "submit", status=429), None),
-    "submit: key refused": (fails("status", "submit", status=403), None),
+    "submit: key refused": (fails("refuse", "submit", reason="no_permission"), None),
     "submit: answer lost": (fails("drop", "submit", when="lost"), RESERVED),
     "submit: gateway": (fails("nginx", "submit", status=504), RESERVED),
     "submit: no id": (fails("status", "submit", status=200, body={"status": "IN_QUEUE"}), RESERVED),

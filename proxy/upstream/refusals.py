@@ -1,0 +1,110 @@
+"""fal's refusals, told apart by their status and words: the key, the account, a limit of fal's own, or the endpoint.
+
+None of them ran anything. What a model answers in its own words is none of them, and passes on as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from proxy.errors import (
+    ProxyError,
+    UpstreamAccountLocked,
+    UpstreamBusy,
+    UpstreamRefusedEndpoint,
+    UpstreamRejectedKey,
+)
+from proxy.numbers import parse_whole
+
+#: A refusal is one sentence; what is longer is read up to here, and no further.
+MOST_BYTES = 64 * 1024
+#: fal's words decide by how they begin: what a refusal quotes further on decides nothing.
+_MOST_CHARS = 300
+#: The longest that a caller is asked to wait for fal, whatever fal says.
+_MOST_WAIT_SECONDS = 3600
+_BUSY_SECONDS, _LOCKED_SECONDS = 1, 5
+
+
+class Reason(StrEnum):
+    WRONG_KEY = "wrong_key"
+    NO_PERMISSION = "no_permission"
+    ACCOUNT_LOCKED = "account_locked"
+    BALANCE_USED_UP = "balance_used_up"
+    CONCURRENCY_LIMIT = "concurrency_limit"
+    RATE_LIMIT = "rate_limit"
+    ENDPOINT_REFUSED = "endpoint_refused"
+    ENDPOINT_UNKNOWN = "endpoint_unknown"
+    #: Not a refusal, but counted with them: fal, or a machine in front of it, fails.
+    SERVER_ERROR = "server_error"
+
+
+_LOCKED = r"(?:user|account|team) is locked"
+#: The first line whose status is the answer's, and whose words its detail has, tells the reason.
+_TABLE = [
+    (status, re.compile(words, re.IGNORECASE), reason)
+    for status, words, reason in (
+        (401, "", Reason.WRONG_KEY),
+        (402, "", Reason.BALANCE_USED_UP),
+        (403, rf"^(?:{_LOCKED}\W+reason\W+)?(?:exhausted balance|top.?up)", Reason.BALANCE_USED_UP),
+        (403, rf"^{_LOCKED}", Reason.ACCOUNT_LOCKED),
+        (403, r"\b(?:endpoints?|applications?|apps?|models?)\b", Reason.ENDPOINT_REFUSED),
+        (403, r"\bpermissions?\b|\bscopes?\b", Reason.NO_PERMISSION),
+        (403, r"\bkeys?\b|\bcredentials?\b|\bunauthori[sz]ed\b", Reason.WRONG_KEY),
+        (403, "", Reason.ENDPOINT_REFUSED),
+        (404, r"^application .*not found", Reason.ENDPOINT_UNKNOWN),
+        (429, r"concurren", Reason.CONCURRENCY_LIMIT),
+        (429, "", Reason.RATE_LIMIT),
+    )
+]
+STATUSES = frozenset(status for status, _, _ in _TABLE)
+LOCKS = frozenset({Reason.ACCOUNT_LOCKED, Reason.BALANCE_USED_UP})
+
+
+def reason_of(status: int, body: bytes) -> Reason | None:
+    """Why fal refused; None if the answer is no refusal of these."""
+    words = _words(body)
+    for given, pattern, reason in _TABLE:
+        if given == status and pattern.search(words):
+            return reason
+    return None
+
+
+def error_of(reason: Reason, headers: Mapping[str, str]) -> ProxyError:
+    """What a refusal means to the caller. fal's own words stay here: they are about the operator's account."""
+    match reason:
+        case Reason.WRONG_KEY | Reason.NO_PERMISSION:
+            return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
+        case Reason.ACCOUNT_LOCKED | Reason.BALANCE_USED_UP:
+            return locked(_LOCKED_SECONDS)
+        case Reason.CONCURRENCY_LIMIT | Reason.RATE_LIMIT:
+            wait = parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS) or _BUSY_SECONDS
+            return UpstreamBusy("fal takes no more calls at the moment; try again.", retry_after=wait, scope="upstream")
+        case _:
+            return UpstreamRefusedEndpoint(
+                "fal does not know this endpoint, or refuses it to this proxy; its operator must look.",
+                scope="upstream",
+            )
+
+
+def locked(retry_after: float) -> UpstreamAccountLocked:
+    return UpstreamAccountLocked(
+        "fal takes no calls of this proxy's account for now; its operator must look.",
+        retry_after=retry_after,
+        scope="upstream",
+    )
+
+
+def _words(body: bytes) -> str:
+    """The `detail` of a platform error and its type; nothing of a model's own list."""
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(document, dict) or not isinstance(detail := document.get("detail"), str):
+        return ""
+    return f"{detail[:_MOST_CHARS]} {str(document.get('error_type', ''))[:_MOST_CHARS]}".strip()
