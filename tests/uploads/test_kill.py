@@ -86,12 +86,15 @@ class File:
 
 def test_kills_at_random_moments(proxy: Served) -> None:
     chance, files = random.Random(1), []
-    for _ in range(KILLS):
-        stop = threading.Event()
+    for number in range(KILLS):
+        stop, earlier = threading.Event(), len(files)
         workers = [threading.Thread(target=_upload, args=(proxy, files, stop)) for _ in range(WORKERS)]
         for worker in workers:
             worker.start()
-        stop.wait(chance.uniform(0.05, 0.5))
+        # A busy machine takes its time to begin: every other time, one upload is over before the rest is cut.
+        is_begun = (lambda file: file.told) if number % 2 else (lambda file: file.place is not None)
+        eventually(lambda: any(map(is_begun, files[earlier:])), "no upload begins")  # noqa: B023
+        stop.wait(chance.uniform(0, 0.3))
         proxy.kill()
         stop.set()
         for worker in workers:
