@@ -114,8 +114,21 @@ class RateLimiter:
         """
         return await self.count(("ip",), (_window("guest", "ip", address, rate),)) if rate else NO_ALLOWANCE
 
-    async def count(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> Allowance:
-        """Count one call in the windows of some scopes, as `windows` gives them.
+    async def check_repeatable(self, caller: Caller, address: str) -> None:
+        """Refuse a call with an Idempotency-Key that has no way on: made, it is a call, and as a repetition, a poll.
+
+        Which of them it is shows only in its body. Nothing is counted yet.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        try:
+            await self.count(*self.windows(caller, address, polls=False), counts=False)
+        except RateLimited:
+            await self.count(*self.windows(caller, address, polls=True), counts=False)
+
+    async def count(self, scopes: tuple[str, ...], listed: tuple[Window, ...], *, counts: bool = True) -> Allowance:
+        """Count one call in the windows of some scopes, as `windows` gives them; without `counts`, only try.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
@@ -123,7 +136,7 @@ class RateLimiter:
         if not listed:
             return NO_ALLOWANCE
         try:
-            hit = await self._counters.hit(listed, self._clock.now())
+            hit = await self._counters.hit(listed, self._clock.now(), counts=counts)
         except StoreUnavailable:
             self._failed()
             if not self._fails_open:

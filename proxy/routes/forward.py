@@ -92,8 +92,8 @@ class Way:
 
     async def _go_once(self, key: str) -> Response:
         self.services.gate.check_endpoint(self.caller, self.target)
-        if self.allowance is None:
-            await count_repeatable(self.services, self.request, self.caller)
+        if self.read is None:
+            await self.services.limiter.check_repeatable(self.caller, network_of(self.request))
         body = await self._read()
         limits: dict[str, str] = {}
 
@@ -106,10 +106,14 @@ class Way:
             limits.update({name: value for name, value in answer.headers.items() if name.startswith("ratelimit")})
             return answer
 
-        answer = await self.services.once.do(key, self.caller, self.target, body, work, self._found)
+        answer = await self.services.once.do(key, self.caller, self.target, body, work, self._again, self._found)
         answer.headers.update(limits)
         # What is kept is fal's own form: the next one who asks may use another surface.
         return rewritten(answer, self.target.endpoint, self.rewrite) if self.target.kind is Kind.SUBMIT else answer
+
+    async def _again(self) -> None:
+        """A repeated call costs what a poll costs."""
+        await self.services.limiter.hit(self.caller, network_of(self.request), polls=True)
 
     async def _admitted(
         self,
@@ -139,11 +143,6 @@ class Way:
         answer = await self.services.hub.ask(job, logs=False)
         status = 200 if answer.status < 300 else answer.status
         return Response(answer.body, status, {**answer.headers, "idempotency-replayed": "true"})
-
-
-async def count_repeatable(services: Services, request: Request, caller: Caller) -> Allowance:
-    """Count a call with an Idempotency-Key before its body is read: as a poll, and as a call too only if it is made."""
-    return await services.limiter.hit(caller, network_of(request), polls=True)
 
 
 async def _never_gone() -> Message:

@@ -25,7 +25,7 @@ from proxy.policy.ratelimit import NO_ALLOWANCE, Allowance, network_of
 from proxy.routes.bodies import read_form
 from proxy.routes.call import Call
 from proxy.routes.events import counted, stream_of
-from proxy.routes.forward import Way, count_repeatable, note
+from proxy.routes.forward import Way, note
 from proxy.routes.journal import END, as_job, journal, parse_mark, preceded
 from proxy.routes.once import HEADER, key_of
 from proxy.routes.queries import known_query
@@ -102,11 +102,12 @@ def routes(services: Services) -> list[Route]:
     ]
 
 
-async def _count(services: Services, request: Request, caller: Caller) -> Allowance:
-    """Count a new job before its body is read, which names the endpoint."""
+async def _count(services: Services, request: Request, caller: Caller) -> Allowance | None:
+    """Count a new job before its body is read, which names the endpoint; one that may be a repetition is only tried."""
     services.drain.refuse_new_work()
     if key_of(request.headers.getlist(HEADER)):
-        return await count_repeatable(services, request, caller)
+        await services.limiter.check_repeatable(caller, network_of(request))
+        return None
     return await services.limiter.hit(caller, network_of(request), polls=False)
 
 

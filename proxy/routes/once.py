@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Work = Callable[[str], Awaitable[Response]]
+Again = Callable[[], Awaitable[None]]
 Find = Callable[[Job], Awaitable[Response]]
 
 
@@ -63,17 +64,20 @@ class Once:
         self._clock = clock
         self._running: dict[tuple[str, str, str], asyncio.Task[Mapping[str, Any]]] = {}
 
-    async def do(self, key: str, caller: Caller, target: Target, body: Any, work: Work, find: Find) -> Response:
+    async def do(
+        self, key: str, caller: Caller, target: Target, body: Any, work: Work, again: Again, find: Find
+    ) -> Response:
         """Make a call once.
 
         Args:
             work: makes it, under the job id that it is given.
+            again: is asked before a repeated call is answered, and may refuse.
             find: answers from a job that fal has.
 
         Raises:
             InvalidInput: the key was used with another body.
             UpstreamAmbiguous: what came of the first call cannot be known.
-            ProxyError: what `work` raises.
+            ProxyError: whatever `work` and `again` raise.
         """
         claim = Claim(
             tenant=caller.tenant.id,
@@ -90,6 +94,7 @@ class Once:
             if holder.body_hash != claim.body_hash:
                 problem = "This Idempotency-Key was used with another body; use a new one."
                 raise InvalidInput([{"loc": ["header", HEADER], "msg": problem, "type": "idempotency_key_reused"}])
+            await again()
             answer = await self._again(claim, holder, work, find)
             if answer is not None:
                 return answer

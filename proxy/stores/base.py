@@ -317,8 +317,11 @@ class Counters(Protocol):
     only how long a lease lasts.
     """
 
-    async def hit(self, windows: Sequence[Window], now: float) -> Hit:
-        """Count one hit in every window, or in none if one of them is full. One round trip."""
+    async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
+        """Count one hit in every window, or in none if one of them is full. One round trip.
+
+        Without `counts` it is only tried: the answer says whether there is room, and nothing is taken.
+        """
 
     async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
         """Take a slot of every pool, or of none; the place of a pool that is full, else None. Idempotent."""

@@ -95,6 +95,8 @@ def test_a_caller_who_has_no_calls_left_is_refused_before_the_body_is_read(
         token = stack.token(ttl_seconds=60)
         with stack.client(token) as alice:
             assert alice.post(f"/fal/run/{NEXT}", json=question(), headers=key).status_code == 200
+            # A repetition would be a poll.
+            assert alice.get("/v1/jobs").status_code == 200
         more = [f"{name}: {value}-more" for name, value in key.items()]
         lines = [
             f"POST {path} HTTP/1.1",

@@ -73,7 +73,7 @@ def test_a_method_or_a_header_nobody_needs_is_refused(page: httpx.Client) -> Non
         ("GET", "/v1/session", 401),
         ("GET", "/nowhere", 404),
         ("PUT", "/v1/endpoints", 405),
-        ("POST", "/v1/sessions/guest", 400),
+        ("POST", "/v1/sessions/cookie", 401),
         ("PATCH", "/api/fal/proxy", 401),
     ],
 )

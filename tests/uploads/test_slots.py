@@ -119,14 +119,25 @@ def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
     assert not uploads.at_files() and slot.put(FILE).status_code == 200
 
 
-@pytest.mark.parametrize("told", ["content-length: 4000", "content-length: 5000\r\ntransfer-encoding: chunked"])
-def test_bytes_beyond_the_end_are_no_http(uploads: Uploads, told: str) -> None:
-    """The server itself says so, in the middle of it: the caller is not told that its file arrived."""
+def test_a_file_with_two_lengths_is_refused(uploads: Uploads) -> None:
     path = urlsplit(uploads.slot().upload_url).path
-    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{told}\r\n\r\n"
+    lengths = "content-length: 5000\r\ntransfer-encoding: chunked"
+    head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{lengths}\r\n\r\n"
     with Wire(uploads.stack.url) as wire:
         assert wire.raw(head.encode() + FILE, "PUT").status == 400
     uploads.until_idle()
+    assert not uploads.at_files()
+
+
+def test_bytes_beyond_the_announced_end_are_no_part_of_the_file_and_end_the_connection(uploads: Uploads) -> None:
+    slot = uploads.slot()
+    lines = ("host: x", "content-type: image/png", "content-length: 4000", "", "")
+    head = f"PUT {urlsplit(slot.upload_url).path} HTTP/1.1\r\n" + "\r\n".join(lines)
+    with Wire(uploads.stack.url) as wire:
+        answer = wire.raw(head.encode() + FILE, "PUT")
+    assert (answer.status, answer.all("connection")) == (200, ["close"])
+    uploads.until_idle()
+    assert uploads.has(slot.file_url, FILE[:4000])
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "5000, 5000", "٥"])

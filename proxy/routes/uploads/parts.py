@@ -73,7 +73,7 @@ def part_number(text: str) -> int:
         BadRequest: no part has that number.
     """
     number = parse_whole(text, MOST_PARTS, least=1)
-    if number is None:
+    if number is None or len(text) > len(str(MOST_PARTS)):
         raise BadRequest(f"Parts are numbered from 1 to {MOST_PARTS}.")
     return number
 

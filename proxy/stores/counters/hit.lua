@@ -1,7 +1,7 @@
 -- Count one hit in every window, or in none if one of them is full.
 --
 -- KEYS: one sorted set a window, of the times of its hits.
--- ARGV: now (empty: the server's time), a name for this hit, then limit and seconds of each window.
+-- ARGV: now (empty: the server's time), a name for this hit (empty: it is only tried, not counted), then limit and seconds of each window.
 -- Answer: the place of the refusing window (0 for none), the seconds until it has room, then for each window what is
 -- left and the seconds until its oldest hit leaves it. Numbers go as text: Redis would cut them to integers.
 --
@@ -32,7 +32,7 @@ end
 local answer = { tostring(refused), tostring(longest) }
 for at, key in ipairs(KEYS) do
   local limit, seconds = tonumber(ARGV[1 + 2 * at]), tonumber(ARGV[2 + 2 * at])
-  if refused == 0 then
+  if refused == 0 and name ~= '' then
     redis.call('ZADD', key, stamp, name)
     redis.call('EXPIRE', key, seconds + 60)
   end

@@ -23,10 +23,10 @@ class MemoryCounters:
         self._pools: dict[str, _Pool] = {}
         self._until_sweep = SWEEP_EVERY
 
-    async def hit(self, windows: Sequence[Window], now: float) -> Hit:
-        if len(windows) == 1:
+    async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
+        if counts and len(windows) == 1:
             return self.windows.hit_one(windows[0], now)
-        return self.windows.hit(windows, now)
+        return self.windows.hit(windows, now, counts=counts)
 
     async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
         for at, pool in enumerate(pools):

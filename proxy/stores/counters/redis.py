@@ -55,13 +55,13 @@ class RedisCounters:
             for name in ("hit", "acquire", "extend", "in_use")
         )
 
-    async def hit(self, windows: Sequence[Window], now: float) -> Hit:
+    async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
         if not windows:
             return Hit(None, 0.0, (), ())
         keys = [f"{PREFIX}rate:{window.key}" for window in windows]
         limits = [number for window in windows for number in (window.limit, window.seconds)]
         async with _answering():
-            answer = await self._hit(keys=keys, args=[self._time(now), secrets.token_hex(8), *limits])
+            answer = await self._hit(keys=keys, args=[self._time(now), secrets.token_hex(8) if counts else "", *limits])
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
 

@@ -61,15 +61,15 @@ class SlidingWindows:
             times.append(now)
         return Hit(None, 0.0, (limit - count - 1,), (times[0] + seconds - now,))
 
-    def hit(self, windows: Sequence[Window], now: float) -> Hit:
-        """Count one hit in every window, or in none if one of them is full."""
+    def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
+        """Count one hit in every window, or in none if one of them is full or it is only tried."""
         kept = [self.times(window, now) for window in windows]
         waits = [
             times[-window.limit] + window.seconds - now if len(times) >= window.limit else 0.0
             for times, window in zip(kept, windows, strict=True)
         ]
         refused = max(range(len(waits)), key=waits.__getitem__) if any(wait > 0 for wait in waits) else None
-        if refused is None:
+        if refused is None and counts:
             for times, window in zip(kept, windows, strict=True):
                 self._add(window, times, now)
         pairs = list(zip(kept, windows, strict=True))
