@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 
+from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
-from proxy.server.protocol import ProtocolFactory
 from proxy.settings import ServerSettings
 
 #: Operators, probes and scrapers are few; however full the public listener is, these are let in.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.server.connections import ConnectionLimits
+from proxy.server.factory import ProtocolFactory
 from proxy.server.open_files import file_limit, max_connections_within
-from proxy.server.protocol import ProtocolFactory
 from proxy.settings import ServerSettings, Settings
 
 

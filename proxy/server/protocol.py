@@ -8,8 +8,6 @@ connection is closed (RFC 9112, sections 2.2, 3.2, 6.1, 6.3, 7.1 and 11.2; RFC 9
 from __future__ import annotations
 
 import asyncio
-import re
-from functools import lru_cache
 from typing import Any
 
 import httptools
@@ -19,22 +17,15 @@ from uvicorn.server import ServerState
 
 from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnections
 from proxy.server.coalescing import CoalescingTransport
-from proxy.server.connections import NEVER, ConnectionLimits, Connections
+from proxy.server.connections import NEVER, Connections
 from proxy.server.exchange import Exchange, UnchunkedExchange
+from proxy.server.framing import MAX_HOST_BYTES, MAX_TRAILER_BYTES, check_head, framing_of, is_host, trailers_too_large
 from proxy.server.refusal import raw_response
-from proxy.telemetry import Metrics
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
 MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 256
-#: What may follow the last chunk. Trailers are read to find the end of the message, and dropped.
-MAX_TRAILER_BYTES = 16 * 1024
-#: A name of DNS has 255 bytes at most, and a port follows. The names seen last are remembered, so they are short.
-MAX_HOST_BYTES = 300
 #: What is read, and thrown away, after the answer that closes a connection.
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-#: `Host` as a URL has it (RFC 3986, section 3.2.2), with a port or without.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?", re.ASCII)
 
 
 class LimitedHeadProtocol(HttpToolsProtocol):
@@ -162,7 +153,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         elif in_trailers and self._in_trailers:
             self._trailer_bytes += len(data)
             if self._trailer_bytes > MAX_TRAILER_BYTES:
-                self._refuse(_trailers_too_large())
+                self._refuse(trailers_too_large())
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Feed the parser, and read on behind each upgrade; one packet may hold many, so this is a loop."""
@@ -186,14 +177,10 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         The parser takes what follows for another protocol, so another one reads it. It is given the framing of this
         request first.
         """
-        framing = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
-        lines = [b"%s: %s\r\n" % pair for pair in framing or [(b"content-length", b"0")]]
-        if not self.cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._is_replaying = True
-        self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(lines))
+        self.parser.feed_data(framing_of(self.headers, self.cycle.keep_alive))
         self._is_replaying = False
 
     # What the parser finds.
@@ -216,12 +203,12 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             # A trailer, or a line that is read again.
             self._trailer_line_bytes += len(name) + len(value)
             if self._trailer_line_bytes > MAX_TRAILER_BYTES:
-                raise _trailers_too_large()
+                raise trailers_too_large()
             return
         name = name.lower()
         if name == b"host":
             self._hosts += 1
-            if len(value) > MAX_HOST_BYTES or not _is_host(value):
+            if len(value) > MAX_HOST_BYTES or not is_host(value):
                 raise BadRequest("The Host header does not name a host.")
         elif name == b"transfer-encoding":
             self._coding = value.strip().lower() if self._coding is None else b""
@@ -233,10 +220,11 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         if self._is_replaying:
             return
         self._in_head = False
-        self._check_head()
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        check_head(version, method, len(self.headers), self._hosts, self._coding)
         super().on_headers_complete()
         # uvicorn names its own class; its task has not run yet.
-        if self.scope["http_version"] == "1.1":
+        if version == "1.1":
             self.cycle.__class__ = Exchange
         else:
             self.cycle.__class__ = UnchunkedExchange
@@ -257,24 +245,6 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             # Not yet: the parser has not looked at the body.
             return
         super().on_message_complete()
-
-    def _check_head(self) -> None:
-        """Refuse a head that others may read in another way.
-
-        Raises:
-            BadRequest: it asks for a tunnel, has too many headers, or its version, host or length is not clear.
-        """
-        version = self.parser.get_http_version()
-        if self.parser.get_method() == b"CONNECT":
-            raise BadRequest("This server opens no tunnels.")
-        if version not in ("1.1", "1.0"):
-            raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-        if len(self.headers) > MAX_HEADERS:
-            raise BadRequest(f"The request has more than {MAX_HEADERS} headers.")
-        if self._hosts != 1 and (version == "1.1" or self._hosts):
-            raise BadRequest("A request must have one Host header (RFC 9112, section 3.2).")
-        if self._coding is not None and (version == "1.0" or self._coding != b"chunked"):
-            raise BadRequest("A body is sent with content-length, or in chunks of HTTP/1.1, and with no other coding.")
 
     # Refusals of this layer.
 
@@ -316,36 +286,3 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self.transport.lingers = True
         self.transport.write(raw_response(error))
         self.transport.close()
-
-
-def _trailers_too_large() -> BadRequest:
-    return BadRequest(f"The trailers of the request are larger than {MAX_TRAILER_BYTES} bytes.")
-
-
-@lru_cache(maxsize=1024)
-def _is_host(value: bytes) -> bool:
-    return _HOST.fullmatch(value) is not None
-
-
-class ProtocolFactory:
-    """What uvicorn calls for each connection. All protocols of a listener share its `Connections`.
-
-    The metrics count those of the public listener.
-    """
-
-    def __init__(self, limits: ConnectionLimits | None = None, *, is_public: bool = True) -> None:
-        self._limits = limits or ConnectionLimits()
-        self._is_public = is_public
-        self._connections: Connections | None = None
-
-    def __call__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> LimitedHeadProtocol:
-        if self._connections is None:
-            metrics = app_state.get("metrics") if self._is_public else None
-            self._connections = Connections(self._limits, metrics or Metrics())
-        return LimitedHeadProtocol(config, server_state, app_state, _loop, connections=self._connections)

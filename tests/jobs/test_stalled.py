@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.jobs.hub import Hub
 from proxy.routes.events import status_events, stream_of
-from proxy.server.protocol import ProtocolFactory
+from proxy.server.factory import ProtocolFactory
 from tests.jobs.hubs import JOB, hub_before, until
 from tests.support.scripted import ScriptedFal, log_line, whole_life
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from proxy.server.connections import ConnectionLimits
-from proxy.server.protocol import ProtocolFactory
+from proxy.server.factory import ProtocolFactory
 from tests.support.servers import running
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.drain import Drain
 from proxy.server.connections import ConnectionLimits
 from proxy.server.draining import DrainingServer
-from proxy.server.protocol import ProtocolFactory
+from proxy.server.factory import ProtocolFactory
 from proxy.telemetry import Metrics
 from tests.server.commands import eventually
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.server.protocol import MAX_HEADERS, MAX_TRAILER_BYTES
+from proxy.server.framing import MAX_HEADERS, MAX_TRAILER_BYTES
 from tests.server.echo import Echo, bodies_of, echo_server, parse_answers
 from tests.server.talk import talk
 

@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 from starlette.applications import Starlette
 
-from proxy.server.protocol import MAX_HEAD_BYTES, ProtocolFactory
+from proxy.server.factory import ProtocolFactory
+from proxy.server.protocol import MAX_HEAD_BYTES
 from tests.support.servers import running
 
 

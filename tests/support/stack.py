@@ -18,8 +18,8 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.sandbox.app import SANDBOX_KEY
+from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
-from proxy.server.protocol import ProtocolFactory
 from proxy.settings import Settings, read
 from proxy.stores.base import Counters
 from proxy.stores.sql import SqlStores
