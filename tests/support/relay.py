@@ -15,13 +15,14 @@ class Relay:
 
     Attributes:
         port: where the relay itself listens.
+        to_port: where new connections lead; may be changed at any time.
         delay_seconds: how much later each piece that the server sends arrives; may be changed at any time.
     """
 
     def __init__(self, to_port: int) -> None:
         self.port = 0
         self.delay_seconds = 0.0
-        self._to_port = to_port
+        self.to_port = to_port
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
@@ -34,7 +35,7 @@ class Relay:
         with contextlib.suppress(OSError, anyio.BrokenResourceError, ExceptionGroup):
             async with (
                 client,
-                await anyio.connect_tcp("127.0.0.1", self._to_port) as server,
+                await anyio.connect_tcp("127.0.0.1", self.to_port) as server,
                 anyio.create_task_group() as ways,
             ):
                 ways.start_soon(self._pass, client, server, False, ways.cancel_scope)

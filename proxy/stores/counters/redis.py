@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import Hit, Pool, Window
@@ -23,6 +25,9 @@ from proxy.stores.base import Hit, Pool, Window
 PREFIX = "{fal-proxy}:"
 ANSWER_SECONDS = 1.0
 _CONNECTIONS = 64
+#: What a server answers that is not the primary, or not yet: it has done nothing. The step is sent again, over a new
+#: connection, which leads to the primary once the name in the URL does.
+_NO_PRIMARY = (ReadOnlyError, BusyLoadingError, MasterDownError)
 _FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ class RedisCounters:
             socket_connect_timeout=ANSWER_SECONDS,
             max_connections=_CONNECTIONS,
             timeout=ANSWER_SECONDS,
+            retry=Retry(NoBackoff(), 1, _NO_PRIMARY),
             # No handshake: it takes longer than a step, and a burst of calls opens all connections at once.
             protocol=2,
             driver_info=None,
@@ -97,8 +103,8 @@ class RedisCounters:
             return int(await self._in_use(keys=[f"{PREFIX}lease:{key}"], args=[self._time(now)]))
 
     async def ping(self) -> None:
-        async with _answering():
-            await self._redis.ping()
+        """Write, as calls do: a replica answers a mere PING too."""
+        await self._let_expire_later("ping", ["ping"], 0.0, ANSWER_SECONDS, "1")
 
     async def close(self) -> None:
         await self._redis.aclose()
