@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,15 @@ def test_curl_that_offers_http2_gets_the_answer_to_its_body(echo: Echo) -> None:
     command = ["curl", "-sS", "--http2", "-d", '{"a": 1}', "-H", "content-type: application/json", f"{echo.url}/curl"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert json.loads(done.stdout)["body"] == '{"a": 1}'
+
+
+@pytest.mark.tools
+def test_the_client_of_the_jdk_that_offers_http2_gets_the_answer_to_its_body(echo: Echo) -> None:
+    source = Path(__file__).parent / "fronts" / "Ask.java"
+    command = ["java", str(source), f"{echo.url}/jdk", '{"a": 1}']
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    seen = json.loads(done.stdout)
+    assert seen["body"] == '{"a": 1}' and "upgrade" in dict(seen["headers"])
 
 
 def test_a_tunnel_is_refused_and_what_follows_is_not_read(echo: Echo) -> None:
