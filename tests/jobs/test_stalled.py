@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from proxy.http.scope import NO_STORE, SHOWN
 from proxy.jobs.hub import Hub
 from proxy.routes.events import status_events, stream_of
 from proxy.server.factory import ProtocolFactory
@@ -29,6 +30,7 @@ async def serving(hub: Hub) -> AsyncIterator[int]:
     """The port of a server whose every answer is the status stream of the job."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"][SHOWN] = [NO_STORE]
         stream = await stream_of(hub, JOB, receive, lambda watch: status_events(watch, logs=True, rewrite=None))
         await stream(scope, receive, send)
 

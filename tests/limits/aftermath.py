@@ -45,7 +45,7 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     settings, clock = read(environ, dev=False), MovableClock()
     stores = SqlStores(settings.stores.database_url.reveal())
     redis_url = settings.stores.redis_url
-    counters: Counters = RedisCounters(redis_url.reveal()) if redis_url else MemoryCounters()
+    counters: Counters = RedisCounters(redis_url.reveal(), uses_server_time=False) if redis_url else MemoryCounters()
     leases, bookkeeper = Leases(counters, clock), Bookkeeper(stores.ledger, clock)
     upstream = Upstream(settings.fal, EngineTransport())
     settlement = Settlement(bookkeeper, leases, built_in(), clock)

@@ -32,6 +32,7 @@ from proxy.routes.services import Services
 from proxy.settings import read
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
+from proxy.telemetry import Metrics
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock
@@ -106,6 +107,7 @@ async def measure(database: str) -> list[int]:
     services = _assembled(
         settings,
         built_in(),
+        Metrics(),
         upstream,
         SqlStores(database),
         MemoryCounters(),

@@ -14,6 +14,7 @@ import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.sandbox.damage import DAMAGES
+from proxy.sandbox.refusals import REFUSALS
 from tests.sandbox.conftest import Fal, documents, until
 
 RUN = "/run/fal-ai/llava-next"
@@ -170,6 +171,14 @@ def test_gzip_is_sent_though_identity_was_asked_for(wire: Fal, path: str) -> Non
         packed = b"".join(answer.iter_raw())
     assert answer.headers["content-encoding"] == "gzip"
     assert "You asked:" in gzip.decompress(packed).decode()
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_refuse_answers_with_each_of_fals_refusals(fal: Fal, reason: str) -> None:
+    status, detail, error_type = REFUSALS[reason]
+    answer = fal.run(f"[[fault refuse={reason}]]")
+    assert (answer.status_code, answer.json()["detail"]) == (status, detail)
+    assert answer.json().get("error_type") == error_type == answer.headers.get("x-fal-error-type")
 
 
 @pytest.mark.parametrize(
