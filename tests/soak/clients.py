@@ -112,8 +112,9 @@ class Load:
         return await self._result(id_)
 
     async def _native(self, id_: str) -> str:
-        last, seen = "", set[str]()
-        while True:
+        last, seen, output = "", set[str](), ""
+        # The end is sent once: a client that has it does not come back for it, whatever happens as it hangs up.
+        while last != "END":
             patience = self._dice.uniform(1, 12)
             try:
                 async with (
@@ -130,11 +131,13 @@ class Load:
                         name = value if field == "event" else name
                         assert name != "error", line
                         if field == "data" and name == "result":
-                            output: str = json.loads(value)["output"]
-                            return output
+                            output = json.loads(value)["output"]
+                            break
             except (TimeoutError, httpx.TransportError):
                 pass
-            await self._comes_back()
+            if last != "END":
+                await self._comes_back()
+        return output
 
     async def _comes_back(self) -> None:
         self.again += 1
