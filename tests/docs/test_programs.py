@@ -69,7 +69,9 @@ def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
 def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
     (program,) = blocks(section(page("api"), "Jobs"), "js")
     with stack.client(token := stack.token()) as client:
-        job = client.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("What is it?")}).json()["id"]
+        # Node takes its time to start: the job is still there when it begins to watch.
+        question = asking("[[pace queue_positions=2 seconds_per_position=2 run_seconds=1]] What is it?")
+        job = client.post("/v1/jobs", json={"endpoint": NEXT, "input": question}).json()["id"]
     names = f"const proxy = {stack.url!r}, job = {job!r}, session = {token!r};\n"
     (tmp_path / "watch.mjs").write_text(names + program)
     told = bash("node watch.mjs", tmp_path).splitlines()
