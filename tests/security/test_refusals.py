@@ -462,7 +462,7 @@ def test_fal_silent(sandbox: SandboxControl, tmp_path: Path) -> None:
         for method, tail in (("GET", "/status"), ("GET", ""), ("PUT", "/cancel")):
             answer = call(wire, "hosts", token, method, f"queue/{NEXT}/requests/{job}{tail}")
             assert_refusal(answer, 504, "upstream_timeout")
-        # A stream begins at once. As fal never says a word it tells so or is cut: neither looks like the end of the job.
+        # A stream begins at once. As fal never says a word it tells so, or is cut: the job seems to go on.
         try:
             told = call(wire, "hosts", token, "GET", f"queue/{NEXT}/requests/{job}/status/stream").body
         except IncompleteRead as cut:
