@@ -24,7 +24,7 @@ OURS = "fal-proxy"
 EVERYTHING_ON = """\
     rate_limits: {ip: 9000000/minute, session: 9000000/minute, subject: 9000000/minute, tenant: 9000000/minute}
     poll_limits: {session: 9000000/minute}
-    concurrency: {subject: 9000000, tenant: 9000000}
+    concurrency: {subject: 1000000, tenant: 1000000}
     max_tokens: 256
     quotas:
       - {per: subject, unit: requests, limit: 900000000, window: day}

@@ -1,0 +1,18 @@
+"""The plan files that the benchmark's proxies start with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.policy.plan_file import read_file
+from tests.bench.contestants import EVERYTHING_ON, LIMITS_OFF, PLAN_FILE
+
+
+@pytest.mark.parametrize("limits", [EVERYTHING_ON, LIMITS_OFF], ids=["everything on", "limits off"])
+def test_the_proxy_accepts_the_plan_files_of_the_benchmark(tmp_path: Path, limits: str) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(PLAN_FILE.format(limits=limits))
+    plans, _ = read_file(path)
+    assert list(plans.plans) == ["bench"]
