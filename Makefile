@@ -76,9 +76,10 @@ soak: .venv/.dev ## Ten minutes of hundreds of jobs and a restart: nothing is lo
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
 
 .PHONY: fuzz
-fuzz: .venv/.dev ## Ten minutes of broken HTTP and lying JSON: nothing breaks, nothing is taken (MINUTES=5 of each)
+fuzz: .venv/.dev ## A quarter of an hour of broken HTTP, lying JSON and mutated bytes (MINUTES=5 of each)
 	@$(BIN)/python -m tests.fuzz.http --minutes $(or $(MINUTES),5)
 	@$(BIN)/python -m tests.fuzz.json --minutes $(or $(MINUTES),5)
+	@mkdir -p build && $(BIN)/python -m tests.fuzz.parsers -max_total_time=$$((60 * $(or $(MINUTES),5))) -artifact_prefix=build/
 
 ##@ Prepare
 

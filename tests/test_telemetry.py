@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.errors import BadRequest
 from proxy.redaction import HIDDEN, Redactor
+from proxy.routes.uploads.forms import file_of
 from proxy.settings import LogSettings, Secret, read
 from proxy.telemetry import configure_logging
 
@@ -194,6 +196,19 @@ def test_arguments_that_do_not_fit_a_message_are_not_printed(form: str, capsys: 
     with logging_as(form) as log:
         assert parse(form, log("a number: %d", PLAIN))["message"] == "a number: %d"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.anyio
+async def test_a_form_that_cannot_be_read_writes_no_line(log: Log) -> None:
+    """The parser of forms has warnings of its own, one for each wrong byte."""
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield b"--b\r\nwrong header\r\n\r\n"
+
+    assert log("before")
+    with pytest.raises(BadRequest):
+        await file_of(body(), "multipart/form-data; boundary=b", 100)
+    assert not logging.getLogger("python_multipart.multipart").isEnabledFor(logging.WARNING)
 
 
 def test_every_secret_of_the_settings_is_known_to_the_redactor() -> None:
