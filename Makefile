@@ -20,7 +20,7 @@ BUNDLE := $(PAGE)/static/bundle/main.js
 PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
 # Programs outside Python, each with the Debian package that brings it.
 TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-headless mvn:maven go:golang chromium:chromium \
-  nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql
+  nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql pgbouncer:pgbouncer
 BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
 
 # Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built.

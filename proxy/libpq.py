@@ -55,7 +55,12 @@ _IGNORED = frozenset(
         "tcp_user_timeout",
     ]
 )
+#: How other drivers are told of a transaction pooler.
+_POOLED = {"pgbouncer": "true", "statement_cache_size": "0", "prepared_statement_cache_size": "0"}
 _VALUES = {
+    "pgbouncer": ("true", "false"),
+    "statement_cache_size": ("0",),
+    "prepared_statement_cache_size": ("0",),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
 }
@@ -64,14 +69,20 @@ _MOST_SECONDS = 3600
 
 
 class ConnectionUrl(NamedTuple):
-    """A URL that the driver understands, and how long a connection may take in seconds, if the URL says so."""
+    """A URL that the driver understands, and what else was said in it.
+
+    Attributes:
+        connect_timeout: how long a connection may take in seconds.
+        is_pooled: whether it leads to a transaction pooler for sure.
+    """
 
     url: str
-    connect_timeout: int | None
+    connect_timeout: int | None = None
+    is_pooled: bool = False
 
     def __repr__(self) -> str:
         # The URL holds a password.
-        return f"ConnectionUrl(url=****, connect_timeout={self.connect_timeout})"
+        return f"ConnectionUrl(url=****, connect_timeout={self.connect_timeout}, is_pooled={self.is_pooled})"
 
 
 def parse(text: str) -> ConnectionUrl:
@@ -87,16 +98,21 @@ def parse(text: str) -> ConnectionUrl:
         # The text is not quoted: it may be half a password.
         raise ValueError("has a port that is no number; percent-encode what is special in a password")
     kept: dict[str, str] = {}
-    timeout = None
+    timeout, is_pooled = None, False
     for given, value in parse_qsl(parts.query, keep_blank_values=True):
         name = _TRANSLATED.get(given, given)
         if name == "connect_timeout":
             timeout = _seconds(value)
+        elif name in _POOLED:
+            is_pooled |= _checked(name, value) == _POOLED[name]
         elif name in _PASSED:
             kept[name] = _checked(name, value)
         elif name not in _IGNORED:
             raise ValueError(f"has a parameter that is not known: {given[:40]}; take it out of the URL")
-    return ConnectionUrl(parts._replace(scheme=_SCHEMES[0], query=urlencode(kept)).geturl(), timeout)
+    if "," in parts.netloc or "," in kept.get("host", ""):
+        # Of several servers, the one that takes writes.
+        kept.setdefault("target_session_attrs", "read-write")
+    return ConnectionUrl(parts._replace(scheme=_SCHEMES[0], query=urlencode(kept)).geturl(), timeout, is_pooled)
 
 
 def _checked(name: str, value: str) -> str:

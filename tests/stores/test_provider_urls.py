@@ -47,8 +47,12 @@ def test_the_server_sees_the_application_name_and_the_options(
 
 def test_what_the_driver_does_not_know_is_left_out_and_synonyms_are_translated() -> None:
     text = "postgres://user:p%40ss@db.example:6543/app?ssl=require&channel_binding=require&connect_timeout=7&options=-c%20a%3Db"
-    url, timeout = parse(text)
-    assert url == "postgresql://user:p%40ss@db.example:6543/app?sslmode=require&options=-c+a%3Db" and timeout == 7
+    url, timeout, is_pooled = parse(text)
+    assert (
+        url == "postgresql://user:p%40ss@db.example:6543/app?sslmode=require&options=-c+a%3Db"
+        and timeout == 7
+        and not is_pooled
+    )
 
 
 def test_a_connect_timeout_of_zero_leaves_the_default() -> None:

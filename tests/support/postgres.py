@@ -18,14 +18,14 @@ from tests.support.servers import free_port
 _DEBIAN = Path("/usr/lib/postgresql")
 _OWNER = "proxy"
 #: It refuses to be root, so root lends it the user that the package makes.
-_UNPRIVILEGED = "postgres" if os.geteuid() == 0 else None
+UNPRIVILEGED = "postgres" if os.geteuid() == 0 else None
 
 
 class Postgres(Program):
     def __init__(self, folder: Path, port: int, options: list[str]) -> None:
         command = [program("postgres"), "-D", str(folder / "data"), "-p", str(port), *options]
         # "Fast": it closes the connections of its clients instead of waiting for them.
-        super().__init__(command, port, folder / "log", user=_UNPRIVILEGED, stop_signal=signal.SIGINT)
+        super().__init__(command, port, folder / "log", user=UNPRIVILEGED, stop_signal=signal.SIGINT)
 
     def url(self, database: str) -> str:
         return f"postgresql://{_OWNER}@127.0.0.1:{self.port}/{database}"
@@ -41,8 +41,7 @@ class Postgres(Program):
         return self._run("psql", "-XAtq", "-d", database, "-c", query).strip()
 
     def is_ready(self) -> bool:
-        asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(asked, check=False).returncode == 0
+        return is_accepting(self.port)
 
     def _run(self, name: str, *arguments: str) -> str:
         command = [program(name), "-h", "127.0.0.1", "-p", str(self.port), "-U", _OWNER, *arguments]
@@ -62,6 +61,12 @@ def program(name: str) -> str:
     return path
 
 
+def is_accepting(port: int) -> bool:
+    """Whether a server, or a pooler, takes connections."""
+    asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    return subprocess.run(asked, check=False).returncode == 0
+
+
 @contextlib.contextmanager
 def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server on a free port. `durable` only where a test pulls the plug of the database itself."""
@@ -70,8 +75,8 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
         options += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
     with tempfile.TemporaryDirectory(prefix="fal-proxy-postgres-") as name:
         folder = Path(name)
-        if _UNPRIVILEGED:
-            shutil.chown(folder, _UNPRIVILEGED, _UNPRIVILEGED)
+        if UNPRIVILEGED:
+            shutil.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
         _initialise(folder / "data")
         server = Postgres(folder, free_port(), options)
         server.start()
@@ -82,7 +87,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
 
 
 def _initialise(data: Path) -> None:
-    who = {"user": _UNPRIVILEGED, "group": _UNPRIVILEGED, "extra_groups": []} if _UNPRIVILEGED else {}
+    who = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []} if UNPRIVILEGED else {}
     command = [program("initdb"), "-D", str(data), "-U", _OWNER, "--auth=trust", "--encoding=UTF8", "--no-sync"]
     # Not the C locale: there the database sorts as Python does, and would hide where their orders differ.
     command += ["--locale-provider=icu", "--icu-locale=en", "--locale=C.UTF-8", "--no-instructions"]

@@ -29,8 +29,6 @@ _SQLITE_PRAGMAS = "PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; PRAGMA wal
 _PRIVATE, _OTHERS = 0o600, 0o077
 #: How long the write lock of a SQLite file is waited for, and a connection to a server that is not there yet.
 LOCK_SECONDS = 5.0
-#: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
 _log = logging.getLogger(__name__)
 
 
@@ -47,26 +45,10 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
         )
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
-    where = libpq.parse(database_url)
-    timeouts = {"timeout": where.connect_timeout or _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS}
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        connect_args={"async_creator_fn": partial(_open_postgres, where.url), **timeouts},
-        pool_size=10,
-        max_overflow=10,
-        pool_timeout=lock_seconds,
-        pool_pre_ping=True,
-        hide_parameters=True,
-        **_JSON,
-    )
+    # Imported here: a proxy on SQLite does without it.
+    from proxy.stores.sql.postgres import create_postgres_engine
 
-
-async def _open_postgres(url: str, **options: Any) -> Any:
-    """Connect by the driver's own reading of the URL: SQLAlchemy would pass libpq's parameters on as they are."""
-    # Imported here: a proxy on SQLite does without the driver.
-    import asyncpg  # type: ignore[import-untyped]
-
-    return await asyncpg.connect(url, **options)
+    return create_postgres_engine(libpq.parse(database_url), lock_seconds, **_JSON)
 
 
 class _SqliteConnection(aiosqlite.Connection):

@@ -1,0 +1,104 @@
+"""Connections to PostgreSQL: through a transaction pooler too, and away from a server that takes no more writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Dialect, ExceptionContext, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from proxy.libpq import ConnectionUrl
+
+#: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
+#: Parse each statement where it runs, and without a name: the transaction after may run on another server connection,
+#: which does not know the name, or knows it from another client.
+_UNPREPARED: dict[str, Any] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": str,
+}
+#: The server takes no writes any more, or no statements at all: read_only_sql_transaction, admin_shutdown,
+#: crash_shutdown, cannot_connect_now. The next connection leads to the new primary once the name in the URL does.
+_LEFT_BEHIND = frozenset(["25006", "57P01", "57P02", "57P03"])
+#: A statement's name is not known, or was known already: only a pooler can have done that.
+_NAME_LOST = frozenset(["26000", "42P05"])
+
+
+class Connector:
+    """Opens connections by the driver's own reading of a URL: SQLAlchemy would pass libpq's parameters on as they are.
+
+    Poolers that give a connection another server connection for every transaction (PgBouncer, Supavisor, PgCat,
+    Odyssey) are recognized: they invent the process id that a server tells a new connection. Without one, prepared
+    statements are kept, which saves a round trip for each.
+    """
+
+    def __init__(self, url: ConnectionUrl) -> None:
+        self._url = url
+        # Until a connection has shown it: what a pooler can stand, any server can.
+        self._is_pooled = True
+        self._may_be_direct = not url.is_pooled
+
+    def connect(self, dialect: Dialect, _record: object, _arguments: object, options: dict[str, Any]) -> Any:
+        """Open a connection, for SQLAlchemy's event `do_connect`."""
+        dbapi: Any = dialect.loaded_dbapi
+        while True:
+            is_pooled = self._is_pooled
+            more = _UNPREPARED if is_pooled else {}
+            connection = dbapi.connect(async_creator_fn=self._open, **options, **more)
+            if self._is_pooled == is_pooled:
+                return connection
+            dialect.do_terminate(connection)
+
+    def handle(self, context: ExceptionContext) -> None:
+        """Give up the connections that an error shows to be useless, for SQLAlchemy's event `handle_error`."""
+        state = getattr(context.original_exception, "sqlstate", None)
+        if state in _NAME_LOST:
+            self._keep_nothing_prepared()
+        if state in _NAME_LOST or state in _LEFT_BEHIND:
+            context.is_disconnect = True
+
+    async def _open(self, **options: Any) -> Any:
+        # Imported here: a proxy on SQLite does without the driver.
+        import asyncpg  # type: ignore[import-untyped]
+
+        connection = await asyncpg.connect(self._url.url, **options)
+        if self._may_be_direct:
+            try:
+                is_direct = await _server_process(connection) == connection.get_server_pid()
+            except BaseException:
+                connection.terminate()
+                raise
+            if is_direct:
+                self._is_pooled = False
+            else:
+                self._keep_nothing_prepared()
+        return connection
+
+    def _keep_nothing_prepared(self) -> None:
+        self._is_pooled, self._may_be_direct = True, False
+
+
+async def _server_process(connection: Any) -> int:
+    async with connection.transaction():
+        statement = await connection.prepare("SELECT pg_catalog.pg_backend_pid()", name="")
+        return int(await statement.fetchval())
+
+
+def create_postgres_engine(url: ConnectionUrl, pool_timeout: float, **options: Any) -> AsyncEngine:
+    """An engine that connects lazily."""
+    connector = Connector(url)
+    timeouts = {"timeout": url.connect_timeout or _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS}
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args=timeouts,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=pool_timeout,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        **options,
+    )
+    event.listen(engine.sync_engine, "do_connect", connector.connect)
+    event.listen(engine.sync_engine, "handle_error", connector.handle)
+    return engine
