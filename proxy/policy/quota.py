@@ -1,13 +1,7 @@
-"""Quotas: what a call may use at most is reserved before anything is sent, and what it used is booked exactly once.
-
-Reservations are taken in groups: while one transaction runs, what arrives waits and shares the next one, so a durable
-ledger costs a fraction of a commit a call.
-"""
+"""Quotas: what a call may use at most is reserved before anything is sent, and what it used is booked exactly once."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
 from calendar import monthrange
 from collections.abc import Mapping
@@ -17,7 +11,7 @@ from typing import Any
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
-from proxy.errors import InvalidInput, NotFound, ProxyError, QuotaExceeded, StoreUnavailable
+from proxy.errors import InvalidInput, NotFound, QuotaExceeded
 from proxy.numbers import MOST
 from proxy.policy.terms import MILLION as MILLION
 from proxy.policy.terms import AccountLimit, Terms
@@ -25,17 +19,15 @@ from proxy.stores.base import (
     Accept,
     Bucket,
     Charge,
-    DataRefused,
     Exhausted,
     Granted,
     Job,
     Ledger,
-    Operation,
-    Outcome,
     Reserve,
     Settle,
     Stale,
 )
+from proxy.stores.batching import LedgerBatcher
 
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0
@@ -45,13 +37,9 @@ JOB_SECONDS = 86_400.0
 COMPUTE_SECONDS_CEILING = 60.0
 #: The kind of an upload's entry: it takes no slot.
 UPLOAD = "upload"
-#: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),
-#: an account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
-MOST_AT_ONCE = 97
 #: No subject can be called these: they begin with a space.
 TENANT_ITSELF = " tenant key"
 ALL_GUESTS = " guests"
-_log = logging.getLogger(__name__)
 
 
 def window_start(window: str, now: float) -> int:
@@ -155,13 +143,11 @@ def exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
 
 
 class Bookkeeper:
-    """The ledger as the calls use it: groups what arrives, and tells each what came of it."""
+    """The ledger as the calls use it."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger = ledger
+        self._batcher = LedgerBatcher(ledger)
         self._clock = clock
-        self._waiting: list[tuple[Operation, asyncio.Future[Outcome]]] = []
-        self._worker: asyncio.Task[None] | None = None
 
     def now(self) -> float:
         return self._clock.now()
@@ -173,7 +159,7 @@ class Bookkeeper:
             QuotaExceeded: an account has not that much left; nothing was taken from any.
             StoreUnavailable: it could not be written down, so it does not hold.
         """
-        outcome = await self._do(Reserve(job))
+        outcome = await self._batcher.commit(Reserve(job))
         if isinstance(outcome, Exhausted):
             raise exceeded(outcome, self._clock.now())
 
@@ -184,7 +170,7 @@ class Bookkeeper:
             StoreUnavailable: it could not be written down.
             NotFound: the job was settled meanwhile.
         """
-        outcome = await self._do(Accept(job.id, request_id, self._clock.now() + JOB_SECONDS))
+        outcome = await self._batcher.commit(Accept(job.id, request_id, self._clock.now() + JOB_SECONDS))
         if isinstance(outcome, Stale):
             raise NotFound
 
@@ -194,50 +180,8 @@ class Bookkeeper:
         Raises:
             StoreUnavailable: it could not be written down; the reservation stands until the reconciler comes by.
         """
-        return isinstance(await self._do(Settle(job_id, used, self._clock.now())), Granted)
-
-    async def _do(self, operation: Operation) -> Outcome:
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, done))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-        return await done
-
-    async def _work(self) -> None:
-        while self._waiting:
-            await self._gather()
-            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-            await self._commit(batch)
-
-    async def _gather(self) -> None:
-        """Wait while every turn of the event loop brings more: under load most of a transaction is its own cost,
-        and calls that are about to join it are served sooner by one than by several."""
-        seen = 0
-        while seen < len(self._waiting) < MOST_AT_ONCE:
-            seen = len(self._waiting)
-            await asyncio.sleep(0)
-
-    async def _commit(self, batch: list[tuple[Operation, asyncio.Future[Outcome]]]) -> None:
-        try:
-            outcomes = await self._ledger.commit([operation for operation, _ in batch])
-        except Exception as problem:
-            if isinstance(problem, DataRefused) and len(batch) > 1:
-                # One of them is at fault: the others are not to fail with it.
-                for one in batch:
-                    await self._commit([one])
-                return
-            failure = problem if isinstance(problem, ProxyError) else StoreUnavailable("The ledger does not answer.")
-            if failure is not problem:
-                _log.error("the ledger failed", exc_info=problem)
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(failure)
-            return
-        for (_, done), outcome in zip(batch, outcomes, strict=True):
-            if not done.done():
-                done.set_result(outcome)
+        return isinstance(await self._batcher.commit(Settle(job_id, used, self._clock.now())), Granted)
 
     async def close(self) -> None:
         """Wait until everything that was asked for is written."""
-        if self._worker is not None:
-            await self._worker
+        await self._batcher.close()

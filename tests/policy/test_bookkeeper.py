@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from proxy.errors import QuotaExceeded
-from proxy.policy.quota import MOST_AT_ONCE, Bookkeeper
+from proxy.policy.quota import Bookkeeper
 from proxy.stores.base import Charge, DataRefused, Operation, Outcome
+from proxy.stores.batching import MOST_AT_ONCE
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.records import REQUESTS, job

@@ -1,44 +1,32 @@
-"""The ledger in SQL: reservations, what was used, and whose every job is.
-
-A batch of operations is one transaction. It cannot deadlock with another: every transaction locks first the jobs it
-changes, by id, then the accounts it touches, in their order, and inserts only jobs that nobody else knows. What the
-operations do is worked out in memory in between, so that the number of statements does not grow with the batch.
-"""
+"""The ledger in SQL: reservations, what was used, and whose every job is."""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import select, update
 
-from proxy.stores.base import (
-    Accept,
-    Account,
-    Bucket,
-    Charge,
-    Exhausted,
-    Granted,
-    Job,
-    Operation,
-    Outcome,
-    Reserve,
-    Settle,
-    Stale,
-    UsageRow,
+from proxy.stores.base import Account, Bucket, Job, Operation, Outcome, UsageRow
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.schema import jobs
+from proxy.stores.sql.transaction import (
+    OPEN_STATES,
+    AccountsMissing,
+    account_keys,
+    bucket_of,
+    commit_operations,
+    find_accounts,
+    job_of,
 )
-from proxy.stores.sql.database import Database, insert_missing
-from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.schema import jobs, quota_usage
 
 KNOWN_ACCOUNTS = 20_000
-OPEN_STATES = ("reserved", "accepted")
-_BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "window", "window_start"))
+_log = logging.getLogger(__name__)
 
 
 class SqlLedger:
@@ -47,7 +35,17 @@ class SqlLedger:
         self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
 
     async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
-        batch, outcomes = await self._database.run(partial(_done, operations=operations, known=self._known))
+        try:
+            return await self._commit(operations, self._known)
+        except AccountsMissing as missing:
+            # They were deleted, so what is known of the others may be wrong too. The transaction is done again from its
+            # start: accounts that are locked out of their order could deadlock.
+            _log.warning("accounts are missing", extra={"facts": {"accounts": len(missing.buckets)}})
+            self._known.clear()
+            return await self._commit(operations, ())
+
+    async def _commit(self, operations: Sequence[Operation], known: Container[Bucket]) -> list[Outcome]:
+        batch, outcomes = await self._database.run(partial(commit_operations, operations=operations, known=known))
         self._known.update(dict.fromkeys(batch.accounts, True))
         return outcomes
 
@@ -60,12 +58,12 @@ class SqlLedger:
     async def _one(self, condition: Any) -> Job | None:
         async with self._database.reading() as connection:
             row = (await connection.execute(select(jobs).where(condition))).one_or_none()
-            return _job(row) if row else None
+            return job_of(row) if row else None
 
     async def open_jobs(self) -> Sequence[Job]:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(jobs).where(jobs.c.state.in_(OPEN_STATES)))
-            return [_job(row) for row in rows]
+            return [job_of(row) for row in rows]
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         due = (
@@ -76,7 +74,7 @@ class SqlLedger:
             .with_for_update(skip_locked=True)
         )
         async with self._database.writing() as connection:
-            found = [_job(row) for row in await connection.execute(due)]
+            found = [job_of(row) for row in await connection.execute(due)]
             if found:
                 taken = jobs.c.id.in_([job.id for job in found])
                 await connection.execute(update(jobs).where(taken).values(checked_at=now))
@@ -91,8 +89,8 @@ class SqlLedger:
         if not buckets:
             return {}
         async with self._database.reading() as connection:
-            rows = await connection.execute(_find_accounts, {"keys": _keys(buckets)})
-            return {_bucket(row): Account(row.used, row.reserved) for row in rows}
+            rows = await connection.execute(find_accounts, {"keys": account_keys(buckets)})
+            return {bucket_of(row): Account(row.used, row.reserved) for row in rows}
 
     async def usage(
         self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
@@ -102,7 +100,7 @@ class SqlLedger:
             wanted &= jobs.c.subject == subject
         async with self._database.reading() as connection:
             rows = await connection.execute(select(jobs).where(wanted & (jobs.c.state == "settled")))
-            return _grouped((_job(row) for row in rows), group_by)
+            return _grouped((job_of(row) for row in rows), group_by)
 
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
         wanted = jobs.c.tenant == tenant
@@ -121,170 +119,7 @@ class SqlLedger:
     async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
         async with self._database.reading() as connection:
-            return [_job(row) for row in await connection.execute(newest)]
-
-
-@dataclass
-class _Batch:
-    """The state that the operations of one transaction see and change, before it is written."""
-
-    jobs: dict[str, Job]
-    accounts: dict[Bucket, Account] = field(default_factory=dict)
-    _added: list[Job] = field(default_factory=list)
-    _changed: dict[str, Job] = field(default_factory=dict)
-    _touched: set[Bucket] = field(default_factory=set)
-
-    def buckets_of(self, operations: Iterable[Operation]) -> list[Bucket]:
-        charged = [charge for operation in operations for charge in self._charges_of(operation)]
-        return sorted({charge.bucket for charge in charged})
-
-    def _charges_of(self, operation: Operation) -> tuple[Charge, ...]:
-        if isinstance(operation, Reserve):
-            return operation.job.charges
-        job = self.jobs.get(operation.job_id)
-        return job.charges if job and isinstance(operation, Settle) else ()
-
-    def do(self, operation: Operation) -> Outcome:
-        if isinstance(operation, Reserve):
-            return self._reserve(operation.job)
-        job = self.jobs.get(operation.job_id)
-        if job is None or job.state not in OPEN_STATES:
-            return Stale()
-        if isinstance(operation, Accept):
-            self._change(
-                replace(job, state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
-            )
-            return Granted()
-        return self._settle(job, operation)
-
-    def _reserve(self, job: Job) -> Outcome:
-        for charge in job.charges:
-            account = self.accounts[charge.bucket]
-            left = charge.limit - account.used - account.reserved
-            if charge.amount > left:
-                return Exhausted(charge.bucket, max(0, left))
-        for charge in job.charges:
-            self._add(charge.bucket, reserved=charge.amount)
-        self.jobs[job.id] = job
-        self._added.append(job)
-        return Granted()
-
-    def _settle(self, job: Job, operation: Settle) -> Outcome:
-        for charge in job.charges:
-            used = (operation.used or {}).get(charge.bucket.unit, 0)
-            self._add(charge.bucket, reserved=-charge.amount, used=used)
-        state = "released" if operation.used is None else "settled"
-        self._change(replace(job, state=state, used=dict(operation.used or {}), checked_at=operation.at))
-        return Granted()
-
-    def _add(self, bucket: Bucket, *, reserved: int = 0, used: int = 0) -> None:
-        account = self.accounts[bucket]
-        self.accounts[bucket] = Account(account.used + used, account.reserved + reserved)
-        self._touched.add(bucket)
-
-    def _change(self, job: Job) -> None:
-        self.jobs[job.id] = job
-        self._changed[job.id] = job
-
-    def write(self, connection: Executor) -> None:
-        if self._touched:
-            values = [_account_values(bucket, self.accounts[bucket]) for bucket in sorted(self._touched)]
-            connection.execute(_set_account, values)
-        added = [_job_values(self._changed.pop(job.id, job)) for job in self._added]
-        if added:
-            connection.execute(_add_job, added)
-        if self._changed:
-            connection.execute(_set_job, [_changed_values(job) for job in self._changed.values()])
-
-
-#: Statements are built once: building one costs more than running it.
-_add_job = insert(jobs)
-_find_jobs = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id).with_for_update()
-_find_accounts = select(quota_usage).where(tuple_(*_BUCKET).in_(bindparam("keys", expanding=True))).order_by(*_BUCKET)
-_lock_accounts = _find_accounts.with_for_update()
-_set_account = (
-    update(quota_usage)
-    .where(*(column == bindparam(f"of_{column.name}") for column in _BUCKET))
-    .values(used=bindparam("now_used"), reserved=bindparam("now_reserved"))
-)
-_set_job = (
-    update(jobs)
-    .where(jobs.c.id == bindparam("of_id"))
-    .values({name: bindparam(f"now_{name}") for name in ("request_id", "state", "used", "checked_at", "expires_at")})
-)
-
-
-def _done(
-    connection: Executor, *, operations: Sequence[Operation], known: Container[Bucket]
-) -> tuple[_Batch, list[Outcome]]:
-    """Do a batch within the transaction of a connection."""
-    batch = _Batch(_jobs_of(connection, operations))
-    batch.accounts = _locked(connection, batch.buckets_of(operations), known)
-    outcomes = [batch.do(operation) for operation in operations]
-    batch.write(connection)
-    return batch, outcomes
-
-
-def _jobs_of(connection: Executor, operations: Iterable[Operation]) -> dict[str, Job]:
-    """The jobs that a batch accepts or settles, locked: a job is settled once, whoever comes first."""
-    ids = sorted({operation.job_id for operation in operations if not isinstance(operation, Reserve)})
-    if not ids:
-        return {}
-    return {row.id: _job(row) for row in connection.execute(_find_jobs, {"ids": ids})}
-
-
-def _locked(connection: Executor, buckets: Sequence[Bucket], known: Container[Bucket]) -> dict[Bucket, Account]:
-    """The accounts, made where there are none, and locked in the order given until the transaction ends.
-
-    `known` are those that are there for sure: an account is never deleted.
-    """
-    if not buckets:
-        return {}
-    if rows := [_account_values(bucket, Account(), prefix="") for bucket in buckets if bucket not in known]:
-        connection.execute(insert_missing(connection.dialect.name, quota_usage), rows)
-    locked = connection.execute(_lock_accounts, {"keys": _keys(buckets)})
-    return {_bucket(row): Account(row.used, row.reserved) for row in locked}
-
-
-def _keys(buckets: Sequence[Bucket]) -> list[tuple[str, str, str, str, int]]:
-    return [(one.tenant, one.subject, one.unit, one.window, one.window_start) for one in buckets]
-
-
-def _account_values(bucket: Bucket, account: Account, prefix: str = "of_") -> dict[str, Any]:
-    key = {f"{prefix}{column.name}": getattr(bucket, column.name) for column in _BUCKET}
-    now = "now_" if prefix else ""
-    return key | {f"{now}used": account.used, f"{now}reserved": account.reserved}
-
-
-def _changed_values(job: Job) -> dict[str, Any]:
-    return {
-        "of_id": job.id,
-        "now_request_id": job.request_id,
-        "now_state": job.state,
-        "now_used": dict(job.used),
-        "now_checked_at": job.checked_at,
-        "now_expires_at": job.expires_at,
-    }
-
-
-def _job_values(job: Job) -> dict[str, Any]:
-    values = {column.name: getattr(job, column.name) for column in jobs.c}
-    charges = [[one.bucket.subject, one.bucket.unit, one.bucket.window, one.bucket.window_start] for one in job.charges]
-    amounts = [[one.amount, one.limit] for one in job.charges]
-    packed = [key + amount for key, amount in zip(charges, amounts, strict=True)]
-    return values | {"charges": packed, "used": dict(job.used)}
-
-
-def _job(row: Any) -> Job:
-    charges = tuple(
-        Charge(Bucket(row.tenant, subject, unit, window, start), amount, limit)
-        for subject, unit, window, start, amount, limit in row.charges
-    )
-    return Job(**{**row._asdict(), "charges": charges})
-
-
-def _bucket(row: Any) -> Bucket:
-    return Bucket(row.tenant, row.subject, row.unit, row.window, row.window_start)
+            return [job_of(row) for row in await connection.execute(newest)]
 
 
 def _grouped(settled: Iterable[Job], group_by: frozenset[str]) -> list[UsageRow]:
