@@ -9,10 +9,13 @@ from functools import lru_cache
 from proxy.errors import BadRequest
 
 MAX_HEADERS = 256
-#: What may follow the last chunk. Trailers are read to find the end of the message, and dropped.
-MAX_TRAILER_BYTES = 16 * 1024
+#: Chunk extensions, and trailers behind the last chunk. They are read to find the end of the message, and dropped.
+MAX_FRAMING_BYTES = 16 * 1024
+#: A chunk's size and its line breaks take less; what is more counts as extensions.
+CHUNK_LINE_BYTES = 20
 #: A name of DNS has 255 bytes at most, and a port follows. The names seen last are remembered, so they are short.
 MAX_HOST_BYTES = 300
+_ORIGIN = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 #: `Host` as a URL has it (RFC 3986, section 3.2.2), with a port or without.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?", re.ASCII)
 
@@ -45,8 +48,16 @@ def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
-def trailers_too_large() -> BadRequest:
-    return BadRequest(f"The trailers of the request are larger than {MAX_TRAILER_BYTES} bytes.")
+def with_path(url: bytes) -> bytes:
+    """A target in absolute form, with the path that an origin alone implies (RFC 9112, section 3.2.2)."""
+    origin = _ORIGIN.match(url)
+    if origin is None or url[origin.end() : origin.end() + 1] == b"/":
+        return url
+    return url[: origin.end()] + b"/" + url[origin.end() :]
+
+
+def framing_too_large() -> BadRequest:
+    return BadRequest(f"The chunk extensions and trailers of the body are larger than {MAX_FRAMING_BYTES} bytes.")
 
 
 def framing_of(headers: Sequence[tuple[bytes, bytes]], keep_alive: bool) -> bytes:

@@ -19,7 +19,16 @@ from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnecti
 from proxy.server.coalescing import CoalescingTransport
 from proxy.server.connections import NEVER, Connections
 from proxy.server.exchange import Exchange, UnchunkedExchange
-from proxy.server.framing import MAX_HOST_BYTES, MAX_TRAILER_BYTES, check_head, framing_of, is_host, trailers_too_large
+from proxy.server.framing import (
+    CHUNK_LINE_BYTES,
+    MAX_FRAMING_BYTES,
+    MAX_HOST_BYTES,
+    check_head,
+    framing_of,
+    framing_too_large,
+    is_host,
+    with_path,
+)
 from proxy.server.refusal import raw_response
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
@@ -53,9 +62,11 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self._time = self.loop.time
         self._answering: RequestResponseCycle | None = None
-        self._in_head = self._in_trailers = self._is_replaying = self._is_refused = False
-        self._head_bytes = self._trailer_bytes = self._trailer_line_bytes = self._discarded = self._hosts = 0
+        self._in_head = self._is_replaying = self._is_refused = False
+        self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
         self._coding: bytes | None = None
+        #: Bytes of a body in chunks beside its content and the lines that a chunk needs.
+        self._framing_bytes = 0
         #: What the caller had still to take when that was looked at last.
         self._unsent: float = NEVER
 
@@ -135,7 +146,9 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         if self._is_refused or self.transport.is_closing():
             self._discard(len(data))
             return
-        headers, in_head, in_trailers = self.headers, self._in_head, self._in_trailers
+        headers, in_head = self.headers, self._in_head
+        if not in_head:
+            self._framing_bytes += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserCallbackError as failure:
@@ -145,15 +158,15 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self._refuse(BadRequest(f"This is not an HTTP request that can be read in one way only ({failure})."))
         if self.headers is not headers:
             return
-        # All of these bytes belong to one head, or to the trailers of one body.
+        # All of these bytes belong to one message.
         if in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(BadRequest(f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."))
-        elif in_trailers and self._in_trailers:
-            self._trailer_bytes += len(data)
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
-                self._refuse(trailers_too_large())
+        elif self._coding is not None:
+            if self._framing_bytes > MAX_FRAMING_BYTES:
+                self._refuse(framing_too_large())
+            self._framing_bytes = max(self._framing_bytes, 0)
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Feed the parser, and read on behind each upgrade; one packet may hold many, so this is a loop."""
@@ -189,7 +202,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         if self._is_replaying:
             return
         self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
-        self._in_trailers, self._trailer_bytes, self._trailer_line_bytes = False, 0, 0
+        self._framing_bytes = self._trailer_bytes = 0
         if self._answering is None or self._answering.response_complete:
             self.deadline = self._time() + self._limits.head_seconds
         super().on_message_begin()
@@ -201,9 +214,9 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             # A trailer, or a line that is read again.
-            self._trailer_line_bytes += len(name) + len(value)
-            if self._trailer_line_bytes > MAX_TRAILER_BYTES:
-                raise trailers_too_large()
+            self._trailer_bytes += len(name) + len(value)
+            if self._trailer_bytes > MAX_FRAMING_BYTES:
+                raise framing_too_large()
             return
         name = name.lower()
         if name == b"host":
@@ -222,6 +235,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._in_head = False
         version, method = self.parser.get_http_version(), self.parser.get_method()
         check_head(version, method, len(self.headers), self._hosts, self._coding)
+        if self.url[:1] != b"/":
+            self.url = with_path(self.url)
         super().on_headers_complete()
         # uvicorn names its own class; its task has not run yet.
         if version == "1.1":
@@ -232,15 +247,13 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
 
     def on_chunk_header(self) -> None:
-        # Until a piece of a body follows, this may have been the last chunk, and trailers follow.
-        self._in_trailers = True
+        self._framing_bytes -= CHUNK_LINE_BYTES
 
     def on_body(self, body: bytes) -> None:
-        self._in_trailers = False
+        self._framing_bytes -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_trailers = False
         if self.parser.should_upgrade():
             # Not yet: the parser has not looked at the body.
             return

@@ -9,8 +9,8 @@ from contextlib import closing
 def talk(port: int, *pieces: bytes, seconds: float = 10.0, quiet: float = 0.3, ends: bool = True) -> tuple[bytes, bool]:
     """Send pieces one after the other; what came back, and whether the server closed the connection.
 
-    Reading ends when the server closes, or when nothing came for `quiet` seconds after something had come. With `ends`
-    the sending side is closed behind the last piece, so that a server that keeps the connection shows that it is done.
+    Reading ends when the server closes, or when nothing came for `quiet` seconds after something had come; without
+    `ends`, also when nothing comes at all for so long.
     """
     with closing(socket.create_connection(("127.0.0.1", port), timeout=seconds)) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

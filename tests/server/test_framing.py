@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.framing import MAX_HEADERS, MAX_TRAILER_BYTES
+from proxy.server.framing import MAX_FRAMING_BYTES, MAX_HEADERS
 from tests.server.echo import Echo, bodies_of, echo_server, parse_answers
 from tests.server.talk import talk
 
@@ -104,10 +104,56 @@ def test_trailers_are_dropped(echo: Echo, size: int) -> None:
 @pytest.mark.parametrize("line", [b"x: " + b"y" * 900 + b"\r\n", b"y" * 1000], ids=["many lines", "one line"])
 def test_trailers_are_bounded(echo: Echo, line: bytes) -> None:
     begun = post(b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n" + (b"" if line.endswith(b"\n") else b"x: "))
-    pieces = [line * 4] * (MAX_TRAILER_BYTES // len(line))
+    pieces = [line * 4] * (MAX_FRAMING_BYTES // len(line))
     answer, closed = talk(echo.port, begun, *pieces)
     ((status, _, body),) = parse_answers(answer)
     assert closed and status == 400 and "trailers" in json.loads(body)["message"]
+
+
+def test_extensions_of_chunks_are_bounded(echo: Echo) -> None:
+    """They carry nothing, and count as no byte of the body."""
+    pieces = [b"1;x=" + b"y" * 2000 + b"\r\n{\r\n"] * (MAX_FRAMING_BYTES // 2000 + 2)
+    answer, closed = talk(echo.port, post(b"Transfer-Encoding: chunked"), *pieces)
+    ((status, _, body),) = parse_answers(answer)
+    assert closed and status == 400 and "extensions" in json.loads(body)["message"]
+
+
+def test_an_extension_without_end_is_refused(echo: Echo) -> None:
+    pieces = [b"1;x=", *[b"y" * 4096] * (MAX_FRAMING_BYTES // 4096 + 1)]
+    answer, closed = talk(echo.port, post(b"Transfer-Encoding: chunked"), *pieces)
+    ((status, _, body),) = parse_answers(answer)
+    assert closed and status == 400 and "extensions" in json.loads(body)["message"]
+
+
+def test_packets_may_end_behind_the_line_of_a_chunk(echo: Echo) -> None:
+    """As they do if a client writes the line together with the chunk before it."""
+    begun = post(b"Transfer-Encoding: chunked", body=b"4e20\r\n")
+    pieces = [b"x" * 20_000 + b"\r\n4e20\r\n"] * 3
+    answer, _ = talk(echo.port, begun, *pieces, b"x" * 20_000 + b"\r\n0\r\n\r\n" + NEXT)
+    first, second = bodies_of(parse_answers(answer))
+    assert first["body"] == "x" * 80_000 and second["path"] == "/next"
+
+
+def test_a_body_may_come_in_chunks_of_one_byte(echo: Echo) -> None:
+    body = b"1;a=b\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+    answer, _ = talk(echo.port, *cut(post(b"Transfer-Encoding: chunked", body=body), 32_000), NEXT)
+    first, second = bodies_of(parse_answers(answer))
+    assert first["body"] == "x" * 20_000 and second["path"] == "/next"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://proxy.example", "/"),
+        (b"HTTPS://proxy.example?x=1", "/"),
+        (b"http://proxy.example/next?x=1", "/next"),
+    ],
+)
+def test_a_target_may_be_a_whole_url(echo: Echo, target: bytes, path: str) -> None:
+    """Servers accept it although only proxies are sent it (RFC 9112, section 3.2.2)."""
+    answer, _ = talk(echo.port, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT)
+    first, second = bodies_of(parse_answers(answer))
+    assert first["path"] == path and second["path"] == "/next"
 
 
 REFUSED: dict[str, bytes] = {
