@@ -153,7 +153,7 @@ def _assembled(
     minted = Sessions(settings.sessions.secrets, clock)
     fails_open = settings.stores.rate_limit_on_error == "open"
     limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
-    leases = Leases(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
+    leases = Leases(counters, stores.ledger, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
@@ -265,7 +265,7 @@ def _lifespan(
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         await services.stores.prepare()
         await services.directory.apply(file)
-        await services.reconciler.restore_slots()
+        await services.leases.keeper.start()
         if reconciles:
             services.reconciler.start()
         services.hub.start()
@@ -280,6 +280,7 @@ def _lifespan(
             await services.once.close()
             await services.bookkeeper.close()
             await services.directory.close()
+            await services.leases.keeper.close()
             await services.counters.close()
             await services.upstream.close()
             await services.stores.close()

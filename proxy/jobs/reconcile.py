@@ -51,16 +51,6 @@ class Reconciler:
         self._follows = follows
         self._running: asyncio.Task[None] | None = None
 
-    async def restore_slots(self) -> None:
-        """Give the jobs that the ledger holds open their slots again.
-
-        Raises:
-            StoreUnavailable: the ledger cannot be read.
-        """
-        for job in await self._ledger.open_jobs():
-            if job.kind != UPLOAD:
-                await self._leases.restore(job)
-
     def start(self) -> None:
         """Begin to look after jobs, until `close`."""
         self._running = asyncio.create_task(self._forever())

@@ -104,10 +104,13 @@ class Settlement:
             raise
         except BaseException:
             # fal may have it and run it, and nobody can ask: it is booked, and its slot is free when its time is over.
+            self._leases.hand_over(job)
             await asyncio.shield(self._end(job, job.used, frees_slot=False))
             raise
         if refused:
             await self.unused(job)
+        else:
+            self._leases.hand_over(job)
 
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
         slot_is_free = self._ended.get(job.id, False)
@@ -122,10 +125,7 @@ class Settlement:
 
     async def returned(self, job: Job) -> None:
         """The job is over at fal, and its slot free, whether or not it is known already what it used."""
-        try:
-            await self._leases.release(job)
-        except ProxyError as problem:
-            _log.warning("the slot of job %s is returned later: %s", job.id, problem.code)
+        await self._leases.release(job)
 
     async def lives(self, job: Job) -> None:
         """fal told that the job is still queued or running: its slot is kept."""

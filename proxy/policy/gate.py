@@ -14,7 +14,7 @@ from typing import Any
 from proxy.auth.callers import Caller
 from proxy.catalog import Catalog, Endpoint, app_of
 from proxy.drain import Drain
-from proxy.errors import EndpointNotAllowed, ProxyError, TooManyJobs
+from proxy.errors import EndpointNotAllowed, TooManyJobs
 from proxy.files import FileUrls
 from proxy.jobs.owners import Owners
 from proxy.policy.inputs import check_input
@@ -139,16 +139,9 @@ class Gate:
             raise
         except BaseException:
             # Also when the slot's own answer was lost: it may have been taken, and nobody would return it.
-            await self._give_back(job)
+            await self._leases.release(job)
             raise
         return job
-
-    async def _give_back(self, job: Job) -> None:
-        try:
-            await self._leases.release(job)
-        except ProxyError:
-            # It expires by itself.
-            return
 
 
 def _not_allowed(endpoint: str) -> EndpointNotAllowed:

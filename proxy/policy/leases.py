@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from proxy.auth.sessions import is_guest_name
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable, TooManyJobs
+from proxy.policy.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
+from proxy.policy.lease_keeper import LeaseKeeper
+from proxy.policy.pools import keys_of, keys_of_subject
 from proxy.policy.terms import SlotLimits
-from proxy.stores.base import Counters, Job, Pool
+from proxy.stores.base import Counters, Job, Ledger, Pool
 
-#: Without any word of a job its slot is free again after this; every word renews it.
-LEASE_SECONDS = 600.0
 #: When a slot frees is not known; this is a moment to try again.
 RETRY_SECONDS = 1.0
 UNLIMITED = 1_000_000_000
@@ -32,8 +32,15 @@ class Leases:
     """
 
     def __init__(
-        self, counters: Counters, clock: Clock, *, fails_open: bool = False, failed: Callable[[], None] = lambda: None
+        self,
+        counters: Counters,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        fails_open: bool = False,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
+        self.keeper = LeaseKeeper(counters, ledger, clock)
         self._counters = counters
         self._clock = clock
         self._fails_open = fails_open
@@ -49,9 +56,8 @@ class Leases:
         # A scope without a limit is counted too: its plan may be lowered while jobs run.
         # `limits` may name one more than there are pools: that of the guests.
         pools = [Pool(key, limit or UNLIMITED) for key, limit in zip(keys_of(job), limits, strict=False)]
-        now = self._clock.now()
         try:
-            full = await self._counters.acquire(job.id, pools, now, now + LEASE_SECONDS)
+            full = await self.keeper.acquire(job.id, pools)
         except StoreUnavailable:
             self._failed()
             if not self._fails_open:
@@ -71,17 +77,22 @@ class Leases:
         await self._counters.renew(job.id, keys_of(job), now, now + LEASE_SECONDS)
 
     async def release(self, job: Job) -> None:
-        await self._counters.release(job.id, keys_of(job))
+        """Return the slots of a job, later if the counters do not answer now."""
+        await self.keeper.release(job.id, keys_of(job))
+
+    def hand_over(self, job: Job) -> None:
+        """Let the slots of a job outlive this process: fal has it, or may have it, in its queue."""
+        self.keeper.hand_over(job.id)
 
     async def restore(self, job: Job) -> None:
         """Take the slots of a job that the ledger holds open, whether or not there is room."""
         now = self._clock.now()
-        await self._counters.restore(job.id, keys_of(job), now, now + LEASE_SECONDS)
+        await self._counters.restore({job.id: keys_of(job)}, now, now + LEASE_SECONDS)
 
     async def in_use(self, tenant: str, subject: str, limits: SlotLimits) -> dict[str, dict[str, int | None]]:
         """How many slots are taken, and how many there are (None: no limit), of each pool that binds the subject."""
         now = self._clock.now()
-        used = [await self._counters.in_use(key, now) for key in _keys(tenant, subject)]
+        used = [await self._counters.in_use(key, now) for key in keys_of_subject(tenant, subject)]
         pools = zip(limits._fields, used, limits, strict=False)
         return {scope: {"used": taken, "limit": limit} for scope, taken, limit in pools}
 
@@ -92,13 +103,3 @@ _HOLDERS = (
     ("This tenant has", "tenant"),
     ("All guests of this tenant together have", "tenant"),
 )
-
-
-def keys_of(job: Job) -> tuple[str, ...]:
-    """The pools of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
-    return _keys(job.tenant, job.subject)
-
-
-def _keys(tenant: str, subject: str) -> tuple[str, ...]:
-    own = (f"subject:{tenant}:{subject}", f"tenant:{tenant}")
-    return (*own, f"guests:{tenant}") if is_guest_name(subject) else own

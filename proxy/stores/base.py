@@ -255,6 +255,9 @@ class Ledger(Protocol):
     async def open_jobs(self) -> Sequence[Job]:
         """All jobs that are neither settled nor released."""
 
+    async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these jobs fal has in its queue."""
+
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         """Open jobs that nothing was heard of since, marked as checked now so that no other process takes them too."""
 
@@ -310,12 +313,58 @@ class Pool:
     limit: int
 
 
+class LeasesLost(Exception):
+    """The counters lost their data since this process last restored its leases: it gets no new ones before it does."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a sign of life found.
+
+    Attributes:
+        epoch: which life of the data this is; to be adopted once the leases are restored.
+        is_empty: the data was lost, with the leases of all processes.
+        was_away: this process is new, or was taken for dead: others may have ended its leases.
+        dead: holders that gave no sign for too long.
+    """
+
+    epoch: str
+    is_empty: bool
+    was_away: bool
+    dead: Sequence[str] = ()
+
+
+class Holder(Protocol):
+    """This process as one that holds leases. What is held by a process that is dead can be ended by another."""
+
+    async def beat(self, now: float, expires_at: float) -> Beat:
+        """Give a sign of life, which counts until `expires_at`."""
+
+    def adopt(self, epoch: str) -> None:
+        """Take leases under this epoch from now on: those of this process are restored."""
+
+    async def hand_over(self, leases: Sequence[str]) -> None:
+        """Let leases outlive this process: fal has their jobs in its queue."""
+
+    async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
+        """The leases of a holder, each with its pools as `free` takes them."""
+
+    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float) -> None:
+        """End leases of a dead holder; one without pools is left to expire. A holder that lives again keeps its own."""
+
+    async def leave(self) -> None:
+        """Be no holder any more: nothing is held."""
+
+
 class Counters(Protocol):
     """Counts that need no durability: rate limits and leases.
 
     `now` and `expires_at` are the caller's clock. A store with a clock of its own dates by that, and takes from them
     only how long a lease lasts.
     """
+
+    @property
+    def holder(self) -> Holder: ...
 
     async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
         """Count one hit in every window, or in none if one of them is full. One round trip.
@@ -324,13 +373,22 @@ class Counters(Protocol):
         """
 
     async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
-        """Take a slot of every pool, or of none; the place of a pool that is full, else None. Idempotent."""
+        """Take a slot of every pool, or of none; the place of a pool that is full, else None. Idempotent.
+
+        Raises:
+            LeasesLost: the epoch is not the one that the holder adopted.
+        """
 
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
         """Keep the slots longer. A lease that was returned or has expired stays so."""
 
-    async def restore(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
-        """Take the slots whether or not there is room: for jobs that are known to be in flight."""
+    async def restore(
+        self, leases: Mapping[str, Sequence[str]], now: float, expires_at: float, *, holds: bool = False
+    ) -> None:
+        """Take the slots of leases, each with the keys of its pools, whether or not there is room.
+
+        For calls that are known to be in flight. `holds`: they end with this process.
+        """
 
     async def release(self, lease: str, keys: Sequence[str]) -> None: ...
 

@@ -28,7 +28,7 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
     fal, clock, counters = ScriptedFal(whole_life()[:1]), MovableClock(), MemoryCounters()
     stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
     await stores.prepare()
-    leases = Leases(counters, clock)
+    leases = Leases(counters, stores.ledger, clock)
     settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)
     reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock, lambda _: is_followed)

@@ -61,7 +61,12 @@ class Till:
 async def till(sqlite_databases: SqliteDatabases) -> AsyncIterator[Till]:
     stores, clock = SqlStores(sqlite_databases.migrated()), MovableClock()
     bookkeeper = Bookkeeper(stores.ledger, clock)
-    yield Till(Settlement(bookkeeper, Leases(MemoryCounters(), clock), built_in(), clock), bookkeeper, stores, clock)
+    yield Till(
+        Settlement(bookkeeper, Leases(MemoryCounters(), stores.ledger, clock), built_in(), clock),
+        bookkeeper,
+        stores,
+        clock,
+    )
     await bookkeeper.close()
     await stores.close()
 

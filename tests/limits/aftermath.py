@@ -46,7 +46,7 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     stores = SqlStores(settings.stores.database_url.reveal())
     redis_url = settings.stores.redis_url
     counters: Counters = RedisCounters(redis_url.reveal(), uses_server_time=False) if redis_url else MemoryCounters()
-    leases, bookkeeper = Leases(counters, clock), Bookkeeper(stores.ledger, clock)
+    leases, bookkeeper = Leases(counters, stores.ledger, clock), Bookkeeper(stores.ledger, clock)
     upstream = Upstream(settings.fal, EngineTransport())
     settlement = Settlement(bookkeeper, leases, built_in(), clock)
     reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock)

@@ -75,8 +75,8 @@ async def test_renewing_brings_nothing_back(counters: Counters) -> None:
 
 async def test_restoring_asks_for_no_room(counters: Counters) -> None:
     for lease in "abcd":
-        await counters.restore(lease, KEYS, NOW, LATER)
-        await counters.restore(lease, KEYS, NOW, LATER)
+        await counters.restore({lease: KEYS}, NOW, LATER)
+        await counters.restore({lease: KEYS}, NOW, LATER)
     assert await in_use(counters) == (4, 4)
     assert await counters.acquire("e", [THREE], NOW, LATER) == 0
     # A job that is in flight already keeps its slot.
@@ -114,7 +114,7 @@ async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_return
         moment = NOW + number / 100
         await counters.acquire("kept", [Pool("one", 9)], moment, moment + 600)
         await counters.renew("kept", ["one"], moment, moment + 600)
-        await counters.restore("kept", ["one"], moment, moment + 600)
+        await counters.restore({"kept": ["one"]}, moment, moment + 600)
         await counters.acquire(f"short {number}", [Pool("one", 9)], moment, moment + 600)
         await counters.release(f"short {number}", ["one"])
     assert len(counters._pools["one"]._queue) <= MOST_RETURNED + 10
@@ -153,7 +153,7 @@ async def test_a_process_whose_clock_is_wrong_frees_and_keeps_nothing_in_redis(r
         await wrong.renew("a", ["one"], now, now + 600)
         assert await wrong.in_use("one", now) == 1
         # Its own leases end when they should: they last as long as it says, from the server's time on.
-        await wrong.restore("short", ["other"], now, now + 0.001)
+        await wrong.restore({"short": ["other"]}, now, now + 0.001)
         await anyio.sleep(0.01)
         assert await right.in_use("other", NOW) == 0
     for counters in (right, wrong):

@@ -159,7 +159,7 @@ async def test_redis_forgets_what_no_longer_counts(redis: Redis) -> None:
     counters = RedisCounters(redis.url)
     await counters.hit([TWO], NOW)
     await counters.acquire("job", [], NOW, NOW + 1)
-    await counters.restore("job", ["subject:alice"], NOW, NOW + 600)
+    await counters.restore({"job": ["subject:alice"]}, NOW, NOW + 600)
     assert redis.ask("DBSIZE") == ":2"
     assert 60 <= int(redis.ask("TTL {fal-proxy}:rate:subject:alice")[1:]) <= 180
     assert 600 <= int(redis.ask("TTL {fal-proxy}:lease:subject:alice")[1:]) <= 86_400

@@ -220,7 +220,7 @@ def look_after(stack: Stack, counters: Counters) -> int:
         stores = SqlStores(stack.settings.stores.database_url.reveal())
         upstream = Upstream(stack.settings.fal, EngineTransport())
         _, catalog = read_file(stack.settings.config_path)
-        bookkeeper, leases = Bookkeeper(stores.ledger, stack.clock), Leases(counters, stack.clock)
+        bookkeeper, leases = Bookkeeper(stores.ledger, stack.clock), Leases(counters, stores.ledger, stack.clock)
         settlement = Settlement(bookkeeper, leases, catalog, stack.clock)
         try:
             return await Reconciler(stores.ledger, upstream, settlement, leases, stack.clock).run_once()

@@ -1,22 +1,30 @@
 -- Take a slot of every pool, or of none if one of them is full.
 --
--- KEYS: one sorted set a pool, of leases by the time they expire.
--- ARGV: now (empty: the server's time), seconds until the expiry, lease, then the limit of each pool.
--- Answer: the place of a pool that is full, 0 for none.
+-- KEYS: the epoch, the hash of the holder's leases, then one sorted set a pool, of leases by the time they expire.
+-- ARGV: now (empty: the server's time), seconds until the expiry, lease, the epoch that the caller knows (empty: any), then
+-- the limit of each pool.
+-- Answer: the place of a pool that is full, 0 for none, -1 if the epoch is another.
 local now, seconds, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+if ARGV[4] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[4] then
+  return -1
+end
 if not now then
   local time = redis.call('TIME')
   now = time[1] + time[2] / 1000000
 end
 
-for at, key in ipairs(KEYS) do
+local pools = {}
+for at = 3, #KEYS do
+  local key = KEYS[at]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
-  if not redis.call('ZSCORE', key, lease) and redis.call('ZCARD', key) >= tonumber(ARGV[3 + at]) then
-    return at
+  if not redis.call('ZSCORE', key, lease) and redis.call('ZCARD', key) >= tonumber(ARGV[2 + at]) then
+    return at - 2
   end
+  pools[at - 2] = key
 end
-for _, key in ipairs(KEYS) do
+for _, key in ipairs(pools) do
   redis.call('ZADD', key, string.format('%.6f', now + seconds), lease)
   redis.call('EXPIRE', key, 86400)
 end
+redis.call('HSET', KEYS[2], lease, cjson.encode(pools))
 return 0

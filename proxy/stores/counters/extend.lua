@@ -1,18 +1,31 @@
--- Let a lease expire later, in each of its pools.
+-- Let leases expire later, in each of their pools; never sooner.
 --
--- KEYS: one sorted set a pool, of leases by the time they expire.
--- ARGV: now (empty: the server's time), seconds until the expiry, lease, and '1' to take the lease where it is missing.
-local now, seconds, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+-- KEYS: the hash of the holder's leases, then the pools of the first lease, of the second, and so on: sorted sets of leases
+-- by the time they expire.
+-- ARGV: now (empty: the server's time), seconds until the expiry, '1' to take a lease where it is missing, '1' to make them
+-- the holder's, then each lease and the number of its pools.
+local now, seconds, takes, holds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
 if not now then
   local time = redis.call('TIME')
   now = time[1] + time[2] / 1000000
 end
 
-for _, key in ipairs(KEYS) do
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
-  if ARGV[4] == '1' or redis.call('ZSCORE', key, lease) then
-    redis.call('ZADD', key, string.format('%.6f', now + seconds), lease)
-    redis.call('EXPIRE', key, 86400)
+local stamp, first = string.format('%.6f', now + seconds), 2
+for at = 5, #ARGV, 2 do
+  local lease, pools = ARGV[at], {}
+  for place = first, first + ARGV[at + 1] - 1 do
+    local key = KEYS[place]
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
+    local score = redis.call('ZSCORE', key, lease)
+    if score and tonumber(score) < now + seconds or not score and takes then
+      redis.call('ZADD', key, stamp, lease)
+      redis.call('EXPIRE', key, 86400)
+    end
+    table.insert(pools, key)
   end
+  if holds then
+    redis.call('HSET', KEYS[1], lease, cjson.encode(pools))
+  end
+  first = first + ARGV[at + 1]
 end
 return 0

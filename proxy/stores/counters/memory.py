@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from proxy.stores.base import Hit, Pool, Window
+from proxy.stores.base import Beat, Hit, Pool, Window
 from proxy.stores.counters.windows import SlidingWindows
 
 #: New pools between two sweeps of those with expired leases, at least.
@@ -22,6 +22,7 @@ class MemoryCounters:
         self.windows = SlidingWindows()
         self._pools: dict[str, _Pool] = {}
         self._until_sweep = SWEEP_EVERY
+        self.holder = LoneHolder()
 
     async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
         if counts and len(windows) == 1:
@@ -43,9 +44,12 @@ class MemoryCounters:
             if lease in self._living(key, now):
                 self._put(key, lease, expires_at)
 
-    async def restore(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
-        for key in keys:
-            self._put(key, lease, expires_at)
+    async def restore(
+        self, leases: Mapping[str, Sequence[str]], now: float, expires_at: float, *, holds: bool = False
+    ) -> None:
+        for lease, keys in leases.items():
+            for key in keys:
+                self._put(key, lease, max(expires_at, self._living(key, now).get(lease, 0.0)))
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         for key in keys:
@@ -86,6 +90,28 @@ class MemoryCounters:
             for key in list(self._pools):
                 self._living(key, now)
             self._until_sweep = max(SWEEP_EVERY, len(self._pools))
+
+
+class LoneHolder:
+    """The only process that holds leases here: they end with it."""
+
+    async def beat(self, now: float, expires_at: float) -> Beat:
+        return Beat(epoch="", is_empty=False, was_away=False)
+
+    def adopt(self, epoch: str) -> None:
+        return None
+
+    async def hand_over(self, leases: Sequence[str]) -> None:
+        return None
+
+    async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
+        return {}
+
+    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float) -> None:
+        return None
+
+    async def leave(self) -> None:
+        return None
 
 
 class _Pool:

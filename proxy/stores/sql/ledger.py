@@ -65,6 +65,11 @@ class SqlLedger:
             rows = await connection.execute(select(jobs).where(jobs.c.state.in_(OPEN_STATES)))
             return [job_of(row) for row in rows]
 
+    async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
+        queued = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state == "accepted")
+        async with self._database.reading() as connection:
+            return set(await connection.scalars(queued))
+
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         due = (
             select(jobs)

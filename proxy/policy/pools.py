@@ -1,0 +1,16 @@
+"""Which pools a call takes a slot of."""
+
+from __future__ import annotations
+
+from proxy.auth.sessions import is_guest_name
+from proxy.stores.base import Job
+
+
+def keys_of(job: Job) -> tuple[str, ...]:
+    """The pools of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
+    return keys_of_subject(job.tenant, job.subject)
+
+
+def keys_of_subject(tenant: str, subject: str) -> tuple[str, ...]:
+    own = (f"subject:{tenant}:{subject}", f"tenant:{tenant}")
+    return (*own, f"guests:{tenant}") if is_guest_name(subject) else own
