@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.catalog import built_in
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
+from proxy.policy.lease_keeper import BEAT_SECONDS
 from proxy.policy.leases import Leases
 from proxy.policy.quota import CALL_SECONDS, Bookkeeper
 from proxy.settings import read
@@ -29,6 +30,13 @@ class Aftermath:
     counters: Counters
     clock: MovableClock
     reconciler: Reconciler
+    leases: Leases
+
+    async def keep_leases(self, seconds: float) -> None:
+        """Let time pass as a process does that lives."""
+        for _ in range(round(seconds / BEAT_SECONDS)):
+            self.clock.advance(BEAT_SECONDS)
+            await self.leases.keeper.keep()
 
     async def settle_everything(self) -> int:
         """Let calls without a word expire, and ask fal about its jobs, until nothing is due; how many that were."""
@@ -51,9 +59,9 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     settlement = Settlement(bookkeeper, leases, built_in(), clock)
     reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock)
     await stores.prepare()
-    await reconciler.restore_slots()
+    await leases.keeper.keep()
     try:
-        yield Aftermath(stores.ledger, counters, clock, reconciler)
+        yield Aftermath(stores.ledger, counters, clock, reconciler, leases)
     finally:
         await reconciler.close()
         await bookkeeper.close()

@@ -163,6 +163,22 @@ async def test_processes_that_live_keep_their_leases(starts: Starts) -> None:
     assert await processes[0].in_use() == 2
 
 
+@pytest.mark.tools
+async def test_a_process_that_comes_back_in_the_last_moment_keeps_its_leases(starts: Starts) -> None:
+    late, other = starts(), starts()
+    await live([late, other], BEAT_SECONDS)
+    call = await late.begin()
+    late.clock.advance(HOLDER_SECONDS)
+    now = late.clock.now()
+    (holder,) = (await other.counters.holder.beat(now, now + HOLDER_SECONDS)).dead
+    leases = await other.counters.holder.held_by(holder)
+    assert list(leases) == [call.id]
+    await late.counters.holder.beat(now, now + HOLDER_SECONDS)
+    await other.counters.holder.free(holder, leases, now)
+    assert await other.in_use() == 1
+    assert await other.counters.holder.held_by(holder) == leases
+
+
 async def test_in_memory_calls_end_with_their_process(stores: SqlStores, clock: MovableClock) -> None:
     def start() -> Process:
         counters = MemoryCounters()

@@ -1,0 +1,128 @@
+"""kill -9 with calls in flight: their slots are free soon, and those of queued jobs are not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+
+from proxy.sandbox.app import create_sandbox
+from tests.limits.callers import ENDPOINT, Caller, http
+from tests.limits.mortals import Mortals, mortals
+from tests.support.databases import SqliteDatabases
+from tests.support.patience import until
+from tests.support.redis import Redis
+from tests.support.servers import running
+from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
+MOST = 3
+PLANS = {
+    "plans": {"narrow": {"endpoints": [ENDPOINT], **UNLIMITED, "concurrency": {"subject": MOST, "tenant": None}}},
+    "tenants": [{"id": "acme", "plan": "narrow"}],
+}
+
+
+@dataclass
+class Scene:
+    mortals: Mortals
+    environ: dict[str, str]
+    http: aiohttp.ClientSession
+
+    async def born(self) -> tuple[Caller, int]:
+        """The same user at a new process, and the process."""
+        url, pid = await self.mortals.born(self.environ, self.http)
+        return Caller(self.http, url, "acme", "alice"), pid
+
+
+@pytest.fixture
+def environ(sqlite_databases: SqliteDatabases, tmp_path: Path) -> Iterator[dict[str, str]]:
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
+    with running(create_sandbox()) as url:
+        yield {
+            **sandbox_environ(url),
+            "PROXY_SESSION_SECRETS": SECRET,
+            "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
+            "PROXY_DATABASE_URL": sqlite_databases.migrated(),
+            "PROXY_LOG_LEVEL": "warning",
+        }
+
+
+@pytest.fixture
+async def scene(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Scene]:
+    with mortals(tmp_path) as found:
+        async with http() as session:
+            yield Scene(found, environ, session)
+
+
+async def in_flight(caller: Caller) -> int:
+    """How many slots of its own the user sees taken."""
+    facts = await caller._ask("GET", "/v1/session")
+    used: int = facts.body["in_flight"]["subject"]["used"]
+    return used
+
+
+@asynccontextmanager
+async def all_slots_taken(caller: Caller) -> AsyncIterator[str]:
+    """A queued job, whose id is given, a run and a stream; the last two end with their process."""
+    job = await caller.submit(QUEUED)
+    calls = [asyncio.create_task(work(RUNNING)) for work in (caller.run, caller.stream)]
+
+    async def are_taken() -> bool:
+        return await in_flight(caller) == MOST
+
+    await until(are_taken, "the calls did not begin")
+    assert (await caller.run("?")).error_type == "too_many_jobs"
+    yield job.body["request_id"]
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def check_slots_of(job: str, caller: Caller) -> None:
+    """Only the job is in flight, and its end frees the last slot."""
+    assert (await caller.run("?")).status == 200
+    assert (await caller.cancel(job)).status == 202
+    await caller.finished(job)
+    assert await in_flight(caller) == 0
+
+
+async def test_a_process_that_starts_again_has_the_slots_of_its_jobs_alone(scene: Scene) -> None:
+    caller, pid = await scene.born()
+    async with all_slots_taken(caller) as job:
+        await scene.mortals.kill(pid)
+    caller, _ = await scene.born()
+    assert await in_flight(caller) == 1
+    await check_slots_of(job, caller)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bool, scene: Scene, redis: Redis) -> None:
+    """Another process frees them, or the one that is started in its place."""
+    scene.environ["PROXY_REDIS_URL"] = redis.url
+    caller, pid = await scene.born()
+    other, _ = (caller, pid) if is_restarted else await scene.born()
+    async with all_slots_taken(caller) as job:
+        assert await in_flight(other) == MOST
+        await scene.mortals.kill(pid)
+        died_at = time.monotonic()
+    if is_restarted:
+        other, _ = await scene.born()
+    # A dead process is not known as such at once: until then nobody gets its slots.
+    assert await in_flight(other) == MOST
+
+    async def are_free() -> bool:
+        return await in_flight(other) == 1
+
+    await until(are_free, "the slots did not come back")
+    assert time.monotonic() - died_at < 15
+    await check_slots_of(job, other)
