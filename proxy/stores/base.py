@@ -479,6 +479,6 @@ class Stores(Protocol):
         """Make it usable, before anything else is asked of it."""
 
     async def ping(self) -> None:
-        """Prove that the store answers and has the schema of this version."""
+        """Prove that the store takes what calls write, and has the schema of this version."""
 
     async def close(self) -> None: ...

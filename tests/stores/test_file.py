@@ -21,7 +21,7 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.base import Granted, Reserve
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.engine import keep_private
+from proxy.stores.sql.engine import SqliteLocation, keep_private
 from proxy.stores.sql.file import LONGEST_LOG, TIDY_AFTER
 from proxy.stores.sql.schema import tenant_keys
 from tests.stores.conftest import OpenStores
@@ -216,3 +216,18 @@ async def test_the_locks_of_a_file_survive_another_connection(tmp_path: Path, op
     done = await anyio.run_process([sys.executable, "-c", look], check=False)
     assert b"database is locked" in done.stderr
     holder.close()
+
+
+@pytest.mark.parametrize("is_another_there", [False, True])
+async def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path: Path, is_another_there: bool) -> None:
+    path = tmp_path / "proxy.db"
+    location = SqliteLocation(str(path))
+    location.connect(0).close()
+    path.rename(tmp_path / "elsewhere.db")
+    if is_another_there:
+        path.touch()
+    with pytest.raises(StoreUnavailable, match="no longer in its place"):
+        location.connect(0)
+    assert path.exists() == is_another_there
+    (tmp_path / "elsewhere.db").rename(path)
+    location.connect(0).close()

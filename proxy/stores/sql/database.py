@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import DataRefused
 from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.engine import LOCK_SECONDS, create_engine
+from proxy.stores.sql.engine import LOCK_SECONDS, create_engine, sqlite_location
 from proxy.stores.sql.file import SqliteFile
 
 T = TypeVar("T")
@@ -29,11 +29,15 @@ _log = logging.getLogger(__name__)
 class Database:
     """Transactions, each whole or not at all. Opens nothing until it is used."""
 
-    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
-        self.engine = create_engine(url, lock_seconds)
+    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS, *, is_durable: bool = False) -> None:
+        """`is_durable` is whether a SQLite file's commits wait for the disk; PostgreSQL decides that itself."""
         self._file: SqliteFile | None = None
-        if self.dialect.name == "sqlite":
-            self._file = SqliteFile(self.engine.url.database or "", lock_seconds, self.dialect)
+        if url.startswith("sqlite:"):
+            location = sqlite_location(url, is_durable=is_durable)
+            self.engine = create_engine(url, lock_seconds, location)
+            self._file = SqliteFile(location, lock_seconds, self.dialect)
+        else:
+            self.engine = create_engine(url, lock_seconds)
 
     @property
     def dialect(self) -> Dialect:
@@ -76,6 +80,20 @@ class Database:
                 return await connection.run_sync(work)
         with _translated():
             return await self._file.run(work)
+
+    async def try_out(self, work: Callable[[Executor], object]) -> None:
+        """Do `work` and take it back: the database can do it now, and is as it was.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        with _translated():
+            if self._file is not None:
+                await self._file.try_out(work)
+                return
+            async with self.engine.connect() as connection:
+                await connection.run_sync(work)
+                await connection.rollback()
 
     async def close(self) -> None:
         if self._file is not None:

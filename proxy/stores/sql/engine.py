@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import tempfile
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from proxy import libpq
+from proxy.errors import StoreUnavailable
 
 #: How columns of JSON are written and read.
 _JSON: dict[str, Any] = {
@@ -24,7 +26,7 @@ _JSON: dict[str, Any] = {
     "json_deserializer": orjson.loads,
 }
 #: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
-_SQLITE_PRAGMAS = "PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=32000;"
+_SQLITE_PRAGMAS = "PRAGMA synchronous={}; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=32000;"
 #: The mode of a SQLite file, and what it must not have: it holds whose jobs are whose.
 _PRIVATE, _OTHERS = 0o600, 0o077
 #: How long the write lock of a SQLite file is waited for, and a connection to a server that is not there yet.
@@ -32,12 +34,75 @@ LOCK_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> AsyncEngine:
+class SqliteLocation:
+    """Where a SQLite file is, and how connections to it are made.
+
+    Args:
+        path: the file, which is made if there is none.
+        is_durable: whether each commit waits for the disk, so that a power cut takes none of them.
+    """
+
+    def __init__(self, path: str, *, is_durable: bool = False) -> None:
+        self.is_durable = is_durable
+        self._path = path
+        self._pragmas = _SQLITE_PRAGMAS.format("FULL" if is_durable else "NORMAL")
+        #: The file system and the number of the file that was opened first.
+        self._identity: tuple[int, int] | None = None
+
+    def connect(self, lock_seconds: float, **options: Any) -> sqlite3.Connection:
+        """Open a connection for one thread, which begins its transactions itself, in a mode that cannot deadlock: see
+        `_begin_sqlite`. The file's own setting, the write-ahead log, is made by those of `create_engine`.
+
+        Raises:
+            StoreUnavailable: the file is no longer where it was.
+        """
+        self.check()
+        keep_private(self._path)
+        connection: sqlite3.Connection = sqlite3.connect(
+            self._path, isolation_level=None, timeout=lock_seconds, **options
+        )
+        connection.executescript(self._pragmas)
+        if self._identity is None:
+            self._identity = self._look()
+        return connection
+
+    def check(self) -> None:
+        """Find the file where it was opened first: elsewhere its connections write to what the next start misses.
+
+        Raises:
+            StoreUnavailable: it was moved, deleted or replaced.
+        """
+        if self._identity is not None and self._look() != self._identity:
+            _log.error("the database file was moved, deleted or replaced: put it back, or restart the proxy")
+            raise StoreUnavailable("The proxy's database file is no longer in its place.")
+
+    def check_room(self, size: int) -> None:
+        """Write beside the file, to one without a name.
+
+        Raises:
+            OSError: the disk is full, or takes no writes.
+        """
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(self._path))) as scratch:
+            scratch.write(bytes(size))
+            scratch.flush()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def create_engine(
+    database_url: str, lock_seconds: float = LOCK_SECONDS, location: SqliteLocation | None = None
+) -> AsyncEngine:
     """An engine for `sqlite:///…` or `postgresql://…`; connects lazily."""
     if database_url.startswith("sqlite:"):
+        location = location or sqlite_location(database_url)
         engine = create_async_engine(
             make_url(database_url).set(drivername="sqlite+aiosqlite"),
-            connect_args={"async_creator_fn": partial(_open_sqlite, lock_seconds=lock_seconds)},
+            connect_args={"async_creator_fn": partial(_open_sqlite, location, lock_seconds)},
             pool_size=5,
             max_overflow=0,
             hide_parameters=True,
@@ -49,6 +114,10 @@ def create_engine(database_url: str, lock_seconds: float = LOCK_SECONDS) -> Asyn
     from proxy.stores.sql.postgres import create_postgres_engine
 
     return create_postgres_engine(libpq.parse(database_url), lock_seconds, **_JSON)
+
+
+def sqlite_location(database_url: str, *, is_durable: bool = False) -> SqliteLocation:
+    return SqliteLocation(make_url(database_url).database or "", is_durable=is_durable)
 
 
 class _SqliteConnection(aiosqlite.Connection):
@@ -65,9 +134,11 @@ class _SqliteConnection(aiosqlite.Connection):
         return self._stopped
 
 
-async def _open_sqlite(database: str, lock_seconds: float, **options: Any) -> aiosqlite.Connection:
+async def _open_sqlite(
+    location: SqliteLocation, lock_seconds: float, _database: str, **options: Any
+) -> aiosqlite.Connection:
     """A connection that is ready for use, or gone before its failure is told."""
-    connection = _SqliteConnection(lambda: connected_to_sqlite(database, lock_seconds, **options), 64)
+    connection = _SqliteConnection(lambda: location.connect(lock_seconds, **options), 64)
     # No end of the program waits for this thread (SQLAlchemy's own way to connect says the same).
     connection._thread.daemon = True
     try:
@@ -78,15 +149,6 @@ async def _open_sqlite(database: str, lock_seconds: float, **options: Any) -> ai
         # The thread has a last word for the event loop, which a command closes next: that would be a traceback.
         await asyncio.to_thread(connection._thread.join)
         raise
-    return connection
-
-
-def connected_to_sqlite(path: str, lock_seconds: float, **options: Any) -> sqlite3.Connection:
-    """A connection for one thread, which begins its transactions itself, in a mode that cannot deadlock: see
-    `_begin_sqlite`. The file's own setting, the write-ahead log, is made by those of `create_engine`."""
-    keep_private(path)
-    connection: sqlite3.Connection = sqlite3.connect(path, isolation_level=None, timeout=lock_seconds, **options)
-    connection.executescript(_SQLITE_PRAGMAS)
     return connection
 
 

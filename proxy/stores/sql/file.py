@@ -19,13 +19,15 @@ from typing import TypeVar
 from sqlalchemy import Dialect
 
 from proxy.stores.sql.direct import Direct, Executor, Prepared
-from proxy.stores.sql.engine import connected_to_sqlite
+from proxy.stores.sql.engine import SqliteLocation
 
 #: Transactions after which the log is tidied up beside the writing; each writes some pages.
 TIDY_AFTER = 200
 #: Pages of four kilobytes. A log that grows while it is tidied up never begins anew; from this length on it is held for
 #: the few milliseconds that the rest takes.
 LONGEST_LOG = 8_000
+#: What a call writes to the log, and more: the bytes that a disk must have room for.
+ROOM = 65_536
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -37,8 +39,8 @@ class SqliteFile:
     lock goes to whoever looks at the right moment, and under load some would look in vain for too long.
     """
 
-    def __init__(self, path: str, lock_seconds: float, dialect: Dialect) -> None:
-        self._path = path
+    def __init__(self, location: SqliteLocation, lock_seconds: float, dialect: Dialect) -> None:
+        self._location = location
         self._lock_seconds = lock_seconds
         self._prepared = Prepared(dialect)
         self._turn = asyncio.Lock()
@@ -76,8 +78,11 @@ class SqliteFile:
             sqlite3.Error, TimeoutError: it is not.
         """
         async with self.turn():
+            if self._location.is_durable:
+                # Its commit waits for the disk, which the event loop must not.
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
             if self._here is None:
-                self._here = connected_to_sqlite(self._path, 0)
+                self._here = self._location.connect(0)
             try:
                 self._here.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
@@ -85,6 +90,16 @@ class SqliteFile:
                     raise
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
             return self._committed(self._here, work)
+
+    async def try_out(self, work: Callable[[Executor], object]) -> None:
+        """Do `work` and take it back, and look whether the disk has room: SQLite writes at a commit only.
+
+        Raises:
+            sqlite3.Error, OSError: it cannot be done.
+            StoreUnavailable: the file is no longer where it was.
+        """
+        async with self.turn():
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._take_back, work)
 
     async def close(self) -> None:
         if self._tidying is not None:
@@ -109,6 +124,17 @@ class SqliteFile:
         connection.execute("BEGIN IMMEDIATE")
         return self._committed(connection, work)
 
+    def _take_back(self, work: Callable[[Executor], object]) -> None:
+        self._location.check()
+        connection = self._of_the_thread()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            work(Direct(connection, self._prepared))
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        self._location.check_room(ROOM)
+
     async def _tidy(self) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -116,7 +142,7 @@ class SqliteFile:
                 async with self.turn():
                     await loop.run_in_executor(self._thread, self._checkpoint)
         except (sqlite3.Error, TimeoutError) as problem:
-            # It is tried again, and whoever makes the log far too long does it himself (see `connected_to_sqlite`).
+            # It is tried again, and whoever makes the log far too long does it himself (see `SqliteLocation`).
             _log.warning("the database's log could not be tidied up: %s", type(problem).__name__)
 
     def _checkpoint(self) -> int:
@@ -126,5 +152,5 @@ class SqliteFile:
 
     def _of_the_thread(self) -> sqlite3.Connection:
         if self._there is None:
-            self._there = connected_to_sqlite(self._path, self._lock_seconds)
+            self._there = self._location.connect(self._lock_seconds)
         return self._there

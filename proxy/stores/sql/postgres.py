@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Dialect, ExceptionContext, event
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from proxy.libpq import ConnectionUrl
@@ -25,43 +27,46 @@ _LEFT_BEHIND = frozenset(["25006", "57P01", "57P02", "57P03"])
 _NAME_LOST = frozenset(["26000", "42P05"])
 
 
-class Connector:
-    """Opens connections by the driver's own reading of a URL: SQLAlchemy would pass libpq's parameters on as they are.
+registry.register("postgresql.proxied", __name__, "PostgresDialect")
+
+
+class PostgresDialect(PGDialect_asyncpg):
+    """Connects by the driver's own reading of a URL: SQLAlchemy would pass libpq's parameters on as they are.
 
     Poolers that give a connection another server connection for every transaction (PgBouncer, Supavisor, PgCat,
     Odyssey) are recognized: they invent the process id that a server tells a new connection. Without one, prepared
     statements are kept, which saves a round trip for each.
     """
 
-    def __init__(self, url: ConnectionUrl) -> None:
-        self._url = url
+    supports_statement_cache = True
+
+    def __init__(self, connection_url: ConnectionUrl, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._url = connection_url
         # Until a connection has shown it: what a pooler can stand, any server can.
         self._is_pooled = True
-        self._may_be_direct = not url.is_pooled
+        self._may_be_direct = not connection_url.is_pooled
 
-    def connect(self, dialect: Dialect, _record: object, _arguments: object, options: dict[str, Any]) -> Any:
-        """Open a connection, for SQLAlchemy's event `do_connect`."""
-        dbapi: Any = dialect.loaded_dbapi
+    def connect(self, *_arguments: Any, **options: Any) -> Any:
+        dbapi: Any = self.loaded_dbapi
         while True:
             is_pooled = self._is_pooled
             more = _UNPREPARED if is_pooled else {}
             connection = dbapi.connect(async_creator_fn=self._open, **options, **more)
             if self._is_pooled == is_pooled:
                 return connection
-            dialect.do_terminate(connection)
+            self.do_terminate(connection)
 
-    def handle(self, context: ExceptionContext) -> None:
-        """Give up the connections that an error shows to be useless, for SQLAlchemy's event `handle_error`."""
-        state = getattr(context.original_exception, "sqlstate", None)
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        """Also give up connections that an error shows to be useless: all that are open are then made again."""
+        state = getattr(e, "sqlstate", None)
         if state in _NAME_LOST:
             self._keep_nothing_prepared()
         if state in _NAME_LOST or state in _LEFT_BEHIND:
-            context.is_disconnect = True
+            return True
+        return bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]
 
     async def _open(self, **options: Any) -> Any:
-        # Imported here: a proxy on SQLite does without the driver.
-        import asyncpg  # type: ignore[import-untyped]
-
         connection = await asyncpg.connect(self._url.url, **options)
         if self._may_be_direct:
             try:
@@ -87,10 +92,10 @@ async def _server_process(connection: Any) -> int:
 
 def create_postgres_engine(url: ConnectionUrl, pool_timeout: float, **options: Any) -> AsyncEngine:
     """An engine that connects lazily."""
-    connector = Connector(url)
     timeouts = {"timeout": url.connect_timeout or _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS}
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
+    return create_async_engine(
+        "postgresql+proxied://",
+        connection_url=url,
         connect_args=timeouts,
         pool_size=10,
         max_overflow=10,
@@ -99,6 +104,3 @@ def create_postgres_engine(url: ConnectionUrl, pool_timeout: float, **options: A
         hide_parameters=True,
         **options,
     )
-    event.listen(engine.sync_engine, "do_connect", connector.connect)
-    event.listen(engine.sync_engine, "handle_error", connector.handle)
-    return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.sql import migrate
+from proxy.stores.sql import migrate, probe
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
 from proxy.stores.sql.engine import LOCK_SECONDS
@@ -18,10 +18,11 @@ class SqlStores:
     Args:
         database_url: `sqlite:///…` or `postgresql://…`.
         lock_seconds: how long to wait for a database that others keep busy.
+        sqlite_sync: whether the commits of a SQLite file wait for the disk (`full`) or not (`normal`).
     """
 
-    def __init__(self, database_url: str, lock_seconds: float = LOCK_SECONDS) -> None:
-        self._database = Database(database_url, lock_seconds)
+    def __init__(self, database_url: str, lock_seconds: float = LOCK_SECONDS, *, sqlite_sync: str = "normal") -> None:
+        self._database = Database(database_url, lock_seconds, is_durable=sqlite_sync == "full")
         self.directory = SqlDirectory(self._database)
         self.ledger = SqlLedger(self._database)
         self.idempotency = SqlIdempotency(self._database)
@@ -45,9 +46,13 @@ class SqlStores:
         """
         if self._database.engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
             await self.migrate()
-        await self.ping()
+        await self._check_revision()
 
     async def ping(self) -> None:
+        await self._check_revision()
+        await self._database.try_out(probe.write)
+
+    async def _check_revision(self) -> None:
         if await self._revision() != migrate.newest():
             raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
 
