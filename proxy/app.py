@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.auth.admin_token import AdminToken
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
@@ -38,6 +39,7 @@ from proxy.policy.refusals import RefusalBudget
 from proxy.policy.retries import RetryAllowance
 from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
+from proxy.reload import Reloader
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.once import Once
 from proxy.routes.repeats import KnownPolls, Repeats
@@ -66,6 +68,7 @@ def create_app(
     plan_file: PlanFile | None = None,
     drain: Drain | None = None,
     reconciles: bool = True,
+    read_settings: Callable[[], Settings] | None = None,
 ) -> Starlette:
     """The proxy as an ASGI application.
 
@@ -78,6 +81,7 @@ def create_app(
         reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
         drain: what tells of the end of this process; one that only the server starts if not given.
+        read_settings: reads the settings again, for a server that reloads them; without it, none can.
 
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
@@ -94,11 +98,12 @@ def create_app(
         clock,
         drain or Drain(settings.server.drain_seconds),
     )
+    reloader = read_settings and Reloader(services, read_settings)
     app = Application(
         operations=_operations(services) if settings.server.ops_port else None,
         routes=_routes(services),
         middleware=_middleware(services),
-        lifespan=_lifespan(services, plan_file or file, reconciles),
+        lifespan=_lifespan(services, plan_file or file, reconciles, reloader),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
     app.router.redirect_slashes = False
@@ -174,6 +179,7 @@ def _assembled(
         stores=stores,
         directory=directory,
         sessions=minted,
+        admin_token=AdminToken(settings.sessions.admin_token),
         authenticator=Authenticator(minted, directory, settings, clock),
         gate=gate,
         limiter=limiter,
@@ -259,7 +265,7 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
 
 
 def _lifespan(
-    services: Services, file: PlanFile, reconciles: bool
+    services: Services, file: PlanFile, reconciles: bool, reloader: Reloader | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -271,9 +277,11 @@ def _lifespan(
         services.hub.start()
         services.stream_guard.start()
         try:
-            # The server starts it: this is how ASGI hands it something.
-            yield {"drain": services.drain, "metrics": services.metrics}
+            # This is how ASGI hands the server something.
+            yield {"drain": services.drain, "metrics": services.metrics, "reload": reloader and reloader.request}
         finally:
+            if reloader is not None:
+                await reloader.close()
             await services.stream_guard.close()
             await services.hub.close()
             await services.reconciler.close()

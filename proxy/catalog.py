@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,19 @@ class Catalog:
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._by_id = {endpoint.id: endpoint for endpoint in endpoints}
+        self._apps = lru_cache(maxsize=1024)(self._find_apps)
+
+    def replace(self, other: Catalog) -> None:
+        """Take over the endpoints of another catalogue, for all who hold this one."""
+        self._by_id = other._by_id
+        self._apps.cache_clear()
+
+    def apps(self, endpoints: frozenset[str]) -> frozenset[str]:
+        """The queues that jobs of these endpoints are in."""
+        return self._apps(endpoints)
+
+    def _find_apps(self, endpoints: frozenset[str]) -> frozenset[str]:
+        return frozenset(self._by_id[endpoint].app for endpoint in endpoints if endpoint in self._by_id)
 
     def get(self, endpoint: str) -> Endpoint | None:
         return self._by_id.get(endpoint)

@@ -65,8 +65,15 @@ def serve(
 def application() -> Any:
     """The application of one worker process, from its environment."""
     settings = settings_.read(os.environ)
-    configure_logging(settings.log, Redactor(settings.secrets))
-    app = create_app(settings)
+    redactor = Redactor(settings.secrets)
+    configure_logging(settings.log, redactor)
+
+    def read_again() -> Settings:
+        found = settings_.read(os.environ)
+        redactor.add(found.secrets)
+        return found
+
+    app = create_app(settings, read_settings=read_again)
     tune_runtime()
     return app
 

@@ -41,8 +41,14 @@ class Redactor:
     """Finds and removes the given secrets, and what has the form of one, in texts of any origin."""
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
-        values = {part for secret in secrets for part in _parts(secret.reveal()) if len(part) >= MIN_PART_LENGTH}
-        longest_first = sorted(values, key=len, reverse=True)
+        self._values: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[Secret]) -> None:
+        """Find these too. A secret that is no longer used stays known."""
+        self._values |= {part for secret in secrets for part in _parts(secret.reveal()) if len(part) >= MIN_PART_LENGTH}
+        longest_first = sorted(self._values, key=len, reverse=True)
         self._known = re.compile("|".join(map(_every_spelling, longest_first))) if longest_first else None
 
     def is_needed(self, text: str) -> bool:

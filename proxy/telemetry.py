@@ -162,6 +162,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.reloads = Counter(
+            "fal_proxy_config_reloads",
+            "Reloads of the configuration, by outcome: applied or refused.",
+            ["outcome"],
+            registry=self.registry,
+        )
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 

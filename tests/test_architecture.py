@@ -15,7 +15,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 #: A room may import rooms of its own floor and of those below.
 FLOORS = [
     {"cli", "dev", "server", "__main__"},
-    {"app"},
+    {"app", "reload"},
     {"routes", "middleware", "page"},
     {"http"},
     {"auth", "policy", "jobs"},

@@ -98,6 +98,12 @@ class Sessions:
 
     def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
         self._clock = clock
+        # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
+        self._read = lru_cache(maxsize=KEPT)(self._read_anew)
+        self.replace_secrets(key_ring)
+
+    def replace_secrets(self, key_ring: Sequence[Secret]) -> None:
+        """Sign with the first of these from now on; tokens that only others have signed do not count any more."""
         # itsdangerous wants the ring oldest first.
         ring = [secret.reveal() for secret in reversed(key_ring)]
         self._serializers = {
@@ -106,8 +112,7 @@ class Sessions:
             )
             for salt in (SESSION_SALT, UPLOAD_SALT)
         }
-        # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
-        self._read = lru_cache(maxsize=KEPT)(self._read_anew)
+        self._read.cache_clear()
 
     def mint(
         self,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from proxy.auth.callers import Caller
-from proxy.catalog import Catalog, Endpoint, app_of
+from proxy.catalog import Catalog, Endpoint
 from proxy.drain import Drain
 from proxy.errors import EndpointNotAllowed, TooManyJobs
 from proxy.files import FileUrls
@@ -59,7 +58,6 @@ class Gate:
         self._bookkeeper = bookkeeper
         self._drain = drain
         self._files = files
-        self._apps_of = lru_cache(maxsize=1024)(self._find_apps_of)
 
     async def admit(
         self,
@@ -91,7 +89,7 @@ class Gate:
             body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
             return Admission(target, allowance, await self._reserve(caller, target, endpoint, body, job_id), body)
         if target.kind.names_job:
-            if target.app not in self._apps_of(caller.endpoints):
+            if target.app not in self._catalog.apps(caller.endpoints):
                 raise _not_allowed(target.app)
             job = await self._owners.find(target, caller)
             return Admission(target, await self._limiter.hit(caller, address, polls=True), job)
@@ -112,10 +110,6 @@ class Gate:
     def open_to(self, caller: Caller) -> list[str]:
         """The endpoints a caller may call."""
         return sorted(endpoint for endpoint in caller.endpoints if endpoint in self._catalog)
-
-    def _find_apps_of(self, endpoints: frozenset[str]) -> frozenset[str]:
-        """The queues that jobs of these endpoints are in."""
-        return frozenset(app_of(endpoint) for endpoint in endpoints if endpoint in self._catalog)
 
     def _endpoint(self, caller: Caller, target: Target) -> Endpoint:
         self._drain.refuse_new_work()

@@ -60,6 +60,9 @@ class KnownPolls:
     def __len__(self) -> int:
         return len(self._polls)
 
+    def clear(self) -> None:
+        self._polls.clear()
+
     def find(self, scope: Scope) -> Poll | None:
         """What is known of a request, if it still holds."""
         poll = self._polls.get(_bytes_of(scope))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slowapi import Limiter
 
+from proxy.auth.admin_token import AdminToken
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
@@ -43,6 +44,7 @@ class Services:
     stores: Stores
     directory: Directory
     sessions: Sessions
+    admin_token: AdminToken
     authenticator: Authenticator
     gate: Gate
     limiter: RateLimiter

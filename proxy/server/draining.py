@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import multiprocessing
 import select
 import signal
 import socket
@@ -24,6 +25,7 @@ import uvicorn
 
 from proxy.drain import Drain
 from proxy.listeners import LISTENER, OPERATIONS
+from proxy.server.hangups import release_hangups
 from proxy.server.operations import OperationsListener
 
 LOOK_SECONDS = 0.02
@@ -47,6 +49,17 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self._operations is not None:
             self.servers.append(await self._listen_to_operators(self._operations))
+        if (reload := self.lifespan.state.get("reload")) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+            release_hangups()
+        if (supervisor := multiprocessing.parent_process()) is not None:
+            asyncio.get_running_loop().add_reader(supervisor.sentinel, self._stop_without, supervisor.sentinel)
+
+    def _stop_without(self, sentinel: int) -> None:
+        """Stop as a signal would: nobody is left to replace this worker, or to end it."""
+        asyncio.get_running_loop().remove_reader(sentinel)
+        _log.error("the supervisor of the workers is gone")
+        self.should_exit = True
 
     async def _listen_to_operators(self, operations: OperationsListener) -> asyncio.Server:
         connect = functools.partial(

@@ -14,6 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy.server.draining import DrainingServer
+from proxy.server.hangups import hangups_held, hold_hangups, release_hangups
 from proxy.server.open_files import file_limit, max_connections_within, raise_file_limit
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
@@ -22,6 +23,9 @@ from proxy.settings import Settings
 LOOK_SECONDS = 0.1
 #: A worker whose event loop hangs cannot end itself; it is killed so long after its drain.
 GRACE_SECONDS = 1.0
+#: A worker is replaced at once if it had served for this long, or was the first to die; its successors wait.
+STEADY_SECONDS = 60.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, MOST_DOUBLINGS = 0.5, 15.0, 10
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +34,8 @@ def run(factory: str, settings: Settings) -> int:
 
     A single process ends by the signal that stopped it.
     """
-    # Before the workers start: they inherit it.
+    # Before the workers start: they inherit both.
+    hold_hangups()
     raise_file_limit()
     _warn_of_few_files(settings.server.max_connections)
     config = uvicorn.Config(factory, factory=True, workers=settings.server.workers, **uvicorn_options(settings))
@@ -58,11 +63,32 @@ def _warn_of_few_files(wanted: int) -> None:
 
 
 class Worker(Process):
+    """One process that serves.
+
+    Attributes:
+        served_since: when it was first seen to serve, by the monotonic clock; None if it never was.
+        is_buried: it has died, and was waited for.
+    """
+
     def __init__(
         self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
     ) -> None:
         self._operations = operations
+        self.served_since: float | None = None
+        self.is_buried = False
         super().__init__(config, sockets)
+
+    def is_well(self, seconds: float) -> bool:
+        """Whether it lives, and answers within so many seconds."""
+        if self.served_since is None and self.process.is_alive() and self.is_ready(seconds):
+            self.served_since = time.monotonic()
+        return self.is_alive(seconds)
+
+    def bury(self) -> None:
+        """Kill it, if it has not died by itself, and wait for its end."""
+        self.is_buried = True
+        self.kill()
+        self.join()
 
     @property
     def server(self) -> uvicorn.Server:
@@ -71,11 +97,35 @@ class Worker(Process):
         return self._server
 
 
+class Backoff:
+    """How long to wait before a worker is replaced: not at all at first, then ever longer while its successors die."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+        self._due_at = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due_at
+
+    def count_death(self, worker: Worker) -> float:
+        """The seconds to wait now that this worker has died."""
+        now = time.monotonic()
+        if worker.served_since is not None and now - worker.served_since >= STEADY_SECONDS:
+            self._deaths = 0
+        seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._deaths - 1), LONGEST_PAUSE_SECONDS) if self._deaths else 0.0
+        self._deaths = min(self._deaths + 1, MOST_DOUBLINGS)
+        self._due_at = now + seconds
+        return seconds
+
+
 class Workers(Multiprocess):
     """Starts the workers, replaces one that dies, and stops them: a signal drains them, a second one hurries them.
 
     `has_failed` tells after `run` that the application could not be started.
     """
+
+    processes: list[Worker]  # type: ignore[assignment]
 
     def __init__(
         self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
@@ -84,31 +134,46 @@ class Workers(Multiprocess):
         self._operations = operations
         self.has_failed = False
         self._hurries = False
+        self._has_served = False
+        self._backoffs = [Backoff() for _ in range(self.processes_num)]
+        # `Multiprocess` heeds it from here on.
+        release_hangups()
 
     def init_processes(self) -> None:
         self.processes = [self._started() for _ in range(self.processes_num)]
 
-    def _started(self) -> Process:
+    def _started(self) -> Worker:
         worker = Worker(self.config, self.sockets, self._operations)
-        worker.start()
+        with hangups_held():
+            worker.start()
         return worker
 
     def keep_subprocess_alive(self) -> None:
         for number, worker in enumerate(self.processes):
-            if self.should_exit.is_set() or worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
-                continue
-            if self.signal_queue:
+            if self.should_exit.is_set():
+                return
+            if worker.is_buried:
+                if self._backoffs[number].is_due:
+                    self.processes[number] = self._started()
+            elif worker.is_well(self.config.timeout_worker_healthcheck):
+                self._has_served = self._has_served or worker.served_since is not None
+            elif self.signal_queue:
                 # Perhaps the worker heard the same, and has ended before this process came to look at it.
                 return
-            worker.kill()
-            worker.join()
-            if worker.exitcode == STARTUP_FAILURE:
-                # It would fail in the same way again and again.
-                self.has_failed = True
-                self.should_exit.set()
-                return
-            _log.error("worker %s died and is replaced", worker.pid)
-            self.processes[number] = self._started()
+            else:
+                self._bury(number, worker)
+
+    def _bury(self, number: int, worker: Worker) -> None:
+        """End what is left of a worker that died or hangs, and decide what follows."""
+        worker.bury()
+        if (worker.exitcode or 0) > 0 and not self._has_served:
+            # What no worker could start with is the configuration, and the next one would fail in the same way.
+            self.has_failed = True
+            self.should_exit.set()
+            return
+        seconds = self._backoffs[number].count_death(worker)
+        facts = {"pid": worker.pid, "exit_code": worker.exitcode, "replaced_in_seconds": seconds}
+        _log.error("worker died", extra={"facts": facts})
 
     def handle_int(self) -> None:
         self._hurries = self.should_exit.is_set()
@@ -118,9 +183,17 @@ class Workers(Multiprocess):
         self.handle_int()
 
     def handle_hup(self) -> None:
-        """Nothing: replicas are restarted one after the other, workers together."""
+        """Have each worker reload the configuration."""
+        for worker in self._living():
+            os.kill(worker.pid or 0, signal.SIGHUP)
 
-    handle_ttin = handle_ttou = handle_hup
+    def handle_ttin(self) -> None:
+        """Nothing: how many workers there are is a setting."""
+
+    handle_ttou = handle_ttin
+
+    def _living(self) -> list[Worker]:
+        return [worker for worker in self.processes if not worker.is_buried and worker.process.is_alive()]
 
     def terminate_all(self) -> None:
         # Connections would queue up on it, and be reset, when the last worker has closed its own.
@@ -128,11 +201,12 @@ class Workers(Multiprocess):
             one.close()
         if self._operations is not None:
             self._operations.close()
-        super().terminate_all()
+        for worker in self._living():
+            worker.terminate()
 
     def join_all(self) -> None:
         kill_at = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + GRACE_SECONDS
-        while living := [worker for worker in self.processes if worker.process.is_alive()]:
+        while living := self._living():
             living[0].process.join(LOOK_SECONDS)
             self.handle_signals()
             if time.monotonic() > kill_at:
@@ -141,5 +215,5 @@ class Workers(Multiprocess):
                     worker.process.kill()
             elif self._hurries:
                 self._hurries = False
-                for pid in filter(None, (worker.pid for worker in living)):
-                    os.kill(pid, signal.SIGINT)
+                for worker in living:
+                    os.kill(worker.pid or 0, signal.SIGINT)

@@ -7,7 +7,7 @@ that makes the known clients send it again.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import httpx
@@ -21,7 +21,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from proxy.settings import FalSettings
+from proxy.settings import FalSettings, Secret
 from proxy.targets import Kind, Target
 from proxy.upstream import refusals
 from proxy.upstream.guard import Guard
@@ -74,6 +74,10 @@ class Upstream:
         self._fal = fal
         self._transport = transport
         self._timeouts = timeouts or Timeouts()
+
+    def replace_key(self, key: Secret) -> None:
+        """Make all further calls with another key; those under way go on with theirs."""
+        self._fal = replace(self._fal, key=key)
 
     async def call(self, target: Target, headers: dict[str, str], body: object = None) -> httpx.Response:
         """Make one call; the answer's body is still to be read, and the answer to be closed.

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,13 +19,12 @@ import httpx
 import pytest
 
 from tests.limits.callers import PIXEL
-from tests.server.commands import PLAINLY, PROXY, Server, eventually, serving
+from tests.server.commands import PLAINLY, Server, eventually, serving
 from tests.server.conftest import Desk
 from tests.support.books import Books, read_books
 from tests.support.programs import tree
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
-from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 
 pytestmark = pytest.mark.slow
@@ -300,28 +298,3 @@ def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, 
         assert stage.end() == 0
         with pytest.raises(httpx.TransportError):
             run.result(timeout=30)
-
-
-@pytest.mark.tools
-def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
-        process = stage.server.process
-
-        def workers() -> list[int]:
-            return [pid for pid in tree(process.pid)[1:] if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-        eventually(lambda: len(workers()) == 2, "the workers do not start")
-        first, other = workers()
-        os.kill(first, signal.SIGKILL)
-        eventually(lambda: len(workers()) == 2 and first not in workers(), "nobody takes its place")
-        assert other in workers()
-        assert stage.server.stop(signal.SIGTERM) == 0
-
-
-@pytest.mark.tools
-def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
-    broken = {"PROXY_DATABASE_URL": f"sqlite:///{desk.folder}/gone/proxy.db", "PROXY_PORT": str(free_port())}
-    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "FAL_KEY": "id:secret"}
-    environ = {**desk.environ, **more, **broken, "PATH": os.environ["PATH"]}
-    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=desk.folder, capture_output=True, timeout=60)
-    assert done.returncode == 3, done.stderr

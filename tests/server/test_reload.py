@@ -1,0 +1,258 @@
+"""SIGHUP: plans, tenants and secrets are read again while calls go on; a mistake changes nothing and ends nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from proxy.sandbox.app import SANDBOX_KEY
+from tests.limits.callers import PIXEL
+from tests.server.commands import PLAINLY, PROXY, SECRET, Commands, Server, eventually, serving
+from tests.server.conftest import PLANS, Desk, desk_in
+from tests.support.redis import Redis
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import sandbox_environ
+
+RUN, QUEUE = "/fal/run/fal-ai/llava-next", "/fal/queue/fal-ai/llava-next"
+INPUT = {"image_url": PIXEL, "prompt": "What is it?"}
+HELD = {"image_url": PIXEL, "prompt": "[[pace hold=IN_PROGRESS]]"}
+OTHER_SECRET = "another-secret-of-the-tests-with-more-than-32-bytes"
+ADMIN_TOKENS = ("an-admin-token-of-the-tests-with-32-bytes", "another-admin-token-of-the-tests-32-bytes")
+WRONG_KEY = "a-key-id-that-was:a-key-secret-that-fal-does-not-know"
+FILES = {
+    "FAL_KEY": SANDBOX_KEY,
+    "PROXY_SESSION_SECRETS": SECRET,
+    "PROXY_ADMIN_TOKEN": ADMIN_TOKENS[0],
+}
+
+
+@dataclass
+class Reloadable:
+    """A server whose secrets are in files, and what its operator does to it."""
+
+    desk: Desk
+    server: Server
+    reloads: int = 0
+    processes: int = 1
+    clients: list[httpx.Client] = field(default_factory=list)
+
+    def write(self, name: str, text: str) -> None:
+        (self.desk.folder / name).write_text(text)
+
+    def write_plans(self, document: dict[str, Any]) -> None:
+        self.write("plans.yaml", yaml.safe_dump(document))
+
+    def reload(self) -> None:
+        """Ask for a reload, and wait until each process has applied it."""
+        self.reloads += self.processes
+        self.server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.server.stderr.count("configuration reloaded") == self.reloads, "it is not reloaded")
+
+    def reload_in_vain(self, problem: str) -> None:
+        """Ask for a reload, and wait until the problem is in the log."""
+        known = self.server.stderr.count(problem)
+        self.server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.server.stderr.count(problem) > known, f"not in the log: {problem}")
+        assert self.server.stderr.count("configuration reloaded") == self.reloads
+
+    def caller(self) -> httpx.Client:
+        token = self.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+        headers = {"authorization": f"Bearer {token}"}
+        self.clients.append(httpx.Client(base_url=self.server.url, headers=headers, **PLAINLY))
+        return self.clients[-1]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+
+    def admin(self, token: str) -> int:
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.get(f"{self.server.url}/v1/admin/tenants", headers=headers, **PLAINLY).status_code
+
+
+def endpoints(caller: httpx.Client) -> list[str]:
+    return [one["id"] for one in caller.get("/v1/endpoints").raise_for_status().json()["endpoints"]]
+
+
+def environ_of(desk: Desk, sandbox: SandboxControl) -> dict[str, str]:
+    """The environment of a desk, with its secrets in files."""
+    for name, text in FILES.items():
+        (desk.folder / name).write_text(text)
+    environ = {**desk.environ, **sandbox_environ(sandbox.url)}
+    given = {name: value for name, value in environ.items() if name not in FILES}
+    return {**given, **{f"{name}_FILE": str(desk.folder / name) for name in FILES}}
+
+
+@pytest.fixture(scope="module")
+def shared(
+    shared_sandbox: SandboxControl, commands: Commands, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reloadable]:
+    desk = desk_in(tmp_path_factory.mktemp("reload"), commands)
+    with serving("serve", environ=environ_of(desk, shared_sandbox), folder=desk.folder) as server:
+        yield Reloadable(desk, server)
+
+
+@pytest.fixture
+def reloadable(shared: Reloadable, sandbox: SandboxControl) -> Iterator[Reloadable]:
+    """The server, with the configuration that it was started with."""
+    yield shared
+    shared.close()
+    shared.write_plans(PLANS)
+    for name, text in FILES.items():
+        shared.write(name, text)
+    shared.reload()
+
+
+def test_plans_and_tenants_are_applied(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    assert endpoints(caller) == ["fal-ai/llava-next", "fal-ai/llavav15-13b"]
+    narrow = PLANS["plans"]["narrow"]
+    tenants = [{"id": "acme", "plan": "full"}, {"id": "fresh", "plan": "full"}]
+    reloadable.write_plans({"plans": {"full": narrow, "narrow": narrow}, "tenants": tenants})
+    reloadable.reload()
+    assert endpoints(caller) == ["fal-ai/llava-next"]
+    assert "fresh" in reloadable.desk.data("tenants", "list")
+    line = [one for one in reloadable.server.stderr.splitlines() if "configuration reloaded" in one][-1]
+    assert '"plans":"changed"' in line and '"secrets":"unchanged"' in line
+
+
+def test_endpoints_of_the_file_are_known_at_once(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    assert caller.get("/fal/queue/acme/own/requests/unknown/status").json()["error_type"] == "endpoint_not_allowed"
+    reloadable.write("own.json", '{"type": "object", "required": ["prompt"]}')
+    plan = {**PLANS["plans"]["full"], "endpoints": ["fal-ai/llava-next", "acme/own"]}
+    more = {"endpoints": [{"id": "acme/own", "schema": "own.json"}]}
+    reloadable.write_plans({**PLANS, "plans": {**PLANS["plans"], "full": plan}, **more})
+    reloadable.reload()
+    assert endpoints(caller) == ["acme/own", "fal-ai/llava-next"]
+    assert caller.post("/fal/queue/acme/own", json={}).json()["error_type"] == "invalid_input"
+    # Its queue is open now, so that only the job is unknown.
+    assert caller.get("/fal/queue/acme/own/requests/unknown/status").json()["error_type"] == "not_found"
+
+
+def test_a_mistake_is_named_and_changes_nothing(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    reloadable.write_plans({"plans": {"full": {"endpoints": ["fal-ai/llava-nxt"]}}, "tenants": []})
+    reloadable.write("PROXY_SESSION_SECRETS", "short")
+    reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
+    reloadable.reload_in_vain("did you mean fal-ai/llava-next?")
+    assert "PROXY_SESSION_SECRETS: a secret has fewer than 32 bytes" in reloadable.server.stderr
+    assert caller.post(RUN, json=INPUT).status_code == 200
+    assert endpoints(caller) == ["fal-ai/llava-next", "fal-ai/llavav15-13b"]
+    assert [reloadable.admin(token) for token in ADMIN_TOKENS] == [200, 401]
+    metrics = httpx.get(f"{reloadable.server.url}/metrics", **PLAINLY).text
+    assert 'fal_proxy_config_reloads_total{outcome="refused"}' in metrics
+
+
+@pytest.mark.parametrize("text", [None, "plans: [", ""], ids=["gone", "no-yaml", "empty"])
+def test_a_file_that_is_being_written_is_a_mistake(reloadable: Reloadable, text: str | None) -> None:
+    path = reloadable.desk.folder / "plans.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    reloadable.reload_in_vain("PROXY_CONFIG: ")
+    assert reloadable.caller().post(RUN, json=INPUT).status_code == 200
+
+
+def test_the_key_of_fal_is_replaced(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    reloadable.write("FAL_KEY", WRONG_KEY)
+    reloadable.reload()
+    assert caller.post(RUN, json=INPUT).json()["error_type"] == "upstream_rejected_key"
+    reloadable.write("FAL_KEY", SANDBOX_KEY)
+    reloadable.reload()
+    assert caller.post(RUN, json=INPUT).status_code == 200
+    assert WRONG_KEY not in reloadable.server.stderr and WRONG_KEY.partition(":")[2] not in reloadable.server.stderr
+
+
+def test_session_secrets_are_rotated_and_dropped(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    job = caller.post(QUEUE, json=HELD).raise_for_status().json()["request_id"]
+    poll = f"{QUEUE}/requests/{job}/status"
+    # The second one is answered from memory, and would be for as long as the session lasts.
+    assert [caller.get(poll).status_code for _ in range(3)] == [202] * 3
+    reloadable.write("PROXY_SESSION_SECRETS", f"{OTHER_SECRET},{SECRET}")
+    reloadable.reload()
+    assert [caller.get(poll).status_code for _ in range(3)] == [202] * 3
+    reloadable.write("PROXY_SESSION_SECRETS", OTHER_SECRET)
+    reloadable.reload()
+    assert caller.get(poll).json()["error_type"] == "unauthenticated"
+    mint = ("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+    token = reloadable.desk.run(*mint, PROXY_SESSION_SECRETS=OTHER_SECRET).stdout.strip()
+    assert caller.get(poll, headers={"authorization": f"Bearer {token}"}).status_code == 202
+
+
+def test_the_admin_token_is_replaced(reloadable: Reloadable) -> None:
+    reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
+    reloadable.reload()
+    assert [reloadable.admin(token) for token in ADMIN_TOKENS] == [401, 200]
+
+
+def test_many_hangups_are_not_lost_and_end_nothing(reloadable: Reloadable) -> None:
+    caller = reloadable.caller()
+    for _ in range(100):
+        os.kill(reloadable.server.process.pid, signal.SIGHUP)
+    reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
+    os.kill(reloadable.server.process.pid, signal.SIGHUP)
+    eventually(lambda: reloadable.admin(ADMIN_TOKENS[1]) == 200, "the last one was lost")
+    assert caller.post(RUN, json=INPUT).status_code == 200
+    eventually(_is_still(reloadable), "it reloads for ever")
+    reloadable.reloads = reloadable.server.stderr.count("configuration reloaded")
+
+
+def _is_still(reloadable: Reloadable) -> Any:
+    counts = [-1, 0]
+
+    def is_still() -> bool:
+        counts[:] = [counts[1], reloadable.server.stderr.count("configuration reloaded")]
+        return counts[0] == counts[1]
+
+    return is_still
+
+
+def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, desk: Desk) -> None:
+    environ = {**environ_of(desk, sandbox), "PROXY_PORT": str(free_port()), "PATH": os.environ["PATH"]}
+    log = desk.folder / "log"
+    with log.open("wb") as out, subprocess.Popen([*PROXY, "serve"], env=environ, stderr=out) as process:
+        eventually(lambda: "Started server process" in log.read_text(), "it does not start")
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: "configuration reloaded" in log.read_text() or process.poll(), "it was lost")
+        process.terminate()
+        assert process.wait(timeout=20) == -signal.SIGTERM, log.read_text()
+
+
+def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, desk: Desk) -> None:
+    environ = environ_of(desk, sandbox)
+    path = desk.folder / "database-url"
+    path.write_text(environ.pop("PROXY_DATABASE_URL"))
+    with serving("serve", environ={**environ, "PROXY_DATABASE_URL_FILE": str(path)}, folder=desk.folder) as server:
+        path.write_text(f"sqlite:///{desk.folder}/other.db")
+        reloadable = Reloadable(desk, server)
+        reloadable.reload()
+        assert "a changed setting needs a restart" in server.stderr and "PROXY_DATABASE_URL" in server.stderr
+        assert not Path(f"{desk.folder}/other.db").exists()
+        assert reloadable.caller().post(RUN, json=INPUT).status_code == 200
+        reloadable.close()
+
+
+@pytest.mark.tools
+@pytest.mark.slow
+def test_several_workers_reload_together(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    environ = {**environ_of(desk, sandbox), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url}
+    with serving("serve", environ=environ, folder=desk.folder) as server:
+        eventually(lambda: server.stderr.count("Started server process") == 2, "a worker does not start")
+        reloadable = Reloadable(desk, server, processes=2)
+        reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
+        reloadable.reload()
+        # Each request has a connection of its own, so that both workers are asked.
+        assert {reloadable.admin(ADMIN_TOKENS[1]) for _ in range(30)} == {200}
+        assert server.stop(signal.SIGTERM) == 0

@@ -1,0 +1,155 @@
+"""Several workers: one that dies is replaced, the others go on, and none outlives its supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.limits.callers import PIXEL
+from tests.server.commands import PLAINLY, PROXY, Server, eventually, serving
+from tests.server.conftest import Desk
+from tests.support.programs import tree
+from tests.support.redis import Redis
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import sandbox_environ
+
+pytestmark = [pytest.mark.tools, pytest.mark.slow]
+
+RUN = "/fal/run/fal-ai/llava-next"
+HELD = {"image_url": PIXEL, "prompt": "[[pace hold=IN_PROGRESS]]"}
+
+
+@contextmanager
+def two_workers(sandbox: SandboxControl, desk: Desk, redis: Redis, **environ: str) -> Iterator[Server]:
+    more = {**sandbox_environ(sandbox.url), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, **environ}
+    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at="/readyz") as server:
+        processes: set[int] = set()
+        try:
+            eventually(lambda: len(workers_of(server)) == 2, "the workers do not start")
+            # They serve: from here on a worker that cannot start is no reason to end.
+            eventually(lambda: server.stderr.count("Started server process") == 2, "a worker does not serve")
+            processes |= {*tree(server.process.pid)}
+            yield server
+        finally:
+            processes |= {*tree(server.process.pid)} if server.process.poll() is None else set()
+            for pid in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def workers_of(server: Server) -> list[int]:
+    """The processes that serve, without those that help them."""
+    return [pid for pid in tree(server.process.pid)[1:] if b"spawn_main" in command_of(pid)]
+
+
+def command_of(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def is_alive(pid: int) -> bool:
+    # What has ended, and is not waited for yet, has no command.
+    return command_of(pid) != b""
+
+
+def is_live(server: Server) -> bool:
+    return httpx.get(f"{server.url}/livez", **PLAINLY).status_code == 200
+
+
+def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with two_workers(sandbox, desk, redis) as server:
+        first, other = workers_of(server)
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(workers_of(server)) == 2 and first not in workers_of(server), "nothing takes its place")
+        assert other in workers_of(server)
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_hangups_do_not_reach_a_worker_before_it_heeds_them(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with two_workers(sandbox, desk, redis) as server:
+        first, other = workers_of(server)
+        os.kill(first, signal.SIGKILL)
+
+        def is_replaced() -> bool:
+            server.process.send_signal(signal.SIGHUP)
+            return server.stderr.count("Started server process") == 3
+
+        eventually(is_replaced, "nothing takes its place")
+        replacement = next(pid for pid in workers_of(server) if pid not in (first, other))
+        known = server.stderr.count("configuration reloaded")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: server.stderr.count("configuration reloaded") >= known + 2, "they do not reload")
+        assert set(workers_of(server)) == {other, replacement}
+        assert server.stderr.count("worker died") == 1, server.stderr
+
+
+def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    plans = desk.folder / "plans.yaml"
+    text = plans.read_text()
+    with two_workers(sandbox, desk, redis) as server:
+        first, other = workers_of(server)
+        plans.write_text("plans: [")
+        os.kill(first, signal.SIGKILL)
+        # It, and the first of its successors.
+        eventually(lambda: server.stderr.count("worker died") >= 2, "no successor was tried")
+        assert is_live(server) and other in workers_of(server)
+        plans.write_text(text)
+        eventually(lambda: server.stderr.count("Started server process") == 3, "it is not tried again")
+        assert other in workers_of(server)
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_a_worker_that_dies_without_its_database_is_tried_again(
+    sandbox: SandboxControl, desk: Desk, redis: Redis
+) -> None:
+    (folder := desk.folder / "database").mkdir()
+    with two_workers(sandbox, desk, redis, PROXY_DATABASE_URL=f"sqlite:///{folder}/proxy.db") as server:
+        first, other = workers_of(server)
+        folder.rename(desk.folder / "away")
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: "worker died" in server.stderr and len(workers_of(server)) == 2, "nothing takes its place")
+        assert is_live(server) and other in workers_of(server)
+        (desk.folder / "away").rename(folder)
+
+        def is_ready() -> bool:
+            answers = [httpx.get(f"{server.url}/readyz", **PLAINLY).status_code for _ in range(20)]
+            return len(workers_of(server)) == 2 and set(answers) == {200}
+
+        eventually(is_ready, "not all workers are ready")
+        assert other in workers_of(server)
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
+    with two_workers(sandbox, desk, redis, PROXY_DRAIN_SECONDS="30") as server:
+        workers = workers_of(server)
+        token = desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+        headers = {"authorization": f"Bearer {token}"}
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(httpx.post, server.url + RUN, json=HELD, headers=headers, **PLAINLY)
+            eventually(lambda: len(sandbox.jobs()) == 1, "the call did not reach the sandbox")
+            server.process.kill()
+            server.process.wait()
+            eventually(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
+            sandbox.move_job(sandbox.jobs()[0]["id"], "COMPLETED")
+            assert run.result(timeout=30).status_code == 200
+        eventually(lambda: not any(map(is_alive, workers)), "the busy worker stays")
+        assert server.stderr.count("the supervisor of the workers is gone") == 2
+
+
+def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
+    broken = {"PROXY_DATABASE_URL": f"sqlite:///{desk.folder}/gone/proxy.db", "PROXY_PORT": str(free_port())}
+    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "FAL_KEY": "id:secret"}
+    environ = {**desk.environ, **more, **broken, "PATH": os.environ["PATH"]}
+    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=desk.folder, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr
