@@ -1,0 +1,19 @@
+"""A catalogue that is replaced while others hold it."""
+
+from __future__ import annotations
+
+from proxy.catalog import Catalog, endpoint_from
+
+
+def catalog_of(*ids: str) -> Catalog:
+    return Catalog(endpoint_from({"id": id_, "input": {"type": "object"}}) for id_ in ids)
+
+
+def test_what_was_found_out_of_the_old_catalogue_is_forgotten() -> None:
+    catalog = catalog_of("acme/one")
+    # A plan that another process has applied already.
+    endpoints = frozenset({"acme/one", "acme/two/fast"})
+    assert catalog.apps(endpoints) == {"acme/one"}
+    catalog.replace(catalog_of("acme/two/fast"))
+    assert catalog.apps(endpoints) == {"acme/two"}
+    assert catalog.ids() == ["acme/two/fast"]
