@@ -17,7 +17,7 @@ from proxy.sandbox.control import Control
 from proxy.sandbox.damage import DAMAGES
 from proxy.sandbox.house import House
 from proxy.sandbox.pace import Pace
-from proxy.settings import DEFAULTS, VARIABLES
+from proxy.settings import DEFAULTS, SECRETS, VARIABLES
 from tests.support.routes import answered_routes
 
 ROOT = Path(__file__).parents[2]
@@ -154,4 +154,4 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 @pytest.mark.parametrize("variable", sorted({*re.findall(r"\bPROXY_[A-Z_]+\b", "".join(p.read_text() for p in PAGES))}))
 def test_every_variable_that_is_named_is_one(variable: str) -> None:
-    assert variable in VARIABLES or variable == "PROXY_"
+    assert variable in {*VARIABLES, *(f"{name}_FILE" for name in SECRETS), "PROXY_"}
