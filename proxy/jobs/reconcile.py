@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from starlette.datastructures import Headers
 
@@ -24,10 +24,13 @@ from proxy.upstream import headers
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import read_whole
 
-#: How long nothing must have been heard of a job, how often is looked, and how many at once.
+#: How long nothing must have been heard of a job, and how often is looked.
 QUIET_SECONDS = 60.0
 EVERY_SECONDS = 15.0
-MOST_AT_ONCE = 100
+#: Jobs that a process takes from the ledger at once, and how many of them it asks fal about side by side: at 0.2 s an
+#: answer that is 100 jobs a second.
+MOST_AT_ONCE = 200
+SIDE_BY_SIDE = 20
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +67,9 @@ class Reconciler:
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             try:
-                await self.run_once()
+                while await self.run_once() == MOST_AT_ONCE:
+                    # There are more.
+                    continue
             except ProxyError as problem:
                 _log.warning("jobs that nobody watches are looked after later: %s", problem.code)
             except Exception:
@@ -78,12 +83,21 @@ class Reconciler:
         """
         now = self._clock.now()
         due = await self._ledger.take_due(now - QUIET_SECONDS, now, MOST_AT_ONCE)
-        for job in due:
+        waiting = iter(due)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(SIDE_BY_SIDE, len(due))):
+                group.create_task(self._look_after_each(waiting))
+        return len(due)
+
+    async def _look_after_each(self, waiting: Iterator[Job]) -> None:
+        """Take one job after the other, until none is left."""
+        for job in waiting:
             try:
                 await self._look_after(job)
             except ProxyError as problem:
-                _log.info("fal could not be asked about job %s: %s", job.id, problem.code)
-        return len(due)
+                _log.info("job not looked after", extra={"facts": {"job": job.id, "problem": problem.code}})
+            except Exception:
+                _log.exception("job not looked after", extra={"facts": {"job": job.id}})
 
     async def _look_after(self, job: Job) -> None:
         if job.expires_at <= self._clock.now() and job.kind == UPLOAD:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from proxy.catalog import built_in
-from proxy.jobs.reconcile import QUIET_SECONDS, Reconciler
+from proxy.jobs.reconcile import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
-from proxy.stores.base import Accept, Reserve
+from proxy.stores.base import Accept, Job, Reserve
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Upstream
@@ -44,4 +48,71 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
     assert found and found.state == "accepted" and found.checked_at == clock.now() and found.expires_at > expires_at
     assert await counters.in_use("subject:acme:alice", clock.now()) == 1
     assert await reconciler.run_once() == 0
+    await stores.close()
+
+
+ABANDONED, ANSWER_SECONDS = 450, 0.05
+
+
+class SlowFal(httpx.AsyncBaseTransport):
+    """Answers in its time: a third of the jobs has ended, a third waits, the rest meets each kind of trouble."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[int] = Counter()
+        self.now = self.most = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        number = int(request.extensions["target"].decode().split("/requests/")[1].partition("/")[0].rpartition("-")[2])
+        self.asked[number] += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(ANSWER_SECONDS)
+        self.now -= 1
+        if number % 3 == 0:
+            return httpx.Response(200, json={"status": "COMPLETED", "metrics": {"inference_time": 1.0}})
+        if number % 3 == 1:
+            return httpx.Response(202, json={"status": "IN_QUEUE"})
+        match number % 4:
+            case 0:
+                raise httpx.ConnectError("nobody there")
+            case 1:
+                raise RuntimeError("a mistake in the program")
+            case 2:
+                return httpx.Response(500, content=b"not even JSON")
+        return httpx.Response(404, json={"detail": "Request not found"})
+
+
+async def abandoned_jobs(stores: SqlStores, leases: Leases, now: float) -> list[Job]:
+    """Many jobs of one user that fal has in its queue, and that are watched by no process."""
+    jobs = [
+        replace(JOB, id=f"{number:04}", request_id=None, state="reserved", checked_at=now, expires_at=now + 1e6)
+        for number in range(ABANDONED)
+    ]
+    await stores.ledger.commit([Reserve(job) for job in jobs])
+    await stores.ledger.commit([Accept(job.id, f"fal-{job.id}", job.expires_at) for job in jobs])
+    await leases.keeper.keep()
+    return jobs
+
+
+async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path) -> None:
+    fal, clock, counters = SlowFal(), MovableClock(), MemoryCounters()
+    stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
+    await stores.prepare()
+    leases = Leases(counters, stores.ledger, clock)
+    settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
+    reconciler = Reconciler(stores.ledger, Upstream(settings().fal, fal), settlement, leases, clock)
+    await abandoned_jobs(stores, leases, clock.now())
+    assert await counters.in_use("subject:acme:alice", clock.now()) == ABANDONED
+    clock.advance(QUIET_SECONDS + 1)
+    began = time.monotonic()
+    looked_after = [await reconciler.run_once() for _ in range(4)]
+    # One after the other they would take longer than the waiting alone: 22 s.
+    assert time.monotonic() - began < ABANDONED * ANSWER_SECONDS / 3
+    assert looked_after == [MOST_AT_ONCE, MOST_AT_ONCE, ABANDONED - 2 * MOST_AT_ONCE, 0]
+    assert fal.most == SIDE_BY_SIDE and fal.asked == Counter(range(ABANDONED))
+    # What ended has given its slot back, and what fal does not know; the rest keeps its own.
+    ended = [number for number in range(ABANDONED) if number % 3 == 0 or number % 12 == 11]
+    assert await counters.in_use("subject:acme:alice", clock.now()) == ABANDONED - len(ended)
+    states = [found.state for number in ended if (found := await stores.ledger.get(f"{number:04}"))]
+    assert states == ["settled"] * len(ended)
     await stores.close()

@@ -1,4 +1,4 @@
-"""kill -9 with calls in flight: their slots are free soon, and those of queued jobs are not."""
+"""What dies with calls in flight: a process gives back the slots of its calls, and Redis keeps those of all."""
 
 from __future__ import annotations
 
@@ -125,4 +125,30 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bo
 
     await until(are_free, "the slots did not come back")
     assert time.monotonic() - died_at < 15
+    await check_slots_of(job, other)
+
+
+@pytest.mark.tools
+async def test_redis_that_starts_again_without_its_data_gives_nobody_a_slot_too_many(
+    scene: Scene, redis: Redis
+) -> None:
+    scene.environ["PROXY_REDIS_URL"] = redis.url
+    caller, _ = await scene.born()
+    other, _ = await scene.born()
+    async with all_slots_taken(caller) as job:
+        for number in range(4):
+            if number % 2:
+                redis.forget()
+            else:
+                with redis.stopped():
+                    assert (await other.run("?")).error_type == "store_unavailable"
+            for one in (other, caller):
+                refusals = await asyncio.gather(*(one.run("?") for _ in range(5)), one.submit(QUEUED))
+                assert {answer.error_type for answer in refusals} == {"too_many_jobs"}
+            assert await in_flight(caller) == MOST
+
+    async def are_free() -> bool:
+        return await in_flight(other) == 1
+
+    await until(are_free, "a run and a stream that their caller left kept their slots")
     await check_slots_of(job, other)
