@@ -92,7 +92,12 @@ def create_app(
         settings,
         catalog,
         metrics,
-        Upstream(settings.fal, transport or EngineTransport(), timeouts, Guard(clock, metrics.upstream_refused)),
+        Upstream(
+            settings.fal,
+            transport or EngineTransport(),
+            timeouts,
+            Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds),
+        ),
         stores or SqlStores(settings.stores.database_url.reveal()),
         counters or _counters(settings),
         clock,
@@ -169,7 +174,7 @@ def _assembled(
         settings.server.max_streams_per_session,
         lambda: settings.server.streams_per_tenant(len(directory.latest.tenants)),
     )
-    metrics.gauge(lambda: len(hub), lambda: streams.total)
+    metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(upstream.guard.open_names()))
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
     return Services(
         settings=settings,

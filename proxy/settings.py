@@ -42,6 +42,8 @@ VARIABLES: dict[str, str] = {
     "FAL_QUEUE_URL": "where queued calls go",
     "FAL_REST_URL": "where uploads are initiated",
     "FAL_CDN_URL": "where files are uploaded to, beside `https://*.fal.media`",
+    "PROXY_UPSTREAM_PROBE_SECONDS": "how soon fal is tried again while it fails or has locked the account; later tries "
+    "wait longer; `0`: every call is sent",
     "PROXY_HOST": "the address to listen on",
     "PROXY_PORT": "the port to listen on",
     "PROXY_OPS_PORT": "the port of `/metrics`, `/readyz` and `/v1/admin`; unset: `PROXY_PORT`, for all callers",
@@ -78,6 +80,7 @@ DEFAULTS: dict[str, str] = {
     "FAL_QUEUE_URL": "https://queue.fal.run",
     "FAL_REST_URL": "https://rest.fal.ai",
     "FAL_CDN_URL": "https://v3.fal.media",
+    "PROXY_UPSTREAM_PROBE_SECONDS": "1",
     "PROXY_HOST": "127.0.0.1",
     "PROXY_PORT": "8787",
     "PROXY_WORKERS": "1",
@@ -166,6 +169,7 @@ class FalSettings:
     queue_url: str
     rest_url: str
     cdn_url: str
+    probe_seconds: int
 
 
 @dataclass(frozen=True)
@@ -317,6 +321,7 @@ def _fal(reader: _Reader) -> FalSettings:
         queue_url=reader.required("FAL_QUEUE_URL", _fal_url),
         rest_url=reader.required("FAL_REST_URL", _fal_url),
         cdn_url=reader.required("FAL_CDN_URL", _fal_url),
+        probe_seconds=reader.integer("PROXY_UPSTREAM_PROBE_SECONDS", 0, 15),
     )
 
 

@@ -53,6 +53,15 @@ class Kind(Enum):
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
 
     @cached_property
+    def intake(self) -> str | None:
+        """The host of fal's that takes new work of this kind; None for a question about what it has, or a file."""
+        if self in (Kind.RUN, Kind.STREAM):
+            return "run"
+        if self is Kind.SUBMIT:
+            return "queue"
+        return "storage" if self in (Kind.UPLOAD_INITIATE, Kind.UPLOAD_INITIATE_PARTS) else None
+
+    @cached_property
     def is_upload(self) -> bool:
         return self in (Kind.UPLOAD_INITIATE, Kind.UPLOAD_INITIATE_PARTS, Kind.UPLOAD_TOKEN)
 

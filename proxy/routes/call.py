@@ -87,7 +87,9 @@ class Call:
         return self._job
 
     async def _send(self) -> Answer:
-        return await self._services.upstream.call(self._target, self._headers, self._input)
+        job = self._job
+        caller = None if job is None else (job.tenant, job.subject)
+        return await self._services.upstream.call(self._target, self._headers, self._input, caller)
 
     async def _relay(self) -> Response:
         return await pass_on(await self._send(), repeatable=self._target.kind.repeatable)

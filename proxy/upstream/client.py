@@ -6,7 +6,7 @@ that makes the known clients send it again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -24,6 +24,7 @@ from proxy.errors import (
 from proxy.settings import FalSettings, Secret
 from proxy.targets import Kind, Target
 from proxy.upstream import refusals
+from proxy.upstream.breaker import evidence_of_error, evidence_of_status
 from proxy.upstream.guard import Guard
 from proxy.upstream.headers import JSON, REQUEST_ID
 
@@ -79,39 +80,65 @@ class Upstream:
         """Make all further calls with another key; those under way go on with theirs."""
         self._fal = replace(self._fal, key=key)
 
-    async def call(self, target: Target, headers: dict[str, str], body: object = None) -> httpx.Response:
+    async def call(
+        self, target: Target, headers: dict[str, str], body: object = None, caller: Hashable = None
+    ) -> httpx.Response:
         """Make one call; the answer's body is still to be read, and the answer to be closed.
+
+        Args:
+            caller: for whom; the trouble of one caller's input is not taken for fal's.
 
         Raises:
             BadRequest: the body cannot be sent.
-            UpstreamUnavailable: nothing was sent.
+            UpstreamUnavailable: nothing was sent; also while fal fails.
             UpstreamAmbiguous: it may have been run, and the answer is lost.
             BadUpstream, UpstreamTimeout: it failed, and repeating it is safe.
             UpstreamRejectedKey, UpstreamAccountLocked, UpstreamBusy, UpstreamRefusedEndpoint: fal refused it, and ran
                 nothing.
         """
         request = self._request(target, headers, body)
-        response = await self._send(request, repeatable=target.kind.repeatable)
-        if response.status_code < 300:
-            return response
-        return await self._examined(response, target.kind)
+        guard = self.guard
+        slow_start = guard.slow_start(target)
+        if slow_start is None:
+            return await self._send(request, target, caller)
+        is_probe = (slow_start.is_full or bool(guard.breakers)) and await guard.admit(target, caller)
+        slow_start.leave()
+        took = False
+        try:
+            response = await self._send(request, target, caller)
+            took = response.status_code < 500
+        finally:
+            slow_start.end(took=took)
+        if took and guard.breakers:
+            guard.succeed(target, is_probe=is_probe)
+        return response
 
-    async def _examined(self, response: httpx.Response, kind: Kind) -> httpx.Response:
+    async def _send(self, request: httpx.Request, target: Target, caller: Hashable) -> httpx.Response:
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.HTTPError as error:
+            self.guard.fail(evidence_of_error(error, target.kind), target, caller)
+            # `from None`: the cause carries the request, and with it the key.
+            raise failure_of(error, repeatable=target.kind.repeatable) from None
+        return response if response.status_code < 300 else await self._examined(response, target, caller)
+
+    async def _examined(self, response: httpx.Response, target: Target, caller: Hashable) -> httpx.Response:
         """An answer that is no success, if it is one of fal's that passes on.
 
         Raises: as `call`.
         """
-        status = response.status_code
+        status, kind = response.status_code, target.kind
         # Of a job, fal says with a 404 that it does not know that one.
         if status in refusals.STATUSES and not (status == 404 and kind.names_job):
             response, is_whole = await _in_memory(response)
             if reason := refusals.reason_of(status, response.content):
-                self.guard.saw(reason)
-                raise refusals.error_of(reason, response.headers)
+                self.guard.note(reason)
+                raise refusals.error_of(reason, response.headers, self.guard.locked_seconds())
             if not is_whole:
                 raise _not_fals(status, repeatable=kind.repeatable)
         if status >= 500:
-            self.guard.saw(refusals.Reason.SERVER_ERROR)
+            self.guard.note(refusals.Reason.SERVER_ERROR)
+            self.guard.fail(evidence_of_status(status, response.headers, kind), target, caller)
         if not _passes_on(response):
             await response.aclose()
             raise _not_fals(status, repeatable=kind.repeatable)
@@ -151,20 +178,16 @@ class Upstream:
         """
         timeouts = self._timeouts.for_kind(Kind.UPLOAD_INITIATE) | {"read": self._timeouts.file}
         request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
-        response = await self._send(request, repeatable=True)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.HTTPError as error:
+            raise failure_of(error, repeatable=True) from None
         if not response.is_success:
             await response.aclose()
             # Not passed on: file stores like to quote the signature that they refuse.
             status = response.status_code
             raise BadUpstream(f"fal's file store did not take the file (status {status}).", scope="upstream")
         return response
-
-    async def _send(self, request: httpx.Request, *, repeatable: bool) -> httpx.Response:
-        try:
-            return await self._transport.handle_async_request(request)
-        except httpx.HTTPError as error:
-            # `from None`: the cause carries the request, and with it the key.
-            raise failure_of(error, repeatable=repeatable) from None
 
     def _address_of(self, target: Target) -> tuple[str, str]:
         """The URL of one of fal's hosts, and the path and query below it."""

@@ -1,32 +1,146 @@
-"""What this process knows of fal's health: which refusals it met, and when."""
+"""What this process knows of fal's health, and which new calls it keeps back.
+
+Three sizes of breaker: the account, which fal may lock; a host of fal's, which may be out of reach; and an endpoint at
+a host, which may fail alone. Polls, results, cancels and files pass all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from proxy.clock import Clock, SystemClock
-from proxy.upstream.refusals import Reason
+from proxy.errors import ProxyError, UpstreamUnavailable
+from proxy.targets import Target
+from proxy.upstream.breaker import Breaker, Evidence
+from proxy.upstream.refusals import LOCKS, Reason, locked
+from proxy.upstream.slow_start import PATIENCE_SECONDS, SlowStart
+
+_ACCOUNT = "account"
+#: What callers of a locked account are asked to wait where there are no probes.
+_LOCKED_SECONDS = 5.0
 
 
 class Guard:
-    """Remembers fal's refusals, for metrics and for whoever asks whether the proxy is ready."""
+    """Remembers fal's refusals and failures, and refuses new calls while they would fare no better.
 
-    def __init__(self, clock: Clock | None = None, count: Callable[[str], None] = lambda _: None) -> None:
-        """`count` is called with the reason of each refusal."""
+    Attributes:
+        breakers: those with something to remember, by name; empty while fal is well, and then nothing else is to be
+            asked here.
+    """
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        count: Callable[[str], None] = lambda _: None,
+        probe_seconds: float = 0,
+    ) -> None:
+        """`count` is called with the reason of each refusal; without `probe_seconds` no call is kept back."""
+        self.breakers: dict[str, Breaker] = {}
         self._clock = clock or SystemClock()
         self._count = count
+        self._probe_seconds = probe_seconds
         self._last: dict[Reason, float] = {}
+        self._slow_starts: defaultdict[str, dict[str, SlowStart]] = defaultdict(dict)
 
-    def saw(self, reason: Reason) -> None:
-        """Note that fal refused a call, or failed."""
-        self._last[reason] = self._clock.now()
+    def slow_start(self, target: Target) -> SlowStart | None:
+        """The count that a new call has to be in; None for calls that are not kept back."""
+        host = target.kind.intake
+        if host is None or not self._probe_seconds:
+            return None
+        of_host = self._slow_starts[host]
+        return of_host.get(target.endpoint) or of_host.setdefault(target.endpoint, SlowStart())
+
+    async def admit(self, target: Target, caller: Hashable) -> bool:
+        """Wait for the turn of a new call. Whether it is a probe.
+
+        Raises:
+            UpstreamAccountLocked, UpstreamUnavailable: it may not be sent.
+        """
+        slow_start = self.slow_start(target)
+        if slow_start is not None and slow_start.is_full:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while slow_start.is_full and not self._is_shut(target):
+                        await slow_start.news()
+        return self._take_probe(target, caller)
+
+    def _is_shut(self, target: Target) -> bool:
+        return any(breaker.is_open for breaker in self._of(target))
+
+    def _take_probe(self, target: Target, caller: Hashable) -> bool:
+        now = self._clock.now()
+        shut = [breaker for breaker in self._of(target) if breaker.is_open]
+        for breaker in shut:
+            if (wait := breaker.wait(now, caller)) > 0:
+                raise _refusal(breaker, wait)
+        for breaker in shut:
+            breaker.take_probe(now, caller)
+        return bool(shut)
+
+    def note(self, reason: Reason) -> None:
+        """Remember that fal refused a call, or failed; a locked account takes no new calls."""
+        now = self._clock.now()
+        self._last[reason] = now
         self._count(reason.value)
+        if reason in LOCKS and self._probe_seconds:
+            self._breaker(_ACCOUNT).open(now, reason.value)
+
+    def fail(self, evidence: Evidence | None, target: Target, caller: Hashable) -> None:
+        """Learn from a call that failed."""
+        if evidence is Evidence.HOST:
+            self.note(Reason.UNREACHABLE)
+        host = target.kind.intake
+        if evidence is None or host is None or not self._probe_seconds:
+            return
+        name = host if evidence is Evidence.HOST else _name(host, target)
+        self._breaker(name).fail(self._clock.now(), caller if evidence is Evidence.DOUBTFUL else None)
+
+    def succeed(self, target: Target, *, is_probe: bool) -> None:
+        """Learn from a call that fal took."""
+        now = self._clock.now()
+        for breaker in self._of(target):
+            breaker.succeed(now, is_probe=is_probe)
+            if breaker.is_idle(now):
+                del self.breakers[breaker.name]
+
+    def locked_seconds(self) -> float:
+        """When to try again while the account is locked."""
+        breaker = self.breakers.get(_ACCOUNT)
+        return _LOCKED_SECONDS if breaker is None else max(1.0, breaker.wait(self._clock.now(), None))
+
+    def open_names(self) -> list[str]:
+        """What takes no new calls: `account`, a host, or a host and an endpoint."""
+        return sorted(breaker.name for breaker in self.breakers.values() if breaker.is_open)
 
     def report(self) -> dict[str, Any]:
-        """What operators are told: when each refusal was last met."""
-        return {"last": {str(reason): _shown(at) for reason, at in self._last.items()}}
+        """What operators see: what is closed, and when each refusal was last met."""
+        return {"closed": self.open_names(), "last": {str(reason): _shown(at) for reason, at in self._last.items()}}
+
+    def _of(self, target: Target) -> list[Breaker]:
+        """The breakers that a call has to pass."""
+        host = target.kind.intake
+        if host is None:
+            return []
+        names = {_ACCOUNT, host, _name(host, target)}
+        return [breaker for name, breaker in self.breakers.items() if name in names]
+
+    def _breaker(self, name: str) -> Breaker:
+        return self.breakers.setdefault(name, Breaker(name, self._probe_seconds))
+
+
+def _name(host: str, target: Target) -> str:
+    return f"{host} {target.endpoint}" if target.endpoint else host
+
+
+def _refusal(breaker: Breaker, wait: float) -> ProxyError:
+    if breaker.name == _ACCOUNT:
+        return locked(wait)
+    return UpstreamUnavailable("fal fails at the moment; nothing was sent to it.", retry_after=wait, scope="upstream")
 
 
 def _shown(at: float) -> str:

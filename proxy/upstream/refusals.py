@@ -27,7 +27,7 @@ MOST_BYTES = 64 * 1024
 _MOST_CHARS = 300
 #: The longest that a caller is asked to wait for fal, whatever fal says.
 _MOST_WAIT_SECONDS = 3600
-_BUSY_SECONDS, _LOCKED_SECONDS = 1, 5
+_BUSY_SECONDS = 1
 
 
 class Reason(StrEnum):
@@ -39,8 +39,9 @@ class Reason(StrEnum):
     RATE_LIMIT = "rate_limit"
     ENDPOINT_REFUSED = "endpoint_refused"
     ENDPOINT_UNKNOWN = "endpoint_unknown"
-    #: Not a refusal, but counted with them: fal, or a machine in front of it, fails.
+    #: Not refusals, but counted with them: fal, or a machine in front of it, fails or cannot be reached.
     SERVER_ERROR = "server_error"
+    UNREACHABLE = "unreachable"
 
 
 _LOCKED = r"(?:user|account|team) is locked"
@@ -74,13 +75,17 @@ def reason_of(status: int, body: bytes) -> Reason | None:
     return None
 
 
-def error_of(reason: Reason, headers: Mapping[str, str]) -> ProxyError:
-    """What a refusal means to the caller. fal's own words stay here: they are about the operator's account."""
+def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) -> ProxyError:
+    """What a refusal means to the caller. fal's own words stay here: they are about the operator's account.
+
+    Args:
+        locked_seconds: when to try again if it is the account that is locked.
+    """
     match reason:
         case Reason.WRONG_KEY | Reason.NO_PERMISSION:
             return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
         case Reason.ACCOUNT_LOCKED | Reason.BALANCE_USED_UP:
-            return locked(_LOCKED_SECONDS)
+            return locked(locked_seconds)
         case Reason.CONCURRENCY_LIMIT | Reason.RATE_LIMIT:
             wait = parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS) or _BUSY_SECONDS
             return UpstreamBusy("fal takes no more calls at the moment; try again.", retry_after=wait, scope="upstream")

@@ -23,7 +23,7 @@ def nobody(production: Stack) -> Iterator[httpx.Client]:
 
 def test_alive_and_ready_without_a_session(nobody: httpx.Client) -> None:
     assert nobody.get("/livez").json() == {"status": "ok"}
-    assert nobody.get("/readyz").json() == {"status": "ready", "upstream": {"last": {}}}
+    assert nobody.get("/readyz").json() == {"status": "ready", "upstream": {"closed": [], "last": {}}}
 
 
 def test_not_ready_but_alive_when_the_database_is_not_of_this_version(sandbox: SandboxControl, tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def proxy_in_front_of(
             "PROXY_PORT": str(port),
             # All callers have one address here, and tests are refused a lot.
             "PROXY_REFUSALS_PER_ADDRESS": "0",
+            # The clock stands still: a fal that fails in one test would be sent no calls of the next.
+            "PROXY_UPSTREAM_PROBE_SECONDS": "0",
             **(environ or {}),
         },
         dev=dev,

@@ -1,0 +1,288 @@
+"""The breakers: what fal is spared while it fails, what goes on, and what closes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.limited import COUNTING, NEXT, NOTHING, Person, account, asking, limited_proxy, plan, posts, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import Stack
+
+PLANS = {
+    "plenty": plan(
+        concurrency={"subject": 9, "tenant": 999},
+        uploads={"max_bytes": 1000},
+        quotas=[{"per": "tenant", "unit": "requests", "limit": 100_000, "window": "day"}],
+    )
+}
+CALLS: dict[str, tuple[str, Any]] = {
+    "run": (f"run/{NEXT}", asking("?")),
+    "stream": (f"run/{NEXT}/stream", asking("?")),
+    "submit": (f"queue/{NEXT}", asking("?")),
+    "rest": ("rest/storage/upload/initiate", {"content_type": "image/png", "file_name": "a.png"}),
+}
+OUTAGES: dict[str, dict[str, Any]] = {
+    "unavailable": {"fault": "status", "status": 503},
+    "internal errors": {"fault": "status", "status": 500},
+    "a gateway's page": {"fault": "nginx", "status": 502},
+    "dropped connections": {"fault": "drop"},
+    "a locked account": {"fault": "refuse", "reason": "account_locked"},
+}
+GUARDED = {"PROXY_UPSTREAM_PROBE_SECONDS": "1"}
+
+
+@pytest.fixture
+def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
+    with limited_proxy(sandbox, tmp_path, PLANS, environ=GUARDED) as stack:
+        yield stack
+
+
+@pytest.fixture
+def alice(proxy: Stack) -> Iterator[Person]:
+    with Person(proxy, proxy.token("alice", tenant="plenty")) as person:
+        yield person
+
+
+@pytest.fixture
+def bob(proxy: Stack) -> Iterator[Person]:
+    with Person(proxy, proxy.token("bob", tenant="plenty")) as person:
+        yield person
+
+
+def closed(person: Person) -> list[str]:
+    """What takes no new calls, as operators see it; the gauge says the same."""
+    names: list[str] = person.http.get("/readyz").raise_for_status().json()["upstream"]["closed"]
+    assert f"fal_proxy_upstream_breakers_open {len(names)}.0" in person.http.get("/metrics").text
+    return names
+
+
+def fail(person: Person, times: int = 5, call: str = "run") -> None:
+    path, body = CALLS[call]
+    for _ in range(times):
+        assert person.call("POST", path, body).status_code >= 500
+
+
+async def rush(stack: Stack, tokens: list[str]) -> list[httpx.Response]:
+    """A run for each of these callers, all at once."""
+    limits = httpx.Limits(max_connections=len(tokens))
+    async with httpx.AsyncClient(base_url=stack.url, limits=limits, timeout=60, trust_env=False) as client:
+        return await asyncio.gather(
+            *(
+                client.post(f"/fal/run/{NEXT}", json=asking("?"), headers={"authorization": f"Bearer {token}"})
+                for token in tokens
+            )
+        )
+
+
+def outage(sandbox: SandboxControl, name: str) -> None:
+    """Every new call fails from now on."""
+    for operation in ("run", "stream", "submit", "rest"):
+        sandbox.fault(**OUTAGES[name], on={"operation": operation})
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_an_outage_of_a_minute_costs_fal_few_calls(proxy: Stack, sandbox: SandboxControl, name: str) -> None:
+    tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(200)]
+    outage(sandbox, name)
+    answers = asyncio.run(rush(proxy, tokens))
+    for second in range(1, 61):
+        proxy.clock.advance(1)
+        answers += asyncio.run(rush(proxy, tokens[second % 20 :: 20]))
+    assert len(answers) == 800 and all(answer.status_code in (500, 503) for answer in answers)
+    held_back = [answer for answer in answers if "retry-after" in answer.headers]
+    assert len(posts(sandbox)) <= 60 and len(held_back) >= 740
+    sandbox.clear_faults()
+    proxy.clock.advance(25)
+    assert asyncio.run(rush(proxy, tokens[:1]))[0].status_code == 200
+    assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {200}
+
+
+@pytest.mark.parametrize("reason", ["account_locked", "balance_used_up"])
+def test_a_locked_account_takes_nothing_new_and_goes_on_with_the_rest(
+    alice: Person, proxy: Stack, sandbox: SandboxControl, tmp_path: Path, reason: str
+) -> None:
+    job = alice.submitted("[[pace hold=IN_QUEUE]] ?")
+    booked = account(tmp_path, "plenty", "requests")
+    sandbox.fault("refuse", reason=reason, on={"operation": "submit"})
+    refusal(alice.submit(), 503, "upstream_account_locked", "upstream")
+    sandbox.forget()
+    for call, (path, body) in CALLS.items():
+        found = refusal(alice.call("POST", path, body), 503, "upstream_account_locked", "upstream")
+        assert found["retry_after"] <= 2, call
+    assert posts(sandbox) == [] and closed(alice) == ["account"]
+    assert account(tmp_path, "plenty", "requests") == booked and alice.slots() == (1, 1)
+    assert alice.status(job).status_code == 202 and alice.cancel(job).status_code == 202
+    # The first success of any kind ends it.
+    proxy.clock.advance(2)
+    assert alice.run().status_code == 200 and closed(alice) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "host"), [("run", "run"), ("stream", "run"), ("submit", "queue"), ("rest", "storage")]
+)
+def test_an_endpoint_that_fails_takes_nothing_new_and_others_do(
+    alice: Person, sandbox: SandboxControl, tmp_path: Path, call: str, host: str
+) -> None:
+    sandbox.fault("nginx", status=502, on={"operation": call})
+    fail(alice, 4, call)
+    assert closed(alice) == []
+    fail(alice, 1, call)
+    sandbox.forget()
+    booked = account(tmp_path, "plenty", "requests")
+    path, body = CALLS[call]
+    refusal(alice.call("POST", path, body), 503, "upstream_unavailable", "upstream")
+    assert posts(sandbox) == [] and account(tmp_path, "plenty", "requests") == booked
+    assert closed(alice) == ["storage" if host == "storage" else f"{host} {NEXT}"]
+    sandbox.clear_faults()
+    assert alice.run(endpoint=COUNTING).status_code == 200 and alice.submit(endpoint=COUNTING).status_code == 200
+    if host != "queue":
+        assert alice.submit().status_code == 200
+
+
+def test_probes_become_rare_and_a_success_ends_the_pause(
+    alice: Person, bob: Person, proxy: Stack, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "proxy.upstream.breaker")
+    sandbox.fault("status", status=503)
+    fail(alice)
+    sandbox.forget()
+    probed_at = []
+    for second in range(120):
+        proxy.clock.advance(1)
+        # Taking turns, so that no caller is the one that probed last.
+        (alice, bob)[len(probed_at) % 2].run()
+        if len(posts(sandbox)) > len(probed_at):
+            probed_at.append(second)
+    pauses = [later - earlier for earlier, later in pairwise(probed_at)]
+    assert 8 <= len(probed_at) <= 14 and max(pauses) <= 19
+    for pause, (least, most) in zip(pauses, [(1, 4), (3, 6), (6, 11), (12, 19)], strict=False):
+        assert least <= pause <= most
+    sandbox.clear_faults()
+    proxy.clock.advance(30)
+    assert alice.run().status_code == 200 and closed(alice) == []
+    events = [record.getMessage() for record in caplog.records if record.name == "proxy.upstream.breaker"]
+    assert events[0] == "upstream breaker opened" and events[-1] == "upstream breaker closed"
+    assert events.count("upstream probe sent") == len(probed_at) + 1
+
+
+def test_a_relapse_is_probed_less_often(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+    waits = []
+    for _ in range(4):
+        sandbox.fault("refuse", reason="account_locked")
+        waits.append(refusal(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"])
+        sandbox.clear_faults()
+        proxy.clock.advance(11)
+        assert alice.run().status_code == 200
+    assert waits == sorted(waits) and waits[0] <= 2 and waits[-1] >= 7
+    proxy.clock.advance(31)
+    sandbox.fault("refuse", reason="account_locked")
+    assert refusal(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"] <= 2
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "[[fault fail=image_load_error]]",
+        "[[fault fail=internal_server_error]]",
+        "[[fault fail=generation_timeout]]",
+        "[[fault status=500]]",
+        "[[fault status=504]]",
+        "[[fault drop=before]]",
+    ],
+)
+def test_the_input_of_one_caller_closes_nothing(
+    alice: Person, bob: Person, sandbox: SandboxControl, marker: str
+) -> None:
+    for _ in range(8):
+        assert alice.run(f"{marker} ?").status_code >= 422
+        assert alice.call("POST", f"run/{NEXT}/stream", asking(f"{marker} ?")).status_code >= 422
+    assert closed(alice) == []
+    assert bob.run().status_code == 200
+
+
+def test_time_that_callers_set_closes_nothing(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+    sandbox.fault("fail", error_type="request_timeout")
+    tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(8)]
+    assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {504}
+    assert closed(alice) == []
+
+
+def test_what_fails_for_many_callers_is_fals_failure(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+    sandbox.fault("status", status=500)
+    tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(5)]
+    asyncio.run(rush(proxy, tokens[:4]))
+    assert closed(alice) == []
+    asyncio.run(rush(proxy, tokens))
+    assert closed(alice) == [f"run {NEXT}"]
+
+
+def test_one_bad_input_does_not_take_every_probe(
+    alice: Person, bob: Person, proxy: Stack, sandbox: SandboxControl
+) -> None:
+    sandbox.fault("status", status=503, times=5)
+    fail(alice)
+    proxy.clock.advance(1.5)
+    assert alice.run("[[fault status=500]] ?").status_code == 500
+    proxy.clock.advance(2.5)
+    refusal(alice.run("[[fault status=500]] ?"), 503, "upstream_unavailable", "upstream")
+    assert bob.run().status_code == 200 and closed(alice) == []
+
+
+def test_successes_in_between_and_old_failures_do_not_count(
+    alice: Person, proxy: Stack, sandbox: SandboxControl
+) -> None:
+    for _ in range(3):
+        sandbox.fault("status", status=503, times=4)
+        fail(alice, 4)
+        assert alice.run().status_code == 200
+    sandbox.fault("status", status=503)
+    for _ in range(3):
+        fail(alice, 4)
+        proxy.clock.advance(31)
+    assert closed(alice) == []
+
+
+def test_a_clock_that_is_set_back_prolongs_no_pause(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+    sandbox.fault("status", status=503, times=5)
+    fail(alice)
+    proxy.clock.advance(-3600)
+    assert refusal(alice.run(), 503, "upstream_unavailable", "upstream")["retry_after"] <= 2
+
+
+def test_a_host_that_cannot_be_reached_is_left_alone(sandbox: SandboxControl, tmp_path: Path) -> None:
+    nowhere = {"FAL_RUN_URL": f"http://127.0.0.1:{free_port()}"}
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS, environ={**GUARDED, **nowhere}) as stack,
+        Person(stack, stack.token(tenant="plenty")) as alice,
+    ):
+        for endpoint in (NEXT, COUNTING, NEXT, COUNTING, NEXT):
+            refusal(alice.run(endpoint=endpoint), 503, "upstream_unavailable", "upstream")
+        assert closed(alice) == ["run"]
+        refusal(alice.run(endpoint=COUNTING), 503, "upstream_unavailable", "upstream")
+        assert 'reason="unreachable"} 5.0' in alice.http.get("/metrics").text
+        assert account(tmp_path, "plenty", "requests") == NOTHING and alice.slots() == (0, 0)
+        assert alice.submit().status_code == 200
+
+
+def test_without_probes_every_call_is_sent(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_UPSTREAM_PROBE_SECONDS": "0"}) as stack:
+        tokens = [stack.token(f"user-{number}", tenant="plenty") for number in range(40)]
+        sandbox.fault("status", status=503)
+        asyncio.run(rush(stack, tokens))
+        assert len(posts(sandbox)) == 40
+
+
+def test_a_slow_model_holds_back_no_call_for_long(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+    """Calls wait for the first success when many come at once, and all are answered."""
+    sandbox.pace(run_seconds=0.3)
+    tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(60)]
+    assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {200}
