@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from proxy.redaction import Redactor
 from proxy.settings import LogSettings
+from proxy.worker_metrics import WorkerMetrics
 
 #: What JSON leaves as it is, and a terminal or a reader of lines takes for something else: DEL, C1 with NEL, the line
 #: and paragraph separators, characters that are not seen or turn the direction of writing, halves of surrogate pairs.
@@ -124,6 +126,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._of_workers: WorkerMetrics | None = None
         self.requests = Counter(
             "fal_proxy_requests", "Requests answered.", ["surface", "status"], registry=self.registry
         )
@@ -179,6 +182,20 @@ class Metrics:
 
     def _counters_of(self, surface: str, status: int) -> tuple[Counter, Histogram]:
         return self.requests.labels(surface, status), self.seconds.labels(surface)
+
+    async def share(self, folder: Path) -> None:
+        """Add up with the other workers from here on, whose metrics meet in a folder."""
+        self._of_workers = WorkerMetrics(self.registry, folder)
+        await self._of_workers.start()
+
+    async def unshare(self) -> None:
+        """Leave what was counted to the other workers, at the end of this one."""
+        if self._of_workers is not None:
+            await self._of_workers.close()
+
+    async def render(self) -> bytes:
+        """All there is to know, in Prometheus's text format."""
+        return generate_latest(self.registry) if self._of_workers is None else await self._of_workers.render()
 
     def upstream_refused(self, reason: str) -> None:
         self.upstream_refusals.labels(reason).inc()

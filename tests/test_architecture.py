@@ -20,6 +20,7 @@ FLOORS = [
     {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
+    {"worker_metrics"},
     {"redaction"},
     {"settings", "errors", "clock", "drain", "files", "libpq", "listeners", "networks", "origins"}
     | {"numbers", "schema", "__init__"},
@@ -42,7 +43,7 @@ HOMES = {
     "yaml": {"policy/plan_file.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "idna": {"origins.py", "policy/addresses.py"},
-    "prometheus_client": {"telemetry.py", "routes/health.py"},
+    "prometheus_client": {"telemetry.py", "worker_metrics.py", "routes/health.py"},
     "PIL": {"sandbox"},
     "puremagic": {"policy/contents.py"},
     "python_multipart": {"routes/uploads/forms.py"},

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -39,14 +40,23 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         operations: the listener for operators, which drains with the public one.
+        metrics_folder: where the metrics of several workers meet.
     """
 
-    def __init__(self, config: uvicorn.Config, operations: OperationsListener | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        operations: OperationsListener | None = None,
+        metrics_folder: Path | None = None,
+    ) -> None:
         super().__init__(config)
         self._operations = operations
+        self._metrics_folder = metrics_folder
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._metrics_folder is not None:
+            await self.lifespan.state["metrics"].share(self._metrics_folder)
         if self._operations is not None:
             self.servers.append(await self._listen_to_operators(self._operations))
         if (reload := self.lifespan.state.get("reload")) is not None:
@@ -96,6 +106,7 @@ class DrainingServer(uvicorn.Server):
             await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds / 2)
         except TimeoutError:
             _log.error("the stores did not close in time")
+        await self.lifespan.state["metrics"].unshare()
 
     async def _until_idle(self, drain: Drain) -> None:
         """Wait until no call is in flight, or time is over. Connections that are only kept open do not count."""

@@ -7,7 +7,10 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -19,6 +22,7 @@ from proxy.server.open_files import file_limit, max_connections_within, raise_fi
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings
+from proxy.worker_metrics import retire
 
 LOOK_SECONDS = 0.1
 #: A worker whose event loop hangs cannot end itself; it is killed so long after its drain.
@@ -45,13 +49,28 @@ def run(factory: str, settings: Settings) -> int:
         _log.error("PROXY_OPS_HOST and PROXY_OPS_PORT: the address cannot be bound: %s", problem)
         return STARTUP_FAILURE
     if config.workers > 1:
-        workers = Workers(config, [config.bind_socket()], operations)
-        workers.run()
+        with _metrics_folder() as folder:
+            workers = Workers(config, [config.bind_socket()], operations, folder)
+            workers.run()
         return STARTUP_FAILURE if workers.has_failed else 0
     server = DrainingServer(config, operations)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else STARTUP_FAILURE
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[Path | None]:
+    """A folder that only this user opens, where the metrics of the workers meet."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="fal-proxy-", ignore_cleanup_errors=True)
+    except OSError as problem:
+        facts = {"problem": problem.strerror}
+        _log.warning("no folder for temporary files: /metrics is that of one worker", extra={"facts": facts})
+        yield None
+        return
+    with folder as name:
+        yield Path(name)
 
 
 def _warn_of_few_files(wanted: int) -> None:
@@ -71,9 +90,14 @@ class Worker(Process):
     """
 
     def __init__(
-        self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket.socket],
+        operations: OperationsListener | None,
+        metrics_folder: Path | None,
     ) -> None:
         self._operations = operations
+        self._metrics_folder = metrics_folder
         self.served_since: float | None = None
         self.is_buried = False
         super().__init__(config, sockets)
@@ -93,7 +117,7 @@ class Worker(Process):
     @property
     def server(self) -> uvicorn.Server:
         if self._server is None:
-            self._server = DrainingServer(self.config, self._operations)
+            self._server = DrainingServer(self.config, self._operations, self._metrics_folder)
         return self._server
 
 
@@ -128,10 +152,15 @@ class Workers(Multiprocess):
     processes: list[Worker]  # type: ignore[assignment]
 
     def __init__(
-        self, config: uvicorn.Config, sockets: list[socket.socket], operations: OperationsListener | None
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket.socket],
+        operations: OperationsListener | None,
+        metrics_folder: Path | None,
     ) -> None:
         super().__init__(config, sockets)
         self._operations = operations
+        self._metrics_folder = metrics_folder
         self.has_failed = False
         self._hurries = False
         self._has_served = False
@@ -143,7 +172,7 @@ class Workers(Multiprocess):
         self.processes = [self._started() for _ in range(self.processes_num)]
 
     def _started(self) -> Worker:
-        worker = Worker(self.config, self.sockets, self._operations)
+        worker = Worker(self.config, self.sockets, self._operations, self._metrics_folder)
         with hangups_held():
             worker.start()
         return worker
@@ -166,6 +195,8 @@ class Workers(Multiprocess):
     def _bury(self, number: int, worker: Worker) -> None:
         """End what is left of a worker that died or hangs, and decide what follows."""
         worker.bury()
+        if self._metrics_folder is not None:
+            retire(self._metrics_folder, worker.pid or 0)
         if (worker.exitcode or 0) > 0 and not self._has_served:
             # What no worker could start with is the configuration, and the next one would fail in the same way.
             self.has_failed = True

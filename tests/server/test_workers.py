@@ -29,9 +29,11 @@ HELD = {"image_url": PIXEL, "prompt": "[[pace hold=IN_PROGRESS]]"}
 
 
 @contextmanager
-def two_workers(sandbox: SandboxControl, desk: Desk, redis: Redis, **environ: str) -> Iterator[Server]:
+def two_workers(
+    sandbox: SandboxControl, desk: Desk, redis: Redis, *, live_at: str = "/readyz", **environ: str
+) -> Iterator[Server]:
     more = {**sandbox_environ(sandbox.url), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, **environ}
-    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at="/readyz") as server:
+    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at=live_at) as server:
         processes: set[int] = set()
         try:
             eventually(lambda: len(workers_of(server)) == 2, "the workers do not start")
