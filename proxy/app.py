@@ -46,6 +46,7 @@ from proxy.routes.repeats import KnownPolls, Repeats
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
+from proxy.stores.batching import Patience
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
@@ -69,12 +70,14 @@ def create_app(
     drain: Drain | None = None,
     reconciles: bool = True,
     read_settings: Callable[[], Settings] | None = None,
+    patience: Patience | None = None,
 ) -> Starlette:
     """The proxy as an ASGI application.
 
     Args:
         transport: how fal is reached; the fast one if not given.
         timeouts: how long fal may be silent; for tests that cannot wait that long.
+        patience: how long callers wait for the ledger; for such tests too.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
@@ -102,6 +105,7 @@ def create_app(
         counters or _counters(settings),
         clock,
         drain or Drain(settings.server.drain_seconds),
+        patience,
     )
     reloader = read_settings and Reloader(services, read_settings)
     app = Application(
@@ -157,6 +161,7 @@ def _assembled(
     counters: Counters,
     clock: Clock,
     drain: Drain,
+    patience: Patience | None,
 ) -> Services:
     """Every part, made once, each given what it works with."""
     directory = Directory(stores.directory, clock)
@@ -164,7 +169,7 @@ def _assembled(
     fails_open = settings.stores.rate_limit_on_error == "open"
     limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     leases = Leases(counters, stores.ledger, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
-    bookkeeper = Bookkeeper(stores.ledger, clock)
+    bookkeeper = Bookkeeper(stores.ledger, clock, patience)
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
@@ -174,7 +179,8 @@ def _assembled(
         settings.server.max_streams_per_session,
         lambda: settings.server.streams_per_tenant(len(directory.latest.tenants)),
     )
-    metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(upstream.guard.open_names()))
+    breakers = upstream.guard.open_names
+    metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), bookkeeper.waiting)
     gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
     return Services(
         settings=settings,

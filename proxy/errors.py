@@ -21,6 +21,7 @@
     │   └── TooManyJobs               too_many_jobs
     ├── Internal                 500  internal
     │   ├── UpstreamAmbiguous         upstream_ambiguous    fal may have accepted: the clients must not repeat it
+    │   │   └── AcceptanceDeferred        it has; its id is written down when the database answers
     │   └── UpstreamRejectedKey       upstream_rejected_key
     ├── BadUpstream              502  bad_upstream          only where repeating is safe
     ├── UpstreamRefusedEndpoint  502  upstream_refused_endpoint  fal ran nothing
@@ -184,6 +185,10 @@ class Internal(ProxyError):
 
 class UpstreamAmbiguous(Internal):
     code = "upstream_ambiguous"
+
+
+class AcceptanceDeferred(UpstreamAmbiguous):
+    """fal has the job, under an id that is known and cannot be written down yet."""
 
 
 class UpstreamRejectedKey(Internal):

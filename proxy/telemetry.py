@@ -201,13 +201,18 @@ class Metrics:
         self.upstream_refusals.labels(reason).inc()
 
     def gauge(
-        self, watched_jobs: Callable[[], int], open_streams: Callable[[], int], open_breakers: Callable[[], int]
+        self,
+        watched_jobs: Callable[[], int],
+        open_streams: Callable[[], int],
+        open_breakers: Callable[[], int],
+        deferred: Callable[[], int],
     ) -> None:
         """Tell at each reading what goes on now."""
         for name, text, read in (
             ("fal_proxy_watched_jobs", "Jobs whose status stream is open at fal.", watched_jobs),
             ("fal_proxy_open_streams", "Event streams that callers hold open.", open_streams),
             ("fal_proxy_upstream_breakers_open", "Breakers that keep new calls from fal.", open_breakers),
+            ("fal_proxy_ledger_deferred", "Ledger entries that wait for the database.", deferred),
             ("fal_proxy_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)

@@ -1,7 +1,7 @@
 """The end of a call that costs something: what it used is booked once, and its slot is returned.
 
 Whoever learns of the end calls here: the call itself, a status, a result, or the reconciler. Only the first one books.
-If the ledger cannot be reached then, the reservation stands, and the reconciler settles it later.
+If the database does not answer then, the booking follows as soon as it does.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ REMEMBERED = 50_000
 #: The longest that a call can take of fal's machines, and so the most that fal's own word about it counts.
 MOST_SECONDS = 86_400.0
 _MAX_SHOWN = 40
-#: Takes fal's answer: its status code, its billable units, its body.
 N = TypeVar("N", int, float)
+#: fal's answer: its status code, its billable units, its body.
+_Answer = tuple[int, str | None, bytes | memoryview]
 Bill = Callable[[int, str | None, bytes | memoryview], None]
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Settlement:
     @asynccontextmanager
     async def costing(self, job: Job) -> AsyncIterator[Bill]:
         """The time of a run or stream. The block tells fal's answer; what happens without one is decided here."""
-        answers: list[tuple[int, str | None, bytes | memoryview]] = []
+        answers: list[_Answer] = []
         started = self._clock.now()
         try:
             yield lambda status, units, body: answers.append((status, units, body))
@@ -77,6 +78,13 @@ class Settlement:
             # fal may have run it: then it is billed, and so it is booked.
             await asyncio.shield(self.used(job))
             raise
+        try:
+            await self._charge(job, answers, started)
+        except asyncio.CancelledError:
+            # The process ends. The answer is there and is given; its booking has been handed to the ledger.
+            _resume_task()
+
+    async def _charge(self, job: Job, answers: list[_Answer], started: float) -> None:
         if not answers:
             await self.used(job)
             return
@@ -105,20 +113,27 @@ class Settlement:
         except BaseException:
             # fal may have it and run it, and nobody can ask: it is booked, and its slot is free when its time is over.
             self._leases.hand_over(job)
-            await asyncio.shield(self._end(job, job.used, frees_slot=False))
+            await asyncio.shield(self.lost(job))
             raise
         if refused:
             await self.unused(job)
         else:
             self._leases.hand_over(job)
 
+    async def lost(self, job: Job) -> None:
+        """Book a job that fal may have and run, and that nobody can ask about, as reserved. Its slot is free when its
+        time is over."""
+        await self._end(job, job.used, frees_slot=False)
+
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
         slot_is_free = self._ended.get(job.id, False)
+        # First, so that it is on its way even if what follows is cancelled.
+        booking = None if job.id in self._ended else self._bookkeeper.settle(job.id, used)
         if frees_slot and not slot_is_free:
             await self.returned(job)
         try:
-            if job.id not in self._ended:
-                await self._bookkeeper.settle(job.id, used)
+            if booking is not None:
+                await booking
             self._ended[job.id] = slot_is_free or frees_slot
         except ProxyError as problem:
             _log.warning("job %s is settled later: %s", job.id, problem.code)
@@ -164,6 +179,12 @@ class Settlement:
         """Whether the endpoint's result tells how many tokens were used, so that booking waits for it."""
         endpoint = self._catalog.get(job.endpoint)
         return endpoint is not None and "stats" in endpoint.output_schema.get("properties", {})
+
+
+def _resume_task() -> None:
+    """Take back the cancellation of this task, once, so that it goes on."""
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
 
 
 def parsed(body: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from calendar import monthrange
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -19,15 +19,15 @@ from proxy.stores.base import (
     Accept,
     Bucket,
     Charge,
+    Deferred,
     Exhausted,
-    Granted,
     Job,
     Ledger,
     Reserve,
     Settle,
     Stale,
 )
-from proxy.stores.batching import LedgerBatcher
+from proxy.stores.batching import LedgerBatcher, Patience
 
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0
@@ -143,10 +143,14 @@ def exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
 
 
 class Bookkeeper:
-    """The ledger as the calls use it."""
+    """The ledger as the calls use it.
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._batcher = LedgerBatcher(ledger)
+    Args:
+        patience: how long callers wait for it.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock, patience: Patience | None = None) -> None:
+        self._batcher = LedgerBatcher(ledger, patience)
         self._clock = clock
 
     def now(self) -> float:
@@ -163,25 +167,31 @@ class Bookkeeper:
         if isinstance(outcome, Exhausted):
             raise exceeded(outcome, self._clock.now())
 
-    async def accept(self, job: Job, request_id: str) -> None:
+    async def accept(self, job: Job, request_id: str) -> bool:
         """Note under which id fal has a job in its queue.
 
+        False if the database does not answer in time; the id is written down as soon as it does.
+
         Raises:
-            StoreUnavailable: it could not be written down.
-            NotFound: the job was settled meanwhile.
+            DataRefused: another job has that id.
+            NotFound: the job was released meanwhile.
         """
         outcome = await self._batcher.commit(Accept(job.id, request_id, self._clock.now() + JOB_SECONDS))
         if isinstance(outcome, Stale):
             raise NotFound
+        return not isinstance(outcome, Deferred)
 
-    async def settle(self, job_id: str, used: Mapping[str, int] | None) -> bool:
-        """Book what was used, in millionths by unit, or with None free everything; whether it was this call that did.
+    def settle(self, job_id: str, used: Mapping[str, int] | None) -> Awaitable[object]:
+        """Book what was used, in millionths by unit, or with None free everything. Only the first settlement counts.
 
-        Raises:
-            StoreUnavailable: it could not be written down; the reservation stands until the reconciler comes by.
+        It is on its way when this returns. If the database does not answer in time, it is booked as soon as it does.
         """
-        return isinstance(await self._batcher.commit(Settle(job_id, used, self._clock.now())), Granted)
+        return self._batcher.commit(Settle(job_id, used, self._clock.now()))
+
+    def waiting(self) -> int:
+        """How many entries wait for a database that does not answer."""
+        return len(self._batcher)
 
     async def close(self) -> None:
-        """Wait until everything that was asked for is written."""
+        """Write what was asked for, if the database answers."""
         await self._batcher.close()

@@ -12,7 +12,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive
 
-from proxy.errors import NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.errors import AcceptanceDeferred, NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
 from proxy.http.event_stream import EventStream
 from proxy.jobs.settlement import Bill, parsed
 from proxy.jobs.updates import Rewrite
@@ -38,6 +38,10 @@ from proxy.upstream.relay import (
 
 UNITS = "x-fal-billable-units"
 LAST_SECONDS = 0.2
+_DEFERRED = (
+    "fal accepted the request, but the proxy's database does not answer, so its id cannot be given yet. Once the "
+    "database answers, repeating it with the same Idempotency-Key gets the job, and GET /v1/jobs lists it."
+)
 
 
 class Call:
@@ -150,23 +154,24 @@ class Call:
                 refused()
                 return await pass_on(response, repeatable=True)
             answer = await whole(response, repeatable=False)
-            await self._accept(answer.body)
+            request_id = _request_id_in(answer.body)
+        await self._accept(request_id)
         return rewritten(answer.response(), self.job.endpoint, self._rewrite)
 
-    async def _accept(self, body: bytes) -> None:
+    async def _accept(self, request_id: str) -> None:
         """Note under which id fal has the job, before anybody learns that id.
 
         Raises:
+            AcceptanceDeferred: the database does not answer in time; the id is written down as soon as it does.
             UpstreamAmbiguous: fal has a job that nobody will be able to see.
         """
-        document = parsed(body)
-        request_id = document.get("request_id") if isinstance(document, dict) else None
-        if not is_request_id(request_id):
-            raise UpstreamAmbiguous("fal accepted the request without an id by which it can be asked about.")
         try:
-            await self._services.bookkeeper.accept(self.job, request_id)
+            is_written = await self._services.bookkeeper.accept(self.job, request_id)
         except (StoreUnavailable, NotFound):
+            await self._services.settlement.lost(self.job)
             raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None
+        if not is_written:
+            raise AcceptanceDeferred(_DEFERRED)
         self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
@@ -191,6 +196,19 @@ class Call:
         return await stream_of(
             self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
         )
+
+
+def _request_id_in(body: bytes) -> str:
+    """The id by which fal has a job.
+
+    Raises:
+        UpstreamAmbiguous: there is none: fal has a job that nobody will be able to see.
+    """
+    document = parsed(body)
+    request_id = document.get("request_id") if isinstance(document, dict) else None
+    if not is_request_id(request_id):
+        raise UpstreamAmbiguous("fal accepted the request without an id by which it can be asked about.")
+    return request_id
 
 
 async def _finished(work: Coroutine[Any, Any, Response]) -> Response:

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
@@ -20,7 +20,14 @@ from starlette.responses import Response
 
 from proxy.auth.callers import Caller
 from proxy.clock import Clock
-from proxy.errors import BadRequest, InvalidInput, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.errors import (
+    AcceptanceDeferred,
+    BadRequest,
+    InvalidInput,
+    ProxyError,
+    StoreUnavailable,
+    UpstreamAmbiguous,
+)
 from proxy.policy.quota import new_job_id
 from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
 from proxy.targets import Target
@@ -35,6 +42,8 @@ LOOK_SECONDS, PATIENCE_SECONDS = 0.2, 60.0
 LOOKS_AFTER_END = 5
 #: A key whose job was never even noted is free for the next one after this.
 ABANDONED_SECONDS = 10.0
+#: How long a caller waits until its answer is kept for the next one, and for an answer when the process ends.
+NOTE_SECONDS, LAST_SECONDS = 2.0, 0.2
 _AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
 _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -63,6 +72,7 @@ class Once:
         self._ledger = ledger
         self._clock = clock
         self._running: dict[tuple[str, str, str], asyncio.Task[Mapping[str, Any]]] = {}
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def do(
         self, key: str, caller: Caller, target: Target, body: Any, work: Work, again: Again, find: Find
@@ -105,11 +115,22 @@ class Once:
         task = asyncio.create_task(self._work(claim, work))
         self._running[place] = task
         task.add_done_callback(lambda _: self._running.pop(place, None))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The process ends. An answer that is there already is given.
+            task.cancel()
+            await asyncio.wait({task}, timeout=LAST_SECONDS)
+            if not task.done():
+                raise
+            return task.result()
 
     async def _work(self, claim: Claim, work: Work) -> Mapping[str, Any]:
         try:
             answer = _kept(await work(claim.job_id))
+        except AcceptanceDeferred:
+            # The key stays taken, and leads to the job as soon as its id is written down.
+            raise
         except UpstreamAmbiguous as problem:
             await self._note(self._store.finish(claim, {"ambiguous": problem.message}))
             raise
@@ -124,19 +145,24 @@ class Once:
             await self._note(self._store.forget(claim))
         return answer
 
-    async def _note(self, write: Awaitable[None]) -> None:
-        """What came of the call is known, and told, whether or not it can be noted for the next one."""
+    async def _note(self, write: Coroutine[Any, Any, None]) -> None:
+        """Keep what came of the call for the next one, and its caller from it only so long."""
+        task = asyncio.create_task(_logged(write))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
         try:
-            await write
-        except StoreUnavailable:
-            _log.warning("what came of a call with an Idempotency-Key could not be noted")
+            await asyncio.wait({task}, timeout=NOTE_SECONDS)
+        except asyncio.CancelledError:
+            # The process ends. What came of the call is known, and given.
+            if (current := asyncio.current_task()) is not None:
+                current.uncancel()
 
     async def close(self) -> None:
         """End the calls that still run; the ledger is told of each that it may have reached fal."""
-        running = list(self._running.values())
-        for task in running:
+        tasks = [*self._running.values(), *self._notes]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _again(self, claim: Claim, holder: Claim, work: Work, find: Find) -> Response | None:
         """What came of the first call; None if it was refused meanwhile, and the key is free again."""
@@ -167,6 +193,14 @@ class Once:
         what was released was refused."""
         abandoned = self._clock.now() - holder.created_at > ABANDONED_SECONDS
         return abandoned and await self._store.take_over(claim, holder.job_id)
+
+
+async def _logged(write: Awaitable[None]) -> None:
+    """Keep what came of a call, or log that it could not be."""
+    try:
+        await write
+    except StoreUnavailable:
+        _log.warning("what came of a call with an Idempotency-Key could not be noted")
 
 
 def _is_final(answer: Mapping[str, Any]) -> bool:

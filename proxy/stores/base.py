@@ -18,6 +18,10 @@ class DataRefused(StoreUnavailable):
     """The store works, and does not take this data: the same again would fail again, and other data not."""
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The database did not answer to a commit: the transaction may have been done or not."""
+
+
 @dataclass(frozen=True)
 class TenantKey:
     """A tenant's long-lived key as it is kept: only a hash of its secret half."""
@@ -154,6 +158,11 @@ class Stale:
 
 
 Outcome = Granted | Exhausted | Stale
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """The store does not answer yet; the operation is done as soon as it does."""
 
 
 @dataclass(frozen=True)

@@ -3,56 +3,150 @@
 While one transaction runs, what arrives waits and shares the next one, so a durable ledger costs a fraction of a commit
 a call. A transaction that fails is split in halves, down to the operation at fault: only that one fails. A store that
 is down is not asked again for each half.
+
+A reservation that cannot be written fails, and its call is refused. What has happened at fal already, that it accepted
+a job or that a call is over, is never dropped: it stays in a backlog until the store takes it. The caller waits for
+that only so long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import DataRefused, Ledger, Operation, Outcome
+from proxy.stores.base import (
+    Accept,
+    DataRefused,
+    Deferred,
+    Granted,
+    Ledger,
+    Operation,
+    Outcome,
+    OutcomeUnknown,
+    Reserve,
+    Settle,
+)
 
 #: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),
 #: an account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
 MOST_AT_ONCE = 97
+#: How soon the backlog is tried again, at first and at the most.
+RETRY_SECONDS = (0.1, 2.0)
+#: How often it is looked whose patience is over. One timer serves all operations.
+LOOK_SECONDS = 0.1
+#: How long the end of the process waits for a store that does not answer.
+CLOSE_SECONDS = 0.5
+_UNAVAILABLE = StoreUnavailable("The proxy's database does not answer; try again shortly.")
 _log = logging.getLogger(__name__)
 
-_Entry = tuple[Operation, asyncio.Future[Outcome]]
+
+class Patience(NamedTuple):
+    """How many seconds a caller waits for the ledger."""
+
+    reserve: float = 10.0
+    accept: float = 10.0
+    #: Its answer is there, and is kept from it meanwhile.
+    settle: float = 1.5
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One operation on its way.
+
+    Attributes:
+        done: what the caller waits for; None if nobody does.
+        until: when the caller has waited for long enough, by the clock of the event loop.
+        is_late: whether the store failed at it, or has kept the caller waiting for too long.
+    """
+
+    operation: Operation
+    done: asyncio.Future[Outcome | Deferred] | None
+    until: float
+    is_late: bool = False
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody still waits for the outcome."""
+        return self.done is not None and not self.done.done()
+
+    def resolve(self, outcome: Outcome | Deferred) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(outcome)
+
+    def fail(self, problem: StoreUnavailable) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(problem)
+        elif not isinstance(self.operation, Reserve):
+            facts = {"job": self.operation.job_id, "operation": type(self.operation).__name__.lower()}
+            _log.error("ledger operation refused", extra={"facts": facts})
+
+    def expire(self, now: float) -> bool:
+        """Let a caller go on who has waited for long enough; whether nothing is left to be done."""
+        is_fact = not isinstance(self.operation, Reserve)
+        if self.is_heard and now >= self.until:
+            self.is_late = True
+            self.resolve(Deferred()) if is_fact else self.fail(_UNAVAILABLE)
+        return not (is_fact or self.is_heard)
 
 
 class LedgerBatcher:
     """Commits operations in groups, in the order of their arrival."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, patience: Patience | None = None) -> None:
+        reserve, accept, settle = patience or Patience()
         self._ledger = ledger
+        self._patience: dict[type[Operation], float] = {Reserve: reserve, Accept: accept, Settle: settle}
         self._waiting: list[_Entry] = []
+        self._batch: list[_Entry] = []
+        self._backlog: list[_Entry] = []
         self._worker: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._retrier: asyncio.TimerHandle | None = None
+        self._pause = RETRY_SECONDS[0]
 
-    async def commit(self, operation: Operation) -> Outcome:
-        """Do one operation.
+    def __len__(self) -> int:
+        """How many operations wait for a store that does not answer."""
+        return sum(entry.is_late for entry in (*self._batch, *self._waiting, *self._backlog))
 
-        Raises:
-            DataRefused: the database does not take it.
-            StoreUnavailable: it could not be written down.
+    def commit(self, operation: Operation) -> asyncio.Future[Outcome | Deferred]:
+        """Do one operation; it is on its way when this returns. The future gives its outcome, or raises:
+
+        DataRefused: the database does not take it.
+        StoreUnavailable: it could not be written down. Never of an `Accept` or a `Settle`: these are deferred then.
         """
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, done))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-        return await done
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Outcome | Deferred] = loop.create_future()
+        self._waiting.append(_Entry(operation, done, loop.time() + self._patience[type(operation)]))
+        self._start()
+        return done
 
     async def close(self) -> None:
-        """Wait until everything that was asked for is written."""
+        """Write what was asked for, if the store answers."""
+        self._retry()
         if self._worker is not None:
-            await self._worker
+            await asyncio.wait({self._worker}, timeout=CLOSE_SECONDS)
+            self._worker.cancel()
+        for timer in (self._watcher, self._retrier):
+            if timer is not None:
+                timer.cancel()
+
+    def _start(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        if self._watcher is None:
+            self._watcher = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
 
     async def _work(self) -> None:
         while self._waiting:
             await self._coalesce()
-            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-            await self._commit(batch)
+            self._batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+            await self._commit(self._batch)
+            self._batch = []
 
     async def _coalesce(self) -> None:
         """Wait while every turn of the event loop brings more: under load most of a transaction is its own cost,
@@ -68,35 +162,78 @@ class LedgerBatcher:
         while parts:
             part = parts.pop()
             try:
-                outcomes = await self._ledger.commit([operation for operation, _ in part])
+                outcomes = await self._ledger.commit([entry.operation for entry in part])
             except Exception as problem:
-                if is_down := _is_down(problem):
-                    part = [entry for some in (part, *reversed(parts)) for entry in some]
-                    parts.clear()
-                if is_down or len(part) == 1:
-                    _fail(part, problem)
-                else:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                if isinstance(problem, StoreUnavailable) and not isinstance(problem, DataRefused):
+                    # It is down, and not at odds with what it was asked for: each half would wait for it again.
+                    self._defer(part, problem)
+                    self._defer((entry for some in reversed(parts) for entry in some), _UNAVAILABLE)
+                    return
+                if len(part) == 1:
+                    _fail(part[0], problem)
+                    continue
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
             else:
-                _resolve(part, outcomes)
+                self._resolve(part, outcomes)
+
+    def _resolve(self, part: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
+        for entry, outcome in zip(part, outcomes, strict=True):
+            if isinstance(outcome, Granted) and isinstance(entry.operation, Reserve) and not entry.is_heard:
+                self._waiting.append(_release(entry.operation))
+            else:
+                entry.resolve(outcome)
+        self._pause = RETRY_SECONDS[0]
+        if self._backlog:
+            self._retry()
+
+    def _defer(self, entries: Iterable[_Entry], problem: StoreUnavailable) -> None:
+        """Refuse reservations that the store did not take, and keep what has happened already for later."""
+        for entry in entries:
+            if not isinstance(entry.operation, Reserve):
+                entry.is_late = True
+                self._backlog.append(entry)
+                continue
+            entry.fail(problem)
+            if isinstance(problem, OutcomeUnknown):
+                # Its call is refused, so if it was written down it is to be undone.
+                self._backlog.append(_release(entry.operation))
+        # What has just arrived waits with the others: asking for it now would only fail again.
+        self._backlog += [entry for entry in self._waiting if not isinstance(entry.operation, Reserve)]
+        self._waiting = [entry for entry in self._waiting if isinstance(entry.operation, Reserve)]
+        if self._backlog and self._retrier is None:
+            pause = self._pause * random.uniform(0.5, 1.0)
+            self._retrier = asyncio.get_running_loop().call_later(pause, self._retry)
+            self._pause = min(2 * self._pause, RETRY_SECONDS[1])
+
+    def _retry(self) -> None:
+        """Put the backlog before what waits: it is older."""
+        if self._retrier is not None:
+            self._retrier.cancel()
+            self._retrier = None
+        self._waiting[:0], self._backlog = self._backlog, []
+        if self._waiting:
+            self._start()
+
+    def _watch(self) -> None:
+        """Let those go on who have waited for long enough."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        # A reservation that nobody waits for is not made.
+        self._waiting = [entry for entry in self._waiting if not entry.expire(now)]
+        for entry in (*self._batch, *self._backlog):
+            entry.expire(now)
+        is_busy = self._waiting or self._batch or self._backlog
+        self._watcher = loop.call_later(LOOK_SECONDS, self._watch) if is_busy else None
 
 
-def _is_down(problem: Exception) -> bool:
-    """Whether the store failed, and not what it was asked for: each half would wait for it again."""
-    return isinstance(problem, StoreUnavailable) and not isinstance(problem, DataRefused)
+def _release(operation: Reserve) -> _Entry:
+    """Undo a reservation whose caller has been refused."""
+    return _Entry(Settle(operation.job.id, None, operation.job.submitted_at), None, 0.0)
 
 
-def _resolve(part: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
-    for (_, done), outcome in zip(part, outcomes, strict=True):
-        if not done.done():
-            done.set_result(outcome)
-
-
-def _fail(part: Sequence[_Entry], problem: Exception) -> None:
+def _fail(entry: _Entry, problem: Exception) -> None:
     if not isinstance(problem, StoreUnavailable):
         _log.error("the ledger failed", exc_info=problem)
         problem = StoreUnavailable("The ledger does not answer.")
-    for _, done in part:
-        if not done.done():
-            done.set_exception(problem)
+    entry.fail(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +71,13 @@ class Caller:
         facts = await self._ask("GET", "/v1/session")
         return bool(facts.body["in_flight"]["subject"]["used"])
 
-    async def submit(self, prompt: str) -> Answered:
-        return await self._ask("POST", f"/fal/queue/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt})
+    async def submit(self, prompt: str, **headers: str) -> Answered:
+        return await self._ask("POST", f"/fal/queue/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt}, headers)
+
+    async def in_flight(self) -> int:
+        """How many calls and jobs of its whole tenant the proxy counts now."""
+        facts = await self._ask("GET", "/v1/session")
+        return int(facts.body["in_flight"]["tenant"]["used"])
 
     async def status(self, request_id: str) -> Answered:
         return await self._ask("GET", f"/fal/queue/{ENDPOINT}/requests/{request_id}/status")
@@ -90,8 +95,11 @@ class Caller:
             await asyncio.sleep(0.1)
         return status
 
-    async def _ask(self, method: str, path: str, body: object = None) -> Answered:
-        async with self.http.request(method, self.url + path, json=body, headers=self._headers) as response:
+    async def _ask(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answered:
+        sent = {**self._headers, **(headers or {})}
+        async with self.http.request(method, self.url + path, json=body, headers=sent) as response:
             return Answered(response.status, await response.json())
 
 

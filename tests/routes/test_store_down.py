@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from proxy.stores.batching import Patience
 from tests.support.limited import (
     COUNTING,
     NEXT,
@@ -36,7 +37,7 @@ PLANS = {"acme": plan(quotas=[per("tenant", "requests", 100)])}
 
 @pytest.fixture
 def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    with limited_proxy(sandbox, tmp_path, PLANS) as stack:
+    with limited_proxy(sandbox, tmp_path, PLANS, patience=Patience(accept=1.0, settle=0.5)) as stack:
         yield stack
 
 
@@ -89,7 +90,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Person, sandbox: SandboxCo
 def test_locked_between_a_reservation_and_its_booking(
     own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
-    """The answer is the caller's all the same; what it cost stays reserved, and is never given away."""
+    """The answer is the caller's all the same, and is booked as soon as that can be."""
     with ThreadPoolExecutor(1) as pool:
         known = len(sandbox.jobs())
         running = pool.submit(alice.run, "[[pace hold=IN_PROGRESS]] ?", COUNTING)
@@ -97,22 +98,66 @@ def test_locked_between_a_reservation_and_its_booking(
         with locked(tmp_path):
             sandbox.move_job(sandbox.jobs()[-1]["id"], "finish")
             assert running.result().status_code == 200
-    assert account(tmp_path, "acme", "requests") == Booked(0, 1)
-    assert alice.slots() == (0, 0) and alice.run().status_code == 200
+            assert account(tmp_path, "acme", "requests") == Booked(0, 1)
+            assert alice.slots() == (0, 0)
+    eventually(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
+    assert alice.run().status_code == 200
 
 
-def test_locked_when_fal_has_accepted(own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path) -> None:
-    """It cannot be noted whose the job is: nobody may see it, and no client may send it again."""
+@pytest.mark.parametrize("key", [None, "one"], ids=["without a key", "with an Idempotency-Key"])
+def test_locked_when_fal_has_accepted(
+    own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path, key: str | None
+) -> None:
+    """Nobody sees a job before it is noted whose it is. Then its owner does, and a repetition gets it."""
+
+    def submit() -> httpx.Response:
+        return alice.call("POST", f"queue/{NEXT}", asking(QUEUED), **({"idempotency-key": key} if key else {}))
+
     sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, Person(own, own.token("mallory", tenant="acme")) as mallory:
+        submitting = pool.submit(submit)
+        eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
+        with locked(tmp_path):
+            body = refusal(submitting.result(), 500, "upstream_ambiguous")
+            assert "Idempotency-Key" in body["message"]
+            job = sandbox.jobs()[-1]["id"]
+            assert [one.status(job).status_code for one in (alice, mallory)] == [404, 404]
+        sandbox.clear_faults()
+        if key:
+            again = submit()
+            assert (again.status_code, again.json()["request_id"]) == (200, job)
+        eventually(lambda: alice.status(job).status_code == 202, "the job was lost")
+        assert mallory.status(job).status_code == 404
+    assert len(posts(sandbox)) == 1
+    assert account(tmp_path, "acme", "requests") == Booked(0, 1) and alice.slots() == (1, 1)
+    sandbox.move_job(job, "finish")
+    eventually(lambda: alice.status(job).json()["status"] == "COMPLETED", "the job does not end")
+    eventually(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
+    assert alice.slots() == (0, 0)
+
+
+def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp_path: Path) -> None:
+    sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS) as own,
+        Person(own, own.token(tenant="acme")) as alice,
+        ThreadPoolExecutor(1) as pool,
+    ):
         submitting = pool.submit(alice.submit, QUEUED)
         eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
         with locked(tmp_path):
-            refusal(submitting.result(), 500, "upstream_ambiguous")
-    sandbox.clear_faults()
-    assert len(posts(sandbox)) == 1
-    assert account(tmp_path, "acme", "requests") == Booked(0, 1)
-    assert alice.run().status_code == 200
+            eventually(lambda: sandbox.jobs() and posts(sandbox)[-1]["ended"], "fal did not answer")
+            eventually(lambda: deferred(own) == 1, "its id is not waiting to be written", 60)
+            assert not submitting.done()
+        assert submitting.result().status_code == 200
+        assert alice.status(submitting.result().json()["request_id"]).status_code == 202
+
+
+def deferred(stack: Stack) -> float:
+    """How many ledger entries wait for the database."""
+    text = httpx.get(f"{stack.url}/metrics", trust_env=False).text
+    (line,) = (line for line in text.splitlines() if line.startswith("fal_proxy_ledger_deferred "))
+    return float(line.split()[1])
 
 
 def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl, tmp_path: Path) -> None:

@@ -46,16 +46,30 @@ class Model:
     used: Counter[Bucket] = field(default_factory=Counter)
     reserved: Counter[Bucket] = field(default_factory=Counter)
     open: dict[str, Job] = field(default_factory=dict)
+    #: The ids of jobs that fal accepted, and those that were settled without one.
+    ids: dict[str, str] = field(default_factory=dict)
+    without_id: set[str] = field(default_factory=set)
 
     def do(self, operation: Operation) -> Outcome:
         if isinstance(operation, Reserve):
             return self._reserve(operation.job)
+        if isinstance(operation, Accept):
+            return self._accept(operation)
         if operation.job_id not in self.open:
             return Stale()
         if isinstance(operation, Settle):
+            if operation.used is not None and operation.job_id not in self.ids:
+                self.without_id.add(operation.job_id)
             for charge in self.open.pop(operation.job_id).charges:
                 self.reserved[charge.bucket] -= charge.amount
                 self.used[charge.bucket] += (operation.used or {}).get(charge.bucket.unit, 0)
+        return Granted()
+
+    def _accept(self, operation: Accept) -> Outcome:
+        if operation.job_id not in self.open and operation.job_id not in self.without_id:
+            return Stale()
+        self.without_id.discard(operation.job_id)
+        self.ids[operation.job_id] = operation.request_id
         return Granted()
 
     def _reserve(self, wanted: Job) -> Outcome:

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server, so that a test can make it slow."""
+"""A TCP relay in front of a server, so that a test can make it slow, or lose its answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Relay:
     Attributes:
         port: where the relay itself listens.
         to_port: where new connections lead; may be changed at any time.
+        cut_after: what a client says last: it reaches the server, and the answer is lost with the connection.
         delay_seconds: how much later each piece that the server sends arrives; may be changed at any time.
     """
 
@@ -23,6 +24,7 @@ class Relay:
         self.port = 0
         self.delay_seconds = 0.0
         self.to_port = to_port
+        self.cut_after: bytes | None = None
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
@@ -45,6 +47,12 @@ class Relay:
         async for piece in from_:
             if may_be_late and self.delay_seconds:
                 await anyio.sleep(self.delay_seconds)
+            if not may_be_late and self.cut_after is not None and self.cut_after in piece:
+                # Nothing is passed back from here on.
+                with anyio.CancelScope(shield=True):
+                    both.cancel()
+                    await to.send(piece)
+                return
             await to.send(piece)
         both.cancel()
 

@@ -22,6 +22,7 @@ from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
 from proxy.settings import Settings, read
 from proxy.stores.base import Counters
+from proxy.stores.batching import Patience
 from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Timeouts
 from tests.support.clock import MovableClock
@@ -148,6 +149,7 @@ def proxy_in_front_of(
     counters: Counters | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
+    patience: Patience | None = None,
     server: Mapping[str, Any] | None = None,
 ) -> Iterator[Stack]:
     """A proxy with a database of its own in `folder`, serving until the block ends.
@@ -180,6 +182,7 @@ def proxy_in_front_of(
         counters=counters,
         transport=transport,
         timeouts=timeouts,
+        patience=patience,
         plan_file=plans,
         reconciles=False,
     )

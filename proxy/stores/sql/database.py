@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import DataRefused
+from proxy.stores.base import DataRefused, OutcomeUnknown
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.engine import LOCK_SECONDS, create_engine, sqlite_location
 from proxy.stores.sql.file import SqliteFile
@@ -73,13 +73,22 @@ class Database:
         """What `work` returns, once it is committed: a transaction that every call waits for.
 
         Raises:
+            OutcomeUnknown: it may have done it.
             StoreUnavailable: the database did not do it.
         """
-        if self._file is None:
+        if self._file is not None:
+            with _translated():
+                return await self._file.run(work)
+        is_committing = False
+        try:
             async with self.writing() as connection:
-                return await connection.run_sync(work)
-        with _translated():
-            return await self._file.run(work)
+                done = await connection.run_sync(work)
+                is_committing = True
+            return done
+        except StoreUnavailable as problem:
+            if is_committing and type(problem) is StoreUnavailable:
+                raise OutcomeUnknown(problem.message) from None
+            raise
 
     async def try_out(self, work: Callable[[Executor], object]) -> None:
         """Do `work` and take it back: the database can do it now, and is as it was.

@@ -66,14 +66,11 @@ class Batch:
         if isinstance(operation, Reserve):
             return self._reserve(operation.job)
         job = self.jobs.get(operation.job_id)
-        if job is None or job.state not in OPEN_STATES:
+        if job is None:
             return Stale()
         if isinstance(operation, Accept):
-            self._change(
-                replace(job, state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
-            )
-            return Granted()
-        return self._settle(job, operation)
+            return self._accept(job, operation)
+        return self._settle(job, operation) if job.state in OPEN_STATES else Stale()
 
     def _reserve(self, job: Job) -> Outcome:
         for charge in job.charges:
@@ -85,6 +82,18 @@ class Batch:
             self._add(charge.bucket, reserved=charge.amount)
         self.jobs[job.id] = job
         self._added.append(job)
+        return Granted()
+
+    def _accept(self, job: Job, operation: Accept) -> Outcome:
+        if job.state in OPEN_STATES:
+            self._change(
+                replace(job, state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
+            )
+        elif job.state == "settled" and job.request_id is None:
+            # It was booked before its id could be written down: its owner may still ask for what it paid.
+            self._change(replace(job, request_id=operation.request_id))
+        elif job.request_id != operation.request_id:
+            return Stale()
         return Granted()
 
     def _settle(self, job: Job, operation: Settle) -> Outcome:

@@ -1,0 +1,162 @@
+"""The database is restarted, or freezes, under load: every job that fal accepted is found again and booked once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+
+from proxy.policy.quota import MILLION
+from proxy.sandbox.app import create_sandbox
+from proxy.sandbox.record import RECORDED_REQUESTS
+from proxy.stores.base import Account
+from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
+from tests.limits.mortals import Mortals, mortals
+from tests.support.books import read_books
+from tests.support.databases import PostgresDatabases
+from tests.support.patience import until
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import running
+from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+
+pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(300)]
+RESTARTS, WORKERS = 5, 16
+PLANS = {
+    "plans": {
+        "wide": {
+            "endpoints": [ENDPOINT],
+            **UNLIMITED,
+            "quotas": [{"per": "tenant", "unit": "requests", "limit": 100_000, "window": "month"}],
+        }
+    },
+    "tenants": [{"id": "acme", "plan": "wide"}],
+}
+
+
+@dataclass
+class Scene:
+    environ: dict[str, str]
+    sandbox: SandboxControl
+    postgres: Postgres
+    mortals: Mortals
+
+
+@pytest.fixture
+def fal() -> Iterator[SandboxControl]:
+    with running(create_sandbox(), timeout_keep_alive=300) as url:
+        control = SandboxControl(url)
+        yield control
+        control.close()
+
+
+@pytest.fixture
+def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
+    with running_postgres(durable=True) as server, mortals(tmp_path) as found:
+        environ = {
+            **sandbox_environ(fal.url),
+            "PROXY_SESSION_SECRETS": SECRET,
+            "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
+            "PROXY_DATABASE_URL": PostgresDatabases(server).migrated(),
+            "PROXY_LOG_LEVEL": "warning",
+        }
+        yield Scene(environ, fal, server, found)
+
+
+@dataclass
+class Load:
+    """Callers who submit one job after another, each job by a subject of its own."""
+
+    session: aiohttp.ClientSession
+    url: str
+    ids: dict[str, str | None] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    async def submit_forever(self, worker: int) -> None:
+        for number in range(100_000):
+            await self._submit(f"{worker}-{number}")
+
+    async def _submit(self, subject: str) -> None:
+        answer = await self.repeat(subject)
+        self.seen[answer.error_type or "ok"] += 1
+        if answer.status == 503:
+            # It was refused, and nothing was sent.
+            await asyncio.sleep(0.05)
+            return
+        assert answer.status == 200 or answer.error_type == "upstream_ambiguous", answer
+        self.ids[subject] = answer.body.get("request_id")
+
+    async def repeat(self, subject: str) -> Answered:
+        """Submit this subject's job, or get the one that it has submitted."""
+        caller = Caller(self.session, self.url, "acme", subject)
+        return await caller.submit(f"{subject} {QUICK}", **{"idempotency-key": "one"})
+
+
+@asynccontextmanager
+async def loading(scene: Scene, url: str, session: aiohttp.ClientSession) -> AsyncIterator[Load]:
+    load = Load(session, url)
+    workers = [asyncio.create_task(load.submit_forever(worker)) for worker in range(WORKERS)]
+    yield load
+    for worker in workers:
+        worker.cancel()
+    results = await asyncio.gather(*workers, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+
+
+def sent(sandbox: SandboxControl) -> Counter[str]:
+    """How often each subject's job was sent to fal."""
+    record = sandbox.requests()
+    assert len(record) < RECORDED_REQUESTS, "the record has forgotten the first of them"
+    return Counter(one["json"]["prompt"].split()[0] for one in record if one["method"] == "POST")
+
+
+async def test_five_restarts_lose_no_job(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    # Most calls are between their reservation and fal's answer when the database goes.
+    scene.sandbox.fault("delay", delay=0.2, on={"operation": "submit"})
+    async with http() as session:
+        url, _ = await scene.mortals.born(scene.environ, session)
+        async with loading(scene, url, session) as load:
+            for _ in range(RESTARTS):
+                accepted = len(load.ids)
+                await until(lambda n=accepted: _has_more(load, n), "no job is accepted any more")  # type: ignore[misc]
+                with scene.postgres.stopped():
+                    await asyncio.sleep(0.3)
+        # The calls that were cut at the end by their callers go on.
+        await until(lambda: _is_quiet(scene.sandbox), "fal is still asked")
+        subjects = sent(scene.sandbox)
+        ids = {}
+        for subject in subjects:
+            # Who has not been given the id gets it now.
+            ids[subject] = (await load.repeat(subject)).body["request_id"]
+            assert load.ids.get(subject) in (ids[subject], None)
+            assert (await Caller(session, url, "acme", subject).finished(ids[subject])).status == 200
+        await until(lambda: _is_settled(scene), "something is still reserved")
+        assert await Caller(session, url, "acme", "last").in_flight() == 0
+    assert set(ids.values()) == {job["id"] for job in scene.sandbox.jobs()}
+    assert sent(scene.sandbox) == subjects and set(subjects.values()) == {1}, "a repetition was another call"
+    books = await read_books(scene.environ["PROXY_DATABASE_URL"])
+    books.check()
+    assert {entry.subject: entry.request_id for entry in books.entries if entry.request_id} == ids
+    assert books.total("requests") == Account(used=len(ids) * MILLION, reserved=0)
+    with capsys.disabled():
+        print(f"\n{RESTARTS} restarts: {len(ids)} jobs at fal, answers {dict(load.seen)}", end=" ")
+
+
+async def _has_more(load: Load, than: int) -> bool:
+    return len(load.ids) > than + 20
+
+
+async def _is_quiet(sandbox: SandboxControl) -> bool:
+    return all(one["ended"] for one in await asyncio.to_thread(sandbox.requests) if one["method"] == "POST")
+
+
+async def _is_settled(scene: Scene) -> bool:
+    return not any(entry.is_open for entry in (await read_books(scene.environ["PROXY_DATABASE_URL"])).entries)
