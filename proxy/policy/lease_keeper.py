@@ -206,7 +206,8 @@ class LeaseKeeper:
             leases = await self._counters.holder.held_by(holder)
             queued = await self._queued_among(list(leases))
             ended = {lease: () if lease in queued else keys for lease, keys in leases.items()}
-            await self._counters.holder.free(holder, ended, self._clock.now())
+            now = self._clock.now()
+            await self._counters.holder.free(holder, ended, now, now + HOLDER_SECONDS)
             facts = {"holder": holder, "calls": len(leases) - len(queued), "jobs": len(queued)}
             _log.info("leases of a dead process ended", extra={"facts": facts})
 

@@ -358,8 +358,11 @@ class Holder(Protocol):
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
         """The leases of a holder, each with its pools as `free` takes them."""
 
-    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float) -> None:
-        """End leases of a dead holder; one without pools is left to expire. A holder that lives again keeps its own."""
+    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
+        """End leases of a dead holder; one without pools is left to expire.
+
+        A holder that lives again keeps its own: its sign of life counts from now on, until `expires_at` at the latest.
+        """
 
     async def leave(self) -> None:
         """Be no holder any more: nothing is held."""

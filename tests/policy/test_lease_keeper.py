@@ -155,6 +155,19 @@ async def test_a_call_that_died_before_it_was_written_down_is_over_too(starts: S
 
 
 @pytest.mark.tools
+async def test_a_clock_of_redis_that_is_set_back_hides_no_dead_process(starts: Starts) -> None:
+    dead, other = starts(), starts()
+    await live([dead, other], BEAT_SECONDS)
+    await dead.begin()
+    own = await other.begin()
+    other.clock.advance(-3600)
+    await live([other], FREE_SECONDS + 1)
+    assert await other.in_use() == 1
+    await other.finish(own)
+    assert await other.in_use() == 0
+
+
+@pytest.mark.tools
 async def test_processes_that_live_keep_their_leases(starts: Starts) -> None:
     processes = [starts(), starts()]
     for one in processes:
@@ -174,7 +187,7 @@ async def test_a_process_that_comes_back_in_the_last_moment_keeps_its_leases(sta
     leases = await other.counters.holder.held_by(holder)
     assert list(leases) == [call.id]
     await late.counters.holder.beat(now, now + HOLDER_SECONDS)
-    await other.counters.holder.free(holder, leases, now)
+    await other.counters.holder.free(holder, leases, now, now + HOLDER_SECONDS)
     assert await other.in_use() == 1
     assert await other.counters.holder.held_by(holder) == leases
 

@@ -47,6 +47,19 @@ async def test_a_slot_frees_itself(counters: Counters) -> None:
     assert await counters.in_use("one", LATER) == 1
 
 
+async def test_a_clock_that_is_set_back_makes_no_lease_longer(counters: Counters) -> None:
+    one = [Pool("one", 1)]
+    assert await counters.acquire("a", one, NOW, LATER) is None
+    early = NOW - 3600
+    assert await counters.acquire("b", one, early, early + 600) == 0
+    assert await counters.in_use("one", early + 599.75) == 1
+    assert await counters.acquire("b", one, early + 600, early + 1200) is None
+    await counters.renew("b", ["one"], early + 700, early + 1300)
+    await counters.restore({"c": ["one"]}, early + 700, early + 1300)
+    assert await counters.in_use("one", early + 1299.75) == 2
+    assert await counters.in_use("one", early + 1300) == 0
+
+
 async def test_a_slot_is_returned_and_only_its_own(counters: Counters) -> None:
     await counters.acquire("a", [TWO, THREE], NOW, LATER)
     await counters.acquire("b", [TWO, THREE], NOW, LATER)

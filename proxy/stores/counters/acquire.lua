@@ -4,6 +4,8 @@
 -- ARGV: now (empty: the server's time), seconds until the expiry, lease, the epoch that the caller knows (empty: any), then
 -- the limit of each pool.
 -- Answer: the place of a pool that is full, 0 for none, -1 if the epoch is another.
+--
+-- A lease that would expire later than one of now is of a clock that was ahead: it lasts no longer than that.
 local now, seconds, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 if ARGV[4] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[4] then
   return -1
@@ -13,17 +15,20 @@ if not now then
   now = time[1] + time[2] / 1000000
 end
 
-local pools = {}
+local pools, latest = {}, string.format('%.6f', now + seconds)
 for at = 3, #KEYS do
   local key = KEYS[at]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. latest, '+inf')) do
+    redis.call('ZADD', key, latest, ahead)
+  end
   if not redis.call('ZSCORE', key, lease) and redis.call('ZCARD', key) >= tonumber(ARGV[2 + at]) then
     return at - 2
   end
   pools[at - 2] = key
 end
 for _, key in ipairs(pools) do
-  redis.call('ZADD', key, string.format('%.6f', now + seconds), lease)
+  redis.call('ZADD', key, latest, lease)
   redis.call('EXPIRE', key, 86400)
 end
 redis.call('HSET', KEYS[2], lease, cjson.encode(pools))

@@ -4,7 +4,8 @@
 -- leases.
 -- ARGV: now (empty: the server's time), seconds until the expiry, holder, an epoch in case that there is none.
 -- Answer: the epoch; whether it is that new one; whether the holder was believed to live; the time that it had before and
--- the one that it has now; then some of the holders whose time is over.
+-- the one that it has now; then some of the holders whose time is over, or lies further ahead than a sign of life gives:
+-- that is of a clock that was set back.
 local now, seconds, holder = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 if not now then
   local time = redis.call('TIME')
@@ -23,7 +24,10 @@ local answer = {
   before or '',
   redis.call('ZSCORE', KEYS[1], holder),
 }
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now), 'LIMIT', 0, 16)) do
-  table.insert(answer, dead)
+local over = { { '-inf', string.format('%.6f', now) }, { string.format('(%.6f', now + seconds), '+inf' } }
+for _, range in ipairs(over) do
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], range[1], range[2], 'LIMIT', 0, 16)) do
+    table.insert(answer, dead)
+  end
 end
 return answer

@@ -67,12 +67,12 @@ class RedisHolder:
             found = await self._redis.hgetall(_held(holder))
         return {lease.decode(): orjson.loads(keys) for lease, keys in found.items()}
 
-    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float) -> None:
+    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
         # At least one step, which forgets a holder without leases.
         for some in batches(leases) if leases else [leases]:
             keys = [_HOLDERS, _held(holder), *[key for keys in some.values() for key in keys]]
             async with answering():
-                await self._free(keys=keys, args=[self._time(now), holder, *sizes(some)])
+                await self._free(keys=keys, args=[self._time(now), expires_at - now, holder, *sizes(some)])
 
     async def leave(self) -> None:
         async with answering():

@@ -16,9 +16,13 @@ _NO_LEASES: Mapping[str, float] = {}
 
 
 class MemoryCounters:
-    """Rate windows and leases of one process."""
+    """Rate windows and leases of one process.
+
+    A clock that is set back makes no lease longer: leases expire by a time that only goes forward.
+    """
 
     def __init__(self) -> None:
+        self._latest = self._set_back = 0.0
         self.windows = SlidingWindows()
         self._pools: dict[str, _Pool] = {}
         self._until_sweep = SWEEP_EVERY
@@ -30,26 +34,29 @@ class MemoryCounters:
         return self.windows.hit(windows, now, counts=counts)
 
     async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
+        moment = self._moment(now)
         for at, pool in enumerate(pools):
-            living = self._living(pool.key, now)
+            living = self._living(pool.key, moment)
             if lease not in living and len(living) >= pool.limit:
                 return at
         for pool in pools:
-            self._put(pool.key, lease, expires_at)
-        self._sweep(now)
+            self._put(pool.key, lease, moment + (expires_at - now))
+        self._sweep(moment)
         return None
 
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
+        moment = self._moment(now)
         for key in keys:
-            if lease in self._living(key, now):
-                self._put(key, lease, expires_at)
+            if lease in self._living(key, moment):
+                self._put(key, lease, moment + (expires_at - now))
 
     async def restore(
         self, leases: Mapping[str, Sequence[str]], now: float, expires_at: float, *, holds: bool = False
     ) -> None:
+        moment = self._moment(now)
         for lease, keys in leases.items():
             for key in keys:
-                self._put(key, lease, max(expires_at, self._living(key, now).get(lease, 0.0)))
+                self._put(key, lease, max(moment + (expires_at - now), self._living(key, moment).get(lease, 0.0)))
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         for key in keys:
@@ -59,13 +66,20 @@ class MemoryCounters:
                     del self._pools[key]
 
     async def in_use(self, key: str, now: float) -> int:
-        return len(self._living(key, now))
+        return len(self._living(key, self._moment(now)))
 
     async def ping(self) -> None:
         return None
 
     async def close(self) -> None:
         return None
+
+    def _moment(self, now: float) -> float:
+        """The time by which leases expire: that of the caller, without the steps back that it took."""
+        if now < self._latest:
+            self._set_back += self._latest - now
+        self._latest = now
+        return now + self._set_back
 
     def _living(self, key: str, now: float) -> Mapping[str, float]:
         """The leases of a pool that have not expired; a pool without any is forgotten."""
@@ -107,7 +121,7 @@ class LoneHolder:
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
         return {}
 
-    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float) -> None:
+    async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
         return None
 
     async def leave(self) -> None:
