@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support.programs import Program
@@ -15,6 +16,9 @@ from tests.support.servers import free_port
 
 
 class Redis(Program):
+    #: Of a node of a cluster, where it speaks with the others.
+    cluster_port = 0
+
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
@@ -28,6 +32,30 @@ class Redis(Program):
     def forget(self) -> None:
         """Empty it."""
         assert self.ask("FLUSHALL") == "+OK"
+
+    def knows(self, nodes: int) -> bool:
+        """Whether it has heard of so many nodes of its cluster, itself included."""
+        return f"cluster_known_nodes:{nodes}" in self.read("CLUSTER INFO")
+
+    def is_in_order(self) -> bool:
+        return "cluster_state:ok" in self.read("CLUSTER INFO")
+
+    def is_replicating(self) -> bool:
+        return "master_link_status:up" in self.read("INFO replication")
+
+    def is_primary(self) -> bool:
+        return "role:master" in self.read("INFO replication")
+
+    def node_id(self) -> str:
+        return self.read("CLUSTER MYID")
+
+    def read(self, command: str) -> str:
+        """The text that answers a command."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(f"{command}\r\n".encode())
+            with connection.makefile("rb") as answer:
+                size = int(answer.readline()[1:])
+                return answer.read(size).decode()
 
     def ask(self, command: str) -> str:
         """The first line of the answer to a command, in the words of its protocol."""
@@ -56,10 +84,45 @@ def running_redis(*options: str) -> Iterator[Redis]:
 @contextlib.contextmanager
 def running_redis_cluster() -> Iterator[Redis]:
     """A cluster of one node, which has all slots."""
-    with running_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+    with _running_node() as server:
         assert server.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
-        give_up_at = time.monotonic() + 20
-        while server.ask("SET {fal-proxy}:up 1") != "+OK":
-            assert time.monotonic() < give_up_at, "the cluster did not come up"
-            time.sleep(0.05)
+        _wait_until(lambda: server.ask("SET {fal-proxy}:up 1") == "+OK", "the cluster did not come up")
         yield server
+
+
+@contextlib.contextmanager
+def _running_node() -> Iterator[Redis]:
+    port = free_port()
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(port), "--cluster-node-timeout", "1000"]
+    with running_redis(*options, "--repl-diskless-sync-delay", "0") as server:
+        server.cluster_port = port
+        yield server
+
+
+def _wait_until(happened: Callable[[], bool], failure: str) -> None:
+    give_up_at = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < give_up_at, failure
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running_redis_nodes(primaries: int, replicas: int) -> Iterator[list[Redis]]:
+    """A cluster that shares the slots among its first nodes; the others are replicas of the first, which has ours."""
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(_running_node()) for _ in range(primaries + replicas)]
+        ours = int(nodes[0].ask("CLUSTER KEYSLOT {fal-proxy}")[1:])
+        bounds = [16384 * number // primaries for number in range(primaries + 1)]
+        ranges = sorted(itertools.pairwise(bounds), key=lambda one: not one[0] <= ours < one[1])
+        for node, (start, end) in zip(nodes, ranges, strict=False):
+            assert node.ask(f"CLUSTER ADDSLOTSRANGE {start} {end - 1}") == "+OK"
+        for number, node in enumerate(nodes):
+            assert node.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}") == "+OK"
+        for node in nodes[1:]:
+            assert node.ask(f"CLUSTER MEET 127.0.0.1 {nodes[0].port} {nodes[0].cluster_port}") == "+OK"
+        _wait_until(lambda: all(node.knows(len(nodes)) for node in nodes), "the nodes did not meet")
+        for node in nodes[primaries:]:
+            assert node.ask(f"CLUSTER REPLICATE {nodes[0].node_id()}") == "+OK"
+        _wait_until(lambda: all(node.is_in_order() for node in nodes), "the cluster did not come up")
+        _wait_until(lambda: all(node.is_replicating() for node in nodes[primaries:]), "the replicas did not follow")
+        yield nodes

@@ -13,9 +13,10 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, MasterDownError, ReadOnlyError, RedisError
+from redis.exceptions import BusyLoadingError, ConnectionError, MasterDownError, MovedError, ReadOnlyError, RedisError
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.counters.cluster import follow_moves
 
 #: The hash tag puts all keys in one slot of a Redis Cluster: a step needs several keys at once.
 PREFIX = "{fal-proxy}:"
@@ -26,7 +27,9 @@ _MOST_AT_ONCE = 500
 #: What a server answers that is not the primary, or not yet; and a connection that it closed, as a restart does with
 #: all of them. The step is sent again, over a new connection, which leads to the primary once the name in the URL does.
 #: A step that was done already does nothing the second time.
-_TRIED_AGAIN = (ReadOnlyError, BusyLoadingError, MasterDownError, ConnectionError)
+_TRIED_AGAIN = (ReadOnlyError, BusyLoadingError, MasterDownError, MovedError, ConnectionError)
+#: Twice: the first leads away from a node of a cluster that is gone, the second to the one that has its keys now.
+_TIMES = 2
 _FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
@@ -40,11 +43,12 @@ def connect(url: str) -> Any:
         socket_connect_timeout=ANSWER_SECONDS,
         max_connections=_CONNECTIONS,
         timeout=ANSWER_SECONDS,
-        retry=Retry(NoBackoff(), 1, _TRIED_AGAIN),
+        retry=Retry(NoBackoff(), _TIMES, _TRIED_AGAIN),
         # No handshake: it takes longer than a step, and a burst of calls opens all connections at once.
         protocol=2,
         driver_info=None,
     )
+    follow_moves(pool)
     return Redis.from_pool(pool)
 
 
