@@ -45,6 +45,7 @@ from proxy.routes.once import Once
 from proxy.routes.repeats import KnownPolls, Repeats
 from proxy.routes.services import Services
 from proxy.settings import Settings
+from proxy.startup import Startup
 from proxy.stores.base import Counters, Stores
 from proxy.stores.batching import Patience
 from proxy.stores.counters import MemoryCounters
@@ -164,7 +165,7 @@ def _assembled(
     patience: Patience | None,
 ) -> Services:
     """Every part, made once, each given what it works with."""
-    directory = Directory(stores.directory, clock)
+    directory = Directory(stores.directory, clock, is_open=False)
     minted = Sessions(settings.sessions.secrets, clock)
     fails_open = settings.stores.rate_limit_on_error == "open"
     limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
@@ -278,10 +279,17 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
 def _lifespan(
     services: Services, file: PlanFile, reconciles: bool, reloader: Reloader | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
+    async def prepare() -> None:
+        await services.stores.prepare()
+        # A reload may have applied a newer file meanwhile.
+        if not services.directory.is_open:
+            await services.directory.apply(file)
+
+    startup = Startup(prepare)
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        await services.stores.prepare()
-        await services.directory.apply(file)
+        await startup.begin()
         await services.leases.keeper.start()
         if reconciles:
             services.reconciler.start()
@@ -291,6 +299,7 @@ def _lifespan(
             # This is how ASGI hands the server something.
             yield {"drain": services.drain, "metrics": services.metrics, "reload": reloader and reloader.request}
         finally:
+            await startup.close()
             if reloader is not None:
                 await reloader.close()
             await services.stream_guard.close()

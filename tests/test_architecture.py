@@ -16,6 +16,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 FLOORS = [
     {"cli", "dev", "server", "__main__"},
     {"app", "reload"},
+    {"startup"},
     {"routes", "middleware", "page"},
     {"http"},
     {"auth", "policy", "jobs"},

@@ -60,11 +60,17 @@ class Snapshot:
 
 
 class Directory:
-    """Hands out the current `Snapshot`, and writes changes through so that they count here at once."""
+    """Hands out the current `Snapshot`, and writes changes through so that they count here at once.
 
-    def __init__(self, store: DirectoryStore, clock: Clock) -> None:
+    Attributes:
+        is_open: whether there are snapshots. If not at first, callers are refused until `apply` has succeeded: which
+            tenants there are is not known before.
+    """
+
+    def __init__(self, store: DirectoryStore, clock: Clock, *, is_open: bool = True) -> None:
         self._store = store
         self._clock = clock
+        self.is_open = is_open
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
@@ -107,12 +113,16 @@ class Directory:
             await asyncio.shield(self._refresh_once())
 
     def _refresh_once(self) -> asyncio.Task[None]:
+        if not self.is_open:
+            raise StoreUnavailable("The proxy has not read its tenants and plans yet; try again shortly.")
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
             self._refreshing.add_done_callback(_log_failure)
         return self._refreshing
 
     async def _refresh(self) -> None:
+        if not self.is_open:
+            return
         asked_at = self._clock.now()
         if await self._store.version() != self._snapshot.version:
             self._snapshot = snapshot = _indexed(await self._store.load())
@@ -126,6 +136,7 @@ class Directory:
             {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
             [tenant.model_dump(mode="json") for tenant in file.tenants],
         )
+        self.is_open = True
         await self._refresh()
         return changed
 

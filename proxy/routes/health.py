@@ -27,6 +27,7 @@ def routes(services: Services) -> list[Route]:
     async def check_stores() -> None:
         await services.stores.ping()
         await services.counters.ping()
+        await services.directory.snapshot()
 
     readiness = Readiness(check_stores, services.clock)
 

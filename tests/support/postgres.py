@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.support.programs import Program
 from tests.support.servers import free_port
@@ -61,6 +62,16 @@ def program(name: str) -> str:
     return path
 
 
+@contextlib.contextmanager
+def running_standby(primary: Postgres) -> Iterator[Postgres]:
+    """A server that follows another, as streaming replication does, until it is promoted."""
+    with _folder() as folder:
+        command = [program("pg_basebackup"), "-h", "127.0.0.1", "-p", str(primary.port), "-U", _OWNER]
+        command += ["-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast", "--no-sync"]
+        subprocess.run(command, check=True, **_owner())
+        yield from _running(folder, durable=False)
+
+
 def is_accepting(port: int) -> bool:
     """Whether a server, or a pooler, takes connections."""
     asked = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
@@ -70,26 +81,39 @@ def is_accepting(port: int) -> bool:
 @contextlib.contextmanager
 def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server on a free port. `durable` only where a test pulls the plug of the database itself."""
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200"]
-    if not durable:
-        options += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
+    with _folder() as folder:
+        _initialise(folder / "data")
+        yield from _running(folder, durable=durable)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fal-proxy-postgres-") as name:
         folder = Path(name)
         if UNPRIVILEGED:
             shutil.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
-        _initialise(folder / "data")
-        server = Postgres(folder, free_port(), options)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield folder
+
+
+def _running(folder: Path, *, durable: bool) -> Iterator[Postgres]:
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200"]
+    if not durable:
+        options += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
+    server = Postgres(folder, free_port(), options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _owner() -> dict[str, Any]:
+    return {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []} if UNPRIVILEGED else {}
 
 
 def _initialise(data: Path) -> None:
-    who = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []} if UNPRIVILEGED else {}
     command = [program("initdb"), "-D", str(data), "-U", _OWNER, "--auth=trust", "--encoding=UTF8", "--no-sync"]
     # Not the C locale: there the database sorts as Python does, and would hide where their orders differ.
     command += ["--locale-provider=icu", "--icu-locale=en", "--locale=C.UTF-8", "--no-instructions"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **who)  # type: ignore[call-overload]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **_owner())
     assert done.returncode == 0, done.stdout

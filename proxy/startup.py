@@ -1,0 +1,59 @@
+"""Prepare the database when a process starts, or when the database comes: a process does not wait for it to start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from proxy.errors import StoreUnavailable
+
+#: Pauses between attempts; the last one repeats.
+PAUSES = (0.5, 1.0, 2.0, 5.0)
+_log = logging.getLogger(__name__)
+
+
+class Startup:
+    """Runs `prepare` until it succeeds. Until then the process is alive, not ready, and refuses calls."""
+
+    def __init__(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        """`prepare` raises StoreUnavailable while a store does not answer, and may be repeated."""
+        self._prepare = prepare
+        self._problem = ""
+        self._trying: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Prepare, and return when that is done or failed once; after a failure try again beside the caller."""
+        if not await self._succeeds():
+            self._trying = asyncio.create_task(self._try_again())
+
+    async def _try_again(self) -> None:
+        attempts = 0
+        while True:
+            await asyncio.sleep(PAUSES[min(attempts, len(PAUSES) - 1)])
+            attempts += 1
+            if await self._succeeds():
+                _log.info("the database answers: prepared after the start", extra={"facts": {"attempts": attempts}})
+                return
+
+    async def _succeeds(self) -> bool:
+        try:
+            await self._prepare()
+        except StoreUnavailable as problem:
+            if problem.message != self._problem:
+                self._problem = problem.message
+                facts = {"problem": problem.message, "setting": "PROXY_DATABASE_URL"}
+                _log.error("started, but not ready: the database is tried again", extra={"facts": facts})
+            return False
+        except Exception:
+            if self._trying is None:
+                raise
+            # Another attempt may fare better, and a process that is not ready tells its operator so.
+            _log.exception("preparing the database failed")
+            return False
+        return True
+
+    async def close(self) -> None:
+        if self._trying is not None:
+            self._trying.cancel()
+            await asyncio.gather(self._trying, return_exceptions=True)
