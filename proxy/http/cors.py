@@ -28,6 +28,8 @@ CORS_REQUEST_HEADERS = (
     "x-fal-object-lifecycle",
     "x-fal-object-lifecycle-preference",
     "x-fal-tags",
+    "x-fal-store-io",
+    "x-fal-no-retry",
     "x-fal-user-agent",
     "x-app-fal-disable-fallback",
     # What browsers and their monitoring add to every call. Nothing of it is used here, and nothing reaches fal.
@@ -69,6 +71,7 @@ CORS_RESPONSE_HEADERS = (
     "ratelimit-policy",
     "idempotency-replayed",
     "location",
+    "x-fal-proxy-dropped",
 )
 #: A text of a caller's in a log line is cut at this length.
 MAX_FACT_CHARS = 200

@@ -39,6 +39,10 @@ Several = Annotated[frozenset[T], PlainSerializer(sorted, return_type=list[str],
 Rate = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")]
 
 
+#: What callers may tell fal, beside a priority and a timeout, if their plan lets them.
+PassHeader = Literal["x-fal-store-io", "x-fal-no-retry", "x-fal-runner-hint", "x-fal-tags"]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -108,6 +112,7 @@ class Plan(_Strict):
     image_schemes: Several[Literal["http", "https", "data"]] = frozenset({"http", "https", "data"})
     max_data_uri_bytes: int = Field(default=10 * 1024 * 1024, ge=1, le=MOST_UNITS)
     uploads: Uploads = Uploads()
+    pass_headers: Several[PassHeader] = frozenset()
 
     @property
     def accounts(self) -> tuple[Quota, ...]:

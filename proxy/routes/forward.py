@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -24,7 +24,7 @@ from proxy.routes.polls import Told, from_memory
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
-from proxy.upstream import headers
+from proxy.upstream import headers, wishes
 
 
 async def forward(
@@ -67,6 +67,7 @@ class Way:
     rewrite: Rewrite | None = None
     read: Callable[[], Awaitable[Any]] | None = None
     allowance: Allowance | None = None
+    _wishes: dict[str, str] = field(default_factory=dict)
 
     async def go(self) -> Response:
         """The answer to the call; one that carries an Idempotency-Key is made once.
@@ -74,13 +75,20 @@ class Way:
         Raises:
             ProxyError, CallerGone: as `forward`.
         """
+        dropped = ""
+        if self.target.kind.names_endpoint:
+            plan = self.caller.plan
+            self._wishes, dropped = wishes.of_call(self.request.headers, plan.uploads.expire_seconds, plan.pass_headers)
         try:
-            return await self._gone()
+            answer = await self._gone()
         except asyncio.CancelledError:
             # Only the end of the process cancels.
             if self.target.kind.repeatable:
                 raise
             raise UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.") from None
+        if dropped:
+            answer.headers[wishes.DROPPED] = dropped
+        return answer
 
     async def _gone(self) -> Response:
         if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
@@ -124,7 +132,7 @@ class Way:
         allowance: Allowance | None = None,
     ) -> Response:
         streams = self.target.kind in (Kind.STREAM, Kind.STATUS_STREAM)
-        sent = headers.to_fal(self.request.headers, streams=streams)
+        sent = headers.to_fal(self.request.headers, streams=streams) | self._wishes
         address = network_of(self.request)
         admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id, allowance)
         if (known := await from_memory(self.services, admission, rewrite)) is not None:

@@ -77,8 +77,10 @@ class Cdn:
 
     async def get(self, request: Request) -> Response:
         file = self.house.files.at("/files" + _path(request))
-        if file is None:
+        if file is None or file.decision == "hide":
             return reply({"detail": "File not found"}, 404)
+        if file.decision == "forbid":
+            return reply({"detail": "Access to this file is forbidden"}, 403)
         if not file.is_kept and request.method != "HEAD":
             return reply({"detail": f"sandbox: too large to keep; sha256 {file.sha256}"}, 507)
         headers = {"content-length": str(file.size), "etag": file.etag}
@@ -86,7 +88,7 @@ class Cdn:
 
     def _new_path(self, request: Request) -> str:
         name = request.headers.get("x-fal-file-name", "file")
-        return self.house.files.new_path(name, _type(request), lives_seconds(request))
+        return self.house.files.new_path(name, _type(request), lives_seconds(request), decision_of(request))
 
     def _may_write(self, request: Request) -> bool:
         """Parts of the token flow name their upload in the path and show the token; all others are signed."""
@@ -105,6 +107,14 @@ def lives_seconds(request: Request) -> float:
         return float(orjson.loads(request.headers.get(LIFECYCLE, ""))["expiration_duration_seconds"])
     except (ValueError, TypeError, KeyError):
         return float("inf")
+
+
+def decision_of(request: Request) -> str:
+    """What the access list that is asked for says of strangers, who see a file unless it says otherwise."""
+    try:
+        return str(orjson.loads(request.headers.get(LIFECYCLE, ""))["initial_acl"]["default"])
+    except (ValueError, TypeError, KeyError):
+        return "allow"
 
 
 def _type(request: Request) -> str:

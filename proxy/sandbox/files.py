@@ -27,12 +27,14 @@ class StoredFile:
     """The bytes of one upload or of one part of it. Readers may overlap; a closed file reads as empty.
 
     Attributes:
+        decision: what the access list says of strangers: `allow`, `hide` or `forbid`.
         is_kept: whether the bytes are, beside their number and digest.
     """
 
     def __init__(self, content_type: str) -> None:
         self.content_type = content_type
         self.expires_at = float("inf")
+        self.decision = "allow"
         self.is_kept = True
         self.size = 0
         self._digest = hashlib.sha256()
@@ -82,13 +84,15 @@ class Files:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, StoredFile] = OrderedDict()
-        self._announced: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._announced: OrderedDict[str, tuple[str, float, str]] = OrderedDict()
         self._parts: OrderedDict[str, dict[int, StoredFile]] = OrderedDict()
 
-    def new_path(self, name: str, content_type: str, lives_seconds: float = float("inf")) -> str:
-        """A path that was never used, ending in what is harmless of a file name; type and lifetime are remembered."""
+    def new_path(
+        self, name: str, content_type: str, lives_seconds: float = float("inf"), decision: str = "allow"
+    ) -> str:
+        """A path that was never used, ending in what is harmless of a file name; the rest is remembered."""
         path = f"/b/{secrets.token_hex(8)}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-100:] or 'file'}"
-        self._announced[path] = content_type, time.time() + lives_seconds
+        self._announced[path] = content_type, time.time() + lives_seconds, decision
         if len(self._announced) > KEPT_FILES:
             self._announced.popitem(last=False)
         return path
@@ -100,9 +104,9 @@ class Files:
 
     async def put(self, path: str, stream: AsyncIterator[bytes], content_type: str | None = None) -> StoredFile:
         """Store a file; its type is the announced one unless another comes with the bytes."""
-        announced, expires_at = self._announced.get(path, ("", float("inf")))
+        announced, expires_at, decision = self._announced.get(path, ("", float("inf"), "allow"))
         file = await _filled(content_type or announced, stream)
-        file.expires_at = expires_at
+        file.expires_at, file.decision = expires_at, decision
         await self._keep(path, file)
         return file
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.sandbox.answers import refused
-from proxy.sandbox.cdn import lives_seconds
+from proxy.sandbox.cdn import decision_of, lives_seconds
 from proxy.sandbox.house import House
 from proxy.sandbox.replies import reply, reply_with
 from proxy.sandbox.webhooks import Webhooks
@@ -44,7 +44,9 @@ class Rest:
             return missing
         if request.query_params.get("storage_type", STORAGE_TYPES[0]) not in STORAGE_TYPES:
             return reply({"detail": "Unknown storage_type"}, 400)
-        path = self.house.files.new_path(body["file_name"], body["content_type"], lives_seconds(request))
+        path = self.house.files.new_path(
+            body["file_name"], body["content_type"], lives_seconds(request), decision_of(request)
+        )
         query = self.house.signer.query(path, self.house.pace.upload_seconds)
         url = self.house.url(request, f"/cdn/files{path}")
         return reply({"file_url": url, "upload_url": f"{url}?{query}"})

@@ -27,15 +27,6 @@ class Place:
     upload_url: str = field(repr=False)
 
 
-def lifecycle(seconds: int | None) -> dict[str, str]:
-    """The headers that tell fal when to forget a file; none leaves it to fal."""
-    if seconds is None:
-        return {}
-    wish = orjson.dumps({"expiration_duration_seconds": seconds}).decode()
-    # fal's own clients send both: which of them counts depends on the store behind.
-    return {"x-fal-object-lifecycle": wish, "x-fal-object-lifecycle-preference": wish}
-
-
 async def put(upstream: Upstream, url: str, content_type: str, size: int, content: AsyncIterable[bytes]) -> Answer:
     """Send a whole file; the answer's body is still to be read.
 

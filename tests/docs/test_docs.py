@@ -67,7 +67,7 @@ def test_the_plan_file_of_the_readme_is_one(tmp_path: Path) -> None:
     file, _ = read_file(path)
     assert file.tenants[0].guests.plan == "taste" and file.plans["free"].max_tokens == 256
     assert len(file.plans["free"].quotas) == 2
-    assert set(yaml.safe_load(text)["plans"]["free"]) | {"image_schemes", "max_data_uri_bytes"} == set(
+    assert set(yaml.safe_load(text)["plans"]["free"]) | {"image_schemes", "max_data_uri_bytes", "pass_headers"} == set(
         type(file.plans["free"]).model_fields
     )
 

@@ -18,7 +18,8 @@ from tests.support.stack import Stack
 
 EVENTS = "text/event-stream"
 
-#: What a caller may try; only the first two are passed on, the rest belongs to the hop, to the browser or to fal.
+#: What a caller may try; only the first two and wishes for files are passed on: the rest belongs to the hop, to the
+#: browser or to fal.
 CALLERS = {
     "x-fal-queue-priority": "low",
     "x-fal-request-timeout": "30.50",
@@ -107,7 +108,7 @@ TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
     "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
     "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, idempotency-replayed, "
-    "location",
+    "location, x-fal-proxy-dropped",
     "vary": "Origin",
 }
 
@@ -128,19 +129,26 @@ class Case:
         return self.name
 
 
+#: Shorter than the plan keeps files; fal's calls know one of both headers.
+LIFECYCLE = '{"expiration_duration_seconds":9}'
 JSON_BODY = (("accept", JSON), ("content-type", JSON), ("content-length", str(len(BODY))))
+OUTPUTS = ("x-fal-object-lifecycle-preference", LIFECYCLE)
+CALL = (*JSON_BODY, OUTPUTS)
+#: What the plan lets pass of the rest is nothing, and the answer says so.
+DROPPED = {
+    "x-fal-proxy-dropped": "x-app-fal-can-disable-filter, x-app-fal-disable-fallback, x-fal-no-retry, "
+    "x-fal-retry-config, x-fal-runner-hint, x-fal-store-io, x-fal-tags, x-fal-user-id"
+}
 CASES = [
-    Case("run", "POST", f"run/{NEXT}", JSON_BODY),
-    Case("stream", "POST", f"run/{NEXT}/stream", (("accept", EVENTS), *JSON_BODY[1:]), EVENTS),
-    Case("submit", "POST", f"queue/{NEXT}", JSON_BODY),
+    Case("run", "POST", f"run/{NEXT}", CALL),
+    Case("stream", "POST", f"run/{NEXT}/stream", (("accept", EVENTS), *CALL[1:]), EVENTS),
+    Case("submit", "POST", f"queue/{NEXT}", CALL),
     Case("status", "GET", f"queue/{NEXT}/requests/{{job}}/status?logs=1", (("accept", EVENTS),), JSON, True),
     Case("status stream", "GET", f"queue/{NEXT}/requests/{{job}}/status/stream", (("accept", EVENTS),), EVENTS, True),
     Case("result", "GET", f"queue/{NEXT}/requests/{{job}}", (("accept", JSON),)),
     Case("cancel", "PUT", f"queue/{NEXT}/requests/{{job}}/cancel", (("accept", JSON), ("content-length", "0"))),
 ]
 UPLOAD = b'{"content_type":"image/png","file_name":"a.png"}'
-#: Ours, whatever the caller wishes.
-LIFECYCLE = '{"expiration_duration_seconds":604800}'
 SENT_TO_INITIATE = (
     *JSON_BODY[:2],
     ("content-length", str(len(UPLOAD))),
@@ -174,7 +182,8 @@ def test_only_these_headers_reach_fal_and_come_back(stack: Stack, wire: Wire, su
     (received,) = stack.sandbox.requests()
     wishes = [] if case.is_shared else believed()
     assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *wishes, *case.at_fal])
-    assert came_back(answer) == expected_back(answer, case.answers, {} if case.is_shared else PASSED_BACK)
+    dropped = DROPPED if case.method == "POST" else {}
+    assert came_back(answer) == expected_back(answer, case.answers, {} if case.is_shared else PASSED_BACK) | dropped
 
 
 def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None:
@@ -214,7 +223,7 @@ def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Cas
         assert not set(FALS.values()) & set(came_back(answer).values()) - {"1"}
         return
     assert answer.status == 418
-    assert came_back(answer) == expected_back(answer, JSON)
+    assert came_back(answer) == expected_back(answer, JSON) | (DROPPED if case.method == "POST" else {})
 
 
 @pytest.mark.parametrize(

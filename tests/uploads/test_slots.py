@@ -50,7 +50,11 @@ def test_every_form_of_the_call_leads_to_the_proxy(uploads: Uploads, host: str, 
 
 @pytest.mark.parametrize(("tenant", "seconds"), [("acme", 604800), ("frugal", 3600), ("kept", None)])
 def test_the_plan_says_how_long_fal_keeps_a_file(uploads: Uploads, tenant: str, seconds: int | None) -> None:
-    wish = {"x-fal-object-lifecycle": '{"expiration_duration_seconds":9,"initial_acl":{"default":"allow"}}'}
+    # No wish makes it more public, or longer-lived; fal takes 0 for "never".
+    wish = {
+        "x-fal-object-lifecycle": '{"expiration_duration_seconds":0,"initial_acl":{"default":"allow"}}',
+        "x-fal-object-lifecycle-preference": '{"initial_acl":{"rules":[{"user":"eve","decision":"allow"}]}}',
+    }
     with uploads.person(tenant=tenant) as alice:
         alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"}, headers=wish)
     (record,) = uploads.sandbox.requests()

@@ -23,7 +23,7 @@ from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
 from proxy.routes.uploads.incoming import announced_type
 from proxy.routes.uploads.native import no_input, raw_file, send_new
-from proxy.routes.uploads.places import ask_for_place
+from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.slots import find, open_slot
 from proxy.stores.base import Upload
 from proxy.targets import Kind, Target
@@ -67,7 +67,8 @@ def routes(services: Services) -> list[Route]:
         check_encoding(request)
         uploads = caller.plan.uploads
         content_type = allowed_type(announced_type(request, OCTETS), uploads)
-        place = await ask_for_place(services, request, uploads, content_type, _name(request), in_parts=True)
+        sent = headers_of_place(request, uploads)
+        place = await ask_for_place(services, sent, content_type, _name(request), in_parts=True)
         if isinstance(place, Response):
             return place
         slot = await open_slot(services, caller, place, content_type, in_parts=True)

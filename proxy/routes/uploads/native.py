@@ -18,7 +18,7 @@ from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import file_route, note_owner
 from proxy.routes.uploads.forms import FormFile, file_of
 from proxy.routes.uploads.incoming import announced_type, check_size, incoming, length_of
-from proxy.routes.uploads.places import ask_for_place
+from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
 from proxy.targets import Kind, Target
@@ -77,10 +77,11 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
 
     Raises:
         UnsupportedMediaType, BodyTooLarge, QuotaExceeded: the plan does not allow it.
-        BadRequest: it is not as long as was said.
+        BadRequest: it is not as long as was said, or a wish for it cannot be read.
         Unauthenticated: the caller's credential was revoked while the file came; fal does not get the end of it.
     """
     uploads = caller.plan.uploads
+    sent = headers_of_place(request, uploads)
     content_type = allowed_type(file.content_type, uploads)
     file = replace(file, content=await checked(file.content, content_type))
     if file.least < min(file.size, LEAST_PART_BYTES):
@@ -89,7 +90,7 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
     is_measured = file.least == file.size
 
     async def send(flow: Content) -> StoredFile:
-        place = await ask_for_place(services, request, uploads, content_type, file.name, in_parts=not is_measured)
+        place = await ask_for_place(services, sent, content_type, file.name, in_parts=not is_measured)
         if isinstance(place, Response):
             raise _NoPlace(place)
         if is_measured:

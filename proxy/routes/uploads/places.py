@@ -11,22 +11,33 @@ from proxy.policy.contents import clean_name
 from proxy.policy.plans import Uploads
 from proxy.routes.services import Services
 from proxy.targets import Kind, Target
-from proxy.upstream import headers
-from proxy.upstream.files import Place, lifecycle
+from proxy.upstream import headers, wishes
+from proxy.upstream.files import Place
 from proxy.upstream.relay import pass_on, read_whole
 
 
+def headers_of_place(request: Request, uploads: Uploads) -> dict[str, str]:
+    """What fal is told of a file beside its type and name: the plan's wishes, narrowed by the caller's.
+
+    Raises:
+        BadRequest: the caller's cannot be read.
+    """
+    return headers.to_fal(request.headers, streams=False) | wishes.of_upload(request.headers, uploads.expire_seconds)
+
+
 async def ask_for_place(
-    services: Services, request: Request, uploads: Uploads, content_type: str, name: str, *, in_parts: bool = False
+    services: Services, sent: dict[str, str], content_type: str, name: str, *, in_parts: bool = False
 ) -> Place | Response:
     """A place for a file of this type and name; fal's own answer where it refuses one.
+
+    Args:
+        sent: what `headers_of_place` gave.
 
     Raises:
         BadUpstream: fal's answer names no place that files may go to.
         UpstreamUnavailable, UpstreamTimeout, UpstreamRejectedKey: as for any call.
     """
     target = Target(Kind.UPLOAD_INITIATE_PARTS if in_parts else Kind.UPLOAD_INITIATE)
-    sent = headers.to_fal(request.headers, streams=False) | lifecycle(uploads.expire_seconds)
     document = {"content_type": content_type, "file_name": clean_name(name)}
     response = await services.upstream.call(target, sent, document)
     if not response.is_success:

@@ -25,7 +25,7 @@ from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
-from proxy.routes.uploads.places import ask_for_place
+from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.sealing import seal, unseal
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
@@ -56,7 +56,8 @@ async def initiate(services: Services, request: Request, caller: Caller, *, in_p
     wanted = await read_form(request, Initiate)
     uploads = caller.plan.uploads
     content_type = allowed_type(wanted.content_type, uploads)
-    place = await ask_for_place(services, request, uploads, content_type, wanted.file_name, in_parts=in_parts)
+    sent = headers_of_place(request, uploads)
+    place = await ask_for_place(services, sent, content_type, wanted.file_name, in_parts=in_parts)
     if isinstance(place, Response):
         return place
     slot = await open_slot(services, caller, place, content_type, in_parts=in_parts)
