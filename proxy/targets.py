@@ -104,6 +104,16 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LOGS = {"0": False, "false": False, "1": True, "true": True}
 _STORAGE_TYPES = ("fal-cdn-v3", "gcs")
+#: Why keys that fal knows are not passed on.
+_REASONS = {
+    "fal_max_queue_length": "fal_max_queue_length is not passed on: it would count the jobs of everybody who uses this "
+    "proxy. Leave it out; how many jobs you may have at once is a limit of your plan.",
+    "fal_jwt_token": "fal_jwt_token is not passed on: calls are made with the proxy's own key. Leave it out.",
+}
+_NO_TOKENS = (
+    "fal's tokens are not given out: calls made with them would know no limit. Stream through the proxy instead: leave "
+    'connectionMode out, or set it to "server".'
+)
 _JOB_TAILS = {
     ("GET", ""): Kind.RESULT,
     ("GET", "response"): Kind.RESULT,
@@ -195,8 +205,10 @@ def method_not_allowed() -> MethodNotAllowed:
 
 def _parse(host: Host, method: str, path: str, query: str) -> Target:
     segments = path[1:].split("/")
-    if host is Host.QUEUE and len(segments) > 1 and segments[-1] == "":
-        # Old fal SDKs end queue URLs with one slash.
+    if host is Host.REST and segments[0] == "tokens":
+        raise BadTarget(_NO_TOKENS)
+    if host is not Host.REST and len(segments) > 1 and segments[-1] == "":
+        # Old fal SDKs end queue URLs with one slash, and the newest client the URL of an endpoint that is given as one.
         segments.pop()
     if not all(_SEGMENT.fullmatch(segment) for segment in segments):
         raise BadTarget("The target's path has an empty segment, or characters that no fal path has.")
@@ -217,6 +229,11 @@ def _endpoint(host: Host, method: str, segments: list[str], keys: dict[str, str]
         raise BadTarget(f"fal's {host.value} host is called with POST only.")
     if "fal_webhook" in keys:
         raise WebhookNotAllowed("Webhooks are not passed on: results go to the caller only.")
+    for key in keys:
+        if key in _REASONS:
+            raise BadTarget(_REASONS[key])
+    if keys and kind is not Kind.SUBMIT:
+        raise BadTarget("A query is not passed on to a model: send its parameters in the JSON body, as the input.")
     _refuse_keys(keys, ())
     endpoint = "/".join(segments)
     return Target(kind, endpoint=endpoint, app=app_of(endpoint))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from proxy.catalog import built_in
-from proxy.errors import ProxyError
+from proxy.errors import BadTarget, ProxyError
 from proxy.targets import MAX_URL_LENGTH, Kind, Target, parse_path, parse_request_id, parse_url
 from tests.security.hostile import NEXT, NOBODYS, PATHS, TARGETS, Row
 
@@ -25,6 +25,8 @@ LAWFUL = [
     ("POST", f"https://fal.run/{NEXT}?", Target(Kind.RUN, endpoint=NEXT, app=NEXT)),
     ("POST", f"https://fal.run/{NEXT}/stream", Target(Kind.STREAM, endpoint=NEXT, app=NEXT)),
     ("POST", "https://fal.run/owner/app/sub/stream", Target(Kind.STREAM, endpoint="owner/app/sub", app="owner/app")),
+    ("POST", f"https://fal.run/{NEXT}/", Target(Kind.RUN, endpoint=NEXT, app=NEXT)),
+    ("POST", f"https://fal.run/{NEXT}/stream/", Target(Kind.STREAM, endpoint=NEXT, app=NEXT)),
     ("POST", "https://fal.run/owner/stream", Target(Kind.RUN, endpoint="owner/stream", app="owner/stream")),
     ("POST", QUEUE, Target(Kind.SUBMIT, endpoint=NEXT, app=NEXT)),
     ("POST", f"{QUEUE}/", Target(Kind.SUBMIT, endpoint=NEXT, app=NEXT)),
@@ -69,6 +71,28 @@ LAWFUL = [
 @pytest.mark.parametrize(("method", "url", "target"), LAWFUL)
 def test_a_lawful_url_is_understood(method: str, url: str, target: Target) -> None:
     assert parse_url(method, [url]) == target
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (f"{QUEUE}?fal_max_queue_length=3", "Leave it out; how many jobs you may have at once"),
+        (f"{QUEUE}/?fal_max_queue_length=3", "Leave it out; how many jobs you may have at once"),
+        (f"https://fal.run/{NEXT}?fal_max_queue_length=3", "Leave it out; how many jobs you may have at once"),
+        (f"https://fal.run/{NEXT}/stream?fal_jwt_token=x", "calls are made with the proxy's own key"),
+        (f"https://fal.run/{NEXT}/stream?seed=3", "send its parameters in the JSON body"),
+        (f"https://fal.run/{NEXT}?seed=3", "send its parameters in the JSON body"),
+        (f"{QUEUE}?seed=3", "'seed'"),
+        ("https://rest.fal.ai/tokens/", "leave connectionMode out"),
+        ("https://rest.alpha.fal.ai/tokens", "leave connectionMode out"),
+        ("https://rest.fal.ai/tokens/realtime", "leave connectionMode out"),
+        ("https://rest.fal.ai/tokensmith", "only the calls that begin an upload"),
+    ],
+)
+def test_what_clients_send_and_cannot_have_is_refused_with_its_reason(url: str, reason: str) -> None:
+    with pytest.raises(BadTarget) as refusal:
+        parse_url("POST", [url])
+    assert reason in refusal.value.message
 
 
 @pytest.mark.parametrize(("method", "url", "target"), LAWFUL)

@@ -20,7 +20,8 @@ _PRIORITIES = ("normal", "low")
 #: fal wants more than a second; a day is more than any queue needs.
 _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 86_400.0
 _MAX_RETRY_AFTER_SECONDS = 86_400
-_NUMBER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
+#: Clients send a number as their language prints it: a third has sixteen digits.
+_NUMBER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,64})?")
 _BACK = {
     name.encode("ascii"): name
     for name in (

@@ -112,7 +112,7 @@ TARGETS: list[Row] = [
     *_bad("POST", f"https://xn--fal-run-9za/{NEXT}", f"https://xn--fl-xia.run/{NEXT}", f"https://\xe2\x84\xaball.run/{NEXT}"),
     # --- paths: encodings, empty and dotted segments, what other parsers cut at
     *_bad("POST", "https://fal.run", "https://fal.run/", "https://fal.run//", f"https://fal.run//{NEXT}", "https://fal.run/fal-ai//llava-next"),
-    *_bad("POST", f"https://fal.run/{NEXT}/", f"https://fal.run/{NEXT}//", f"https://fal.run/./{NEXT}", f"https://fal.run/{NEXT}/."),
+    *_bad("POST", f"https://fal.run/{NEXT}//", f"https://fal.run/{NEXT}/stream//", f"https://fal.run/./{NEXT}", f"https://fal.run/{NEXT}/."),
     *_bad("POST", f"https://fal.run/../{NEXT}", f"https://fal.run/{NEXT}/..", f"https://fal.run/{NEXT}/../other", "https://fal.run/fal-ai/../fal-ai/llava-next"),
     *_bad("POST", f"https://fal.run/{NEXT}/../../other/app", f"https://fal.run/{NEXT}/...", f"https://fal.run/.{NEXT}", "https://fal.run/fal-ai/.llava-next"),
     *_bad("POST", f"https://fal.run/{NEXT}/%2e%2e", f"https://fal.run/{NEXT}/%2E%2E/other", f"https://fal.run/%2e%2e/{NEXT}", f"https://fal.run/{NEXT}/.%2e"),
@@ -185,7 +185,7 @@ PATHS: list[Row] = [
     *_bad("POST", f"/fal/run/%2e%2e/run/{NEXT}", "/fal/run/fal-ai%2Fllava-next", "/fal/run/fal-ai/llava%2Dnext", "/fal/run/%66al-ai/llava-next"),
     *_bad("POST", f"/fal/%72un/{NEXT}", f"/fal%2Frun/{NEXT}", f"/%66al/run/{NEXT}", f"/fal/run%2F{NEXT}", f"/fal/run%2f%2e%2e/{NEXT}", f"/fal/run/{NEXT}%00"),
     *_bad("POST", f"/fal/run/{NEXT}%0dx", f"/fal/run/{NEXT}%2Fadmin", "/fal/run/fal-ai%252Fllava-next", "/fal/run/fal-ai%5Cllava-next", "/fal/run/fal-ai\\llava-next"),
-    *_bad("POST", f"/fal/run//{NEXT}", f"/fal//run/{NEXT}", "/fal/run/fal-ai//llava-next", f"/fal/run/{NEXT}/", f"/fal/run/{NEXT}//", f"/fal/run/{NEXT}/.."),
+    *_bad("POST", f"/fal/run//{NEXT}", f"/fal//run/{NEXT}", "/fal/run/fal-ai//llava-next", f"/fal/run/{NEXT}//", f"/fal/run/{NEXT}/.."),
     *_bad("POST", f"/fal/run/{NEXT};x", f"/fal/run/{NEXT}:443", f"/fal/run/{NEXT}@evil", f"/fal/run/https://fal.run/{NEXT}", "/fal/run/fal-ai/ll\xc3\xa4va", f"/fal/run/{NEXT}%C0%AF"),
     # --- hosts that are none
     *_bad("POST", "/fal/cdn/files/delete", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),

@@ -109,7 +109,21 @@ HEADERS = [
     *(("x-fal-queue-priority", value) for value in ("high", "", "Normal", "low,normal", "low low")),
     *(
         ("x-fal-request-timeout", value)
-        for value in ("", "abc", "0", "-5", "1", "nan", "inf", "1e9", "86401", "5s", "0x10")
+        for value in (
+            "",
+            "abc",
+            "0",
+            "-5",
+            "1",
+            "nan",
+            "inf",
+            "1e9",
+            "86401",
+            "5s",
+            "0x10",
+            "1." + "0" * 60,
+            "2." + "0" * 65,
+        )
     ),
 ]
 

@@ -193,6 +193,22 @@ def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None
     assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *JSON_BODY])
 
 
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("3.3333333333333335", "3.3333333333333335"),
+        ("1.0000000000000002", "1.0000000000000002"),
+        ("86400", "86400.0"),
+        ("2." + "0" * 64, "2.0"),
+    ],
+)
+def test_a_timeout_has_as_many_digits_as_its_client_prints(stack: Stack, wire: Wire, sent: str, told: str) -> None:
+    headers = [("authorization", f"Key {stack.token()}"), ("content-type", JSON), ("x-fal-request-timeout", sent)]
+    assert wire.exchange("POST", f"/fal/run/{NEXT}", headers, BODY).status == 200
+    (received,) = stack.sandbox.requests()
+    assert dict(received["headers"])["x-fal-request-timeout"] == told
+
+
 def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire: Wire, surface: str) -> None:
     stack.sandbox.fault("headers", headers=FALS)
     answer = send(stack, wire, surface, "POST", "rest/storage/upload/initiate", UPLOAD)
