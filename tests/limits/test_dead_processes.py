@@ -129,6 +129,30 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bo
 
 
 @pytest.mark.tools
+async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(scene: Scene, redis: Redis) -> None:
+    scene.environ["PROXY_REDIS_URL"] = redis.url
+    caller, pid = await scene.born()
+    other, _ = await scene.born()
+    async with all_slots_taken(caller) as job:
+        with scene.mortals.frozen(pid):
+
+            async def are_free() -> bool:
+                return await in_flight(other) == 1
+
+            await until(are_free, "the slots of a process that does not answer stayed taken")
+            assert (await other.run("?")).status == 200
+
+        async def are_taken() -> bool:
+            return await in_flight(other) == MOST
+
+        await until(are_taken, "the calls that went on did not get their slots again")
+        assert (await other.run("?")).error_type == "too_many_jobs"
+    # Their callers hung up: the process that makes them returns the slots.
+    await until(are_free, "the slots were not returned")
+    await check_slots_of(job, other)
+
+
+@pytest.mark.tools
 async def test_redis_that_starts_again_without_its_data_gives_nobody_a_slot_too_many(
     scene: Scene, redis: Redis
 ) -> None:

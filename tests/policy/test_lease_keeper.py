@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from proxy.errors import StoreUnavailable, TooManyJobs
+from proxy.catalog import built_in
+from proxy.errors import StoreUnavailable, TooManyJobs, UpstreamAmbiguous
+from proxy.jobs.settlement import Settlement
 from proxy.policy.lease_keeper import BEAT_SECONDS, HOLDER_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
 from proxy.policy.leases import Leases
+from proxy.policy.quota import Bookkeeper
 from proxy.policy.terms import SlotLimits
 from proxy.stores.base import Accept, Counters, Job, Ledger, Reserve, Settle
 from proxy.stores.counters import MemoryCounters
@@ -321,6 +325,31 @@ async def test_a_call_keeps_its_slot_for_longer_than_a_lease(
     await process.finish(call)
     await process.finish(queued)
     assert await process.in_use() == 0
+
+
+@pytest.mark.parametrize("end", ["accepted", "refused", "lost"])
+async def test_a_submit_holds_its_slot_for_this_process_only_until_fal_has_it(
+    end: str, stores: SqlStores, clock: MovableClock
+) -> None:
+    counters = MemoryCounters()
+    process = Process(Leases(counters, stores.ledger, clock), counters, stores.ledger, clock)
+    bookkeeper = Bookkeeper(stores.ledger, clock)
+    settlement = Settlement(bookkeeper, process.leases, built_in(), clock)
+    submit = await process.begin("submit")
+    with contextlib.suppress(UpstreamAmbiguous):
+        async with settlement.submitting(submit) as refuse:
+            assert await process.in_use() == 1
+            if end == "refused":
+                refuse()
+            if end == "lost":
+                raise UpstreamAmbiguous("fal's answer was lost.")
+    assert await process.in_use() == (0 if end == "refused" else 1)
+    # From now on it is not this process that keeps it.
+    for _ in range(RENEW_BEATS + 1):
+        await process.leases.keeper.keep()
+        clock.advance(LEASE_SECONDS / RENEW_BEATS)
+    assert await process.in_use() == 0
+    await bookkeeper.close()
 
 
 # --- Redis without its data
