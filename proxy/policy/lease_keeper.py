@@ -42,8 +42,8 @@ class LeaseKeeper:
         self._held: dict[str, tuple[Sequence[str], int]] = {}
         self._handed_over: list[str] = []
         self._returns: dict[str, Sequence[str]] = {}
-        #: Restored from the ledger: whether their jobs have ended meanwhile is looked up once more.
-        self._restored: dict[str, Sequence[str]] = {}
+        #: Leases of jobs that were restored, and at which beat: whether the job ended meanwhile is looked up once more.
+        self._restored: dict[str, tuple[Sequence[str], int]] = {}
         self._suspects: set[str] = set()
         self._beats = 0
         #: A new process knows of no lease; it restores those of jobs before it takes any.
@@ -97,6 +97,12 @@ class LeaseKeeper:
         if self._held.pop(lease, None) is not None:
             self._handed_over.append(lease)
 
+    async def restore(self, leases: Mapping[str, Sequence[str]]) -> None:
+        """Take leases of jobs that fal has in its queue, whether or not there is room."""
+        now = self._clock.now()
+        await self._counters.restore(leases, now, now + LEASE_SECONDS)
+        self._restored |= {lease: (keys, self._beats) for lease, keys in leases.items()}
+
     async def recover(self) -> None:
         """Restore the leases of this process, and those of jobs in fal's queue; once, however many wait for it.
 
@@ -119,15 +125,14 @@ class LeaseKeeper:
         beat = await self._beat()
         jobs = [job for job in await self._ledger.open_jobs() if job.kind != UPLOAD]
         queued = _pools_of(job for job in jobs if job.state == "accepted")
+        await self.restore(queued)
         now = self._clock.now()
-        await self._counters.restore(queued, now, now + LEASE_SECONDS)
         if self._is_empty:
             # Calls of other processes: each that lives takes its own again, and the rest is over soon.
             calls = _pools_of(job for job in jobs if job.state == "reserved" and job.expires_at > now)
             await self._counters.restore(calls, now, now + HOLDER_SECONDS)
         held |= {lease: keys for lease, (keys, _) in self._held.items()}
         await self._counters.restore(held, now, now + LEASE_SECONDS, holds=True)
-        self._restored |= queued
         facts = {"jobs": len(queued), "calls": len(held), "lost": self._is_empty}
         self._counters.holder.adopt(beat.epoch)
         self._is_lost = self._is_empty = False
@@ -187,11 +192,14 @@ class LeaseKeeper:
                 self._returns[lease] = keys
 
     async def _check_restored(self) -> None:
-        """Return what was restored while its job ended: that was written down only after the ledger was read."""
-        restored = list(self._restored)
-        queued = await self._queued_among(restored)
-        for lease in restored:
-            keys = self._restored.pop(lease)
+        """Return what was restored while its job ended.
+
+        A process returns a lease first and writes down the end after: so this looks a whole beat later.
+        """
+        due = {lease: keys for lease, (keys, at) in self._restored.items() if at < self._beats - 1}
+        queued = await self._queued_among(list(due))
+        for lease, keys in due.items():
+            self._restored.pop(lease, None)
             if lease not in queued:
                 await self.release(lease, keys)
 

@@ -85,9 +85,8 @@ class Leases:
         self.keeper.hand_over(job.id)
 
     async def restore(self, job: Job) -> None:
-        """Take the slots of a job that the ledger holds open, whether or not there is room."""
-        now = self._clock.now()
-        await self._counters.restore({job.id: keys_of(job)}, now, now + LEASE_SECONDS)
+        """Take the slots of a job in fal's queue, whether or not there is room."""
+        await self.keeper.restore({job.id: keys_of(job)})
 
     async def in_use(self, tenant: str, subject: str, limits: SlotLimits) -> dict[str, dict[str, int | None]]:
         """How many slots are taken, and how many there are (None: no limit), of each pool that binds the subject."""

@@ -473,11 +473,26 @@ async def test_what_ends_while_leases_are_restored_stays_ended(starts: Starts, s
     process.leases.hand_over(becomes_job)
     late.goes_on.set()
     await recovery
+    await live([process, other], BEAT_SECONDS)
     await other.ledger.commit([Settle(others_job.id, {}, process.clock.now())])
     await live([process, other], BEAT_SECONDS)
     assert await process.in_use() == 1
     await process.finish(becomes_job)
     assert await process.in_use() == 0
+
+
+async def test_a_job_that_ended_while_fal_was_asked_about_it_gets_no_slot(
+    stores: SqlStores, clock: MovableClock
+) -> None:
+    counters = MemoryCounters()
+    process = Process(Leases(counters, stores.ledger, clock), counters, stores.ledger, clock)
+    ended, queued = await process.submit(), await process.submit()
+    await process.finish(ended)
+    # fal's answer that both are queued is older, and is heard after that.
+    for one in (ended, queued):
+        await process.leases.restore(one)
+    await live([process], 3 * BEAT_SECONDS)
+    assert await process.in_use() == 1
 
 
 # --- a start
