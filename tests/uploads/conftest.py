@@ -21,6 +21,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "acme": plan(quotas=[per("tenant", "upload_bytes", 10**12)], uploads={"max_bytes": MOST}),
     "frugal": plan(uploads={"max_bytes": MOST, "bytes_per_day": 1000, "expire_seconds": 3600}),
     "lax": plan(uploads={"content_types": ["image/png", "text/plain", "application/octet-stream"]}),
+    "large": plan(uploads={"max_bytes": 2**25}),
     "kept": plan(uploads={"expire_seconds": None}),
 }
 OWNERS = {"acme": {"allowed_origins": ["https://app.acme.example"]}}

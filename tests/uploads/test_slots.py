@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from proxy.policy.retries import FREE_FILES, HOUR
+from proxy.routes.uploads.slots import SLOT_SECONDS
+from proxy.routes.uploads.whole import MAX_REPEATABLE_BYTES
 from proxy.stores.base import Revocation
 from proxy.stores.sql import SqlStores
 from tests.security.shape import assert_refusal
@@ -27,9 +31,45 @@ def test_a_file_arrives_and_is_counted_once(uploads: Uploads) -> None:
     assert slot.put(FILE).status_code == 200
     assert uploads.has(slot.file_url, FILE)
     assert uploads.booked() == Booked(before + len(FILE), 0)
-    refusal(slot.put(FILE), 400, "bad_request")
     assert len(uploads.at_files()) == 2  # the file, and our look at it
-    assert uploads.booked() == Booked(before + len(FILE), 0)
+
+
+def test_the_same_file_again_is_taken_and_any_other_is_not(uploads: Uploads) -> None:
+    """Clients send a PUT again by themselves when its answer is lost."""
+    before = uploads.booked().used
+    slot = uploads.slot()
+    assert slot.put(FILE).status_code == 200
+    assert [slot.put(FILE).status_code for _ in range(2)] == [200, 200]
+    assert slot.put(chunks(FILE), **{"content-length": str(len(FILE))}).status_code == 200
+    others = {
+        "another byte": FILE[:-1] + bytes([FILE[-1] ^ 1]),
+        "another byte in the middle": FILE[:2500] + bytes([FILE[2500] ^ 1]) + FILE[2501:],
+        "shorter": FILE[:-1],
+        "longer": FILE + b"x",
+    }
+    for name, other in others.items():
+        assert "not the file that was sent" in refusal(slot.put(other), 400, "bad_request")["message"], name
+    refusal(slot.put(FILE, **{"content-type": "image/jpeg"}), 415, "unsupported_media_type")
+    # Nothing of it went to fal, or was counted.
+    assert len(uploads.at_files()) == 1 and uploads.booked() == Booked(before + len(FILE), 0)
+    uploads.stack.clock.advance(SLOT_SECONDS)
+    refusal(slot.put(FILE), 404, "not_found")
+
+
+def test_repetitions_are_free_only_so_often(uploads: Uploads) -> None:
+    file, slot = png(MOST), uploads.slot()
+    assert [slot.put(file).status_code for _ in range(FREE_FILES + 2)] == [200] * (FREE_FILES + 1) + [400]
+    uploads.stack.clock.advance(HOUR)
+
+
+def test_a_large_file_is_not_taken_again(uploads: Uploads) -> None:
+    slot = uploads.slot(tenant="large")
+    answers = [slot.put(png(MAX_REPEATABLE_BYTES + 1)) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 400]
+
+
+def chunks(content: bytes) -> Iterator[bytes]:
+    yield from (content[at : at + 700] for at in range(0, len(content), 700))
 
 
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai"])
