@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 import anyio
@@ -10,14 +11,17 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, MetaData, event, inspect, text
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.base import Charge, Granted, Reserve
 from proxy.stores.sql import SqlStores, migrate, schema
 from proxy.stores.sql.engine import create_engine
+from proxy.stores.sql.postgres import PostgresDialect
 from tests.stores.conftest import OpenStores
-from tests.stores.records import ACME, PLANS, UPLOAD
+from tests.stores.records import ACME, CLAIM, PLANS, REQUESTS, UPLOAD, job
 from tests.support.databases import Databases
+from tests.support.expansion import EXPANSION, NEXT, PREVIOUS
 
 T = TypeVar("T")
 OLD_UPLOAD = (
@@ -69,12 +73,115 @@ async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:
 
 
 async def test_replicas_may_migrate_at_once(databases: Databases, open_stores: OpenStores) -> None:
-    for _ in range(5):
+    """One does it, and the others wait for it: a second one would fail at the first table."""
+    for _ in range(3):
         url = databases.empty()
         async with anyio.create_task_group() as group:
-            for _ in range(4):
+            for _ in range(10):
                 group.start_soon(open_stores(url).migrate)
         await open_stores(url).ping()
+
+
+@pytest.mark.tools
+async def test_a_migration_takes_as_long_as_it_needs(postgres_databases: Databases, open_stores: OpenStores) -> None:
+    stores, timeouts = open_stores(postgres_databases.empty()), list[float | None]()
+
+    def note(_dialect: object, _record: object, _arguments: object, options: dict[str, float | None]) -> None:
+        timeouts.append(options["command_timeout"])
+
+    event.listen(PostgresDialect, "do_connect", note)
+    try:
+        await stores.migrate()
+        await stores.ping()
+    finally:
+        event.remove(PostgresDialect, "do_connect", note)
+    assert timeouts == [None, 10]
+
+
+# Other revisions of the same release
+
+
+async def _set_revision(url: str, revision: str, *statements: str) -> None:
+    def work(connection: Connection) -> None:
+        for statement in (*statements, f"UPDATE alembic_version SET version_num = '{revision}'"):
+            connection.execute(text(statement))
+
+    await _with(url, work)
+
+
+@pytest.mark.parametrize("revision", [NEXT, PREVIOUS])
+async def test_a_schema_with_all_that_is_needed_is_used(
+    database_url: str, open_stores: OpenStores, revision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have more: then a newer version of the release made it. Or it is older, and what was added is not used."""
+    await _set_revision(database_url, revision, *(EXPANSION if revision == NEXT else ()))
+    stores, wanted = open_stores(database_url), job(Charge(REQUESTS, 1, 10))
+    await stores.ping()
+    await stores.ping()
+    assert caplog.text.count("another revision of this release") == 1
+    assert await stores.ledger.commit([Reserve(wanted)]) == [Granted()]
+    assert await stores.ledger.get(wanted.id) == wanted
+    await stores.uploads.add(UPLOAD)
+    assert await stores.idempotency.claim(CLAIM, 0) is None
+    await stores.directory.apply(PLANS, [ACME])
+    assert (await stores.directory.load()).tenants == [ACME]
+
+
+async def test_a_newer_schema_of_the_release_is_left_as_it_is(database_url: str, open_stores: OpenStores) -> None:
+    await _set_revision(database_url, NEXT, *EXPANSION)
+    stores = open_stores(database_url)
+    await stores.prepare()
+    assert await stores.migrate() == NEXT
+    assert (await _with(database_url, _looked_at))[2] == NEXT
+
+
+@pytest.mark.parametrize(
+    ("revision", "statements"),
+    [
+        ("0101", EXPANSION),
+        (NEXT, ("ALTER TABLE uploads DROP COLUMN in_parts",)),
+        (NEXT, ("DROP TABLE upload_parts",)),
+        (NEXT, ("DROP TABLE tenant_keys", "CREATE TABLE tenant_keys (id INTEGER PRIMARY KEY)")),
+        (NEXT, ("DROP TABLE plans", "CREATE TABLE plans (name TEXT PRIMARY KEY, document JSON, more TEXT NOT NULL)")),
+    ],
+    ids=["release", "column", "table", "columns", "more"],
+)
+async def test_a_schema_that_cannot_be_used_is_not(
+    database_url: str, open_stores: OpenStores, revision: str, statements: tuple[str, ...]
+) -> None:
+    await _set_revision(database_url, revision, *statements)
+    stores = open_stores(database_url)
+    with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
+        await stores.ping()
+    with pytest.raises(StoreUnavailable, match="made by a newer version; run that one"):
+        await stores.migrate()
+
+
+async def test_an_older_schema_without_what_is_needed_is_not_used(
+    databases: Databases, open_stores: OpenStores
+) -> None:
+    url = databases.empty()
+    await _with(url, _at_first_version)
+    with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
+        await open_stores(url).ping()
+
+
+async def test_an_older_revision_that_there_never_was_is_not_used(database_url: str, open_stores: OpenStores) -> None:
+    await _set_revision(database_url, "0000")
+    with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
+        await open_stores(database_url).ping()
+
+
+async def test_a_migration_within_a_release_only_adds(sqlite_databases: Databases) -> None:
+    """So that the version before it runs on."""
+    url, before = sqlite_databases.empty(), MetaData()
+    for older, newer in pairwise(["", *sorted(migrate.known())]):
+        await _with(url, lambda connection, to=newer: command.upgrade(migrate.config_for(connection), to))
+        if migrate.release_of(older) == migrate.release_of(newer):
+            assert await _with(url, lambda connection, needed=before: migrate.has_all(connection, needed)), newer
+        before = MetaData()
+        await _with(url, before.reflect)
+    assert len(before.tables) > 5
 
 
 async def test_an_empty_database_is_not_of_this_version(databases: Databases, open_stores: OpenStores) -> None:

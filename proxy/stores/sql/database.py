@@ -31,6 +31,7 @@ class Database:
 
     def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS, *, is_durable: bool = False) -> None:
         """`is_durable` is whether a SQLite file's commits wait for the disk; PostgreSQL decides that itself."""
+        self._url = url
         self._file: SqliteFile | None = None
         if url.startswith("sqlite:"):
             location = sqlite_location(url, is_durable=is_durable)
@@ -68,6 +69,25 @@ class Database:
                 connection = await plain.execution_options(read_only=True, **level)
                 async with connection.begin():
                     yield connection
+
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction whose statements may take as long as they need: an index of millions of rows takes minutes.
+
+        Raises:
+            StoreUnavailable: the database did not do it.
+        """
+        if self._file is not None:
+            async with self.writing() as connection:
+                yield connection
+            return
+        engine = create_engine(self._url, answer_seconds=None)
+        try:
+            with _translated():
+                async with engine.begin() as connection:
+                    yield connection
+        finally:
+            await engine.dispose()
 
     async def run(self, work: Callable[[Executor], T]) -> T:
         """What `work` returns, once it is committed: a transaction that every call waits for.

@@ -31,6 +31,8 @@ _SQLITE_PRAGMAS = "PRAGMA synchronous={}; PRAGMA foreign_keys=ON; PRAGMA wal_aut
 _PRIVATE, _OTHERS = 0o600, 0o077
 #: How long the write lock of a SQLite file is waited for, and a connection to a server that is not there yet.
 LOCK_SECONDS = 5.0
+#: How long a server may take to answer a statement: a frozen one must not freeze callers.
+ANSWER_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,18 @@ class SqliteLocation:
 
 
 def create_engine(
-    database_url: str, lock_seconds: float = LOCK_SECONDS, location: SqliteLocation | None = None
+    database_url: str,
+    lock_seconds: float = LOCK_SECONDS,
+    location: SqliteLocation | None = None,
+    answer_seconds: float | None = ANSWER_SECONDS,
 ) -> AsyncEngine:
-    """An engine for `sqlite:///…` or `postgresql://…`; connects lazily."""
+    """An engine for `sqlite:///…` or `postgresql://…`; connects lazily.
+
+    Args:
+        lock_seconds: how long to wait for a database that others keep busy.
+        location: of a SQLite file, if it is shared with other connections.
+        answer_seconds: how long PostgreSQL may take for a statement; None for as long as it needs.
+    """
     if database_url.startswith("sqlite:"):
         location = location or sqlite_location(database_url)
         engine = create_async_engine(
@@ -113,7 +124,7 @@ def create_engine(
     # Imported here: a proxy on SQLite does without it.
     from proxy.stores.sql.postgres import create_postgres_engine
 
-    return create_postgres_engine(libpq.parse(database_url), lock_seconds, **_JSON)
+    return create_postgres_engine(libpq.parse(database_url), lock_seconds, answer_seconds, **_JSON)
 
 
 def sqlite_location(database_url: str, *, is_durable: bool = False) -> SqliteLocation:

@@ -2,6 +2,10 @@
 
 Alembic is loaded only to migrate: a process that finds its database at this version starts without it, in half of the
 time and a tenth less memory.
+
+The first two digits of a revision are its release, and a migration within a release only adds: tables, and columns that
+are null or have a default. So versions of one release run side by side on the newest schema. What takes away, or
+changes what is there, begins a new release, before which all older versions are stopped.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.sql.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -22,34 +27,48 @@ _FOLDER = Path(__file__).with_name("migrations")
 
 
 @cache
+def known() -> frozenset[str]:
+    """The revisions that this version of the program leads to. They are numbered, and their files begin with them."""
+    return frozenset(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
+
+
+@cache
 def newest() -> str:
-    """The revision that this version of the program needs. Revisions are numbered, and their files begin with them."""
-    return max(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
+    """The revision that this version of the program needs, or one that has all of it."""
+    return max(known())
 
 
-async def upgrade(engine: AsyncEngine) -> str:
-    """Run what is missing, in one transaction where the database can; return the revision reached.
+def release_of(revision: str) -> str:
+    return revision[:2]
+
+
+async def upgrade(connection: AsyncConnection) -> str:
+    """Run what is missing in the connection's transaction; return the revision reached.
+
+    A database that a newer version of this release made is left as it is.
 
     Raises:
-        StoreUnavailable: the database was made by a version of the program that this one does not know.
+        StoreUnavailable: the database was made by a version that this one cannot run beside.
     """
     from alembic.util import CommandError
 
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_upgrade)
+        return await connection.run_sync(_upgrade)
     except CommandError:
         raise StoreUnavailable("The proxy's database was made by a newer version; run that one.") from None
-    return newest()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> str:
     from alembic import command
 
     if connection.dialect.name == "postgresql":
-        # Several replicas may start at once: whoever comes second waits here and then finds nothing to do.
+        # Several may migrate at once: the others wait here and then find nothing to do. SQLite waits at its BEGIN.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7287870001)")
+    revision = _current(connection)
+    if revision is not None and revision > newest() and _is_served(connection, revision):
+        return revision
     command.upgrade(config_for(connection), "head")
+    return newest()
 
 
 def config_for(connection: Connection) -> Config:
@@ -72,3 +91,29 @@ def _current(connection: Connection) -> str | None:
         return None
     revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
     return revision
+
+
+async def is_served(connection: AsyncConnection, revision: str) -> bool:
+    """Whether this version can use a database that is at another revision: as it is, of the same release."""
+    return await connection.run_sync(_is_served, revision)
+
+
+def _is_served(connection: Connection, revision: str) -> bool:
+    is_of_release = release_of(revision) == release_of(newest()) and (revision in known() or revision > newest())
+    return is_of_release and has_all(connection, metadata)
+
+
+def has_all(connection: Connection, needed: MetaData) -> bool:
+    """Whether a database has these tables and columns, and no others that an insert must give a value for."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    for table in needed.tables.values():
+        if table.name not in there:
+            return False
+        columns = {column["name"]: column for column in inspector.get_columns(table.name)}
+        if not columns.keys() >= set(table.columns.keys()):
+            return False
+        more = (column for name, column in columns.items() if name not in table.columns)
+        if any(not column["nullable"] and column["default"] is None for column in more):
+            return False
+    return True

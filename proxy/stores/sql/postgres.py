@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from proxy.libpq import ConnectionUrl
 
-#: How long a server may take to open a connection, and to answer a statement: a frozen one must not freeze callers.
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 10
+#: How long a server may take to open a connection.
+_CONNECT_SECONDS = 5
 #: Parse each statement where it runs, and without a name: the transaction after may run on another server connection,
 #: which does not know the name, or knows it from another client.
 _UNPREPARED: dict[str, Any] = {
@@ -90,9 +90,11 @@ async def _server_process(connection: Any) -> int:
         return int(await statement.fetchval())
 
 
-def create_postgres_engine(url: ConnectionUrl, pool_timeout: float, **options: Any) -> AsyncEngine:
+def create_postgres_engine(
+    url: ConnectionUrl, pool_timeout: float, answer_seconds: float | None, **options: Any
+) -> AsyncEngine:
     """An engine that connects lazily."""
-    timeouts = {"timeout": url.connect_timeout or _CONNECT_SECONDS, "command_timeout": _ANSWER_SECONDS}
+    timeouts = {"timeout": url.connect_timeout or _CONNECT_SECONDS, "command_timeout": answer_seconds}
     return create_async_engine(
         "postgresql+proxied://",
         connection_url=url,

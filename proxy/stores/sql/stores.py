@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from proxy.errors import StoreUnavailable
 from proxy.stores.sql import migrate, probe
 from proxy.stores.sql.database import Database
@@ -10,6 +12,8 @@ from proxy.stores.sql.engine import LOCK_SECONDS
 from proxy.stores.sql.idempotency import SqlIdempotency
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.uploads import SqlUploads
+
+_log = logging.getLogger(__name__)
 
 
 class SqlStores:
@@ -23,26 +27,26 @@ class SqlStores:
 
     def __init__(self, database_url: str, lock_seconds: float = LOCK_SECONDS, *, sqlite_sync: str = "normal") -> None:
         self._database = Database(database_url, lock_seconds, is_durable=sqlite_sync == "full")
+        self._served = {migrate.newest()}
         self.directory = SqlDirectory(self._database)
         self.ledger = SqlLedger(self._database)
         self.idempotency = SqlIdempotency(self._database)
         self.uploads = SqlUploads(self._database)
 
     async def migrate(self) -> str:
-        """Bring the database to this version; return the revision.
+        """Bring the database to this version; return the revision it is at.
 
         Raises:
-            StoreUnavailable: the database does not answer.
+            StoreUnavailable: the database does not answer, or was made by a version that cannot run beside this one.
         """
-        async with self._database.reading():
-            pass
-        return await migrate.upgrade(self._database.engine)
+        async with self._database.migrating() as connection:
+            return await migrate.upgrade(connection)
 
     async def prepare(self) -> None:
         """Bring SQLite to this version, as its file is ours alone; another database is only looked at.
 
         Raises:
-            StoreUnavailable: it does not answer, or is at another version.
+            StoreUnavailable: it does not answer, or this version cannot use it.
         """
         if self._database.engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
             await self.migrate()
@@ -53,8 +57,15 @@ class SqlStores:
         await self._database.try_out(probe.write)
 
     async def _check_revision(self) -> None:
-        if await self._revision() != migrate.newest():
-            raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
+        async with self._database.reading() as connection:
+            revision = await migrate.current(connection)
+            if revision in self._served:
+                return
+            if revision is None or not await migrate.is_served(connection, revision):
+                raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
+        self._served.add(revision)
+        facts = {"revision": revision, "newest_known": migrate.newest()}
+        _log.warning("the database is at another revision of this release", extra={"facts": facts})
 
     async def _revision(self) -> str | None:
         async with self._database.reading() as connection:
