@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError, StoreUnavailable
+from proxy.policy.dead_holders import HOLDER_SECONDS, DeadHolders
 from proxy.policy.pools import keys_of
 from proxy.policy.quota import UPLOAD
 from proxy.stores.base import Beat, Counters, Job, LeasesLost, Ledger, Pool
 
 #: Without any word of a job its slot is free again after this; every word renews it.
 LEASE_SECONDS = 600.0
-#: How often a process gives a sign of life, and how long one counts. A dead process is looked at twice, one beat apart,
-#: so its slots are free eleven seconds after its end at the latest.
+#: How often a process gives a sign of life. A dead one is looked at twice, one beat apart, when its last sign no longer
+#: counts: its slots are free eleven seconds after its end at the latest.
 BEAT_SECONDS = 2.0
-HOLDER_SECONDS = 7.0
 #: Beats after which the lease of a call that still runs is renewed: long before it expires.
 RENEW_BEATS = 75
 #: Leases that could not be returned yet; of more than these the oldest are left to expire.
 MOST_RETURNS = 100_000
 _SIDE_BY_SIDE = 20
-_MOST_ASKED = 500
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +43,10 @@ class LeaseKeeper:
         self._returns: dict[str, Sequence[str]] = {}
         #: Leases of jobs that were restored, and at which beat: whether the job ended meanwhile is looked up once more.
         self._restored: dict[str, tuple[Sequence[str], int]] = {}
-        self._suspects: set[str] = set()
+        self._dead_holders = DeadHolders(counters, ledger, clock)
         self._beats = 0
+        self._beating = asyncio.Lock()
+        self._has_beaten = asyncio.Event()
         #: A new process knows of no lease; it restores those of jobs before it takes any.
         self._is_lost = True
         self._is_empty = False
@@ -144,24 +145,52 @@ class LeaseKeeper:
         Raises:
             StoreUnavailable: the counters or the ledger do not answer.
         """
+        await self.beat()
+        await self.tidy()
+
+    async def beat(self) -> None:
+        """Give a sign of life, and look which other processes gave none.
+
+        Raises:
+            StoreUnavailable: the counters do not answer.
+        """
         self._beats += 1
-        beat = await self._beat()
-        await self._check_restored()
-        if self._is_lost:
-            await self.recover()
+        try:
+            beat = await self._beat()
+        except StoreUnavailable:
+            self._dead_holders.forget()
+            raise
+        self._dead_holders.see(beat.dead)
+        self._has_beaten.set()
+
+    async def tidy(self) -> None:
+        """Restore, return and renew what is due, and end what dead processes held.
+
+        Raises:
+            StoreUnavailable: the counters or the ledger do not answer.
+        """
+        # First what needs no ledger.
         await self._return_again()
         await self._hand_over()
         await self._renew()
-        await self._free_dead(beat.dead)
+        if self._is_lost:
+            await self.recover()
+        await self._check_restored()
+        await self._dead_holders.free()
 
     async def _beat(self) -> Beat:
-        now = self._clock.now()
-        beat = await self._counters.holder.beat(now, now + HOLDER_SECONDS)
+        # One after the other: each is compared with what the last one left.
+        async with self._beating:
+            now = self._clock.now()
+            beat = await self._counters.holder.beat(now, now + HOLDER_SECONDS)
         self._is_empty |= beat.is_empty
         self._is_lost |= beat.is_empty or beat.was_away
         return beat
 
     async def _return_again(self) -> None:
+        if self._recovery is not None:
+            # What it restores may be among these.
+            return
         waiting = list(self._returns.items())
         for start in range(0, len(waiting), _SIDE_BY_SIDE):
             some = waiting[start : start + _SIDE_BY_SIDE]
@@ -197,51 +226,33 @@ class LeaseKeeper:
         A process returns a lease first and writes down the end after: so this looks a whole beat later.
         """
         due = {lease: keys for lease, (keys, at) in self._restored.items() if at < self._beats - 1}
-        queued = await self._queued_among(list(due))
+        queued = await self._ledger.queued_among(list(due))
         for lease, keys in due.items():
             self._restored.pop(lease, None)
             if lease not in queued:
                 await self.release(lease, keys)
 
-    async def _free_dead(self, dead: Sequence[str]) -> None:
-        """End the calls of processes that are dead; the jobs that they submitted go on.
-
-        A process is dead if this one found it so twice: when the counters come back, all are late.
-        """
-        found = self._suspects & set(dead)
-        self._suspects = set(dead)
-        for holder in found:
-            leases = await self._counters.holder.held_by(holder)
-            queued = await self._queued_among(list(leases))
-            ended = {lease: () if lease in queued else keys for lease, keys in leases.items()}
-            now = self._clock.now()
-            await self._counters.holder.free(holder, ended, now, now + HOLDER_SECONDS)
-            facts = {"holder": holder, "calls": len(leases) - len(queued), "jobs": len(queued)}
-            _log.info("leases of a dead process ended", extra={"facts": facts})
-
-    async def _queued_among(self, leases: Sequence[str]) -> set[str]:
-        queued: set[str] = set()
-        for start in range(0, len(leases), _MOST_ASKED):
-            queued |= await self._ledger.queued_among(leases[start : start + _MOST_ASKED])
-        return queued
-
     async def start(self) -> None:
         """Begin to keep leases, until `close`; if a store does not answer now, that is tried again."""
-        await self._keep_or_say()
+        await _say_trouble(self.keep())
         self._running = asyncio.create_task(self._forever())
 
     async def _forever(self) -> None:
+        # Side by side: a ledger that does not answer is no reason to be taken for dead.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat_forever())
+            group.create_task(self._tidy_forever())
+
+    async def _beat_forever(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            await self._keep_or_say()
+            await _say_trouble(self.beat())
 
-    async def _keep_or_say(self) -> None:
-        try:
-            await self.keep()
-        except ProxyError as problem:
-            _log.warning("leases not kept", extra={"facts": {"problem": problem.code}})
-        except Exception:
-            _log.exception("keeping leases failed")
+    async def _tidy_forever(self) -> None:
+        while True:
+            await self._has_beaten.wait()
+            self._has_beaten.clear()
+            await _say_trouble(self.tidy())
 
     async def close(self) -> None:
         """Return what is still to be returned, and be no holder any more."""
@@ -262,3 +273,12 @@ class LeaseKeeper:
 
 def _pools_of(jobs: Iterable[Job]) -> Mapping[str, Sequence[str]]:
     return {job.id: keys_of(job) for job in jobs}
+
+
+async def _say_trouble(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except ProxyError as problem:
+        _log.warning("leases not kept", extra={"facts": {"problem": problem.code}})
+    except Exception:
+        _log.exception("keeping leases failed")

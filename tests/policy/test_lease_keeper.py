@@ -13,7 +13,8 @@ import pytest
 from proxy.catalog import built_in
 from proxy.errors import StoreUnavailable, TooManyJobs, UpstreamAmbiguous
 from proxy.jobs.settlement import Settlement
-from proxy.policy.lease_keeper import BEAT_SECONDS, HOLDER_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
+from proxy.policy.dead_holders import HOLDER_SECONDS
+from proxy.policy.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.terms import SlotLimits
@@ -24,6 +25,7 @@ from proxy.stores.sql import SqlStores
 from tests.stores.records import job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
+from tests.support.patience import until
 from tests.support.redis import Redis, running_redis
 
 pytestmark = pytest.mark.anyio
@@ -247,6 +249,39 @@ async def test_after_a_time_without_redis_nobody_is_taken_for_dead(starts: Start
     assert await first.in_use() == 2
 
 
+@pytest.mark.tools
+async def test_a_process_whose_ledger_hangs_is_not_dead(starts: Starts, stores: SqlStores) -> None:
+    late = LateLedger(stores.ledger)
+    late.goes_on.set()
+    hanging, other = starts(ledger=late), starts()
+    await hanging.leases.keeper.start()
+    await hanging.begin()
+    late.is_read.clear()
+    late.goes_on.clear()
+    # It reads the ledger, as it was away for a moment.
+    hanging.clock.advance(HOLDER_SECONDS)
+    await late.is_read.wait()
+    beats = [await signs_of(other)]
+    for _ in range(2):
+        hanging.clock.advance(1)
+        await until(lambda: has_changed(other, beats), "no sign of life came")
+    late.goes_on.set()
+    await hanging.leases.keeper.close()
+
+
+async def signs_of(process: Process) -> float:
+    """Until when the only process that beats is believed to live."""
+    redis = process.counters
+    assert isinstance(redis, RedisCounters)
+    ((_, until_),) = await redis._redis.zrange("{fal-proxy}:holders", 0, -1, withscores=True)
+    return float(until_)
+
+
+async def has_changed(process: Process, before: list[float]) -> bool:
+    before.append(await signs_of(process))
+    return before[-1] > before[-2]
+
+
 # --- returning
 
 
@@ -467,12 +502,14 @@ async def test_what_ends_while_leases_are_restored_stays_ended(starts: Starts, s
     await late.is_read.wait()
     await process.finish(own)
     await process.finish(own_job)
+    tidying = asyncio.create_task(process.leases.keeper.tidy())
+    await asyncio.sleep(0.1)
     # Another process returns it at once, and writes that down later.
     await other.leases.release(others_job)
     await stores.ledger.commit([Accept(becomes_job.id, "fal-1", becomes_job.expires_at)])
     process.leases.hand_over(becomes_job)
     late.goes_on.set()
-    await recovery
+    await asyncio.gather(recovery, tidying)
     await live([process, other], BEAT_SECONDS)
     await other.ledger.commit([Settle(others_job.id, {}, process.clock.now())])
     await live([process, other], BEAT_SECONDS)

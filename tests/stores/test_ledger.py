@@ -169,6 +169,9 @@ async def test_what_is_open(stores: SqlStores) -> None:
     await stores.ledger.commit([Accept(accepted.id, "fal-1", 5000.0), Settle(settled.id, {}, 1.0)])
     await stores.ledger.commit([Settle(released.id, None, 1.0)])
     assert {one.id for one in await stores.ledger.open_jobs()} == {reserved.id, accepted.id}
+    many = [*(f"unknown {number}" for number in range(1_000)), reserved.id, accepted.id, settled.id]
+    assert await stores.ledger.queued_among(many) == {accepted.id}
+    assert await stores.ledger.queued_among([]) == set()
 
 
 async def test_due_jobs_are_taken_once_and_the_oldest_first(

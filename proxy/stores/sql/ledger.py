@@ -27,6 +27,8 @@ from proxy.stores.sql.transaction import (
 
 KNOWN_ACCOUNTS = 20_000
 _log = logging.getLogger(__name__)
+#: What a statement is asked about at once: some databases take no more than a thousand parameters.
+_IDS_AT_ONCE = 500
 
 
 class SqlLedger:
@@ -66,9 +68,12 @@ class SqlLedger:
             return [job_of(row) for row in rows]
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
-        queued = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state == "accepted")
+        found: set[str] = set()
         async with self._database.reading() as connection:
-            return set(await connection.scalars(queued))
+            for start in range(0, len(job_ids), _IDS_AT_ONCE):
+                is_asked = jobs.c.id.in_(job_ids[start : start + _IDS_AT_ONCE])
+                found.update(await connection.scalars(select(jobs.c.id).where(is_asked, jobs.c.state == "accepted")))
+        return found
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         due = (
