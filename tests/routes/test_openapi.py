@@ -176,6 +176,26 @@ def test_nothing_in_it_lost_its_words(document: dict[str, Any]) -> None:
     assert empty([document["paths"], document["info"], document["tags"], components]) == []
 
 
+def schemas_in(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from schemas_in(inner)
+
+
+def test_no_enum_mixes_types(document: dict[str, Any]) -> None:
+    """Generators make a type of each enum; openapi-python-client leaves out whatever has one of text and numbers."""
+    enums = [one["enum"] for one in schemas_in(document) if isinstance(one.get("enum"), list)]
+    assert len(enums) > 20
+    assert [enum for enum in enums if len(set(map(type, enum))) != 1] == []
+
+
+def test_the_status_of_a_refusal_is_one_of_two(document: dict[str, Any]) -> None:
+    status = document["components"]["schemas"]["Refusal"]["properties"]["status"]
+    valid = [one for one in ("NOT_FOUND", 422, "422", 404, None) if jsonschema_rs.is_valid(status, one)]
+    assert valid == ["NOT_FOUND", 422]
+
+
 def test_forms_are_their_models(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for form in FORMS:
