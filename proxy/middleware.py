@@ -27,12 +27,13 @@ from proxy.errors import (
     respond,
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
+from proxy.http.disconnect import CallerGone
 from proxy.http.scope import NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
 from proxy.numbers import parse_whole
 from proxy.policy.ratelimit import RateLimitExceeded, too_many
 from proxy.policy.refusals import COUNTED, RefusalBudget
 from proxy.telemetry import Metrics
-from proxy.upstream.relay import CallerGone, StreamBroken
+from proxy.upstream.relay import StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)

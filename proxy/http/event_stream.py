@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import BodyTooLarge, ProxyError
+from proxy.http.disconnect import CallerGone, cancel_on_disconnect, disconnect_of
 from proxy.http.scope import set_cache_control
 from proxy.upstream import sse
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import CallerGone, StreamBroken, StreamRefused, until_gone
+from proxy.upstream.relay import StreamBroken, StreamRefused
 
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05
@@ -82,7 +83,7 @@ class EventStream(Response):
                 self.raw_headers = []
                 if self._refusal is None:
                     self._pumping = asyncio.current_task()
-                    await until_gone(receive, self._pump(send))
+                    await cancel_on_disconnect(disconnect_of(scope, receive), self._pump(send))
                     return
         except (CallerGone, BodyTooLarge):
             # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.

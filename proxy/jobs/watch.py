@@ -211,6 +211,9 @@ class Watch:
         try:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
+        except asyncio.CancelledError:
+            # By `stop`. A task keeps the exception that it ends with, whose frames would keep the task.
+            pass
         except Exception as failure:
             self._failure = _without_frames(failure)
             if not isinstance(failure, (ProxyError, StreamBroken)):

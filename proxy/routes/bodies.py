@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
+from proxy.http.disconnect import CallerGone
 from proxy.http.json_bounds import check_json_bounds
 from proxy.policy.inputs import parse_json
-from proxy.upstream.relay import CallerGone
 
 #: The longest silence in a body, and the longest a body that keeps trickling may take.
 SILENCE_SECONDS = 30.0

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive
 
 from proxy.errors import AcceptanceDeferred, NotFound, ProxyError, StoreUnavailable, UpstreamAmbiguous
+from proxy.http.disconnect import CallerGone, Disconnect, cancel_on_disconnect
 from proxy.http.event_stream import EventStream
 from proxy.jobs.settlement import Bill, parsed
 from proxy.jobs.updates import Rewrite
@@ -32,7 +33,6 @@ from proxy.upstream.relay import (
     is_event_stream,
     pass_on,
     pinged,
-    until_gone,
     whole,
 )
 
@@ -51,12 +51,12 @@ class Call:
         self,
         services: Services,
         admission: Admission,
-        receive: Receive,
+        disconnect: Disconnect | None,
         sent: dict[str, str],
         rewrite: Rewrite | None,
     ) -> None:
         self._services = services
-        self._receive = receive
+        self._disconnect = disconnect
         self._target = admission.target
         self._job = admission.job
         self._input = admission.input
@@ -75,14 +75,14 @@ class Call:
             case Kind.STATUS_STREAM:
                 return await self._status_stream()
             case Kind.STATUS:
-                return await until_gone(self._receive, self._status())
+                return await cancel_on_disconnect(self._disconnect, self._status())
             case Kind.RESULT:
-                return await until_gone(self._receive, self._result())
+                return await cancel_on_disconnect(self._disconnect, self._result())
             case Kind.CANCEL:
                 # What it used until then is booked.
                 return await _finished(self._cancel())
             case _:
-                return await until_gone(self._receive, self._relay())
+                return await cancel_on_disconnect(self._disconnect, self._relay())
 
     @property
     def job(self) -> Job:
@@ -98,9 +98,20 @@ class Call:
     async def _relay(self) -> Response:
         return await pass_on(await self._send(), repeatable=self._target.kind.repeatable)
 
+    async def _free_if_left(self) -> None:
+        """Free a call whose caller hung up before anything of it was sent to fal.
+
+        Raises:
+            CallerGone: it did.
+        """
+        if self._disconnect is not None and self._disconnect.has_happened:
+            await self._services.settlement.unused(self.job)
+            raise CallerGone
+
     async def _run(self) -> Response:
+        await self._free_if_left()
         async with self._services.settlement.costing(self.job) as bill:
-            answer = await until_gone(self._receive, self._relay())
+            answer = await cancel_on_disconnect(self._disconnect, self._relay())
             bill(answer.status_code, answer.headers.get(UNITS), answer.body)
         return answer
 
@@ -175,14 +186,15 @@ class Call:
         self._services.owners.keep(replace(self.job, request_id=request_id, state="accepted"))
 
     async def _stream(self) -> Response:
+        await self._free_if_left()
         async with AsyncExitStack() as bill:
             told = await bill.enter_async_context(self._services.settlement.costing(self.job))
             sending = asyncio.create_task(self._send())
             bill.push_async_callback(_break_off, sending)
-            await until_gone(self._receive, asyncio.wait({sending}, timeout=HEAD_SECONDS))
+            await cancel_on_disconnect(self._disconnect, asyncio.wait({sending}, timeout=HEAD_SECONDS))
             is_late = not sending.done()
             if not is_late and not is_event_stream(sending.result()):
-                answer = await until_gone(self._receive, pass_on(sending.result(), repeatable=False))
+                answer = await cancel_on_disconnect(self._disconnect, pass_on(sending.result(), repeatable=False))
                 told(answer.status_code, answer.headers.get(UNITS), answer.body)
                 return answer
             # From here on the bill stays open until the stream ends, however it does.
@@ -192,10 +204,8 @@ class Call:
         return EventStream(events, head, rest.aclose, ends_with_result=True)
 
     async def _status_stream(self) -> Response:
-        logs, rewrite = self._target.logs, self._rewrite
-        return await stream_of(
-            self._services.hub, self.job, self._receive, lambda watch: status_events(watch, logs=logs, rewrite=rewrite)
-        )
+        events = partial(status_events, logs=self._target.logs, rewrite=self._rewrite)
+        return await stream_of(self._services.hub, self.job, self._disconnect, events)
 
 
 def _request_id_in(body: bytes) -> str:

@@ -8,10 +8,10 @@ from contextlib import aclosing, suppress
 from functools import partial
 
 from starlette.responses import Response
-from starlette.types import Receive
 
 from proxy.auth.callers import Caller
 from proxy.errors import BadUpstream, NotFound, ProxyError
+from proxy.http.disconnect import Disconnect, cancel_on_disconnect
 from proxy.http.event_stream import EventStream
 from proxy.jobs.hub import Hub
 from proxy.jobs.updates import Rewrite, Update
@@ -19,7 +19,7 @@ from proxy.jobs.watch import ATTEMPTS, JobUnknown, Watch
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.upstream import sse
-from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, StreamBroken, until_gone
+from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, StreamBroken
 
 
 async def begun(watch: Watch) -> None:
@@ -47,7 +47,7 @@ def refusal_of(failure: StreamBroken | ProxyError) -> ProxyError:
 
 
 async def stream_of(
-    hub: Hub, job: Job, receive: Receive, events: Callable[[Watch], AsyncGenerator[bytes, None]]
+    hub: Hub, job: Job, disconnect: Disconnect | None, events: Callable[[Watch], AsyncGenerator[bytes, None]]
 ) -> EventStream:
     """An event stream that reads a job's watch until it ends. It begins soon, also while fal is silent.
 
@@ -57,7 +57,7 @@ async def stream_of(
     """
     watch = hub.join(job)
     try:
-        await until_gone(receive, begun(watch))
+        await cancel_on_disconnect(disconnect, begun(watch))
     except BaseException:
         hub.leave(watch)
         raise

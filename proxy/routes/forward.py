@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
 
 from proxy.auth.callers import Caller
 from proxy.errors import UpstreamAmbiguous
+from proxy.http.disconnect import Disconnect, disconnect_of
 from proxy.jobs.updates import Rewrite
 from proxy.policy.ratelimit import Allowance, network_of
 from proxy.routes import uploads
@@ -93,7 +93,8 @@ class Way:
     async def _gone(self) -> Response:
         if self.target.kind in (Kind.SUBMIT, Kind.RUN) and (key := key_of(self.request.headers.getlist(HEADER))):
             return await self._go_once(key)
-        return await self._admitted(self._read, self.request.receive, None, self.rewrite, self.allowance)
+        disconnect = disconnect_of(self.request.scope, self.request.receive)
+        return await self._admitted(self._read, disconnect, None, self.rewrite, self.allowance)
 
     async def _read(self) -> Any:
         return await self.read() if self.read else await read_json(self.request)
@@ -110,7 +111,7 @@ class Way:
 
         async def work(job_id: str) -> Response:
             # Somebody may come back for this outcome: a caller who hangs up does not end it.
-            answer = await self._admitted(given, _never_gone, job_id, None)
+            answer = await self._admitted(given, None, job_id, None)
             limits.update({name: value for name, value in answer.headers.items() if name.startswith("ratelimit")})
             return answer
 
@@ -126,7 +127,7 @@ class Way:
     async def _admitted(
         self,
         read_input: Callable[[], Awaitable[Any]],
-        receive: Receive,
+        disconnect: Disconnect | None,
         job_id: str | None,
         rewrite: Rewrite | None,
         allowance: Allowance | None = None,
@@ -142,7 +143,7 @@ class Way:
         elif self.target.kind.is_upload:
             answer = await uploads.begin(self.services, self.request, self.caller, self.target.kind)
         else:
-            answer = await Call(self.services, admission, receive, sent, rewrite).answer()
+            answer = await Call(self.services, admission, disconnect, sent, rewrite).answer()
         answer.raw_headers += admission.allowance.raw_headers()
         return answer
 
@@ -151,11 +152,6 @@ class Way:
         answer = await self.services.hub.ask(job, logs=False)
         status = 200 if answer.status < 300 else answer.status
         return Response(answer.body, status, {**answer.headers, "idempotency-replayed": "true"})
-
-
-async def _never_gone() -> Message:
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody sets that future")
 
 
 def note(request: Request, caller: Caller, target: Target | None = None) -> None:

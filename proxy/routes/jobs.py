@@ -16,6 +16,7 @@ from starlette.routing import Route
 from proxy import targets
 from proxy.auth.callers import Caller
 from proxy.errors import BadRequest, BadTarget
+from proxy.http.disconnect import disconnect_of
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS, EventStream
 from proxy.http.scope import add_vary, set_cache_control
 from proxy.jobs.updates import Log, Update
@@ -161,7 +162,7 @@ async def _watched(services: Services, request: Request, caller: Caller, job: Jo
     stream = await stream_of(
         services.hub,
         job,
-        request.receive,
+        disconnect_of(request.scope, request.receive),
         lambda watch: journal(watch, result, services.drain, after, _id_of(request)),
     )
     stream.headers.update(admission.allowance.headers())
@@ -202,7 +203,7 @@ async def _nothing() -> None:
 def _result_of(services: Services, request: Request, job: Job) -> Callable[[], Awaitable[Whole]]:
     """What fetches the job's result, as its own route does."""
     admission = Admission(Target(Kind.RESULT, app=job.app, request_id=job.request_id or ""), NO_ALLOWANCE, job)
-    return Call(services, admission, request.receive, headers.to_fal(request.headers, streams=False), None).result
+    return Call(services, admission, None, headers.to_fal(request.headers, streams=False), None).result
 
 
 def _id_of(request: Request) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from proxy.http.disconnect import Disconnect
+
 if TYPE_CHECKING:
     from proxy.server.coalescing import CoalescingTransport
 
@@ -19,6 +21,14 @@ class Exchange(RequestResponseCycle):
     """
 
     transport: CoalescingTransport  # type: ignore[assignment]
+    disconnect: Disconnect
+
+    def report_disconnect(self) -> None:
+        """Let the application see that the connection is lost, unless the answer is complete."""
+        if not self.response_complete:
+            self.disconnected = True
+            self.message_event.set()
+            self.disconnect.happen()
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         if self.more_body and not self.response_started:

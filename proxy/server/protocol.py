@@ -8,7 +8,7 @@ connection is closed (RFC 9112, sections 2.2, 3.2, 6.1, 6.3, 7.1 and 11.2; RFC 9
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn import Config
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnections
+from proxy.http.disconnect import EXTENSION, Disconnect
 from proxy.server.coalescing import CoalescingTransport
 from proxy.server.connections import NEVER, Connections
 from proxy.server.exchange import Exchange, UnchunkedExchange
@@ -61,7 +62,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self._registry = connections
         self._limits = connections.limits
         self._time = self.loop.time
-        self._answering: RequestResponseCycle | None = None
+        self._answering: Exchange | None = None
         self._in_head = self._is_replaying = self._is_refused = False
         self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
         self._coding: bytes | None = None
@@ -84,6 +85,9 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self, self.client)
         super().connection_lost(exc)
+        if self._answering is not None:
+            # uvicorn only knows the newest request, and others may wait behind this one.
+            self._answering.report_disconnect()
 
     @property
     def is_waiting(self) -> bool:
@@ -136,7 +140,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self.deadline = self._time() + (limits.head_seconds if self._in_head else limits.keep_alive_seconds)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle
+        self._answering = cast(Exchange, cycle)
         self.deadline = NEVER
         super()._start_asgi_task(cycle, app)
 
@@ -245,6 +249,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self.cycle.__class__ = UnchunkedExchange
             # Clients of HTTP/1.0 know no interim answers (RFC 9110, section 10.1.1).
             self.cycle.waiting_for_100_continue = False
+        self.cycle.disconnect = Disconnect()
+        self.scope["extensions"] = {EXTENSION: self.cycle.disconnect}  # type: ignore[dict-item]
 
     def on_chunk_header(self) -> None:
         self._framing_bytes -= CHUNK_LINE_BYTES
@@ -278,10 +284,10 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             newest.keep_alive = False
             self.transport.lingers = True
         elif newest is answering and not newest.response_started:
-            self._abandon(newest)
+            newest.report_disconnect()
             self._close_with(error)
         elif newest is answering:
-            self._abandon(newest)
+            newest.report_disconnect()
             self.transport.close()
         else:
             self.pipeline.popleft()
@@ -289,11 +295,6 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             assert last is not None
             last.keep_alive = False
             self.transport.lingers = True
-
-    def _abandon(self, cycle: RequestResponseCycle) -> None:
-        """Let the application see a caller who is gone: the rest of the request will never come."""
-        cycle.disconnected = True
-        cycle.message_event.set()
 
     def _close_with(self, error: ProxyError) -> None:
         self.transport.lingers = True

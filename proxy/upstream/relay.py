@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import httpx
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive
 
 from proxy.errors import BadUpstream, ProxyError, UpstreamAmbiguous
 from proxy.upstream import sse
@@ -28,11 +26,8 @@ PING_SECONDS = 5.0
 #: How long fal may take to begin a stream before its head goes to the caller all the same. A refusal that is known by
 #: then keeps its status; one that comes later is an event.
 HEAD_SECONDS = 0.5
-#: A call that is over sooner is not watched for a caller who hangs up.
-LOOK_AFTER_SECONDS = 0.02
 _log = logging.getLogger(__name__)
 _NO_HEADERS = httpx.Headers()
-T = TypeVar("T")
 
 
 class StreamBroken(Exception):
@@ -49,10 +44,6 @@ class StreamRefused(Exception):
     def __init__(self, body: bytes) -> None:
         super().__init__("fal refused the stream")
         self.body = body
-
-
-class CallerGone(Exception):
-    """The caller hung up before the answer was there."""
 
 
 async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int = WHOLE_BYTES) -> bytes:
@@ -177,22 +168,23 @@ async def pinged(
     Args:
         is_late: whether to begin with a comment, as the first event was waited for already.
     """
-    waiting: asyncio.Task[bytes] | None = None
+    waiting: asyncio.Task[bytes | None] | None = None
     try:
         if is_late:
             yield sse.PING
         while True:
             waiting = waiting or asyncio.ensure_future(_next(data))
-            done, _ = await asyncio.wait({waiting}, timeout=ping_seconds)
-            if not done:
+            await asyncio.wait({waiting}, timeout=ping_seconds)
+            if not waiting.done():
                 yield sse.PING
                 continue
             try:
                 event = waiting.result()
-            except StopAsyncIteration:
-                return
             finally:
+                # A task keeps its exception, whose frames would keep the task.
                 waiting = None
+            if event is None:
+                return
             yield sse.encode(event)
     finally:
         if waiting is not None:
@@ -201,63 +193,5 @@ async def pinged(
         await data.aclose()
 
 
-async def _next(data: AsyncIterator[bytes]) -> bytes:
-    return await anext(data)
-
-
-async def until_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """Do the work, unless the caller hangs up first: then it is cancelled, and whatever it held upstream is freed.
-
-    Raises:
-        CallerGone: the caller hung up.
-        BodyTooLarge: it goes on sending.
-    """
-    watcher = _Watcher(receive)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if watcher.gone is not None and watcher.is_alone:
-            raise watcher.gone from None
-        raise
-    finally:
-        watcher.stop()
-
-
-class _Watcher:
-    """Cancels the task that makes it once the caller hangs up. Most calls are over before it begins to look."""
-
-    def __init__(self, receive: Receive) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.gone: Exception | None = None
-        self._receive = receive
-        self._task = task
-        self._cancelled_before = task.cancelling()
-        self._looking: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(LOOK_AFTER_SECONDS, self._begin)
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether nobody else has cancelled the task too."""
-        return self._task.cancelling() == self._cancelled_before + 1
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-        if self.gone is not None:
-            self._task.uncancel()
-
-    def _begin(self) -> None:
-        self._looking = asyncio.create_task(self._look())
-
-    async def _look(self) -> None:
-        gone: Exception = CallerGone()
-        try:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-        except Exception as problem:
-            # What the caller sent meanwhile may have been too much.
-            gone = problem
-        self.gone = gone
-        self._task.cancel()
+async def _next(data: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(data, None)

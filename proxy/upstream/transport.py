@@ -418,6 +418,8 @@ def _drop(connection: Connection) -> None:
 
 def _in_httpx_words(error: Exception) -> httpx.TransportError:
     """What went wrong after the request began to leave; no byte of the upstream's gets into the text."""
+    # aiohttp's own objects keep the error, and its frames would keep them.
+    error.__traceback__ = None
     if isinstance(error, aiohttp.SocketTimeoutError):
         return httpx.ReadTimeout("The upstream is silent.")
     if isinstance(error, HttpProcessingError):

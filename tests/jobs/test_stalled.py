@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from proxy.http.disconnect import disconnect_of
 from proxy.http.scope import NO_STORE, SHOWN
 from proxy.jobs.hub import Hub
 from proxy.routes.events import status_events, stream_of
@@ -31,7 +32,8 @@ async def serving(hub: Hub) -> AsyncIterator[int]:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][SHOWN] = [NO_STORE]
-        stream = await stream_of(hub, JOB, receive, lambda watch: status_events(watch, logs=True, rewrite=None))
+        disconnect = disconnect_of(scope, receive)
+        stream = await stream_of(hub, JOB, disconnect, lambda watch: status_events(watch, logs=True, rewrite=None))
         await stream(scope, receive, send)
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(), lifespan="off", log_config=None))

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from proxy.errors import BadRequest
+from proxy.http.disconnect import CallerGone
 from proxy.routes.uploads.incoming import Patience, exactly, incoming, peeked
-from proxy.upstream.relay import CallerGone
 
 pytestmark = pytest.mark.anyio
 BRIEF = Patience(silence_seconds=0.05, grace_seconds=60, least_per_second=1)

@@ -8,9 +8,8 @@ from contextlib import aclosing
 
 import pytest
 
-from proxy.errors import BodyTooLarge
 from proxy.upstream import sse
-from proxy.upstream.relay import CallerGone, pinged, until_gone
+from proxy.upstream.relay import pinged
 
 pytestmark = pytest.mark.anyio
 
@@ -48,91 +47,3 @@ async def test_closing_a_stream_closes_what_feeds_it() -> None:
     async with aclosing(source), aclosing(pinged(source, 0.01)) as chunks:
         assert await anext(chunks) == sse.PING
     assert closed.is_set()
-
-
-async def test_work_is_cancelled_when_the_caller_hangs_up() -> None:
-    cancelled = asyncio.Event()
-    started = asyncio.Event()
-
-    async def work() -> None:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    async def receive() -> dict[str, str]:
-        await started.wait()
-        return {"type": "http.disconnect"}
-
-    with pytest.raises(CallerGone):
-        await until_gone(receive, work())
-    assert cancelled.is_set()
-
-
-async def never() -> None:
-    await asyncio.Event().wait()
-
-
-async def hanging_up() -> dict[str, str]:
-    return {"type": "http.disconnect"}
-
-
-async def test_a_caller_who_hung_up_leaves_the_task_uncancelled() -> None:
-    with pytest.raises(CallerGone):
-        await until_gone(hanging_up, never())
-    task = asyncio.current_task()
-    assert task is not None and task.cancelling() == 0
-    await asyncio.sleep(0)
-
-
-async def test_who_cancels_is_not_taken_for_a_caller_who_hung_up() -> None:
-    """Also not when both happen at once: a server that stops must see its cancellation."""
-    own: list[asyncio.Task[None]] = []
-
-    async def receive() -> dict[str, str]:
-        own[0].cancel()
-        return {"type": "http.disconnect"}
-
-    for one in (receive, never_receiving):
-        own[:] = [asyncio.ensure_future(until_gone(one, never()))]
-        await asyncio.sleep(0)
-        if one is never_receiving:
-            own[0].cancel()
-        await asyncio.wait(own)
-        assert own[0].cancelled()
-
-
-async def never_receiving() -> dict[str, str]:
-    await never()
-    raise AssertionError
-
-
-async def test_a_caller_who_sends_too_much_meanwhile_is_told() -> None:
-    async def receive() -> dict[str, str]:
-        raise BodyTooLarge("too much")
-
-    with pytest.raises(BodyTooLarge):
-        await until_gone(receive, never())
-
-
-async def test_work_that_is_done_leaves_nobody_behind() -> None:
-    before = asyncio.all_tasks()
-    looked = asyncio.Event()
-
-    async def receive() -> dict[str, str]:
-        looked.set()
-        return await never_receiving()
-
-    async def work() -> int:
-        await looked.wait()
-        return 7
-
-    async def failing() -> None:
-        raise ZeroDivisionError
-
-    assert await until_gone(receive, work()) == 7
-    with pytest.raises(ZeroDivisionError):
-        await until_gone(receive, failing())
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == before

@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from proxy.errors import BadRequest, BadUpstream, ProxyError
+from proxy.http.disconnect import CallerGone, ReceivedDisconnect, cancel_on_disconnect
 from proxy.policy.contents import HEAD_BYTES, check_head
 from proxy.policy.quota import MILLION, UPLOAD, new_job
 from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.incoming import exactly, peeked
 from proxy.stores.base import Job
-from proxy.upstream.relay import CallerGone, until_gone
 
 #: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.
 LIFE_SECONDS = 120.0
@@ -83,7 +83,7 @@ async def relay(
     used = None
     flow = _Flow(services, job, exactly(content, transfer.size, transfer.least), transfer.size, confirm)
     try:
-        result = await until_gone(flow.after(request), send(flow.pieces()))
+        result = await cancel_on_disconnect(ReceivedDisconnect(flow.after(request)), send(flow.pieces()))
         if flow.handed < (transfer.size if transfer.least is None else transfer.least):
             raise BadUpstream("fal's file store answered before it had the file.", scope="upstream")
         used = {UPLOAD_BYTES: flow.handed * MILLION}

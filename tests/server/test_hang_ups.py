@@ -1,0 +1,207 @@
+"""Calls leave no objects behind that only the garbage collector could free, whoever ends them."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+
+from proxy.jobs.hub import IDLE_SECONDS
+from tests.routes.jobs import JOBS, new
+from tests.server.commands import serving
+from tests.server.talk import talk
+from tests.support.limited import NEXT, NOTHING, account, asking, eventually, limited_proxy, per, plan
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port
+from tests.support.stack import Stack, proxy_in_front_of
+
+COUNT = 20
+HELD = "[[pace hold=IN_PROGRESS]]"
+SLOW = "[[pace run_seconds=30]]"
+RUN, STREAM = f"/fal/run/{NEXT}", f"/fal/run/{NEXT}/stream"
+WRONG = "data:image/png;base64,bm8gcGljdHVyZQ=="
+
+
+class Wire:
+    """Calls over plain sockets, whose client side leaves no garbage itself, each on a connection of its own."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._port = urlsplit(stack.url).port or 0
+        self._token = stack.token()
+
+    @contextmanager
+    def sent(self, method: str, path: str, body: object = None, accept: str = "*/*") -> Iterator[socket.socket]:
+        content = b"" if body is None else orjson.dumps(body)
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "host: proxy",
+            f"authorization: Bearer {self._token}",
+            f"accept: {accept}",
+        ]
+        if content:
+            lines += ["content-type: application/json", f"content-length: {len(content)}"]
+        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
+            wire.sendall("\r\n".join([*lines, "", ""]).encode() + content)
+            yield wire
+
+    def ask(self, method: str, path: str, body: object = None, *, until: bytes, accept: str = "*/*") -> bytes:
+        """Make a call, and hang up once the answer holds these bytes."""
+        received = b""
+        with self.sent(method, path, body, accept) as wire:
+            while until not in received and (piece := wire.recv(65536)):
+                received += piece
+        assert until in received, received
+        return received
+
+    def leave(self, path: str, body: object) -> None:
+        """Make a call, and hang up when fal works on it."""
+        known = self._jobs_at_fal()
+        with self.sent("POST", path, body):
+            eventually(lambda: self._jobs_at_fal() > known, "the call does not reach fal")
+
+    def _jobs_at_fal(self) -> int:
+        return self.control("GET", "/jobs").count(b'"queue_position"')
+
+    def control(self, method: str, path: str, body: object = None) -> bytes:
+        """Ask the sandbox's control routes."""
+        content = b"" if body is None else orjson.dumps(body)
+        head = f"{method} /_sandbox{path} HTTP/1.1\r\nhost: sandbox\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        return talk(urlsplit(self.stack.sandbox.url).port or 0, head.encode() + content)[0]
+
+    def create(self, prompt: str) -> str:
+        answer = self.ask("POST", JOBS, new(prompt), until=b"}")
+        id_: str = orjson.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+        return id_
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples, without those of this question."""
+        answer, _ = talk(self._port, b"GET /metrics HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n")
+        lines = [line for line in answer.decode().splitlines() if 'surface="/metrics"' not in line]
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    """A proxy in this process, whose garbage is counted, before a sandbox in another one."""
+    folder = tmp_path_factory.mktemp("hang-ups")
+    port = free_port()
+    with (
+        serving(
+            "sandbox", "--port", str(port), environ={}, folder=folder, live_at="/_sandbox/jobs", port=port
+        ) as server,
+        proxy_in_front_of(SandboxControl(server.url), folder) as stack,
+    ):
+        yield Wire(stack)
+
+
+@pytest.fixture(scope="module")
+def held(wire: Wire) -> str:
+    """A job that does not end."""
+    return wire.create(HELD)
+
+
+@pytest.fixture(scope="module")
+def ended(wire: Wire) -> str:
+    id_ = wire.create("What is this?")
+    wire.ask("GET", f"{JOBS}/{id_}/events", until=b"event: result")
+    return id_
+
+
+def objects_left(wire: Wire, call: Callable[[], object]) -> int:
+    """How many objects each call leaves to the collector."""
+    call()
+    _settle(wire)
+    gc.collect()
+    gc.disable()
+    try:
+        before = wire.metric("fal_proxy_requests_total")
+        for _ in range(COUNT):
+            call()
+        eventually(lambda: wire.metric("fal_proxy_requests_total") >= before + COUNT, "calls go on without a caller")
+        _settle(wire)
+        return gc.collect() // COUNT
+    finally:
+        gc.enable()
+
+
+def _settle(wire: Wire) -> None:
+    """Wait until no caller is connected but this one, and no job is followed that is not read."""
+    eventually(lambda: wire.metric("fal_proxy_connections") <= 1, "connections stay open")
+    wire.stack.clock.advance(IDLE_SECONDS + 1)
+    eventually(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")
+
+
+@pytest.mark.parametrize("path", [JOBS + "/{}/events", f"/fal/queue/{NEXT}/requests/{{}}/status/stream"])
+def test_a_stream_leaves_nothing_behind(wire: Wire, held: str, ended: str, path: str) -> None:
+    assert objects_left(wire, lambda: wire.ask("GET", path.format(held), until=b"data: ")) == 0
+    assert objects_left(wire, lambda: wire.ask("GET", path.format(ended), until=b"\r\n0\r\n\r\n")) == 0
+
+
+def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> None:
+    def watch() -> None:
+        wire.ask("POST", JOBS, new(HELD), until=b"data: ", accept="text/event-stream")
+
+    assert objects_left(wire, watch) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "until"),
+    [
+        pytest.param(RUN, asking("What is this?"), b'"output"', id="run"),
+        pytest.param(f"/fal/queue/{NEXT}", asking("What is this?"), b'"request_id"', id="submit"),
+        pytest.param(STREAM, asking("What is this?"), b"\r\n0\r\n\r\n", id="stream"),
+        pytest.param(STREAM, asking(SLOW), b"data: ", id="stream that is left"),
+        pytest.param(STREAM, asking("What is this?", image_url=WRONG), b'"image_url"', id="stream that is refused"),
+    ],
+)
+def test_a_call_leaves_nothing_behind(wire: Wire, path: str, body: object, until: bytes) -> None:
+    assert objects_left(wire, lambda: wire.ask("POST", path, body, until=until)) == 0
+
+
+def test_a_run_that_is_left_leaves_nothing_behind(wire: Wire) -> None:
+    assert objects_left(wire, lambda: wire.leave(RUN, asking(SLOW))) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "path", "until"),
+    [
+        pytest.param({"fault": "drop_at", "bytes": 400, "on": {"operation": "stream"}}, STREAM, b"data: ", id="stream"),
+        pytest.param({"fault": "drop", "when": "before", "on": {"operation": "run"}}, RUN, b'"message"', id="run"),
+    ],
+)
+def test_a_call_that_fal_breaks_off_leaves_nothing_behind(
+    wire: Wire, fault: dict[str, object], path: str, until: bytes
+) -> None:
+    wire.control("POST", "/faults", fault)
+    try:
+        assert objects_left(wire, lambda: wire.ask("POST", path, asking("What is this?"), until=until)) == 0
+    finally:
+        wire.control("DELETE", "/faults")
+
+
+@pytest.mark.parametrize("path", [RUN, STREAM])
+def test_a_call_whose_caller_left_before_it_was_sent_is_free(
+    sandbox: SandboxControl, tmp_path: Path, path: str
+) -> None:
+    limits = {"acme": plan(quotas=[per("subject", "requests", 1)], concurrency={"subject": 1})}
+    with limited_proxy(sandbox, tmp_path, limits) as stack, closing(sqlite3.connect(tmp_path / "proxy.db")) as database:
+        wire = Wire(stack)
+        # While another process writes, the reservation waits.
+        database.execute("BEGIN IMMEDIATE")
+        with wire.sent("POST", path, asking("What is this?")):
+            eventually(lambda: wire.metric("fal_proxy_connections") == 2, "the call does not arrive")
+        eventually(lambda: wire.metric("fal_proxy_connections") == 1, "the end of the connection is not seen")
+        database.rollback()
+        eventually(lambda: wire.metric("fal_proxy_requests_total") >= 1, "the call goes on")
+        assert account(tmp_path, "acme", "requests", "alice") == NOTHING
+        assert sandbox.requests() == []
+        wire.ask("POST", path, asking("What is this?"), until=b'"output"')
