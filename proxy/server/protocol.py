@@ -283,12 +283,9 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             # The newest request is whole; its answer is the last one.
             newest.keep_alive = False
             self.transport.lingers = True
-        elif newest is answering and not newest.response_started:
-            newest.report_disconnect()
-            self._close_with(error)
         elif newest is answering:
             newest.report_disconnect()
-            self.transport.close()
+            self.transport.close() if newest.response_started else self._close_with(error)
         else:
             self.pipeline.popleft()
             last = self.pipeline[0][0] if self.pipeline else answering
