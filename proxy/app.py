@@ -102,7 +102,7 @@ def create_app(
             timeouts,
             Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds),
         ),
-        stores or SqlStores(settings.stores.database_url.reveal()),
+        stores or SqlStores.of(settings.stores),
         counters or _counters(settings),
         clock,
         drain or Drain(settings.server.drain_seconds),

@@ -299,7 +299,7 @@ def _on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare
     configure_logging(LogSettings("text", "warning"), Redactor(settings_.secrets_in(stores_settings)))
 
     async def work() -> T:
-        stores = SqlStores(stores_settings.database_url.reveal())
+        stores = SqlStores.of(stores_settings)
         try:
             if prepare:
                 await stores.prepare()

@@ -54,6 +54,7 @@ VARIABLES: dict[str, str] = {
     "PROXY_SESSION_SECRETS": "what sessions are signed with: newest first, comma-separated, 32 bytes or more each",
     "PROXY_ADMIN_TOKEN": "opens `/v1/admin`; unset: closed",
     "PROXY_DATABASE_URL": "`sqlite:///file` or `postgresql://…`",
+    "PROXY_SQLITE_SYNC": "`normal` or `full`: whether a power cut may take the last commits of a SQLite file, or none",
     "PROXY_REDIS_URL": "`redis://…`; unset: counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: what happens to calls while rate limits cannot be counted",
     "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
@@ -85,6 +86,7 @@ DEFAULTS: dict[str, str] = {
     "PROXY_PORT": "8787",
     "PROXY_WORKERS": "1",
     "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
+    "PROXY_SQLITE_SYNC": "normal",
     "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
     "PROXY_MAX_BODY_MEMORY": str(256 * 1024 * 1024),
@@ -218,6 +220,7 @@ class StoreSettings:
     database_url: Secret
     redis_url: Secret | None
     rate_limit_on_error: str = "refuse"
+    sqlite_sync: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -386,6 +389,7 @@ def _stores(reader: _Reader) -> StoreSettings:
         Secret(reader.required("PROXY_DATABASE_URL", _database_url)),
         reader.take("PROXY_REDIS_URL", _redis_url),
         reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
+        reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
     )
 
 

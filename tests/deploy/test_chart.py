@@ -133,7 +133,7 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
     settings = read(here)
     # Without an Ingress, the Service is what callers see, over plain http.
     assert {warning.partition(":")[0] for warning in settings.warnings} <= {"PROXY_PUBLIC_URL"}
-    assert settings.stores.rate_limit_on_error == "refuse"
+    assert settings.stores.rate_limit_on_error == "refuse" and settings.stores.sqlite_sync == "normal"
     assert settings.server.refusals_per_address == "600/minute"
     assert settings.fal.key.reveal() == secrets[0]["fal-key"]
     assert [secret.reveal() for secret in settings.sessions.secrets] == secrets[0]["session-secrets"].split(",")
@@ -343,6 +343,7 @@ def test_a_typo_in_the_values_fails(typo: dict[str, Any]) -> None:
         {"replicas": 0},
         {"log__level": "verbose"},
         {"rateLimitOnError": "maybe"},
+        {"persistence__sync": "sometimes"},
         {"opsPort": 8787},
         {"opsPort": 80},
         {"maxStreamsPerTenant": 0},

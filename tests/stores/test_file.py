@@ -18,7 +18,9 @@ import pytest
 from sqlalchemy import bindparam, insert, select, update
 
 from proxy.errors import StoreUnavailable
+from proxy.settings import SettingsError, read_stores
 from proxy.stores.base import Granted, Reserve
+from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.engine import SqliteLocation, keep_private
@@ -231,3 +233,40 @@ async def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path: Path, is
     assert path.exists() == is_another_there
     (tmp_path / "elsewhere.db").rename(path)
     location.connect(0).close()
+
+
+# What a power cut may take
+
+NORMAL, FULL = 1, 2
+
+
+@pytest.mark.parametrize(("sync", "level"), [("normal", NORMAL), ("full", FULL)])
+async def test_each_connection_waits_for_the_disk_as_the_setting_says(
+    sqlite_databases: SqliteDatabases, sync: str, level: int
+) -> None:
+    settings = read_stores({"PROXY_DATABASE_URL": sqlite_databases.migrated(), "PROXY_SQLITE_SYNC": sync})
+    stores, found = SqlStores.of(settings), list[int]()
+
+    def look(connection: Any) -> None:
+        found.append(connection._connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    database = stores.ledger._database
+    await database.run(look)
+    await database.try_out(look)
+    async with database.writing() as connection:
+        found.append((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+    assert found == [level] * 3
+    await stores.close()
+
+
+async def test_the_event_loop_does_not_wait_for_the_disk(sqlite_databases: SqliteDatabases) -> None:
+    database = Database(sqlite_databases.migrated(), is_durable=True)
+    assert await database.run(lambda _: threading.current_thread()) is not threading.current_thread()
+    await asyncio.gather(*(database.run(adding(f"{number:02}")) for number in range(20)))
+    assert await names(database) == [f"{number:02}" for number in range(20)]
+    await database.close()
+
+
+def test_the_disk_is_waited_for_or_not() -> None:
+    with pytest.raises(SettingsError, match="PROXY_SQLITE_SYNC: must be one of normal, full"):
+        read_stores({"PROXY_SQLITE_SYNC": "extra"})

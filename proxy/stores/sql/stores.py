@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from proxy.errors import StoreUnavailable
+from proxy.settings import StoreSettings
 from proxy.stores.sql import migrate, probe
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
@@ -32,6 +33,11 @@ class SqlStores:
         self.ledger = SqlLedger(self._database)
         self.idempotency = SqlIdempotency(self._database)
         self.uploads = SqlUploads(self._database)
+
+    @classmethod
+    def of(cls, settings: StoreSettings) -> SqlStores:
+        """The stores that the settings name."""
+        return cls(settings.database_url.reveal(), sqlite_sync=settings.sqlite_sync)
 
     async def migrate(self) -> str:
         """Bring the database to this version; return the revision it is at.
