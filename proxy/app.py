@@ -49,6 +49,7 @@ from proxy.startup import Startup
 from proxy.stores.base import Counters, Stores
 from proxy.stores.batching import Patience
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.spool import Spool
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Timeouts, Upstream
@@ -170,7 +171,7 @@ def _assembled(
     fails_open = settings.stores.rate_limit_on_error == "open"
     limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     leases = Leases(counters, stores.ledger, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
-    bookkeeper = Bookkeeper(stores.ledger, clock, patience)
+    bookkeeper = Bookkeeper(stores.ledger, clock, patience, Spool(settings.stores.spool_folder))
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
@@ -290,6 +291,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         await startup.begin()
+        services.bookkeeper.start()
         await services.leases.keeper.start()
         if reconciles:
             services.reconciler.start()
@@ -299,6 +301,8 @@ def _lifespan(
             # This is how ASGI hands the server something.
             yield {"drain": services.drain, "metrics": services.metrics, "reload": reloader and reloader.request}
         finally:
+            # First: the rest may take longer than this process has.
+            await services.bookkeeper.spool()
             await startup.close()
             if reloader is not None:
                 await reloader.close()

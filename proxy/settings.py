@@ -55,6 +55,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_ADMIN_TOKEN": "opens `/v1/admin`; unset: closed",
     "PROXY_DATABASE_URL": "`sqlite:///file` or `postgresql://…`",
     "PROXY_SQLITE_SYNC": "`normal` or `full`: whether a power cut may take the last commits of a SQLite file, or none",
+    "PROXY_STATE_DIR": "a folder of this database, for entries of the ledger that a process could not write before its "
+    "end; unset: beside the SQLite file, and with PostgreSQL none",
     "PROXY_REDIS_URL": "`redis://…`; unset: counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: what happens to calls while rate limits cannot be counted",
     "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
@@ -221,6 +223,15 @@ class StoreSettings:
     redis_url: Secret | None
     rate_limit_on_error: str = "refuse"
     sqlite_sync: str = "normal"
+    state_dir: Path | None = None
+
+    @property
+    def spool_folder(self) -> Path | None:
+        """Where ledger entries wait that outlive a process; None if there is no place for files."""
+        if self.state_dir is not None:
+            return self.state_dir / "spool"
+        path = self.database_url.reveal().removeprefix("sqlite:///").partition("?")[0]
+        return Path(f"{path}-spool") if self.database_url.reveal().startswith("sqlite:") else None
 
 
 @dataclass(frozen=True)
@@ -390,6 +401,7 @@ def _stores(reader: _Reader) -> StoreSettings:
         reader.take("PROXY_REDIS_URL", _redis_url),
         reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
         reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
+        reader.take("PROXY_STATE_DIR", _existing_folder),
     )
 
 
@@ -565,6 +577,13 @@ def existing_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise ValueError(f"there is no file {text}")
+    return path
+
+
+def _existing_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {text}; make it, or leave the setting out")
     return path
 
 

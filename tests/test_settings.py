@@ -168,6 +168,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_LOG_FORMAT", "yaml"),
     ("PROXY_LOG_LEVEL", "trace"),
     ("PROXY_CONFIG", "missing.yaml"),
+    ("PROXY_STATE_DIR", "/there/is/no/such/folder"),
+    ("PROXY_STATE_DIR", __file__),
 ]
 
 
@@ -230,6 +232,17 @@ def test_an_origin_is_brought_to_the_spelling_that_browsers_send(written: str, s
     assert server.allowed_origins == {sent}
     if sent.startswith("http"):
         assert read({**GOOD, "PROXY_PUBLIC_URL": f"{written}/ai/"}).server.own_origin == sent
+
+
+def test_what_waits_for_the_database_lies_beside_it_or_where_it_is_told(tmp_path: Path) -> None:
+    def folder(**more: str) -> Path | None:
+        return read({**GOOD, **more}).stores.spool_folder
+
+    assert folder() == Path("fal-proxy.db-spool")
+    assert folder(PROXY_DATABASE_URL="sqlite:////data/a.db?timeout=5") == Path("/data/a.db-spool")
+    assert folder(PROXY_DATABASE_URL="postgresql://db/proxy") is None
+    assert folder(PROXY_DATABASE_URL="postgresql://db/proxy", PROXY_STATE_DIR=str(tmp_path)) == tmp_path / "spool"
+    assert folder(PROXY_STATE_DIR=str(tmp_path)) == tmp_path / "spool"
 
 
 def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:

@@ -28,6 +28,7 @@ from proxy.stores.base import (
     Stale,
 )
 from proxy.stores.batching import LedgerBatcher, Patience
+from proxy.stores.spool import Spool
 
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0
@@ -147,10 +148,13 @@ class Bookkeeper:
 
     Args:
         patience: how long callers wait for it.
+        spool: what keeps entries that a process could not write before its end.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock, patience: Patience | None = None) -> None:
-        self._batcher = LedgerBatcher(ledger, patience)
+    def __init__(
+        self, ledger: Ledger, clock: Clock, patience: Patience | None = None, spool: Spool | None = None
+    ) -> None:
+        self._batcher = LedgerBatcher(ledger, patience, spool)
         self._clock = clock
 
     def now(self) -> float:
@@ -192,6 +196,14 @@ class Bookkeeper:
         """How many entries wait for a database that does not answer."""
         return len(self._batcher)
 
+    def start(self) -> None:
+        """Write what a process before this one could not."""
+        self._batcher.start()
+
+    async def spool(self) -> None:
+        """Keep in files what is not written yet."""
+        await self._batcher.spool()
+
     async def close(self) -> None:
-        """Write what was asked for, if the database answers."""
+        """Write what was asked for, to the spool if the database does not answer."""
         await self._batcher.close()

@@ -43,7 +43,7 @@ LOOKS_AFTER_END = 5
 #: A key whose job was never even noted is free for the next one after this.
 ABANDONED_SECONDS = 10.0
 #: How long a caller waits until its answer is kept for the next one, and for an answer when the process ends.
-NOTE_SECONDS, LAST_SECONDS = 2.0, 0.2
+NOTE_SECONDS, LAST_SECONDS = 2.0, 0.1
 _AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
 _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -118,9 +118,10 @@ class Once:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # The process ends. An answer that is there already is given.
-            task.cancel()
-            await asyncio.wait({task}, timeout=LAST_SECONDS)
+            # The process ends. An answer that is there already is given: it may wait to be booked, and then to be kept.
+            for _ in range(2):
+                task.cancel()
+                await asyncio.wait({task}, timeout=LAST_SECONDS)
             if not task.done():
                 raise
             return task.result()

@@ -5,17 +5,19 @@ a call. A transaction that fails is split in halves, down to the operation at fa
 is down is not asked again for each half.
 
 A reservation that cannot be written fails, and its call is refused. What has happened at fal already, that it accepted
-a job or that a call is over, is never dropped: it stays in a backlog until the store takes it. The caller waits for
-that only so long.
+a job or that a call is over, is never dropped: it stays in a backlog until the store takes it, and in a spool that
+outlives the process. The caller waits for that only so long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from proxy.errors import StoreUnavailable
@@ -30,7 +32,9 @@ from proxy.stores.base import (
     OutcomeUnknown,
     Reserve,
     Settle,
+    Stale,
 )
+from proxy.stores.spool import Fact, Spool
 
 #: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),
 #: an account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
@@ -39,6 +43,8 @@ MOST_AT_ONCE = 97
 RETRY_SECONDS = (0.1, 2.0)
 #: How often it is looked whose patience is over. One timer serves all operations.
 LOOK_SECONDS = 0.1
+#: What waits for longer than this is spooled.
+SPOOL_SECONDS = 1.0
 #: How long the end of the process waits for a store that does not answer.
 CLOSE_SECONDS = 0.5
 _UNAVAILABLE = StoreUnavailable("The proxy's database does not answer; try again shortly.")
@@ -60,13 +66,13 @@ class _Entry:
 
     Attributes:
         done: what the caller waits for; None if nobody does.
-        until: when the caller has waited for long enough, by the clock of the event loop.
+        since: when it arrived, by the clock of the event loop.
         is_late: whether the store failed at it, or has kept the caller waiting for too long.
     """
 
     operation: Operation
     done: asyncio.Future[Outcome | Deferred] | None
-    until: float
+    since: float
     is_late: bool = False
 
     @property
@@ -85,21 +91,22 @@ class _Entry:
             facts = {"job": self.operation.job_id, "operation": type(self.operation).__name__.lower()}
             _log.error("ledger operation refused", extra={"facts": facts})
 
-    def expire(self, now: float) -> bool:
+    def expire(self, before: float) -> bool:
         """Let a caller go on who has waited for long enough; whether nothing is left to be done."""
-        is_fact = not isinstance(self.operation, Reserve)
-        if self.is_heard and now >= self.until:
+        if self.since <= before:
             self.is_late = True
-            self.resolve(Deferred()) if is_fact else self.fail(_UNAVAILABLE)
-        return not (is_fact or self.is_heard)
+            self.fail(_UNAVAILABLE) if isinstance(self.operation, Reserve) else self.resolve(Deferred())
+        return isinstance(self.operation, Reserve) and not self.is_heard
 
 
 class LedgerBatcher:
     """Commits operations in groups, in the order of their arrival."""
 
-    def __init__(self, ledger: Ledger, patience: Patience | None = None) -> None:
+    def __init__(self, ledger: Ledger, patience: Patience | None = None, spool: Spool | None = None) -> None:
         reserve, accept, settle = patience or Patience()
         self._ledger = ledger
+        self._spool = spool or Spool(None)
+        self._spooling: asyncio.Future[int] | None = None
         self._patience: dict[type[Operation], float] = {Reserve: reserve, Accept: accept, Settle: settle}
         self._waiting: list[_Entry] = []
         self._batch: list[_Entry] = []
@@ -111,7 +118,10 @@ class LedgerBatcher:
 
     def __len__(self) -> int:
         """How many operations wait for a store that does not answer."""
-        return sum(entry.is_late for entry in (*self._batch, *self._waiting, *self._backlog))
+        return sum(entry.is_late for entry in self._all())
+
+    def _all(self) -> Iterator[_Entry]:
+        return chain(self._batch, self._backlog, self._waiting)
 
     def commit(self, operation: Operation) -> asyncio.Future[Outcome | Deferred]:
         """Do one operation; it is on its way when this returns. The future gives its outcome, or raises:
@@ -121,19 +131,40 @@ class LedgerBatcher:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Outcome | Deferred] = loop.create_future()
-        self._waiting.append(_Entry(operation, done, loop.time() + self._patience[type(operation)]))
+        self._waiting.append(_Entry(operation, done, loop.time()))
         self._start()
         return done
 
+    def start(self) -> None:
+        """Write what a process before this one could not."""
+        if found := self._spool.load():
+            _log.info("spooled operations found", extra={"facts": {"operations": len(found)}})
+            self._waiting += [_Entry(fact, None, 0.0, is_late=True) for fact in found]
+            self._start()
+
     async def close(self) -> None:
-        """Write what was asked for, if the store answers."""
+        """Write what was asked for, to the spool if the store does not answer."""
         self._retry()
         if self._worker is not None:
             await asyncio.wait({self._worker}, timeout=CLOSE_SECONDS)
-            self._worker.cancel()
         for timer in (self._watcher, self._retrier):
             if timer is not None:
                 timer.cancel()
+        await self.spool()
+        if self._worker is not None:
+            self._worker.cancel()
+
+    async def spool(self) -> None:
+        """Keep in files what is not written yet."""
+        if self._spooling is not None:
+            await asyncio.wait({self._spooling})
+        if left := self._spool.keep(self._facts(before=math.inf)):
+            _log.error("ledger operations lost", extra={"facts": {"operations": left}})
+
+    def _facts(self, before: float) -> list[Fact]:
+        """What has happened at fal, and arrived here before."""
+        late = (entry.operation for entry in self._all() if entry.since < before)
+        return [operation for operation in late if not isinstance(operation, Reserve)]
 
     def _start(self) -> None:
         if self._worker is None or self._worker.done():
@@ -183,6 +214,8 @@ class LedgerBatcher:
                 self._waiting.append(_release(entry.operation))
             else:
                 entry.resolve(outcome)
+            if isinstance(outcome, Stale) and isinstance(entry.operation, Accept) and not entry.is_heard:
+                _log.warning("acceptance came too late", extra={"facts": {"job": entry.operation.job_id}})
         self._pause = RETRY_SECONDS[0]
         if self._backlog:
             self._retry()
@@ -216,14 +249,19 @@ class LedgerBatcher:
             self._start()
 
     def _watch(self) -> None:
-        """Let those go on who have waited for long enough."""
+        """Let those go on who have waited for long enough, and spool what has."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        overdue = {kind: now - seconds for kind, seconds in self._patience.items()}
         # A reservation that nobody waits for is not made.
-        self._waiting = [entry for entry in self._waiting if not entry.expire(now)]
+        self._waiting = [entry for entry in self._waiting if not entry.expire(overdue[type(entry.operation)])]
         for entry in (*self._batch, *self._backlog):
-            entry.expire(now)
-        is_busy = self._waiting or self._batch or self._backlog
+            entry.expire(overdue[type(entry.operation)])
+        if self._spooling is None or self._spooling.done():
+            facts = self._facts(before=now - SPOOL_SECONDS)
+            if facts or not self._spool.is_empty:
+                self._spooling = loop.run_in_executor(None, self._spool.keep, facts)
+        is_busy = self._waiting or self._batch or self._backlog or not self._spool.is_empty
         self._watcher = loop.call_later(LOOK_SECONDS, self._watch) if is_busy else None
 
 

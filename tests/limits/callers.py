@@ -48,8 +48,8 @@ class Caller:
     def __post_init__(self) -> None:
         self._headers = {"authorization": f"Bearer {_sessions.mint(self.tenant, self.subject, 3600)[0]}"}
 
-    async def run(self, prompt: str) -> Answered:
-        return await self._ask("POST", f"/fal/run/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt})
+    async def run(self, prompt: str, **headers: str) -> Answered:
+        return await self._ask("POST", f"/fal/run/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt}, headers)
 
     async def stream(self, prompt: str) -> int:
         """Read a stream to its end; how many events there were."""

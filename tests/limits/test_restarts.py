@@ -29,6 +29,7 @@ from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(300)]
 RESTARTS, WORKERS = 5, 16
+HELD = "[[pace hold=IN_PROGRESS]]"
 PLANS = {
     "plans": {
         "wide": {
@@ -160,3 +161,82 @@ async def _is_quiet(sandbox: SandboxControl) -> bool:
 
 async def _is_settled(scene: Scene) -> bool:
     return not any(entry.is_open for entry in (await read_books(scene.environ["PROXY_DATABASE_URL"])).entries)
+
+
+async def test_answers_are_given_while_the_database_is_frozen(scene: Scene, tmp_path: Path) -> None:
+    """Also by a server that is told to stop, and cuts what still waits: what they used is booked by the next one."""
+    scene.environ |= {"PROXY_STATE_DIR": str(tmp_path), "PROXY_DRAIN_SECONDS": "2"}
+    async with http() as session:
+        url, pid = await scene.mortals.born(scene.environ, session)
+        callers = [Caller(session, url, "acme", f"runner-{number}") for number in range(5)]
+        keys = [{}, {}, {}, {"idempotency-key": "one"}, {"idempotency-key": "two"}]
+        runs = [
+            asyncio.create_task(caller.run(f"{caller.subject} {HELD}", **key))
+            for caller, key in zip(callers, keys, strict=True)
+        ]
+        await until(lambda: _are_at_fal(scene.sandbox, 5), "the calls did not reach the sandbox")
+        with scene.postgres.paused():
+            for job in scene.sandbox.jobs():
+                scene.sandbox.move_job(job["id"], "finish")
+            await until(lambda: _are_answered(scene.sandbox, 5), "fal did not answer")
+            await scene.mortals.stop(pid)
+            answers = await asyncio.gather(*runs)
+            assert [answer.status for answer in answers] == [200] * 5, answers
+        await scene.mortals.born(scene.environ, session)
+        await until(lambda: _is_settled(scene), "the runs are not booked")
+    books = await read_books(scene.environ["PROXY_DATABASE_URL"])
+    books.check()
+    assert books.total("requests") == Account(used=5 * MILLION, reserved=0)
+    # By what fal took, and not as reserved.
+    assert all(entry.used["compute_seconds"] < 60 * MILLION for entry in books.entries)
+
+
+async def _are_at_fal(sandbox: SandboxControl, calls: int) -> bool:
+    return len(await asyncio.to_thread(sandbox.jobs)) == calls
+
+
+async def _are_answered(sandbox: SandboxControl, calls: int) -> bool:
+    return sum(bool(one["answered"]) for one in await asyncio.to_thread(sandbox.requests)) >= calls
+
+
+@pytest.mark.parametrize("ends", ["stop", "kill"])
+async def test_a_job_whose_id_could_not_be_written_is_found_by_the_next_server(
+    scene: Scene, tmp_path: Path, ends: str
+) -> None:
+    scene.environ |= {"PROXY_STATE_DIR": str(tmp_path), "PROXY_DRAIN_SECONDS": "4"}
+    # Long enough for the database to stop on a busy machine.
+    scene.sandbox.fault("delay", delay=4.0, on={"operation": "submit"})
+    async with http() as session:
+        url, pid = await scene.mortals.born(scene.environ, session)
+        submitting = asyncio.create_task(Load(session, url).repeat("alice"))
+        await until(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
+        with scene.postgres.stopped():
+            await until(lambda: _is_spooled(tmp_path), "its id is not kept")
+            if ends == "stop":
+                await scene.mortals.stop(pid)
+                assert (await submitting).error_type == "upstream_ambiguous"
+            else:
+                await scene.mortals.kill(pid)
+                with pytest.raises(aiohttp.ClientError):
+                    await submitting
+        scene.sandbox.clear_faults()
+        url, _ = await scene.mortals.born(scene.environ, session)
+        (job,) = scene.sandbox.jobs()
+        began = asyncio.get_running_loop().time()
+        answer = await Load(session, url).repeat("alice")
+        assert answer.body["request_id"] == job["id"]
+        assert asyncio.get_running_loop().time() - began < 10
+        assert (await Caller(session, url, "acme", "alice").finished(job["id"])).status == 200
+        assert (await Caller(session, url, "acme", "mallory").status(job["id"])).status == 404
+        await until(lambda: _is_settled(scene), "it is not booked")
+    books = await read_books(scene.environ["PROXY_DATABASE_URL"])
+    assert books.total("requests") == Account(used=MILLION, reserved=0)
+    assert not await _is_spooled(tmp_path)
+
+
+async def _has_arrived(sandbox: SandboxControl) -> bool:
+    return any(one["method"] == "POST" for one in await asyncio.to_thread(sandbox.requests))
+
+
+async def _is_spooled(folder: Path) -> bool:
+    return any(await asyncio.to_thread(lambda: list((folder / "spool").glob("*.json"))))
