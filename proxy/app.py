@@ -19,6 +19,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
 from proxy.files import FileUrls
 from proxy.http.body_memory import BodyMemory
+from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
@@ -274,7 +275,8 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
         metrics=metrics,
         check=budget.check,
     )
-    return [context, cors, errors, limit, Middleware(Repeats, services=services)]
+    cdn = Middleware(CdnTargets, files=services.files, public_url=server.public_url)
+    return [context, cors, errors, cdn, limit, Middleware(Repeats, services=services)]
 
 
 def _lifespan(

@@ -96,11 +96,17 @@ _HOSTS = {
     "rest.fal.ai": Host.REST,
     "rest.alpha.fal.ai": Host.REST,
 }
+#: The CDN's name to clients; where it is, is a setting.
+CDN_HOST = "v3.fal.media"
 _METHODS = ("GET", "POST", "PUT")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 #: No port, no user, no dot at the end, no percent-encoding, no backslash: nothing two parsers could read in two ways.
 _URL = re.compile(r"https://([A-Za-z0-9.-]+)(/[^?#%\\@]*)(?:\?([^#\\]*))?")
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CDN_URL = re.compile(
+    r"https://((?:[A-Za-z0-9-]+\.)*fal\.media)/"
+    r"(files/upload(?:/multipart)?|files(?:/[A-Za-z0-9][A-Za-z0-9._-]*)+/multipart/[A-Za-z0-9_-]{1,128}/(?:[0-9]{1,5}|complete))"
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LOGS = {"0": False, "false": False, "1": True, "true": True}
 _STORAGE_TYPES = ("fal-cdn-v3", "gcs")
@@ -170,6 +176,12 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
         raise BadTarget("Below /fal/ there are run/, queue/ and rest/, and cdn/ for uploads.")
     return _parse(host, method, f"/{path}", query)
+
+
+def parse_cdn_url(url: str) -> tuple[str, str] | None:
+    """The host and the path of a URL of fal's CDN that takes a file, whole or in parts; None if it is none."""
+    match = _CDN_URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
+    return None if match is None else (match[1].lower(), match[2])
 
 
 def is_request_id(value: object) -> TypeGuard[str]:

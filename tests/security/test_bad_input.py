@@ -419,7 +419,9 @@ def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -
         assert wire.exchange(method, path).status in (404, 405)
     assert not stack.sandbox.requests()
     assert wire.exchange("PUT", path, [png], PIXEL).status == 200
-    expect(wire.exchange("PUT", path, [png], PIXEL), 400, "bad_request", "again")
+    # A client sends it again by itself when the answer is lost; another file is another matter.
+    assert wire.exchange("PUT", path, [png], PIXEL).status == 200
+    expect(wire.exchange("PUT", path, [png], PIXEL[:-1] + b"x"), 400, "bad_request", "another file")
     assert len(stack.sandbox.requests()) == 1
 
 

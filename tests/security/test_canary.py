@@ -189,6 +189,8 @@ def environ(own_sandbox: SandboxControl, tmp_path: Path) -> dict[str, str]:
         "PROXY_SESSION_SECRETS": SESSION_SECRET,
         "PROXY_CONFIG": str(plans),
         "PROXY_LOG_LEVEL": "debug",
+        # One failure after the other: each is to be met.
+        "PROXY_UPSTREAM_PROBE_SECONDS": "0",
     }
 
 

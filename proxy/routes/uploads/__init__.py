@@ -25,5 +25,5 @@ def carries_file(path: str) -> bool:
 async def begin(services: Services, request: Request, caller: Caller, kind: Kind) -> Response:
     """Answer one of fal's calls that begin an upload."""
     if kind is Kind.UPLOAD_TOKEN:
-        return cdn.token(services, caller)
+        return cdn.token(services, request, caller)
     return await slots.initiate(services, request, caller, in_parts=kind is Kind.UPLOAD_INITIATE_PARTS)

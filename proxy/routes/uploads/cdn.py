@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from proxy.auth.callers import Caller
 from proxy.files import CDN_PATH
+from proxy.http.cdn_targets import IS_CDN_TARGET
 from proxy.policy.contents import OCTETS, allowed_type
 from proxy.policy.ratelimit import Allowance, network_of
 from proxy.policy.terms import Terms
@@ -26,20 +27,27 @@ from proxy.routes.uploads.native import no_input, raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.slots import find, open_slot
 from proxy.stores.base import Upload
-from proxy.targets import Kind, Target
+from proxy.targets import CDN_HOST, Kind, Target
 
+#: Where fal's hosts are paths of the proxy.
+HOST_FORM = "/fal/"
 NAME_HEADER = "x-fal-file-name"
 _SLOT = CDN_PATH + "/{path:path}/multipart/{slot}"
 
 
-def token(services: Services, caller: Caller) -> Response:
-    """What the Python client takes for a token of fal's CDN, and where it is to go with it."""
+def token(services: Services, request: Request, caller: Caller) -> Response:
+    """What the Python and Swift clients take for a token of fal's CDN, and where they are to go with it.
+
+    Swift goes to its proxy anyway, and to no other host than fal's.
+    """
+    is_host_form = request.scope["path"].startswith(HOST_FORM)
+    base_url = f"{services.settings.server.public_url}{CDN_PATH}" if is_host_form else f"https://{CDN_HOST}"
     text, expires_at = services.authenticator.upload_token(caller)
     return JSONResponse(
         {
             "token": text,
             "token_type": "Bearer",
-            "base_url": f"{services.settings.server.public_url}{CDN_PATH}",
+            "base_url": base_url,
             # With an offset, not a Z: Python 3.10 cannot read that.
             "expires_at": datetime.fromtimestamp(int(expires_at), UTC).isoformat(),
         }
@@ -72,7 +80,9 @@ def routes(services: Services) -> list[Route]:
         if isinstance(place, Response):
             return place
         slot = await open_slot(services, caller, place, content_type, in_parts=True)
-        begun = {"access_url": services.files.shown(place.file_url), "uploadId": slot}
+        is_target = request.scope["state"].get(IS_CDN_TARGET)
+        url = place.file_url if is_target else services.files.shown(place.file_url)
+        begun = {"access_url": url, "uploadId": slot}
         return JSONResponse(begun, headers=allowance.headers())
 
     async def opened(request: Request) -> tuple[Upload, Terms, str]:

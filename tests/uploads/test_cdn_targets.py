@@ -1,0 +1,132 @@
+"""fal's CDN in the proxy protocol, as newer Swift clients upload: every step goes to the proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.targets import parse_cdn_url
+from tests.support.limited import png, refusal
+from tests.uploads.conftest import MOST, Uploads
+
+FILE = png(5000)
+PATH = "/api/fal/proxy"
+TOKEN_URL = "https://rest.fal.ai/storage/auth/token?storage_type=fal-cdn-v3"
+CDN = "https://v3.fal.media"
+
+
+class Swift:
+    """Such a client in an app, with a session of its own."""
+
+    def __init__(self, uploads: Uploads, client: httpx.Client) -> None:
+        self._uploads = uploads
+        self._client = client
+        answer = client.post(PATH, json={}, headers={"x-fal-target-url": TOKEN_URL}).raise_for_status().json()
+        # The client refuses any other host.
+        assert answer["base_url"] == CDN
+        self.token = {"x-fal-cdn-authorization": f"{answer['token_type']} {answer['token']}"}
+        uploads.sandbox.forget()
+
+    def send(self, method: str, url: str, content: bytes = b"", **headers: str) -> httpx.Response:
+        # The sandbox keeps files at another address than fal.
+        url = url.replace(self._uploads.stack.settings.fal.cdn_url, CDN)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self._client.request(
+            method, PATH, content=content, headers={**self.token, "x-fal-target-url": url, **named}
+        )
+
+
+@pytest.fixture
+def swift(uploads: Uploads) -> Iterator[Swift]:
+    with uploads.person() as client:
+        yield Swift(uploads, client)
+
+
+def test_a_file_at_once(uploads: Uploads, swift: Swift) -> None:
+    before = uploads.booked().used
+    answer = swift.send("POST", f"{CDN}/files/upload", FILE, content_type="image/png", x_fal_file_name="a.png")
+    assert answer.status_code == 200
+    assert uploads.has(answer.json()["access_url"], FILE) and answer.json()["access_url"].endswith("a.png")
+    assert uploads.booked().used == before + len(FILE)
+
+
+def test_a_file_in_parts(uploads: Uploads, swift: Swift) -> None:
+    head = {"content_type": "image/png", "x_fal_file_name": "b.png"}
+    begun = swift.send("POST", f"{CDN}/files/upload/multipart", **head).raise_for_status().json()
+    upload = f"{begun['access_url']}/multipart/{begun['uploadId']}"
+    parts: list[dict[str, Any]] = []
+    for number, content in enumerate((FILE[:3000], FILE[3000:]), 1):
+        answer = swift.send("PUT", f"{upload}/{number}", content, content_type="image/png").raise_for_status()
+        parts.append({"partNumber": number, "etag": answer.headers["etag"]})
+    body = httpx.Request("POST", "http://x", json={"parts": parts}).content
+    assert swift.send("POST", f"{upload}/complete", body, content_type="application/json").status_code == 200
+    assert uploads.has(begun["access_url"], FILE)
+
+
+def test_bounds_are_those_of_files(uploads: Uploads, swift: Swift) -> None:
+    answer = swift.send("POST", f"{CDN}/files/upload", png(MOST + 1), content_type="image/png")
+    assert "which this plan allows" in refusal(answer, 413, "body_too_large")["message"]
+    answer = swift.send("POST", f"{CDN}/files/upload", b"<html>", content_type="image/png")
+    refusal(answer, 415, "unsupported_media_type")
+    assert not uploads.at_files()
+
+
+def test_a_large_file_is_not_bound_as_a_body(uploads: Uploads) -> None:
+    """More than `PROXY_MAX_BODY_BYTES`."""
+    file = png(13 * 1024 * 1024)
+    with uploads.person(tenant="large") as client:
+        answer = Swift(uploads, client).send("POST", f"{CDN}/files/upload", file, content_type="image/png")
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_token_that_does_not_count_is_refused(uploads: Uploads, swift: Swift) -> None:
+    url, session = f"{CDN}/files/upload", uploads.stack.token()
+    for token in ("Bearer x", f"Bearer {session}", "", f"{swift.token['x-fal-cdn-authorization']}, Bearer x"):
+        answer = swift.send("POST", url, FILE, content_type="image/png", x_fal_cdn_authorization=token)
+        refusal(answer, 401, "unauthenticated")
+    begun = swift.send("POST", f"{url}/multipart", content_type="image/png").json()
+    with uploads.person("eve") as client:
+        part = f"{begun['access_url']}/multipart/{begun['uploadId']}/1"
+        refusal(Swift(uploads, client).send("PUT", part, FILE), 404, "not_found")
+    assert not uploads.at_files()
+
+
+def test_without_a_token_it_is_no_target(uploads: Uploads) -> None:
+    with uploads.person() as client:
+        answer = client.post(PATH, content=FILE, headers={"x-fal-target-url": f"{CDN}/files/upload"})
+    refusal(answer, 400, "bad_target")
+
+
+NO_TARGETS = [
+    f"{CDN}/files/delete",
+    f"{CDN}/files/upload/",
+    f"{CDN}/files/upload?x=1",
+    f"{CDN}/files/../files/upload",
+    f"{CDN}/files/a/../b/multipart/x/1",
+    f"{CDN}/files/a%2Fb/multipart/x/1",
+    f"{CDN}/files//a/multipart/x/1",
+    f"{CDN}/files/a/multipart/x/1/2",
+    f"{CDN}/files/a/multipart/x/y",
+    f"{CDN}/files/a/multipart/x/1\n",
+    "http://v3.fal.media/files/upload",
+    "https://v3.fal.media:8443/files/upload",
+    "https://v3.fal.media@evil.example/files/upload",
+    "https://v3.fal.media.evil.example/files/upload",
+    "https://evilfal.media/files/upload",
+    f"{CDN}/files/{'a' * 2048}/multipart/x/1",
+]
+
+
+@pytest.mark.parametrize("url", NO_TARGETS)
+def test_nothing_else_is_taken_for_the_cdn(url: str) -> None:
+    assert parse_cdn_url(url) is None
+
+
+def test_what_is_not_the_cdn_is_refused_whatever_the_token(uploads: Uploads, swift: Swift) -> None:
+    for url in NO_TARGETS:
+        if url.isprintable():
+            refusal(swift.send("POST", url, FILE), 400, "bad_target")
+    assert not uploads.sandbox.requests()
