@@ -9,7 +9,7 @@ from proxy.clock import Clock
 from proxy.stores.base import Counters, Ledger
 
 #: How long a sign of life counts.
-HOLDER_SECONDS = 7.0
+HOLDER_SECONDS = 6.0
 _log = logging.getLogger(__name__)
 
 

@@ -15,12 +15,12 @@ from proxy.errors import ProxyError, StoreUnavailable
 from proxy.policy.dead_holders import HOLDER_SECONDS, DeadHolders
 from proxy.policy.pools import keys_of
 from proxy.policy.quota import UPLOAD
-from proxy.stores.base import Beat, Counters, Job, LeasesLost, Ledger, Pool
+from proxy.stores.base import Beat, Counters, LeasesLost, Ledger, OpenJob, Pool
 
 #: Without any word of a job its slot is free again after this; every word renews it.
 LEASE_SECONDS = 600.0
 #: How often a process gives a sign of life. A dead one is looked at twice, one beat apart, when its last sign no longer
-#: counts: its slots are free eleven seconds after its end at the latest.
+#: counts: its slots are free ten seconds after its end at the latest.
 BEAT_SECONDS = 2.0
 #: Beats after which the lease of a call that still runs is renewed: long before it expires.
 RENEW_BEATS = 75
@@ -271,7 +271,7 @@ class LeaseKeeper:
             )
 
 
-def _pools_of(jobs: Iterable[Job]) -> Mapping[str, Sequence[str]]:
+def _pools_of(jobs: Iterable[OpenJob]) -> Mapping[str, Sequence[str]]:
     return {job.id: keys_of(job) for job in jobs}
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from proxy.auth.sessions import is_guest_name
-from proxy.stores.base import Job
+from proxy.stores.base import Job, OpenJob
 
 
-def keys_of(job: Job) -> tuple[str, ...]:
+def keys_of(job: Job | OpenJob) -> tuple[str, ...]:
     """The pools of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
     return keys_of_subject(job.tenant, job.subject)
 

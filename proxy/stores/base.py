@@ -111,6 +111,17 @@ class Job:
         return app_of(self.endpoint)
 
 
+class OpenJob(NamedTuple):
+    """What the leases have to know of a job that is neither settled nor released: there may be very many."""
+
+    id: str
+    kind: str
+    tenant: str
+    subject: str
+    state: str
+    expires_at: float
+
+
 @dataclass(frozen=True)
 class Reserve:
     """Take a job's charges, all or none, and note the job."""
@@ -261,7 +272,7 @@ class Ledger(Protocol):
 
     async def get(self, job_id: str) -> Job | None: ...
 
-    async def open_jobs(self) -> Sequence[Job]:
+    async def open_jobs(self) -> Sequence[OpenJob]:
         """All jobs that are neither settled nor released."""
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:

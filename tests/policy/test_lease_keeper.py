@@ -18,7 +18,7 @@ from proxy.policy.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS,
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.terms import SlotLimits
-from proxy.stores.base import Accept, Counters, Job, Ledger, Reserve, Settle
+from proxy.stores.base import Accept, Counters, Job, Ledger, OpenJob, Reserve, Settle
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.sql import SqlStores
@@ -351,7 +351,7 @@ async def test_a_call_keeps_its_slot_for_longer_than_a_lease(
         starts() if kind == "redis" else Process(Leases(memory, stores.ledger, clock), memory, stores.ledger, clock)
     )
     call, queued = await process.begin("stream"), await process.submit()
-    seconds = 1.5 * LEASE_SECONDS
+    seconds = 1.2 * LEASE_SECONDS
     for _ in range(2 * RENEW_BEATS + 2):
         clock.advance(seconds / (2 * RENEW_BEATS))
         await process.leases.keeper.keep()
@@ -479,7 +479,7 @@ class LateLedger:
     def __getattr__(self, name: str) -> object:
         return getattr(self._ledger, name)
 
-    async def open_jobs(self) -> Sequence[Job]:
+    async def open_jobs(self) -> Sequence[OpenJob]:
         found = await self._ledger.open_jobs()
         self.is_read.set()
         await self.goes_on.wait()

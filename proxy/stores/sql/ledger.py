@@ -12,7 +12,7 @@ from typing import Any
 from cachetools import LRUCache
 from sqlalchemy import select, update
 
-from proxy.stores.base import Account, Bucket, Job, Operation, Outcome, UsageRow
+from proxy.stores.base import Account, Bucket, Job, OpenJob, Operation, Outcome, UsageRow
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs
 from proxy.stores.sql.transaction import (
@@ -62,10 +62,11 @@ class SqlLedger:
             row = (await connection.execute(select(jobs).where(condition))).one_or_none()
             return job_of(row) if row else None
 
-    async def open_jobs(self) -> Sequence[Job]:
+    async def open_jobs(self) -> Sequence[OpenJob]:
+        columns = [jobs.c[name] for name in OpenJob._fields]
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(jobs).where(jobs.c.state.in_(OPEN_STATES)))
-            return [job_of(row) for row in rows]
+            rows = await connection.execute(select(*columns).where(jobs.c.state.in_(OPEN_STATES)))
+            return [OpenJob._make(row) for row in rows]
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
