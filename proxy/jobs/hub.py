@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from proxy.clock import Clock
 from proxy.drain import Drain
 from proxy.errors import ProxyError
+from proxy.jobs.opening import TURNS_PER_SECOND, StreamOpener
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
 from proxy.jobs.updates import STATES, Update
@@ -25,7 +26,7 @@ from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.client import Answer, Upstream
+from proxy.upstream.client import Upstream
 from proxy.upstream.relay import StreamBroken, Whole, whole
 
 #: How long a job is followed that nobody asks for.
@@ -48,9 +49,11 @@ class Hub:
         clock: Clock,
         drain: Drain,
         pauses: Sequence[float] = PAUSES_SECONDS,
+        turns_per_second: float = TURNS_PER_SECOND,
     ) -> None:
         self._upstream = upstream
         self._settlement = settlement
+        self._opener = StreamOpener(upstream, turns_per_second)
         self._clock = clock
         self._drain = drain
         self._pauses = pauses
@@ -84,7 +87,7 @@ class Hub:
         if _id(job) not in self._watches and len(self._watches) >= MOST_WATCHES:
             return None
         watch = self._watch(job)
-        if not watch.is_trying:
+        if not watch.is_trying or self._opener.is_refused:
             return None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -178,14 +181,10 @@ class Hub:
         return watch
 
     def _begun(self, job: Job) -> Watch:
-        watch = Watch(job, self._opened, self._document, self._settlement.saw_status, self._clock.now(), self._pauses)
+        saw, now = self._settlement.saw_status, self._clock.now()
+        watch = Watch(job, self._opener.open, self._document, saw, now, self._pauses)
         watch.start(self._over)
         return watch
-
-    async def _opened(self, job: Job) -> Answer:
-        """fal's status stream of a job, always with logs: whoever wants none is told none."""
-        target = Target(Kind.STATUS_STREAM, app=job.app, request_id=_id(job), logs=True)
-        return await self._upstream.call(target, headers.to_fal(Headers({}), streams=True))
 
     def _over(self, watch: Watch) -> None:
         id_ = _id(watch.job)

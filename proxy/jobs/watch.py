@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from proxy.errors import ProxyError
+from proxy.jobs.opening import JobUnknown
 from proxy.jobs.updates import COMPLETED, STATES, Log, Update
 from proxy.stores.base import Job
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import StreamBroken, events_of, is_event_stream
+from proxy.upstream.relay import StreamBroken, events_of
 
-#: Pauses before a stream is opened again, by how many in a row brought no news; when so many in a row told nothing at
-#: all, whoever watches is cut off.
+#: The longest pauses before a stream is opened again, by how many in a row brought no news; when so many in a row
+#: failed, its readers are cut off. Each pause is a random part of that (full jitter), and then the stream waits for a
+#: turn.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
 #: How often the stream may fail before its first word reaches an event stream; polls ask fal itself after one failure.
 ATTEMPTS = 3
@@ -34,20 +37,19 @@ ENDING_SECONDS = 0.25
 KEPT_UPDATES = 32
 _log = logging.getLogger(__name__)
 
-Open = Callable[[Job], Awaitable[Answer]]
 Ask = Callable[[Job], Awaitable[dict[str, Any] | None]]
 Saw = Callable[[Job, dict[str, Any]], Awaitable[None]]
 
 
-class JobUnknown(StreamBroken):
-    """fal does not know the job, or does not know it any more."""
+class Open(Protocol):
+    async def __call__(self, job: Job, *, is_again: bool) -> Answer: ...
 
 
 class Watch:
     """Follows a job from `start` to its end or to `close`; whoever wants to know joins it.
 
     Args:
-        open_: opens the job's status stream at fal.
+        open_: opens the job's status stream at fal, as `StreamOpener.open`.
         ask: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
         saw: is told each document before anybody else.
         pauses: seconds between attempts to open the stream, as `PAUSES_SECONDS`.
@@ -72,6 +74,7 @@ class Watch:
         self._ask = ask
         self._saw = saw
         self._pauses = pauses
+        self._has_tried = False
         self._missed = False
         self._log = Log()
         self._kept: list[Update] = []
@@ -90,7 +93,7 @@ class Watch:
     def ended(cls, job: Job, last: Update) -> Watch:
         """One of a job whose end is known."""
 
-        async def nothing(*_: Any) -> Any:
+        async def nothing(*_: Any, **__: Any) -> Any:
             raise StreamBroken("the job has ended")
 
         watch = cls(job, nothing, nothing, nothing, 0)
@@ -226,7 +229,8 @@ class Watch:
 
     async def _follow_one_stream(self) -> None:
         try:
-            await self._read(await self._opened())
+            is_again, self._has_tried = self._has_tried, True
+            await self._read(await self._open(self.job, is_again=is_again))
         except JobUnknown:
             raise
         except (ProxyError, StreamBroken) as problem:
@@ -241,16 +245,8 @@ class Watch:
         self.wake()
         if self._failures > len(self._pauses):
             raise StreamBroken("fal's status stream does not come back")
-        await asyncio.sleep(self._pauses[min(self._fruitless, len(self._pauses)) - 1])
-
-    async def _opened(self) -> Answer:
-        response = await self._open(self.job)
-        if is_event_stream(response):
-            return response
-        await response.aclose()
-        if response.status_code == 404:
-            raise JobUnknown("fal does not know the job")
-        raise StreamBroken(f"fal answered with status {response.status_code} instead of a stream")
+        longest = self._pauses[min(self._fruitless, len(self._pauses)) - 1]
+        await asyncio.sleep(random.uniform(0, longest))
 
     async def _read(self, response: Answer) -> None:
         self._missed = False

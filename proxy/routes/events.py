@@ -14,8 +14,9 @@ from proxy.errors import BadUpstream, NotFound, ProxyError
 from proxy.http.disconnect import Disconnect, cancel_on_disconnect
 from proxy.http.event_stream import EventStream
 from proxy.jobs.hub import Hub
+from proxy.jobs.opening import JobUnknown
 from proxy.jobs.updates import Rewrite, Update
-from proxy.jobs.watch import ATTEMPTS, JobUnknown, Watch
+from proxy.jobs.watch import ATTEMPTS, Watch
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.upstream import sse

@@ -20,9 +20,10 @@ import orjson
 
 from proxy.drain import Drain
 from proxy.errors import BadRequest, BadUpstream, ProxyError, Unavailable, UpstreamTimeout
+from proxy.jobs.opening import JobUnknown
 from proxy.jobs.settlement import parsed
 from proxy.jobs.updates import Update
-from proxy.jobs.watch import PAUSES_SECONDS, JobUnknown, Watch
+from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.routes.events import refusal_of
 from proxy.upstream import sse
 from proxy.upstream.relay import PING_SECONDS, StreamBroken, Whole

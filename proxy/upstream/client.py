@@ -135,13 +135,13 @@ class Upstream:
                 self.guard.note(reason)
                 raise refusals.error_of(reason, response.headers, self.guard.locked_seconds())
             if not is_whole:
-                raise _not_fals(status, repeatable=kind.repeatable)
+                raise _not_fals(response, repeatable=kind.repeatable)
         if status >= 500:
             self.guard.note(refusals.Reason.SERVER_ERROR)
             self.guard.fail(evidence_of_status(status, response.headers, kind), target, caller)
         if not _passes_on(response):
             await response.aclose()
-            raise _not_fals(status, repeatable=kind.repeatable)
+            raise _not_fals(response, repeatable=kind.repeatable)
         return response
 
     def _request(self, target: Target, headers: dict[str, str], body: object) -> httpx.Request:
@@ -255,7 +255,8 @@ def _passes_on(response: httpx.Response) -> bool:
     return response.status_code >= 400 and (speaks_json or REQUEST_ID in response.headers)
 
 
-def _not_fals(status: int, *, repeatable: bool) -> ProxyError:
+def _not_fals(response: httpx.Response, *, repeatable: bool) -> ProxyError:
     if repeatable:
-        return BadUpstream(f"fal answered with something that is not its own (status {status}).", scope="upstream")
+        message = f"fal answered with something that is not its own (status {response.status_code})."
+        return BadUpstream(message, retry_after=refusals.retry_after_of(response.headers), scope="upstream")
     return UpstreamAmbiguous("What came back is not fal's answer: it may have accepted the request.")

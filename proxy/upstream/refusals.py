@@ -87,13 +87,18 @@ def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) 
         case Reason.ACCOUNT_LOCKED | Reason.BALANCE_USED_UP:
             return locked(locked_seconds)
         case Reason.CONCURRENCY_LIMIT | Reason.RATE_LIMIT:
-            wait = parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS) or _BUSY_SECONDS
+            wait = retry_after_of(headers) or _BUSY_SECONDS
             return UpstreamBusy("fal takes no more calls at the moment; try again.", retry_after=wait, scope="upstream")
         case _:
             return UpstreamRefusedEndpoint(
                 "fal does not know this endpoint, or refuses it to this proxy; its operator must look.",
                 scope="upstream",
             )
+
+
+def retry_after_of(headers: Mapping[str, str]) -> int | None:
+    """The seconds that fal asks to wait, if it does."""
+    return parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS)
 
 
 def locked(retry_after: float) -> UpstreamAccountLocked:

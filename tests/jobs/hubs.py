@@ -72,11 +72,15 @@ def settings() -> Settings:
 
 @contextlib.asynccontextmanager
 async def hub_before(
-    fal: ScriptedFal, *, silence_seconds: float = 20.0, pauses: Sequence[float] = PAUSES_SECONDS
+    fal: ScriptedFal,
+    *,
+    silence_seconds: float = 20.0,
+    pauses: Sequence[float] = PAUSES_SECONDS,
+    turns_per_second: float = 1000,
 ) -> AsyncIterator[Bench]:
     upstream = Upstream(settings().fal, fal, Timeouts(status_stream=silence_seconds))
     clock, drain, books = MovableClock(), Drain(10), Books()
-    hub = Hub(upstream, books, clock, drain, pauses)  # type: ignore[arg-type]
+    hub = Hub(upstream, books, clock, drain, pauses, turns_per_second)  # type: ignore[arg-type]
     try:
         yield Bench(hub, fal, upstream, clock, drain, books)
     finally:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.jobs.hub import IDLE_SECONDS
-from proxy.jobs.watch import KEPT_UPDATES, JobUnknown
+from proxy.jobs.opening import JobUnknown
+from proxy.jobs.watch import KEPT_UPDATES
 from proxy.upstream.relay import StreamBroken
 from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading, until
 from tests.support.scripted import ID, ScriptedFal, log_line, whole_life
@@ -129,7 +130,7 @@ async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_nev
             yield piece
 
     fal = ScriptedFal(whole_life()[:1], whole_first)
-    async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.01)) as bench:
+    async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.05)) as bench:
         began = asyncio.get_running_loop().time()
         await bench.hub.poll(JOB)
         await until(lambda: fal.calls.count("stream") == 21)
