@@ -33,6 +33,7 @@ from proxy.stores.base import (
     Reserve,
     Settle,
     Stale,
+    TransactionAborted,
 )
 from proxy.stores.spool import Fact, Spool
 
@@ -45,7 +46,7 @@ RETRY_SECONDS = (0.1, 2.0)
 LOOK_SECONDS = 0.1
 #: What waits for longer than this is spooled.
 SPOOL_SECONDS = 1.0
-#: How long the end of the process waits for a store that does not answer.
+#: How long the end of the process waits for each transaction.
 CLOSE_SECONDS = 0.5
 _UNAVAILABLE = StoreUnavailable("The proxy's database does not answer; try again shortly.")
 _log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class LedgerBatcher:
         self._watcher: asyncio.TimerHandle | None = None
         self._retrier: asyncio.TimerHandle | None = None
         self._pause = RETRY_SECONDS[0]
+        self._commits = 0
 
     def __len__(self) -> int:
         """How many operations wait for a store that does not answer."""
@@ -145,21 +147,24 @@ class LedgerBatcher:
     async def close(self) -> None:
         """Write what was asked for, to the spool if the store does not answer."""
         self._retry()
-        if self._worker is not None:
+        while self._worker is not None and not self._worker.done():
+            before = self._commits
             await asyncio.wait({self._worker}, timeout=CLOSE_SECONDS)
+            if self._commits == before:
+                break
         for timer in (self._watcher, self._retrier):
             if timer is not None:
                 timer.cancel()
-        await self.spool()
+        if left := await self.spool():
+            _log.error("ledger operations lost", extra={"facts": {"operations": left}})
         if self._worker is not None:
             self._worker.cancel()
 
-    async def spool(self) -> None:
-        """Keep in files what is not written yet."""
+    async def spool(self) -> int:
+        """Keep in files what is not written yet; how many operations could not be kept."""
         if self._spooling is not None:
             await asyncio.wait({self._spooling})
-        if left := self._spool.keep(self._facts(before=math.inf)):
-            _log.error("ledger operations lost", extra={"facts": {"operations": left}})
+        return self._spool.keep(self._facts(before=math.inf))
 
     def _facts(self, before: float) -> list[Fact]:
         """What has happened at fal, and arrived here before."""
@@ -195,30 +200,39 @@ class LedgerBatcher:
             try:
                 outcomes = await self._ledger.commit([entry.operation for entry in part])
             except Exception as problem:
-                if isinstance(problem, StoreUnavailable) and not isinstance(problem, DataRefused):
+                is_aborted = isinstance(problem, TransactionAborted)
+                if isinstance(problem, StoreUnavailable) and not (is_aborted or isinstance(problem, DataRefused)):
                     # It is down, and not at odds with what it was asked for: each half would wait for it again.
                     self._defer(part, problem)
                     self._defer((entry for some in reversed(parts) for entry in some), _UNAVAILABLE)
                     return
-                if len(part) == 1:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                elif isinstance(problem, TransactionAborted):
+                    self._defer(part, problem)
+                else:
                     _fail(part[0], problem)
-                    continue
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
             else:
                 self._resolve(part, outcomes)
 
     def _resolve(self, part: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(part, outcomes, strict=True):
-            if isinstance(outcome, Granted) and isinstance(entry.operation, Reserve) and not entry.is_heard:
-                self._waiting.append(_release(entry.operation))
+            if (done := entry.done) is not None and not done.done():
+                done.set_result(outcome)
             else:
-                entry.resolve(outcome)
-            if isinstance(outcome, Stale) and isinstance(entry.operation, Accept) and not entry.is_heard:
-                _log.warning("acceptance came too late", extra={"facts": {"job": entry.operation.job_id}})
+                self._resolve_unheard(entry.operation, outcome)
+        self._commits += 1
         self._pause = RETRY_SECONDS[0]
         if self._backlog:
             self._retry()
+
+    def _resolve_unheard(self, operation: Operation, outcome: Outcome) -> None:
+        if isinstance(operation, Reserve):
+            if isinstance(outcome, Granted):
+                self._waiting.append(_release(operation))
+        elif isinstance(operation, Accept) and isinstance(outcome, Stale):
+            _log.warning("acceptance came too late", extra={"facts": {"job": operation.job_id}})
 
     def _defer(self, entries: Iterable[_Entry], problem: StoreUnavailable) -> None:
         """Refuse reservations that the store did not take, and keep what has happened already for later."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Accept, Account, Charge, Deferred, Granted, Job, Reserve, Settle
-from proxy.stores.batching import LedgerBatcher, Patience
+from proxy.stores.base import Accept, Account, Charge, Deferred, Granted, Job, Operation, Outcome, Reserve, Settle
+from proxy.stores.batching import CLOSE_SECONDS, MOST_AT_ONCE, LedgerBatcher, Patience
 from proxy.stores.sql import SqlStores
+from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job
 from tests.support.databases import PostgresDatabases, SqliteDatabases
@@ -102,6 +103,22 @@ async def test_the_end_of_the_process_writes_what_is_deferred(url: str, open_sto
         with locked(url):
             assert await batcher.commit(Settle(mine.id, None, 1.0)) == Deferred()
     assert await is_in(stores, mine.id, "released")
+
+
+async def test_the_end_of_the_process_waits_for_a_store_that_is_slow(url: str, open_stores: OpenStores) -> None:
+    """However long all of it takes, as long as it goes on."""
+
+    class SlowLedger(SqlLedger):
+        async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+            await asyncio.sleep(0.6 * CLOSE_SECONDS)
+            return await super().commit(operations)
+
+    batcher = LedgerBatcher(SlowLedger(open_stores(url).ledger._database))
+    mine = [job(Charge(REQUESTS, 1, 1000)) for _ in range(3 * MOST_AT_ONCE)]
+    made = [batcher.commit(Reserve(one)) for one in mine]
+    await asyncio.sleep(0)
+    await batcher.close()
+    assert all(one.result() == Granted() for one in made)
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["caller gone", "patience over"])

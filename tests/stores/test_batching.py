@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.base import (
@@ -22,6 +22,7 @@ from proxy.stores.base import (
     Outcome,
     Reserve,
     Settle,
+    TransactionAborted,
 )
 from proxy.stores.batching import MOST_AT_ONCE, LedgerBatcher
 from proxy.stores.sql import SqlStores
@@ -30,7 +31,9 @@ from proxy.stores.sql.schema import quota_usage
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.books import read_books
-from tests.support.databases import SqliteDatabases
+from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.patience import until
+from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.anyio
 STRANGERS = 99
@@ -173,3 +176,35 @@ async def test_a_store_that_goes_down_while_a_batch_is_split_is_not_asked_for_th
     # The whole, the first half, and the second half, which meets the lock.
     assert ledger.sizes == [41, 20, 21]
     assert len(outcomes) == 20 and len(failures) == 21
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("size", [2, 1], ids=["two calls", "one call"])
+async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
+    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores, size: int
+) -> None:
+    """Somebody locks accounts in another order: the deadlock fails no call whose half does not meet it again."""
+    stores = open_stores(postgres_databases.migrated())
+    first, last = (Bucket("acme", subject, "requests", "day", 0) for subject in ("a", "z"))
+    batcher = LedgerBatcher(stores.ledger)
+    await committed(batcher, [Reserve(job(Charge(first, 1, 9), Charge(last, 1, 9)))])
+    calls = [Reserve(job(Charge(first, 1, 9), Charge(last, 1, 9))) for _ in range(size)]
+    async with open_stores(stores.ledger._database._url)._database.writing() as connection:
+        # The other side is the one to be undone.
+        await connection.execute(text("SET LOCAL deadlock_timeout = '5min'"))
+        await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'z' FOR UPDATE"))
+        committing = asyncio.create_task(committed(batcher, calls))
+        await until(lambda: _waits_for_a_lock(postgres), "nothing waits for the lock")
+        await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'a' FOR UPDATE"))
+    outcomes, failures = await committing
+    if size == 1:
+        # Alone, it is refused.
+        assert [type(one) for one in failures] == [TransactionAborted]
+    else:
+        assert outcomes == [Granted()] * size
+    assert (await stores.ledger.accounts([first]))[first] == Account(reserved=1 + len(outcomes))
+
+
+async def _waits_for_a_lock(postgres: Postgres) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return await asyncio.to_thread(postgres.ask, "postgres", waiting) == "1"

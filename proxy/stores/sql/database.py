@@ -14,15 +14,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import DataRefused, OutcomeUnknown
+from proxy.stores.base import DataRefused, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.engine import LOCK_SECONDS, create_engine, sqlite_location
 from proxy.stores.sql.file import SqliteFile
 
 T = TypeVar("T")
-#: What SQLite raises, and the classes of PostgreSQL's codes: data exceptions, and violated constraints.
+#: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
+#: constraints.
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _REFUSAL_STATES = ("22", "23")
+#: Deadlocks, and transactions that cannot be put into an order.
+_ROLLBACK_STATE = "40"
 _log = logging.getLogger(__name__)
 
 
@@ -152,16 +155,17 @@ class _translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, OverflowError)):
             _log.error("the database failed: %s", _cause(error))
-            if _is_refusal(error):
+            state = _state_of(error)
+            if isinstance(getattr(error, "orig", error), _REFUSALS) or state in _REFUSAL_STATES:
                 raise DataRefused("The proxy's database does not take that.") from None
+            if state == _ROLLBACK_STATE:
+                raise TransactionAborted("The proxy's database is busy; try again shortly.") from None
             raise StoreUnavailable("The proxy's database does not answer; try again shortly.") from None
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the data was at fault: it broke a constraint, or does not fit its column."""
-    original = getattr(error, "orig", None) or error
-    state = getattr(original, "sqlstate", None) or ""
-    return isinstance(original, _REFUSALS) or state[:2] in _REFUSAL_STATES
+def _state_of(error: BaseException) -> str:
+    """The class of PostgreSQL's code for an error; '' if it has none."""
+    return (getattr(getattr(error, "orig", error), "sqlstate", None) or "")[:2]
 
 
 def _cause(error: BaseException) -> str:
