@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tests.support.limited import (
     posts,
     refusal,
 )
+from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -352,3 +354,22 @@ def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl,
         own.clock.advance(JOB_SECONDS)
         look_after(own, counters)
         eventually(lambda: account(tmp_path, "poor", "tokens") == Booked(64, 0), "the reservation stayed")
+
+
+@pytest.mark.tools
+def test_a_proxy_that_starts_before_its_redis(sandbox: SandboxControl, tmp_path: Path, redis: Redis) -> None:
+    """It is not ready and lets no call through; once Redis is there, the jobs of before have their slots."""
+    environ = {"PROXY_REDIS_URL": redis.url}
+    with limited_proxy(sandbox, tmp_path, PLANS) as before, Person(before, before.token(tenant="one")) as alice:
+        job = alice.submitted(QUEUED)
+    with contextlib.ExitStack() as stack:
+        with redis.stopped():
+            after = stack.enter_context(limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock, environ=environ))
+            alice = stack.enter_context(Person(after, after.token(tenant="one")))
+            refusal(alice.http.get("/readyz"), 503, "store_unavailable")
+            refusal(alice.run(), 503, "store_unavailable")
+        full(alice.run())
+        after.sandbox.move_job(job, "finish")
+        assert alice.status(job).is_success and alice.slots() == (0, 0)
+        after.clock.advance(1)
+        assert alice.http.get("/readyz").status_code == 200
