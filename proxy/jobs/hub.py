@@ -200,5 +200,5 @@ def _id(job: Job) -> str:
 
 
 def _bytes(last: Update) -> int:
-    # Polls keep the log in an encoded form too.
-    return 4096 + 3 * last.log.bytes
+    # Polls keep the whole log in up to three forms, and streams keep its last lines.
+    return 4096 + 5 * last.log.bytes

@@ -1,7 +1,8 @@
 """What fal tells of a job: its log lines so far, and each update of its state in every form that a caller may want.
 
-Polls are cumulative, streams incremental: a poll carries all log lines, an event those that are new. A form is encoded
-once, however many callers ask for it.
+Polls are cumulative, streams incremental: a poll carries all log lines, an event those that are new. These forms are
+encoded once, however many callers ask for them. What a reader gets who comes back to some other place of the log is
+encoded for that reader alone: kept, it would take the log's size for each place.
 """
 
 from __future__ import annotations
@@ -72,12 +73,14 @@ class Update:
         endpoint: the one it was submitted to.
         document: fal's JSON object; the lines of its `logs` are in the log.
         lines: how many lines the log had.
+        fresh_from: how many it had at the update before: the number of the first line that is new.
     """
 
     endpoint: str
     document: dict[str, Any]
     log: Log
     lines: int
+    fresh_from: int = 0
     _encoded: dict[Any, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -100,12 +103,23 @@ class Update:
         key = (first_line, rewrite)
         found = self._encoded.get(key)
         if found is None:
-            document = dict(self.document)
-            if "logs" in document or (first_line is not None and self.lines):
-                has_none = first_line is None or (document.get("logs") is None and not self.lines)
-                document["logs"] = None if has_none else self.log.between(first_line or 0, self.lines)
-            found = self._encoded[key] = _kept(rewrite(self.endpoint, document) if rewrite else document)
+            found = self._encode(first_line, rewrite)
+            is_whole_log = first_line == 0 and self.lines == len(self.log)
+            if is_whole_log or first_line in (None, self.fresh_from):
+                self._encoded[key] = found
         return found
+
+    def forget_whole_log(self) -> None:
+        """Let go of the forms with all lines, which polls only want of the latest update."""
+        for key in [key for key in self._encoded if key[0] == 0 and self.fresh_from]:
+            del self._encoded[key]
+
+    def _encode(self, first_line: int | None, rewrite: Rewrite | None) -> bytes:
+        document = dict(self.document)
+        if "logs" in document or (first_line is not None and self.lines):
+            has_none = first_line is None or (document.get("logs") is None and not self.lines)
+            document["logs"] = None if has_none else self.log.between(first_line or 0, self.lines)
+        return _kept(rewrite(self.endpoint, document) if rewrite else document)
 
 
 def _kept(document: Any) -> bytes:

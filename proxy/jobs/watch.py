@@ -309,7 +309,10 @@ class Watch:
         self._failures, self._failure = 0, None
         latest = self.latest
         if latest is None or latest.document != document or latest.lines != len(self._log):
-            update = Update(self.job.endpoint, document, self._log, len(self._log))
+            if latest is not None:
+                latest.forget_whole_log()
+            known = 0 if latest is None else latest.lines
+            update = Update(self.job.endpoint, document, self._log, len(self._log), known)
             self._kept = [*self._kept[1 - KEPT_UPDATES :], update]
             self._told += 1
             self._fruitless = 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 
 from proxy.jobs.hub import IDLE_SECONDS
@@ -217,3 +219,22 @@ async def test_a_reader_who_comes_back_to_a_job_that_ended_gets_its_end() -> Non
         for _ in range(2):
             (only,) = [event for event in await bench.native("COMPLETED..4") if "event" in event]
             assert (only["event"], only["id"]) == ("result", "END")
+
+
+async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls() -> None:
+    """A log of 300 kB that grows a line at a time, with a poll after each, and readers who come back anywhere."""
+    fal = ScriptedFal([{"status": "IN_PROGRESS", "logs": [log_line(f"{n} {'x' * 1000}") for n in range(300)]}])
+    async with hub_before(fal) as bench:
+        with reading(bench.hub) as watch:
+            await watch.begun()
+            tracemalloc.start()
+            try:
+                for count in range(KEPT_UPDATES):
+                    fal.tell(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
+                    await until(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
+                    update = await bench.hub.poll(JOB)
+                    assert update is not None and len(orjson.loads(update.encoded(0))["logs"]) == 301 + count
+                taken = tracemalloc.get_traced_memory()[0]
+            finally:
+                tracemalloc.stop()
+    assert taken < 1_500_000

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import orjson
 import pytest
 
 from proxy.jobs.updates import MOST_LOG_BYTES, Log, Update
-from proxy.routes.journal import parse_mark
+from proxy.routes.journal import as_job, parse_mark
 
 
 def messages(log: Log, first: int = 0) -> Any:
@@ -83,3 +84,18 @@ def test_marks(document: dict[str, Any], mark: str) -> None:
     assert Update("e", document, Log(), 2).mark == mark
     # A client that comes back with it is understood.
     assert parse_mark(mark) == mark
+
+
+def test_forms_are_kept_once_a_job_and_not_once_for_each_place_in_its_log() -> None:
+    log, size = Log(), MOST_LOG_BYTES // 2
+    log.add([{"n": n, "text": "x" * 970} for n in range(size // 1000)])
+    update = Update("e", {"status": "IN_PROGRESS", "logs": []}, log, len(log), len(log) - 1)
+    tracemalloc.start()
+    try:
+        for first in range(len(log)):
+            assert len(orjson.loads(update.encoded(first, as_job))["logs"]) == len(log) - first
+        assert tracemalloc.get_traced_memory()[0] < 2 * size
+        update.forget_whole_log()
+        assert tracemalloc.get_traced_memory()[0] < size / 4
+    finally:
+        tracemalloc.stop()
