@@ -155,9 +155,14 @@ async def test_a_process_that_starts_again_frees_what_died_with_it(starts: Start
 async def test_a_call_that_died_before_it_was_written_down_is_over_too(starts: Starts) -> None:
     dead, other = starts(), starts()
     await live([dead, other], BEAT_SECONDS)
-    await dead.leases.acquire(job(), SlotLimits(1, 1, None))
+    names = ["alice", "guest-0123456789abcdef", 'ünï "quoted" \\ / {x} 🐈']
+    for name in names:
+        await dead.leases.acquire(job(subject=name), SlotLimits(1, 3, 1))
     await live([other], FREE_SECONDS + 1)
-    assert await other.in_use() == 0
+    for name in names:
+        used = await other.leases.in_use("acme", name, SlotLimits(1, 3, 1))
+        assert used.keys() >= {"subject", "tenant"}
+        assert not any(pool["used"] for pool in used.values())
 
 
 @pytest.mark.tools
