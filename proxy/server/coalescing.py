@@ -1,8 +1,10 @@
-"""Writing to a connection once where the server writes twice, and closing it so that the last answer arrives."""
+"""Writing to a connection once where the server writes twice, for as long as its peer reads, and closing it so that the
+last answer arrives."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 #: More than this does not wait for what else is written: it is not the head of an answer.
@@ -10,6 +12,8 @@ WAITING_BYTES = 16 * 1024
 #: How long a connection with an unread request stays half open. Closed at once, the system would reset it, and a reset
 #: overtakes the answer (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
+#: Of Linux; elsewhere only what waits in this process is watched.
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class CoalescingTransport:
@@ -18,11 +22,16 @@ class CoalescingTransport:
     uvicorn writes the head and the body of an answer each for itself, and each costs a call of the system that takes
     longer than most of what the proxy does for a poll.
 
+    Args:
+        write_seconds: how long what is written may wait for the peer to take any of it. What waits in the system's
+            buffer for a peer that takes nothing, or is out of reach, is for the system to watch (tcp(7),
+            TCP_USER_TIMEOUT).
+
     Attributes:
         lingers: whether `close` waits for the peer to read the last answer; what the peer still sends is discarded.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, write_seconds: float) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._call_soon = self._loop.call_soon
@@ -30,6 +39,9 @@ class CoalescingTransport:
         self._bytes = 0
         self._closing: asyncio.TimerHandle | None = None
         self.lingers = False
+        connection = transport.get_extra_info("socket")
+        if _USER_TIMEOUT is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(write_seconds * 1000))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -74,7 +74,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(CoalescingTransport(transport))  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport, self._limits.write_seconds))  # type: ignore[arg-type]
         if self._registry.admit(self, self.client):
             self.deadline = self._time() + self._limits.connect_seconds
         elif not self._registry.may_answer_refusal():

@@ -16,8 +16,9 @@ from proxy.http.disconnect import disconnect_of
 from proxy.http.scope import NO_STORE, SHOWN
 from proxy.jobs.hub import Hub
 from proxy.routes.events import status_events, stream_of
+from proxy.server.connections import ConnectionLimits
 from proxy.server.factory import ProtocolFactory
-from tests.jobs.hubs import JOB, hub_before, until
+from tests.jobs.hubs import JOB, hub_before, reading, until
 from tests.support.scripted import ScriptedFal, log_line, whole_life
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ LINES = 600
 
 
 @contextlib.asynccontextmanager
-async def serving(hub: Hub) -> AsyncIterator[int]:
+async def serving(hub: Hub, limits: ConnectionLimits | None = None) -> AsyncIterator[int]:
     """The port of a server whose every answer is the status stream of the job."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,7 +37,7 @@ async def serving(hub: Hub) -> AsyncIterator[int]:
         stream = await stream_of(hub, JOB, disconnect, lambda watch: status_events(watch, logs=True, rewrite=None))
         await stream(scope, receive, send)
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(), lifespan="off", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(limits), lifespan="off", log_config=None))
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
@@ -78,3 +79,28 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
     assert numbers == sorted(set(numbers)), "a line came twice, or out of order"
     # What it could not take was merged, or let go where the log is too long: it was not kept for this one caller.
     assert len(text) < LINES * len(LINE) * 3 / 4
+
+
+@pytest.mark.parametrize("size", [40_000, 1_000_000], ids=["little", "much"])
+async def test_a_stream_that_nothing_reads_is_closed(size: int) -> None:
+    """Also where the little that it has yet to take waits in the system's buffer, and the server has written all."""
+    fal, limits = ScriptedFal(whole_life()[:1]), ConnectionLimits(write_seconds=1)
+    async with hub_before(fal) as bench, serving(bench.hub, limits) as port, reading_little(port) as reader:
+        await reader.readuntil(b'"IN_QUEUE"')
+        with reading(bench.hub) as watch:
+            assert watch.readers == 2
+            fal.tell(status="IN_PROGRESS", logs=[log_line("x" * size)])
+            await until(lambda: watch.readers == 1)
+            assert not watch.is_over
+
+
+async def test_a_stream_that_is_read_slowly_stays() -> None:
+    fal, limits = ScriptedFal(whole_life()[:1]), ConnectionLimits(write_seconds=1)
+    async with hub_before(fal) as bench, serving(bench.hub, limits) as port, reading_little(port) as reader:
+        await reader.readuntil(b'"IN_QUEUE"')
+        fal.tell(status="COMPLETED", logs=[log_line("x" * 400_000)])
+        read = 0
+        while piece := await reader.read(20_000):
+            read += len(piece)
+            await asyncio.sleep(0.1)
+    assert read > 400_000
