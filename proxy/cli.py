@@ -63,7 +63,17 @@ def serve(
 
 
 def application() -> Any:
-    """The application of one worker process, from its environment."""
+    """The application of one worker process, from its environment. The process ends if that cannot be used."""
+    try:
+        return _application()
+    except SettingsError as error:
+        # `serve` looked at it before, so a file has changed since, or can be read by one process only.
+        for problem in error.problems:
+            _say(problem)
+        sys.exit(1)
+
+
+def _application() -> Any:
     settings = settings_.read(os.environ)
     redactor = Redactor(settings.secrets)
     configure_logging(settings.log, redactor)

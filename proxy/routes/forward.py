@@ -133,7 +133,8 @@ class Way:
         allowance: Allowance | None = None,
     ) -> Response:
         streams = self.target.kind in (Kind.STREAM, Kind.STATUS_STREAM)
-        sent = headers.to_fal(self.request.headers, streams=streams) | self._wishes
+        sent = headers.to_fal(self.request.headers, streams=streams)
+        sent.update(self._wishes)
         address = network_of(self.request)
         admission = await self.services.gate.admit(self.caller, self.target, address, read_input, job_id, allowance)
         if (known := await from_memory(self.services, admission, rewrite)) is not None:

@@ -16,7 +16,8 @@ USER_AGENT = f"fal-proxy/{__version__}"
 REQUEST_ID = "x-fal-request-id"
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
-_PRIORITIES = ("normal", "low")
+_FROM_CALLERS = frozenset((b"x-fal-queue-priority", b"x-fal-request-timeout"))
+_PRIORITIES = {b"normal": "normal", b"low": "low"}
 #: fal wants more than a second; a day is more than any queue needs.
 _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 86_400.0
 _MAX_RETRY_AFTER_SECONDS = 86_400
@@ -48,12 +49,14 @@ def to_fal(caller: Headers, *, streams: bool) -> dict[str, str]:
         "user-agent": USER_AGENT,
         "x-fal-client-proxy": USER_AGENT,
     }
-    if (priority := caller.get("x-fal-queue-priority")) is not None:
+    # One look at all of them, as most calls have one of the two: each `get` is another. Of two the first counts.
+    given = {name: value for name, value in reversed(caller.raw) if name in _FROM_CALLERS}
+    if (priority := given.get(b"x-fal-queue-priority")) is not None:
         if priority not in _PRIORITIES:
-            raise BadRequest(f"x-fal-queue-priority must be one of {', '.join(_PRIORITIES)}.")
-        headers["x-fal-queue-priority"] = priority
-    if (timeout := caller.get("x-fal-request-timeout")) is not None:
-        headers["x-fal-request-timeout"] = _seconds(timeout)
+            raise BadRequest(f"x-fal-queue-priority must be one of {', '.join(_PRIORITIES.values())}.")
+        headers["x-fal-queue-priority"] = _PRIORITIES[priority]
+    if (timeout := given.get(b"x-fal-request-timeout")) is not None:
+        headers["x-fal-request-timeout"] = _seconds(timeout.decode("latin-1"))
     return headers
 
 

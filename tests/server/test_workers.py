@@ -139,7 +139,8 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, 
         headers = {"authorization": f"Bearer {token}"}
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(httpx.post, server.url + RUN, json=HELD, headers=headers, **PLAINLY)
-            eventually(lambda: len(sandbox.jobs()) == 1, "the call did not reach the sandbox")
+            eventually(lambda: run.done() or len(sandbox.jobs()) == 1, "the call did not reach the sandbox")
+            assert not run.done(), run.result().text
             server.process.kill()
             server.process.wait()
             eventually(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
@@ -150,8 +151,11 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, 
 
 
 def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
-    broken = {"PROXY_DATABASE_URL": f"sqlite:///{desk.folder}/gone/proxy.db", "PROXY_PORT": str(free_port())}
-    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "FAL_KEY": "id:secret"}
-    environ = {**desk.environ, **more, **broken, "PATH": os.environ["PATH"]}
-    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=desk.folder, capture_output=True, timeout=60)
+    # What stands in a pipe is read once: by the first process, and there is nothing left for the others.
+    more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "PROXY_PORT": str(free_port())}
+    environ = {**desk.environ, **more, "FAL_KEY_FILE": "/dev/stdin", "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [*PROXY, "serve"], env=environ, cwd=desk.folder, input="id:secret", capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 3, done.stderr
+    assert "FAL_KEY: is not set" in done.stderr and "Traceback" not in done.stderr
