@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.clients.driver import Driver, driving
@@ -39,6 +40,7 @@ OLD = ["serverless-client-0.15.0", "serverless-client-0.10.4"]
 ALL_BUT_OLDEST = [*NEW, OLD[0]]
 UPLOAD = {"path": str(PICTURE), "type": "image/png"}
 
+newest = pytest.mark.parametrize("client", NEW[:1], indirect=True)
 all_but_oldest = pytest.mark.parametrize("client", ALL_BUT_OLDEST, indirect=True)
 
 
@@ -143,6 +145,30 @@ def test_upload_and_its_url(client: Driver, stack: Stack) -> None:
     assert describes_the_picture(outcome["output"])
     (run,) = [request for request in stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == outcome["url"]
+
+
+@newest
+def test_a_start_timeout_and_wishes_for_files(client: Driver, stack: Stack) -> None:
+    stack.sandbox.forget()
+    storage = {"expiresIn": 60, "initialAcl": {"default": "forbid"}}
+    options = {"startTimeout": 10 / 3, "storageSettings": storage}
+    assert describes_the_picture(client.outcome("run", input=asked(), options=options)["output"])
+    (run,) = stack.sandbox.requests()
+    headers = dict(run["headers"])
+    assert headers["x-fal-request-timeout"] == "3.3333333333333335"
+    assert headers["x-fal-object-lifecycle-preference"] == (
+        '{"expiration_duration_seconds":60,"initial_acl":{"default":"forbid"}}'
+    )
+
+
+@newest
+def test_a_private_file_is_private(client: Driver) -> None:
+    def status(decision: str) -> int:
+        lifecycle = {"initialAcl": {"default": decision}}
+        url = client.outcome("uploadWithLifecycle", **UPLOAD, lifecycle=lifecycle)["url"]
+        return httpx.get(url, trust_env=False).status_code
+
+    assert [status(decision) for decision in ("forbid", "hide", "allow")] == [403, 404, 200]
 
 
 def test_uploads_of_any_size(client: Driver, stack: Stack, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.clients.driver import Driver, driving
@@ -114,6 +115,16 @@ def test_upload_and_its_url(client: Driver, tls_stack: Stack, scenario: str) -> 
     assert describes_the_picture(outcome["result"]["output"])
     (run,) = [request for request in tls_stack.sandbox.requests() if request["host"] == "run"]
     assert run["json"]["image_url"] == outcome["url"]
+
+
+@pytest.mark.parametrize("client", PYTHON_VERSIONS[:1], indirect=True)
+@pytest.mark.parametrize("repository", ["fal_v3", "fal"])
+def test_a_private_file_is_private(client: Driver, repository: str) -> None:
+    def status(decision: str) -> int:
+        question = {"path": str(PICTURE), "decision": decision, "repository": repository}
+        return httpx.get(client.outcome("upload_with_an_access_list", **question)["url"], trust_env=False).status_code
+
+    assert [status(decision) for decision in ("forbid", "hide", "allow")] == [403, 404, 200]
 
 
 @both

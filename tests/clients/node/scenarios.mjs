@@ -47,8 +47,8 @@ const shown = (result) =>
 const picture = async (path, type) => new File([await openAsBlob(path)], path.split("/").pop(), { type });
 
 const scenarios = {
-  async run(fal, { endpoint, input }) {
-    return shown(await fal.run(endpoint, { input }));
+  async run(fal, { endpoint, input, options }) {
+    return shown(await fal.run(endpoint, { input, ...options }));
   },
 
   async submitStatusResult(fal, { endpoint, input }) {
@@ -108,6 +108,10 @@ const scenarios = {
   async upload(fal, { endpoint, input, path, type }) {
     const url = await fal.storage.upload(await picture(path, type));
     return { url, ...shown(await fal.run(endpoint, { input: { ...input, image_url: url } })) };
+  },
+
+  async uploadWithLifecycle(fal, { path, type, lifecycle }) {
+    return { url: await fal.storage.upload(await picture(path, type), { lifecycle }) };
   },
 
   async blobInInput(fal, { endpoint, input, path, type }) {

@@ -132,6 +132,13 @@ def upload_by_signed_url(fal, question):
     return {"url": url, "result": fal.run(question["endpoint"], {**question["input"], "image_url": url})}
 
 
+def upload_with_an_access_list(fal, question):
+    settings = fal_client.StorageSettings(initial_acl=fal_client.StorageACL(default=question["decision"]))
+    content = Path(question["path"]).read_bytes()
+    url = fal.upload(content, "image/png", "a.png", repository=question["repository"], lifecycle=settings)
+    return {"url": url}
+
+
 def upload_that_fails(fal, question):
     return fal.upload(Path(question["path"]).read_bytes(), question["type"], "a.png")
 
