@@ -26,6 +26,7 @@ from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
+from proxy.jobs.watches import watches_per_tenant
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.middleware import BodyLimit, Errors, RequestContext
 from proxy.page import Page
@@ -176,7 +177,13 @@ def _assembled(
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
-    hub = Hub(upstream, settlement, clock, drain)
+    hub = Hub(
+        upstream,
+        settlement,
+        clock,
+        drain,
+        most_per_tenant=lambda: watches_per_tenant(len(directory.latest.tenants)),
+    )
     streams = OpenStreams(
         settings.server.max_streams,
         settings.server.max_streams_per_session,

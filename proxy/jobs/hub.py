@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.single import Single
 from proxy.jobs.updates import STATES, Update
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
+from proxy.jobs.watches import MOST_WATCHES, Watches
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -36,8 +37,6 @@ SWEEP_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
 #: Ended jobs that are kept, by the memory they take; without a log it is about four kilobytes each.
 ENDED_BYTES = 64 * 1024 * 1024
-#: Jobs followed at once; polls of more than these go to fal one by one.
-MOST_WATCHES = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +49,8 @@ class Hub:
         drain: Drain,
         pauses: Sequence[float] = PAUSES_SECONDS,
         turns_per_second: float = TURNS_PER_SECOND,
+        most: int = MOST_WATCHES,
+        most_per_tenant: Callable[[], int] = lambda: MOST_WATCHES,
     ) -> None:
         self._upstream = upstream
         self._settlement = settlement
@@ -57,7 +58,7 @@ class Hub:
         self._clock = clock
         self._drain = drain
         self._pauses = pauses
-        self._watches: dict[str, Watch] = {}
+        self._watches = Watches(most, most_per_tenant)
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._asking: Single[Whole] = Single()
         self._sweeping: asyncio.Task[None] | None = None
@@ -84,7 +85,7 @@ class Hub:
         """The state of a job, which is followed from now on; None if fal must be asked, as its stream is not there."""
         if (found := self.known(job)) is not None:
             return found
-        if _id(job) not in self._watches and len(self._watches) >= MOST_WATCHES:
+        if _id(job) not in self._watches and not self._watches.has_room(job.tenant):
             return None
         watch = self._watch(job)
         if not watch.is_trying or self._opener.is_refused:
@@ -139,7 +140,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop following all jobs."""
-        watches = list(self._watches.values())
+        watches = self._watches.all()
         for watch in watches:
             watch.stop()
         for watch in watches:
@@ -152,10 +153,10 @@ class Hub:
         """Let go of the jobs that nobody asked for in a while, and keep the slots of the others; let event streams know
         when the process stops."""
         idle_since = self._clock.now() - IDLE_SECONDS
-        for id_, watch in list(self._watches.items()):
+        for watch in self._watches.all():
             if not watch.readers and watch.used_at <= idle_since:
                 # Out of the way at once: who comes now begins anew.
-                del self._watches[id_]
+                self._watches.remove(_id(watch.job), watch)
                 watch.stop()
                 continue
             if watch.is_live:
@@ -177,21 +178,17 @@ class Hub:
             return Watch.ended(job, last)
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
-            watch = self._watches[id_] = self._begun(job)
-        return watch
-
-    def _begun(self, job: Job) -> Watch:
-        saw, now = self._settlement.saw_status, self._clock.now()
-        watch = Watch(job, self._opener.open, self._document, saw, now, self._pauses)
-        watch.start(self._over)
+            saw, now = self._settlement.saw_status, self._clock.now()
+            watch = Watch(job, self._opener.open, self._document, saw, now, self._pauses)
+            self._watches.add(id_, watch)
+            watch.start(self._over)
         return watch
 
     def _over(self, watch: Watch) -> None:
         id_ = _id(watch.job)
         if watch.latest is not None and watch.latest.is_last:
             self._ended[id_] = watch.latest
-        if self._watches.get(id_) is watch:
-            del self._watches[id_]
+        self._watches.remove(id_, watch)
 
 
 def _id(job: Job) -> str:

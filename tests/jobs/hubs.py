@@ -77,10 +77,12 @@ async def hub_before(
     silence_seconds: float = 20.0,
     pauses: Sequence[float] = PAUSES_SECONDS,
     turns_per_second: float = 1000,
+    most_watches: tuple[int, int] = (100_000, 100_000),
 ) -> AsyncIterator[Bench]:
     upstream = Upstream(settings().fal, fal, Timeouts(status_stream=silence_seconds))
+    most, per_tenant = most_watches
     clock, drain, books = MovableClock(), Drain(10), Books()
-    hub = Hub(upstream, books, clock, drain, pauses, turns_per_second)  # type: ignore[arg-type]
+    hub = Hub(upstream, books, clock, drain, pauses, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
     try:
         yield Bench(hub, fal, upstream, clock, drain, books)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.opening import JobUnknown
 from proxy.jobs.watch import KEPT_UPDATES
+from proxy.jobs.watches import MOST_WATCHES, watches_per_tenant
+from proxy.stores.base import Job
 from proxy.upstream.relay import StreamBroken
 from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading, until
 from tests.support.scripted import ID, ScriptedFal, log_line, whole_life
@@ -238,3 +241,31 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
             finally:
                 tracemalloc.stop()
     assert taken < 1_500_000
+
+
+def job_of(tenant: str, number: int) -> Job:
+    return replace(JOB, tenant=tenant, id=f"{tenant}{number}", request_id=f"{tenant}-{number}")
+
+
+async def test_no_tenant_takes_all_the_jobs_that_a_process_follows() -> None:
+    fal = ScriptedFal(whole_life()[:1])
+    async with hub_before(fal, most_watches=(4, 3)) as bench:
+        found = [await bench.hub.poll(job_of("acme", number)) is not None for number in range(5)]
+        assert found == [True, True, True, False, False], "the others ask fal itself"
+        assert await bench.hub.poll(job_of("globex", 0)) is not None
+        assert await bench.hub.poll(job_of("initech", 0)) is None, "the process follows as many as it may"
+        assert await bench.hub.poll(job_of("acme", 0)) is not None and len(bench.hub) == 4
+        # What is let go makes room: of a tenant, and of the process.
+        bench.clock.advance(IDLE_SECONDS)
+        assert await bench.hub.poll(job_of("globex", 0)) is not None
+        await bench.hub.sweep()
+        assert len(bench.hub) == 1
+        assert [await bench.hub.poll(job_of("acme", number)) is not None for number in range(5, 9)] == found[:4]
+        fal.tell(status="COMPLETED")
+        await until(lambda: len(bench.hub) == 0)
+        fal.told.pop()
+        assert [await bench.hub.poll(job_of("acme", number)) is not None for number in range(10, 14)] == found[:4]
+
+
+def test_a_tenant_that_is_not_alone_leaves_half() -> None:
+    assert [watches_per_tenant(tenants) for tenants in (0, 1, 2, 9)] == [MOST_WATCHES] * 2 + [MOST_WATCHES // 2] * 2
