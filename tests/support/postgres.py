@@ -28,6 +28,11 @@ class Postgres(Program):
         # "Fast": it closes the connections of its clients instead of waiting for them.
         super().__init__(command, port, folder / "log", user=UNPRIVILEGED, stop_signal=signal.SIGINT)
 
+    def crash(self) -> None:
+        """End it as a fault would: it has to recover from its log."""
+        self._running.send_signal(signal.SIGQUIT)
+        self._running.wait(timeout=60)
+
     def url(self, database: str) -> str:
         return f"postgresql://{_OWNER}@127.0.0.1:{self.port}/{database}"
 
