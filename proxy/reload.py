@@ -94,6 +94,7 @@ class Reloader:
             services.sessions.replace_secrets(new.sessions.secrets)
             # They are answered without a look at the token.
             services.known_polls.clear()
+            services.stream_guard.refuse_unsigned(services.sessions.is_signed)
             replaced.append("PROXY_SESSION_SECRETS")
         if new.sessions.admin_token != old.sessions.admin_token:
             services.admin_token.replace(new.sessions.admin_token)

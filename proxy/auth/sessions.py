@@ -11,11 +11,11 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from itsdangerous import BadData, URLSafeSerializer
+from itsdangerous import BadData, BadSignature, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode
 
 from proxy.clock import Clock
@@ -47,6 +47,7 @@ class Session:
         endpoints: what it was narrowed to; None for all that the plan allows.
         guest: whether it was given without a credential.
         owner_expires_at: of an upload token, when the session that asked for it expires.
+        signed_with: a digest of the secret that its token was signed with; '' if it was not read from one.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Session:
     endpoints: tuple[str, ...] | None = None
     guest: bool = False
     owner_expires_at: float | None = None
+    signed_with: str = field(default="", compare=False, repr=False)
 
 
 def is_subject(text: object) -> bool:
@@ -104,15 +106,16 @@ class Sessions:
 
     def replace_secrets(self, key_ring: Sequence[Secret]) -> None:
         """Sign with the first of these from now on; tokens that only others have signed do not count any more."""
-        # itsdangerous wants the ring oldest first.
-        ring = [secret.reveal() for secret in reversed(key_ring)]
+        # One serializer a secret, and not a ring of itsdangerous: that does not tell which of them has signed.
         self._serializers = {
-            salt: URLSafeSerializer(
-                ring, salt=salt, signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-            )
+            salt: {_digest(secret): _serializer(secret, salt) for secret in key_ring}
             for salt in (SESSION_SALT, UPLOAD_SALT)
         }
         self._read.cache_clear()
+
+    def is_signed(self, session: Session) -> bool:
+        """Whether the secret that a session's token was signed with is still one of ours."""
+        return session.signed_with in self._serializers[SESSION_SALT]
 
     def mint(
         self,
@@ -139,7 +142,7 @@ class Sessions:
 
     def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
         """The token that says this, for one purpose, signed with the newest secret."""
-        token = self._serializers[salt].dumps(_packed(session))
+        token = next(iter(self._serializers[salt].values())).dumps(_packed(session))
         return token if isinstance(token, str) else token.decode()
 
     def verify(self, token: str, salt: str = SESSION_SALT) -> Session:
@@ -165,7 +168,22 @@ class Sessions:
         # What is signed is text, which has one spelling; of its signature, base64 reads more than one.
         if base64_encode(base64_decode(signature)) != signature.encode():
             raise ValueError("the signature is not in its one spelling")
-        return _unpacked(self._serializers[salt].loads(token))
+        for digest, serializer in self._serializers[salt].items():
+            try:
+                packed = serializer.loads(token)
+            except BadSignature:
+                continue
+            return replace(_unpacked(packed), signed_with=digest)
+        raise ValueError("no secret of ours has signed it")
+
+
+def _serializer(secret: Secret, salt: str) -> URLSafeSerializer:
+    how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    return URLSafeSerializer(secret.reveal(), salt=salt, signer_kwargs=how)
+
+
+def _digest(secret: Secret) -> str:
+    return hashlib.sha256(secret.reveal().encode()).hexdigest()
 
 
 def _packed(session: Session) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from proxy.auth.callers import Caller, check_not_revoked
+from proxy.auth.sessions import Session
 from proxy.clock import Clock
 from proxy.errors import ProxyError, SessionExpired, StoreUnavailable, Unauthenticated
 from proxy.policy.directory import Directory, Snapshot
@@ -47,6 +49,12 @@ class StreamGuard:
         """Refuse a stream once its caller's credential ends; at once, if that is the case already."""
         self._open[stream] = caller
         self._check(stream, caller, self._directory.latest)
+
+    def refuse_unsigned(self, is_signed: Callable[[Session], bool]) -> None:
+        """End the streams whose session's secret counts no longer."""
+        for stream, caller in [pair for pair in self._open.items() if not pair[0].is_over]:
+            if caller.session is not None and not is_signed(caller.session):
+                self._refuse(stream, Unauthenticated("The session does not count any more; get a new one."))
 
     def start(self) -> None:
         """Begin to look every second, until `close`."""

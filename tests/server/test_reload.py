@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -65,8 +66,9 @@ class Reloadable:
         eventually(lambda: self.server.stderr.count(problem) > known, f"not in the log: {problem}")
         assert self.server.stderr.count("configuration reloaded") == self.reloads
 
-    def caller(self) -> httpx.Client:
-        token = self.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+    def caller(self, secret: str = SECRET) -> httpx.Client:
+        mint = ("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+        token = self.desk.run(*mint, PROXY_SESSION_SECRETS=secret).stdout.strip()
         headers = {"authorization": f"Bearer {token}"}
         self.clients.append(httpx.Client(base_url=self.server.url, headers=headers, **PLAINLY))
         return self.clients[-1]
@@ -186,9 +188,25 @@ def test_session_secrets_are_rotated_and_dropped(reloadable: Reloadable) -> None
     reloadable.write("PROXY_SESSION_SECRETS", OTHER_SECRET)
     reloadable.reload()
     assert caller.get(poll).json()["error_type"] == "unauthenticated"
-    mint = ("sessions", "mint", "--tenant", "acme", "--subject", "alice")
-    token = reloadable.desk.run(*mint, PROXY_SESSION_SECRETS=OTHER_SECRET).stdout.strip()
-    assert caller.get(poll, headers={"authorization": f"Bearer {token}"}).status_code == 202
+    assert reloadable.caller(OTHER_SECRET).get(poll).status_code == 202
+
+
+def test_streams_end_with_the_secret_of_their_session(reloadable: Reloadable, sandbox: SandboxControl) -> None:
+    reloadable.write("PROXY_SESSION_SECRETS", f"{OTHER_SECRET},{SECRET}")
+    reloadable.reload()
+    old, new = reloadable.caller(), reloadable.caller(OTHER_SECRET)
+    job = old.post("/v1/jobs", json={"endpoint": "fal-ai/llava-next", "input": HELD}).raise_for_status().json()["id"]
+    with old.stream("GET", f"/v1/jobs/{job}/events") as ends, new.stream("GET", f"/v1/jobs/{job}/events") as stays:
+        assert (ends.status_code, stays.status_code) == (200, 200)
+        lines, others = ends.iter_lines(), stays.iter_lines()
+        next(lines), next(others)
+        reloadable.write("PROXY_SESSION_SECRETS", OTHER_SECRET)
+        reloadable.reload()
+        # Comments would come for as long as the job runs.
+        told = itertools.takewhile(lambda line: line != ": ping", lines)
+        assert any('"error_type":"unauthenticated"' in line for line in told)
+        sandbox.move_job(sandbox.jobs()[-1]["id"], "COMPLETED")
+        assert not any("unauthenticated" in line for line in others)
 
 
 def test_the_admin_token_is_replaced(reloadable: Reloadable) -> None:
