@@ -5,11 +5,15 @@ down the id that fal gave it. If it dies between the first and the last of these
 have been sent: fal cannot be asked about a request without its id. Such a call is booked as it was reserved, never
 given away, so that what is booked lies between what fal accepted and that plus the calls in flight at the kill.
 Everywhere else it is equal, call by call.
+
+Each submit has an Idempotency-Key, and a caller who was cut off sends it again to the next life: fal gets it once, and
+the caller gets the job's id wherever fal's answer was written down.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -25,7 +29,7 @@ from proxy.sandbox.app import create_sandbox
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.base import Account
 from tests.limits.aftermath import after
-from tests.limits.callers import ENDPOINT, QUICK, Caller, http
+from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.books import Books, Entry, read_books
 from tests.support.databases import PostgresDatabases, SqliteDatabases
@@ -37,8 +41,11 @@ from tests.support.servers import running
 from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(600)]
-KILLS, WORKERS, MOST_CALLS = 30, 8, 12
+#: CRASH_KILLS=60 makes it twice as many.
+KILLS, WORKERS, MOST_CALLS = int(os.environ.get("CRASH_KILLS", "30")), 8, 12
 LONGEST_LIFE_SECONDS = 0.6
+#: So long after its holder died a slot is free; the rest is for a machine with other work.
+SLOT_SECONDS = 15 + 10
 FAILING = "[[fault fail=content_policy_violation]]"
 PLANS = {
     "plans": {
@@ -66,6 +73,7 @@ class Call:
     fails: bool
     answer: int | None = None
     request_id: str | None = None
+    is_lost: bool = False
 
     @property
     def prompt(self) -> str:
@@ -75,6 +83,10 @@ class Call:
     def was_cut(self) -> bool:
         """Whether the caller never learned what came of it."""
         return self.answer is None
+
+    @property
+    def may_be_repeated(self) -> bool:
+        return self.was_cut and self.kind == "submit" and not self.is_lost
 
     def may_come_to(self, at_fal: int | None, entry: Entry) -> set[str]:
         """The states that are right for it; `at_fal` is the status that fal answered, if the call arrived there."""
@@ -155,15 +167,52 @@ async def _live_and_die(scene: Scene, order: random.Random) -> Story:
     async with http() as session:
         for life in range(KILLS):
             url, pid = await scene.mortals.born(scene.environ, session)
+            repeated = [
+                asyncio.create_task(_repeat(session, url, call)) for call in calls.values() if call.may_be_repeated
+            ]
             callers = [
                 asyncio.create_task(_call_until_cut(session, url, f"{life}-{number}", calls, order))
                 for number in range(WORKERS)
             ]
             await asyncio.sleep(order.uniform(0.01, LONGEST_LIFE_SECONDS))
             await scene.mortals.kill(pid)
-            await asyncio.gather(*callers)
+            await asyncio.gather(*callers, *repeated)
             (await read_books(scene.environ["PROXY_DATABASE_URL"])).check()
+        url, pid = await scene.mortals.born(scene.environ, session)
+        await asyncio.gather(
+            *(_repeat_to_the_end(session, url, call) for call in calls.values() if call.may_be_repeated)
+        )
+        await scene.mortals.stop(pid)
     return Story(calls, time.monotonic() - began)
+
+
+async def _submit(caller: Caller, call: Call) -> Answered:
+    return await caller.submit(call.prompt, **{"idempotency-key": call.subject})
+
+
+async def _repeat(session: aiohttp.ClientSession, url: str, call: Call) -> None:
+    """Send a submit that was cut off once more, with its key, to a proxy that may be killed as well."""
+    try:
+        answer = await _submit(Caller(session, url, "acme", call.subject), call)
+    except aiohttp.ClientError:
+        return
+    if answer.status == 500:
+        assert answer.error_type == "upstream_ambiguous", answer
+        call.is_lost = True
+    elif answer.error_type != "too_many_jobs":
+        # Else the call before never was written down, and its slot is not free yet.
+        assert answer.status == 200, answer
+        call.answer, call.request_id = answer.status, answer.body["request_id"]
+
+
+async def _repeat_to_the_end(session: aiohttp.ClientSession, url: str, call: Call) -> None:
+    """Repeat a submit until it has its answer: a slot that a dead proxy held is free again in a moment."""
+
+    async def is_answered() -> bool:
+        await _repeat(session, url, call)
+        return not call.may_be_repeated
+
+    await until(is_answered, f"{call} has no answer", SLOT_SECONDS)
 
 
 async def _call_until_cut(
@@ -176,7 +225,7 @@ async def _call_until_cut(
         calls[call.subject] = call
         caller = Caller(session, url, "acme", call.subject)
         try:
-            answer = await (caller.run if kind == "run" else caller.submit)(call.prompt)
+            answer = await (caller.run(call.prompt) if kind == "run" else _submit(caller, call))
             assert answer.status == (422 if kind == "run" and call.fails else 200), answer
             call.answer, call.request_id = answer.status, answer.body.get("request_id")
             if kind == "submit" and order.random() < 0.5:
@@ -208,6 +257,10 @@ async def _judge(scene: Scene, story: Story, capsys: pytest.CaptureFixture[str])
     _judge_each_call(entries, story.calls, at_fal)
     assert {entry.request_id for entry in books.entries} - {None} <= {job["id"] for job in scene.sandbox.jobs()}
 
+    for call in story.calls.values():
+        entry = entries.get(call.subject)
+        assert not call.is_lost or entry is None or entry.request_id is None, (call, entry)
+        assert not call.may_be_repeated, call
     accepted = [name for name, status in at_fal.items() if status == 200 and not story.calls[name].fails]
     booked = books.by_state()["settled"]
     assert len(accepted) <= booked <= len(accepted) + len(cut)
@@ -246,4 +299,7 @@ async def _at_fal(sandbox: SandboxControl) -> dict[str, int]:
             break
         await asyncio.sleep(0.05)
     assert len(record) < RECORDED_REQUESTS, "the record has forgotten the first of them"
-    return {one["json"]["prompt"].split()[0]: one["answered"] or 0 for one in record if one["method"] == "POST"}
+    posts = [one for one in record if one["method"] == "POST"]
+    at_fal = {one["json"]["prompt"].split()[0]: one["answered"] or 0 for one in posts}
+    assert len(at_fal) == len(posts), "a call was made twice"
+    return at_fal
