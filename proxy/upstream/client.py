@@ -79,6 +79,7 @@ class Upstream:
     def replace_key(self, key: Secret) -> None:
         """Make all further calls with another key; those under way go on with theirs."""
         self._fal = replace(self._fal, key=key)
+        self.guard.forget_account()
 
     async def call(
         self, target: Target, headers: dict[str, str], body: object = None, caller: Hashable = None

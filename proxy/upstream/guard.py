@@ -108,6 +108,10 @@ class Guard:
             if breaker.is_idle(now):
                 del self.breakers[breaker.name]
 
+    def forget_account(self) -> None:
+        """Let calls through to an account that was locked: they go to another one now, perhaps."""
+        self.breakers.pop(_ACCOUNT, None)
+
     def locked_seconds(self) -> float:
         """When to try again while the account is locked."""
         breaker = self.breakers.get(_ACCOUNT)

@@ -91,7 +91,8 @@ def environ_of(desk: Desk, sandbox: SandboxControl) -> dict[str, str]:
     """The environment of a desk, with its secrets in files."""
     for name, text in FILES.items():
         (desk.folder / name).write_text(text)
-    environ = {**desk.environ, **sandbox_environ(sandbox.url)}
+    # Longer than a test: a breaker that is open stays open.
+    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_UPSTREAM_PROBE_SECONDS": "15"}
     given = {name: value for name, value in environ.items() if name not in FILES}
     return {**given, **{f"{name}_FILE": str(desk.folder / name) for name in FILES}}
 
@@ -174,6 +175,21 @@ def test_the_key_of_fal_is_replaced(reloadable: Reloadable) -> None:
     reloadable.reload()
     assert caller.post(RUN, json=INPUT).status_code == 200
     assert WRONG_KEY not in reloadable.server.stderr and WRONG_KEY.partition(":")[2] not in reloadable.server.stderr
+
+
+def test_another_key_is_not_kept_back_for_the_account_of_the_last(
+    reloadable: Reloadable, sandbox: SandboxControl
+) -> None:
+    caller = reloadable.caller()
+    sandbox.fault("refuse", reason="account_locked")
+    assert caller.post(RUN, json=INPUT).json()["error_type"] == "upstream_account_locked"
+    sandbox.clear_faults()
+    sandbox.forget()
+    assert caller.post(RUN, json=INPUT).json()["error_type"] == "upstream_account_locked"
+    assert not sandbox.requests()
+    reloadable.write("FAL_KEY", WRONG_KEY)
+    reloadable.reload()
+    assert caller.post(RUN, json=INPUT).json()["error_type"] == "upstream_rejected_key"
 
 
 def test_session_secrets_are_rotated_and_dropped(reloadable: Reloadable) -> None:
