@@ -153,6 +153,32 @@ def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp
         assert alice.status(submitting.result().json()["request_id"]).status_code == 202
 
 
+def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path: Path) -> None:
+    """The next process finds beside the database what this one could not write, and nobody else does."""
+    sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
+    spool = tmp_path / "proxy.db-spool"
+    with contextlib.ExitStack() as unlocking, ThreadPoolExecutor(1) as pool:
+        with limited_proxy(sandbox, tmp_path, PLANS, patience=Patience(accept=1.0)) as own:
+            token, mallorys = own.token(tenant="acme"), own.token("mallory", tenant="acme")
+            with Person(own, token) as alice:
+                submitting = pool.submit(alice.submit, QUEUED)
+                eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
+                unlocking.enter_context(locked(tmp_path))
+                refusal(submitting.result(), 500, "upstream_ambiguous")
+        (kept,) = spool.glob("*.json")
+        assert (spool.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
+    job = sandbox.jobs()[-1]["id"]
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS, clock=own.clock) as after,
+        Person(after, token) as alice,
+        Person(after, mallorys) as mallory,
+    ):
+        eventually(lambda: alice.status(job).status_code == 202, "the job was lost")
+        assert mallory.status(job).status_code == 404
+        assert account(tmp_path, "acme", "requests") == Booked(0, 1)
+        eventually(lambda: not list(spool.iterdir()), "the file stays")
+
+
 def deferred(stack: Stack) -> float:
     """How many ledger entries wait for the database."""
     text = httpx.get(f"{stack.url}/metrics", trust_env=False).text
