@@ -215,7 +215,7 @@ def _assembled(
         known_polls=KnownPolls(directory, limiter, clock),
         counters=counters,
         reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock, hub.follows),
-        once=Once(stores.idempotency, stores.ledger, clock),
+        once=Once(stores.idempotency, stores.ledger, leases.is_idle, clock),
         upstream=upstream,
         files=files,
         body_memory=BodyMemory(settings.server.max_body_memory),

@@ -88,6 +88,18 @@ class Leases:
         """Take the slots of a job in fal's queue, whether or not there is room."""
         await self.keeper.restore({job.id: keys_of(job)})
 
+    async def is_idle(self, job: Job) -> bool:
+        """Whether nothing of a job's subject is in flight, so that no process makes the job's call any more.
+
+        False where each process counts for itself.
+        """
+        if not self._counters.is_shared:
+            return False
+        try:
+            return await self._counters.in_use(keys_of(job)[0], self._clock.now()) == 0
+        except StoreUnavailable:
+            return False
+
     async def in_use(self, tenant: str, subject: str, limits: SlotLimits) -> dict[str, dict[str, int | None]]:
         """How many slots are taken, and how many there are (None: no limit), of each pool that binds the subject."""
         now = self._clock.now()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
+from cachetools import LRUCache
 from starlette.responses import Response
 
 from proxy.auth.callers import Caller
@@ -40,10 +41,16 @@ MOST_KEPT_BYTES = 1024 * 1024
 LOOK_SECONDS, PATIENCE_SECONDS = 0.2, 60.0
 #: A call is booked before its answer is kept: only when none comes for a while after that, it was lost.
 LOOKS_AFTER_END = 5
-#: A key whose job was never even noted is free for the next one after this.
-ABANDONED_SECONDS = 10.0
+#: A call that no process makes any more is over. One that was only frozen takes its slots again within two seconds.
+LOOKS_WHILE_IDLE = 15
+#: A key whose job was never even noted is free for the next one after this: longer than a slow database may take for
+#: the claim and for the reservation, so that the first call is not still to come.
+ABANDONED_SECONDS = 30.0
+#: And one whose job was released: its answer, if it is one to be kept, follows sooner.
+RELEASED_SECONDS = 10.0
 #: How long a caller waits until its answer is kept for the next one, and for an answer when the process ends.
 NOTE_SECONDS, LAST_SECONDS = 2.0, 0.1
+MOST_REFUSED = 10_000
 _AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
 _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -67,12 +74,23 @@ def key_of(values: list[str]) -> str | None:
 
 
 class Once:
-    def __init__(self, store: IdempotencyStore, ledger: Ledger, clock: Clock) -> None:
+    """Keeps outcomes by key.
+
+    Args:
+        is_idle: whether the process that made a job's call is gone.
+    """
+
+    def __init__(
+        self, store: IdempotencyStore, ledger: Ledger, is_idle: Callable[[Job], Awaitable[bool]], clock: Clock
+    ) -> None:
         self._store = store
         self._ledger = ledger
+        self._is_idle = is_idle
         self._clock = clock
         self._running: dict[tuple[str, str, str], asyncio.Task[Mapping[str, Any]]] = {}
         self._notes: set[asyncio.Task[None]] = set()
+        #: The jobs of the latest calls that were refused, by their keys.
+        self._refused: LRUCache[tuple[str, str, str], str] = LRUCache(MOST_REFUSED)
 
     async def do(
         self, key: str, caller: Caller, target: Target, body: Any, work: Work, again: Again, find: Find
@@ -111,7 +129,7 @@ class Once:
 
     async def _first(self, claim: Claim, work: Work) -> Mapping[str, Any]:
         """Make the call, whether or not the caller stays: somebody may come back for its outcome."""
-        place = (claim.tenant, claim.subject, claim.key_hash)
+        place = _place_of(claim)
         task = asyncio.create_task(self._work(claim, work))
         self._running[place] = task
         task.add_done_callback(lambda _: self._running.pop(place, None))
@@ -136,15 +154,20 @@ class Once:
             await self._note(self._store.finish(claim, {"ambiguous": problem.message}))
             raise
         except ProxyError:
-            await self._note(self._store.forget(claim))
+            await self._forget(claim)
             raise
         # What ends in another way, when this process is stopped for example, may have reached fal: the key stays taken,
         # and the ledger tells the next one what came of it.
         if _is_final(answer):
             await self._note(self._store.finish(claim, answer))
         else:
-            await self._note(self._store.forget(claim))
+            await self._forget(claim)
         return answer
+
+    async def _forget(self, claim: Claim) -> None:
+        # The database that made the call fail may keep its key for now.
+        self._refused[_place_of(claim)] = claim.job_id
+        await self._note(self._store.forget(claim))
 
     async def _note(self, write: Coroutine[Any, Any, None]) -> None:
         """Keep what came of the call for the next one, and its caller from it only so long."""
@@ -167,10 +190,10 @@ class Once:
 
     async def _again(self, claim: Claim, holder: Claim, work: Work, find: Find) -> Response | None:
         """What came of the first call; None if it was refused meanwhile, and the key is free again."""
-        running = self._running.get((claim.tenant, claim.subject, claim.key_hash))
+        running = self._running.get(_place_of(claim))
         if running is not None:
             return _response(await asyncio.shield(running), replayed=True)
-        over = 0
+        over = idle = 0
         for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
             if holder.answer is not None:
                 return _response(holder.answer, replayed=True)
@@ -178,9 +201,10 @@ class Once:
             if job is not None and job.request_id is not None:
                 return await find(job)
             over += job is not None and job.state == "settled"
-            if over > LOOKS_AFTER_END:
+            idle += job is not None and job.state == "reserved" and await self._is_idle(job)
+            if over > LOOKS_AFTER_END or idle > LOOKS_WHILE_IDLE:
                 break
-            if (job is None or job.state == "released") and await self._takes_over(claim, holder):
+            if (job is None or job.state == "released") and await self._takes_over(claim, holder, job):
                 return _response(await self._first(claim, work))
             await asyncio.sleep(LOOK_SECONDS)
             found = await self._store.find(claim)
@@ -189,11 +213,19 @@ class Once:
             holder = found
         raise UpstreamAmbiguous(_AMBIGUOUS)
 
-    async def _takes_over(self, claim: Claim, holder: Claim) -> bool:
+    async def _takes_over(self, claim: Claim, holder: Claim, job: Job | None) -> bool:
         """A job is noted before anything is sent: without one, long after the claim, its process has died before. And
         what was released was refused."""
-        abandoned = self._clock.now() - holder.created_at > ABANDONED_SECONDS
-        return abandoned and await self._store.take_over(claim, holder.job_id)
+        now = self._clock.now()
+        is_free = (
+            now - holder.created_at > ABANDONED_SECONDS if job is None else now - job.checked_at > RELEASED_SECONDS
+        )
+        was_refused = self._refused.get(_place_of(claim)) == holder.job_id
+        return (was_refused or is_free) and await self._store.take_over(claim, holder.job_id)
+
+
+def _place_of(claim: Claim) -> tuple[str, str, str]:
+    return claim.tenant, claim.subject, claim.key_hash
 
 
 async def _logged(write: Awaitable[None]) -> None:

@@ -391,6 +391,10 @@ class Counters(Protocol):
     """
 
     @property
+    def is_shared(self) -> bool:
+        """Whether all processes count together."""
+
+    @property
     def holder(self) -> Holder: ...
 
     async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:

@@ -24,6 +24,7 @@ from tests.support.books import read_books
 from tests.support.databases import PostgresDatabases
 from tests.support.patience import until
 from tests.support.postgres import Postgres, running_postgres
+from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
@@ -316,6 +317,30 @@ async def test_a_job_whose_id_could_not_be_written_is_found_by_the_next_server(
     books = await read_books(scene.environ["PROXY_DATABASE_URL"])
     assert books.total("requests") == Account(used=MILLION, reserved=0)
     assert not await _is_spooled(tmp_path)
+
+
+@pytest.mark.parametrize("is_alive", [False, True], ids=["killed", "at work"])
+async def test_a_repetition_waits_for_a_call_only_while_it_is_made(scene: Scene, redis: Redis, is_alive: bool) -> None:
+    """Of a call whose process died before fal answered nothing will be known, and that is said soon."""
+    scene.environ["PROXY_REDIS_URL"] = redis.url
+    scene.sandbox.fault("delay", delay=20.0, on={"operation": "submit"}, times=1)
+    async with http() as session:
+        url, pid = await scene.mortals.born(scene.environ, session)
+        submitting = asyncio.create_task(Load(session, url).repeat("alice"))
+        await until(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
+        other, _ = await scene.mortals.born(scene.environ, session)
+        if is_alive:
+            again = await Load(session, other).repeat("alice")
+            assert again.body["request_id"] == (await submitting).body["request_id"]
+        else:
+            await scene.mortals.kill(pid)
+            with pytest.raises(aiohttp.ClientError):
+                await submitting
+            began = asyncio.get_running_loop().time()
+            for _ in range(2):
+                assert (await Load(session, other).repeat("alice")).error_type == "upstream_ambiguous"
+            assert asyncio.get_running_loop().time() - began < 40
+    assert sent(scene.sandbox) == {"alice": 1}
 
 
 async def _has_arrived(sandbox: SandboxControl) -> bool:

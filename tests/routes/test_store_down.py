@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -207,6 +208,26 @@ def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl,
             database.commit()
         assert alice.run().status_code == 200 and httpx.get(ready, trust_env=False).status_code == 200
         assert account(folder, "acme", "requests") == Booked(2, 0)
+
+
+def test_a_key_that_could_not_be_freed_is_free_all_the_same(
+    own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    """What makes a call fail keeps its Idempotency-Key in the database: the next try is not to wait for the first."""
+
+    def run() -> httpx.Response:
+        return alice.call("POST", f"run/{NEXT}", asking("?"), **{"idempotency-key": "one"})
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database:
+        database.execute("ALTER TABLE quota_usage RENAME TO elsewhere")
+        database.execute("CREATE TRIGGER keep BEFORE DELETE ON idempotency BEGIN SELECT RAISE(ABORT, 'kept'); END")
+        refusal(run(), 503, "store_unavailable")
+        assert database.execute("SELECT count(*) FROM idempotency").fetchone() == (1,)
+        database.execute("ALTER TABLE elsewhere RENAME TO quota_usage")
+        database.execute("DROP TRIGGER keep")
+    began = time.monotonic()
+    assert run().status_code == 200 and time.monotonic() - began < 20
+    assert len(posts(sandbox)) == 1 and account(tmp_path, "acme", "requests") == Booked(1, 0)
 
 
 def test_revocations_that_cannot_be_read(own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path) -> None:

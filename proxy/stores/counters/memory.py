@@ -21,6 +21,8 @@ class MemoryCounters:
     A clock that is set back makes no lease longer: leases expire by a time that only goes forward.
     """
 
+    is_shared = False
+
     def __init__(self) -> None:
         self._latest = self._set_back = 0.0
         self.windows = SlidingWindows()

@@ -24,6 +24,8 @@ class RedisCounters:
             move their clock.
     """
 
+    is_shared = True
+
     def __init__(self, url: str, *, uses_server_time: bool = True) -> None:
         self._redis = connect(url)
         self._uses_server_time = uses_server_time
