@@ -36,6 +36,7 @@ from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.headers import EVENT_STREAM
 from proxy.upstream.relay import Whole
+from proxy.upstream.wishes import DROPPED
 
 PATH = "/v1/jobs"
 #: Jobs in one listing: those given if the query does not say, and the most.
@@ -148,7 +149,8 @@ async def _created_and_watched(way: Way) -> Response:
     result = _result_of(way.services, way.request, job)
     watch = way.services.hub.join(job)
     events = journal(watch, result, way.services.drain, first.mark, _id_of(way.request))
-    kept = {name: value for name, value in answer.headers.items() if name.startswith(("ratelimit", "idempotency"))}
+    names = ("ratelimit", "idempotency", DROPPED)
+    kept = {name: value for name, value in answer.headers.items() if name.startswith(names)}
     stream = EventStream(preceded(first, events), {**kept, "location": f"{PATH}/{document['id']}"})
     stream.at_end(partial(way.services.hub.leave, watch))
     return stream

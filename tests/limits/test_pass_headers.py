@@ -70,6 +70,16 @@ def test_a_repetition_is_told_the_same(plans: Stack) -> None:
     assert len({one.headers[DROPPED] for one in answers}) == 1
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_job_of_the_native_api_is_told_the_same(plans: Stack, accept: str) -> None:
+    body = {"endpoint": "fal-ai/llava-next", "input": INPUT}
+    with plans.client(plans.token(tenant="tags"), headers={**GOOD, "accept": accept}) as client:
+        answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code in (200, 202)
+    assert answer.headers[DROPPED] == "x-fal-no-retry, x-fal-runner-hint, x-fal-store-io"
+    assert at_fal(plans) == {"x-fal-tags": GOOD["x-fal-tags"]}
+
+
 TAG = "k" * 64 + "=" + "v" * 256
 
 
