@@ -106,7 +106,8 @@ class DrainingServer(uvicorn.Server):
             await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds / 2)
         except TimeoutError:
             _log.error("the stores did not close in time")
-        await self.lifespan.state["metrics"].unshare()
+        if self._metrics_folder is not None:
+            await self.lifespan.state["metrics"].unshare()
 
     async def _until_idle(self, drain: Drain) -> None:
         """Wait until no call is in flight, or time is over. Connections that are only kept open do not count."""

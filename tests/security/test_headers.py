@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http.client import IncompleteRead
 from urllib.parse import urlsplit
 
 import pytest
@@ -232,9 +233,15 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
 def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Case) -> None:
     path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
     stack.sandbox.fault("status", status=418, headers={**FALS, "x-fal-request-id": "fals-own"})
-    answer = send(stack, wire, "hosts", case.method, path, BODY if case.method == "POST" else b"")
+    try:
+        answer = send(stack, wire, "hosts", case.method, path, BODY if case.method == "POST" else b"")
+    except IncompleteRead as cut:
+        # The stream had begun, as a further try takes a moment at random.
+        assert case.name == "status stream" and b"bad_upstream" in cut.partial
+        assert not any(value.encode() in cut.partial for value in FALS.values() if len(value) > 1)
+        return
     if case.name == "status stream":
-        # fal's stream is everybody's: what it says to that is nobody's own answer.
+        # fal's stream serves all its watchers: its refusal is not the answer to one of them.
         assert_refusal(answer, 502, "bad_upstream")
         assert not set(FALS.values()) & set(came_back(answer).values()) - {"1"}
         return
