@@ -130,7 +130,10 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
         for name, content in (item for each in files for item in each.items()):
             (tmp_path / folder / name).write_text(content)
     here = {name: value.replace("/etc/fal-proxy", str(tmp_path)) for name, value in environ(manifests).items()}
-    settings = read(here)
+    # A folder of the pod that the program may write to.
+    (folder,) = {each["mountPath"] for each in container(manifests)["volumeMounts"] if each["name"] == "data"}
+    assert here["PROXY_STATE_DIR"] == folder
+    settings = read({**here, "PROXY_STATE_DIR": str(tmp_path)})
     # Without an Ingress, the Service is what callers see, over plain http.
     assert {warning.partition(":")[0] for warning in settings.warnings} <= {"PROXY_PUBLIC_URL"}
     assert settings.stores.rate_limit_on_error == "refuse" and settings.stores.sqlite_sync == "normal"
