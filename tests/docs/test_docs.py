@@ -23,7 +23,8 @@ from tests.support.routes import answered_routes
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *DOCS]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", CONTRIBUTING, ROOT / "examples" / "README.md", *DOCS]
 
 
 def page(name: str) -> str:
@@ -146,6 +147,18 @@ def test_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if not link.startswith(("http://", "https://")):
             assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_make_target_that_is_named_is_one(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE)) <= targets
+
+
+def test_every_place_that_contributors_are_sent_to_exists() -> None:
+    places = re.findall(r"`((?:proxy|tests|docs)/[a-z_./]*|README.md|CHANGELOG.md)`", CONTRIBUTING.read_text())
+    assert len(places) > 10
+    assert [place for place in places if not (ROOT / place).exists()] == []
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
