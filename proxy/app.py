@@ -101,7 +101,7 @@ def create_app(
         metrics,
         Upstream(
             settings.fal,
-            transport or EngineTransport(),
+            transport or EngineTransport(idle_seconds=settings.fal.idle_seconds),
             timeouts,
             Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds),
         ),

@@ -44,6 +44,7 @@ VARIABLES: dict[str, str] = {
     "FAL_CDN_URL": "where files are uploaded to, beside `https://*.fal.media`",
     "PROXY_UPSTREAM_PROBE_SECONDS": "how soon fal is tried again while it fails or has locked the account; later tries "
     "wait longer; `0`: every call is sent",
+    "PROXY_UPSTREAM_IDLE_SECONDS": "how long a connection to fal may be idle and be used again; less than fal keeps it",
     "PROXY_HOST": "the address to listen on",
     "PROXY_PORT": "the port to listen on",
     "PROXY_OPS_PORT": "the port of `/metrics`, `/readyz` and `/v1/admin`; unset: `PROXY_PORT`, for all callers",
@@ -84,6 +85,7 @@ DEFAULTS: dict[str, str] = {
     "FAL_REST_URL": "https://rest.fal.ai",
     "FAL_CDN_URL": "https://v3.fal.media",
     "PROXY_UPSTREAM_PROBE_SECONDS": "1",
+    "PROXY_UPSTREAM_IDLE_SECONDS": "15",
     "PROXY_HOST": "127.0.0.1",
     "PROXY_PORT": "8787",
     "PROXY_WORKERS": "1",
@@ -174,6 +176,7 @@ class FalSettings:
     rest_url: str
     cdn_url: str
     probe_seconds: int
+    idle_seconds: int
 
 
 @dataclass(frozen=True)
@@ -336,6 +339,7 @@ def _fal(reader: _Reader) -> FalSettings:
         rest_url=reader.required("FAL_REST_URL", _fal_url),
         cdn_url=reader.required("FAL_CDN_URL", _fal_url),
         probe_seconds=reader.integer("PROXY_UPSTREAM_PROBE_SECONDS", 0, 15),
+        idle_seconds=reader.integer("PROXY_UPSTREAM_IDLE_SECONDS", 1, 3600),
     )
 
 

@@ -33,7 +33,7 @@ HOMES = {
     "slowapi": {"policy/ratelimit.py", "routes/services.py"},
     "limits": {"policy/ratelimit.py", "policy/flood_store.py"},
     "httpx": {"upstream", "app.py"},
-    "aiohttp": {"upstream/transport.py"},
+    "aiohttp": {"upstream/transport.py", "upstream/connections.py"},
     "sqlalchemy": {"stores/sql"},
     "alembic": {"stores/sql"},
     "aiosqlite": {"stores/sql"},

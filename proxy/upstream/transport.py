@@ -1,18 +1,22 @@
 """HTTP/1.1 to the upstream: httpx's transport interface over aiohttp's connector and response parser.
 
-httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS, idle
-connections) and the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as
-fast, sends idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's
-headers into its exceptions.
+httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS) and
+the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as fast, sends
+idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's headers into
+its exceptions.
 
 One rule for failures matters more than the others, because what may be repeated hangs on it:
 
-    ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has left
+    ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has reached the upstream
     every other httpx.TransportError               some may have
 
-One thing is repeated here, and nothing else: a GET whose connection had served before, and closed before it said
-anything. An upstream may close an idle connection in the moment it is used again; whoever reads need not know of it. It
-is sent once more, on a new connection. The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
+Two requests are sent once more, on a new connection, and nothing else. Both had a connection that had served before: an
+upstream may close an idle connection in the moment it is used again.
+
+    a GET to which the upstream said nothing
+    a request in memory of which provably nothing had reached the upstream (connections.py says how that is known)
+
+The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
 
     pool      waiting until fewer than `max_connections` requests are on their way
     connect   DNS, TCP and TLS together
@@ -27,20 +31,16 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from weakref import WeakSet
 
 import aiohttp
 import httpx
-import yarl
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
+from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool, OpenConnection
+
 #: Far above what limits let in: a status stream holds one for each job that is followed.
 MAX_CONNECTIONS = 20_000
-KEEPALIVE_SECONDS = 15.0
-DNS_CACHE_SECONDS = 10
 # A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
 PIECE_BYTES = 64 * 1024
 READ_BUFFER_BYTES = 64 * 1024
@@ -60,7 +60,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
     No cookies, redirects, proxies from the environment, decompression or headers of its own.
 
-    `max_connections` bounds the requests on their way; connections idle for `keepalive_seconds` are closed.
+    `max_connections` bounds the requests on their way. Connections are closed when idle for `idle_seconds`, and after
+    the request that ends when they are `max_age_seconds` old.
     `ssl_context` defaults to httpx's, which verifies against certifi's list or `SSL_CERT_FILE`.
     """
 
@@ -68,16 +69,13 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self,
         *,
         max_connections: int = MAX_CONNECTIONS,
-        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
+        max_age_seconds: float = MAX_AGE_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._slots = asyncio.Semaphore(max_connections)
-        self._keepalive_seconds = keepalive_seconds
-        self._ssl_context = ssl_context or _verifying_context()
-        self._connector: aiohttp.TCPConnector | None = None
-        self._destinations: dict[tuple[str, str, int | None], aiohttp.ClientRequest] = {}
+        self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds)
         self._exchanges: set[_Exchange] = set()
-        self._served: WeakSet[ResponseHandler] = WeakSet()
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -91,7 +89,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         try:
             exchange, message, payload = await self._answered(request, head, length, timeouts)
         except _Stale:
-            exchange, message, payload = await self._answered(request, head, length, timeouts, anew=True)
+            exchange, message, payload = await self._answered(request, head, length, timeouts, fresh=True)
         response = httpx.Response(
             message.code,
             headers=message.raw_headers,
@@ -110,38 +108,42 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._is_closed = True
         for exchange in list(self._exchanges):
             await exchange.break_off()
-        if self._connector is not None:
-            await self._connector.close()
+        await self._pool.close()
 
     async def _answered(
-        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts, *, anew: bool = False
+        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts, *, fresh: bool = False
     ) -> tuple[_Exchange, RawResponseMessage, StreamReader]:
-        """An exchange and the head of its answer; `anew`: on a connection that has not served yet.
+        """An exchange and the head of its answer; `fresh`: on a connection that has not served yet.
 
         Raises:
             _Stale: the connection had served, and closed; the request may be sent again.
         """
-        exchange = await self._open(request.url, timeouts, anew)
+        exchange = await self._open(request.url, timeouts, fresh)
         try:
             message, payload = await exchange.run(request, head, length, timeouts)
         except BaseException as error:
-            is_stale = exchange.was_stale
+            was_unheard = exchange.was_unheard
+            is_repeated = exchange.was_stale and (request.method == "GET" or (was_unheard and _is_in_memory(request)))
             await exchange.break_off()
-            if is_stale and request.method == "GET" and isinstance(error, httpx.TransportError):
+            if not isinstance(error, httpx.TransportError):
+                raise
+            if is_repeated:
                 raise _Stale from None
+            if was_unheard:
+                raise httpx.ConnectError("The upstream closed the connection before the request reached it.") from None
             raise
         return exchange, message, payload
 
-    async def _open(self, url: httpx.URL, timeouts: Timeouts, anew: bool) -> _Exchange:
+    async def _open(self, url: httpx.URL, timeouts: Timeouts, fresh: bool) -> _Exchange:
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
         await self._take_slot(timeouts.get("pool"))
         try:
-            connection = await self._connect(url, timeouts.get("connect"), anew)
+            connection = await self._pool.take(url, timeouts.get("connect"), fresh=fresh)
         except BaseException:
             self._slots.release()
             raise
-        exchange = _Exchange(connection, self._served, self._end)
+        exchange = _Exchange(connection, self._pool, self._end)
         self._exchanges.add(exchange)
         return exchange
 
@@ -159,41 +161,6 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("Too many requests are on their way to the upstream.") from error
 
-    async def _connect(self, url: httpx.URL, limit: float | None, anew: bool) -> Connection:
-        """A connection that is open and silent, idle or new; `anew`: new."""
-        destination = self._destination(url)
-        if self._connector is None:
-            self._connector = aiohttp.TCPConnector(
-                limit=0,  # `_slots` bounds, so that waiting for a slot and connecting have a timeout each
-                ssl=self._ssl_context,
-                keepalive_timeout=self._keepalive_seconds,
-                ttl_dns_cache=DNS_CACHE_SECONDS,
-            )
-        try:
-            while True:
-                connection = await self._connector.connect(destination, [], aiohttp.ClientTimeout(connect=limit))
-                protocol = connection.protocol
-                # What a server says unasked on an idle connection would be taken for the next answer.
-                if protocol is not None and not protocol.should_close and not (anew and protocol in self._served):
-                    return connection
-                _drop(connection)
-        except TimeoutError as error:
-            raise httpx.ConnectTimeout("The upstream could not be reached in time.") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise httpx.ConnectError(f"The upstream cannot be reached: {error}") from error
-
-    def _destination(self, url: httpx.URL) -> aiohttp.ClientRequest:
-        """What the connector wants to know of a host; as many of them as there are upstream hosts."""
-        origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
-        if origin not in self._destinations:
-            scheme, host, port = origin
-            if scheme not in ("http", "https") or not host:
-                raise httpx.UnsupportedProtocol("Only http:// and https:// URLs can be sent.")
-            self._destinations[origin] = aiohttp.ClientRequest(
-                "GET", yarl.URL.build(scheme=scheme, host=host, port=port), loop=asyncio.get_running_loop()
-            )
-        return self._destinations[origin]
-
 
 class _Stale(Exception):
     """An idle connection was closed in the moment it was used again."""
@@ -202,15 +169,15 @@ class _Stale(Exception):
 class _Exchange:
     """One request and its answer on one connection, which it gives back or breaks off, once."""
 
-    def __init__(
-        self, connection: Connection, served: WeakSet[ResponseHandler], on_end: Callable[[_Exchange], None]
-    ) -> None:
-        assert connection.protocol is not None
+    def __init__(self, connection: OpenConnection, pool: ConnectionPool, on_end: Callable[[_Exchange], None]) -> None:
+        self.is_reused = connection.has_served
         self._connection = connection
-        self._protocol: ResponseHandler = connection.protocol
-        self._served = served
-        self._is_reused = self._protocol in served
+        self._protocol = connection.protocol
+        self._pool = pool
         self._on_end = on_end
+        #: Bytes of the request that were written; those of a body in pieces are counted by its writer.
+        self._written = 0
+        self._writer: StreamWriter | None = None
         self._payload: StreamReader | None = None
         self._upload: asyncio.Task[None] | None = None
         self._upload_error: Exception | None = None
@@ -233,10 +200,14 @@ class _Exchange:
         )
         body = _small_body(request, length)
         if body is not None:
-            transport.write(head + body)
+            head += body
+        self._written = len(head)
+        transport.write(head)
+        if transport.is_closing():
+            raise httpx.ConnectError("The upstream closed the connection before the request was sent.")
+        if body is not None:
             self._protocol.start_timeout()
         else:
-            transport.write(head)
             self._upload = asyncio.create_task(self._send_body(request, length, timeouts.get("write")))
         try:
             return await self._answer()
@@ -251,7 +222,14 @@ class _Exchange:
         error = self._protocol.exception()
         # With a part of the answer, that is its `message`.
         was_silent = isinstance(error, aiohttp.ServerDisconnectedError) and isinstance(error.message, str)
-        return self._is_reused and (was_silent or isinstance(error, aiohttp.ClientOSError))
+        return self.is_reused and (was_silent or isinstance(error, aiohttp.ClientOSError))
+
+    @property
+    def was_unheard(self) -> bool:
+        """Whether the upstream closed the connection before a byte of the request had reached it."""
+        unacknowledged = self._protocol.unacknowledged_at_end
+        written = self._written + (self._writer.output_size if self._writer is not None else 0)
+        return unacknowledged is not None and unacknowledged >= written
 
     async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
         try:
@@ -270,7 +248,7 @@ class _Exchange:
     async def _send_body(self, request: httpx.Request, length: int | None, limit: float | None) -> None:
         """Send the body as fast as the upstream takes it. What fails here fails the wait for the answer."""
         try:
-            writer = StreamWriter(self._protocol, asyncio.get_running_loop())
+            self._writer = writer = StreamWriter(self._protocol, asyncio.get_running_loop())
             if length is None:
                 writer.enable_chunking()
             async with contextlib.aclosing(_pieces(request.stream, length)) as pieces:
@@ -302,9 +280,7 @@ class _Exchange:
             await self.break_off()
             return
         self._has_ended = True
-        if not self._is_reused:
-            self._served.add(self._protocol)
-        self._connection.release()
+        self._pool.give_back(self._connection)
         self._on_end(self)
 
     async def break_off(self) -> None:
@@ -312,7 +288,7 @@ class _Exchange:
         if self._has_ended:
             return
         self._has_ended = True
-        _drop(self._connection)
+        self._connection.drop()
         self._on_end(self)
         if self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(httpx.ReadError("The response was closed."))  # wakes who still reads it
@@ -372,10 +348,15 @@ def _body_length(headers: Headers) -> int | None:
     return int(lengths[0]) if lengths else 0
 
 
+def _is_in_memory(request: httpx.Request) -> bool:
+    return isinstance(request.stream, httpx.ByteStream)
+
+
 def _small_body(request: httpx.Request, length: int | None) -> bytes | None:
     """The body, if it is in memory and small enough to leave together with the head."""
-    if not isinstance(request.stream, httpx.ByteStream):
+    if not _is_in_memory(request):
         return None
+    assert isinstance(request.stream, httpx.ByteStream)
     body = b"".join(request.stream)
     return body if len(body) == length and length <= PIECE_BYTES else None
 
@@ -407,13 +388,6 @@ async def _write(writer: StreamWriter, piece: memoryview | None, limit: float | 
         raise httpx.WriteTimeout("The upstream takes no more of the request's body.") from error
     except OSError as error:
         raise httpx.WriteError("The upstream closed the connection while the request was sent.") from error
-
-
-def _drop(connection: Connection) -> None:
-    """Close the connection now. `Connection.close` alone would first wait for the upstream to take what is unsent."""
-    if connection.protocol is not None:
-        connection.protocol.abort()
-    connection.close()
 
 
 def _in_httpx_words(error: Exception) -> httpx.TransportError:

@@ -66,7 +66,7 @@ async def test_connection_close_is_honoured(transport: EngineTransport) -> None:
 
 
 async def test_idle_connections_are_closed_after_a_while() -> None:
-    transport = EngineTransport(keepalive_seconds=0.1)
+    transport = EngineTransport(idle_seconds=0.1)
     async with raw_server(answer_each) as server:
         await call(transport, ask(server.url))
         await server.see_close()
