@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import PNG
 from tests.uploads.served import Served, begun, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-KILLS, WORKERS = 6, 4
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+#: CRASH_KILLS=60 makes it ten times as many.
+KILLS, WORKERS = int(os.environ.get("CRASH_KILLS", "6")), 4
 
 
 @pytest.fixture
