@@ -56,7 +56,11 @@ class Redactor:
         if self._known is not None and self._known.search(text):
             return True
         lowered = text.lower()
-        return any(sign in lowered for sign in _SIGNS) and _PATTERNS.search(text) is not None
+        # Not `any` over a generator: most texts have none, and each log line is asked.
+        for sign in _SIGNS:
+            if sign in lowered:
+                return _PATTERNS.search(text) is not None
+        return False
 
     def clean(self, text: str) -> str:
         if self._known is not None:

@@ -64,21 +64,17 @@ class SlidingWindows:
     def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
         """Count one hit in every window, or in none if one of them is full or it is only tried."""
         kept = [self.times(window, now) for window in windows]
-        waits = [
-            times[-window.limit] + window.seconds - now if len(times) >= window.limit else 0.0
-            for times, window in zip(kept, windows, strict=True)
-        ]
-        refused = max(range(len(waits)), key=waits.__getitem__) if any(wait > 0 for wait in waits) else None
-        if refused is None and counts:
-            for times, window in zip(kept, windows, strict=True):
+        refused, wait = None, 0.0
+        for index, (times, window) in enumerate(zip(kept, windows, strict=True)):
+            if len(times) >= window.limit and (longer := times[-window.limit] + window.seconds - now) > wait:
+                refused, wait = index, longer
+        left, resets = [], []
+        for times, window in zip(kept, windows, strict=True):
+            if refused is None and counts:
                 self._add(window, times, now)
-        pairs = list(zip(kept, windows, strict=True))
-        return Hit(
-            refused,
-            waits[refused] if refused is not None else 0.0,
-            tuple(max(0, window.limit - len(times)) for times, window in pairs),
-            tuple(times[0] + window.seconds - now if times else 0.0 for times, window in pairs),
-        )
+            left.append(max(0, window.limit - len(times)))
+            resets.append(times[0] + window.seconds - now if times else 0.0)
+        return Hit(refused, wait, tuple(left), tuple(resets))
 
     def times(self, window: Window, now: float) -> Times:
         """The hits of a window that still count."""
