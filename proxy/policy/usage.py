@@ -12,9 +12,8 @@ from typing import Any
 from proxy.errors import BadRequest
 from proxy.policy.quota import bucket_of, window_end
 from proxy.policy.terms import MILLION, Terms
-from proxy.stores.base import Account, Ledger, UsageRow
+from proxy.stores.base import UNITS, Account, Ledger, UsageRow
 
-UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 GROUPS = ("day", "endpoint", "subject")
 #: Without a start, this many days up to today.
 DEFAULT_DAYS = 30

@@ -180,6 +180,10 @@ class Deferred:
     """The store does not answer yet; the operation is done as soon as it does."""
 
 
+#: What calls are counted in, as the ledger names it.
+UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
+
+
 @dataclass(frozen=True)
 class UsageRow:
     """What was used in one group of jobs. Amounts in millionths."""

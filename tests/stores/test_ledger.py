@@ -227,6 +227,23 @@ async def test_usage_is_what_settled_jobs_used(stores: SqlStores) -> None:
     ]
 
 
+async def test_usage_adds_up_beyond_64_bits(stores: SqlStores) -> None:
+    most = 2**62 + 7
+    jobs = [job(), job(), job()]
+    await stores.ledger.commit([Reserve(one) for one in jobs])
+    await stores.ledger.commit([Settle(one.id, {"upload_bytes": most}, 5000.0) for one in jobs])
+    (row,) = await stores.ledger.usage("acme", None, 0.0, 2.0 * DAY, frozenset(["day"]))
+    assert row.used == {"upload_bytes": 3 * most}
+
+
+@pytest.mark.parametrize("second", [0.0, 43_200.0, 86_399.999])
+async def test_a_job_counts_on_the_day_in_which_it_was_submitted(stores: SqlStores, second: float) -> None:
+    one = job(submitted_at=20_000.0 * DAY + second)
+    await stores.ledger.commit([Reserve(one), Settle(one.id, {"requests": 1}, 5000.0)])
+    (row,) = await stores.ledger.usage("acme", None, 0.0, 30_000.0 * DAY, frozenset(["day"]))
+    assert row.day == "2024-10-04"
+
+
 async def test_the_newest_jobs_of_a_caller(stores: SqlStores) -> None:
     subjects = ("alice", "bob", "alice")
     jobs = [job(submitted_at=float(number), subject=subject) for number, subject in enumerate(subjects)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +23,7 @@ from proxy.stores.sql.transaction import (
     find_accounts,
     job_of,
 )
+from proxy.stores.sql.usage import usage_query, usage_rows
 
 KNOWN_ACCOUNTS = 20_000
 _log = logging.getLogger(__name__)
@@ -106,12 +106,11 @@ class SqlLedger:
     async def usage(
         self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
     ) -> Sequence[UsageRow]:
-        wanted = (jobs.c.tenant == tenant) & (jobs.c.submitted_at >= since) & (jobs.c.submitted_at < until)
-        if subject is not None:
-            wanted &= jobs.c.subject == subject
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(jobs).where(wanted & (jobs.c.state == "settled")))
-            return _grouped((job_of(row) for row in rows), group_by)
+            query = usage_query(connection.dialect.name, tenant, subject, since, until, group_by)
+            rows = (await connection.execute(query)).all()
+        # A tenant may have many thousand subjects.
+        return await asyncio.to_thread(usage_rows, rows)
 
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
         wanted = jobs.c.tenant == tenant
@@ -131,19 +130,3 @@ class SqlLedger:
         newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
         async with self._database.reading() as connection:
             return [job_of(row) for row in await connection.execute(newest)]
-
-
-def _grouped(settled: Iterable[Job], group_by: frozenset[str]) -> list[UsageRow]:
-    calls: dict[tuple[str | None, str | None, str | None], int] = defaultdict(int)
-    used: dict[tuple[str | None, str | None, str | None], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for job in settled:
-        day = datetime.fromtimestamp(job.submitted_at, UTC).date().isoformat()
-        key = (
-            day if "day" in group_by else None,
-            job.endpoint if "endpoint" in group_by else None,
-            job.subject if "subject" in group_by else None,
-        )
-        calls[key] += 1
-        for unit, amount in job.used.items():
-            used[key][unit] += amount
-    return [UsageRow(*key, calls[key], dict(used[key])) for key in sorted(calls, key=str)]
