@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
 from proxy.policy.plans import Plan, PlanFile, Tenant
+from proxy.policy.revoked import RevokedSessions
 from proxy.policy.terms import Terms, guest_terms, user_terms
 from proxy.stores.base import DirectoryRows, DirectoryStore, Revocation, TenantKey
 
@@ -27,14 +28,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One consistent reading of the directory, indexed for the questions that calls ask."""
+    """One consistent reading of the directory, indexed for the questions that calls ask.
+
+    Attributes:
+        revoked: what is revoked since counts in an older reading too.
+        newest_revocation: the number of the last one that is in it.
+    """
 
     version: int = 0
     plans: dict[str, Plan] = field(default_factory=dict)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     keys: dict[str, TenantKey] = field(default_factory=dict)
-    revoked_sessions: frozenset[tuple[str, str]] = frozenset()
-    revoked_subjects: dict[tuple[str, str], float] = field(default_factory=dict)
+    revoked: RevokedSessions = field(default_factory=RevokedSessions)
+    newest_revocation: int = 0
     origins: frozenset[str] = frozenset()
     _terms: dict[tuple[str, str, bool], Terms] = field(default_factory=dict, repr=False, compare=False)
 
@@ -49,9 +55,7 @@ class Snapshot:
         return guest_terms(plan, self.plans[tenant.plan], tenant.guests.share) if is_guest else user_terms(plan)
 
     def is_revoked(self, tenant: str, subject: str, session_id: str, issued_at: float) -> bool:
-        if (tenant, session_id) in self.revoked_sessions:
-            return True
-        return issued_at <= self.revoked_subjects.get((tenant, subject), float("-inf"))
+        return (tenant, subject, session_id, issued_at) in self.revoked
 
     def guest_host(self, origin: str) -> Tenant | None:
         """The tenant that lets in guests from pages of this origin."""
@@ -125,10 +129,20 @@ class Directory:
             return
         asked_at = self._clock.now()
         if await self._store.version() != self._snapshot.version:
-            self._snapshot = snapshot = _indexed(await self._store.load())
+            self._snapshot = snapshot = await self._read(asked_at)
             for listener in self._listeners:
                 listener(snapshot)
         self._read_at = asked_at
+
+    async def _read(self, now: float) -> Snapshot:
+        """Read what was revoked since; everything, if there were other changes. Each change is one version."""
+        known = self._snapshot
+        if known.version:
+            new = await self._store.revocations_after(known.newest_revocation)
+            if new.version - known.version == len(new.revocations):
+                known.revoked.add(new.revocations, now)
+                return replace(known, version=new.version, newest_revocation=new.newest)
+        return _indexed(await self._store.load(), now)
 
     async def apply(self, file: PlanFile) -> bool:
         """Make a plan file hold; False when it did already."""
@@ -167,28 +181,20 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         _log.warning("tenants and plans could not be read again: %s", type(failure).__name__)
 
 
-def _indexed(rows: DirectoryRows) -> Snapshot:
+def _indexed(rows: DirectoryRows, now: float) -> Snapshot:
     try:
         plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
         tenants = [Tenant.model_validate(document) for document in rows.tenants]
     except ValidationError as problem:
         raise StoreUnavailable("The proxy's database holds a plan that this version cannot read.") from problem
-    revoked = [one for one in rows.revocations if one.session_id is not None]
+    revoked = RevokedSessions()
+    revoked.add(rows.revocations, now)
     return Snapshot(
         version=rows.version,
         plans=plans,
         tenants={tenant.id: tenant for tenant in tenants},
         keys={key.id: key for key in rows.keys},
-        revoked_sessions=frozenset((one.tenant, one.session_id or "") for one in revoked),
-        revoked_subjects=_latest_per_subject(rows.revocations),
+        revoked=revoked,
+        newest_revocation=rows.newest_revocation,
         origins=frozenset(origin for tenant in tenants for origin in tenant.allowed_origins),
     )
-
-
-def _latest_per_subject(revocations: Iterable[Revocation]) -> dict[tuple[str, str], float]:
-    latest: dict[tuple[str, str], float] = {}
-    for one in revocations:
-        if one.subject is not None:
-            key = (one.tenant, one.subject)
-            latest[key] = max(one.issued_before, latest.get(key, one.issued_before))
-    return latest

@@ -58,6 +58,16 @@ class DirectoryRows:
     tenants: Sequence[Mapping[str, Any]]
     keys: Sequence[TenantKey]
     revocations: Sequence[Revocation]
+    newest_revocation: int = 0
+
+
+@dataclass(frozen=True)
+class NewRevocations:
+    """The revocations behind one that is known, as one consistent reading with the directory's version."""
+
+    version: int
+    newest: int
+    revocations: Sequence[Revocation]
 
 
 class Bucket(NamedTuple):
@@ -266,7 +276,11 @@ class DirectoryStore(Protocol):
 
     async def touch_key(self, key_id: str, used_at: float) -> None: ...
 
-    async def revoke(self, revocation: Revocation) -> None: ...
+    async def revoke(self, revocation: Revocation) -> None:
+        """Add a revocation; the version grows by one."""
+
+    async def revocations_after(self, number: int) -> NewRevocations:
+        """What was revoked since the revocation of this number."""
 
 
 class Ledger(Protocol):

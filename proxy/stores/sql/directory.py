@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.stores.base import DirectoryRows, Revocation, TenantKey
+from proxy.stores.base import DirectoryRows, NewRevocations, Revocation, TenantKey
 from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
 
@@ -27,12 +27,15 @@ class SqlDirectory:
 
     async def load(self) -> DirectoryRows:
         async with self._database.reading() as connection:
+            version = await _version(connection)
+            revoked = (await connection.execute(select(schema.revocations))).all()
             return DirectoryRows(
-                version=await _version(connection),
+                version=version,
                 plans={row.name: row.document for row in await connection.execute(select(schema.plans))},
                 tenants=[row.document for row in await connection.execute(select(schema.tenants))],
                 keys=[TenantKey(**row._mapping) for row in await connection.execute(select(schema.tenant_keys))],
-                revocations=[_revocation(row) for row in await connection.execute(select(schema.revocations))],
+                revocations=[_revocation(row) for row in revoked],
+                newest_revocation=max((row.id for row in revoked), default=0),
             )
 
     async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
@@ -63,12 +66,21 @@ class SqlDirectory:
     async def revoke(self, revocation: Revocation) -> None:
         rows = schema.revocations
         async with _changing(self._database) as connection:
-            await connection.execute(delete(rows).where(rows.c.expires_at < revocation.issued_before))
             if revocation.session_id is not None:
                 same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
                 await connection.execute(delete(rows).where(same))
             await connection.execute(insert(rows).values(asdict(revocation)))
+            # After the insertion: SQLite would give the number of a row that was deleted to the next one.
+            await connection.execute(delete(rows).where(rows.c.expires_at < revocation.issued_before))
             await _bump(connection)
+
+    async def revocations_after(self, number: int) -> NewRevocations:
+        rows = schema.revocations
+        async with self._database.reading() as connection:
+            version = await _version(connection)
+            found = (await connection.execute(select(rows).where(rows.c.id > number))).all()
+            newest = max((row.id for row in found), default=number)
+            return NewRevocations(version, newest, [_revocation(row) for row in found])
 
 
 @asynccontextmanager

@@ -1,0 +1,93 @@
+"""What is revoked elsewhere counts here, and is read without reading again what is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy.directory import REFRESH_SECONDS, Directory
+from proxy.policy.revoked import SWEEP_EVERY, RevokedSessions
+from proxy.stores.base import DirectoryRows, Revocation
+from proxy.stores.sql import SqlStores
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.directory import SqlDirectory
+from tests.stores.conftest import OpenStores
+from tests.stores.records import ACME, PLANS
+from tests.support.clock import MovableClock
+
+pytestmark = pytest.mark.anyio
+
+
+def database_of(stores: SqlStores) -> Database:
+    return stores.directory._database
+
+
+class CountedDirectory(SqlDirectory):
+    """Knows how often all of it was read."""
+
+    readings = 0
+
+    async def load(self) -> DirectoryRows:
+        self.readings += 1
+        return await super().load()
+
+
+def revoked(number: int, expires_at: float = 9e9) -> Revocation:
+    return Revocation("acme", f"s-{number}", None, 1.0, expires_at)
+
+
+async def test_a_revocation_of_another_process_is_read_alone(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    elsewhere, clock = open_stores(database_url).directory, MovableClock()
+    await elsewhere.apply(PLANS, [ACME])
+    store = CountedDirectory(database_of(stores))
+    directory = Directory(store, clock)
+    assert not (await directory.snapshot()).is_revoked("acme", "alice", "s-1", 0.5)
+
+    for number in range(3):
+        await elsewhere.revoke(revoked(number))
+    await elsewhere.revoke(Revocation("acme", None, "bob", 10.0, 9e9))
+    clock.advance(REFRESH_SECONDS)
+    await directory.refresh()
+    snapshot = await directory.snapshot()
+    assert [snapshot.is_revoked("acme", "alice", f"s-{number}", 0.5) for number in range(4)] == [True] * 3 + [False]
+    assert snapshot.is_revoked("acme", "bob", "s-9", 10.0) and not snapshot.is_revoked("acme", "bob", "s-9", 10.1)
+    assert store.readings == 1 and snapshot.tenants
+
+
+async def test_other_changes_are_read_as_well(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
+    elsewhere, clock = open_stores(database_url).directory, MovableClock()
+    await elsewhere.apply(PLANS, [ACME])
+    store = CountedDirectory(database_of(stores))
+    directory = Directory(store, clock)
+    await directory.snapshot()
+    await elsewhere.revoke(revoked(1))
+    await elsewhere.apply(PLANS, [{**ACME, "id": "globex"}])
+    clock.advance(REFRESH_SECONDS)
+    await directory.refresh()
+    snapshot = await directory.snapshot()
+    assert snapshot.is_revoked("acme", "alice", "s-1", 0.5) and sorted(snapshot.tenants) == ["acme", "globex"]
+    assert store.readings == 2
+
+
+async def test_a_revocation_that_takes_the_place_of_one_is_not_overlooked(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    """SQLite numbers a row like the last one, if that was deleted."""
+    elsewhere, clock = open_stores(database_url).directory, MovableClock()
+    await elsewhere.apply(PLANS, [ACME])
+    directory = Directory(stores.directory, clock)
+    for number, at in ((1, 10.0), (1, 10.0), (2, 60.0), (3, 120.0)):
+        await elsewhere.revoke(Revocation("acme", f"s-{number}", None, at, at + 50.0))
+        clock.advance(REFRESH_SECONDS)
+        await directory.refresh()
+        assert (await directory.snapshot()).is_revoked("acme", "alice", f"s-{number}", 0.5), number
+
+
+def test_expired_revocations_are_forgotten_in_time() -> None:
+    known = RevokedSessions()
+    known.add((revoked(number, expires_at=50.0) for number in range(SWEEP_EVERY - 2)), 10.0)
+    known.add([revoked(-1)], 100.0)
+    assert len(known) == SWEEP_EVERY - 1
+    known.add([revoked(-2)], 100.0)
+    assert len(known) == 2 and ("acme", "alice", "s--1", 0.5) in known and ("acme", "alice", "s-1", 0.5) not in known
