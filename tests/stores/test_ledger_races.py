@@ -132,7 +132,8 @@ from proxy.stores.sql import SqlStores
 from tests.stores.records import REQUESTS, job
 
 async def main(url, name):
-    stores, granted = SqlStores(url), []
+    # On a busy machine a turn at the file may take longer than a caller would wait.
+    stores, granted = SqlStores(url, lock_seconds=60), []
     for number in range(30):
         one = job(Charge(REQUESTS, 1, 60), id=f"{name}-{number}")
         if await stores.ledger.commit([Reserve(one)]) == [Granted()]:
@@ -154,7 +155,7 @@ async def test_processes_share_one_ledger(database_url: str) -> None:
             sys.executable, "-c", _PROCESS, database_url, name, stdout=asyncio.subprocess.PIPE
         )
         stdout, _ = await process.communicate()
-        assert process.returncode == 0
+        assert process.returncode == 0, name
         granted, settled = stdout.split()
         return int(granted), int(settled)
 
