@@ -66,11 +66,6 @@ class Caller:
         body, url = {"image_url": PIXEL, "prompt": prompt}, f"{self.url}/fal/run/{ENDPOINT}/stream"
         return self.http.post(url, json=body, headers=self._headers)
 
-    async def is_in_flight(self) -> bool:
-        """Whether the proxy counts a call or a job of this subject now."""
-        facts = await self._ask("GET", "/v1/session")
-        return bool(facts.body["in_flight"]["subject"]["used"])
-
     async def submit(self, prompt: str, **headers: str) -> Answered:
         return await self._ask("POST", f"/fal/queue/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt}, headers)
 

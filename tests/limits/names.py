@@ -113,6 +113,7 @@ async def measure(database: str) -> list[int]:
         MemoryCounters(),
         clock,
         Drain(settings.server.drain_seconds),
+        None,
     )
     await services.stores.prepare()
     await services.directory.apply(FILE)

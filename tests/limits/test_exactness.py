@@ -174,6 +174,17 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
     assert len(samples) > 5
 
 
+@dataclass
+class WatchedCaller(Caller):
+    """A caller whose calls can be seen to arrive."""
+
+    sandbox: SandboxControl
+
+    async def has_reached_fal(self, prompt: str) -> bool:
+        received = await asyncio.to_thread(self.sandbox.requests)
+        return any(one["json"] and one["json"].get("prompt") == prompt for one in received)
+
+
 # Every way in which a call can end, and whether it is to be booked.
 
 
@@ -229,9 +240,11 @@ async def time_out_at_a_gateway(caller: Caller) -> None:
     assert (await caller.run("[[fault nginx=504]]")).error_type == "upstream_ambiguous"
 
 
-async def hang_up_in_a_run(caller: Caller) -> None:
-    running = asyncio.create_task(caller.run("[[pace run_seconds=600]]"))
-    await until(caller.is_in_flight, "the call did not begin")
+async def hang_up_in_a_run(caller: WatchedCaller) -> None:
+    prompt = f"[[pace run_seconds=600]] {caller.subject}"
+    running = asyncio.create_task(caller.run(prompt))
+    # Before it has left the proxy a call is free.
+    await until(lambda: caller.has_reached_fal(prompt), "the call did not reach fal")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -259,16 +272,19 @@ async def submitted(caller: Caller, prompt: str) -> str:
 
 
 async def test_whatever_the_end_of_a_call_the_ledger_says_what_it_came_to(shared_pair: Pair, auditor: Auditor) -> None:
-    ends: list[Callable[[Caller], Awaitable[None]]] = [*BOOKED, *RELEASED] * EACH
+    ends: list[Callable[[WatchedCaller], Awaitable[None]]] = [*BOOKED, *RELEASED] * EACH
     random.Random(11).shuffle(ends)
     limit, began = asyncio.Semaphore(25), time.time()
 
-    async def call(caller: Caller, end: Callable[[Caller], Awaitable[None]]) -> None:
+    async def call(caller: WatchedCaller, end: Callable[[WatchedCaller], Awaitable[None]]) -> None:
         async with limit:
             await end(caller)
 
     async with http() as session, sampled(auditor, lambda _: None):
-        callers = [Caller(session, shared_pair.urls[n % 2], "wide", f"{n}") for n in range(len(ends))]
+        callers = [
+            WatchedCaller(session, shared_pair.urls[n % 2], "wide", f"{n}", shared_pair.sandbox)
+            for n in range(len(ends))
+        ]
         await asyncio.gather(*map(call, callers, ends))
     async with after(shared_pair.environ) as aftermath:
         await aftermath.settle_everything()

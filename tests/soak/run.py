@@ -24,7 +24,9 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 
 #: The store's connections, three files each, and a little more may stay open; anything for each job may not.
-MOST_DESCRIPTORS, MOST_TASKS = 48, 8
+MOST_DESCRIPTORS = 48
+#: The server, its lifespan, six that look after something for good (leases, streams, jobs), and one for the question.
+MOST_TASKS = 9
 #: Ended jobs and results are kept, within bounds: about so much of each. The rest is the allocator's play.
 BYTES_A_JOB, SPARE_BYTES = 24 * 1024, 24 * 1024 * 1024
 
