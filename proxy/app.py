@@ -14,6 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.auth.admin_token import AdminToken
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
+from proxy.calls.admission import Admission
+from proxy.calls.handler import handlers
+from proxy.calls.idempotency import Idempotency
+from proxy.calls.jobs import JobHandler
+from proxy.calls.models import ModelHandler
+from proxy.calls.poll_cache import PollCache, RepeatedPolls
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
@@ -21,17 +27,17 @@ from proxy.files import FileUrls
 from proxy.http.body_memory import BodyMemory
 from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
-from proxy.jobs.results import Results
+from proxy.jobs.results import ResultCache
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.watches import watches_per_tenant
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.middleware import BodyLimit, Errors, RequestContext
 from proxy.page import Page
 from proxy.policy.directory import Directory
-from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.plan_file import read_file
 from proxy.policy.plans import PlanFile
@@ -43,8 +49,6 @@ from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
 from proxy.reload import Reloader
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
-from proxy.routes.once import Once
-from proxy.routes.repeats import KnownPolls, Repeats
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.startup import Startup
@@ -177,13 +181,17 @@ def _assembled(
     settlement = Settlement(bookkeeper, leases, catalog, clock)
     owners = Owners(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
+    queue = FalQueue(upstream, settlement)
     hub = Hub(
         upstream,
+        queue,
         settlement,
         clock,
         drain,
         most_per_tenant=lambda: watches_per_tenant(len(directory.latest.tenants)),
     )
+    results, poll_cache = ResultCache(), PollCache(directory, limiter, clock)
+    idempotency = Idempotency(stores.idempotency, stores.ledger, leases.is_idle, clock)
     streams = OpenStreams(
         settings.server.max_streams,
         settings.server.max_streams_per_session,
@@ -191,7 +199,29 @@ def _assembled(
     )
     breakers = upstream.guard.open_names
     metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), bookkeeper.waiting)
-    gate = Gate(catalog, owners, limiter, leases, bookkeeper, drain, files=files)
+    admission = Admission(catalog, owners, limiter, leases, bookkeeper, drain, files)
+    models = ModelHandler(
+        admission=admission,
+        upstream=upstream,
+        queue=queue,
+        settlement=settlement,
+        bookkeeper=bookkeeper,
+        owners=owners,
+        idempotency=idempotency,
+        limiter=limiter,
+        streams=streams,
+        clock=clock,
+    )
+    job_handler = JobHandler(
+        admission=admission,
+        upstream=upstream,
+        queue=queue,
+        settlement=settlement,
+        hub=hub,
+        results=results,
+        streams=streams,
+        poll_cache=poll_cache,
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -202,7 +232,9 @@ def _assembled(
         sessions=minted,
         admin_token=AdminToken(settings.sessions.admin_token),
         authenticator=Authenticator(minted, directory, settings, clock),
-        gate=gate,
+        admission=admission,
+        handlers=handlers(models, job_handler),
+        job_handler=job_handler,
         limiter=limiter,
         leases=leases,
         bookkeeper=bookkeeper,
@@ -211,11 +243,10 @@ def _assembled(
         streams=streams,
         stream_guard=StreamGuard(directory, clock, metrics),
         hub=hub,
-        results=Results(),
-        known_polls=KnownPolls(directory, limiter, clock),
+        poll_cache=poll_cache,
         counters=counters,
-        reconciler=Reconciler(stores.ledger, upstream, settlement, leases, clock, hub.follows),
-        once=Once(stores.idempotency, stores.ledger, leases.is_idle, clock),
+        reconciler=Reconciler(stores.ledger, upstream, queue, settlement, leases, clock, hub.is_watching),
+        idempotency=idempotency,
         upstream=upstream,
         files=files,
         body_memory=BodyMemory(settings.server.max_body_memory),
@@ -283,7 +314,14 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
         check=budget.check,
     )
     cdn = Middleware(CdnTargets, files=services.files, public_url=server.public_url)
-    return [context, cors, errors, cdn, limit, Middleware(Repeats, services=services)]
+    repeated = Middleware(
+        RepeatedPolls,
+        cache=services.poll_cache,
+        hub=services.hub,
+        limiter=services.limiter,
+        settlement=services.settlement,
+    )
+    return [context, cors, errors, cdn, limit, repeated]
 
 
 def _lifespan(
@@ -318,7 +356,7 @@ def _lifespan(
             await services.stream_guard.close()
             await services.hub.close()
             await services.reconciler.close()
-            await services.once.close()
+            await services.idempotency.close()
             await services.bookkeeper.close()
             await services.directory.close()
             await services.leases.keeper.close()

@@ -24,13 +24,15 @@ from proxy.errors import (
     MethodNotAllowed,
     NotFound,
     ProxyError,
+    UpstreamAmbiguous,
     respond,
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
-from proxy.http.scope import NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
+from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
+from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
-from proxy.policy.ratelimit import RateLimitExceeded, too_many
+from proxy.policy.ratelimit import ALLOWANCE, RateLimitExceeded, too_many
 from proxy.policy.refusals import COUNTED, RefusalBudget
 from proxy.telemetry import Metrics
 from proxy.upstream.relay import StreamBroken
@@ -74,6 +76,8 @@ class RequestContext:
                     self._body_memory.release(scope)
                 state[STATUS] = message["status"]
                 message["headers"] = [*message["headers"], *shown]
+                if (allowance := state.get(ALLOWANCE)) is not None:
+                    message["headers"] += allowance.raw_headers()
                 if self._drain.started.is_set():
                     # The next request of this caller finds another process.
                     message["headers"].append((b"connection", b"close"))
@@ -92,7 +96,7 @@ class RequestContext:
         self._metrics.answered(surface, status, seconds)
         if status in COUNTED:
             self._budget.spend(scope)
-        level = logging.DEBUG if scope["state"].get("is_routine") else logging.INFO
+        level = logging.DEBUG if scope["state"].get(QUIET) else logging.INFO
         if _access.isEnabledFor(level):
             facts = {
                 "request_id": request_id,
@@ -100,7 +104,7 @@ class RequestContext:
                 "route": surface,
                 "status": status,
                 "milliseconds": round(seconds * 1000, 1),
-                **scope["state"].get("facts", {}),
+                **scope["state"].get(FIELDS, {}),
             }
             _access.log(level, "request", extra={"facts": facts})
 
@@ -136,8 +140,7 @@ class Errors:
             if STATUS in scope["state"]:
                 _log.warning("an answer was cut, as this process ends")
                 return None
-            problem = Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
-            await self._refuse(problem, scope, receive, send)
+            await self._refuse(_interrupted(scope), scope, receive, send)
         except Exception as problem:
             if STATUS in scope["state"]:
                 _log.exception("an answer failed on its way")
@@ -147,8 +150,15 @@ class Errors:
 
     async def _refuse(self, error: ProxyError, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.refusals.labels(error.code).inc()
-        scope["state"].setdefault("facts", {})["error_type"] = error.code
+        bind(scope, error_type=error.code)
         await respond(error, scope["state"]["request_id"])(scope, receive, send)
+
+
+def _interrupted(scope: Scope) -> ProxyError:
+    """The error for a request that the end of the process cut off."""
+    if scope["state"].get(MAY_HAVE_RUN):
+        return UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.")
+    return Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
 
 
 def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:

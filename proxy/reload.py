@@ -93,7 +93,7 @@ class Reloader:
         if new.sessions.secrets != old.sessions.secrets:
             services.sessions.replace_secrets(new.sessions.secrets)
             # They are answered without a look at the token.
-            services.known_polls.clear()
+            services.poll_cache.clear()
             services.stream_guard.refuse_unsigned(services.sessions.is_signed)
             replaced.append("PROXY_SESSION_SECRETS")
         if new.sessions.admin_token != old.sessions.admin_token:

@@ -18,13 +18,14 @@ FLOORS = [
     {"app", "reload"},
     {"startup"},
     {"routes", "middleware", "page"},
+    {"calls"},
     {"http"},
     {"auth", "policy", "jobs"},
     {"upstream", "stores", "catalog", "targets", "telemetry"},
     {"worker_metrics"},
     {"redaction"},
     {"settings", "errors", "clock", "drain", "files", "libpq", "listeners", "networks", "origins"}
-    | {"numbers", "schema", "__init__"},
+    | {"numbers", "schema", "log_context", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import OriginNotAllowed, ProxyError, RateLimited, respond
 from proxy.http.scope import SHOWN, header_of
+from proxy.log_context import bind
 from proxy.telemetry import Metrics
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -130,12 +131,12 @@ class Cors(CORSMiddleware):
         }
         if not self.is_allowed_origin(asked["origin"]):
             facts["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
-        scope["state"].setdefault("facts", {}).update(facts)
+        bind(scope, **facts)
         return self._respond(OriginNotAllowed(f"This call is not open to that page ({why})."), scope)
 
     def _respond(self, error: ProxyError, scope: Scope) -> Response:
         self._metrics.refusals.labels(error.code).inc()
-        scope["state"].setdefault("facts", {})["error_type"] = error.code
+        bind(scope, error_type=error.code)
         refusal = respond(error, scope["state"]["request_id"])
         refusal.headers["vary"] = "Origin"
         return refusal

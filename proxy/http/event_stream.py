@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.errors import BodyTooLarge, ProxyError
 from proxy.http.disconnect import CallerGone, cancel_on_disconnect, disconnect_of
 from proxy.http.scope import set_cache_control
+from proxy.log_context import bind
 from proxy.upstream import sse
 from proxy.upstream.headers import EVENT_STREAM
 from proxy.upstream.relay import StreamBroken, StreamRefused
@@ -40,6 +41,7 @@ class EventStream(Response):
 
     Args:
         release: called at the end whatever happens: an iterator that was never begun cannot free what it would hold.
+        on_close: called before that.
         ends_with_result: whether clients take the last event for the result. Then a refused stream is cut as well.
 
     Attributes:
@@ -52,6 +54,7 @@ class EventStream(Response):
         headers: Mapping[str, str],
         release: Callable[[], Awaitable[None]] | None = None,
         *,
+        on_close: Sequence[Callable[[], None]] = (),
         ends_with_result: bool = False,
     ) -> None:
         super().__init__(headers={**headers, **STREAM_HEADERS})
@@ -59,14 +62,10 @@ class EventStream(Response):
         self._events = events
         self._release = release
         self._ends_with_result = ends_with_result
-        self._last_words: list[Callable[[], None]] = []
+        self._on_close = on_close
         self._pumping: asyncio.Task[None] | None = None
         self._refusal: ProxyError | None = None
         self.is_over = False
-
-    def at_end(self, call: Callable[[], None]) -> None:
-        """Have something called when the stream has ended, however it did."""
-        self._last_words.append(call)
 
     def refuse(self, error: ProxyError) -> None:
         """Send nothing more but this error. A stream whose last event is out stays as it is."""
@@ -113,9 +112,9 @@ class EventStream(Response):
 
     async def _end(self) -> None:
         self._pumping, self.is_over = None, True
-        for call in self._last_words:
+        calls, self._on_close = self._on_close, ()
+        for call in calls:
             call()
-        self._last_words.clear()
         if self._release is not None:
             await self._release()
 
@@ -128,9 +127,8 @@ class EventStream(Response):
         Raises:
             StreamBroken: it may not, or the caller does not read; the connection is to be cut.
         """
-        state = scope["state"]
-        event, code = _error_event(error, state["request_id"])
-        state.setdefault("facts", {})["error_type"] = code
+        event, code = _error_event(error, scope["state"]["request_id"])
+        bind(scope, error_type=code)
         with suppress(TimeoutError):
             async with asyncio.timeout(REFUSAL_SECONDS):
                 await send({"type": "http.response.body", "body": event, "more_body": True})

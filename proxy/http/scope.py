@@ -6,6 +6,8 @@ from starlette.types import Scope
 
 #: In the state of a request: the headers that its answer has beside its own, and its status once the answer has begun.
 SHOWN, STATUS = "shown", "status"
+#: And whether fal may have run what was asked, so that asking again may run it again.
+MAY_HAVE_RUN = "may_have_run"
 #: Every answer is its caller's own, and is what its content-type says, unless a route says otherwise.
 NO_STORE = (b"cache-control", b"no-store")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -17,9 +19,9 @@ def set_cache_control(scope: Scope, value: bytes) -> None:
     shown[shown.index(NO_STORE)] = (b"cache-control", value)
 
 
-def add_vary(scope: Scope, name: bytes) -> None:
-    """Say that an answer also depends on a request header; on the Origin each does."""
-    scope["state"][SHOWN].append((b"vary", name))
+def show_header(scope: Scope, name: str, value: str) -> None:
+    """Add a header to the response of a request, whatever that becomes."""
+    scope["state"][SHOWN].append((name.encode("latin-1"), value.encode("latin-1")))
 
 
 def header_of(scope: Scope, name: bytes) -> str | None:

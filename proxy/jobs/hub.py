@@ -8,27 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import orjson
 from cachetools import LRUCache
-from starlette.datastructures import Headers
 
 from proxy.clock import Clock
 from proxy.drain import Drain
 from proxy.errors import ProxyError
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.opening import TURNS_PER_SECOND, StreamOpener
-from proxy.jobs.settlement import Settlement, parsed
-from proxy.jobs.single import Single
-from proxy.jobs.updates import STATES, Update
+from proxy.jobs.settlement import Settlement
+from proxy.jobs.updates import Update
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.jobs.watches import MOST_WATCHES, Watches
 from proxy.stores.base import Job
-from proxy.targets import Kind, Target
-from proxy.upstream import headers
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import StreamBroken, Whole, whole
+from proxy.upstream.relay import StreamBroken
 
 #: How long a job is followed that nobody asks for.
 IDLE_SECONDS = 30.0
@@ -41,9 +36,12 @@ _log = logging.getLogger(__name__)
 
 
 class Hub:
+    """Follows jobs at fal for the callers who poll or watch them."""
+
     def __init__(
         self,
         upstream: Upstream,
+        queue: FalQueue,
         settlement: Settlement,
         clock: Clock,
         drain: Drain,
@@ -52,7 +50,7 @@ class Hub:
         most: int = MOST_WATCHES,
         most_per_tenant: Callable[[], int] = lambda: MOST_WATCHES,
     ) -> None:
-        self._upstream = upstream
+        self._queue = queue
         self._settlement = settlement
         self._opener = StreamOpener(upstream, turns_per_second)
         self._clock = clock
@@ -60,15 +58,14 @@ class Hub:
         self._pauses = pauses
         self._watches = Watches(most, most_per_tenant)
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
-        self._asking: Single[Whole] = Single()
         self._sweeping: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """How many jobs are followed now."""
         return len(self._watches)
 
-    def known(self, job: Job) -> Update | None:
-        """The state of a job, if it is known as well here as at fal."""
+    def cached(self, job: Job) -> Update | None:
+        """Give the state of a job, if it is known as well here as at fal."""
         watch = self._watches.get(_id(job))
         if watch is None:
             return self._ended.get(_id(job))
@@ -76,14 +73,17 @@ class Hub:
         latest = watch.latest
         return latest if latest is not None and (watch.is_live or latest.is_last) else None
 
-    def follows(self, job: Job) -> bool:
+    def is_watching(self, job: Job) -> bool:
         """Whether fal's stream of a job is open now, so that its end will be heard of."""
         watch = self._watches.get(_id(job))
         return watch is not None and watch.is_live
 
-    async def poll(self, job: Job) -> Update | None:
-        """The state of a job, which is followed from now on; None if fal must be asked, as its stream is not there."""
-        if (found := self.known(job)) is not None:
+    async def get_or_watch(self, job: Job) -> Update | None:
+        """Give the state of a job, which is followed from now on.
+
+        None if fal must be asked, as its stream is not there.
+        """
+        if (found := self.cached(job)) is not None:
             return found
         if _id(job) not in self._watches and not self._watches.has_room(job.tenant):
             return None
@@ -96,33 +96,13 @@ class Hub:
         except (ProxyError, StreamBroken, TimeoutError):
             return None
 
-    async def ask(self, job: Job, *, logs: bool) -> Whole:
-        """fal's own answer about the state of a job, asked for once however many wait for it.
-
-        Raises:
-            ProxyError: fal cannot be asked.
-        """
-        return await self._asking.do((_id(job), logs), lambda: self._asked(job, logs))
-
-    async def _asked(self, job: Job, logs: bool) -> Whole:
-        target = Target(Kind.STATUS, app=job.app, request_id=_id(job), logs=logs)
-        response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
-        answer = await whole(response, repeatable=True)
-        document = parsed(answer.body)
-        if response.is_success and isinstance(document, dict):
-            await self._settlement.saw_status(job, document)
-            if document.get("request_id", job.request_id) != job.request_id:
-                # The id that its callers know, whatever fal writes: their URLs are made of it.
-                return replace(answer, body=orjson.dumps(document | {"request_id": job.request_id}))
-        return answer
-
-    async def _document(self, job: Job) -> dict[str, Any] | None:
-        """fal's own word about a job, if it can be had."""
+    async def _fetch_status(self, job: Job) -> dict[str, Any] | None:
+        """Ask fal for the state of a job, if it can be had."""
         try:
-            document = parsed((await self.ask(job, logs=True)).body)
+            report = await self._queue.status(job, logs=True)
         except ProxyError:
             return None
-        return document if isinstance(document, dict) and document.get("status") in STATES else None
+        return report.document if report.state else None
 
     def join(self, job: Job) -> Watch:
         """The watch of a job, for an event stream that is to `leave` it at its end."""
@@ -160,9 +140,9 @@ class Hub:
                 watch.stop()
                 continue
             if watch.is_live:
-                await self._settlement.lives(watch.job)
+                await self._settlement.renew_lease(watch.job)
             if self._drain.started.is_set():
-                watch.wake()
+                watch.notify()
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -178,8 +158,8 @@ class Hub:
             return Watch.ended(job, last)
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
-            saw, now = self._settlement.saw_status, self._clock.now()
-            watch = Watch(job, self._opener.open, self._document, saw, now, self._pauses)
+            on_status, now = self._settlement.record_status, self._clock.now()
+            watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._pauses)
             self._watches.add(id_, watch)
             watch.start(self._over)
         return watch

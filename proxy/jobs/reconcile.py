@@ -15,7 +15,9 @@ from starlette.datastructures import Headers
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.settlement import Settlement, parsed
+from proxy.jobs.updates import COMPLETED
 from proxy.policy.leases import Leases
 from proxy.policy.quota import JOB_SECONDS, UPLOAD
 from proxy.stores.base import Job, Ledger
@@ -35,23 +37,29 @@ _log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """`follows` tells of a job whether this process hears of it anyway: fal is not asked about that."""
+    """Looks after open jobs.
+
+    Args:
+        is_watching: whether this process follows a job's stream anyway, so that fal is not asked about it.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         upstream: Upstream,
+        queue: FalQueue,
         settlement: Settlement,
         leases: Leases,
         clock: Clock,
-        follows: Callable[[Job], bool] = lambda _: False,
+        is_watching: Callable[[Job], bool] = lambda _: False,
     ) -> None:
         self._ledger = ledger
         self._upstream = upstream
+        self._queue = queue
         self._settlement = settlement
         self._leases = leases
         self._clock = clock
-        self._follows = follows
+        self._is_watching = is_watching
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -102,10 +110,10 @@ class Reconciler:
     async def _look_after(self, job: Job) -> None:
         if job.expires_at <= self._clock.now() and job.kind == UPLOAD:
             # It broke off before fal had the file, or it would be booked.
-            await self._settlement.unused(job)
+            await self._settlement.free(job)
         elif job.expires_at <= self._clock.now():
-            await self._settlement.used(job)
-        elif job.request_id is not None and self._follows(job):
+            await self._settlement.charge(job)
+        elif job.request_id is not None and self._is_watching(job):
             await self._lives(job)
         elif job.request_id is not None:
             await self._ask(job, job.request_id)
@@ -116,23 +124,20 @@ class Reconciler:
         await self._leases.restore(job)
 
     async def _ask(self, job: Job, request_id: str) -> None:
-        status_code, body = await self._fetch(Target(Kind.STATUS, app=job.app, request_id=request_id))
-        status = parsed(body)
-        state = status.get("status") if isinstance(status, dict) else None
-        if status_code == 404:
+        report = await self._queue.status(job, logs=False)
+        if report.reply.status == 404:
             # fal does not know it any more: it ended, unseen, and is booked as reserved.
-            await self._settlement.used(job)
-        elif state in ("IN_QUEUE", "IN_PROGRESS"):
-            await self._lives(job)
-        elif state != "COMPLETED":
+            await self._settlement.charge(job)
+        elif report.state is None or report.document is None:
             # No word of the job: it is asked again, and if none ever comes, its time ends.
-            _log.warning("fal did not tell where job %s stands (status %d)", job.id, status_code)
-        elif self._settlement.reports_tokens(job) and not status.get("error"):
-            status_code, body = await self._fetch(Target(Kind.RESULT, app=job.app, request_id=request_id))
-            await self._settlement.saw_result(job, status_code, None, parsed(body))
-        else:
-            await self._settlement.saw_status(job, status)
+            _log.warning("state of a job unknown", extra={"facts": {"job": job.id, "status": report.reply.status}})
+        elif report.state != COMPLETED:
+            await self._lives(job)
+        elif self._settlement.reports_tokens(job) and not report.document.get("error"):
+            await self._record_result(job, request_id)
 
-    async def _fetch(self, target: Target) -> tuple[int, bytes]:
+    async def _record_result(self, job: Job, request_id: str) -> None:
+        target = Target(Kind.RESULT, app=job.app, request_id=request_id)
         response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
-        return response.status_code, await read_whole(response, repeatable=True)
+        body = await read_whole(response, repeatable=True)
+        await self._settlement.record_result(job, response.status_code, None, parsed(body))

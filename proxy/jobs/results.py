@@ -1,44 +1,48 @@
-"""What came of jobs: fetched from fal once however many ask at that moment; what is small is kept."""
+"""The results of jobs: fetched from fal once however many ask at that moment; small ones are cached."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from cachetools import LRUCache
 
-from proxy.jobs.single import Single
+from proxy.jobs.singleflight import SingleFlight
 from proxy.upstream.relay import Whole
 
-#: The largest result that is kept, and all of them together, in bytes.
+#: The largest result that is cached, and all of them together, in bytes.
 LARGEST_BYTES = 256 * 1024
 KEPT_BYTES = 64 * 1024 * 1024
+Fetch = Callable[[], Coroutine[Any, Any, Whole]]
 
 
-class Results:
+class ResultCache:
     """The results of jobs: the model's own status, the headers that may cross, and its body."""
 
     def __init__(self) -> None:
-        self._kept: LRUCache[str, Whole] = LRUCache(KEPT_BYTES, getsizeof=lambda result: len(result.body) + 1024)
-        self._single: Single[Whole] = Single()
+        self._cached: LRUCache[str, Whole] = LRUCache(KEPT_BYTES, getsizeof=lambda result: len(result.body) + 1024)
+        self._flights: SingleFlight[Whole] = SingleFlight()
 
-    def known(self, request_id: str) -> Whole | None:
-        return self._kept.get(request_id)
+    def cached(self, request_id: str) -> Whole | None:
+        """Give a result from memory, if it is there."""
+        return self._cached.get(request_id)
 
-    async def get(self, request_id: str, fetch: Callable[[], Awaitable[Whole]]) -> Whole:
-        """The result of a job, from memory or from fal.
+    async def get(self, request_id: str, fetch: Fetch) -> Whole:
+        """Give the result of a job, from memory or from fal.
 
         Raises:
             ProxyError: whatever `fetch` raises.
         """
-        if (kept := self.known(request_id)) is not None:
-            return kept
-        return await self._single.do(request_id, lambda: self._fetched(request_id, fetch))
+        if (cached := self.cached(request_id)) is not None:
+            return cached
+        return await self._flights.run(request_id, partial(self._fetch, request_id, fetch))
 
-    async def _fetched(self, request_id: str, fetch: Callable[[], Awaitable[Whole]]) -> Whole:
-        """Kept before anybody is told: whoever asks a moment after the others must find it."""
+    async def _fetch(self, request_id: str, fetch: Fetch) -> Whole:
+        """Fetch a result. It is cached before anyone gets it: a caller who asks a moment later must find it."""
         result = await fetch()
         if _is_final(result) and len(result.body) <= LARGEST_BYTES:
-            self._kept[request_id] = result
+            self._cached[request_id] = result
         return result
 
 

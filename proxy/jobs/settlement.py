@@ -1,16 +1,16 @@
-"""The end of a call that costs something: what it used is booked once, and its slot is returned.
+"""The end of a call that costs something: what it used is booked once, and its lease ends.
 
-Whoever learns of the end calls here: the call itself, a status, a result, or the reconciler. Only the first one books.
-If the database does not answer then, the booking follows as soon as it does.
+The call itself, a status, a result and the reconciler all report an end here. Only the first report is booked. If the
+database does not answer then, the booking follows as soon as it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from cachetools import LRUCache
@@ -29,13 +29,20 @@ REMEMBERED = 50_000
 MOST_SECONDS = 86_400.0
 _MAX_SHOWN = 40
 N = TypeVar("N", int, float)
-#: fal's answer: its status code, its billable units, its body.
-_Answer = tuple[int, str | None, bytes | memoryview]
-Bill = Callable[[int, str | None, bytes | memoryview], None]
 _log = logging.getLogger(__name__)
 
 
+class UsageReport(NamedTuple):
+    """fal's answer to a run or stream: its status code, its billable units, and its body or last event."""
+
+    status: int
+    units: str | None
+    body: bytes
+
+
 class Settlement:
+    """Books what calls used, and ends their leases."""
+
     def __init__(self, bookkeeper: Bookkeeper, leases: Leases, catalog: Catalog, clock: Clock) -> None:
         self._bookkeeper = bookkeeper
         self._leases = leases
@@ -45,8 +52,13 @@ class Settlement:
         self._ended: LRUCache[str, bool] = LRUCache(REMEMBERED)
         self._renewed: LRUCache[str, float] = LRUCache(REMEMBERED)
 
-    async def used(self, job: Job, *, seconds: float | None = None, tokens: int | None = None) -> None:
-        """Book a call that ran. What fal did not report counts as reserved; seconds are those of its machines."""
+    async def charge(self, job: Job, *, seconds: float | None = None, tokens: int | None = None) -> None:
+        """Book a call that ran. What fal did not report counts as reserved.
+
+        Args:
+            seconds: of fal's machines.
+            tokens: of the model's output.
+        """
         amounts = dict(job.used)
         if tokens is not None:
             amounts["tokens"] = tokens * MILLION
@@ -55,82 +67,71 @@ class Settlement:
             amounts |= {"compute_seconds": round(seconds * MILLION), "usd": round(seconds * price * MILLION)}
         await self._end(job, amounts)
 
-    async def stopped(self, job: Job) -> None:
-        """Book a job that ran and was told to stop, as reserved: fal will not say what it used. Its slot is not free
-        yet: not every model heeds it."""
+    async def charge_unseen(self, job: Job) -> None:
+        """Book a job as reserved that fal may run and does not report on: it was told to stop, or its id is lost.
+
+        Its lease ends by itself: not every model heeds a cancellation.
+        """
         await self._end(job, job.used, frees_slot=False)
 
-    async def unused(self, job: Job) -> None:
+    async def free(self, job: Job) -> None:
         """Free a call that fal refused, or that failed or was cancelled before it used anything."""
         await self._end(job, None)
 
-    @asynccontextmanager
-    async def costing(self, job: Job) -> AsyncIterator[Bill]:
-        """The time of a run or stream. The block tells fal's answer; what happens without one is decided here."""
-        answers: list[_Answer] = []
-        started = self._clock.now()
+    async def charge_call(self, job: Job, report: UsageReport | None, started: float) -> None:
+        """Book a run or stream by fal's answer; as reserved if there is none."""
         try:
-            yield lambda status, units, body: answers.append((status, units, body))
-        except NOTHING_RAN:
-            await self.unused(job)
-            raise
-        except BaseException:
-            # fal may have run it: then it is billed, and so it is booked.
-            await asyncio.shield(self.used(job))
-            raise
-        try:
-            await self._charge(job, answers, started)
+            if report is None:
+                await self.charge(job)
+            elif report.status >= 400:
+                await self.free(job)
+            else:
+                elapsed = min(max(self._clock.now() - started, 0.0), MOST_SECONDS)
+                seconds = elapsed if report.units is None else _seconds_of(job, report.units)
+                await self.charge(job, seconds=seconds, tokens=_tokens_of(job, parsed(report.body)))
         except asyncio.CancelledError:
             # The process ends. The answer is there and is given; its booking has been handed to the ledger.
             _resume_task()
 
-    async def _charge(self, job: Job, answers: list[_Answer], started: float) -> None:
-        if not answers:
-            await self.used(job)
-            return
-        status, units, body = answers[-1]
-        if status >= 400:
-            await self.unused(job)
-            return
-        elapsed = min(max(self._clock.now() - started, 0.0), MOST_SECONDS)
-        seconds = elapsed if units is None else _seconds_of(job, units)
-        await self.used(job, seconds=seconds, tokens=_tokens_of(job, parsed(bytes(body))))
+    async def charge_failed_call(self, job: Job, error: BaseException) -> None:
+        """Book a run or stream that ended with an error instead of an answer."""
+        if isinstance(error, NOTHING_RAN):
+            await self.free(job)
+        else:
+            # fal may have run it: then it is billed, and so it is booked.
+            await asyncio.shield(self.charge(job))
 
     @asynccontextmanager
-    async def submitting(self, job: Job) -> AsyncIterator[Callable[[], None]]:
-        """The time of a submit. The block calls what it is given when fal refused; otherwise fal has the job."""
-        refused = False
-
-        def refuse() -> None:
-            nonlocal refused
-            refused = True
-
+    async def charging_stream(self, job: Job) -> AsyncIterator[list[UsageReport]]:
+        """Book a stream at the end of the block, by the last report in the list that the block gets."""
+        started = self._clock.now()
+        reports: list[UsageReport] = []
         try:
-            yield refuse
-        except NOTHING_RAN:
-            await self.unused(job)
+            yield reports
+        except BaseException as error:
+            await self.charge_failed_call(job, error)
             raise
-        except BaseException:
-            # fal may have it and run it, and nobody can ask: it is booked, and its slot is free when its time is over.
-            self._leases.hand_over(job)
-            await asyncio.shield(self.lost(job))
-            raise
-        if refused:
-            await self.unused(job)
-        else:
-            self._leases.hand_over(job)
+        await self.charge_call(job, reports[-1] if reports else None, started)
 
-    async def lost(self, job: Job) -> None:
-        """Book a job that fal may have and run, and that nobody can ask about, as reserved. Its slot is free when its
-        time is over."""
-        await self._end(job, job.used, frees_slot=False)
+    async def charge_failed_submit(self, job: Job, error: BaseException) -> None:
+        """Book a submit that ended with an error instead of an answer."""
+        if isinstance(error, NOTHING_RAN):
+            await self.free(job)
+        else:
+            # fal may have it and run it, and it cannot be asked about: its lease ends when its time is over.
+            self.hand_over(job)
+            await asyncio.shield(self.charge_unseen(job))
+
+    def hand_over(self, job: Job) -> None:
+        """Note that fal has a job: its lease does not end with this process."""
+        self._leases.hand_over(job)
 
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
         slot_is_free = self._ended.get(job.id, False)
         # First, so that it is on its way even if what follows is cancelled.
         booking = None if job.id in self._ended else self._bookkeeper.settle(job.id, used)
         if frees_slot and not slot_is_free:
-            await self.returned(job)
+            await self.release_lease(job)
         try:
             if booking is not None:
                 await booking
@@ -138,12 +139,12 @@ class Settlement:
         except ProxyError as problem:
             _log.warning("job %s is settled later: %s", job.id, problem.code)
 
-    async def returned(self, job: Job) -> None:
-        """The job is over at fal, and its slot free, whether or not it is known already what it used."""
+    async def release_lease(self, job: Job) -> None:
+        """End the lease of a job that is over at fal, whether or not it is known already what it used."""
         await self._leases.release(job)
 
-    async def lives(self, job: Job) -> None:
-        """fal told that the job is still queued or running: its slot is kept."""
+    async def renew_lease(self, job: Job) -> None:
+        """Renew the lease of a job that is queued or runs."""
         now = self._clock.now()
         if now - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4:
             return
@@ -153,27 +154,27 @@ class Settlement:
         except ProxyError as problem:
             _log.warning("the slot of job %s could not be kept: %s", job.id, problem.code)
 
-    async def saw_status(self, job: Job, status: Mapping[str, Any]) -> None:
+    async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
         """Learn from a status document of fal's queue."""
         if status.get("status") != "COMPLETED":
-            await self.lives(job)
+            await self.renew_lease(job)
             return
         metrics = status.get("metrics")
         report = metrics.get("inference_time") if isinstance(metrics, dict) else None
         seconds = _believed(job, "seconds", report, bounded(report, MOST_SECONDS))
         if status.get("error") and not seconds:
-            await self.unused(job)
+            await self.free(job)
         elif self.reports_tokens(job) and not status.get("error"):
-            await self.returned(job)
+            await self.release_lease(job)
         else:
-            await self.used(job, seconds=seconds)
+            await self.charge(job, seconds=seconds)
 
-    async def saw_result(self, job: Job, status_code: int, units: str | None, body: Any) -> None:
+    async def record_result(self, job: Job, status_code: int, units: str | None, body: Any) -> None:
         """Learn from the result of a queued job: its status code, fal's billable units (seconds), its body."""
         if 200 <= status_code < 300:
-            await self.used(job, seconds=_seconds_of(job, units), tokens=_tokens_of(job, body))
+            await self.charge(job, seconds=_seconds_of(job, units), tokens=_tokens_of(job, body))
         elif status_code in (422, 499):
-            await self.unused(job)
+            await self.free(job)
 
     def reports_tokens(self, job: Job) -> bool:
         """Whether the endpoint's result tells how many tokens were used, so that booking waits for it."""

@@ -37,8 +37,8 @@ ENDING_SECONDS = 0.25
 KEPT_UPDATES = 32
 _log = logging.getLogger(__name__)
 
-Ask = Callable[[Job], Awaitable[dict[str, Any] | None]]
-Saw = Callable[[Job, dict[str, Any]], Awaitable[None]]
+Fetch = Callable[[Job], Awaitable[dict[str, Any] | None]]
+OnStatus = Callable[[Job, dict[str, Any]], Awaitable[None]]
 
 
 class Open(Protocol):
@@ -50,8 +50,8 @@ class Watch:
 
     Args:
         open_: opens the job's status stream at fal, as `StreamOpener.open`.
-        ask: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
-        saw: is told each document before anybody else.
+        fetch: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
+        on_status: called with each document before any reader gets it.
         pauses: seconds between attempts to open the stream, as `PAUSES_SECONDS`.
 
     Attributes:
@@ -64,15 +64,15 @@ class Watch:
         self,
         job: Job,
         open_: Open,
-        ask: Ask,
-        saw: Saw,
+        fetch: Fetch,
+        on_status: OnStatus,
         used_at: float,
         pauses: Sequence[float] = PAUSES_SECONDS,
     ) -> None:
         self.job = job
         self._open = open_
-        self._ask = ask
-        self._saw = saw
+        self._fetch = fetch
+        self._on_status = on_status
         self._pauses = pauses
         self._has_tried = False
         self._missed = False
@@ -129,7 +129,7 @@ class Watch:
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Make whoever waits look around."""
         woken, self._waiting = self._waiting, []
         for waiting in woken:
@@ -225,7 +225,7 @@ class Watch:
             self.is_live = False
             self._is_over = True
             when_over(self)
-            self.wake()
+            self.notify()
 
     async def _follow_one_stream(self) -> None:
         try:
@@ -242,7 +242,7 @@ class Watch:
             return
         self._failures += 1
         self._fruitless += 1
-        self.wake()
+        self.notify()
         if self._failures > len(self._pauses):
             raise StreamBroken("fal's status stream does not come back")
         longest = self._pauses[min(self._fruitless, len(self._pauses)) - 1]
@@ -291,13 +291,13 @@ class Watch:
 
     async def _learn(self, document: dict[str, Any]) -> None:
         """Take up what the stream tells now; or what fal itself does, if something was missed."""
-        if self._missed and (asked := await self._ask(self.job)) is not None:
-            if document["status"] == COMPLETED != asked["status"]:
+        if self._missed and (fetched := await self._fetch(self.job)) is not None:
+            if document["status"] == COMPLETED != fetched["status"]:
                 raise StreamBroken("fal contradicts its stream")
-            self._missed, document = False, asked
+            self._missed, document = False, fetched
         if self._missed and document["status"] == COMPLETED:
             raise StreamBroken("the log of a job that ended is not known")
-        await self._saw(self.job, document)
+        await self._on_status(self.job, document)
         self._take(document)
 
     def _take(self, document: dict[str, Any]) -> None:
@@ -316,7 +316,7 @@ class Watch:
             self._kept = [*self._kept[1 - KEPT_UPDATES :], update]
             self._told += 1
             self._fruitless = 0
-            self.wake()
+            self.notify()
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -21,6 +21,7 @@ import limits
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded as RateLimitExceeded
 from starlette.requests import Request
+from starlette.types import Scope
 
 from proxy.auth.callers import Caller
 from proxy.clock import Clock
@@ -35,6 +36,8 @@ MINT_LIMIT = "1200/minute"
 GUEST_LIMIT = "60/minute"
 ADMIN_LIMIT = "300/minute"
 DESCRIPTION_LIMIT = "120/minute"
+#: In the state of a request: what its response says of the limits.
+ALLOWANCE = "allowance"
 _EMPTY_FILE = Path(__file__).parent.with_name("py.typed")
 _log = logging.getLogger(__name__)
 
@@ -47,9 +50,7 @@ class Allowance(NamedTuple):
     hit: Hit
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """As `headers`, the way a response has them."""
-        if not self.windows:
-            return []
+        """Give `RateLimit-Policy`, which names every limit, and `RateLimit`: the one that is nearest to its end."""
         least = 0
         if len(self.windows) > 1:
             shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
@@ -59,14 +60,6 @@ class Allowance(NamedTuple):
             (b"ratelimit-policy", _policy(self.scopes, self.windows)),
             (b"ratelimit", f'"{self.scopes[least]}";r={remaining};t={reset}'.encode("ascii")),
         ]
-
-    def headers(self) -> dict[str, str]:
-        """`RateLimit-Policy` names every limit; `RateLimit` tells the one that is nearest to its end."""
-        return {name.decode("ascii"): value.decode("ascii") for name, value in self.raw_headers()}
-
-
-#: That of a call that was not counted.
-NO_ALLOWANCE = Allowance((), (), Hit(None, 0, (), ()))
 
 
 @lru_cache(maxsize=256)
@@ -91,14 +84,14 @@ class RateLimiter:
         self._fails_open = fails_open
         self._failed = failed
 
-    async def hit(self, caller: Caller, address: str, *, polls: bool) -> Allowance:
-        """Count one call of a caller.
+    async def hit(self, caller: Caller, scope: Scope, *, polls: bool) -> None:
+        """Count one call of a caller. The response to it says what is left, whatever it becomes.
 
         Raises:
             RateLimited: a window is full; none was charged.
             StoreUnavailable: the counters do not answer, and calls are not let through without.
         """
-        return await self.count(*self.windows(caller, address, polls=polls))
+        await self.count(scope, *self.windows(caller, network(scope["client"]), polls=polls))
 
     def windows(self, caller: Caller, address: str, *, polls: bool) -> tuple[tuple[str, ...], tuple[Window, ...]]:
         """The scopes that have a limit for such a call, with their windows."""
@@ -106,15 +99,16 @@ class RateLimiter:
         session = caller.session.id if caller.session else f"key:{caller.key_id}"
         return _windows("poll" if polls else "call", rates, address, session, caller.tenant.id, caller.subject)
 
-    async def hit_guest(self, address: str, rate: str | None) -> Allowance:
+    async def hit_guest(self, scope: Scope, rate: str | None) -> None:
         """Count one guest session for an address, across processes.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
-        return await self.count(("ip",), (_window("guest", "ip", address, rate),)) if rate else NO_ALLOWANCE
+        if rate:
+            await self.count(scope, ("ip",), (_window("guest", "ip", network(scope["client"]), rate),))
 
-    async def check_repeatable(self, caller: Caller, address: str) -> None:
+    async def check_repeatable(self, caller: Caller, scope: Scope) -> None:
         """Refuse a call with an Idempotency-Key that has no way on: made, it is a call, and as a repetition, a poll.
 
         Which of them it is shows only in its body. Nothing is counted yet.
@@ -122,19 +116,22 @@ class RateLimiter:
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
+        address = network(scope["client"])
         try:
-            await self.count(*self.windows(caller, address, polls=False), counts=False)
+            await self.count(scope, *self.windows(caller, address, polls=False), counts=False)
         except RateLimited:
-            await self.count(*self.windows(caller, address, polls=True), counts=False)
+            await self.count(scope, *self.windows(caller, address, polls=True), counts=False)
 
-    async def count(self, scopes: tuple[str, ...], listed: tuple[Window, ...], *, counts: bool = True) -> Allowance:
+    async def count(
+        self, scope: Scope, scopes: tuple[str, ...], listed: tuple[Window, ...], *, counts: bool = True
+    ) -> None:
         """Count one call in the windows of some scopes, as `windows` gives them; without `counts`, only try.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
         if not listed:
-            return NO_ALLOWANCE
+            return
         try:
             hit = await self._counters.hit(listed, self._clock.now(), counts=counts)
         except StoreUnavailable:
@@ -142,17 +139,15 @@ class RateLimiter:
             if not self._fails_open:
                 raise
             _log.warning("rate limits cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
-            return NO_ALLOWANCE
-        allowance = Allowance(scopes, listed, hit)
+            return
+        scope["state"][ALLOWANCE] = Allowance(scopes, listed, hit)
         if hit.refused is not None:
-            scope, window = scopes[hit.refused], listed[hit.refused]
+            name, window = scopes[hit.refused], listed[hit.refused]
             raise RateLimited(
-                f"{_SPOKEN[scope]} may make {window.limit} calls in {window.seconds} seconds.",
+                f"{_SPOKEN[name]} may make {window.limit} calls in {window.seconds} seconds.",
                 retry_after=hit.retry_after,
-                scope="tenant" if scope == "guests" else scope,
-                headers=allowance.headers(),
+                scope="tenant" if name == "guests" else name,
             )
-        return allowance
 
 
 _SPOKEN = {

@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from proxy.clock import Clock
 from proxy.errors import RateLimited
+from proxy.log_context import quiet
 from proxy.networks import network
 from proxy.policy.ratelimit import parse_rate
 from proxy.stores.base import Window
@@ -69,7 +70,7 @@ class RefusalBudget:
             if not wait:
                 return
         self._refused()
-        scope["state"]["is_routine"] = True
+        quiet(scope)
         raise RateLimited(
             "Too many requests from this address were refused; mend them, or come back later.",
             retry_after=wait,

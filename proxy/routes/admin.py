@@ -16,10 +16,10 @@ from proxy.auth import keys
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, is_session_id, is_subject
 from proxy.errors import BadRequest, NotFound
+from proxy.http.bodies import read_form
 from proxy.policy.plan_file import problems_of
 from proxy.policy.plans import PlanFile, Tenant
 from proxy.policy.ratelimit import ADMIN_LIMIT
-from proxy.routes.bodies import read_form
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.sessions import Mint, minted

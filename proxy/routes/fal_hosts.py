@@ -9,41 +9,35 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.calls.call import Form
 from proxy.catalog import app_of
 from proxy.jobs.updates import Rewrite
-from proxy.routes.answering import Answering
-from proxy.routes.forward import forward
+from proxy.routes.fal_surface import FalSurface
 from proxy.routes.services import Services
+from proxy.targets import Target
 
 PREFIX = "/fal/"
 _URLS = {"response_url": "", "status_url": "/status", "cancel_url": "/cancel"}
 
 
 def routes(services: Services) -> list[Route]:
-    rewrite = rewriter(services.settings.server.public_url)
-
-    async def hosts(request: Request) -> Response:
-        raw_path = request.scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(PREFIX)
-        query = request.scope["query_string"].decode("latin-1")
-        return await forward(
-            services,
-            request,
-            lambda: targets.parse_path(request.method, raw_path, query),
-            rewrite,
-        )
-
-    return [Route(PREFIX + "{path:path}", Answering(hosts), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    hosts = FalSurface(services, _target_of, Form(rewriter(services.settings.server.public_url)))
+    return [Route(PREFIX + "{path:path}", hosts, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
 
 
 def rewriter(public_url: str) -> Rewrite:
-    """What puts the proxy's own address into the URLs of a submit, status or status event."""
+    """Make what puts the proxy's own address into the URLs of a submit, status or status event."""
 
     def rewrite(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
         base = f"{public_url}{PREFIX}queue/{app_of(endpoint)}/requests/{document['request_id']}"
         return document | {name: base + tail for name, tail in _URLS.items() if name in document}
 
     return rewrite
+
+
+def _target_of(request: Request) -> Target:
+    raw_path = request.scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(PREFIX)
+    return targets.parse_path(request.method, raw_path, request.scope["query_string"].decode("latin-1"))

@@ -6,25 +6,24 @@ Every fal client with a proxy setting speaks it. Clients that can set no header 
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
-from proxy.routes.answering import Answering
-from proxy.routes.forward import forward
+from proxy.calls.call import Form
+from proxy.routes.fal_surface import FalSurface
 from proxy.routes.services import Services
+from proxy.targets import Target
 
 PATH = "/api/fal/proxy"
 TARGET_HEADER = "x-fal-target-url"
+#: All of them, so that a wrong one gets this surface's own answer.
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def routes(services: Services) -> list[Route]:
-    async def proxy(request: Request) -> Response:
-        wanted = request.headers.getlist(TARGET_HEADER)
-        return await forward(services, request, lambda: targets.parse_url(request.method, wanted))
-
-    # All methods, so that a wrong one gets this surface's own answer.
-    return [Route(path, Answering(proxy), methods=_ALL) for path in (PATH, "/s/{session}" + PATH)]
+    proxy = FalSurface(services, _target_of, Form())
+    return [Route(path, proxy, methods=_METHODS) for path in (PATH, "/s/{session}" + PATH)]
 
 
-_ALL = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+def _target_of(request: Request) -> Target:
+    return targets.parse_url(request.method, request.headers.getlist(TARGET_HEADER))

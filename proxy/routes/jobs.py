@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,28 +13,21 @@ from starlette.routing import Route
 
 from proxy import targets
 from proxy.auth.callers import Caller
+from proxy.calls.call import KEY_HEADER, Call, Form, Outcome, new_call, parse_key
 from proxy.errors import BadRequest, BadTarget
-from proxy.http.disconnect import disconnect_of
-from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS, EventStream
-from proxy.http.scope import add_vary, set_cache_control
+from proxy.http.bodies import read_form
+from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
+from proxy.http.scope import set_cache_control, show_header
+from proxy.jobs.events import END, begin_with, job_events, parse_event_id
 from proxy.jobs.updates import Log, Update
 from proxy.numbers import parse_whole
-from proxy.policy.gate import Admission
-from proxy.policy.ratelimit import NO_ALLOWANCE, Allowance, network_of
-from proxy.routes.bodies import read_form
-from proxy.routes.call import Call
-from proxy.routes.events import counted, stream_of
-from proxy.routes.forward import Way, note
-from proxy.routes.journal import END, as_job, journal, parse_mark, preceded
-from proxy.routes.once import HEADER, key_of
 from proxy.routes.queries import known_query
+from proxy.routes.rendering import bind_call, render
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
-from proxy.upstream import headers
+from proxy.upstream import headers, sse
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import Whole
-from proxy.upstream.wishes import DROPPED
 
 PATH = "/v1/jobs"
 #: Jobs in one listing: those given if the query does not say, and the most.
@@ -51,66 +42,150 @@ class NewJob(BaseModel):
     input: dict[str, Any]
 
 
-def routes(services: Services) -> list[Route]:
-    async def create(request: Request) -> Response:
-        add_vary(request.scope, b"Accept")
+def as_job(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Write fal's document about a job as the native API does: the same facts, our own names, none of fal's URLs."""
+    facts = {name: value for name, value in document.items() if name != "request_id" and not name.endswith("_url")}
+    return {"id": document.get("request_id"), "endpoint": endpoint, **facts}
+
+
+#: Of fal 202 says that the job is not done; of this address 200 says that it was asked.
+FORM = Form(as_job, pending_status=200)
+
+
+class Jobs:
+    """The routes of jobs."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def create(self, request: Request) -> Response:
+        show_header(request.scope, "vary", "Accept")
+        services = self._services
         caller = await services.authenticator.authenticate(request)
-        allowance = await _count(services, request, caller)
+        is_counted = await self._count(request, caller)
         wanted = await read_form(request, NewJob, most=None)
         target = _submit_to(wanted.endpoint)
-        note(request, caller, target)
-        way = Way(services, request, caller, target, as_job, lambda: _given(wanted.input), allowance)
-        if not _wants_events(request):
-            return _created(await way.go())
-        return await counted(services, caller, lambda: _created_and_watched(way))
+        bind_call(request, caller, target)
+        call = new_call(caller, target, request, FORM)._replace(input=wanted.input, is_counted=is_counted)
+        if _wants_events(request):
+            return await self._create_and_watch(call)
+        outcome = await services.handlers[Kind.SUBMIT](call)
+        return render(call, _created(outcome), services.stream_guard)
 
-    async def list_(request: Request) -> Response:
+    async def _count(self, request: Request, caller: Caller) -> bool:
+        """Count a new job before its body is read, which names the endpoint; only try what may be a repetition."""
+        self._services.drain.refuse_new_work()
+        if parse_key(request.headers.getlist(KEY_HEADER)):
+            await self._services.limiter.check_repeatable(caller, request.scope)
+            return False
+        await self._services.limiter.hit(caller, request.scope, polls=False)
+        return True
+
+    async def _create_and_watch(self, call: Call) -> Response:
+        """Answer a submit with the job's event stream, which begins with that answer: once fal has the job, nothing may
+        fail in a way that makes the caller submit again."""
+        services = self._services
+        close = services.streams.take(call.caller)
+        try:
+            outcome = _created(await services.handlers[Kind.SUBMIT](call))
+            if outcome.status < 300 and outcome.document is not None:
+                outcome = await self._watch_new(call, outcome, outcome.document)
+        except BaseException:
+            close()
+            raise
+        if outcome.events is None:
+            close()
+        else:
+            outcome = outcome._replace(on_close=(*outcome.on_close, close))
+        return render(call, outcome, services.stream_guard)
+
+    async def _watch_new(self, call: Call, outcome: Outcome, document: dict[str, Any]) -> Outcome:
+        services = self._services
+        job = outcome.job or await services.owners.find_by_id(document["request_id"], call.caller)
+        first = Update(job.endpoint, document, Log(), 0)
+        event = sse.encode(first.encoded(None, as_job), name="status", id_=first.mark)
+        watch = services.hub.join(job)
+        events = begin_with(event, self._events(call.request, job, first.mark)(watch))
+        kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}
+        return Outcome(200, kept, events=events, on_close=(partial(services.hub.leave, watch),), job=job)
+
+    async def list(self, request: Request) -> Response:
+        services = self._services
         caller = await services.authenticator.authenticate(request)
-        note(request, caller)
+        bind_call(request, caller)
         most = _most(known_query(request, "limit").get("limit"))
-        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+        await services.limiter.hit(caller, request.scope, polls=True)
         jobs = await services.stores.ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
-        return JSONResponse({"jobs": [_listed(job, services) for job in jobs]}, headers=allowance.headers())
+        return JSONResponse({"jobs": [self._listed(job) for job in jobs]})
 
-    async def status(request: Request) -> Response:
+    def _listed(self, job: Job) -> dict[str, Any]:
+        update = self._services.hub.cached(job)
+        return {
+            "id": job.request_id,
+            "endpoint": job.endpoint,
+            "is_over": job.state in ("settled", "released") or (update is not None and update.is_last),
+            "submitted_at": datetime.fromtimestamp(job.submitted_at, UTC).isoformat(),
+        }
+
+    async def status(self, request: Request) -> Response:
         known_query(request, "logs")
-        return await _about_one(services, request, Kind.STATUS)
+        return await self._answer(request, Kind.STATUS)
 
-    async def result(request: Request) -> Response:
+    async def result(self, request: Request) -> Response:
         known_query(request)
-        return await _about_one(services, request, Kind.RESULT)
+        return await self._answer(request, Kind.RESULT)
 
-    async def cancel(request: Request) -> Response:
+    async def cancel(self, request: Request) -> Response:
         known_query(request)
-        return await _about_one(services, request, Kind.CANCEL)
+        return await self._answer(request, Kind.CANCEL)
 
-    async def events(request: Request) -> Response:
-        after = parse_mark(_last_event_id(request))
-        caller, job = await _own(services, request)
-        if after == END:
-            return await _end_of_events(services, request, caller)
-        if request.method == "HEAD":
-            return await _head_of_events(services, request, caller)
-        return await counted(services, caller, lambda: _watched(services, request, caller, job, after))
+    async def _answer(self, request: Request, kind: Kind) -> Response:
+        logs = targets.parse_logs(request.query_params.get("logs", "0"))
+        caller, job = await self._own(request)
+        call = _call_about(caller, job, kind, request, logs=logs)
+        return render(call, await self._services.handlers[kind](call), self._services.stream_guard)
 
-    one = PATH + "/{id}"
+    async def _own(self, request: Request) -> tuple[Caller, Job]:
+        """The caller, and the job of its own that the path names."""
+        caller = await self._services.authenticator.authenticate(request)
+        request_id = targets.parse_request_id(request.path_params["id"])
+        return caller, await self._services.owners.find_by_id(request_id, caller)
+
+    async def events(self, request: Request) -> Response:
+        after = parse_event_id(_last_event_id(request))
+        services = self._services
+        caller, job = await self._own(request)
+        if after == END or request.method == "HEAD":
+            bind_call(request, caller)
+            await services.limiter.hit(caller, request.scope, polls=True)
+            return _end_of_events() if after == END else _head_of_events(request)
+        call = _call_about(caller, job, Kind.STATUS_STREAM, request, logs=True)
+        outcome = await services.job_handler.watch(call, self._events(request, job, after))
+        return render(call, outcome, services.stream_guard)
+
+    def _events(self, request: Request, job: Job, after: str | None) -> Any:
+        """What makes a job's native events from its watch."""
+        services, sent = self._services, headers.to_fal(request.headers, streams=False)
+        return partial(
+            job_events,
+            rewrite=as_job,
+            fetch=partial(services.job_handler.fetch_result, job, sent),
+            drain=services.drain,
+            after=after,
+            request_id=request.scope["state"]["request_id"],
+        )
+
+
+def routes(services: Services) -> list[Route]:
+    jobs, one = Jobs(services), PATH + "/{id}"
     return [
-        Route(PATH, create, methods=["POST"]),
-        Route(PATH, list_, methods=["GET"]),
-        Route(one, status, methods=["GET"]),
-        Route(one, cancel, methods=["DELETE"]),
-        Route(one + "/result", result, methods=["GET"]),
-        Route(one + "/events", events, methods=["GET"]),
+        Route(PATH, jobs.create, methods=["POST"]),
+        Route(PATH, jobs.list, methods=["GET"]),
+        Route(one, jobs.status, methods=["GET"]),
+        Route(one, jobs.cancel, methods=["DELETE"]),
+        Route(one + "/result", jobs.result, methods=["GET"]),
+        Route(one + "/events", jobs.events, methods=["GET"]),
     ]
-
-
-async def _count(services: Services, request: Request, caller: Caller) -> Allowance | None:
-    """Count a new job before its body is read, which names the endpoint; one that may be a repetition is only tried."""
-    services.drain.refuse_new_work()
-    if key_of(request.headers.getlist(HEADER)):
-        await services.limiter.check_repeatable(caller, network_of(request))
-        return None
-    return await services.limiter.hit(caller, network_of(request), polls=False)
 
 
 def _submit_to(endpoint: str) -> Target:
@@ -120,8 +195,10 @@ def _submit_to(endpoint: str) -> Target:
         raise BadRequest("endpoint must be the id of one, such as fal-ai/llava-next.") from None
 
 
-async def _given(input_: dict[str, Any]) -> dict[str, Any]:
-    return input_
+def _call_about(caller: Caller, job: Job, kind: Kind, request: Request, *, logs: bool) -> Call:
+    target = Target(kind, app=job.app, request_id=job.request_id or "", logs=logs)
+    bind_call(request, caller, target)
+    return new_call(caller, target, request, FORM)
 
 
 def _wants_events(request: Request) -> bool:
@@ -129,46 +206,12 @@ def _wants_events(request: Request) -> bool:
     return any(one.partition(";")[0].strip().lower() == EVENT_STREAM for one in accepted)
 
 
-def _created(answer: Response) -> Response:
-    """The answer to a submit: the job, and where to find it."""
-    if answer.status_code < 300:
-        answer.status_code = 202
-        answer.headers["location"] = f"{PATH}/{orjson.loads(answer.body)['id']}"
-    return answer
-
-
-async def _created_and_watched(way: Way) -> Response:
-    """The answer to a submit as the job's event stream, which begins with that answer: from here on nothing may fail in
-    a way that makes the caller submit again."""
-    answer = await way.go()
-    if answer.status_code >= 300:
-        return answer
-    document = orjson.loads(answer.body)
-    job = await way.services.owners.find_by_id(document["id"], way.caller)
-    first = Update(job.endpoint, document, Log(), 0)
-    result = _result_of(way.services, way.request, job)
-    watch = way.services.hub.join(job)
-    events = journal(watch, result, way.services.drain, first.mark, _id_of(way.request))
-    names = ("ratelimit", "idempotency", DROPPED)
-    kept = {name: value for name, value in answer.headers.items() if name.startswith(names)}
-    stream = EventStream(preceded(first, events), {**kept, "location": f"{PATH}/{document['id']}"})
-    stream.at_end(partial(way.services.hub.leave, watch))
-    return stream
-
-
-async def _watched(services: Services, request: Request, caller: Caller, job: Job, after: str | None) -> Response:
-    target = Target(Kind.STATUS_STREAM, app=job.app, request_id=job.request_id or "", logs=True)
-    note(request, caller, target)
-    admission = await services.gate.admit(caller, target, network_of(request), _nothing)
-    result = _result_of(services, request, job)
-    stream = await stream_of(
-        services.hub,
-        job,
-        disconnect_of(request.scope, request.receive),
-        lambda watch: journal(watch, result, services.drain, after, _id_of(request)),
-    )
-    stream.headers.update(admission.allowance.headers())
-    return stream
+def _created(outcome: Outcome) -> Outcome:
+    """The outcome of a submit as this surface gives it: accepted, and where to find the job."""
+    if outcome.status >= 300 or outcome.document is None:
+        return outcome
+    location = f"{PATH}/{outcome.document['request_id']}"
+    return outcome._replace(status=202, headers={**outcome.headers, "location": location})
 
 
 def _last_event_id(request: Request) -> str | None:
@@ -181,54 +224,16 @@ def _last_event_id(request: Request) -> str | None:
     return request.headers.get("last-event-id") or given.get("lastEventId") or given.get("last_event_id")
 
 
-async def _end_of_events(services: Services, request: Request, caller: Caller) -> Response:
+def _end_of_events() -> Response:
     """Nothing follows the last event: 204 makes an `EventSource` stop (WHATWG HTML, section 9.2.3)."""
-    note(request, caller)
-    allowance = await services.limiter.hit(caller, network_of(request), polls=True)
-    return Response(status_code=204, headers=allowance.headers())
+    return Response(status_code=204)
 
 
-async def _head_of_events(services: Services, request: Request, caller: Caller) -> Response:
+def _head_of_events(request: Request) -> Response:
     """The head that the stream would have, and done (RFC 9110, section 9.3.2): no stream is opened, here or at fal."""
-    note(request, caller)
-    allowance = await services.limiter.hit(caller, network_of(request), polls=True)
     set_cache_control(request.scope, STREAM_CACHING)
-    answer = Response(headers={**STREAM_HEADERS, **allowance.headers()})
+    answer = Response(headers=STREAM_HEADERS)
     del answer.headers["content-length"]
-    return answer
-
-
-async def _nothing() -> None:
-    return None
-
-
-def _result_of(services: Services, request: Request, job: Job) -> Callable[[], Awaitable[Whole]]:
-    """What fetches the job's result, as its own route does."""
-    admission = Admission(Target(Kind.RESULT, app=job.app, request_id=job.request_id or ""), NO_ALLOWANCE, job)
-    return Call(services, admission, None, headers.to_fal(request.headers, streams=False), None).result
-
-
-def _id_of(request: Request) -> str:
-    id_: str = request.scope["state"]["request_id"]
-    return id_
-
-
-async def _own(services: Services, request: Request) -> tuple[Caller, Job]:
-    """The caller, and the job of its own that the path names."""
-    caller = await services.authenticator.authenticate(request)
-    request_id = targets.parse_request_id(request.path_params["id"])
-    return caller, await services.owners.find_by_id(request_id, caller)
-
-
-async def _about_one(services: Services, request: Request, kind: Kind) -> Response:
-    logs = targets.parse_logs(request.query_params.get("logs", "0"))
-    caller, job = await _own(services, request)
-    target = Target(kind, app=job.app, request_id=job.request_id or "", logs=logs)
-    note(request, caller, target)
-    answer = await Way(services, request, caller, target, as_job).go()
-    if kind is Kind.STATUS and answer.status_code == 202:
-        # Of fal it says that the job is not done; of this address, that it was asked.
-        answer.status_code = 200
     return answer
 
 
@@ -238,13 +243,3 @@ def _most(given: str | None) -> int:
     if (most := parse_whole(given, MOST_LISTED, least=1)) is None:
         raise BadRequest(f"limit must be a number from 1 to {MOST_LISTED}.")
     return most
-
-
-def _listed(job: Job, services: Services) -> dict[str, Any]:
-    known = services.hub.known(job)
-    return {
-        "id": job.request_id,
-        "endpoint": job.endpoint,
-        "is_over": job.state in ("settled", "released") or (known is not None and known.is_last),
-        "submitted_at": datetime.fromtimestamp(job.submitted_at, UTC).isoformat(),
-    }

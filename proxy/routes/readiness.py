@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
-from proxy.jobs.single import Single
+from proxy.jobs.singleflight import SingleFlight
 
 #: How long an answer is remembered: anybody may ask, and as often as they like.
 FRESH_SECONDS = 1.0
@@ -19,7 +19,7 @@ class Readiness:
         """`check` raises a ProxyError while the stores do not answer."""
         self._check = check
         self._clock = clock
-        self._checks: Single[ProxyError | None] = Single()
+        self._checks: SingleFlight[ProxyError | None] = SingleFlight()
         self._checked_at = float("-inf")
         self._problem: ProxyError | None = None
 
@@ -31,7 +31,7 @@ class Readiness:
         """
         # A clock that was set back would otherwise keep an old answer for as long.
         if not 0 <= self._clock.now() - self._checked_at < FRESH_SECONDS:
-            self._problem = await self._checks.do("stores", self._run_check)
+            self._problem = await self._checks.run("stores", self._run_check)
             self._checked_at = self._clock.now()
         if self._problem is not None:
             raise self._problem.with_traceback(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slowapi import Limiter
@@ -9,6 +10,11 @@ from slowapi import Limiter
 from proxy.auth.admin_token import AdminToken
 from proxy.auth.callers import Authenticator
 from proxy.auth.sessions import Sessions
+from proxy.calls.admission import Admission
+from proxy.calls.handler import Handle
+from proxy.calls.idempotency import Idempotency
+from proxy.calls.jobs import JobHandler
+from proxy.calls.poll_cache import PollCache
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
@@ -17,20 +23,17 @@ from proxy.http.body_memory import BodyMemory
 from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
-from proxy.jobs.results import Results
 from proxy.jobs.settlement import Settlement
 from proxy.policy.directory import Directory
-from proxy.policy.gate import Gate
 from proxy.policy.leases import Leases
 from proxy.policy.quota import Bookkeeper
 from proxy.policy.ratelimit import RateLimiter
 from proxy.policy.retries import RetryAllowance
 from proxy.policy.stream_guard import StreamGuard
 from proxy.policy.streams import OpenStreams
-from proxy.routes.once import Once
-from proxy.routes.repeats import KnownPolls
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
+from proxy.targets import Kind
 from proxy.telemetry import Metrics
 from proxy.upstream.client import Upstream
 
@@ -46,20 +49,21 @@ class Services:
     sessions: Sessions
     admin_token: AdminToken
     authenticator: Authenticator
-    gate: Gate
+    admission: Admission
+    handlers: Mapping[Kind, Handle]
+    job_handler: JobHandler
     limiter: RateLimiter
     leases: Leases
     bookkeeper: Bookkeeper
     counters: Counters
     reconciler: Reconciler
-    once: Once
+    idempotency: Idempotency
     settlement: Settlement
     owners: Owners
     hub: Hub
     streams: OpenStreams
     stream_guard: StreamGuard
-    results: Results
-    known_polls: KnownPolls
+    poll_cache: PollCache
     upstream: Upstream
     files: FileUrls
     body_memory: BodyMemory

@@ -14,12 +14,12 @@ from proxy.auth.callers import Caller
 from proxy.auth.revocations import revoke_own
 from proxy.auth.sessions import Session, check_subject, new_guest_name
 from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
+from proxy.http.bodies import read_form
 from proxy.policy.directory import Snapshot
 from proxy.policy.plans import Plan, Tenant
-from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT, network_of
+from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT
 from proxy.policy.usage import left
-from proxy.routes.bodies import read_form
-from proxy.routes.forward import note
+from proxy.routes.rendering import bind_call
 from proxy.routes.services import Services
 
 
@@ -50,7 +50,7 @@ def routes(services: Services) -> list[Route]:
     @guard.limit(MINT_LIMIT)
     async def mint(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
-        note(request, caller)
+        bind_call(request, caller)
         if caller.session is not None:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
@@ -62,7 +62,7 @@ def routes(services: Services) -> list[Route]:
         if snapshot.guest_host(origin) is None:
             raise _no_guests()
         tenant = _guest_host(snapshot, origin, await read_form(request, Guest))
-        await services.limiter.hit_guest(network_of(request), tenant.guests.per_address)
+        await services.limiter.hit_guest(request.scope, tenant.guests.per_address)
         plan = snapshot.plans[tenant.guest_plan]
         token, session = services.sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
         answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201)
@@ -80,12 +80,12 @@ def routes(services: Services) -> list[Route]:
 
     async def show(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
-        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+        await services.limiter.hit(caller, request.scope, polls=True)
         now, tenant = services.clock.now(), caller.tenant.id
         quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
         in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
         facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
-        return JSONResponse(facts, headers=allowance.headers())
+        return JSONResponse(facts)
 
     async def revoke(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
@@ -98,19 +98,19 @@ def routes(services: Services) -> list[Route]:
 
     async def endpoints(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
-        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
-        found = [services.catalog.get(id_) for id_ in services.gate.open_to(caller)]
+        await services.limiter.hit(caller, request.scope, polls=True)
+        found = [services.catalog.get(id_) for id_ in services.admission.open_to(caller)]
         listed = [{"id": one.id, "title": one.title} for one in found if one]
-        return JSONResponse({"endpoints": listed}, headers=allowance.headers())
+        return JSONResponse({"endpoints": listed})
 
     async def endpoint(request: Request) -> Response:
         caller = await services.authenticator.authenticate(request)
-        allowance = await services.limiter.hit(caller, network_of(request), polls=True)
+        await services.limiter.hit(caller, request.scope, polls=True)
         found = services.catalog.get(request.path_params["id"])
-        if found is None or found.id not in services.gate.open_to(caller):
+        if found is None or found.id not in services.admission.open_to(caller):
             raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
         schemas = {"input_schema": found.input_schema, "output_schema": found.output_schema}
-        return JSONResponse({"id": found.id, "title": found.title, **schemas}, headers=allowance.headers())
+        return JSONResponse({"id": found.id, "title": found.title, **schemas})
 
     return [
         Route("/v1/sessions", mint, methods=["POST"]),
@@ -171,7 +171,7 @@ def _facts(caller: Caller, services: Services) -> dict[str, Any]:
         "subject": caller.subject,
         "expires_at": _iso(caller.session.expires_at) if caller.session else None,
         "guest": caller.session.guest if caller.session else False,
-        "endpoints": services.gate.open_to(caller),
+        "endpoints": services.admission.open_to(caller),
     }
 
 

@@ -12,10 +12,11 @@ import httpx
 import orjson
 
 from proxy.drain import Drain
+from proxy.jobs.events import job_events, status_events
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.hub import Hub
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
-from proxy.routes.events import status_events
-from proxy.routes.journal import journal
+from proxy.routes.jobs import as_job
 from proxy.settings import Settings, read
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
@@ -34,16 +35,17 @@ class Books:
         self.saw: list[dict[str, Any]] = []
         self.living: list[str] = []
 
-    async def saw_status(self, job: Job, document: dict[str, Any]) -> None:
+    async def record_status(self, job: Job, document: dict[str, Any]) -> None:
         self.saw.append({"job": job.id, "status": document["status"]})
 
-    async def lives(self, job: Job) -> None:
+    async def renew_lease(self, job: Job) -> None:
         self.living.append(job.id)
 
 
 @dataclass
 class Bench:
     hub: Hub
+    queue: FalQueue
     fal: ScriptedFal
     upstream: Upstream
     clock: MovableClock
@@ -57,7 +59,7 @@ class Bench:
         """The events of the native stream to its end, without comments."""
         with reading(self.hub) as watch:
             await watch.begun(3)
-            told = [event async for event in journal(watch, self.fetch, self.drain, after, "request")]
+            told = [event async for event in job_events(watch, as_job, self.fetch, self.drain, after, "request")]
         return [found for event in told if (found := fields(event))]
 
     async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
@@ -82,9 +84,10 @@ async def hub_before(
     upstream = Upstream(settings().fal, fal, Timeouts(status_stream=silence_seconds))
     most, per_tenant = most_watches
     clock, drain, books = MovableClock(), Drain(10), Books()
-    hub = Hub(upstream, books, clock, drain, pauses, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
+    queue = FalQueue(upstream, books)  # type: ignore[arg-type]
+    hub = Hub(upstream, queue, books, clock, drain, pauses, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
     try:
-        yield Bench(hub, fal, upstream, clock, drain, books)
+        yield Bench(hub, queue, fal, upstream, clock, drain, books)
     finally:
         await hub.close()
 

@@ -40,7 +40,7 @@ async def sees_the_truth(wire: Wire, *, refuses: bool = False) -> Bench:
             assert documents[-1]["status"] == "COMPLETED" and lines_of(documents) == fal.lines()
         assert without[-1]["status"] == "COMPLETED" and not lines_of(without)
         assert native[-1] == {"event": "result", "id": "END", "data": ANSWER.decode()}
-        known = bench.hub.known(JOB)
+        known = bench.hub.cached(JOB)
         assert known and orjson.loads(known.encoded(0)) == fal._cumulative()
     assert fal.open == 0 and fal.calls.count("result") == 1
     return bench

@@ -34,18 +34,18 @@ async def test_the_id_in_a_stream_is_the_jobs() -> None:
 async def test_everybody_reads_one_stream() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
-        polls = await asyncio.gather(*(bench.hub.poll(JOB) for _ in range(20)))
+        polls = await asyncio.gather(*(bench.hub.get_or_watch(JOB) for _ in range(20)))
         assert {poll.state for poll in polls if poll} == {"IN_QUEUE"} and None not in polls
         watchers = [asyncio.create_task(bench.fal_form()) for _ in range(20)]
         with reading(bench.hub) as watch:
             await until(lambda: is_reading(watch, 21))
         for document in whole_life()[1:]:
             fal.tell(**document)
-            await until(lambda: (found := bench.hub.known(JOB)) and found.state == fal.told[-1]["status"])
+            await until(lambda: (found := bench.hub.cached(JOB)) and found.state == fal.told[-1]["status"])
         for told in await asyncio.gather(*watchers):
             assert lines_of(told) == fal.lines() and told[-1]["status"] == "COMPLETED"
         assert fal.calls == ["stream"] and len(bench.hub) == 0
-        ended = await bench.hub.poll(JOB)
+        ended = await bench.hub.get_or_watch(JOB)
         assert ended and ended.is_last and fal.calls == ["stream"]
         assert [one["status"] for one in await bench.fal_form()] == ["COMPLETED"]
     assert bench.books.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
@@ -54,11 +54,11 @@ async def test_everybody_reads_one_stream() -> None:
 async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
-        await bench.hub.poll(JOB)
+        await bench.hub.get_or_watch(JOB)
         for document in whole_life()[1:]:
             fal.tell(**document)
         polls = 0
-        while not (found := bench.hub.known(JOB)) or not found.is_last or polls < 20:
+        while not (found := bench.hub.cached(JOB)) or not found.is_last or polls < 20:
             bench.hub.leave(bench.hub.join(JOB))
             polls += bool(found and found.is_last)
             await asyncio.sleep(0)
@@ -68,12 +68,12 @@ async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
 async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
-        assert not bench.hub.follows(JOB)
-        await bench.hub.poll(JOB)
-        assert bench.hub.follows(JOB)
+        assert not bench.hub.is_watching(JOB)
+        await bench.hub.get_or_watch(JOB)
+        assert bench.hub.is_watching(JOB)
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
-        assert bench.hub.known(JOB), "it was asked for just now"
+        assert bench.hub.cached(JOB), "it was asked for just now"
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
         assert len(bench.hub) == 1
@@ -86,7 +86,7 @@ async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
         await bench.hub.sweep()
         assert len(bench.hub) == 0
         await until(lambda: fal.open == 0)
-        assert await bench.hub.poll(JOB) and fal.calls == ["stream", "stream"]
+        assert await bench.hub.get_or_watch(JOB) and fal.calls == ["stream", "stream"]
 
 
 async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
@@ -101,20 +101,20 @@ async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
 
     fal = ScriptedFal(whole_life()[:1], wire)
     async with hub_before(fal, silence_seconds=0.05) as bench:
-        assert await bench.hub.poll(JOB)
-        await until(lambda: bench.hub.known(JOB) is None)
-        assert not bench.hub.follows(JOB)
-        assert await bench.hub.poll(JOB) is None, "a stream that is silent knows nothing"
-        assert (await bench.hub.ask(JOB, logs=True)).status == 202
-        await until(lambda: bench.hub.known(JOB) is not None)
+        assert await bench.hub.get_or_watch(JOB)
+        await until(lambda: bench.hub.cached(JOB) is None)
+        assert not bench.hub.is_watching(JOB)
+        assert await bench.hub.get_or_watch(JOB) is None, "a stream that is silent knows nothing"
+        assert (await bench.queue.status(JOB, logs=True)).reply.status == 202
+        await until(lambda: bench.hub.cached(JOB) is not None)
         assert fal.calls[0] == "stream" and fal.calls.count("stream") >= 2
 
 
 async def test_polls_ask_fal_one_at_a_time() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
-        answers = await asyncio.gather(*(bench.hub.ask(JOB, logs=True) for _ in range(10)))
-        assert len({answer.body for answer in answers}) == 1 and fal.calls == ["status"]
+        answers = await asyncio.gather(*(bench.queue.status(JOB, logs=True) for _ in range(10)))
+        assert len({answer.reply.body for answer in answers}) == 1 and fal.calls == ["status"]
 
 
 async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
@@ -137,10 +137,10 @@ async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_nev
     fal = ScriptedFal(whole_life()[:1], whole_first)
     async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.05)) as bench:
         began = asyncio.get_running_loop().time()
-        await bench.hub.poll(JOB)
+        await bench.hub.get_or_watch(JOB)
         await until(lambda: fal.calls.count("stream") == 21)
         assert asyncio.get_running_loop().time() - began > 0.15, "without news it pauses longer each time"
-        await until(lambda: bench.hub.known(JOB) is not None)
+        await until(lambda: bench.hub.cached(JOB) is not None)
 
 
 async def test_fal_does_not_know_the_job_any_more() -> None:
@@ -149,8 +149,8 @@ async def test_fal_does_not_know_the_job_any_more() -> None:
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch, pytest.raises(JobUnknown):
             await watch.begun(3)
-        assert await bench.hub.poll(JOB) is None
-        assert (await bench.hub.ask(JOB, logs=False)).status == 404
+        assert await bench.hub.get_or_watch(JOB) is None
+        assert (await bench.queue.status(JOB, logs=False)).reply.status == 404
 
 
 async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
@@ -185,7 +185,7 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
 
 
 def shows_the_latest(bench: Bench) -> bool:
-    known = bench.hub.known(JOB)
+    known = bench.hub.cached(JOB)
     return known is not None and known.state == bench.fal.told[-1]["status"] and known.lines == len(bench.fal.lines())
 
 
@@ -235,7 +235,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
                 for count in range(KEPT_UPDATES):
                     fal.tell(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
                     await until(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
-                    update = await bench.hub.poll(JOB)
+                    update = await bench.hub.get_or_watch(JOB)
                     assert update is not None and len(orjson.loads(update.encoded(0))["logs"]) == 301 + count
                 taken = tracemalloc.get_traced_memory()[0]
             finally:
@@ -250,21 +250,23 @@ def job_of(tenant: str, number: int) -> Job:
 async def test_no_tenant_takes_all_the_jobs_that_a_process_follows() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal, most_watches=(4, 3)) as bench:
-        found = [await bench.hub.poll(job_of("acme", number)) is not None for number in range(5)]
+        found = [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(5)]
         assert found == [True, True, True, False, False], "the others ask fal itself"
-        assert await bench.hub.poll(job_of("globex", 0)) is not None
-        assert await bench.hub.poll(job_of("initech", 0)) is None, "the process follows as many as it may"
-        assert await bench.hub.poll(job_of("acme", 0)) is not None and len(bench.hub) == 4
+        assert await bench.hub.get_or_watch(job_of("globex", 0)) is not None
+        assert await bench.hub.get_or_watch(job_of("initech", 0)) is None, "the process follows as many as it may"
+        assert await bench.hub.get_or_watch(job_of("acme", 0)) is not None and len(bench.hub) == 4
         # What is let go makes room: of a tenant, and of the process.
         bench.clock.advance(IDLE_SECONDS)
-        assert await bench.hub.poll(job_of("globex", 0)) is not None
+        assert await bench.hub.get_or_watch(job_of("globex", 0)) is not None
         await bench.hub.sweep()
         assert len(bench.hub) == 1
-        assert [await bench.hub.poll(job_of("acme", number)) is not None for number in range(5, 9)] == found[:4]
+        assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(5, 9)] == found[:4]
         fal.tell(status="COMPLETED")
         await until(lambda: len(bench.hub) == 0)
         fal.told.pop()
-        assert [await bench.hub.poll(job_of("acme", number)) is not None for number in range(10, 14)] == found[:4]
+        assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(10, 14)] == found[
+            :4
+        ]
 
 
 def test_a_tenant_that_is_not_alone_leaves_half() -> None:

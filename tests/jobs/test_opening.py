@@ -63,7 +63,7 @@ JSON = {"content-type": "application/json"}
 async def test_streams_that_break_at_once_come_back_one_after_the_other() -> None:
     fal = BreakableFal()
     async with hub_before(fal, pauses=AT_ONCE, turns_per_second=100) as bench:
-        await asyncio.gather(*(bench.hub.poll(job(number)) for number in range(COUNT)))
+        await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         fal.cut()
         await until(lambda: len(fal.opened) == 2 * COUNT)
         again = fal.opened[COUNT:]
@@ -74,7 +74,7 @@ async def test_streams_that_break_at_once_come_back_one_after_the_other() -> Non
 async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
     fal = BreakableFal()
     async with hub_before(fal, pauses=(0.5,) * 7, turns_per_second=100_000) as bench:
-        await asyncio.gather(*(bench.hub.poll(job(number)) for number in range(COUNT)))
+        await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         cut_at = asyncio.get_running_loop().time()
         fal.cut()
         await until(lambda: len(fal.opened) == 2 * COUNT)
@@ -86,9 +86,9 @@ async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
 async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
     fal = BreakableFal()
     async with hub_before(fal, pauses=AT_ONCE) as bench:
-        await bench.hub.poll(job(0))
+        await bench.hub.get_or_watch(job(0))
         fal.refusal = {**kind, "retry-after": "1"}
-        await bench.hub.poll(job(1))
+        await bench.hub.get_or_watch(job(1))
         refused_at, fal.refusal = fal.opened[-1], None
         fal.cut()
         await until(lambda: len(fal.opened) == 4)
@@ -99,17 +99,17 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
     fal = BreakableFal()
     async with hub_before(fal, pauses=(60.0,) * 7, turns_per_second=20) as bench:
         fal.refusal = JSON
-        assert await bench.hub.poll(job(0)) is None
+        assert await bench.hub.get_or_watch(job(0)) is None
         began = asyncio.get_running_loop().time()
-        assert await asyncio.gather(*(bench.hub.poll(job(number)) for number in range(1, 9))) == [None] * 8
+        assert await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(1, 9))) == [None] * 8
         assert asyncio.get_running_loop().time() - began < 0.3, "they ask fal itself"
         await until(lambda: len(fal.opened) == 9)
         assert min(later - sooner for sooner, later in pairwise(fal.opened[1:])) > 0.045
         # With the first one that opens, all is as before.
         fal.refusal = None
-        assert await bench.hub.poll(job(9)) is None
-        await until(lambda: bench.hub.known(job(9)))
-        assert await bench.hub.poll(job(10)) is not None
+        assert await bench.hub.get_or_watch(job(9)) is None
+        await until(lambda: bench.hub.cached(job(9)))
+        assert await bench.hub.get_or_watch(job(10)) is not None
 
 
 async def test_tenants_take_turns_and_who_is_gone_takes_none() -> None:

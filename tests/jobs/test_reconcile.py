@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from proxy.catalog import built_in
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.reconcile import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.leases import Leases
@@ -35,7 +36,9 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
     leases = Leases(counters, stores.ledger, clock)
     settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)
-    reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock, lambda _: is_followed)
+    reconciler = Reconciler(
+        stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock, lambda _: is_followed
+    )
     expires_at = clock.now() + QUIET_SECONDS + 1
     job = replace(JOB, request_id=None, state="reserved", checked_at=clock.now(), expires_at=expires_at)
     await stores.ledger.commit([Reserve(job)])
@@ -100,7 +103,8 @@ async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path)
     await stores.prepare()
     leases = Leases(counters, stores.ledger, clock)
     settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
-    reconciler = Reconciler(stores.ledger, Upstream(settings().fal, fal), settlement, leases, clock)
+    upstream = Upstream(settings().fal, fal)
+    reconciler = Reconciler(stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock)
     await abandoned_jobs(stores, leases, clock.now())
     assert await counters.in_use("subject:acme:alice", clock.now()) == ABANDONED
     clock.advance(QUIET_SECONDS + 1)

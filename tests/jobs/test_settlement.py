@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from proxy.catalog import built_in
-from proxy.jobs.settlement import MOST_SECONDS, Settlement
+from proxy.jobs.settlement import MOST_SECONDS, Settlement, UsageReport
 from proxy.policy.leases import Leases
 from proxy.policy.plans import Plan, Quota
 from proxy.policy.quota import MILLION, Bookkeeper, new_job
@@ -78,8 +78,7 @@ def ignored(log: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("units", NO_SECONDS)
 async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    async with till.settlement.costing(job) as bill:
-        bill(200, units, b"{}")
+    await till.settlement.charge_call(job, UsageReport(200, units, b"{}"), till.clock.now())
     assert (await till.booked(job))["compute_seconds"] == 60
     assert ignored(caplog) == ["seconds"]
     assert all(len(str(record.facts)) < 200 for record in caplog.records if hasattr(record, "facts"))
@@ -88,23 +87,23 @@ async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pyt
 @pytest.mark.parametrize(("units", "seconds"), [("0", 0), ("1.5", 1.5), ("1e-05", 0.00001), ("86400", MOST_SECONDS)])
 async def test_billable_units(till: Till, units: str, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    await till.settlement.saw_result(job, 200, units, {})
+    await till.settlement.record_result(job, 200, units, {})
     assert (await till.booked(job))["compute_seconds"] == seconds
     assert not ignored(caplog)
 
 
 async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
     job = await till.reserved()
-    async with till.settlement.costing(job) as bill:
-        till.clock.advance(7)
-        bill(200, None, b"{}")
+    started = till.clock.now()
+    till.clock.advance(7)
+    await till.settlement.charge_call(job, UsageReport(200, None, b"{}"), started)
     assert (await till.booked(job))["compute_seconds"] == 7
 
 
 @pytest.mark.parametrize("seconds", [*NO_NUMBERS, MOST_SECONDS + 1])
 async def test_an_inference_time_that_cannot_be(till: Till, seconds: object, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved(NEXT)
-    await till.settlement.saw_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
+    await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == 60
     assert ignored(caplog) == ["seconds"]
 
@@ -112,7 +111,7 @@ async def test_an_inference_time_that_cannot_be(till: Till, seconds: object, cap
 @pytest.mark.parametrize("seconds", [0, 2, 2.5, MOST_SECONDS])
 async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved(NEXT)
-    await till.settlement.saw_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
+    await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == seconds
     assert not ignored(caplog)
 
@@ -120,7 +119,7 @@ async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogC
 @pytest.mark.parametrize("tokens", [*NO_NUMBERS, 1_000_001, 1.5])
 async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    await till.settlement.saw_result(job, 200, "1", {"stats": {"num_output_tokens": tokens}})
+    await till.settlement.record_result(job, 200, "1", {"stats": {"num_output_tokens": tokens}})
     assert (await till.booked(job))["tokens"] == 256
     assert ignored(caplog) == ["tokens"]
 
@@ -128,8 +127,8 @@ async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.
 @pytest.mark.parametrize("tokens", [0, 7, 7.0, 1_000_000])
 async def test_tokens(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    async with till.settlement.costing(job) as bill:
-        bill(200, "1", orjson.dumps({"stats": {"num_output_tokens": tokens}}))
+    answer = orjson.dumps({"stats": {"num_output_tokens": tokens}})
+    await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.now())
     assert (await till.booked(job))["tokens"] == tokens
     assert not ignored(caplog)
 

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import orjson
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.http.disconnect import disconnect_of
+from proxy.http.disconnect import cancel_on_disconnect, disconnect_of
+from proxy.http.event_stream import EventStream
 from proxy.http.scope import NO_STORE, SHOWN
+from proxy.jobs.events import status_events, wait_for_first_update
 from proxy.jobs.hub import Hub
-from proxy.routes.events import status_events, stream_of
 from proxy.server.connections import ConnectionLimits
 from proxy.server.factory import ProtocolFactory
 from tests.jobs.hubs import JOB, hub_before, reading, until
@@ -33,9 +35,10 @@ async def serving(hub: Hub, limits: ConnectionLimits | None = None) -> AsyncIter
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][SHOWN] = [NO_STORE]
-        disconnect = disconnect_of(scope, receive)
-        stream = await stream_of(hub, JOB, disconnect, lambda watch: status_events(watch, logs=True, rewrite=None))
-        await stream(scope, receive, send)
+        watch = hub.join(JOB)
+        await cancel_on_disconnect(disconnect_of(scope, receive), wait_for_first_update(watch))
+        events = status_events(watch, logs=True, rewrite=None)
+        await EventStream(events, {}, on_close=[partial(hub.leave, watch)])(scope, receive, send)
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(limits), lifespan="off", log_config=None))
     running = asyncio.create_task(server.serve())
@@ -68,9 +71,9 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
         await reader.readuntil(b'"IN_QUEUE"')
         for number in range(LINES):
             fal.tell(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
-            await until(lambda: (known := bench.hub.known(JOB)) and known.lines == len(fal.lines()))
+            await until(lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()))
         fal.tell(status="COMPLETED", logs=[log_line("the last one")])
-        await until(lambda: (known := bench.hub.known(JOB)) and known.is_last)
+        await until(lambda: (known := bench.hub.cached(JOB)) and known.is_last)
         # Only now it reads on.
         text = await reader.read()
     events = [orjson.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]

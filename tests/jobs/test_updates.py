@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.jobs.events import parse_event_id
 from proxy.jobs.updates import MOST_LOG_BYTES, Log, Update
-from proxy.routes.journal import as_job, parse_mark
+from proxy.routes.jobs import as_job
 
 
 def messages(log: Log, first: int = 0) -> Any:
@@ -83,7 +84,7 @@ def test_a_form_is_encoded_once() -> None:
 def test_marks(document: dict[str, Any], mark: str) -> None:
     assert Update("e", document, Log(), 2).mark == mark
     # A client that comes back with it is understood.
-    assert parse_mark(mark) == mark
+    assert parse_event_id(mark) == mark
 
 
 def test_forms_are_kept_once_a_job_and_not_once_for_each_place_in_its_log() -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.catalog import built_in
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.lease_keeper import BEAT_SECONDS
@@ -57,7 +58,7 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     leases, bookkeeper = Leases(counters, stores.ledger, clock), Bookkeeper(stores.ledger, clock)
     upstream = Upstream(settings.fal, EngineTransport())
     settlement = Settlement(bookkeeper, leases, built_in(), clock)
-    reconciler = Reconciler(stores.ledger, upstream, settlement, leases, clock)
+    reconciler = Reconciler(stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock)
     await stores.prepare()
     await leases.keeper.keep()
     try:

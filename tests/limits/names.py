@@ -26,7 +26,7 @@ from proxy.catalog import built_in
 from proxy.drain import Drain
 from proxy.policy.plans import Guests, Plan, PlanFile, RateLimits, Tenant
 from proxy.policy.quota import new_job
-from proxy.policy.ratelimit import GUEST_LIMIT, network_of
+from proxy.policy.ratelimit import GUEST_LIMIT
 from proxy.policy.refusals import RefusalBudget
 from proxy.routes.services import Services
 from proxy.settings import read
@@ -60,11 +60,10 @@ class Names:
     async def ask(self, number: int) -> None:
         services = self._services
         request = Request(self._scope(number, "x"))
-        address = network_of(request)
         caller = await self._call_as(number)
-        await services.limiter.hit(caller, address, polls=False)
-        await services.limiter.hit(caller, address, polls=True)
-        await services.limiter.hit_guest(address, "60/hour")
+        await services.limiter.hit(caller, request.scope, polls=False)
+        await services.limiter.hit(caller, request.scope, polls=True)
+        await services.limiter.hit_guest(request.scope, "60/hour")
         job = new_job(caller.terms, "acme", caller.subject, "run", "x", {"requests": 1}, self._clock.now())
         await services.leases.acquire(job, caller.terms.slots)
         await services.leases.release(job)

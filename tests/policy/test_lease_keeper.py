@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -376,13 +375,13 @@ async def test_a_submit_holds_its_slot_for_this_process_only_until_fal_has_it(
     bookkeeper = Bookkeeper(stores.ledger, clock)
     settlement = Settlement(bookkeeper, process.leases, built_in(), clock)
     submit = await process.begin("submit")
-    with contextlib.suppress(UpstreamAmbiguous):
-        async with settlement.submitting(submit) as refuse:
-            assert await process.in_use() == 1
-            if end == "refused":
-                refuse()
-            if end == "lost":
-                raise UpstreamAmbiguous("fal's answer was lost.")
+    assert await process.in_use() == 1
+    if end == "refused":
+        await settlement.free(submit)
+    elif end == "lost":
+        await settlement.charge_failed_submit(submit, UpstreamAmbiguous("fal's answer was lost."))
+    else:
+        settlement.hand_over(submit)
     assert await process.in_use() == (0 if end == "refused" else 1)
     # From now on it is not this process that keeps it.
     for _ in range(RENEW_BEATS + 1):

@@ -14,13 +14,13 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from proxy.calls.idempotency import KEPT_SECONDS
 from proxy.jobs.reconcile import QUIET_SECONDS
 from proxy.policy.leases import LEASE_SECONDS
 from proxy.policy.plan_file import json_schema, read_file
 from proxy.policy.plans import Plan, PlanFile, Quota
 from proxy.policy.quota import COMPUTE_SECONDS_CEILING, JOB_SECONDS
 from proxy.policy.usage import DEFAULT_DAYS, UNITS
-from proxy.routes.once import KEPT_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "limits.md").read_text()

@@ -14,20 +14,19 @@ from starlette.routing import Route
 
 from proxy.auth.callers import Caller
 from proxy.files import CDN_PATH
+from proxy.http.bodies import check_encoding
 from proxy.http.cdn_targets import IS_CDN_TARGET
 from proxy.policy.contents import OCTETS, allowed_type
-from proxy.policy.ratelimit import Allowance, network_of
 from proxy.policy.terms import Terms
-from proxy.routes.bodies import check_encoding
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
 from proxy.routes.uploads.incoming import announced_type
-from proxy.routes.uploads.native import no_input, raw_file, send_new
+from proxy.routes.uploads.native import raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.slots import find, open_slot
 from proxy.stores.base import Upload
-from proxy.targets import CDN_HOST, Kind, Target
+from proxy.targets import CDN_HOST
 
 #: Where fal's hosts are paths of the proxy.
 HOST_FORM = "/fal/"
@@ -55,23 +54,22 @@ def token(services: Services, request: Request, caller: Caller) -> Response:
 
 
 def routes(services: Services) -> list[Route]:
-    async def admitted(request: Request) -> tuple[Caller, Allowance]:
+    async def admitted(request: Request) -> Caller:
         caller = await services.authenticator.authenticate_upload(request)
         note_owner(request, caller.tenant.id, caller.subject)
-        target = Target(Kind.UPLOAD_INITIATE)
-        admission = await services.gate.admit(caller, target, network_of(request), no_input)
-        return caller, admission.allowance
+        await services.admission.admit_upload(caller, request.scope)
+        return caller
 
     async def upload(request: Request) -> Response:
-        caller, allowance = await admitted(request)
+        caller = await admitted(request)
         file = raw_file(request, _name(request), caller.plan.uploads.max_bytes)
         stored = await send_new(services, request, caller, file)
         if isinstance(stored, Response):
             return stored
-        return JSONResponse({"access_url": stored.url}, headers=allowance.headers())
+        return JSONResponse({"access_url": stored.url})
 
     async def begin(request: Request) -> Response:
-        caller, allowance = await admitted(request)
+        caller = await admitted(request)
         check_encoding(request)
         uploads = caller.plan.uploads
         content_type = allowed_type(announced_type(request, OCTETS), uploads)
@@ -83,7 +81,7 @@ def routes(services: Services) -> list[Route]:
         is_target = request.scope["state"].get(IS_CDN_TARGET)
         url = place.file_url if is_target else services.files.shown(place.file_url)
         begun = {"access_url": url, "uploadId": slot}
-        return JSONResponse(begun, headers=allowance.headers())
+        return JSONResponse(begun)
 
     async def opened(request: Request) -> tuple[Upload, Terms, str]:
         caller = await services.authenticator.authenticate_upload(request)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from proxy.errors import NotFound, ProxyError
+from proxy.log_context import bind
 
 #: How much of a refused file is read and thrown away, how long, and how long a silence in it may be.
 MOST_BYTES = 32 * 1024 * 1024
@@ -40,7 +41,7 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
 
 def note_owner(request: Request, tenant: str, subject: str) -> None:
     """Whose the file is, for the log line of this request."""
-    request.scope["state"].setdefault("facts", {}).update(tenant=tenant, subject=subject, kind="upload")
+    bind(request.scope, tenant=tenant, subject=subject, kind="upload")
 
 
 def no_such_upload() -> NotFound:

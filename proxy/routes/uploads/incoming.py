@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from proxy.errors import BadRequest, BodyTooLarge
+from proxy.http.bodies import check_encoding
 from proxy.http.disconnect import CallerGone
 from proxy.numbers import MOST, parse_whole
-from proxy.routes.bodies import check_encoding
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from starlette.routing import Route
 from proxy.auth.callers import Caller
 from proxy.errors import BadRequest
 from proxy.policy.contents import OCTETS, allowed_type, media_type
-from proxy.policy.ratelimit import network_of
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import file_route, note_owner
@@ -21,7 +20,6 @@ from proxy.routes.uploads.incoming import announced_type, check_size, incoming, 
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
-from proxy.targets import Kind, Target
 from proxy.upstream import files
 from proxy.upstream.relay import read_whole
 
@@ -35,7 +33,7 @@ def routes(services: Services) -> list[Route]:
         caller = await services.authenticator.authenticate(request)
         note_owner(request, caller.tenant.id, caller.subject)
         query = known_query(request, "file_name")
-        admission = await services.gate.admit(caller, Target(Kind.UPLOAD_INITIATE), network_of(request), no_input)
+        await services.admission.admit_upload(caller, request.scope)
         most = caller.plan.uploads.max_bytes
         announced = announced_type(request, OCTETS)
         if media_type(announced) == "multipart/form-data":
@@ -49,7 +47,7 @@ def routes(services: Services) -> list[Route]:
         if isinstance(stored, Response):
             return stored
         told = {"url": stored.url, "content_type": media_type(file.content_type), "size": stored.size}
-        return JSONResponse(told, 201, admission.allowance.headers())
+        return JSONResponse(told, 201)
 
     return [file_route(PATH, upload, "POST")]
 
@@ -114,7 +112,3 @@ class _NoPlace(Exception):
     def __init__(self, answer: Response) -> None:
         super().__init__()
         self.answer = answer
-
-
-async def no_input() -> None:
-    """An upload has none: its file is read later."""

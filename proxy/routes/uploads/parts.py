@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import BadRequest
+from proxy.http.bodies import read_form
 from proxy.numbers import parse_whole
 from proxy.policy.terms import Terms
-from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import incoming, length_of

@@ -19,9 +19,9 @@ from starlette.routing import Route
 from proxy.auth.callers import Caller
 from proxy.auth.sessions import is_guest_name
 from proxy.errors import BadRequest
+from proxy.http.bodies import read_form
 from proxy.policy.contents import allowed_type
 from proxy.policy.terms import Terms
-from proxy.routes.bodies import read_form
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import BadUpstream, RateLimited
-from proxy.jobs.results import LARGEST_BYTES, Results
-from proxy.jobs.single import Single
+from proxy.jobs.results import LARGEST_BYTES, ResultCache
+from proxy.jobs.singleflight import SingleFlight
 from proxy.policy.streams import OpenStreams
 from proxy.upstream.relay import Whole
 
@@ -44,24 +44,24 @@ async def turn() -> None:
 
 
 async def test_all_share_one_piece_of_work_and_its_answer() -> None:
-    single, work = Single[Any](), Work()
-    asking = [asyncio.create_task(single.do("key", work)) for _ in range(20)]
+    single, work = SingleFlight[Any](), Work()
+    asking = [asyncio.create_task(single.run("key", work)) for _ in range(20)]
     await turn()
     work.go.set()
     assert await asyncio.gather(*asking) == ["answer"] * 20 and work.begun == 1
-    assert await single.do("key", work) == "answer" and work.begun == 2
+    assert await single.run("key", work) == "answer" and work.begun == 2
 
 
 async def test_all_share_one_failure() -> None:
-    single, work = Single[Any](), Work(BadUpstream("broken"))
+    single, work = SingleFlight[Any](), Work(BadUpstream("broken"))
     work.go.set()
-    outcomes = await asyncio.gather(*(single.do("key", work) for _ in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(single.run("key", work) for _ in range(3)), return_exceptions=True)
     assert work.begun == 1 and all(isinstance(one, BadUpstream) for one in outcomes)
 
 
 async def test_work_goes_on_while_anyone_waits_and_ends_with_the_last_one() -> None:
-    single, work = Single[Any](), Work()
-    first, second = (asyncio.create_task(single.do("key", work)) for _ in range(2))
+    single, work = SingleFlight[Any](), Work()
+    first, second = (asyncio.create_task(single.run("key", work)) for _ in range(2))
     await turn()
     first.cancel()
     await turn()
@@ -72,15 +72,15 @@ async def test_work_goes_on_while_anyone_waits_and_ends_with_the_last_one() -> N
 
 
 async def test_whoever_comes_while_work_is_given_up_begins_anew_and_alone() -> None:
-    single, given_up, work = Single[Any](), Work(), Work()
-    leaving = asyncio.create_task(single.do("key", given_up))
+    single, given_up, work = SingleFlight[Any](), Work(), Work()
+    leaving = asyncio.create_task(single.run("key", given_up))
     await turn()
     leaving.cancel()
-    asking = asyncio.create_task(single.do("key", work))
+    asking = asyncio.create_task(single.run("key", work))
     await turn()
     assert given_up.cancelled == 1
     # The old work has ended by now: the new one is still the only one.
-    another = asyncio.create_task(single.do("key", work))
+    another = asyncio.create_task(single.run("key", work))
     await turn()
     work.go.set()
     assert await asyncio.gather(asking, another) == ["answer"] * 2 and work.begun == 1
@@ -92,16 +92,16 @@ async def test_whoever_comes_while_work_is_given_up_begins_anew_and_alone() -> N
      (400, 10, False), (499, 10, False), (503, 10, False)],
 )  # fmt: skip
 async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_kept: bool) -> None:
-    results, work = Results(), Work(Whole(status, {}, b"x" * size))
+    results, work = ResultCache(), Work(Whole(status, {}, b"x" * size))
     work.go.set()
     for _ in range(3):
         assert (await results.get("id", work)).status == status
-    assert work.begun == (1 if is_kept else 3) and (results.known("id") is not None) == is_kept
+    assert work.begun == (1 if is_kept else 3) and (results.cached("id") is not None) == is_kept
 
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns: int) -> None:
-    results, work = Results(), Work(Whole(200, {}, b"x"))
+    results, work = ResultCache(), Work(Whole(200, {}, b"x"))
     first = asyncio.create_task(results.get("id", work))
     await turn()
     work.go.set()
@@ -112,12 +112,12 @@ async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns
 
 
 async def test_all_results_together_are_bounded() -> None:
-    results = Results()
+    results = ResultCache()
     for number in range(600):
         work = Work(Whole(200, {}, b"x" * LARGEST_BYTES))
         work.go.set()
         await results.get(str(number), work)
-    assert results.known("0") is None and results.known("599") is not None
+    assert results.cached("0") is None and results.cached("599") is not None
 
 
 def caller(session: str = "", key: str = "", tenant: str = "acme", share: float | None = None) -> Any:

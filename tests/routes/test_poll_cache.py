@@ -8,14 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.auth.sessions import Session
+from proxy.calls.call import Call, Form
+from proxy.calls.poll_cache import MOST, MOST_HEAD_BYTES, PollCache, RepeatedPolls
+from proxy.calls.polls import StatusQuery
 from proxy.jobs.updates import Log, Update
 from proxy.policy.directory import Snapshot
 from proxy.policy.ratelimit import RateLimiter
-from proxy.routes.polls import Asked, Told
-from proxy.routes.repeats import MOST, MOST_HEAD_BYTES, KnownPolls, Repeats
 from proxy.stores.base import Job
 from proxy.stores.counters import MemoryCounters
 from proxy.targets import Kind, Target
@@ -182,33 +184,29 @@ class Remembered:
             subject="alice",
             session=Session("s", "acme", "alice", 0, self.clock.now() + 60),
         )
-        settlement = SimpleNamespace(lives=self._lives)
+        settlement: Any = SimpleNamespace(renew_lease=self._renew_lease)
         directory: Any = SimpleNamespace(young=lambda: self.snapshot)
         limiter = RateLimiter(MemoryCounters(), self.clock)
-        self.known = KnownPolls(directory, limiter, self.clock)
-        services: Any = SimpleNamespace(
-            hub=SimpleNamespace(known=lambda job: self.update),
-            known_polls=self.known,
-            limiter=limiter,
-            settlement=settlement,
-        )
-        self.repeats = Repeats(self._route, services)
-        self.lived = 0
+        self.known = PollCache(directory, limiter, self.clock)
+        hub: Any = SimpleNamespace(cached=lambda job: self.update)
+        self.repeats = RepeatedPolls(self._route, self.known, hub, limiter, settlement)
+        self.renewed = 0
 
-    async def _lives(self, job: Job) -> None:
-        self.lived += 1
+    async def _renew_lease(self, job: Job) -> None:
+        self.renewed += 1
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
         target = Target(Kind.STATUS, app=NEXT, request_id="id")
-        self.known.remember(scope, self.caller, Told(Asked(JOB, target, None), self.first))
+        call = Call(self.caller, target, Request(scope), Form(), {})
+        self.known.remember(call, StatusQuery(JOB, False, Form()))
 
     async def get(self, path: str = "/", *, method: str = "GET", **headers: str) -> dict[str, Any]:
         """The state of a request that was answered."""
         head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope: Scope = {
             "type": "http", "method": method, "raw_path": path.encode(), "query_string": b"", "client": ("::1", 1),
-            "headers": head, "state": {"facts": {}}, "route": "the route",
+            "headers": head, "state": {"log_fields": {}}, "route": "the route",
         }  # fmt: skip
 
         async def nothing(_: Message | None = None) -> Any:
@@ -226,12 +224,12 @@ def remembered() -> Remembered:
 @pytest.mark.anyio
 async def test_what_is_repeated_does_not_go_the_whole_way(remembered: Remembered) -> None:
     states = [await remembered.get() for _ in range(3)]
-    assert remembered.asked == 1 and remembered.lived == 2
+    assert remembered.asked == 1 and remembered.renewed == 2
     # Its line in the log is one of those that nobody reads.
-    assert [state.get("is_routine") for state in states] == [None, True, True]
+    assert [state.get("quiet") for state in states] == [None, True, True]
     # What is said of one of them is not said of the next.
-    states[1]["facts"]["error_type"] = "rate_limited"
-    assert states[2]["facts"] == {}
+    states[1]["log_fields"]["error_type"] = "rate_limited"
+    assert states[2]["log_fields"] == {}
 
 
 @pytest.mark.anyio

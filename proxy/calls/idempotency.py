@@ -1,4 +1,4 @@
-"""Idempotency-Key: the first outcome of a call is kept, and whoever sends the same key again gets that.
+"""Idempotency-Key: the first outcome of a call is kept, and a caller who sends the same key again gets that.
 
 A key belongs to one caller, and to one body. While the first call runs, later ones wait for it, in this process or in
 another. What was refused before anything reached fal frees the key again. A call whose answer was lost is never made a
@@ -11,29 +11,26 @@ import asyncio
 import base64
 import hashlib
 import logging
-import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
 from cachetools import LRUCache
-from starlette.responses import Response
 
-from proxy.auth.callers import Caller
+from proxy.calls.call import KEY_HEADER, Call, Outcome
 from proxy.clock import Clock
 from proxy.errors import (
     AcceptanceDeferred,
-    BadRequest,
     InvalidInput,
     ProxyError,
     StoreUnavailable,
     UpstreamAmbiguous,
 )
+from proxy.jobs.settlement import parsed
 from proxy.policy.quota import new_job_id
 from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
-from proxy.targets import Target
+from proxy.targets import Kind
 
-HEADER = "idempotency-key"
 KEPT_SECONDS = 86_400.0
 #: Larger answers are not kept; only runs could have them.
 MOST_KEPT_BYTES = 1024 * 1024
@@ -53,27 +50,12 @@ NOTE_SECONDS, LAST_SECONDS = 2.0, 0.1
 MOST_REFUSED = 10_000
 _AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
 _log = logging.getLogger(__name__)
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-Work = Callable[[str], Awaitable[Response]]
-Again = Callable[[], Awaitable[None]]
-Find = Callable[[Job], Awaitable[Response]]
+Execute = Callable[[Call], Awaitable[Outcome]]
+Recover = Callable[[Job], Awaitable[Outcome]]
 
 
-def key_of(values: list[str]) -> str | None:
-    """The key that a request carries.
-
-    Raises:
-        BadRequest: it is sent twice, or is not 1 to 255 printable ASCII characters.
-    """
-    if not values:
-        return None
-    if len(values) != 1 or not _KEY.fullmatch(values[0]):
-        raise BadRequest("The Idempotency-Key must be 1 to 255 printable characters without spaces, sent once.")
-    return values[0]
-
-
-class Once:
+class Idempotency:
     """Keeps outcomes by key.
 
     Args:
@@ -87,50 +69,54 @@ class Once:
         self._ledger = ledger
         self._is_idle = is_idle
         self._clock = clock
-        self._running: dict[tuple[str, str, str], asyncio.Task[Mapping[str, Any]]] = {}
+        self._running: dict[tuple[str, str, str], asyncio.Task[Outcome]] = {}
         self._notes: set[asyncio.Task[None]] = set()
         #: The jobs of the latest calls that were refused, by their keys.
         self._refused: LRUCache[tuple[str, str, str], str] = LRUCache(MOST_REFUSED)
 
-    async def do(
-        self, key: str, caller: Caller, target: Target, body: Any, work: Work, again: Again, find: Find
-    ) -> Response:
+    async def run(
+        self, key: str, call: Call, execute: Execute, on_replay: Callable[[], Awaitable[None]], recover: Recover
+    ) -> Outcome:
         """Make a call once.
 
         Args:
-            work: makes it, under the job id that it is given.
-            again: is asked before a repeated call is answered, and may refuse.
-            find: answers from a job that fal has.
+            call: with its input.
+            execute: makes the call, under the job id that it has then.
+            on_replay: is asked before a repeated call is answered, and may refuse.
+            recover: answers from a job that fal has.
 
         Raises:
             InvalidInput: the key was used with another body.
-            UpstreamAmbiguous: what came of the first call cannot be known.
-            ProxyError: whatever `work` and `again` raise.
+            UpstreamAmbiguous: the outcome of the first call cannot be known.
+            ProxyError: whatever `execute` and `on_replay` raise.
         """
+        target, now = call.target, self._clock.now()
+        given = [target.kind.value, target.endpoint, call.input]
         claim = Claim(
-            tenant=caller.tenant.id,
-            subject=caller.subject,
+            tenant=call.caller.tenant.id,
+            subject=call.caller.subject,
             key_hash=_digest(key.encode()),
-            body_hash=_digest(orjson.dumps([target.kind.value, target.endpoint, body], option=orjson.OPT_SORT_KEYS)),
-            job_id=new_job_id(self._clock.now()),
-            created_at=self._clock.now(),
+            body_hash=_digest(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)),
+            job_id=new_job_id(now),
+            created_at=now,
         )
+        call = call._replace(job_id=claim.job_id)
         while True:
             holder = await self._store.claim(claim, self._clock.now() - KEPT_SECONDS)
             if holder is None:
-                return _response(await self._first(claim, work))
+                return await self._first(claim, call, execute)
             if holder.body_hash != claim.body_hash:
                 problem = "This Idempotency-Key was used with another body; use a new one."
-                raise InvalidInput([{"loc": ["header", HEADER], "msg": problem, "type": "idempotency_key_reused"}])
-            await again()
-            answer = await self._again(claim, holder, work, find)
-            if answer is not None:
-                return answer
+                raise InvalidInput([{"loc": ["header", KEY_HEADER], "msg": problem, "type": "idempotency_key_reused"}])
+            await on_replay()
+            outcome = await self._replay(claim, holder, call, execute, recover)
+            if outcome is not None:
+                return outcome
 
-    async def _first(self, claim: Claim, work: Work) -> Mapping[str, Any]:
-        """Make the call, whether or not the caller stays: somebody may come back for its outcome."""
+    async def _first(self, claim: Claim, call: Call, execute: Execute) -> Outcome:
+        """Make the call, whether or not the caller stays: it may come back for the outcome."""
         place = _place_of(claim)
-        task = asyncio.create_task(self._work(claim, work))
+        task = asyncio.create_task(self._execute(claim, call, execute))
         self._running[place] = task
         task.add_done_callback(lambda _: self._running.pop(place, None))
         try:
@@ -144,9 +130,9 @@ class Once:
                 raise
             return task.result()
 
-    async def _work(self, claim: Claim, work: Work) -> Mapping[str, Any]:
+    async def _execute(self, claim: Claim, call: Call, execute: Execute) -> Outcome:
         try:
-            answer = _kept(await work(claim.job_id))
+            outcome = await execute(call)
         except AcceptanceDeferred:
             # The key stays taken, and leads to the job as soon as its id is written down.
             raise
@@ -157,12 +143,12 @@ class Once:
             await self._forget(claim)
             raise
         # What ends in another way, when this process is stopped for example, may have reached fal: the key stays taken,
-        # and the ledger tells the next one what came of it.
-        if _is_final(answer):
-            await self._note(self._store.finish(claim, answer))
+        # and the next one finds the outcome in the ledger.
+        if _is_final(outcome):
+            await self._note(self._store.finish(claim, _to_store(outcome)))
         else:
             await self._forget(claim)
-        return answer
+        return outcome
 
     async def _forget(self, claim: Claim) -> None:
         # The database that made the call fail may keep its key for now.
@@ -188,24 +174,26 @@ class Once:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _again(self, claim: Claim, holder: Claim, work: Work, find: Find) -> Response | None:
-        """What came of the first call; None if it was refused meanwhile, and the key is free again."""
+    async def _replay(
+        self, claim: Claim, holder: Claim, call: Call, execute: Execute, recover: Recover
+    ) -> Outcome | None:
+        """Give the outcome of the first call; None if it was refused meanwhile, and the key is free again."""
         running = self._running.get(_place_of(claim))
         if running is not None:
-            return _response(await asyncio.shield(running), replayed=True)
+            return _mark_replayed(await asyncio.shield(running))
         over = idle = 0
         for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
             if holder.answer is not None:
-                return _response(holder.answer, replayed=True)
+                return _mark_replayed(_from_store(holder.answer, call))
             job = await self._ledger.get(holder.job_id)
             if job is not None and job.request_id is not None:
-                return await find(job)
+                return _mark_replayed(await recover(job))
             over += job is not None and job.state == "settled"
             idle += job is not None and job.state == "reserved" and await self._is_idle(job)
             if over > LOOKS_AFTER_END or idle > LOOKS_WHILE_IDLE:
                 break
             if (job is None or job.state == "released") and await self._takes_over(claim, holder, job):
-                return _response(await self._first(claim, work))
+                return await self._first(claim, call, execute)
             await asyncio.sleep(LOOK_SECONDS)
             found = await self._store.find(claim)
             if found is None:
@@ -236,24 +224,31 @@ async def _logged(write: Awaitable[None]) -> None:
         _log.warning("what came of a call with an Idempotency-Key could not be noted")
 
 
-def _is_final(answer: Mapping[str, Any]) -> bool:
+def _is_final(outcome: Outcome) -> bool:
     """Whether the same call would get the same answer again, or must not be made again."""
-    status, body = answer["status"], answer["body"]
-    return (status < 400 or status in (400, 404, 422)) and len(body) <= MOST_KEPT_BYTES * 4 // 3
+    return (outcome.status < 400 or outcome.status in (400, 404, 422)) and len(outcome.body) <= MOST_KEPT_BYTES
 
 
-def _kept(response: Response) -> dict[str, Any]:
-    headers = {name: value for name, value in response.headers.items() if not name.startswith("ratelimit")}
-    return {"status": response.status_code, "headers": headers, "body": base64.b64encode(response.body).decode()}
+def _to_store(outcome: Outcome) -> dict[str, Any]:
+    body = base64.b64encode(outcome.body).decode()
+    return {"status": outcome.status, "headers": dict(outcome.headers), "body": body}
 
 
-def _response(answer: Mapping[str, Any], *, replayed: bool = False) -> Response:
+def _from_store(answer: Mapping[str, Any], call: Call) -> Outcome:
+    """Read an outcome.
+
+    Raises:
+        UpstreamAmbiguous: that was the outcome.
+    """
     if "ambiguous" in answer:
         raise UpstreamAmbiguous(answer["ambiguous"])
-    response = Response(base64.b64decode(answer["body"]), answer["status"], answer["headers"])
-    if replayed:
-        response.headers["idempotency-replayed"] = "true"
-    return response
+    status, body = answer["status"], base64.b64decode(answer["body"])
+    document = parsed(body) if call.target.kind is Kind.SUBMIT and status < 300 else None
+    return Outcome(status, answer["headers"], body, document)
+
+
+def _mark_replayed(outcome: Outcome) -> Outcome:
+    return outcome._replace(headers={**outcome.headers, "idempotency-replayed": "true"})
 
 
 def _digest(text: bytes) -> str:

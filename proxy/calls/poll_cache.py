@@ -9,23 +9,23 @@ the whole way.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.auth.callers import Caller
 from proxy.auth.sessions import Session
+from proxy.calls.call import Call
+from proxy.calls.polls import StatusQuery, answer_status
 from proxy.clock import Clock
+from proxy.http.reply import Reply
+from proxy.jobs.hub import Hub
+from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
+from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
 from proxy.policy.directory import Directory, Snapshot
 from proxy.policy.ratelimit import RateLimiter
-from proxy.routes.polls import Asked, Told
 from proxy.stores.base import Window
-
-if TYPE_CHECKING:
-    from proxy.routes.services import Services
 
 #: Polls that are remembered, of about three kilobytes each: 12 MB at most.
 MOST = 4_000
@@ -35,19 +35,18 @@ MOST_HEAD_BYTES = 4_000
 _APART = frozenset((b"origin", b"x-request-id", b"content-length", b"transfer-encoding"))
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
+class Poll(NamedTuple):
     """What is known of a poll: whose it is, what it asks, what it counts against, and what is logged of it."""
 
     session: Session
-    asked: Asked
+    query: StatusQuery
     scopes: tuple[str, ...]
     windows: tuple[Window, ...]
     route: Any
-    facts: dict[str, Any]
+    log_fields: dict[str, Any]
 
 
-class KnownPolls:
+class PollCache:
     """The polls of one reading of the directory that were answered from memory, by their bytes."""
 
     def __init__(self, directory: Directory, limiter: RateLimiter, clock: Clock) -> None:
@@ -64,48 +63,50 @@ class KnownPolls:
         self._polls.clear()
 
     def find(self, scope: Scope) -> Poll | None:
-        """What is known of a request, if it still holds."""
+        """Find what is known of a request, if it still holds."""
         poll = self._polls.get(_bytes_of(scope))
         if poll is None or self._directory.young() is not self._snapshot:
             return None
         return poll if poll.session.expires_at > self._clock.now() else None
 
-    def remember(self, scope: Scope, caller: Caller, answer: Told) -> None:
-        """Keep what was found out about a poll. Not of a tenant's key: when that is used is noted each time."""
-        snapshot = self._directory.young()
+    def remember(self, call: Call, query: StatusQuery) -> None:
+        """Keep what was found out about a poll. Not of a tenant's key: each use of one is written down."""
+        snapshot, scope, caller = self._directory.young(), call.request.scope, call.caller
         if caller.session is None or snapshot is None or not _stands_alone(scope["headers"]):
             return
         if snapshot is not self._snapshot or len(self._polls) >= MOST:
             self._polls.clear()
             self._snapshot = snapshot
         scopes, windows = self._limiter.windows(caller, network(scope["client"]), polls=True)
-        facts = scope["state"]["facts"].copy()
-        self._polls[_bytes_of(scope)] = Poll(caller.session, answer.asked, scopes, windows, scope["route"], facts)
+        fields = scope["state"][FIELDS].copy()
+        self._polls[_bytes_of(scope)] = Poll(caller.session, query, scopes, windows, scope["route"], fields)
 
 
-class Repeats:
+class RepeatedPolls:
     """ASGI, next to the routes: answers the polls that are known."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, cache: PollCache, hub: Hub, limiter: RateLimiter, settlement: Settlement) -> None:
         self._app = app
-        self._services = services
+        self._cache = cache
+        self._hub = hub
+        self._limiter = limiter
+        self._settlement = settlement
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["method"] == "GET":
-            poll = self._services.known_polls.find(scope)
-            if poll is not None and (update := self._services.hub.known(poll.asked.job)) is not None:
+            poll = self._cache.find(scope)
+            if poll is not None and (update := self._hub.cached(poll.query.job)) is not None:
                 return self._answer(poll, update, scope, receive, send)
         return self._app(scope, receive, send)
 
     async def _answer(self, poll: Poll, update: Update, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope["state"]
-        scope["route"], state["facts"], state["is_routine"] = poll.route, poll.facts.copy(), True
-        allowance = await self._services.limiter.count(poll.scopes, poll.windows)
+        scope["route"], scope["state"][FIELDS] = poll.route, poll.log_fields.copy()
+        quiet(scope)
+        await self._limiter.count(scope, poll.scopes, poll.windows)
         if not update.is_last:
-            await self._services.settlement.lives(poll.asked.job)
-        answer = Told(poll.asked, update)
-        answer.raw_headers += allowance.raw_headers()
-        await answer(scope, receive, send)
+            await self._settlement.renew_lease(poll.query.job)
+        outcome = answer_status(poll.query, update)
+        await Reply(outcome.status, outcome.headers, outcome.body)(scope, receive, send)
 
 
 def _bytes_of(scope: Scope) -> Hashable:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.routes.once import KEPT_SECONDS
+from proxy.calls.idempotency import KEPT_SECONDS
 from tests.support.limited import (
     HOSTS,
     NEXT,

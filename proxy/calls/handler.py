@@ -1,0 +1,25 @@
+"""Which handler answers a kind of call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from proxy.calls.call import Call, Outcome
+from proxy.calls.jobs import JobHandler
+from proxy.calls.models import ModelHandler
+from proxy.targets import Kind
+
+Handle = Callable[[Call], Awaitable[Outcome]]
+
+
+def handlers(models: ModelHandler, jobs: JobHandler) -> Mapping[Kind, Handle]:
+    """Give the method that answers each kind of call."""
+    return {
+        Kind.RUN: models.run,
+        Kind.STREAM: models.stream,
+        Kind.SUBMIT: models.submit,
+        Kind.STATUS: jobs.status,
+        Kind.STATUS_STREAM: jobs.status_stream,
+        Kind.RESULT: jobs.result,
+        Kind.CANCEL: jobs.cancel,
+    }

@@ -1,0 +1,177 @@
+"""The event streams of a job, in fal's own form and in the native one.
+
+The native stream reaches from the job's place in the queue to its result, and is resumable anywhere in between:
+
+    event: status    id: a mark of the job's life        data: the job, with the log lines that are new
+    event: result    id: END                             data: the body of the result
+    event: error     id: END                             data: the body that the result's route answers instead
+
+A mark says the same in every process, so a stream can be resumed at another one, or after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any
+
+import orjson
+
+from proxy.drain import Drain
+from proxy.errors import BadRequest, BadUpstream, NotFound, ProxyError, Unavailable, UpstreamTimeout
+from proxy.jobs.opening import JobUnknown
+from proxy.jobs.settlement import parsed
+from proxy.jobs.updates import Rewrite, Update
+from proxy.jobs.watch import ATTEMPTS, PAUSES_SECONDS, Watch
+from proxy.upstream import sse
+from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, StreamBroken, Whole
+
+#: The id of the last event.
+END = "END"
+#: When a client whose stream ends comes back: at once, and after trouble with fal.
+RETRY_SECONDS, TROUBLE_SECONDS = 1.0, 5.0
+_EVENT_ID = re.compile(r"(?:IN_QUEUE|IN_PROGRESS|COMPLETED)\.[0-9]{0,9}\.[0-9]{1,9}|END")
+_log = logging.getLogger(__name__)
+
+Fetch = Callable[[], Awaitable[Whole]]
+
+
+def parse_event_id(text: str | None) -> str | None:
+    """Read the id of the event after which a stream is resumed; None for its beginning, `END` if nothing follows.
+
+    Raises:
+        BadRequest: it is none of ours.
+    """
+    if not text:
+        return None
+    if not _EVENT_ID.fullmatch(text):
+        raise BadRequest("Last-Event-ID must be the id of an event of this job's stream; leave it out to start over.")
+    return text
+
+
+async def wait_for_first_update(watch: Watch) -> None:
+    """Wait for the first update of a job, but no longer than a caller may wait for the head of its stream.
+
+    Raises:
+        NotFound: fal does not know the job any more.
+        BadUpstream: fal's stream cannot be opened.
+    """
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_SECONDS):
+                await watch.begun(ATTEMPTS)
+    except StreamBroken as broken:
+        raise refusal_of(broken) from None
+
+
+def refusal_of(failure: StreamBroken | ProxyError) -> ProxyError:
+    """The error for a caller whose job's stream fails before the first update."""
+    if isinstance(failure, ProxyError):
+        return failure
+    if isinstance(failure, JobUnknown):
+        return NotFound()
+    return BadUpstream("fal's status stream cannot be opened; try again shortly.", scope="upstream")
+
+
+async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) -> AsyncGenerator[bytes, None]:
+    """Yield the events of fal's own status stream from now on; the last one is COMPLETED.
+
+    Raises:
+        NotFound, BadUpstream: as `wait_for_first_update`.
+        StreamBroken: fal's stream does not come back.
+    """
+    last_sent: Update | None = None
+    if watch.latest is None:
+        yield sse.PING
+    try:
+        async with aclosing(watch.updates(None, PING_SECONDS)) as updates:
+            async for news in updates:
+                if news is None:
+                    yield sse.PING
+                    continue
+                update, first_line = news
+                # Without logs, an update that only brings a line is none.
+                if logs or last_sent is None or last_sent.document != update.document:
+                    yield sse.encode(update.encoded(first_line if logs else None, rewrite))
+                last_sent = update
+    except StreamBroken as broken:
+        if last_sent is None:
+            raise refusal_of(broken) from None
+        raise
+
+
+async def job_events(
+    watch: Watch, rewrite: Rewrite, fetch: Fetch, drain: Drain, after: str | None, request_id: str
+) -> AsyncGenerator[bytes, None]:
+    """Yield the native events of a job after a mark, up to the last one, or to when to come back.
+
+    Args:
+        rewrite: the form of the job in a status event.
+        fetch: gives the job's result.
+        after: the id of an event; None for the latest.
+        request_id: of the request that is answered, for errors of the proxy's own.
+    """
+    yield sse.retry(RETRY_SECONDS)
+    if watch.latest is None:
+        yield sse.PING
+    try:
+        async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
+            async for news in updates:
+                if news is not None:
+                    update, first_line = news
+                    yield sse.encode(update.encoded(first_line, rewrite), name="status", id_=update.mark)
+                elif drain.started.is_set():
+                    yield sse.retry(RETRY_SECONDS)
+                    return
+                else:
+                    yield sse.PING
+    except JobUnknown:
+        # What fal says of it now is its result.
+        pass
+    except (StreamBroken, ProxyError) as failure:
+        _log.info("job event stream ended early", extra={"facts": {"reason": str(failure)}})
+        yield sse.retry(TROUBLE_SECONDS)
+        if watch.latest is None:
+            # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
+            yield _error_event(refusal_of(failure).body() | {"request_id": request_id}, id_="")
+        return
+    yield await _last_event(fetch, request_id) or sse.retry(TROUBLE_SECONDS)
+
+
+async def begin_with(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Yield one event, then the others."""
+    async with aclosing(events):
+        yield first
+        async for event in events:
+            yield event
+
+
+async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
+    """The event with the result of the job; None if fal does not give it for now."""
+    for pause in (*PAUSES_SECONDS[:3], None):
+        try:
+            result = await fetch()
+        except (BadUpstream, UpstreamTimeout, Unavailable) as problem:
+            _log.info("result not fetched", extra={"facts": {"problem": problem.code}})
+            if pause is None:
+                return None
+            await asyncio.sleep(pause)
+        except ProxyError as problem:
+            return _error_event(problem.body() | {"request_id": request_id})
+        else:
+            return _result_event(result, request_id)
+    return None
+
+
+def _result_event(result: Whole, request_id: str) -> bytes:
+    if parsed(result.body) is None:
+        problem = BadUpstream(f"fal's answer (status {result.status}) is no JSON.", scope="upstream")
+        return _error_event(problem.body() | {"request_id": request_id})
+    return sse.encode(result.body, name="result" if 200 <= result.status < 300 else "error", id_=END)
+
+
+def _error_event(body: dict[str, Any], *, id_: str = END) -> bytes:
+    return sse.encode(orjson.dumps(body), name="error", id_=id_)

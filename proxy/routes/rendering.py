@@ -1,0 +1,43 @@
+"""From the outcome of a call to the response of a surface."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from proxy.auth.callers import Caller
+from proxy.calls.call import Call, Outcome
+from proxy.http.event_stream import EventStream
+from proxy.http.reply import Reply
+from proxy.log_context import bind
+from proxy.policy.stream_guard import StreamGuard
+from proxy.targets import Kind, Target
+
+
+def render(call: Call, outcome: Outcome, guard: StreamGuard) -> Response:
+    """Write an outcome in the form of the call's surface. A stream ends with its caller's credential at the latest."""
+    if outcome.events is not None:
+        stream = EventStream(
+            outcome.events,
+            outcome.headers,
+            outcome.release,
+            on_close=outcome.on_close,
+            ends_with_result=call.target.kind is Kind.STREAM,
+        )
+        guard.watch(stream, call.caller)
+        return stream
+    body = outcome.body
+    if outcome.document is not None and call.form.rewrite is not None:
+        endpoint = outcome.job.endpoint if outcome.job is not None else call.target.endpoint
+        body = orjson.dumps(call.form.rewrite(endpoint, outcome.document))
+    return Reply(outcome.status, outcome.headers, body)
+
+
+def bind_call(request: Request, caller: Caller, target: Target | None = None) -> None:
+    """Name the caller, and what is asked, in the log line of a request."""
+    bind(request.scope, tenant=caller.tenant.id, subject=caller.subject)
+    if target is not None:
+        bind(request.scope, kind=target.kind.value, app=target.app)
+        if target.request_id:
+            bind(request.scope, job=target.request_id)
