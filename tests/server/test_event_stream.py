@@ -67,8 +67,7 @@ async def serve(stream: EventStream, connection: Connection) -> None:
 
 async def test_a_caller_that_does_not_read_is_cut() -> None:
     events, connection, ended = Events(), Connection(takes=3), []
-    stream = EventStream(events.endless(), {})
-    stream.at_end(lambda: ended.append(True))
+    stream = EventStream(events.endless(), {}, on_close=[lambda: ended.append(True)])
     serving = asyncio.create_task(serve(stream, connection))
     await connection.until(4)
     began = time.monotonic()

@@ -19,6 +19,7 @@ import httpx
 import orjson
 import yaml
 
+from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.policy.leases import Leases
@@ -223,7 +224,8 @@ def look_after(stack: Stack, counters: Counters) -> int:
         bookkeeper, leases = Bookkeeper(stores.ledger, stack.clock), Leases(counters, stores.ledger, stack.clock)
         settlement = Settlement(bookkeeper, leases, catalog, stack.clock)
         try:
-            return await Reconciler(stores.ledger, upstream, settlement, leases, stack.clock).run_once()
+            queue = FalQueue(upstream, settlement)
+            return await Reconciler(stores.ledger, upstream, queue, settlement, leases, stack.clock).run_once()
         finally:
             await bookkeeper.close()
             await upstream.close()
