@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.calls.call import Outcome
-from proxy.jobs.settlement import UsageReport
+from proxy.jobs.settlement import UsageReport, parsed
 from proxy.targets import Target
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import Whole, whole
@@ -31,7 +31,7 @@ async def fetch(
 
 def usage_report(reply: Whole) -> UsageReport:
     """What an answer of fal's says about the use of its machines."""
-    return UsageReport(reply.status, reply.headers.get(UNITS), reply.body)
+    return UsageReport(reply.status, reply.headers.get(UNITS), parsed(reply.body) if reply.status < 400 else None)
 
 
 async def finish(work: Coroutine[Any, Any, Outcome]) -> Outcome:

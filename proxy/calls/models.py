@@ -211,11 +211,11 @@ async def _model_events(
     async with bill:
         response = await sending
         if is_event_stream(response):
-            last = b""
+            last: Any = None
             async with aclosing(events_of(response)) as events:
                 async for event in events:
-                    last = event
-                    yield event
+                    last = event.document
+                    yield event.data
             reports.append(UsageReport(200, None, last))
             return
         reply = await whole(response, repeatable=False)

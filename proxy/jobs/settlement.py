@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 class UsageReport(NamedTuple):
-    """fal's answer to a run or stream: its status code, its billable units, and its body or last event."""
+    """fal's answer to a run or stream: its status code, its billable units, and its document or last event."""
 
     status: int
     units: str | None
-    body: bytes
+    document: Any
 
 
 class Settlement:
@@ -88,7 +88,7 @@ class Settlement:
             else:
                 elapsed = min(max(self._clock.now() - started, 0.0), MOST_SECONDS)
                 seconds = elapsed if report.units is None else _seconds_of(job, report.units)
-                await self.charge(job, seconds=seconds, tokens=_tokens_of(job, parsed(report.body)))
+                await self.charge(job, seconds=seconds, tokens=_tokens_of(job, report.document))
         except asyncio.CancelledError:
             # The process ends. The answer is there and is given; its booking has been handed to the ledger.
             _resume_task()

@@ -16,8 +16,6 @@ from contextlib import aclosing
 from copy import copy
 from typing import Any, Protocol
 
-import orjson
-
 from proxy.errors import ProxyError
 from proxy.jobs.opening import JobUnknown
 from proxy.jobs.updates import COMPLETED, STATES, Log, Update
@@ -253,10 +251,10 @@ class Watch:
         last: dict[str, Any] | None = None
         try:
             async with asyncio.timeout(None) as patience, aclosing(events_of(response, self._miss)) as events:
-                async for data in events:
-                    document = self._understood(data)
+                async for event in events:
+                    document = self._understood(event.document)
                     # The next one may be long in coming.
-                    del data
+                    del event
                     if document is None or document == last:
                         continue
                     if last is not None:
@@ -277,8 +275,7 @@ class Watch:
             raise StreamBroken("it ended before the job did")
         await self._learn(last)
 
-    def _understood(self, data: bytes) -> dict[str, Any] | None:
-        document = orjson.loads(data)
+    def _understood(self, document: Any) -> dict[str, Any] | None:
         if isinstance(document, dict) and document.get("status") in STATES and "request_id" in document:
             # The id that its callers know, whatever fal writes: their URLs are made of it.
             return document | {"request_id": self.job.request_id}

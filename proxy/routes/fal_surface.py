@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.calls.call import Form, new_call
@@ -32,16 +31,14 @@ class FalSurface:
         self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answer(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response:
-        services = self._services
+        request, services = Request(scope, receive, send), self._services
         caller = await services.authenticator.authenticate(request)
         target = self._parse(request)
         bind_call(request, caller, target)
         if target.kind.is_upload:
-            await services.admission.admit_upload(caller, request.scope)
-            return await uploads.begin(services, request, caller, target.kind)
-        call = new_call(caller, target, request, self._form)
-        return render(call, await services.handlers[target.kind](call), services.stream_guard)
+            await services.admission.admit_upload(caller, scope)
+            response = await uploads.begin(services, request, caller, target.kind)
+        else:
+            call = new_call(caller, target, request, self._form)
+            response = render(call, await services.handlers[target.kind](call), services.stream_guard)
+        await response(scope, receive, send)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import httpx
 import orjson
@@ -116,9 +117,15 @@ def is_event_stream(response: httpx.Response) -> bool:
     return response.is_success and content_type.partition(";")[0].strip() == EVENT_STREAM
 
 
-async def events_of(response: httpx.Response, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[bytes, None]:
-    """The `data` of each event of a stream, in order; what is not JSON is left out, and `missed` called. Closes the
-    answer.
+class Event(NamedTuple):
+    """An event of fal's: its `data`, and the JSON document that this is."""
+
+    data: bytes
+    document: Any
+
+
+async def events_of(response: httpx.Response, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[Event, None]:
+    """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the answer.
 
     Raises:
         StreamBroken: it broke off, or its bytes make no sense.
@@ -133,13 +140,16 @@ async def events_of(response: httpx.Response, missed: Callable[[], None] = lambd
                 data = sse.data_of(event)
                 if data is None:
                     continue
-                if _is_json(data):
-                    yield data
-                else:
-                    _log.warning("an event of fal's stream was not JSON and is left out")
+                try:
+                    document = orjson.loads(data)
+                except orjson.JSONDecodeError:
+                    _log.warning("event of fal's stream left out: it is not JSON")
                     missed()
+                else:
+                    yield Event(data, document)
             # Until the next one comes, which may be long, this one is not kept.
             chunk = event = data = b""
+            document = None
             response.headers = _NO_HEADERS
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
@@ -150,14 +160,6 @@ async def events_of(response: httpx.Response, missed: Callable[[], None] = lambd
 def _body_of(response: httpx.Response) -> httpx.AsyncByteStream:
     assert isinstance(response.stream, httpx.AsyncByteStream)
     return response.stream
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    return True
 
 
 async def pinged(

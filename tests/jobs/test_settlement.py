@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import pytest
 
 from proxy.catalog import built_in
@@ -78,7 +77,7 @@ def ignored(log: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("units", NO_SECONDS)
 async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    await till.settlement.charge_call(job, UsageReport(200, units, b"{}"), till.clock.now())
+    await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.now())
     assert (await till.booked(job))["compute_seconds"] == 60
     assert ignored(caplog) == ["seconds"]
     assert all(len(str(record.facts)) < 200 for record in caplog.records if hasattr(record, "facts"))
@@ -96,7 +95,7 @@ async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
     job = await till.reserved()
     started = till.clock.now()
     till.clock.advance(7)
-    await till.settlement.charge_call(job, UsageReport(200, None, b"{}"), started)
+    await till.settlement.charge_call(job, UsageReport(200, None, {}), started)
     assert (await till.booked(job))["compute_seconds"] == 7
 
 
@@ -127,7 +126,7 @@ async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.
 @pytest.mark.parametrize("tokens", [0, 7, 7.0, 1_000_000])
 async def test_tokens(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    answer = orjson.dumps({"stats": {"num_output_tokens": tokens}})
+    answer = {"stats": {"num_output_tokens": tokens}}
     await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.now())
     assert (await till.booked(job))["tokens"] == tokens
     assert not ignored(caplog)
