@@ -62,12 +62,12 @@ JSON = {"content-type": "application/json"}
 
 async def test_streams_that_break_at_once_come_back_one_after_the_other() -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=AT_ONCE, turns_per_second=100) as bench:
+    async with hub_before(fal, pauses=AT_ONCE, turns_per_second=20) as bench:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         fal.cut()
         await until(lambda: len(fal.opened) == 2 * COUNT)
         again = fal.opened[COUNT:]
-    assert min(later - sooner for sooner, later in pairwise(again)) > 0.009
+    assert min(later - sooner for sooner, later in pairwise(again)) > 0.045
     assert fal.opened[COUNT - 1] - fal.opened[0] < again[-1] - again[0], "first streams do not wait"
 
 
@@ -97,14 +97,14 @@ async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
 
 async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=(60.0,) * 7, turns_per_second=20) as bench:
+    async with hub_before(fal, pauses=(60.0,) * 7, turns_per_second=5) as bench:
         fal.refusal = JSON
         assert await bench.hub.get_or_watch(job(0)) is None
         began = asyncio.get_running_loop().time()
         assert await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(1, 9))) == [None] * 8
-        assert asyncio.get_running_loop().time() - began < 0.3, "they ask fal itself"
+        assert asyncio.get_running_loop().time() - began < 1, "they ask fal itself"
         await until(lambda: len(fal.opened) == 9)
-        assert min(later - sooner for sooner, later in pairwise(fal.opened[1:])) > 0.045
+        assert min(later - sooner for sooner, later in pairwise(fal.opened[1:])) > 0.19
         # With the first one that opens, all is as before.
         fal.refusal = None
         assert await bench.hub.get_or_watch(job(9)) is None
