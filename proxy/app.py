@@ -32,6 +32,7 @@ from proxy.jobs.hub import Hub
 from proxy.jobs.owners import Owners
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.results import ResultCache
+from proxy.jobs.retention import Cleaner
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.watches import watches_per_tenant
 from proxy.listeners import LISTENER, OPERATIONS
@@ -89,7 +90,8 @@ def create_app(
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
-        reconciles: whether this process looks after jobs that nobody watches, or leaves that to others.
+        reconciles: whether this process looks after jobs that nobody watches, and removes what is past its time, or
+            leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
         drain: what tells of the end of this process; one that only the server starts if not given.
         read_settings: reads the settings again, for a server that reloads them; without it, none can.
@@ -115,12 +117,15 @@ def create_app(
         drain or Drain(settings.server.drain_seconds),
         patience,
     )
+    cleaner = Cleaner(
+        services.stores.retention, clock, settings.stores.retention_seconds, services.metrics.rows_removed
+    )
     reloader = read_settings and Reloader(services, read_settings)
     app = Application(
         operations=_operations(services) if settings.server.ops_port else None,
         routes=_routes(services),
         middleware=_middleware(services),
-        lifespan=_lifespan(services, plan_file or file, reconciles, reloader),
+        lifespan=_lifespan(services, plan_file or file, cleaner if reconciles else None, reloader),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
     app.router.redirect_slashes = False
@@ -325,7 +330,7 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
 
 
 def _lifespan(
-    services: Services, file: PlanFile, reconciles: bool, reloader: Reloader | None
+    services: Services, file: PlanFile, cleaner: Cleaner | None, reloader: Reloader | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     async def prepare() -> None:
         await services.stores.prepare()
@@ -340,8 +345,9 @@ def _lifespan(
         await startup.begin()
         services.bookkeeper.start()
         await services.leases.keeper.start()
-        if reconciles:
+        if cleaner is not None:
             services.reconciler.start()
+            cleaner.start()
         services.hub.start()
         services.stream_guard.start()
         try:
@@ -356,6 +362,8 @@ def _lifespan(
             await services.stream_guard.close()
             await services.hub.close()
             await services.reconciler.close()
+            if cleaner is not None:
+                await cleaner.close()
             await services.idempotency.close()
             await services.bookkeeper.close()
             await services.directory.close()

@@ -58,6 +58,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_SQLITE_SYNC": "`normal` or `full`: whether a power cut may take the last commits of a SQLite file, or none",
     "PROXY_STATE_DIR": "a folder of this database, for entries of the ledger that a process could not write before its "
     "end; unset: beside the SQLite file, and with PostgreSQL none",
+    "PROXY_RETENTION_DAYS": "how many days jobs stay after they are over, and quota accounts after their window; what "
+    "jobs used stays for good, in sums a day",
     "PROXY_REDIS_URL": "`redis://…`; unset: counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: what happens to calls while rate limits cannot be counted",
     "PROXY_ALLOWED_ORIGINS": "origins that may call from a browser for every tenant, comma-separated",
@@ -91,6 +93,7 @@ DEFAULTS: dict[str, str] = {
     "PROXY_WORKERS": "1",
     "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
     "PROXY_SQLITE_SYNC": "normal",
+    "PROXY_RETENTION_DAYS": "90",
     "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
     "PROXY_MAX_BODY_MEMORY": str(256 * 1024 * 1024),
@@ -106,6 +109,7 @@ DEFAULTS: dict[str, str] = {
     "PROXY_LOG_LEVEL": "info",
 }
 
+DAY_SECONDS = 86_400.0
 #: Addresses that a server can listen on and no caller can ask.
 _WILDCARDS = ("0.0.0.0", "::", "0")
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
@@ -227,6 +231,7 @@ class StoreSettings:
     rate_limit_on_error: str = "refuse"
     sqlite_sync: str = "normal"
     state_dir: Path | None = None
+    retention_seconds: float = 90 * DAY_SECONDS
 
     @property
     def spool_folder(self) -> Path | None:
@@ -406,6 +411,7 @@ def _stores(reader: _Reader) -> StoreSettings:
         reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
         reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
         reader.take("PROXY_STATE_DIR", _existing_folder),
+        reader.integer("PROXY_RETENTION_DAYS", 1, 3650) * DAY_SECONDS,
     )
 
 

@@ -171,6 +171,12 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.retention_removed = Counter(
+            "fal_proxy_retention_removed",
+            "Database rows removed because they were past their time, by kind.",
+            ["kind"],
+            registry=self.registry,
+        )
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 
@@ -199,6 +205,9 @@ class Metrics:
 
     def upstream_refused(self, reason: str) -> None:
         self.upstream_refusals.labels(reason).inc()
+
+    def rows_removed(self, kind: str, rows: int) -> None:
+        self.retention_removed.labels(kind).inc(rows)
 
     def gauge(
         self,

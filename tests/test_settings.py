@@ -169,6 +169,9 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_UPSTREAM_PROBE_SECONDS", "-1"),
     ("PROXY_UPSTREAM_PROBE_SECONDS", "16"),
     ("PROXY_DRAIN_SECONDS", "1e3"),
+    ("PROXY_RETENTION_DAYS", "0"),
+    ("PROXY_RETENTION_DAYS", "3651"),
+    ("PROXY_RETENTION_DAYS", "1.5"),
     ("PROXY_LOG_FORMAT", "yaml"),
     ("PROXY_LOG_LEVEL", "trace"),
     ("PROXY_CONFIG", "missing.yaml"),
@@ -196,6 +199,8 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/8, ::1, 192.0.2.7"),
     ("PROXY_PUBLIC_URL", "https://ai.example.com/"),
     ("PROXY_LOG_LEVEL", "DEBUG"),
+    ("PROXY_RETENTION_DAYS", "1"),
+    ("PROXY_RETENTION_DAYS", "3650"),
     ("PROXY_PORT", ""),
 ]
 

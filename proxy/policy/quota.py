@@ -43,6 +43,9 @@ TENANT_ITSELF = " tenant key"
 ALL_GUESTS = " guests"
 
 
+WINDOWS = ("minute", "hour", "day", "month")
+
+
 def window_start(window: str, now: float) -> int:
     """The start of the calendar window, UTC, that a moment lies in."""
     return _window_start(window, int(now // 60))

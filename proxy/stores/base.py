@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.catalog import app_of
 from proxy.errors import StoreUnavailable
+from proxy.stores.retention import RetentionStore
 
 
 class DataRefused(StoreUnavailable):
@@ -523,6 +524,9 @@ class Stores(Protocol):
 
     @property
     def idempotency(self) -> IdempotencyStore: ...
+
+    @property
+    def retention(self) -> RetentionStore: ...
 
     async def prepare(self) -> None:
         """Make it usable, before anything else is asked of it."""

@@ -137,6 +137,7 @@ def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_pat
     # Without an Ingress, the Service is what callers see, over plain http.
     assert {warning.partition(":")[0] for warning in settings.warnings} <= {"PROXY_PUBLIC_URL"}
     assert settings.stores.rate_limit_on_error == "refuse" and settings.stores.sqlite_sync == "normal"
+    assert settings.stores.retention_seconds == 90 * 86_400
     assert settings.server.refusals_per_address == "600/minute"
     assert settings.fal.key.reveal() == secrets[0]["fal-key"]
     assert [secret.reveal() for secret in settings.sessions.secrets] == secrets[0]["session-secrets"].split(",")

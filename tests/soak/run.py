@@ -25,8 +25,9 @@ from tests.support.stack import sandbox_environ
 
 #: The store's connections, three files each, and a little more may stay open; anything for each job may not.
 MOST_DESCRIPTORS = 48
-#: The server, its lifespan, six that look after something for good (leases, streams, jobs), and one for the question.
-MOST_TASKS = 9
+#: The server, its lifespan, seven that look after something for good (leases, streams, jobs, old rows), and one for the
+#: question.
+MOST_TASKS = 10
 #: Ended jobs and results are kept, within bounds: about so much of each. The rest is the allocator's play.
 BYTES_A_JOB, SPARE_BYTES = 24 * 1024, 24 * 1024 * 1024
 

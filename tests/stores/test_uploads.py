@@ -22,14 +22,6 @@ async def test_uploads(stores: SqlStores) -> None:
     assert await stores.uploads.get("hash") == replace(UPLOAD, size=77)
 
 
-async def test_uploads_that_are_long_over_are_forgotten(stores: SqlStores) -> None:
-    await stores.uploads.add(UPLOAD)
-    await stores.uploads.add(replace(UPLOAD, id="soon-after", expires_at=UPLOAD.expires_at + 1000))
-    assert await stores.uploads.get("hash") is not None
-    await stores.uploads.add(replace(UPLOAD, id="days-after", expires_at=UPLOAD.expires_at + 200_000))
-    assert await stores.uploads.get("hash") is None
-
-
 async def test_a_file_larger_than_two_gigabytes_is_counted(stores: SqlStores) -> None:
     await stores.uploads.add(replace(UPLOAD, max_bytes=5 * 2**30))
     await stores.uploads.finish("hash", 3 * 2**30)
@@ -112,11 +104,3 @@ async def test_the_whole_of_a_file_ends_it(stores: SqlStores) -> None:
     assert not await stores.uploads.is_current(whole)
     assert not await stores.uploads.land(whole, "again")
     assert await stores.uploads.begin(Part("other", 1, "first", 1)) is None
-
-
-async def test_parts_are_forgotten_with_their_upload(stores: SqlStores) -> None:
-    await stores.uploads.add(PARTS)
-    await stores.uploads.begin(part(1))
-    await stores.uploads.land(part(1), "etag")
-    await stores.uploads.add(replace(PARTS, id="days-after", expires_at=PARTS.expires_at + 200_000))
-    assert await stores.uploads.landed("hash") == []

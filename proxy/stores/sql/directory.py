@@ -70,8 +70,6 @@ class SqlDirectory:
                 same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
                 await connection.execute(delete(rows).where(same))
             await connection.execute(insert(rows).values(asdict(revocation)))
-            # After the insertion: SQLite would give the number of a row that was deleted to the next one.
-            await connection.execute(delete(rows).where(rows.c.expires_at < revocation.issued_before))
             await _bump(connection)
 
     async def revocations_after(self, number: int) -> NewRevocations:

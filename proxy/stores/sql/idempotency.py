@@ -18,7 +18,7 @@ class SqlIdempotency:
 
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
         async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(rows.c.created_at < forgotten_before))
+            await connection.execute(delete(rows).where(_same(claim) & (rows.c.created_at < forgotten_before)))
             while True:
                 # Whoever inserts second waits for the first transaction, and then finds its row, unless it has been
                 # freed in between.

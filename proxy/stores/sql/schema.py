@@ -19,6 +19,8 @@ from sqlalchemy import (
     false,
 )
 
+from proxy.stores.base import UNITS
+
 metadata = MetaData()
 
 #: One row; its number grows with every change to plans, tenants, keys or revocations.
@@ -84,6 +86,19 @@ jobs = Table(
     Column("expires_at", Float, nullable=False),
     Index("ix_jobs_owner", "tenant", "subject", "submitted_at"),
     Index("ix_jobs_state", "state", "checked_at"),
+)
+
+#: What removed jobs used, by the day on which they were submitted, counted from 1970. Whole units and the rest of
+#: millionths are apart: all millionths of a large tenant together are more than 64 bits hold.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("subject", String(200), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("endpoint", String(200), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    *(Column(f"{unit}_{part}", BigInteger, nullable=False) for unit in UNITS for part in ("whole", "rest")),
 )
 
 #: The accounts. `used` and `reserved` are millionths of the unit.

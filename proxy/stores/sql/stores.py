@@ -12,6 +12,7 @@ from proxy.stores.sql.directory import SqlDirectory
 from proxy.stores.sql.engine import LOCK_SECONDS
 from proxy.stores.sql.idempotency import SqlIdempotency
 from proxy.stores.sql.ledger import SqlLedger
+from proxy.stores.sql.retention import SqlRetention
 from proxy.stores.sql.uploads import SqlUploads
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class SqlStores:
         self.ledger = SqlLedger(self._database)
         self.idempotency = SqlIdempotency(self._database)
         self.uploads = SqlUploads(self._database)
+        self.retention = SqlRetention(self._database)
 
     @classmethod
     def of(cls, settings: StoreSettings) -> SqlStores:

@@ -31,6 +31,7 @@ from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.schema import jobs, quota_usage
 
 OPEN_STATES = ("reserved", "accepted")
+OVER_STATES = ("settled", "released")
 _BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "window", "window_start"))
 
 

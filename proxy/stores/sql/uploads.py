@@ -14,8 +14,6 @@ from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import upload_parts as parts
 from proxy.stores.sql.schema import uploads as rows
 
-_KEPT_SECONDS = 86_400
-
 
 class SqlUploads:
     def __init__(self, database: Database) -> None:
@@ -23,7 +21,6 @@ class SqlUploads:
 
     async def add(self, upload: Upload) -> None:
         async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(rows.c.expires_at < upload.expires_at - _KEPT_SECONDS))
             await connection.execute(insert(rows).values(asdict(upload)))
 
     async def get(self, upload_id: str) -> Upload | None:

@@ -4,44 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, cast, func, null, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, cast, func, null, select, union_all
 
 from proxy.stores.base import UNITS, UsageRow
-from proxy.stores.sql.schema import jobs
+from proxy.stores.sql.schema import jobs, usage_days
 
 _DAY_SECONDS = 86_400
 #: Whole units and the rest are added up apart: all millionths of a large tenant together are more than 64 bits hold.
-_MILLION = 1_000_000
+MILLION = 1_000_000
+_GROUPS = ("day", "endpoint", "subject")
+_SUMS = ("calls", *(f"{unit}_{part}" for unit in UNITS for part in ("whole", "rest")))
 
 
 def usage_query(
     dialect: str, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
 ) -> Select[Any]:
-    """Select the sums of jobs that were submitted in [since, until), a row a group."""
-    groups = {
-        "day": _day(dialect) if "day" in group_by else null(),
-        "endpoint": jobs.c.endpoint if "endpoint" in group_by else null(),
-        "subject": jobs.c.subject if "subject" in group_by else null(),
-    }
-    named = [column.label(name) for name, column in groups.items()]
+    """Select the sums of jobs that were submitted in [since, until), a row a group.
+
+    Of jobs that were removed there are sums of whole days: a day counts if it begins in that time.
+    """
+    both = union_all(
+        _of_jobs(dialect, tenant, subject, since, until, group_by), _of_days(tenant, subject, since, until, group_by)
+    ).subquery()
+    groups = [(both.c[name] if name in group_by else null()).label(name) for name in _GROUPS]
+    sums = [func.sum(both.c[name]).label(name) for name in _SUMS]
+    return select(*groups, *sums).group_by(*(both.c[name] for name in _GROUPS if name in group_by))
+
+
+def _of_jobs(
+    dialect: str, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
+) -> Select[Any]:
+    """Sums of the jobs that are there."""
+    columns = {"day": _day(dialect), "endpoint": jobs.c.endpoint, "subject": jobs.c.subject}
+    groups = [columns[name].label(name) for name in _GROUPS if name in group_by]
     wanted = (jobs.c.tenant == tenant) & (jobs.c.submitted_at >= since) & (jobs.c.submitted_at < until)
     if subject is not None:
         wanted &= jobs.c.subject == subject
-    query = select(*named, func.count().label("calls"), *_sums()).where(wanted & (jobs.c.state == "settled"))
-    return query.group_by(*(groups[name] for name in groups if name in group_by))
+    query = select(*groups, func.count().label("calls"), *_sums()).where(wanted & (jobs.c.state == "settled"))
+    return query.group_by(*(columns[name] for name in _GROUPS if name in group_by))
+
+
+def _of_days(tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]) -> Select[Any]:
+    """Sums of the jobs that were removed."""
+    days, groups = usage_days.c, [usage_days.c[name] for name in _GROUPS if name in group_by]
+    first, end = ceil(since / _DAY_SECONDS), ceil(until / _DAY_SECONDS)
+    wanted = (days.tenant == tenant) & (days.day >= first) & (days.day < end)
+    if subject is not None:
+        wanted &= days.subject == subject
+    return select(*groups, *(func.sum(days[name]).label(name) for name in _SUMS)).where(wanted).group_by(*groups)
 
 
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
     """Read the answer to `usage_query`, in the order of the groups' names."""
     found = [
-        UsageRow(_date(row.day), row.endpoint, row.subject, row.calls, _used(row))
+        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used(row))
         for row in rows
         # Without groups there is a row also of no jobs.
         if row.calls
     ]
     return sorted(found, key=lambda one: str((one.day, one.endpoint, one.subject)))
+
+
+def day_of(moment: float) -> int:
+    """The number of the day that a moment lies in, as the database computes it."""
+    return floor(moment / _DAY_SECONDS)
 
 
 def _day(dialect: str) -> ColumnElement[Any]:
@@ -54,14 +83,14 @@ def _sums() -> list[ColumnElement[Any]]:
     sums: list[ColumnElement[Any]] = []
     for unit in UNITS:
         amount = cast(func.coalesce(jobs.c.used[unit].as_string(), "0"), BigInteger)
-        sums.append(func.sum(amount // _MILLION).label(f"{unit}_whole"))
-        sums.append(func.sum(amount % _MILLION).label(f"{unit}_rest"))
+        sums.append(func.sum(amount // MILLION).label(f"{unit}_whole"))
+        sums.append(func.sum(amount % MILLION).label(f"{unit}_rest"))
     return sums
 
 
 def _used(row: Row[Any]) -> dict[str, int]:
     sums = {unit: (int(row._mapping[f"{unit}_whole"]), int(row._mapping[f"{unit}_rest"])) for unit in UNITS}
-    return {unit: whole * _MILLION + rest for unit, (whole, rest) in sums.items() if whole or rest}
+    return {unit: whole * MILLION + rest for unit, (whole, rest) in sums.items() if whole or rest}
 
 
 def _date(day: int | None) -> str | None:

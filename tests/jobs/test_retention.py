@@ -1,0 +1,196 @@
+"""A process removes what is past its time by its own clock, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from proxy.jobs.retention import FOUND_AT_ONCE, MOST_AT_ONCE, Cleaner
+from proxy.policy.quota import window_start
+from proxy.stores.base import Account, Bucket, Charge, Job, Part, Reserve, Revocation, Settle
+from proxy.stores.retention import Expiry, Row
+from proxy.stores.sql import SqlStores
+from tests.stores.records import CLAIM, UPLOAD, job
+from tests.support.clock import MovableClock
+from tests.support.databases import SqliteDatabases
+from tests.support.patience import until
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400.0
+RETENTION = 30 * DAY
+
+
+@pytest.fixture
+async def stores(sqlite_databases: SqliteDatabases) -> AsyncIterator[SqlStores]:
+    stores = SqlStores(sqlite_databases.migrated())
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture
+def cleaner(stores: SqlStores, clock: MovableClock) -> Cleaner:
+    return Cleaner(stores.retention, clock, RETENTION)
+
+
+def account(clock: MovableClock, window: str = "day") -> Bucket:
+    return Bucket("acme", "alice", "requests", window, window_start(window, clock.now()))
+
+
+async def call(stores: SqlStores, clock: MovableClock, *charges: Charge, settles: bool = True) -> Job:
+    one = job(*charges, submitted_at=clock.now(), checked_at=clock.now(), expires_at=clock.now() + 60)
+    await stores.ledger.commit([Reserve(one)])
+    if settles:
+        await stores.ledger.commit([Settle(one.id, {"requests": 10**6}, clock.now())])
+    return one
+
+
+async def test_each_kind_goes_in_its_time(stores: SqlStores, clock: MovableClock, cleaner: Cleaner) -> None:
+    now, today = clock.now(), account(clock)
+    await call(stores, clock, Charge(today, 1, 10))
+    await stores.idempotency.claim(replace(CLAIM, created_at=now), 0.0)
+    await stores.uploads.add(replace(UPLOAD, expires_at=now + 600, in_parts=True))
+    await stores.uploads.begin(Part(UPLOAD.id, 1, "first", 1))
+    for number in range(2):
+        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, now, now + 600))
+    for days, wanted in (
+        (0.9, {}),
+        (0.2, {"idempotency": 1, "upload_parts": 1, "uploads": 1, "revocations": 1}),
+        (28.8, {}),
+        (0.2, {"jobs": 1}),
+        (1.0, {"accounts": 1}),
+        (999.0, {}),
+    ):
+        clock.advance(days * DAY)
+        assert await cleaner.run_once() == wanted, days
+    (row,) = await stores.ledger.usage("acme", None, now - DAY, now + DAY, frozenset())
+    assert (row.calls, row.used) == (1, {"requests": 10**6})
+
+
+@pytest.mark.parametrize("window", ["minute", "hour", "day", "month"])
+async def test_the_account_of_a_window_stays_for_the_retention(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner, window: str
+) -> None:
+    clock.set("2099-01-10T12:34:30Z")
+    mine = account(clock, window)
+    await call(stores, clock, Charge(mine, 1, 10))
+    ends = {"minute": "12:35", "hour": "13:00", "day": None, "month": None}[window]
+    end = {"day": "2099-01-11T00:00:00Z", "month": "2099-02-01T00:00:00Z"}.get(window, f"2099-01-10T{ends}:00Z")
+    clock.set(end)
+    clock.advance(RETENTION - 1)
+    await cleaner.run_once()
+    assert await stores.ledger.accounts([mine])
+    clock.advance(60)
+    assert (await cleaner.run_once())["accounts"] == 1
+
+
+async def test_no_account_goes_before_the_jobs_that_it_was_made_for(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner
+) -> None:
+    """Nothing is reserved on it, and the job may still use something."""
+    mine = account(clock)
+    running = await call(stores, clock, Charge(mine, 0, 10), settles=False)
+    clock.advance(400 * DAY)
+    assert await cleaner.run_once() == {}
+    await stores.ledger.commit([Settle(running.id, {"requests": 3}, clock.now())])
+    assert await stores.ledger.accounts([mine]) == {mine: Account(3, 0)}
+    assert (await cleaner.run_once())["accounts"] == 1
+
+
+class Noted:
+    """A store that notes how many rows it is given at once."""
+
+    def __init__(self, stores: SqlStores, *, is_alone: bool = True) -> None:
+        self._retention = stores.retention
+        self._is_alone = is_alone
+        self.found, self.batches = list[int](), list[int]()
+
+    async def oldest_open(self) -> float | None:
+        return await self._retention.oldest_open()
+
+    async def find(self, kind: str, expiry: Expiry, most: int) -> Sequence[Row]:
+        found = await self._retention.find(kind, expiry, most)
+        self.found.append(len(found))
+        return found
+
+    async def remove(self, kind: str, found: Sequence[Row]) -> int | None:
+        self.batches.append(len(found))
+        return await self._retention.remove(kind, found) if self._is_alone else None
+
+
+async def _many_jobs(stores: SqlStores, clock: MovableClock, number: int) -> None:
+    jobs = [job(submitted_at=clock.now()) for _ in range(number)]
+    for start in range(0, number, 500):
+        some = jobs[start : start + 500]
+        await stores.ledger.commit([Reserve(one) for one in some])
+        await stores.ledger.commit([Settle(one.id, {"requests": 1}, clock.now()) for one in some])
+
+
+async def test_many_rows_go_in_small_batches_and_are_counted(stores: SqlStores, clock: MovableClock) -> None:
+    number, counted = FOUND_AT_ONCE + 120, Counter[str]()
+    await _many_jobs(stores, clock, number)
+    clock.advance(RETENTION + 1)
+    noted = Noted(stores)
+    cleaner = Cleaner(noted, clock, RETENTION, lambda kind, rows: counted.update({kind: rows}))
+    assert await cleaner.run_once() == {"jobs": number} == counted
+    assert max(noted.batches) == MOST_AT_ONCE and max(noted.found) == FOUND_AT_ONCE
+
+
+async def test_a_run_ends_where_another_process_removes(stores: SqlStores, clock: MovableClock) -> None:
+    await _many_jobs(stores, clock, 3 * MOST_AT_ONCE)
+    clock.advance(RETENTION + 1)
+    noted = Noted(stores, is_alone=False)
+    assert await Cleaner(noted, clock, RETENTION).run_once() == {}
+    assert len(noted.batches) == 1
+
+
+async def test_a_run_is_logged(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await _many_jobs(stores, clock, 3)
+    await cleaner.run_once()
+    assert not caplog.records
+    clock.advance(RETENTION + 1)
+    await cleaner.run_once()
+    (record,) = caplog.records
+    assert record.getMessage() == "expired rows removed"
+    facts = record.__dict__["facts"]
+    assert facts["jobs"] == 3 and facts["seconds"] >= 0
+
+
+async def test_a_started_one_goes_on_after_trouble(
+    stores: SqlStores, clock: MovableClock, caplog: pytest.LogCaptureFixture, sqlite_databases: SqliteDatabases
+) -> None:
+    """The database has no tables at first."""
+    url = sqlite_databases.empty()
+    late = SqlStores(url)
+    cleaner = Cleaner(late.retention, clock, 0.5)
+    cleaner.start()
+    try:
+
+        async def is_warned() -> bool:
+            return "retention run failed" in caplog.text
+
+        await until(is_warned, "no run failed", 10)
+        await late.migrate()
+        one = await call(late, clock)
+        clock.advance(1)
+
+        async def is_removed() -> bool:
+            return await late.ledger.get(one.id) is None
+
+        await until(is_removed, "the job is still there", 10)
+    finally:
+        await cleaner.close()
+        await late.close()
+    assert not [task for task in asyncio.all_tasks() if "Cleaner" in repr(task)]
