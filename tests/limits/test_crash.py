@@ -199,8 +199,8 @@ async def _repeat(session: aiohttp.ClientSession, url: str, call: Call) -> None:
     if answer.status == 500:
         assert answer.error_type == "upstream_ambiguous", answer
         call.is_lost = True
-    elif answer.error_type != "too_many_jobs":
-        # Else the call before never was written down, and its slot is not free yet.
+    elif answer.error_type not in ("too_many_jobs", "store_unavailable"):
+        # Else the call before never was written down, and its slot is not free yet; or the database is busy.
         assert answer.status == 200, answer
         call.answer, call.request_id = answer.status, answer.body["request_id"]
 
