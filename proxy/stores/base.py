@@ -453,7 +453,7 @@ class Counters(Protocol):
 class Claim:
     """One Idempotency-Key of one caller: for which body, which job came of it, and the answer once there is one.
 
-    The key and the body are kept as hashes. `answer` is a JSON document, see `proxy.routes.once`.
+    The key and the body are kept as hashes. `answer` is a JSON document, see `proxy.calls.idempotency`.
     """
 
     tenant: str
