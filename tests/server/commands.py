@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,16 @@ def serving(
     live_at: str = "/livez",
     port: int | None = None,
     open_files: str | None = None,
+    program: Sequence[str] = PROXY,
 ) -> Iterator[Server]:
     """`fal-proxy <command>` on a free port, in `folder`, once it answers; it ends with the block at the latest.
 
-    `open_files` is the limit of the process, as `ulimit -n` sets it.
+    `open_files` is the limit of the process, as `ulimit -n` sets it. `program` is what is run instead of `fal-proxy`.
     """
     port = port or free_port()
-    command = PROXY + command if open_files is None else ("prlimit", f"--nofile={open_files}", *PROXY, *command)
+    command = (*program, *command)
+    if open_files is not None:
+        command = ("prlimit", f"--nofile={open_files}", *command)
     variables = {"PROXY_PORT": str(port), "PATH": os.environ["PATH"], **environ}
     with (
         (folder / "server.out").open("wb") as out,

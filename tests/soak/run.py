@@ -12,12 +12,16 @@ from pathlib import Path
 
 import httpx
 import yaml
+from sqlalchemy import func, select
 
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
-from proxy.settings import read
+from proxy.settings import Secret
+from proxy.stores.sql import schema
+from proxy.stores.sql.database import Database
 from tests.server.commands import PLAINLY, SECRET, Server, serving
 from tests.soak.clients import Load
+from tests.soak.short_retention import PROGRAM
 from tests.support.limited import plan
 from tests.support.patience import until
 from tests.support.servers import free_port
@@ -30,6 +34,13 @@ MOST_DESCRIPTORS = 48
 MOST_TASKS = 10
 #: Ended jobs and results are kept, within bounds: about so much of each. The rest is the allocator's play.
 BYTES_A_JOB, SPARE_BYTES = 24 * 1024, 24 * 1024 * 1024
+#: How long rows stay after their end: longer than any client needs to come back for its result.
+RETENTION_SECONDS = 30
+#: The second load is like the first, so its rows find room where removed ones were.
+FILE_GROWTH, FILE_SPARE_BYTES = 1.25, 1024 * 1024
+#: What a submit leaves in the database, a row each.
+TABLES = (schema.jobs, schema.idempotency)
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -66,30 +77,35 @@ async def soak(folder: Path, seconds: float, jobs: int) -> str:
     """
     with _sandbox(folder) as sandbox:
         environ = _environ(folder, sandbox.url)
-        token = Sessions(read(environ).sessions.secrets, SystemClock()).mint("acme", "alice", 86_400)[0]
+        token = Sessions((Secret(SECRET),), SystemClock()).mint("acme", "alice", 86_400)[0]
         port, home = free_port(), folder / "proxy"
         home.mkdir()
         first = Load(f"http://127.0.0.1:{port}", token, 1)
-        with serving("serve", environ=environ, folder=home, port=port) as server:
+        with serving(environ=environ, folder=home, port=port, program=PROGRAM) as server:
             running = asyncio.create_task(first.run(jobs, seconds * 0.5))
             await asyncio.wait({running}, timeout=seconds * 0.25)
             busy = await asyncio.to_thread(weigh, server)
             code = await asyncio.to_thread(server.stop, signal.SIGTERM, 60)
             assert code in (0, -signal.SIGTERM), f"it ended with {code}"
-        with serving("serve", environ=environ, folder=home, port=port) as server:
+        with serving(environ=environ, folder=home, port=port, program=PROGRAM) as server:
             await running
+            bytes_before = _file_bytes(folder)
             before = await _rested(server)
             second = Load(server.url, token, 2)
             await second.run(jobs, seconds * 0.5)
+            bytes_after = _file_bytes(folder)
             after = await _rested(server)
             grown, done = after.bytes - before.bytes, second.ended.total()
             assert grown <= done * BYTES_A_JOB + SPARE_BYTES, f"{grown} bytes more after {done} jobs"
+            assert bytes_after <= bytes_before * FILE_GROWTH + FILE_SPARE_BYTES, f"{bytes_before} bytes, {bytes_after}"
+            ended = first.ended + second.ended
+            await _is_removed(server, folder, token, ended.total())
             problems = [line for line in server.stderr.splitlines() if '"level":"error"' in line]
             assert not problems, problems[:3]
-    ended = first.ended + second.ended
     return (
         f"{ended.total()} jobs ended with their own answer ({dict(ended)}), clients came back "
-        f"{first.again + second.again} times; under load {busy}, at rest {before} and {after}"
+        f"{first.again + second.again} times; under load {busy}, at rest {before} and {after}; "
+        f"the database had {bytes_before} and {bytes_after} bytes, and in the end no job, and the sums of all"
     )
 
 
@@ -106,6 +122,29 @@ async def _rested(server: Server) -> Weight:
     except AssertionError:
         raise AssertionError(f"something was left open: {weigh(server)}") from None
     return await asyncio.to_thread(weigh, server)
+
+
+def _file_bytes(folder: Path) -> int:
+    """The database and its log."""
+    return sum(path.stat().st_size for path in folder.glob("proxy.db*") if path.is_file())
+
+
+async def _is_removed(server: Server, folder: Path, token: str, jobs: int) -> None:
+    """Wait until all jobs have been removed, and find them all in what was used."""
+    database = Database(f"sqlite:///{folder / 'proxy.db'}")
+
+    async def are_gone() -> bool:
+        async with database.reading() as connection:
+            return not any([await connection.scalar(select(func.count()).select_from(table)) for table in TABLES])
+
+    try:
+        await until(are_gone, "rows past their time are still there", RETENTION_SECONDS + 60)
+    finally:
+        await database.close()
+    async with httpx.AsyncClient(**PLAINLY) as client:
+        answer = await client.get(f"{server.url}/v1/usage", headers={"authorization": f"Bearer {token}"})
+    calls = answer.raise_for_status().json()["total"]["calls"]
+    assert calls == jobs, f"{calls} calls of {jobs} jobs"
 
 
 @contextlib.contextmanager
@@ -126,4 +165,6 @@ def _environ(folder: Path, sandbox_url: str) -> dict[str, str]:
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
         "PROXY_DRAIN_SECONDS": "5",
         "PROXY_LOG_LEVEL": "warning",
+        "SOAK_RETENTION_SECONDS": str(RETENTION_SECONDS),
+        "PYTHONPATH": str(ROOT),
     }

@@ -1,0 +1,200 @@
+"""What removing old jobs costs others: `python -m tests.bench.retention`. Needs PostgreSQL.
+
+A served proxy in front of the static upstream takes submits at a steady rate, once with nothing to remove, and once
+while it removes hundreds of thousands of old jobs. Told are how long submits took, how long `/livez` took (it asks no
+store, so it shows how long the event loop was held), and how long it took to remove all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import yaml
+from sqlalchemy import text
+
+from proxy.auth.sessions import Sessions
+from proxy.clock import SystemClock
+from proxy.settings import Secret
+from proxy.stores.sql import SqlStores
+from proxy.stores.sql.database import Database
+from tests.bench.processes import ROOT, machine
+from tests.server.commands import SECRET, SERVABLE, serving
+from tests.soak.short_retention import PROGRAM
+from tests.support.limited import NEXT, asking, per, plan
+from tests.support.patience import until
+from tests.support.postgres import running_postgres
+from tests.support.servers import free_port
+
+#: How long jobs stay: the load's own are younger, and runs begin within seconds. Nothing is older than `NEVER`.
+RETENTION_SECONDS, NEVER = 240, 10**9
+REMOVED = 'fal_proxy_retention_removed_total{kind="jobs"'
+#: Old jobs lie as if a month of them had been made by many users.
+JOBS = """
+INSERT INTO jobs
+  (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at, expires_at)
+{numbers}
+SELECT {key}, {random}, 'submit', 'fal-ai/llava-next', 'acme', 'user-' || (n * 7919 % 5000), 'settled',
+  '[["","requests","day",0,1000000,1000000000000],["alice","tokens","month",0,64000000,1000000000000]]',
+  '{{"requests":1000000,"tokens":64000000}}', {now} - 8000000 + n * 8, {now} - 7999990 + n * 8, {now} - 7990000
+FROM numbers
+"""
+WORDS = {
+    "sqlite": {
+        "numbers": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {jobs})",
+        "key": "printf('%032x', n)",
+        "random": "lower(hex(randomblob(16)))",
+    },
+    "postgresql": {
+        "numbers": "WITH numbers AS (SELECT n FROM generate_series(1, {jobs}) AS n)",
+        "key": "lpad(to_hex(n), 32, '0')",
+        "random": "gen_random_uuid()::text",
+    },
+}
+
+
+async def fill(url: str, jobs: int) -> None:
+    stores = SqlStores(url)
+    await stores.migrate()
+    await stores.close()
+    database = Database(url)
+    words = WORDS[database.dialect.name]
+    numbers = words["numbers"].format(jobs=jobs)
+    statement = JOBS.format(**{**words, "numbers": numbers}, now=time.time())
+    async with database.migrating() as connection:
+        await connection.execute(text(statement.replace(":", "\\:").replace("\\:\\:", "::")))
+    await database.close()
+
+
+async def timed(call: Callable[[], Awaitable[None]], rate: float, over: asyncio.Event) -> list[float]:
+    """Milliseconds of calls that begin at a steady rate, whatever the ones before do."""
+    loop, taken, running = asyncio.get_running_loop(), list[float](), set[asyncio.Task[None]]()
+
+    async def one() -> None:
+        began = loop.time()
+        await call()
+        taken.append((loop.time() - began) * 1000)
+
+    due = loop.time()
+    while not over.is_set():
+        task = asyncio.create_task(one())
+        running.add(task)
+        task.add_done_callback(running.discard)
+        due += 1 / rate
+        await asyncio.sleep(max(0.0, due - loop.time()))
+    await asyncio.gather(*running)
+    return taken
+
+
+def percentiles(taken: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(taken, n=1000)
+    cut = {name: round(cuts[place], 2) for name, place in (("p50", 499), ("p99", 989), ("p99.9", 998))}
+    return {**cut, "max": round(max(taken), 1)}
+
+
+async def measure(server: str, options: argparse.Namespace, old_jobs: int) -> dict[str, object]:
+    """Put load on a server, for as long as is asked and until the old jobs are gone, but not for too long."""
+    token, _ = Sessions((Secret(SECRET),), SystemClock()).mint("acme", "alice", 7200)
+    headers = {"authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(server, headers=headers) as client:
+
+        async def submit() -> None:
+            async with client.post(f"/fal/queue/{NEXT}", json=asking("?")) as answer:
+                answer.raise_for_status()
+                await answer.read()
+
+        async def live() -> None:
+            async with client.get("/livez") as answer:
+                await answer.read()
+
+        async def removed() -> float:
+            async with client.get("/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            return sum(float(line.split()[1]) for line in lines if line.startswith(REMOVED))
+
+        async def removes() -> bool:
+            return not old_jobs or await removed() > 0
+
+        await until(removes, "it does not begin to remove")
+        over, began = asyncio.Event(), time.monotonic()
+        loads = [asyncio.create_task(timed(submit, options.rate, over)), asyncio.create_task(timed(live, 100, over))]
+        while (taken := time.monotonic() - began) < options.most_seconds:
+            if taken > options.seconds and await removed() >= old_jobs:
+                break
+            await asyncio.sleep(1)
+        over.set()
+        submits, lives = await asyncio.gather(*loads)
+        gone = await removed()
+    return {
+        "submits": len(submits),
+        "submit_ms": percentiles(submits),
+        "livez_ms": percentiles(lives),
+        "seconds": round(taken, 1),
+        "jobs_removed": gone,
+    }
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[str]:
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "tests.bench.static_upstream", str(port)], cwd=ROOT) as process:
+        try:
+            time.sleep(1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def one_round(folder: Path, fal: str, url: str, options: argparse.Namespace, *, removes: bool) -> dict[str, object]:
+    config = folder / "plans.yaml"
+    quotas = [per("tenant", "requests", 10**6), per("subject", "tokens", 10**9, "month")]
+    plans = {"plans": {"free": plan(quotas=quotas)}, "tenants": [{"id": "acme", "plan": "free"}]}
+    config.write_text(yaml.safe_dump(plans))
+    asyncio.run(fill(url, options.jobs))
+    environ = {
+        **SERVABLE,
+        **{f"FAL_{name}_URL": fal for name in ("RUN", "QUEUE", "REST", "CDN")},
+        "PROXY_DATABASE_URL": url,
+        "PROXY_CONFIG": str(config),
+        "PROXY_LOG_LEVEL": "warning",
+        "SOAK_RETENTION_SECONDS": str(RETENTION_SECONDS if removes else NEVER),
+        "PYTHONPATH": str(ROOT),
+    }
+    with serving(environ=environ, folder=folder, program=PROGRAM) as server:
+        return asyncio.run(measure(server.url, options, options.jobs if removes else 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.retention", description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=300_000, help="old ones")
+    parser.add_argument("--rate", type=float, default=50, help="submits a second")
+    parser.add_argument("--seconds", type=float, default=30, help="of each round, at least")
+    parser.add_argument("--most-seconds", type=float, default=1800, help="of each round, at most")
+    parser.add_argument("--kinds", nargs="+", default=["sqlite", "postgresql"], choices=["sqlite", "postgresql"])
+    options = parser.parse_args()
+    report: dict[str, object] = {"machine": machine()}
+    with contextlib.ExitStack() as stack:
+        fal, postgres = stack.enter_context(upstream()), stack.enter_context(running_postgres(durable=True))
+        for kind in options.kinds:
+            for removes in (False, True):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                file = f"sqlite:///{folder / 'proxy.db'}"
+                url = file if kind == "sqlite" else postgres.url(postgres.create_database())
+                name = f"{kind}, {'removing' if removes else 'nothing to remove'}"
+                report[name] = one_round(folder, fal, url, options, removes=removes)
+                print(name, report[name], flush=True)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

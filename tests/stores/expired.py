@@ -1,0 +1,34 @@
+"""Short ways to remove what is past its time, and to look at what is left."""
+
+from __future__ import annotations
+
+from sqlalchemy import Table, func, select
+
+from proxy.stores.retention import Expiry
+from proxy.stores.sql import SqlStores
+from proxy.stores.sql.database import Database
+
+
+def expiry(**moments: float) -> Expiry:
+    """Nothing is past its time but what is named."""
+    facts = {**dict.fromkeys(("jobs", "idempotency", "uploads", "revocations"), 0.0), **moments}
+    return Expiry(accounts={}, **facts)
+
+
+async def removed(stores: SqlStores, kind: str, past: Expiry, most: int = 50) -> int:
+    """Remove all that is past its time, a batch after the other."""
+    total = 0
+    while found := await stores.retention.find(kind, past, most):
+        rows = await stores.retention.remove(kind, found)
+        assert rows == len(found)
+        total += rows
+    return total
+
+
+async def count(url: str, table: Table) -> int:
+    database = Database(url)
+    try:
+        async with database.reading() as connection:
+            return int((await connection.execute(select(func.count()).select_from(table))).scalar_one())
+    finally:
+        await database.close()
