@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.auth.admin_token import AdminToken
-from proxy.auth.callers import Authenticator
+from proxy.auth.authenticator import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.calls.admission import Admission
 from proxy.calls.handler import handlers
@@ -23,31 +23,27 @@ from proxy.calls.poll_cache import PollCache, RepeatedPolls
 from proxy.catalog import Catalog
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
-from proxy.files import FileUrls
 from proxy.http.body_memory import BodyMemory
 from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
+from proxy.http.middleware import BodyLimit, Errors, RequestContext
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.hub import Hub
-from proxy.jobs.owners import Owners
-from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.ownership import Ownership
+from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.results import ResultCache
 from proxy.jobs.retention import Cleaner
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.watches import watches_per_tenant
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper
+from proxy.limits.rates import RateLimiter, flood_guard
+from proxy.limits.refusals import RefusalBudget
+from proxy.limits.retries import RetryAllowance
+from proxy.limits.stream_guard import StreamGuard
+from proxy.limits.streams import OpenStreams
 from proxy.listeners import LISTENER, OPERATIONS
-from proxy.middleware import BodyLimit, Errors, RequestContext
 from proxy.page import Page
-from proxy.policy.directory import Directory
-from proxy.policy.leases import Leases
-from proxy.policy.plan_file import read_file
-from proxy.policy.plans import PlanFile
-from proxy.policy.quota import Bookkeeper
-from proxy.policy.ratelimit import RateLimiter, flood_guard
-from proxy.policy.refusals import RefusalBudget
-from proxy.policy.retries import RetryAllowance
-from proxy.policy.stream_guard import StreamGuard
-from proxy.policy.streams import OpenStreams
 from proxy.reload import Reloader
 from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
 from proxy.routes.services import Services
@@ -59,7 +55,11 @@ from proxy.stores.counters import MemoryCounters
 from proxy.stores.spool import Spool
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
+from proxy.tenants.directory import Directory
+from proxy.tenants.plan_file import read_file
+from proxy.tenants.plans import PlanFile
 from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.file_urls import FileUrls
 from proxy.upstream.guard import Guard
 from proxy.upstream.transport import EngineTransport
 
@@ -184,7 +184,7 @@ def _assembled(
     leases = Leases(counters, stores.ledger, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
     bookkeeper = Bookkeeper(stores.ledger, clock, patience, Spool(settings.stores.spool_folder))
     settlement = Settlement(bookkeeper, leases, catalog, clock)
-    owners = Owners(stores.ledger)
+    owners = Ownership(stores.ledger)
     files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
     queue = FalQueue(upstream, settlement)
     hub = Hub(

@@ -14,21 +14,21 @@ import typer
 
 from proxy import settings as settings_
 from proxy.app import create_app
-from proxy.auth import keys
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, is_session_id, is_subject
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
-from proxy.policy import usage as usage_
-from proxy.policy.directory import Directory, Snapshot
-from proxy.policy.plan_file import json_schema, read_file
-from proxy.policy.plans import Tenant
+from proxy.limits import usage as usage_
 from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
 from proxy.settings import LogSettings, Settings, SettingsError
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import configure_logging
+from proxy.tenants import keys
+from proxy.tenants.directory import Directory, Snapshot
+from proxy.tenants.plan_file import json_schema, read_file
+from proxy.tenants.plans import Tenant
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -24,8 +24,6 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.clock import SystemClock
 from proxy.drain import Drain
-from proxy.policy.plan_file import read_file
-from proxy.policy.plans import Guests, Plan, PlanFile, Quota, Tenant
 from proxy.redaction import Redactor
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
@@ -34,6 +32,8 @@ from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, is_loopback, read
 from proxy.telemetry import configure_logging
+from proxy.tenants.plan_file import read_file
+from proxy.tenants.plans import Guests, Plan, PlanFile, Quota, Tenant
 
 DEMO_TENANT = "demo"
 DEMO_SUBJECT = "developer"

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from proxy.catalog import Catalog
 from proxy.errors import ProxyError
-from proxy.policy.plan_file import read_file
-from proxy.policy.plans import PlanFile
 from proxy.routes.services import Services
 from proxy.settings import Settings, SettingsError
+from proxy.tenants.plan_file import read_file
+from proxy.tenants.plans import PlanFile
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.files import FileUrls
+from proxy.upstream.file_urls import FileUrls
 
 FILES = FileUrls("http://127.0.0.1:8788/cdn", "https://ai.example.com")
 

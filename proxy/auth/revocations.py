@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.auth.sessions import Session
-from proxy.policy.plans import MAX_SESSION_SECONDS
 from proxy.stores.base import Revocation
+from proxy.tenants.caller import Session
+from proxy.tenants.plans import MAX_SESSION_SECONDS
 
 
 def revoke_own(session: Session, now: float) -> Revocation:

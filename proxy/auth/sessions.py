@@ -11,7 +11,7 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from itsdangerous.encoding import base64_decode, base64_encode
 from proxy.clock import Clock
 from proxy.errors import SessionExpired, Unauthenticated
 from proxy.settings import Secret
+from proxy.tenants.caller import GUEST_PREFIX, Session, is_guest_name
 
 #: One salt for each purpose: a signature made for one never verifies for another.
 SESSION_SALT = "fal-proxy.session.v1"
@@ -35,30 +36,6 @@ _SUBJECT = re.compile(
 )
 SUBJECT_RULE = "must be 1 to 200 printable characters, without spaces at the ends"
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_GUEST_PREFIX = "guest-"
-_GUEST = re.compile(_GUEST_PREFIX + "[0-9a-f]{16}")
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a verified token says. Times are seconds since 1970 UTC.
-
-    Attributes:
-        endpoints: what it was narrowed to; None for all that the plan allows.
-        guest: whether it was given without a credential.
-        owner_expires_at: of an upload token, when the session that asked for it expires.
-        signed_with: a digest of the secret that its token was signed with; '' if it was not read from one.
-    """
-
-    id: str
-    tenant: str
-    subject: str
-    issued_at: float
-    expires_at: float
-    endpoints: tuple[str, ...] | None = None
-    guest: bool = False
-    owner_expires_at: float | None = None
-    signed_with: str = field(default="", compare=False, repr=False)
 
 
 def is_subject(text: object) -> bool:
@@ -82,12 +59,7 @@ def check_subject(text: str) -> str:
 
 def new_guest_name() -> str:
     """A name for a caller that has none. No tenant can mint a session for it."""
-    return _GUEST_PREFIX + secrets.token_hex(8)
-
-
-def is_guest_name(subject: str) -> bool:
-    # The prefix first: nearly all names end there, without a regular expression.
-    return subject.startswith(_GUEST_PREFIX) and _GUEST.fullmatch(subject) is not None
+    return GUEST_PREFIX + secrets.token_hex(8)
 
 
 def is_session_id(text: object) -> bool:

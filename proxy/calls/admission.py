@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
-from proxy.auth.callers import Caller
 from proxy.calls.call import Call
 from proxy.catalog import Catalog, Endpoint
 from proxy.drain import Drain
 from proxy.errors import EndpointNotAllowed, TooManyJobs
-from proxy.files import FileUrls
-from proxy.jobs.owners import Owners
-from proxy.policy.inputs import check_input
-from proxy.policy.leases import Leases
-from proxy.policy.quota import Bookkeeper, ceilings, new_job
-from proxy.policy.ratelimit import RateLimiter
+from proxy.jobs.ownership import Ownership
+from proxy.limits.inputs import check_input
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper, ceilings, new_job
+from proxy.limits.rates import RateLimiter
 from proxy.stores.base import Job
 from proxy.targets import Target
+from proxy.tenants.caller import Caller
+from proxy.upstream.file_urls import FileUrls
 
 
 class Admitted(NamedTuple):
@@ -39,7 +39,7 @@ class Admission:
     def __init__(
         self,
         catalog: Catalog,
-        owners: Owners,
+        owners: Ownership,
         limiter: RateLimiter,
         leases: Leases,
         bookkeeper: Bookkeeper,

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
-from proxy.auth.callers import Caller
 from proxy.errors import BadRequest
 from proxy.http.bodies import read_json
 from proxy.http.disconnect import Disconnect, disconnect_of
@@ -16,6 +15,7 @@ from proxy.http.scope import MAY_HAVE_RUN, show_header
 from proxy.jobs.updates import Rewrite
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
+from proxy.tenants.caller import Caller
 from proxy.upstream import headers, wishes
 
 KEY_HEADER = "idempotency-key"

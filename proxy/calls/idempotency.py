@@ -27,7 +27,7 @@ from proxy.errors import (
     UpstreamAmbiguous,
 )
 from proxy.jobs.settlement import parsed
-from proxy.policy.quota import new_job_id
+from proxy.limits.quotas import new_job_id
 from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
 from proxy.targets import Kind
 

@@ -18,8 +18,8 @@ from proxy.jobs.hub import Hub
 from proxy.jobs.results import ResultCache
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.watch import Watch
+from proxy.limits.streams import OpenStreams
 from proxy.log_context import quiet
-from proxy.policy.streams import OpenStreams
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers

@@ -17,11 +17,11 @@ from proxy.clock import Clock
 from proxy.errors import AcceptanceDeferred, NotFound, StoreUnavailable, UpstreamAmbiguous
 from proxy.http.disconnect import CallerGone, Disconnect, cancel_on_disconnect
 from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.owners import Owners
+from proxy.jobs.ownership import Ownership
 from proxy.jobs.settlement import Settlement, UsageReport, parsed
-from proxy.policy.quota import Bookkeeper
-from proxy.policy.ratelimit import RateLimiter
-from proxy.policy.streams import OpenStreams
+from proxy.limits.quotas import Bookkeeper
+from proxy.limits.rates import RateLimiter
+from proxy.limits.streams import OpenStreams
 from proxy.stores.base import Job
 from proxy.targets import is_request_id
 from proxy.upstream import headers
@@ -48,7 +48,7 @@ class ModelHandler:
         queue: FalQueue,
         settlement: Settlement,
         bookkeeper: Bookkeeper,
-        owners: Owners,
+        owners: Ownership,
         idempotency: Idempotency,
         limiter: RateLimiter,
         streams: OpenStreams,

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.auth.sessions import Session
 from proxy.calls.call import Call
 from proxy.calls.polls import StatusQuery, answer_status
 from proxy.clock import Clock
@@ -21,11 +20,12 @@ from proxy.http.reply import Reply
 from proxy.jobs.hub import Hub
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
+from proxy.limits.rates import RateLimiter
 from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
-from proxy.policy.directory import Directory, Snapshot
-from proxy.policy.ratelimit import RateLimiter
 from proxy.stores.base import Window
+from proxy.tenants.caller import Session
+from proxy.tenants.directory import Directory, Snapshot
 
 #: Polls that are remembered, of about three kilobytes each: 12 MB at most.
 MOST = 4_000

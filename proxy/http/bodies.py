@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.http.disconnect import CallerGone
 from proxy.http.json_bounds import check_json_bounds
-from proxy.policy.inputs import parse_json
+from proxy.limits.inputs import parse_json
 
 #: The longest silence in a body, and the longest a body that keeps trickling may take.
 SILENCE_SECONDS = 30.0

@@ -11,9 +11,9 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.files import FileUrls
 from proxy.http.scope import header_of
 from proxy.targets import CDN_HOST, parse_cdn_url
+from proxy.upstream.file_urls import FileUrls
 
 #: Where the proxy protocol is spoken, with or without a session before it.
 _PROTOCOL_PATH = "/api/fal/proxy"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
-from proxy.policy.quota import WINDOWS, window_start
+from proxy.limits.quotas import WINDOWS, window_start
 from proxy.stores.retention import KINDS, Expiry, RetentionStore, Row
 
 #: How often a process looks for rows past their time; more often where they are kept for less than days.

@@ -18,10 +18,10 @@ from cachetools import LRUCache
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.errors import NOTHING_RAN, ProxyError
+from proxy.limits.inputs import MAX_TOKENS
+from proxy.limits.leases import LEASE_SECONDS, Leases
+from proxy.limits.quotas import MILLION, Bookkeeper
 from proxy.numbers import bounded, parse_decimal
-from proxy.policy.inputs import MAX_TOKENS
-from proxy.policy.leases import LEASE_SECONDS, Leases
-from proxy.policy.quota import MILLION, Bookkeeper
 from proxy.stores.base import Job
 
 REMEMBERED = 50_000

@@ -12,19 +12,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth import keys
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, is_session_id, is_subject
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
-from proxy.policy.plan_file import problems_of
-from proxy.policy.plans import PlanFile, Tenant
-from proxy.policy.ratelimit import ADMIN_LIMIT
+from proxy.limits.rates import ADMIN_LIMIT
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.sessions import Mint, minted
 from proxy.routes.usage import report
 from proxy.stores.base import Job
+from proxy.tenants import keys
+from proxy.tenants.plan_file import problems_of
+from proxy.tenants.plans import PlanFile, Tenant
 
 MOST_JOBS = 500
 #: A file of plans and tenants, which may be many.

@@ -18,7 +18,7 @@ class FalSurface:
     """ASGI: answers the requests of fal's clients.
 
     It stands in a route as an application: so it is spared the two layers in which Starlette looks for exception
-    handlers. `proxy.middleware.Errors` answers for what is raised here.
+    handlers. `proxy.http.middleware.Errors` answers for what is raised here.
 
     Args:
         parse: reads from a request which fal call is wanted. It may raise a ProxyError.

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy import targets
-from proxy.auth.callers import Caller
 from proxy.calls.call import KEY_HEADER, Call, Form, Outcome, new_call, parse_key
 from proxy.errors import BadRequest, BadTarget
 from proxy.http.bodies import read_form
@@ -26,6 +25,7 @@ from proxy.routes.rendering import bind_call, render
 from proxy.routes.services import Services
 from proxy.stores.base import Job
 from proxy.targets import Kind, Target
+from proxy.tenants.caller import Caller
 from proxy.upstream import headers, sse
 from proxy.upstream.headers import EVENT_STREAM
 

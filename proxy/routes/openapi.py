@@ -22,13 +22,13 @@ from starlette.routing import Route
 from proxy import __version__
 from proxy.errors import ProxyError, RateLimited, RequestTimeout
 from proxy.http.scope import set_cache_control
-from proxy.policy.plans import PlanFile
-from proxy.policy.ratelimit import DESCRIPTION_LIMIT
+from proxy.limits.rates import DESCRIPTION_LIMIT
 from proxy.routes.admin import MintFor, NewKey, Revoke
 from proxy.routes.jobs import NewJob
 from proxy.routes.services import Services
 from proxy.routes.sessions import Guest, Mint
 from proxy.routes.uploads.parts import Complete
+from proxy.tenants.plans import PlanFile
 
 PATH = "/openapi.json"
 FORMS: tuple[type[BaseModel], ...] = (NewJob, Mint, Guest, Complete, PlanFile, NewKey, MintFor, Revoke)

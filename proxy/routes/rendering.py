@@ -6,13 +6,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.auth.callers import Caller
 from proxy.calls.call import Call, Outcome
 from proxy.http.event_stream import EventStream
 from proxy.http.reply import Reply
+from proxy.limits.stream_guard import StreamGuard
 from proxy.log_context import bind
-from proxy.policy.stream_guard import StreamGuard
 from proxy.targets import Kind, Target
+from proxy.tenants.caller import Caller
 
 
 def render(call: Call, outcome: Outcome, guard: StreamGuard) -> Response:

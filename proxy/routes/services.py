@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slowapi import Limiter
 
 from proxy.auth.admin_token import AdminToken
-from proxy.auth.callers import Authenticator
+from proxy.auth.authenticator import Authenticator
 from proxy.auth.sessions import Sessions
 from proxy.calls.admission import Admission
 from proxy.calls.handler import Handle
@@ -18,24 +18,24 @@ from proxy.calls.poll_cache import PollCache
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
-from proxy.files import FileUrls
 from proxy.http.body_memory import BodyMemory
 from proxy.jobs.hub import Hub
-from proxy.jobs.owners import Owners
-from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.ownership import Ownership
+from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
-from proxy.policy.directory import Directory
-from proxy.policy.leases import Leases
-from proxy.policy.quota import Bookkeeper
-from proxy.policy.ratelimit import RateLimiter
-from proxy.policy.retries import RetryAllowance
-from proxy.policy.stream_guard import StreamGuard
-from proxy.policy.streams import OpenStreams
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper
+from proxy.limits.rates import RateLimiter
+from proxy.limits.retries import RetryAllowance
+from proxy.limits.stream_guard import StreamGuard
+from proxy.limits.streams import OpenStreams
 from proxy.settings import Settings
 from proxy.stores.base import Counters, Stores
 from proxy.targets import Kind
 from proxy.telemetry import Metrics
+from proxy.tenants.directory import Directory
 from proxy.upstream.client import Upstream
+from proxy.upstream.file_urls import FileUrls
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Services:
     reconciler: Reconciler
     idempotency: Idempotency
     settlement: Settlement
-    owners: Owners
+    owners: Ownership
     hub: Hub
     streams: OpenStreams
     stream_guard: StreamGuard

@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.callers import Caller
 from proxy.auth.revocations import revoke_own
-from proxy.auth.sessions import Session, check_subject, new_guest_name
+from proxy.auth.sessions import check_subject, new_guest_name
 from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
 from proxy.http.bodies import read_form
-from proxy.policy.directory import Snapshot
-from proxy.policy.plans import Plan, Tenant
-from proxy.policy.ratelimit import GUEST_LIMIT, MINT_LIMIT
-from proxy.policy.usage import left
+from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT
+from proxy.limits.usage import left
 from proxy.routes.rendering import bind_call
 from proxy.routes.services import Services
+from proxy.tenants.caller import Caller, Session
+from proxy.tenants.directory import Snapshot
+from proxy.tenants.plans import Plan, Tenant
 
 
 class Mint(BaseModel):

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.policy import usage
+from proxy.limits import usage
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.auth import keys
 from proxy.errors import Unauthenticated
+from proxy.tenants import keys
 
 
 def test_a_key_is_known_by_its_hash_only() -> None:

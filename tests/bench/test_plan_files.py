@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.policy.plan_file import read_file
+from proxy.tenants.plan_file import read_file
 from tests.bench.contestants import EVERYTHING_ON, LIMITS_OFF, PLAN_FILE
 
 

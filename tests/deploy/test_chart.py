@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.policy.plan_file import read_file
 from proxy.settings import DEFAULTS, read
+from proxy.tenants.plan_file import read_file
 from tests.deploy.charts import (
     CHART,
     VALUES_FILES,

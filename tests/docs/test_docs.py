@@ -12,12 +12,12 @@ import typer
 import yaml
 
 from proxy import cli, errors
-from proxy.policy.plan_file import read_file
 from proxy.sandbox.control import Control
 from proxy.sandbox.damage import DAMAGES
 from proxy.sandbox.house import House
 from proxy.sandbox.pace import Pace
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES
+from proxy.tenants.plan_file import read_file
 from tests.support.routes import answered_routes
 
 ROOT = Path(__file__).parents[2]

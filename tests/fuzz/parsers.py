@@ -25,9 +25,9 @@ with atheris.instrument_imports(include=["proxy"]):
     from proxy.http.json_bounds import MAX_DEPTH, check_json_bounds
     from proxy.libpq import parse
     from proxy.origins import normalize_origin
-    from proxy.policy.addresses import public_url
     from proxy.routes.uploads.forms import file_of
     from proxy.targets import parse_path, parse_url
+    from proxy.tenants.addresses import public_url
     from proxy.upstream.sse import EventSplitter, EventTooLarge, data_of
 
 import orjson

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.auth.callers import Caller
-from proxy.auth.sessions import Session
 from proxy.errors import NotFound
-from proxy.jobs.owners import Owners
-from proxy.policy.plans import Plan, Tenant
-from proxy.policy.terms import user_terms
+from proxy.jobs.ownership import Ownership
 from proxy.stores.base import Accept, Job, Reserve
 from proxy.stores.sql import SqlStores
+from proxy.tenants.caller import Caller, Session
+from proxy.tenants.plans import Plan, Tenant
+from proxy.tenants.terms import user_terms
 from tests.stores.records import job
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +61,7 @@ async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
     stores: SqlStores, stranger: Caller, is_known: bool
 ) -> None:
     ledger = CountingLedger(stores)
-    owners = Owners(ledger)  # type: ignore[arg-type]
+    owners = Ownership(ledger)  # type: ignore[arg-type]
     if is_known:
         assert (await owners.find_by_id("r-1", caller())).endpoint == NEXT
     for request_id in ("r-1", "r-none"):
@@ -75,7 +74,7 @@ async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
 
 async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
     ledger = CountingLedger(stores)
-    owners = Owners(ledger)  # type: ignore[arg-type]
+    owners = Ownership(ledger)  # type: ignore[arg-type]
     for _ in range(3):
         assert (await owners.find_by_id("r-1", caller())).request_id == "r-1"
     assert ledger.reads == 1
@@ -84,7 +83,7 @@ async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
 async def test_a_narrowed_session_finds_the_jobs_of_its_endpoints_only(stores: SqlStores) -> None:
     """Of its very endpoints, not of their app; what it may not see costs what one costs that is not there."""
     ledger = CountingLedger(stores)
-    owners = Owners(ledger)  # type: ignore[arg-type]
+    owners = Ownership(ledger)  # type: ignore[arg-type]
     for request_id in ("r-1", "r-fast", "r-slow"):
         await owners.find_by_id(request_id, caller())
     narrowed = caller(endpoints=(FAST,))

@@ -13,10 +13,10 @@ import pytest
 
 from proxy.catalog import built_in
 from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.reconcile import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Reconciler
+from proxy.jobs.reconciler import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Reconciler
 from proxy.jobs.settlement import Settlement
-from proxy.policy.leases import Leases
-from proxy.policy.quota import Bookkeeper
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper
 from proxy.stores.base import Accept, Job, Reserve
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.jobs.retention import FOUND_AT_ONCE, MOST_AT_ONCE, Cleaner
-from proxy.policy.quota import window_start
+from proxy.limits.quotas import window_start
 from proxy.stores.base import Account, Bucket, Charge, Job, Part, Reserve, Revocation, Settle
 from proxy.stores.retention import Expiry, Row
 from proxy.stores.sql import SqlStores

@@ -11,13 +11,13 @@ import pytest
 
 from proxy.catalog import built_in
 from proxy.jobs.settlement import MOST_SECONDS, Settlement, UsageReport
-from proxy.policy.leases import Leases
-from proxy.policy.plans import Plan, Quota
-from proxy.policy.quota import MILLION, Bookkeeper, new_job
-from proxy.policy.terms import user_terms
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import MILLION, Bookkeeper, new_job
 from proxy.stores.base import Job
 from proxy.stores.counters.memory import MemoryCounters
 from proxy.stores.sql import SqlStores
+from proxy.tenants.plans import Plan, Quota
+from proxy.tenants.terms import user_terms
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
 from tests.support.limited import COUNTING, NEXT

@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import BadUpstream, RateLimited
 from proxy.jobs.results import LARGEST_BYTES, ResultCache
 from proxy.jobs.singleflight import SingleFlight
-from proxy.policy.streams import OpenStreams
+from proxy.limits.streams import OpenStreams
 from proxy.upstream.relay import Whole
 
 pytestmark = pytest.mark.anyio

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from proxy.catalog import built_in
 from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
-from proxy.policy.lease_keeper import BEAT_SECONDS
-from proxy.policy.leases import Leases
-from proxy.policy.quota import CALL_SECONDS, Bookkeeper
+from proxy.limits.lease_keeper import BEAT_SECONDS
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import CALL_SECONDS, Bookkeeper
 from proxy.settings import read
 from proxy.stores.base import Counters, Ledger
 from proxy.stores.counters import MemoryCounters

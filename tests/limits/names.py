@@ -20,19 +20,18 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from proxy.app import _assembled
-from proxy.auth.callers import Caller
-from proxy.auth.sessions import Session
 from proxy.catalog import built_in
 from proxy.drain import Drain
-from proxy.policy.plans import Guests, Plan, PlanFile, RateLimits, Tenant
-from proxy.policy.quota import new_job
-from proxy.policy.ratelimit import GUEST_LIMIT
-from proxy.policy.refusals import RefusalBudget
+from proxy.limits.quotas import new_job
+from proxy.limits.rates import GUEST_LIMIT
+from proxy.limits.refusals import RefusalBudget
 from proxy.routes.services import Services
 from proxy.settings import read
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
+from proxy.tenants.caller import Caller, Session
+from proxy.tenants.plans import Guests, Plan, PlanFile, RateLimits, Tenant
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import InvalidInput
-from proxy.policy.plans import Plan, Quota, Uploads
-from proxy.policy.quota import MILLION, charges_for, new_job
-from proxy.policy.terms import user_terms
+from proxy.limits.quotas import MILLION, charges_for, new_job
+from proxy.tenants.plans import Plan, Quota, Uploads
+from proxy.tenants.terms import user_terms
 
 NOON = 43_200.0
 FREE = user_terms(Plan(endpoints=frozenset()))

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import yaml
 
-from proxy.policy.quota import MILLION
+from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.base import Account

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import proxy
-from proxy.policy.quota import MILLION
+from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
 from proxy.stores.base import Account
 from tests.limits.aftermath import after

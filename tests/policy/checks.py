@@ -8,8 +8,8 @@ import pytest
 
 from proxy.catalog import built_in
 from proxy.errors import InvalidInput
-from proxy.policy.inputs import check_input
-from proxy.policy.plans import Plan
+from proxy.limits.inputs import check_input
+from proxy.tenants.plans import Plan
 from tests.support.limited import NEXT, PIXEL
 
 OWN_FILES = "https://v3.fal.media"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from proxy.catalog import built_in
 from proxy.errors import InvalidInput
-from proxy.policy.addresses import MAX_URL_LENGTH, public_url
-from proxy.policy.inputs import check_input
+from proxy.limits.inputs import check_input
+from proxy.tenants.addresses import MAX_URL_LENGTH, public_url
 from tests.policy.checks import FREE, OWN_FILES, checked, each, problems
 from tests.support.limited import NEXT, PIXEL
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from proxy.errors import QuotaExceeded
-from proxy.policy.quota import Bookkeeper
+from proxy.limits.quotas import Bookkeeper
 from proxy.stores.base import Charge, DataRefused, Operation, Outcome
 from proxy.stores.batching import MOST_AT_ONCE
 from proxy.stores.sql import SqlStores

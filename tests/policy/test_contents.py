@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from proxy.errors import UnsupportedMediaType
-from proxy.policy.contents import HEAD_BYTES, allowed_type, check_head, clean_name
-from proxy.policy.plans import Uploads
+from proxy.limits.contents import HEAD_BYTES, allowed_type, check_head, clean_name
+from proxy.tenants.plans import Uploads
 
 KINDS = {
     "image/png": "PNG",

@@ -6,8 +6,8 @@ import limits
 import pytest
 from limits.strategies import STRATEGIES
 
-from proxy.policy.flood_store import GENERATION, MOST_BUSY, BoundedStorage
-from proxy.policy.ratelimit import flood_guard
+from proxy.limits.flood_store import GENERATION, MOST_BUSY, BoundedStorage
+from proxy.limits.rates import flood_guard
 
 TWO = limits.parse("2/hour")
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from proxy.policy.quota import ALL_GUESTS
+from proxy.limits.quotas import ALL_GUESTS
 from tests.routes.jobs import HELD, JOBS, SSE, created, new, watching
 from tests.support.limited import (
     ADMIN_TOKEN,

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.catalog import TOKEN_FIELDS, endpoint_from
 from proxy.errors import InvalidInput
-from proxy.policy.inputs import MAX_TOKENS, check_input
+from proxy.limits.inputs import MAX_TOKENS, check_input
 from tests.policy.checks import FREE, OWN_FILES, checked, problems
 from tests.support.limited import COUNTING, NEXT, PIXEL, Person, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl

@@ -12,15 +12,15 @@ import pytest
 from proxy.catalog import built_in
 from proxy.errors import StoreUnavailable, TooManyJobs, UpstreamAmbiguous
 from proxy.jobs.settlement import Settlement
-from proxy.policy.dead_holders import HOLDER_SECONDS
-from proxy.policy.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
-from proxy.policy.leases import Leases
-from proxy.policy.quota import Bookkeeper
-from proxy.policy.terms import SlotLimits
+from proxy.limits.dead_holders import HOLDER_SECONDS
+from proxy.limits.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper
 from proxy.stores.base import Accept, Counters, Job, Ledger, OpenJob, Reserve, Settle
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.sql import SqlStores
+from proxy.tenants.terms import SlotLimits
 from tests.stores.records import job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.jobs.reconcile import QUIET_SECONDS
-from proxy.policy.quota import COMPUTE_SECONDS_CEILING, JOB_SECONDS
+from proxy.jobs.reconciler import QUIET_SECONDS
+from proxy.limits.quotas import COMPUTE_SECONDS_CEILING, JOB_SECONDS
 from proxy.stores.counters import MemoryCounters
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from proxy.policy.ratelimit import DESCRIPTION_LIMIT, network_of
+from proxy.limits.rates import DESCRIPTION_LIMIT, network_of
 from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, png, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.policy.retries import FREE_FILES, HOUR, MOST_REMEMBERED, RetryAllowance
+from proxy.limits.retries import FREE_FILES, HOUR, MOST_REMEMBERED, RetryAllowance
 from tests.support.clock import MovableClock
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.jobs.reconcile import QUIET_SECONDS
-from proxy.policy.leases import LEASE_SECONDS
-from proxy.policy.quota import JOB_SECONDS
+from proxy.jobs.reconciler import QUIET_SECONDS
+from proxy.limits.leases import LEASE_SECONDS
+from proxy.limits.quotas import JOB_SECONDS
 from proxy.stores.counters import MemoryCounters
 from tests.support.limited import (
     COUNTING,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.plans import Concurrency, Plan, PollLimits, Quota, RateLimits, Uploads
-from proxy.policy.terms import AccountLimit, SlotLimits, Terms, guest_terms, share_of, user_terms
+from proxy.tenants.plans import Concurrency, Plan, PollLimits, Quota, RateLimits, Uploads
+from proxy.tenants.terms import AccountLimit, SlotLimits, Terms, guest_terms, share_of, user_terms
 
 MILLION = 1_000_000
 

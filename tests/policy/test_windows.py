@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.policy.quota import window_end, window_start
+from proxy.limits.quotas import window_end, window_start
 
 
 @pytest.mark.parametrize(

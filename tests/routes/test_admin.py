@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from proxy.policy.ratelimit import ADMIN_LIMIT
+from proxy.limits.rates import ADMIN_LIMIT
 from tests.server.commands import Commands, forking
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl

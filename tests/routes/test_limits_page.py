@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from proxy.calls.idempotency import KEPT_SECONDS
-from proxy.jobs.reconcile import QUIET_SECONDS
-from proxy.policy.leases import LEASE_SECONDS
-from proxy.policy.plan_file import json_schema, read_file
-from proxy.policy.plans import Plan, PlanFile, Quota
-from proxy.policy.quota import COMPUTE_SECONDS_CEILING, JOB_SECONDS
-from proxy.policy.usage import DEFAULT_DAYS, UNITS
+from proxy.jobs.reconciler import QUIET_SECONDS
+from proxy.limits.leases import LEASE_SECONDS
+from proxy.limits.quotas import COMPUTE_SECONDS_CEILING, JOB_SECONDS
+from proxy.limits.usage import DEFAULT_DAYS, UNITS
+from proxy.tenants.plan_file import json_schema, read_file
+from proxy.tenants.plans import Plan, PlanFile, Quota
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "limits.md").read_text()

@@ -11,16 +11,16 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.auth.sessions import Session
 from proxy.calls.call import Call, Form
 from proxy.calls.poll_cache import MOST, MOST_HEAD_BYTES, PollCache, RepeatedPolls
 from proxy.calls.polls import StatusQuery
 from proxy.jobs.updates import Log, Update
-from proxy.policy.directory import Snapshot
-from proxy.policy.ratelimit import RateLimiter
+from proxy.limits.rates import RateLimiter
 from proxy.stores.base import Job
 from proxy.stores.counters import MemoryCounters
 from proxy.targets import Kind, Target
+from proxy.tenants.caller import Session
+from proxy.tenants.directory import Snapshot
 from tests.routes.jobs import HELD
 from tests.support.clock import MovableClock
 from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Person, limited_proxy, plan, refusal

@@ -17,13 +17,14 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from proxy.auth import keys
-from proxy.auth.sessions import Session, Sessions
+from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.sandbox.app import create_sandbox
 from proxy.settings import Secret, read
 from proxy.stores.base import Part, TenantKey, Upload
+from proxy.tenants import keys
+from proxy.tenants.caller import Session
 from proxy.upstream.files import Place
 from tests.security.calls import JSON, call, slot, submit
 from tests.security.hostile import NEXT, NOBODYS, PATHS, TARGETS

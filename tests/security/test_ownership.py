@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.files import CDN_PATH
+from proxy.upstream.file_urls import CDN_PATH
 from tests.security.calls import SURFACES, call, submit
 from tests.security.hostile import NEXT, NOBODYS
 from tests.security.shape import assert_refusal

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.policy.plan_file import read_file
+from proxy.tenants.plan_file import read_file
 from tests.server.commands import PROXY, SECRET, SERVABLE, Commands, Done
 from tests.support.servers import free_port
 

@@ -382,7 +382,7 @@ from slowapi.errors import RateLimitExceeded
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from proxy.policy.ratelimit import flood_guard
+from proxy.limits.rates import flood_guard
 
 guard = flood_guard()
 

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from proxy.policy.plans import Plan
-from proxy.policy.quota import ALL_GUESTS, MILLION, new_job
-from proxy.policy.terms import guest_terms, user_terms
+from proxy.limits.quotas import ALL_GUESTS, MILLION, new_job
 from proxy.stores.base import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
+from proxy.tenants.plans import Plan
+from proxy.tenants.terms import guest_terms, user_terms
 from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job
 from tests.stores.test_ledger_model import BUCKETS

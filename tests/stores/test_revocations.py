@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.directory import REFRESH_SECONDS, Directory
-from proxy.policy.revoked import SWEEP_EVERY, RevokedSessions
 from proxy.stores.base import DirectoryRows, Revocation
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
+from proxy.tenants.directory import REFRESH_SECONDS, Directory
+from proxy.tenants.revoked import SWEEP_EVERY, RevokedSessions
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, PLANS
 from tests.support.clock import MovableClock

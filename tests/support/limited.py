@@ -20,13 +20,13 @@ import orjson
 import yaml
 
 from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
-from proxy.policy.leases import Leases
-from proxy.policy.plan_file import read_file
-from proxy.policy.quota import Bookkeeper
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import Bookkeeper
 from proxy.stores.base import Counters
 from proxy.stores.sql import SqlStores
+from proxy.tenants.plan_file import read_file
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
 from tests.support.sandbox import Record, SandboxControl

@@ -13,10 +13,8 @@ from typing import Any
 import httpx
 
 from proxy.app import create_app
-from proxy.auth import keys
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
-from proxy.policy.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
@@ -24,6 +22,8 @@ from proxy.settings import Settings, read
 from proxy.stores.base import Counters
 from proxy.stores.batching import Patience
 from proxy.stores.sql import SqlStores
+from proxy.tenants import keys
+from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.upstream.client import Timeouts
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl

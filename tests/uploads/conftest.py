@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.policy.retries import HOUR
+from proxy.limits.retries import HOUR
 from tests.support.limited import Booked, account, eventually, limited_proxy, per, plan
 from tests.support.sandbox import Record, SandboxControl
 from tests.support.stack import Stack

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.jobs.reconcile import QUIET_SECONDS
-from proxy.policy.retries import FREE_FILES
+from proxy.jobs.reconciler import QUIET_SECONDS
+from proxy.limits.retries import FREE_FILES
 from proxy.routes.uploads.relay import LIFE_SECONDS
 from proxy.stores.counters import MemoryCounters
 from tests.support.limited import eventually, look_after, png, refusal

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.policy.quota import MILLION
+from proxy.limits.quotas import MILLION
 from proxy.routes.uploads.relay import LIFE_SECONDS
 from tests.limits.aftermath import after
 from tests.support.books import Books, read_books

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from proxy.policy.retries import FREE_FILES, HOUR
+from proxy.limits.retries import FREE_FILES, HOUR
 from proxy.routes.uploads.slots import SLOT_SECONDS
 from proxy.routes.uploads.whole import MAX_REPEATABLE_BYTES
 from proxy.stores.base import Revocation

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.auth.callers import Caller
-from proxy.files import CDN_PATH
 from proxy.routes.services import Services
 from proxy.routes.uploads import cdn, native, slots
 from proxy.targets import Kind
+from proxy.tenants.caller import Caller
+from proxy.upstream.file_urls import CDN_PATH
 
 
 def routes(services: Services) -> list[Route]:

@@ -12,12 +12,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.auth.callers import has_lost_owner
+from proxy.auth.authenticator import has_lost_owner
 from proxy.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.policy.directory import Directory
 from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import no_such_upload
 from proxy.stores.base import Part, Upload, UploadStore
+from proxy.tenants.directory import Directory
 
 _log = logging.getLogger(__name__)
 

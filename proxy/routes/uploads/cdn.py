@@ -12,12 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.callers import Caller
-from proxy.files import CDN_PATH
 from proxy.http.bodies import check_encoding
 from proxy.http.cdn_targets import IS_CDN_TARGET
-from proxy.policy.contents import OCTETS, allowed_type
-from proxy.policy.terms import Terms
+from proxy.limits.contents import OCTETS, allowed_type
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
@@ -27,6 +24,9 @@ from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.slots import find, open_slot
 from proxy.stores.base import Upload
 from proxy.targets import CDN_HOST
+from proxy.tenants.caller import Caller
+from proxy.tenants.terms import Terms
+from proxy.upstream.file_urls import CDN_PATH
 
 #: Where fal's hosts are paths of the proxy.
 HOST_FORM = "/fal/"

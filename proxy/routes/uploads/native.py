@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.callers import Caller
 from proxy.errors import BadRequest
-from proxy.policy.contents import OCTETS, allowed_type, media_type
+from proxy.limits.contents import OCTETS, allowed_type, media_type
 from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import file_route, note_owner
@@ -20,6 +19,7 @@ from proxy.routes.uploads.incoming import announced_type, check_size, incoming, 
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
+from proxy.tenants.caller import Caller
 from proxy.upstream import files
 from proxy.upstream.relay import read_whole
 

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, Response
 from proxy.errors import BadRequest
 from proxy.http.bodies import read_form
 from proxy.numbers import parse_whole
-from proxy.policy.terms import Terms
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import incoming, length_of
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.stores.base import Upload
+from proxy.tenants.terms import Terms
 from proxy.upstream import files
 
 MOST_PARTS = 10_000

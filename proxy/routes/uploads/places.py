@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.errors import BadUpstream
-from proxy.policy.contents import clean_name
-from proxy.policy.plans import Uploads
+from proxy.limits.contents import clean_name
 from proxy.routes.services import Services
 from proxy.targets import Kind, Target
+from proxy.tenants.plans import Uploads
 from proxy.upstream import headers, wishes
 from proxy.upstream.files import Place
 from proxy.upstream.relay import pass_on, read_whole

@@ -13,12 +13,12 @@ from starlette.types import Message, Receive
 
 from proxy.errors import BadRequest, BadUpstream, ProxyError
 from proxy.http.disconnect import CallerGone, ReceivedDisconnect, cancel_on_disconnect
-from proxy.policy.contents import HEAD_BYTES, check_head
-from proxy.policy.quota import MILLION, UPLOAD, new_job
-from proxy.policy.terms import Terms
+from proxy.limits.contents import HEAD_BYTES, check_head
+from proxy.limits.quotas import MILLION, UPLOAD, new_job
 from proxy.routes.services import Services
 from proxy.routes.uploads.incoming import exactly, peeked
 from proxy.stores.base import Job
+from proxy.tenants.terms import Terms
 
 #: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.
 LIFE_SECONDS = 120.0

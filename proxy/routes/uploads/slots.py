@@ -16,12 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.callers import Caller
-from proxy.auth.sessions import is_guest_name
 from proxy.errors import BadRequest
 from proxy.http.bodies import read_form
-from proxy.policy.contents import allowed_type
-from proxy.policy.terms import Terms
+from proxy.limits.contents import allowed_type
 from proxy.routes.services import Services
 from proxy.routes.uploads import parts
 from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owner
@@ -29,6 +26,8 @@ from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.sealing import seal, unseal
 from proxy.routes.uploads.whole import receive_whole
 from proxy.stores.base import Upload
+from proxy.tenants.caller import Caller, is_guest_name
+from proxy.tenants.terms import Terms
 from proxy.upstream.files import Place
 
 PREFIX = "/uploads/"

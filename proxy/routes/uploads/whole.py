@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import BadRequest, UnsupportedMediaType
-from proxy.policy.contents import media_type
-from proxy.policy.terms import Terms
+from proxy.limits.contents import media_type
 from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import announced_type, exactly, incoming, length_of
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.stores.base import WHOLE, Upload
+from proxy.tenants.terms import Terms
 from proxy.upstream import files
 from proxy.upstream.relay import pass_on
 

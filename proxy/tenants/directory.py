@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
-from proxy.policy.plans import Plan, PlanFile, Tenant
-from proxy.policy.revoked import RevokedSessions
-from proxy.policy.terms import Terms, guest_terms, user_terms
 from proxy.stores.base import DirectoryRows, DirectoryStore, Revocation, TenantKey
+from proxy.tenants.plans import Plan, PlanFile, Tenant
+from proxy.tenants.revoked import RevokedSessions
+from proxy.tenants.terms import Terms, guest_terms, user_terms
 
 REFRESH_SECONDS = 2.0
 MAX_AGE_SECONDS = 4.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from proxy.policy.plans import Plan, PollLimits, Quota, RateLimits
+from proxy.tenants.plans import Plan, PollLimits, Quota, RateLimits
 
 MILLION = 1_000_000
 Holder = Literal["subject", "tenant", "guests"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from proxy.errors import UnsupportedMediaType
-from proxy.policy.plans import Uploads
+from proxy.tenants.plans import Uploads
 
 #: How much of a file is looked at. Every type that a browser shows tells itself within this.
 HEAD_BYTES = 4096

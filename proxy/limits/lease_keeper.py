@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError, StoreUnavailable
-from proxy.policy.dead_holders import HOLDER_SECONDS, DeadHolders
-from proxy.policy.pools import keys_of
-from proxy.policy.quota import UPLOAD
+from proxy.limits.dead_holders import HOLDER_SECONDS, DeadHolders
+from proxy.limits.pools import keys_of
+from proxy.limits.quotas import UPLOAD
 from proxy.stores.base import Beat, Counters, LeasesLost, Ledger, OpenJob, Pool
 
 #: Without any word of a job its slot is free again after this; every word renews it.

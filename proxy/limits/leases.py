@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable, TooManyJobs
-from proxy.policy.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
-from proxy.policy.lease_keeper import LeaseKeeper
-from proxy.policy.pools import keys_of, keys_of_subject
-from proxy.policy.terms import SlotLimits
+from proxy.limits.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
+from proxy.limits.lease_keeper import LeaseKeeper
+from proxy.limits.pools import keys_of, keys_of_subject
 from proxy.stores.base import Counters, Job, Ledger, Pool
+from proxy.tenants.terms import SlotLimits
 
 #: When a slot frees is not known; this is a moment to try again.
 RETRY_SECONDS = 1.0

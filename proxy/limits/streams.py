@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from proxy.auth.callers import Caller
 from proxy.errors import RateLimited
-from proxy.policy.terms import share_of
+from proxy.tenants.caller import Caller
+from proxy.tenants.terms import share_of
 
 #: When a stream will end is not known; this is a moment to try again.
 RETRY_SECONDS = 1.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.auth.sessions import is_guest_name
 from proxy.stores.base import Job, OpenJob
+from proxy.tenants.caller import is_guest_name
 
 
 def keys_of(job: Job | OpenJob) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ import orjson
 
 from proxy.catalog import MAX_PROBLEMS, TOKEN_FIELDS, Endpoint
 from proxy.errors import BadRequest, Detail, InvalidInput, UnsupportedMediaType
-from proxy.policy.addresses import is_below, public_url
-from proxy.policy.plans import Plan
 from proxy.schema import Shape, is_url_name
+from proxy.tenants.addresses import is_below, public_url
+from proxy.tenants.plans import Plan
 
 #: The most tokens of one call, whatever a plan or an endpoint's schema allows: this number is reserved from a quota.
 MAX_TOKENS = 1_000_000

@@ -14,9 +14,9 @@ from starlette.types import Scope
 
 from proxy.clock import Clock
 from proxy.errors import RateLimited
+from proxy.limits.rates import parse_rate
 from proxy.log_context import quiet
 from proxy.networks import network
-from proxy.policy.ratelimit import parse_rate
 from proxy.stores.base import Window
 from proxy.stores.counters.windows import SlidingWindows
 

@@ -30,10 +30,10 @@ from proxy.errors import (
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
 from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
+from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, too_many
+from proxy.limits.refusals import COUNTED, RefusalBudget
 from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
-from proxy.policy.ratelimit import ALLOWANCE, RateLimitExceeded, too_many
-from proxy.policy.refusals import COUNTED, RefusalBudget
 from proxy.telemetry import Metrics
 from proxy.upstream.relay import StreamBroken
 

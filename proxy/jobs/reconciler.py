@@ -18,8 +18,8 @@ from proxy.errors import ProxyError
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.settlement import Settlement, parsed
 from proxy.jobs.updates import COMPLETED
-from proxy.policy.leases import Leases
-from proxy.policy.quota import JOB_SECONDS, UPLOAD
+from proxy.limits.leases import Leases
+from proxy.limits.quotas import JOB_SECONDS, UPLOAD
 from proxy.stores.base import Job, Ledger
 from proxy.targets import Kind, Target
 from proxy.upstream import headers

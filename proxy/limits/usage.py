@@ -10,9 +10,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from proxy.errors import BadRequest
-from proxy.policy.quota import bucket_of, window_end
-from proxy.policy.terms import MILLION, Terms
+from proxy.limits.quotas import bucket_of, window_end
 from proxy.stores.base import UNITS, Account, Ledger, UsageRow
+from proxy.tenants.terms import MILLION, Terms
 
 GROUPS = ("day", "endpoint", "subject")
 #: Without a start, this many days up to today.

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from cachetools import LRUCache
 
-from proxy.auth.callers import Caller
 from proxy.errors import NotFound
 from proxy.stores.base import Job, Ledger
 from proxy.targets import Target
+from proxy.tenants.caller import Caller
 
 #: An owner never changes, so what was read once can be answered from memory. About a kilobyte each.
 KEPT = 50_000
 
 
-class Owners:
+class Ownership:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         #: By owner too: a job of somebody else is looked for in the ledger, like one that is not there, every time.

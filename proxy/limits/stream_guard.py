@@ -12,12 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from proxy.auth.callers import Caller, check_not_revoked
-from proxy.auth.sessions import Session
 from proxy.clock import Clock
 from proxy.errors import ProxyError, SessionExpired, StoreUnavailable, Unauthenticated
-from proxy.policy.directory import Directory, Snapshot
 from proxy.telemetry import Metrics
+from proxy.tenants.caller import Caller, Session, check_not_revoked
+from proxy.tenants.directory import Directory, Snapshot
 
 SWEEP_SECONDS = 1.0
 _log = logging.getLogger(__name__)

@@ -23,13 +23,13 @@ from slowapi.errors import RateLimitExceeded as RateLimitExceeded
 from starlette.requests import Request
 from starlette.types import Scope
 
-from proxy.auth.callers import Caller
 from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
+from proxy.limits.flood_store import BoundedStorage
 from proxy.networks import network
-from proxy.policy.flood_store import BoundedStorage
-from proxy.policy.terms import ScopedRate
 from proxy.stores.base import Counters, Hit, Window
+from proxy.tenants.caller import Caller
+from proxy.tenants.terms import ScopedRate
 
 #: Minting is what a tenant's own backend does, for all of its users from one address.
 MINT_LIMIT = "1200/minute"

@@ -13,8 +13,6 @@ from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import InvalidInput, NotFound, QuotaExceeded
 from proxy.numbers import MOST
-from proxy.policy.terms import MILLION as MILLION
-from proxy.policy.terms import AccountLimit, Terms
 from proxy.stores.base import (
     Accept,
     Bucket,
@@ -29,6 +27,8 @@ from proxy.stores.base import (
 )
 from proxy.stores.batching import LedgerBatcher, Patience
 from proxy.stores.spool import Spool
+from proxy.tenants.terms import MILLION as MILLION
+from proxy.tenants.terms import AccountLimit, Terms
 
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0

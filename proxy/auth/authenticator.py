@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from cachetools import LRUCache
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from proxy.auth import keys
 from proxy.auth.cookies import SessionCookie
-from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Session, Sessions, is_guest_name
+from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Sessions
 from proxy.clock import Clock
-from proxy.errors import OriginNotAllowed, ProxyError, SessionRevoked, Unauthenticated
-from proxy.files import CDN_PATH
-from proxy.policy.directory import Directory, Snapshot
-from proxy.policy.plans import Plan, Tenant
-from proxy.policy.terms import Terms
+from proxy.errors import OriginNotAllowed, ProxyError, Unauthenticated
 from proxy.settings import Settings
 from proxy.stores.base import TenantKey, Upload
+from proxy.tenants import keys
+from proxy.tenants.caller import Caller, Session, check_not_revoked, find_key, find_tenant, is_guest_name
+from proxy.tenants.directory import Directory, Snapshot
+from proxy.tenants.plans import Tenant
+from proxy.upstream.file_urls import CDN_PATH
 
 HEADER = "x-fal-proxy-session"
 #: A key's last use is told to this accuracy, so that a busy key does not cost a write a call.
@@ -36,34 +36,6 @@ _SCHEMES = ("bearer", "key")
 _log = logging.getLogger(__name__)
 
 Place = Literal["authorization", "header", "path", "cookie"]
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who is asking, once authenticated.
-
-    Attributes:
-        subject: the end user; empty for the tenant itself, that came with its key.
-        endpoints: what it may call.
-        session: None for a tenant key.
-    """
-
-    tenant: Tenant
-    subject: str
-    plan_name: str
-    terms: Terms
-    endpoints: frozenset[str]
-    session: Session | None = None
-    key_id: str | None = None
-
-    @property
-    def plan(self) -> Plan:
-        return self.terms.plan
-
-    @property
-    def narrowed_to(self) -> tuple[str, ...] | None:
-        """The endpoints that its session was narrowed to; None for all of its plan."""
-        return self.session.endpoints if self.session else None
 
 
 class Authenticator:
@@ -139,7 +111,7 @@ class Authenticator:
         snapshot = await self._directory.snapshot()
         if session.subject:
             return _session_caller(replace(session, endpoints=None), snapshot)
-        return self._key_caller(_key_record(session.id, snapshot), snapshot)
+        return self._key_caller(find_key(session.id, snapshot), snapshot)
 
     async def may_send(self, request: HTTPConnection, upload: Upload) -> bool:
         """Whether a request may send an upload's bytes: what is presented is its owner's, or nothing is.
@@ -207,18 +179,6 @@ class Authenticator:
             _log.warning("the last use of a tenant key could not be noted")
 
 
-def check_not_revoked(caller: Caller, snapshot: Snapshot) -> None:
-    """Make sure that what a caller presented still counts by a later reading of the directory.
-
-    Raises:
-        Unauthenticated: it does not (also SessionRevoked).
-    """
-    if caller.session is not None and caller.session.subject:
-        _tenant_of(caller.session, snapshot)
-    else:
-        _key_record(caller.key_id or "", snapshot)
-
-
 def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
     """Whether the session or tenant key that asked for an upload was revoked, or its tenant takes it no longer."""
     tenant = snapshot.tenants.get(upload.tenant)
@@ -231,24 +191,8 @@ def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
     return snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, upload.issued_at or 0.0)
 
 
-def _key_record(key_id: str, snapshot: Snapshot) -> TenantKey:
-    record = snapshot.keys.get(key_id)
-    if record is None or record.tenant not in snapshot.tenants:
-        raise Unauthenticated("The tenant key is not valid any more.")
-    return record
-
-
-def _tenant_of(session: Session, snapshot: Snapshot) -> Tenant:
-    tenant = snapshot.tenants.get(session.tenant)
-    if tenant is None or (session.guest and not tenant.guests.enabled):
-        raise Unauthenticated("The session's tenant does not accept it any more.")
-    if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
-        raise SessionRevoked("The session was revoked; get a new one.")
-    return tenant
-
-
 def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
-    tenant = _tenant_of(session, snapshot)
+    tenant = find_tenant(session, snapshot)
     plan_name = tenant.guest_plan if session.guest else tenant.plan
     terms = snapshot.terms_of(tenant, plan_name, is_guest=session.guest)
     allowed = terms.plan.endpoints

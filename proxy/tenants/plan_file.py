@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
-from proxy.policy.plans import MoreEndpoint, PlanFile, default_file
 from proxy.settings import SettingsError
+from proxy.tenants.plans import MoreEndpoint, PlanFile, default_file
 
 
 def read_file(path: Path | None) -> tuple[PlanFile, Catalog]:

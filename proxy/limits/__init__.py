@@ -1,0 +1,1 @@
+"""What bounds a call: rates, concurrency, quotas, inputs and open streams."""

@@ -1,1 +1,0 @@
-"""What a caller may do: plans, the order of checks, inputs."""
