@@ -139,13 +139,15 @@ def native_job(alice: Person) -> None:
         assert client.post("/v1/jobs", json=body).status_code == 202
 
 
-def native_job_with_events(alice: Person) -> None:
+def native_job_with_events(alice: Person) -> int:
     body = {"endpoint": NEXT, "input": asking("[[pace hold=IN_QUEUE]] ?")}
     with (
         alice.stack.client(alice.token, headers={"accept": "text/event-stream"}) as client,
         client.stream("POST", "/v1/jobs", json=body) as answer,
     ):
         assert answer.status_code == 200
+    # Two answers: to the submit, and the first event of the job's stream.
+    return 2
 
 
 #: Each kind of call, with a row of the document's table, and what fal's answer has and no other JSON.
