@@ -204,11 +204,11 @@ class BodyLimit:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or self._is_file(scope["path"]):
             return self._app(scope, receive, send)
-        declared = header_of(scope, b"content-length") or ""
         seen = 0
 
         async def bounded() -> Message:
             nonlocal seen
+            declared = None if seen else header_of(scope, b"content-length")
             if declared and parse_whole(declared, self._max_bytes) is None:
                 raise self._too_large()
             message = await receive()

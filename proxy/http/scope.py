@@ -26,4 +26,8 @@ def show_header(scope: Scope, name: str, value: str) -> None:
 
 def header_of(scope: Scope, name: bytes) -> str | None:
     """The first value of a request header, without the objects that Starlette makes of all of them."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+    for key, value in scope["headers"]:
+        if key == name:
+            given: str = value.decode("latin-1")
+            return given
+    return None

@@ -8,7 +8,7 @@ connection is closed (RFC 9112, sections 2.2, 3.2, 6.1, 6.3, 7.1 and 11.2; RFC 9
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn import Config
@@ -140,7 +140,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             self.deadline = self._time() + (limits.head_seconds if self._in_head else limits.keep_alive_seconds)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cast(Exchange, cycle)
+        self._answering = cycle  # type: ignore[assignment]
         self.deadline = NEVER
         super()._start_asgi_task(cycle, app)
 
