@@ -23,7 +23,8 @@ TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-
   nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql pgbouncer:pgbouncer
 BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
 
-# Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built.
+# Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built, and
+# the files keep the order of tests/support/order.py, the longest first.
 WORKERS ?= 2
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -45,7 +46,7 @@ image: ## Build the production image (IMAGE=fal-proxy:latest)
 
 .PHONY: test
 test: tools .venv/.dev $(BUNDLE) clients lint types page-types ## Install what the tests need, then run all of them
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
 test-fast: lint types ## Lint, types and the tests that need nothing but Python: under a minute

@@ -10,6 +10,7 @@ import trustme
 
 from proxy.sandbox.app import create_sandbox
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
+from tests.support.order import LONGEST_FIRST, TESTS
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis, running_redis, running_redis_cluster
 from tests.support.sandbox import SandboxControl
@@ -17,6 +18,11 @@ from tests.support.servers import running
 from tests.support.stack import Stack, proxy_in_front_of
 
 PICTURES = Path(__file__).with_name("pictures")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {TESTS / name: position for position, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

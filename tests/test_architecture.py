@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.order import LONGEST_FIRST, TESTS
+
 PROXY = Path(__file__).parent.parent / "proxy"
 FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in path.parts)
 
@@ -159,3 +161,8 @@ def test_the_environment_is_read_in_one_place() -> None:
         if "environ" in {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     }
     assert readers <= {"cli.py"}
+
+
+def test_files_that_start_first_exist() -> None:
+    missing = [name for name in LONGEST_FIRST if not (TESTS / name).is_file()]
+    assert not missing, f"tests/support/order.py names files that are gone: {missing}"

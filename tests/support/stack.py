@@ -25,6 +25,7 @@ from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.upstream.client import Timeouts
+from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
@@ -32,6 +33,8 @@ from tests.support.servers import free_port, running
 SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
 #: Longer than any test run, so that only tests that mean to let a session expire do.
 TTL_SECONDS = 30 * 86_400
+#: The sandbox is reached on plain http, and loading the authorities of the system for each proxy takes its time.
+_NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 #: The clock of the shared stack stands still, so no window would ever slide.
 UNLIMITED: dict[str, Any] = {
     "rate_limits": {"ip": None, "session": None, "subject": None, "tenant": None},
@@ -180,7 +183,7 @@ def proxy_in_front_of(
         settings,
         clock=clock,
         counters=counters,
-        transport=transport,
+        transport=transport or EngineTransport(ssl_context=_NO_AUTHORITIES, idle_seconds=settings.fal.idle_seconds),
         timeouts=timeouts,
         patience=patience,
         plan_file=plans,
