@@ -251,6 +251,18 @@ def test_the_headers_tell_every_limit_and_what_is_left_of_the_nearest(proxy: Sta
     assert told == ['"session";r=1;t=60', '"session";r=0;t=50', '"session";r=0;t=39']
 
 
+def test_a_call_that_is_refused_after_it_was_counted_has_the_headers_too(proxy: Stack) -> None:
+    with person(proxy, "sliding", "carol") as carol:
+        wrong = carol.call("POST", f"run/{NEXT}", {"image_url": "https://files.example/a.png"})
+        assert wrong.status_code == 422 and wrong.headers["ratelimit"].startswith('"subject";r=2;')
+        assert carol.run().headers["ratelimit"].startswith('"subject";r=1;')
+        assert wrong.headers["ratelimit-policy"] == '"subject";q=3;w=60'
+        # Each header stands there once, also where the limit itself refuses.
+        carol.run()
+        refused = carol.run()
+        assert refused.status_code == 429 and len(refused.headers.get_list("ratelimit")) == 1
+
+
 def test_where_there_is_no_limit_there_is_no_header(proxy: Stack) -> None:
     with person(proxy, "plain") as free:
         answer = free.run()
