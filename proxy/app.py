@@ -11,37 +11,16 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.auth.admin_token import AdminToken
-from proxy.auth.authenticator import Authenticator
-from proxy.auth.sessions import Sessions
-from proxy.calls.admission import Admission
-from proxy.calls.handler import handlers
-from proxy.calls.idempotency import Idempotency
-from proxy.calls.jobs import JobHandler
-from proxy.calls.models import ModelHandler
-from proxy.calls.poll_cache import PollCache, RepeatedPolls
-from proxy.catalog import Catalog
+from proxy.assembly import assemble, open_counters
+from proxy.calls.poll_cache import RepeatedPolls
 from proxy.clock import Clock, SystemClock
 from proxy.drain import Drain
 from proxy.http.body_memory import BodyMemory
 from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
 from proxy.http.middleware import BodyLimit, Errors, RequestContext
-from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.hub import Hub
-from proxy.jobs.ownership import Ownership
-from proxy.jobs.reconciler import Reconciler
-from proxy.jobs.results import ResultCache
 from proxy.jobs.retention import Cleaner
-from proxy.jobs.settlement import Settlement
-from proxy.jobs.watches import watches_per_tenant
-from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper
-from proxy.limits.rates import RateLimiter, flood_guard
 from proxy.limits.refusals import RefusalBudget
-from proxy.limits.retries import RetryAllowance
-from proxy.limits.stream_guard import StreamGuard
-from proxy.limits.streams import OpenStreams
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.page import Page
 from proxy.reload import Reloader
@@ -51,15 +30,11 @@ from proxy.settings import Settings
 from proxy.startup import Startup
 from proxy.stores.base import Counters, Stores
 from proxy.stores.batching import Patience
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.spool import Spool
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
-from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
 from proxy.upstream.client import Timeouts, Upstream
-from proxy.upstream.file_urls import FileUrls
 from proxy.upstream.guard import Guard
 from proxy.upstream.transport import EngineTransport
 
@@ -101,7 +76,7 @@ def create_app(
     """
     file, catalog = read_file(settings.config_path)
     metrics, clock = Metrics(), clock or SystemClock()
-    services = _assembled(
+    services = assemble(
         settings,
         catalog,
         metrics,
@@ -112,7 +87,7 @@ def create_app(
             Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds),
         ),
         stores or SqlStores.of(settings.stores),
-        counters or _counters(settings),
+        counters or open_counters(settings),
         clock,
         drain or Drain(settings.server.drain_seconds),
         patience,
@@ -163,111 +138,6 @@ class ByListener:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app = self._operations if scope.get("state", {}).get(LISTENER) == OPERATIONS else self._public
         return app(scope, receive, send)
-
-
-def _assembled(
-    settings: Settings,
-    catalog: Catalog,
-    metrics: Metrics,
-    upstream: Upstream,
-    stores: Stores,
-    counters: Counters,
-    clock: Clock,
-    drain: Drain,
-    patience: Patience | None,
-) -> Services:
-    """Every part, made once, each given what it works with."""
-    directory = Directory(stores.directory, clock, is_open=False)
-    minted = Sessions(settings.sessions.secrets, clock)
-    fails_open = settings.stores.rate_limit_on_error == "open"
-    limiter = RateLimiter(counters, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
-    leases = Leases(counters, stores.ledger, clock, fails_open=fails_open, failed=metrics.uncounted.inc)
-    bookkeeper = Bookkeeper(stores.ledger, clock, patience, Spool(settings.stores.spool_folder))
-    settlement = Settlement(bookkeeper, leases, catalog, clock)
-    owners = Ownership(stores.ledger)
-    files = FileUrls(settings.fal.cdn_url, settings.server.public_url)
-    queue = FalQueue(upstream, settlement)
-    hub = Hub(
-        upstream,
-        queue,
-        settlement,
-        clock,
-        drain,
-        most_per_tenant=lambda: watches_per_tenant(len(directory.latest.tenants)),
-    )
-    results, poll_cache = ResultCache(), PollCache(directory, limiter, clock)
-    idempotency = Idempotency(stores.idempotency, stores.ledger, leases.is_idle, clock)
-    streams = OpenStreams(
-        settings.server.max_streams,
-        settings.server.max_streams_per_session,
-        lambda: settings.server.streams_per_tenant(len(directory.latest.tenants)),
-    )
-    breakers = upstream.guard.open_names
-    metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), bookkeeper.waiting)
-    admission = Admission(catalog, owners, limiter, leases, bookkeeper, drain, files)
-    models = ModelHandler(
-        admission=admission,
-        upstream=upstream,
-        queue=queue,
-        settlement=settlement,
-        bookkeeper=bookkeeper,
-        owners=owners,
-        idempotency=idempotency,
-        limiter=limiter,
-        streams=streams,
-        clock=clock,
-    )
-    job_handler = JobHandler(
-        admission=admission,
-        upstream=upstream,
-        queue=queue,
-        settlement=settlement,
-        hub=hub,
-        results=results,
-        streams=streams,
-        poll_cache=poll_cache,
-    )
-    return Services(
-        settings=settings,
-        clock=clock,
-        drain=drain,
-        catalog=catalog,
-        stores=stores,
-        directory=directory,
-        sessions=minted,
-        admin_token=AdminToken(settings.sessions.admin_token),
-        authenticator=Authenticator(minted, directory, settings, clock),
-        admission=admission,
-        handlers=handlers(models, job_handler),
-        job_handler=job_handler,
-        limiter=limiter,
-        leases=leases,
-        bookkeeper=bookkeeper,
-        settlement=settlement,
-        owners=owners,
-        streams=streams,
-        stream_guard=StreamGuard(directory, clock, metrics),
-        hub=hub,
-        poll_cache=poll_cache,
-        counters=counters,
-        reconciler=Reconciler(stores.ledger, upstream, queue, settlement, leases, clock, hub.is_watching),
-        idempotency=idempotency,
-        upstream=upstream,
-        files=files,
-        body_memory=BodyMemory(settings.server.max_body_memory),
-        metrics=metrics,
-        flood_guard=flood_guard(),
-        retries=RetryAllowance(clock),
-    )
-
-
-def _counters(settings: Settings) -> Counters:
-    if settings.stores.redis_url is None:
-        return MemoryCounters()
-    # Imported here: its client library takes memory that a proxy without Redis has better uses for.
-    from proxy.stores.counters.redis import RedisCounters
-
-    return RedisCounters(settings.stores.redis_url.reveal())
 
 
 def _routes(services: Services) -> list[BaseRoute]:

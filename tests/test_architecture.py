@@ -17,7 +17,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 #: A room may import rooms of its own floor and of those below, and no two rooms import each other.
 FLOORS = [
     {"cli", "dev", "server", "__main__"},
-    {"app", "reload"},
+    {"app", "assembly", "reload"},
     {"startup"},
     {"routes", "page"},
     {"calls"},

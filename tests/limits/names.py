@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Scope
 
-from proxy.app import _assembled
+from proxy.assembly import assemble
 from proxy.catalog import built_in
 from proxy.drain import Drain
 from proxy.limits.quotas import new_job
@@ -102,7 +102,7 @@ async def measure(database: str) -> list[int]:
     clock = MovableClock()
     settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "x" * 40})
     upstream = Upstream(settings.fal, EngineTransport())
-    services = _assembled(
+    services = assemble(
         settings,
         built_in(),
         Metrics(),
