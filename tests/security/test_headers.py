@@ -89,7 +89,8 @@ FALS = {
     "x-fal-request-timeout-type": "user",
     "x-fal-needs-retry": "0",
     "x-fal-retryable": "false",
-    "retry-after": "7",
+    # Short: further tries to open a stream wait for so long.
+    "retry-after": "2",
 }
 #: With the values that must arrive; `x-fal-request-id` is fal's own, other for each call.
 PASSED_BACK = {
