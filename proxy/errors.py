@@ -258,3 +258,9 @@ def respond(error: ProxyError, request_id: str) -> Response:
         body["retry_after"] = error.retry_after
         headers["retry-after"] = str(error.retry_after)
     return Response(orjson.dumps(body), error.status, headers, media_type="application/json")
+
+
+def without_frames(error: Exception) -> Exception:
+    """Give an error that can be kept: its frames refer to what keeps it, which only the garbage collector frees."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

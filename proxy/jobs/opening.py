@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from typing import Protocol
 
 from starlette.datastructures import Headers
 
@@ -26,6 +27,12 @@ TURNS_PER_SECOND = 50.0
 #: The longest that fal's `retry-after` holds up all streams, and the part of it by which processes come back apart.
 MOST_WAIT_SECONDS = 60
 JITTER = 0.25
+
+
+class Open(Protocol):
+    """What opens the status stream of a job, as `StreamOpener.open`."""
+
+    async def __call__(self, job: Job, *, is_again: bool) -> Answer: ...
 
 
 class JobUnknown(StreamBroken):

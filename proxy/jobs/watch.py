@@ -14,11 +14,12 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
-from typing import Any, Protocol
+from typing import Any
 
-from proxy.errors import ProxyError
-from proxy.jobs.opening import JobUnknown
+from proxy.errors import ProxyError, without_frames
+from proxy.jobs.opening import JobUnknown, Open
 from proxy.jobs.updates import COMPLETED, STATES, Log, Update
+from proxy.jobs.waiters import Waiters
 from proxy.stores.base import Job
 from proxy.upstream.client import Answer
 from proxy.upstream.relay import StreamBroken, events_of
@@ -37,10 +38,6 @@ _log = logging.getLogger(__name__)
 
 Fetch = Callable[[Job], Awaitable[dict[str, Any] | None]]
 OnStatus = Callable[[Job, dict[str, Any]], Awaitable[None]]
-
-
-class Open(Protocol):
-    async def __call__(self, job: Job, *, is_again: bool) -> Answer: ...
 
 
 class Watch:
@@ -81,7 +78,7 @@ class Watch:
         self._fruitless = 0
         self._failure: Exception | None = None
         self._is_over = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
         self._task: asyncio.Task[None] | None = None
         self.readers = 0
         self.used_at = used_at
@@ -128,11 +125,8 @@ class Watch:
             await asyncio.wait({self._task})
 
     def notify(self) -> None:
-        """Make whoever waits look around."""
-        woken, self._waiting = self._waiting, []
-        for waiting in woken:
-            if not waiting.done():
-                waiting.set_result(None)
+        """Make all who wait look around."""
+        self._waiters.notify()
 
     async def begun(self, attempts: int = 1) -> Update:
         """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
@@ -143,7 +137,7 @@ class Watch:
         while self.latest is None:
             if self._is_over or self._has_failed(attempts):
                 raise self._end()
-            await self._woken()
+            await self._waiters.wait()
         return self.latest
 
     def _has_failed(self, attempts: int) -> bool:
@@ -153,17 +147,6 @@ class Watch:
     def _end(self) -> Exception:
         """Why nothing more comes. A copy: one exception raised to many readers would keep the frames of all of them."""
         return copy(self._failure) if self._failure else StreamBroken("the job is not followed any more")
-
-    async def _woken(self) -> None:
-        """Wait until there is news. A future for each who waits: an `asyncio.Event` is ten times as large."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        try:
-            await waiting
-        except asyncio.CancelledError:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
-            raise
 
     async def updates(self, after: str | None, wait_seconds: float) -> AsyncGenerator[tuple[Update, int] | None, None]:
         """Every update, with the number of the first line that is news in it; None after a while without any.
@@ -193,7 +176,7 @@ class Watch:
                 raise self._end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
-                    await self._woken()
+                    await self._waiters.wait()
             if number == self._told and not self._is_over:
                 yield None
 
@@ -216,7 +199,7 @@ class Watch:
             # By `stop`. A task keeps the exception that it ends with, whose frames would keep the task.
             pass
         except Exception as failure:
-            self._failure = _without_frames(failure)
+            self._failure = without_frames(failure)
             if not isinstance(failure, (ProxyError, StreamBroken)):
                 _log.exception("a job could not be followed")
         finally:
@@ -233,7 +216,7 @@ class Watch:
             raise
         except (ProxyError, StreamBroken) as problem:
             _log.info("a job's status stream broke or could not be opened: %s", problem)
-            self._failure = _without_frames(problem)
+            self._failure = without_frames(problem)
         finally:
             self.is_live = False
         if self.latest and self.latest.is_last:
@@ -314,9 +297,3 @@ class Watch:
             self._told += 1
             self._fruitless = 0
             self.notify()
-
-
-def _without_frames(error: Exception) -> Exception:
-    """The error to keep: its frames refer to what keeps it, and only the garbage collector would free either."""
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)
