@@ -55,6 +55,7 @@ async def call(stores: SqlStores, clock: MovableClock, *charges: Charge, settles
 
 
 async def test_each_kind_goes_in_its_time(stores: SqlStores, clock: MovableClock, cleaner: Cleaner) -> None:
+    clock.set("2099-01-10T12:00:00Z")
     now, today = clock.now(), account(clock)
     await call(stores, clock, Charge(today, 1, 10))
     await stores.idempotency.claim(replace(CLAIM, created_at=now), 0.0)
