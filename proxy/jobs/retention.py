@@ -23,8 +23,8 @@ from proxy.stores.retention import KINDS, Expiry, RetentionStore, Row
 EVERY_SECONDS = 600.0
 LOOKS = 24
 #: Rows that one reading finds, and that one transaction removes.
-FOUND_AT_ONCE = 1_000
-MOST_AT_ONCE = 50
+FOUND_AT_ONCE = 500
+MOST_AT_ONCE = 25
 #: The least rest after a batch, and how many times as long as the batch it is.
 REST_SECONDS, REST_TIMES = 0.02, 9
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.

@@ -1,8 +1,8 @@
 """What removing old jobs costs others: `python -m tests.bench.retention`. Needs PostgreSQL.
 
-A served proxy in front of the static upstream takes submits at a steady rate, once with nothing to remove, and once
-while it removes hundreds of thousands of old jobs. Told are how long submits took, how long `/livez` took (it asks no
-store, so it shows how long the event loop was held), and how long it took to remove all.
+A served proxy in front of the static upstream takes submits at a steady rate, each with its result: once with nothing
+to remove, and once while it removes hundreds of thousands of old jobs. The report has how long submits took, how long
+`/livez` took (it asks no store, so it shows how long the event loop was held), and how many jobs were removed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ JOBS = """
 INSERT INTO jobs
   (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at, expires_at)
 {numbers}
-SELECT {key}, {random}, 'submit', 'fal-ai/llava-next', 'acme', 'user-' || (n * 7919 % 5000), 'settled',
+SELECT {key}, {random}, 'submit', 'fal-ai/llava-next', 'acme', 'user-' || (n % 5000 * 7919 % 5000), 'settled',
   '[["","requests","day",0,1000000,1000000000000],["alice","tokens","month",0,64000000,1000000000000]]',
   '{{"requests":1000000,"tokens":64000000}}', {now} - 8000000 + n * 8, {now} - 7999990 + n * 8, {now} - 7990000
 FROM numbers
@@ -76,14 +76,13 @@ async def fill(url: str, jobs: int) -> None:
     await database.close()
 
 
-async def timed(call: Callable[[], Awaitable[None]], rate: float, over: asyncio.Event) -> list[float]:
-    """Milliseconds of calls that begin at a steady rate, whatever the ones before do."""
+async def timed(call: Callable[[], Awaitable[float]], rate: float, over: asyncio.Event) -> list[float]:
+    """Milliseconds of calls, each with the moment of its answer, that begin at a steady rate."""
     loop, taken, running = asyncio.get_running_loop(), list[float](), set[asyncio.Task[None]]()
 
     async def one() -> None:
         began = loop.time()
-        await call()
-        taken.append((loop.time() - began) * 1000)
+        taken.append((await call() - began) * 1000)
 
     due = loop.time()
     while not over.is_set():
@@ -108,14 +107,19 @@ async def measure(server: str, options: argparse.Namespace, old_jobs: int) -> di
     headers = {"authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession(server, headers=headers) as client:
 
-        async def submit() -> None:
-            async with client.post(f"/fal/queue/{NEXT}", json=asking("?")) as answer:
-                answer.raise_for_status()
+        async def submit() -> float:
+            async with client.post(f"/fal/queue/{NEXT}", json=asking("?"), raise_for_status=True) as answer:
+                job = (await answer.json())["request_id"]
+            answered = asyncio.get_running_loop().time()
+            # So that it is settled: jobs that are not over would be asked about, more and more of them.
+            async with client.get(f"/fal/queue/{NEXT}/requests/{job}", raise_for_status=True) as answer:
                 await answer.read()
+            return answered
 
-        async def live() -> None:
+        async def live() -> float:
             async with client.get("/livez") as answer:
                 await answer.read()
+            return asyncio.get_running_loop().time()
 
         async def removed() -> float:
             async with client.get("/metrics") as answer:
