@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from proxy.settings import Secret
 from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
 from tests.server.commands import PLAINLY, SECRET, Server, serving
-from tests.soak.clients import Load
+from tests.soak.clients import LOST_SECONDS, Load
 from tests.soak.short_retention import PROGRAM
 from tests.support.limited import plan
 from tests.support.patience import until
@@ -34,10 +35,10 @@ MOST_DESCRIPTORS = 48
 MOST_TASKS = 10
 #: Ended jobs and results are kept, within bounds: about so much of each. The rest is the allocator's play.
 BYTES_A_JOB, SPARE_BYTES = 24 * 1024, 24 * 1024 * 1024
-#: How long rows stay after their end: longer than any client needs to come back for its result.
-RETENTION_SECONDS = 30
-#: The second load is like the first, so its rows find room where removed ones were.
-FILE_GROWTH, FILE_SPARE_BYTES = 1.25, 1024 * 1024
+#: How long rows stay after their end: for as long as a client may need for its job, but less in a short soak.
+LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS = 60.0, LOST_SECONDS
+#: What the file has in use once all jobs are removed: the tables themselves, and sums. The rest is free for new rows.
+MOST_BYTES_IN_USE = 512 * 1024
 #: What a submit leaves in the database, a row each.
 TABLES = (schema.jobs, schema.idempotency)
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,8 @@ async def soak(folder: Path, seconds: float, jobs: int) -> str:
         AssertionError: a job was lost, or something accumulated.
     """
     with _sandbox(folder) as sandbox:
-        environ = _environ(folder, sandbox.url)
+        retention = max(LEAST_RETENTION_SECONDS, min(MOST_RETENTION_SECONDS, seconds / 4))
+        environ = _environ(folder, sandbox.url, retention)
         token = Sessions((Secret(SECRET),), SystemClock()).mint("acme", "alice", 86_400)[0]
         port, home = free_port(), folder / "proxy"
         home.mkdir()
@@ -89,23 +91,24 @@ async def soak(folder: Path, seconds: float, jobs: int) -> str:
             assert code in (0, -signal.SIGTERM), f"it ended with {code}"
         with serving(environ=environ, folder=home, port=port, program=PROGRAM) as server:
             await running
-            bytes_before = _file_bytes(folder)
+            bytes_before, _ = _database_bytes(folder)
             before = await _rested(server)
             second = Load(server.url, token, 2)
             await second.run(jobs, seconds * 0.5)
-            bytes_after = _file_bytes(folder)
+            bytes_after, _ = _database_bytes(folder)
             after = await _rested(server)
             grown, done = after.bytes - before.bytes, second.ended.total()
             assert grown <= done * BYTES_A_JOB + SPARE_BYTES, f"{grown} bytes more after {done} jobs"
-            assert bytes_after <= bytes_before * FILE_GROWTH + FILE_SPARE_BYTES, f"{bytes_before} bytes, {bytes_after}"
             ended = first.ended + second.ended
-            await _is_removed(server, folder, token, ended.total())
+            await _is_removed(server, folder, token, ended.total(), retention)
+            _, in_use = _database_bytes(folder)
+            assert in_use <= MOST_BYTES_IN_USE, f"{in_use} bytes of the database are in use"
             problems = [line for line in server.stderr.splitlines() if '"level":"error"' in line]
             assert not problems, problems[:3]
     return (
         f"{ended.total()} jobs ended with their own answer ({dict(ended)}), clients came back "
         f"{first.again + second.again} times; under load {busy}, at rest {before} and {after}; "
-        f"the database had {bytes_before} and {bytes_after} bytes, and in the end no job, and the sums of all"
+        f"the database had {bytes_before} and {bytes_after} bytes after the loads, {in_use} in use when all was removed"
     )
 
 
@@ -124,12 +127,15 @@ async def _rested(server: Server) -> Weight:
     return await asyncio.to_thread(weigh, server)
 
 
-def _file_bytes(folder: Path) -> int:
-    """The database and its log."""
-    return sum(path.stat().st_size for path in folder.glob("proxy.db*") if path.is_file())
+def _database_bytes(folder: Path) -> tuple[int, int]:
+    """The size of the file, with what its log has still to bring, and how much of it is in use."""
+    with contextlib.closing(sqlite3.connect(folder / "proxy.db")) as connection:
+        names = ("page_count", "freelist_count", "page_size")
+        pages, free, size = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
+    return pages * size, (pages - free) * size
 
 
-async def _is_removed(server: Server, folder: Path, token: str, jobs: int) -> None:
+async def _is_removed(server: Server, folder: Path, token: str, jobs: int, retention: float) -> None:
     """Wait until all jobs have been removed, and find them all in what was used."""
     database = Database(f"sqlite:///{folder / 'proxy.db'}")
 
@@ -138,7 +144,7 @@ async def _is_removed(server: Server, folder: Path, token: str, jobs: int) -> No
             return not any([await connection.scalar(select(func.count()).select_from(table)) for table in TABLES])
 
     try:
-        await until(are_gone, "rows past their time are still there", RETENTION_SECONDS + 60)
+        await until(are_gone, "rows past their time are still there", retention + 60)
     finally:
         await database.close()
     async with httpx.AsyncClient(**PLAINLY) as client:
@@ -155,7 +161,7 @@ def _sandbox(folder: Path) -> Iterator[Server]:
         yield one
 
 
-def _environ(folder: Path, sandbox_url: str) -> dict[str, str]:
+def _environ(folder: Path, sandbox_url: str, retention: float) -> dict[str, str]:
     config = folder / "plans.yaml"
     config.write_text(yaml.safe_dump({"plans": {"free": plan()}, "tenants": [{"id": "acme", "plan": "free"}]}))
     return {
@@ -165,6 +171,6 @@ def _environ(folder: Path, sandbox_url: str) -> dict[str, str]:
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
         "PROXY_DRAIN_SECONDS": "5",
         "PROXY_LOG_LEVEL": "warning",
-        "SOAK_RETENTION_SECONDS": str(RETENTION_SECONDS),
+        "SOAK_RETENTION_SECONDS": str(retention),
         "PYTHONPATH": str(ROOT),
     }
