@@ -25,7 +25,7 @@ BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx red
 
 # Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built, and
 # the files keep the order of tests/support/order.py, the longest first.
-WORKERS ?= 2
+WORKERS ?= 3
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fal-proxy:latest

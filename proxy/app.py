@@ -28,8 +28,9 @@ from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, 
 from proxy.routes.services import Services
 from proxy.settings import Settings
 from proxy.startup import Startup
-from proxy.stores.base import Counters, Stores
+from proxy.stores.base import Stores
 from proxy.stores.batching import Patience
+from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
 from proxy.telemetry import Metrics
 from proxy.tenants.plan_file import read_file

@@ -30,9 +30,10 @@ from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
 from proxy.routes.services import Services
 from proxy.settings import Settings
-from proxy.stores.base import Counters, Stores
+from proxy.stores.base import Stores
 from proxy.stores.batching import Patience
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.counters.base import Counters
 from proxy.stores.spool import Spool
 from proxy.telemetry import Metrics
 from proxy.tenants.directory import Directory

@@ -18,9 +18,9 @@ FILES = FileUrls("http://127.0.0.1:8788/cdn", "https://ai.example.com")
     ],
 )
 def test_fals_own(url: str) -> None:
-    assert FILES.is_fals(url)
-    shown = FILES.shown(url)
-    assert shown.startswith("https://ai.example.com/fal/cdn/") and FILES.meant(shown) == url
+    assert FILES.is_fal_url(url)
+    shown = FILES.to_proxy(url)
+    assert shown.startswith("https://ai.example.com/fal/cdn/") and FILES.to_fal(shown) == url
 
 
 @pytest.mark.parametrize(
@@ -45,23 +45,23 @@ def test_fals_own(url: str) -> None:
     ],
 )
 def test_what_is_not_fals(url: object) -> None:
-    assert not FILES.is_fals(url)
+    assert not FILES.is_fal_url(url)
 
 
 def test_they_are_found_wherever_an_input_names_them() -> None:
     shown, fals = "https://ai.example.com/fal/cdn/v3b.fal.media/files/b/x.png", "https://v3b.fal.media/files/b/x.png"
     given = {"image_url": shown, "images": [{"image_url": shown}, shown], "prompt": f"not {shown}", "n": 1}
     meant = {"image_url": fals, "images": [{"image_url": fals}, fals], "prompt": f"not {shown}", "n": 1}
-    assert FILES.meant(given) == meant
+    assert FILES.to_fal(given) == meant
 
 
 def test_another_host_in_the_path_leads_to_the_cdn_and_no_further() -> None:
     for host in ("evil.example", "fal.media.evil.example", "..", "@evil.example", "V3.FAL.MEDIA"):
-        assert FILES.meant(f"https://ai.example.com/fal/cdn/{host}/x") == f"http://127.0.0.1:8788/cdn/{host}/x"
+        assert FILES.to_fal(f"https://ai.example.com/fal/cdn/{host}/x") == f"http://127.0.0.1:8788/cdn/{host}/x"
 
 
 def test_an_endless_nest_is_not_followed() -> None:
     nest: object = "https://ai.example.com/fal/cdn/files/x"
     for _ in range(5000):
         nest = [nest]
-    assert FILES.meant(nest)
+    assert FILES.to_fal(nest)

@@ -21,7 +21,8 @@ from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Sessions
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, Unauthenticated
 from proxy.settings import Settings
-from proxy.stores.base import TenantKey, Upload
+from proxy.stores.directory import TenantKey
+from proxy.stores.uploads import Upload
 from proxy.tenants import keys
 from proxy.tenants.caller import Caller, Session, check_not_revoked, find_key, find_tenant, is_guest_name
 from proxy.tenants.directory import Directory, Snapshot
@@ -35,7 +36,7 @@ UPLOAD_TOKEN_SECONDS = 900.0
 _SCHEMES = ("bearer", "key")
 _log = logging.getLogger(__name__)
 
-Place = Literal["authorization", "header", "path", "cookie"]
+CredentialSource = Literal["authorization", "header", "path", "cookie"]
 
 
 class Authenticator:
@@ -59,7 +60,7 @@ class Authenticator:
             OriginNotAllowed: a cookie from a page that may not use it.
             StoreUnavailable: revocations cannot be checked.
         """
-        place, text = presented(request, self.cookie)
+        place, text = find_credential(request, self.cookie)
         snapshot = await self._directory.snapshot()
         # Nowhere else: a path is written down in many places, and a cookie is sent by any page.
         if place == "authorization" and text.startswith(keys.PREFIX):
@@ -80,7 +81,7 @@ class Authenticator:
         path = scope["path"].split("/", 3)
         in_path = {"session": path[2]} if path[1:2] == ["s"] and len(path) > 2 else {}
         try:
-            place, text = presented(HTTPConnection({**scope, "path_params": in_path}), self.cookie)
+            place, text = find_credential(HTTPConnection({**scope, "path_params": in_path}), self.cookie)
             if place == "authorization" and text.startswith(keys.PREFIX):
                 return f"key:{keys.verify(text, self._directory.latest.keys).id}"
             salt = UPLOAD_SALT if scope["path"].startswith(CDN_PATH) else SESSION_SALT
@@ -200,7 +201,7 @@ def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
     return Caller(tenant, session.subject, plan_name, terms, wanted, session=session)
 
 
-def presented(request: HTTPConnection, cookie: SessionCookie) -> tuple[Place, str]:
+def find_credential(request: HTTPConnection, cookie: SessionCookie) -> tuple[CredentialSource, str]:
     """Where the credential is, and its text.
 
     Raises:

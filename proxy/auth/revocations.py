@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.stores.base import Revocation
+from proxy.stores.directory import Revocation
 from proxy.tenants.caller import Session
 from proxy.tenants.plans import MAX_SESSION_SECONDS
 

@@ -20,7 +20,7 @@ from proxy.limits.inputs import check_input
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import Bookkeeper, ceilings, new_job
 from proxy.limits.rates import RateLimiter
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Target
 from proxy.tenants.caller import Caller
 from proxy.upstream.file_urls import FileUrls
@@ -67,7 +67,7 @@ class Admission:
         caller, endpoint = call.caller, self.check_endpoint(call.caller, call.target)
         if not call.is_counted:
             await self._limiter.hit(caller, call.request.scope, polls=False)
-        given = self._files.meant(await call.read_input())
+        given = self._files.to_fal(await call.read_input())
         body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
         return Admitted(await self._reserve(call, endpoint, body), body)
 

@@ -13,7 +13,7 @@ from proxy.http.bodies import read_json
 from proxy.http.disconnect import Disconnect, disconnect_of
 from proxy.http.scope import MAY_HAVE_RUN, show_header
 from proxy.jobs.updates import Rewrite
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Caller
 from proxy.upstream import headers, wishes

@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.calls.call import Outcome
-from proxy.jobs.settlement import UsageReport, parsed
+from proxy.jobs.settlement import UsageReport, parse_document
 from proxy.targets import Target
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import Whole, whole
+from proxy.upstream.relay import BufferedResponse, buffer_response
 
 UNITS = "x-fal-billable-units"
 #: How long work that is not to be left half done may go on when the process ends.
@@ -23,15 +23,17 @@ async def fetch(
     headers: dict[str, str],
     body: object = None,
     caller: tuple[str, str] | None = None,
-) -> Whole:
+) -> BufferedResponse:
     """Make a call to fal and read the whole answer."""
     response = await upstream.call(target, headers, body, caller)
-    return await whole(response, repeatable=target.kind.repeatable)
+    return await buffer_response(response, repeatable=target.kind.repeatable)
 
 
-def usage_report(reply: Whole) -> UsageReport:
+def usage_report(reply: BufferedResponse) -> UsageReport:
     """What an answer of fal's says about the use of its machines."""
-    return UsageReport(reply.status, reply.headers.get(UNITS), parsed(reply.body) if reply.status < 400 else None)
+    return UsageReport(
+        reply.status, reply.headers.get(UNITS), parse_document(reply.body) if reply.status < 400 else None
+    )
 
 
 async def finish(work: Coroutine[Any, Any, Outcome]) -> Outcome:

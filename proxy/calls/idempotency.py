@@ -26,9 +26,10 @@ from proxy.errors import (
     StoreUnavailable,
     UpstreamAmbiguous,
 )
-from proxy.jobs.settlement import parsed
+from proxy.jobs.settlement import parse_document
 from proxy.limits.quotas import new_job_id
-from proxy.stores.base import Claim, IdempotencyStore, Job, Ledger
+from proxy.stores.idempotency import Claim, IdempotencyStore
+from proxy.stores.ledger import Job, Ledger
 from proxy.targets import Kind
 
 KEPT_SECONDS = 86_400.0
@@ -243,7 +244,7 @@ def _from_store(answer: Mapping[str, Any], call: Call) -> Outcome:
     if "ambiguous" in answer:
         raise UpstreamAmbiguous(answer["ambiguous"])
     status, body = answer["status"], base64.b64decode(answer["body"])
-    document = parsed(body) if call.target.kind is Kind.SUBMIT and status < 300 else None
+    document = parse_document(body) if call.target.kind is Kind.SUBMIT and status < 300 else None
     return Outcome(status, answer["headers"], body, document)
 
 

@@ -16,15 +16,15 @@ from proxy.jobs.events import status_events, wait_for_first_update
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.hub import Hub
 from proxy.jobs.results import ResultCache
-from proxy.jobs.settlement import Settlement, parsed
+from proxy.jobs.settlement import Settlement, parse_document
 from proxy.jobs.watch import Watch
 from proxy.limits.streams import OpenStreams
 from proxy.log_context import quiet
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import Whole
+from proxy.upstream.relay import BufferedResponse
 
 Events = Callable[[Watch], AsyncGenerator[bytes, None]]
 
@@ -113,13 +113,13 @@ class JobHandler:
             reply = await cancel_on_disconnect(call.disconnect, self.fetch_result(job, call.headers))
         return Outcome(reply.status, reply.headers, reply.body, job=job)
 
-    def fetch_result(self, job: Job, sent: dict[str, str]) -> Awaitable[Whole]:
+    def fetch_result(self, job: Job, sent: dict[str, str]) -> Awaitable[BufferedResponse]:
         """Get the result of a job, from memory or from fal."""
         return self._results.get(job.request_id or "", partial(self._fetch_result, job, sent))
 
-    async def _fetch_result(self, job: Job, sent: dict[str, str]) -> Whole:
+    async def _fetch_result(self, job: Job, sent: dict[str, str]) -> BufferedResponse:
         reply = await fetch(self._upstream, Target(Kind.RESULT, app=job.app, request_id=job.request_id or ""), sent)
-        await self._settlement.record_result(job, reply.status, reply.headers.get(UNITS), parsed(reply.body))
+        await self._settlement.record_result(job, reply.status, reply.headers.get(UNITS), parse_document(reply.body))
         return reply
 
     async def cancel(self, call: Call) -> Outcome:

@@ -18,15 +18,22 @@ from proxy.errors import AcceptanceDeferred, NotFound, StoreUnavailable, Upstrea
 from proxy.http.disconnect import CallerGone, Disconnect, cancel_on_disconnect
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.ownership import Ownership
-from proxy.jobs.settlement import Settlement, UsageReport, parsed
+from proxy.jobs.settlement import Settlement, UsageReport, parse_document
 from proxy.limits.quotas import Bookkeeper
 from proxy.limits.rates import RateLimiter
 from proxy.limits.streams import OpenStreams
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer, Upstream
-from proxy.upstream.relay import HEAD_SECONDS, StreamRefused, events_of, is_event_stream, pinged, whole
+from proxy.upstream.relay import (
+    HEAD_SECONDS,
+    StreamRefused,
+    buffer_response,
+    is_event_stream,
+    read_events,
+    with_heartbeat,
+)
 
 _DEFERRED = (
     "fal accepted the request, but the proxy's database does not answer, so its id cannot be given yet. Once the "
@@ -94,8 +101,8 @@ class ModelHandler:
         call.mark_sent()
         try:
             response = await self._upstream.call(call.target, call.headers, admitted.input, (job.tenant, job.subject))
-            reply = await whole(response, repeatable=not response.is_success)
-            document = parsed(reply.body) if response.is_success else None
+            reply = await buffer_response(response, repeatable=not response.is_success)
+            document = parse_document(reply.body) if response.is_success else None
             request_id = _request_id_in(document) if response.is_success else None
         except BaseException as error:
             await self._settlement.charge_failed_submit(job, error)
@@ -168,13 +175,13 @@ class ModelHandler:
             await cancel_on_disconnect(disconnect, asyncio.wait({sending}, timeout=HEAD_SECONDS))
             is_late = not sending.done()
             if not is_late and not is_event_stream(sending.result()):
-                reply = await cancel_on_disconnect(disconnect, whole(sending.result(), repeatable=False))
+                reply = await cancel_on_disconnect(disconnect, buffer_response(sending.result(), repeatable=False))
                 reports.append(usage_report(reply))
                 return Outcome(reply.status, reply.headers, reply.body, job=job)
             # From here on the bill stays open until the stream ends, however it does.
             rest = bill.pop_all()
         head = {} if is_late else headers.to_caller(sending.result().headers)
-        events = pinged(_model_events(sending, rest, reports), is_late=is_late)
+        events = with_heartbeat(_model_events(sending, rest, reports), is_late=is_late)
         return Outcome(200, head, events=events, release=rest.aclose, job=job)
 
     async def _free_if_gone(self, job: Job, disconnect: Disconnect | None) -> None:
@@ -212,13 +219,13 @@ async def _model_events(
         response = await sending
         if is_event_stream(response):
             last: Any = None
-            async with aclosing(events_of(response)) as events:
+            async with aclosing(read_events(response)) as events:
                 async for event in events:
                     last = event.document
                     yield event.data
             reports.append(UsageReport(200, None, last))
             return
-        reply = await whole(response, repeatable=False)
+        reply = await buffer_response(response, repeatable=False)
         reports.append(usage_report(reply))
     raise StreamRefused(reply.body)
 

@@ -23,7 +23,7 @@ from proxy.jobs.updates import Update
 from proxy.limits.rates import RateLimiter
 from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
-from proxy.stores.base import Window
+from proxy.stores.counters.base import Window
 from proxy.tenants.caller import Session
 from proxy.tenants.directory import Directory, Snapshot
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from proxy.calls.call import Form, Outcome
 from proxy.jobs.updates import Update
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.upstream.headers import JSON, REQUEST_ID
 
 

@@ -40,7 +40,7 @@ class CdnTargets:
 
     def _turn(self, scope: Scope, host: str, path: str, tokens: list[bytes]) -> None:
         base = self._files.cdn_url if host == CDN_HOST else f"https://{host}"
-        path = self._files.shown(f"{base}/{path}").removeprefix(self._public_url)
+        path = self._files.to_proxy(f"{base}/{path}").removeprefix(self._public_url)
         headers = [pair for pair in scope["headers"] if pair[0] not in _REPLACED]
         # In place: what is logged of a request is found out further in, and read further out.
         scope["headers"] = [*headers, *((b"authorization", token) for token in tokens)]

@@ -30,7 +30,7 @@ from proxy.errors import (
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
 from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
-from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, too_many
+from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, to_rate_limited
 from proxy.limits.refusals import COUNTED, RefusalBudget
 from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
@@ -166,7 +166,7 @@ def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
     if isinstance(problem, ProxyError):
         return problem
     if isinstance(problem, RateLimitExceeded):
-        return too_many(problem)
+        return to_rate_limited(problem)
     if isinstance(problem, HTTPException):
         return _of_router(problem, scope)
     _log.error("unexpected failure", exc_info=problem)

@@ -23,11 +23,11 @@ import orjson
 from proxy.drain import Drain
 from proxy.errors import BadRequest, BadUpstream, NotFound, ProxyError, Unavailable, UpstreamTimeout
 from proxy.jobs.opening import JobUnknown
-from proxy.jobs.settlement import parsed
+from proxy.jobs.settlement import parse_document
 from proxy.jobs.updates import Rewrite, Update
 from proxy.jobs.watch import ATTEMPTS, PAUSES_SECONDS, Watch
 from proxy.upstream import sse
-from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, StreamBroken, Whole
+from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, BufferedResponse, StreamBroken
 
 #: The id of the last event.
 END = "END"
@@ -36,7 +36,7 @@ RETRY_SECONDS, TROUBLE_SECONDS = 1.0, 5.0
 _EVENT_ID = re.compile(r"(?:IN_QUEUE|IN_PROGRESS|COMPLETED)\.[0-9]{0,9}\.[0-9]{1,9}|END")
 _log = logging.getLogger(__name__)
 
-Fetch = Callable[[], Awaitable[Whole]]
+Fetch = Callable[[], Awaitable[BufferedResponse]]
 
 
 def parse_event_id(text: str | None) -> str | None:
@@ -64,10 +64,10 @@ async def wait_for_first_update(watch: Watch) -> None:
             async with asyncio.timeout(HEAD_SECONDS):
                 await watch.begun(ATTEMPTS)
     except StreamBroken as broken:
-        raise refusal_of(broken) from None
+        raise stream_error(broken) from None
 
 
-def refusal_of(failure: StreamBroken | ProxyError) -> ProxyError:
+def stream_error(failure: StreamBroken | ProxyError) -> ProxyError:
     """The error for a caller whose job's stream fails before the first update."""
     if isinstance(failure, ProxyError):
         return failure
@@ -99,7 +99,7 @@ async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) ->
                 last_sent = update
     except StreamBroken as broken:
         if last_sent is None:
-            raise refusal_of(broken) from None
+            raise stream_error(broken) from None
         raise
 
 
@@ -136,7 +136,7 @@ async def job_events(
         yield sse.retry(TROUBLE_SECONDS)
         if watch.latest is None:
             # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
-            yield _error_event(refusal_of(failure).body() | {"request_id": request_id}, id_="")
+            yield _error_event(stream_error(failure).body() | {"request_id": request_id}, id_="")
         return
     yield await _last_event(fetch, request_id) or sse.retry(TROUBLE_SECONDS)
 
@@ -166,8 +166,8 @@ async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
     return None
 
 
-def _result_event(result: Whole, request_id: str) -> bytes:
-    if parsed(result.body) is None:
+def _result_event(result: BufferedResponse, request_id: str) -> bytes:
+    if parse_document(result.body) is None:
         problem = BadUpstream(f"fal's answer (status {result.status}) is no JSON.", scope="upstream")
         return _error_event(problem.body() | {"request_id": request_id})
     return sse.encode(result.body, name="result" if 200 <= result.status < 300 else "error", id_=END)

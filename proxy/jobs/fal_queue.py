@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.datastructures import Headers
 
-from proxy.jobs.settlement import Settlement, parsed
+from proxy.jobs.settlement import Settlement, parse_document
 from proxy.jobs.singleflight import SingleFlight
 from proxy.jobs.updates import STATES
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import Whole, whole
+from proxy.upstream.relay import BufferedResponse, buffer_response
 
 
 class StatusReport(NamedTuple):
@@ -27,7 +27,7 @@ class StatusReport(NamedTuple):
         document: its JSON object, with the id that callers know; None for an error, or what is no object.
     """
 
-    reply: Whole
+    reply: BufferedResponse
     document: dict[str, Any] | None
 
     @property
@@ -56,8 +56,8 @@ class FalQueue:
     async def _fetch(self, job: Job, logs: bool) -> StatusReport:
         target = Target(Kind.STATUS, app=job.app, request_id=job.request_id or "", logs=logs)
         response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
-        reply = await whole(response, repeatable=True)
-        document = parsed(reply.body) if response.is_success else None
+        reply = await buffer_response(response, repeatable=True)
+        document = parse_document(reply.body) if response.is_success else None
         if not isinstance(document, dict):
             return StatusReport(reply, None)
         if document.get("status") in STATES:

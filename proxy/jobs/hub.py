@@ -21,7 +21,7 @@ from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.jobs.watches import MOST_WATCHES, Watches
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import StreamBroken
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 
 from proxy.errors import ProxyError
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Answer, Upstream

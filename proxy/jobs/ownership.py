@@ -8,7 +8,7 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from proxy.errors import NotFound
-from proxy.stores.base import Job, Ledger
+from proxy.stores.ledger import Job, Ledger
 from proxy.targets import Target
 from proxy.tenants.caller import Caller
 

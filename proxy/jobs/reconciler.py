@@ -16,15 +16,15 @@ from starlette.datastructures import Headers
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.jobs.fal_queue import FalQueue
-from proxy.jobs.settlement import Settlement, parsed
+from proxy.jobs.settlement import Settlement, parse_document
 from proxy.jobs.updates import COMPLETED
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import JOB_SECONDS, UPLOAD
-from proxy.stores.base import Job, Ledger
+from proxy.stores.ledger import Job, Ledger
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import read_whole
+from proxy.upstream.relay import read_body
 
 #: How long nothing must have been heard of a job, and how often is looked.
 QUIET_SECONDS = 60.0
@@ -139,5 +139,5 @@ class Reconciler:
     async def _record_result(self, job: Job, request_id: str) -> None:
         target = Target(Kind.RESULT, app=job.app, request_id=request_id)
         response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
-        body = await read_whole(response, repeatable=True)
-        await self._settlement.record_result(job, response.status_code, None, parsed(body))
+        body = await read_body(response, repeatable=True)
+        await self._settlement.record_result(job, response.status_code, None, parse_document(body))

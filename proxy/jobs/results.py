@@ -9,26 +9,28 @@ from typing import Any
 from cachetools import LRUCache
 
 from proxy.jobs.singleflight import SingleFlight
-from proxy.upstream.relay import Whole
+from proxy.upstream.relay import BufferedResponse
 
 #: The largest result that is cached, and all of them together, in bytes.
 LARGEST_BYTES = 256 * 1024
 KEPT_BYTES = 64 * 1024 * 1024
-Fetch = Callable[[], Coroutine[Any, Any, Whole]]
+Fetch = Callable[[], Coroutine[Any, Any, BufferedResponse]]
 
 
 class ResultCache:
     """The results of jobs: the model's own status, the headers that may cross, and its body."""
 
     def __init__(self) -> None:
-        self._cached: LRUCache[str, Whole] = LRUCache(KEPT_BYTES, getsizeof=lambda result: len(result.body) + 1024)
-        self._flights: SingleFlight[Whole] = SingleFlight()
+        self._cached: LRUCache[str, BufferedResponse] = LRUCache(
+            KEPT_BYTES, getsizeof=lambda result: len(result.body) + 1024
+        )
+        self._flights: SingleFlight[BufferedResponse] = SingleFlight()
 
-    def cached(self, request_id: str) -> Whole | None:
+    def cached(self, request_id: str) -> BufferedResponse | None:
         """Give a result from memory, if it is there."""
         return self._cached.get(request_id)
 
-    async def get(self, request_id: str, fetch: Fetch) -> Whole:
+    async def get(self, request_id: str, fetch: Fetch) -> BufferedResponse:
         """Give the result of a job, from memory or from fal.
 
         Raises:
@@ -38,7 +40,7 @@ class ResultCache:
             return cached
         return await self._flights.run(request_id, partial(self._fetch, request_id, fetch))
 
-    async def _fetch(self, request_id: str, fetch: Fetch) -> Whole:
+    async def _fetch(self, request_id: str, fetch: Fetch) -> BufferedResponse:
         """Fetch a result. It is cached before anyone gets it: a caller who asks a moment later must find it."""
         result = await fetch()
         if _is_final(result) and len(result.body) <= LARGEST_BYTES:
@@ -46,6 +48,10 @@ class ResultCache:
         return result
 
 
-def _is_final(result: Whole) -> bool:
+def _size_of(result: BufferedResponse) -> int:
+    return len(result.body) + 1024
+
+
+def _is_final(result: BufferedResponse) -> bool:
     """Whether the same question will always get this answer: not so while the job runs, or when fal failed."""
     return 200 <= result.status < 300 or result.status == 422

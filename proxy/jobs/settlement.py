@@ -22,7 +22,7 @@ from proxy.limits.inputs import MAX_TOKENS
 from proxy.limits.leases import LEASE_SECONDS, Leases
 from proxy.limits.quotas import MILLION, Bookkeeper
 from proxy.numbers import bounded, parse_decimal
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 
 REMEMBERED = 50_000
 #: The longest that a call can take of fal's machines, and so the most that fal's own word about it counts.
@@ -188,7 +188,7 @@ def _resume_task() -> None:
         task.uncancel()
 
 
-def parsed(body: bytes) -> Any:
+def parse_document(body: bytes) -> Any:
     """The JSON of a body, or None for what is not JSON."""
     try:
         return orjson.loads(body)

@@ -20,9 +20,9 @@ from proxy.errors import ProxyError, without_frames
 from proxy.jobs.opening import JobUnknown, Open
 from proxy.jobs.updates import COMPLETED, STATES, Log, Update
 from proxy.jobs.waiters import Waiters
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import StreamBroken, events_of
+from proxy.upstream.relay import StreamBroken, read_events
 
 #: The longest pauses before a stream is opened again, by how many in a row brought no news; when so many in a row
 #: failed, its readers are cut off. Each pause is a random part of that (full jitter), and then the stream waits for a
@@ -233,7 +233,7 @@ class Watch:
         self._missed = False
         last: dict[str, Any] | None = None
         try:
-            async with asyncio.timeout(None) as patience, aclosing(events_of(response, self._miss)) as events:
+            async with asyncio.timeout(None) as patience, aclosing(read_events(response, self._miss)) as events:
                 async for event in events:
                     document = self._understood(event.document)
                     # The next one may be long in coming.

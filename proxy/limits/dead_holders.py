@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from proxy.clock import Clock
-from proxy.stores.base import Counters, Ledger
+from proxy.stores.counters.base import Counters
+from proxy.stores.ledger import Ledger
 
 #: How long a sign of life counts.
 HOLDER_SECONDS = 6.0

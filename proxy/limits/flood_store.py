@@ -9,7 +9,7 @@ import time
 
 from limits.storage import MemoryStorage
 
-from proxy.stores.base import Window
+from proxy.stores.counters.base import Window
 from proxy.stores.counters.windows import SlidingWindows
 
 #: Addresses that are counted at the same time, see `SlidingWindows`.

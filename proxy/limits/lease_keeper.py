@@ -15,7 +15,8 @@ from proxy.errors import ProxyError, StoreUnavailable
 from proxy.limits.dead_holders import HOLDER_SECONDS, DeadHolders
 from proxy.limits.pools import keys_of
 from proxy.limits.quotas import UPLOAD
-from proxy.stores.base import Beat, Counters, LeasesLost, Ledger, OpenJob, Pool
+from proxy.stores.counters.base import Beat, Counters, LeasesLost, Pool
+from proxy.stores.ledger import Ledger, OpenJob
 
 #: Without any word of a job its slot is free again after this; every word renews it.
 LEASE_SECONDS = 600.0

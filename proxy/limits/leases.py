@@ -14,7 +14,8 @@ from proxy.errors import StoreUnavailable, TooManyJobs
 from proxy.limits.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
 from proxy.limits.lease_keeper import LeaseKeeper
 from proxy.limits.pools import keys_of, keys_of_subject
-from proxy.stores.base import Counters, Job, Ledger, Pool
+from proxy.stores.counters.base import Counters, Pool
+from proxy.stores.ledger import Job, Ledger
 from proxy.tenants.terms import SlotLimits
 
 #: When a slot frees is not known; this is a moment to try again.

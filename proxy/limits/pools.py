@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.stores.base import Job, OpenJob
+from proxy.stores.ledger import Job, OpenJob
 from proxy.tenants.caller import is_guest_name
 
 

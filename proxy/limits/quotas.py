@@ -13,19 +13,8 @@ from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import InvalidInput, NotFound, QuotaExceeded
 from proxy.numbers import MOST
-from proxy.stores.base import (
-    Accept,
-    Bucket,
-    Charge,
-    Deferred,
-    Exhausted,
-    Job,
-    Ledger,
-    Reserve,
-    Settle,
-    Stale,
-)
 from proxy.stores.batching import LedgerBatcher, Patience
+from proxy.stores.ledger import Accept, Bucket, Charge, Deferred, Exhausted, Job, Ledger, Reserve, Settle, Stale
 from proxy.stores.spool import Spool
 from proxy.tenants.terms import MILLION as MILLION
 from proxy.tenants.terms import AccountLimit, Terms
@@ -83,7 +72,7 @@ def ceilings(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def charges_for(terms: Terms, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
+def list_charges(terms: Terms, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
     """What a call takes from each account that binds it."""
     return tuple(
         Charge(bucket_of(one, tenant, subject, now), amounts[one.unit], one.limit)
@@ -116,7 +105,7 @@ def new_job(
         subject=subject,
         submitted_at=now,
         expires_at=now + CALL_SECONDS,
-        charges=charges_for(terms, tenant, subject, amounts, now),
+        charges=list_charges(terms, tenant, subject, amounts, now),
         checked_at=now,
         used=dict(amounts),
     )
@@ -134,7 +123,7 @@ _NAMES = {"tenant": "", "guests": ALL_GUESTS}
 _SPOKEN = {"": "this tenant", ALL_GUESTS: "all guests of this tenant"}
 
 
-def exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
+def quota_exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
     """The refusal in words: which account, and when it is filled again."""
     bucket = refusal.bucket
     holder = _SPOKEN.get(bucket.subject, "this subject")
@@ -172,7 +161,7 @@ class Bookkeeper:
         """
         outcome = await self._batcher.commit(Reserve(job))
         if isinstance(outcome, Exhausted):
-            raise exceeded(outcome, self._clock.now())
+            raise quota_exceeded(outcome, self._clock.now())
 
     async def accept(self, job: Job, request_id: str) -> bool:
         """Note under which id fal has a job in its queue.

@@ -27,7 +27,7 @@ from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
 from proxy.limits.flood_store import BoundedStorage
 from proxy.networks import network
-from proxy.stores.base import Counters, Hit, Window
+from proxy.stores.counters.base import Counters, Hit, Window
 from proxy.tenants.caller import Caller
 from proxy.tenants.terms import ScopedRate
 
@@ -205,7 +205,7 @@ def network_of(request: Request) -> str:
     return network(request.scope.get("client"))
 
 
-def too_many(error: RateLimitExceeded) -> RateLimited:
+def to_rate_limited(error: RateLimitExceeded) -> RateLimited:
     """slowapi's refusal in our shape; at worst the whole window has to pass."""
     window = error.limit.limit.get_expiry() if error.limit else 60
     return RateLimited("Too many requests from this address; slow down.", retry_after=window, scope="ip")

@@ -17,7 +17,7 @@ from proxy.errors import RateLimited
 from proxy.limits.rates import parse_rate
 from proxy.log_context import quiet
 from proxy.networks import network
-from proxy.stores.base import Window
+from proxy.stores.counters.base import Window
 from proxy.stores.counters.windows import SlidingWindows
 
 #: What a refusal is: the answers that cost nothing otherwise. Those of a limit (402, 429) have their limit.

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.errors import BadRequest
 from proxy.limits.quotas import bucket_of, window_end
-from proxy.stores.base import UNITS, Account, Ledger, UsageRow
+from proxy.stores.ledger import UNITS, Account, Ledger, UsageRow
 from proxy.tenants.terms import MILLION, Terms
 
 GROUPS = ("day", "endpoint", "subject")

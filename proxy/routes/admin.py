@@ -21,7 +21,7 @@ from proxy.routes.queries import known_query
 from proxy.routes.services import Services
 from proxy.routes.sessions import Mint, minted
 from proxy.routes.usage import report
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.tenants import keys
 from proxy.tenants.plan_file import problems_of
 from proxy.tenants.plans import PlanFile, Tenant

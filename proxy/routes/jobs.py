@@ -23,7 +23,7 @@ from proxy.numbers import parse_whole
 from proxy.routes.queries import known_query
 from proxy.routes.rendering import bind_call, render
 from proxy.routes.services import Services
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Caller
 from proxy.upstream import headers, sse

@@ -30,7 +30,8 @@ from proxy.limits.retries import RetryAllowance
 from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
 from proxy.settings import Settings
-from proxy.stores.base import Counters, Stores
+from proxy.stores.base import Stores
+from proxy.stores.counters.base import Counters
 from proxy.targets import Kind
 from proxy.telemetry import Metrics
 from proxy.tenants.directory import Directory

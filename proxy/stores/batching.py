@@ -21,20 +21,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import (
-    Accept,
-    DataRefused,
-    Deferred,
-    Granted,
-    Ledger,
-    Operation,
-    Outcome,
-    OutcomeUnknown,
-    Reserve,
-    Settle,
-    Stale,
-    TransactionAborted,
-)
+from proxy.stores.errors import DataRefused, OutcomeUnknown, TransactionAborted
+from proxy.stores.ledger import Accept, Deferred, Granted, Ledger, Operation, Outcome, Reserve, Settle, Stale
 from proxy.stores.spool import Fact, Spool
 
 #: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),

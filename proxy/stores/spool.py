@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from proxy.numbers import MOST, bounded
-from proxy.stores.base import Accept, Settle
+from proxy.stores.ledger import Accept, Settle
 from proxy.targets import is_request_id
 
 #: What has happened at fal already, and only waits to be written down.

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from proxy.errors import SessionRevoked, Unauthenticated
-from proxy.stores.base import TenantKey
+from proxy.stores.directory import TenantKey
 from proxy.tenants.directory import Snapshot
 from proxy.tenants.plans import Plan, Tenant
 from proxy.tenants.terms import Terms

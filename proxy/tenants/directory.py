@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import DirectoryRows, DirectoryStore, Revocation, TenantKey
+from proxy.stores.directory import DirectoryRows, DirectoryStore, Revocation, TenantKey
 from proxy.tenants.plans import Plan, PlanFile, Tenant
 from proxy.tenants.revoked import RevokedSessions
 from proxy.tenants.terms import Terms, guest_terms, user_terms

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 
 from proxy.errors import Unauthenticated
-from proxy.stores.base import TenantKey
+from proxy.stores.directory import TenantKey
 
 PREFIX = "fpk_"
 _KEY_ID = re.compile(r"[0-9a-f]{16}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from proxy.stores.base import Revocation
+from proxy.stores.directory import Revocation
 
 #: Revocations that are added before those that have expired are looked for again, at least.
 SWEEP_EVERY = 10_000

@@ -23,7 +23,7 @@ class FileUrls:
         self.cdn_url = cdn_url
         self._shown_prefix = f"{public_url}{CDN_PATH}/"
 
-    def is_fals(self, url: object) -> bool:
+    def is_fal_url(self, url: object) -> bool:
         """Whether a URL that fal gave leads to one of its own stores."""
         if not isinstance(url, str):
             return False
@@ -35,18 +35,18 @@ class FileUrls:
             return False
         return parts.scheme == "https" and parts.netloc == parts.hostname and bool(_FALS_HOST.fullmatch(parts.netloc))
 
-    def shown(self, url: str) -> str:
+    def to_proxy(self, url: str) -> str:
         """The proxy's own URL for one of fal's files."""
         own = url.removeprefix(f"{self.cdn_url}/")
         return self._shown_prefix + (own if own != url else url.removeprefix("https://"))
 
-    def meant(self, value: Any, depth: int = 8) -> Any:
+    def to_fal(self, value: Any, depth: int = 8) -> Any:
         """A JSON value with the proxy's own file URLs, at this depth at most, as fal's; models ask for less."""
         if isinstance(value, str) and value.startswith(self._shown_prefix):
             rest = value.removeprefix(self._shown_prefix)
             return f"https://{rest}" if _FALS_HOST.fullmatch(rest.partition("/")[0]) else f"{self.cdn_url}/{rest}"
         if isinstance(value, dict) and depth:
-            return {name: self.meant(inner, depth - 1) for name, inner in value.items()}
+            return {name: self.to_fal(inner, depth - 1) for name, inner in value.items()}
         if isinstance(value, list) and depth:
-            return [self.meant(inner, depth - 1) for inner in value]
+            return [self.to_fal(inner, depth - 1) for inner in value]
         return value

@@ -13,14 +13,14 @@ import orjson
 from proxy.errors import BadUpstream
 from proxy.upstream.client import Answer, Upstream
 from proxy.upstream.headers import JSON
-from proxy.upstream.relay import read_whole
+from proxy.upstream.relay import read_body
 
 #: fal's etags are short; what is longer is something else.
 MAX_ETAG_LENGTH = 200
 
 
 @dataclass(frozen=True)
-class Place:
+class UploadDestination:
     """Where a file will lie, and the signed URL that opens that place: it is never shown."""
 
     file_url: str
@@ -44,7 +44,7 @@ async def put_part(upstream: Upstream, url: str, number: int, size: int, content
         UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `put`.
     """
     response = await upstream.to_files("PUT", _below(url, str(number)), {"content-length": str(size)}, content)
-    etag = _etag(response.headers, await read_whole(response, repeatable=True))
+    etag = _etag(response.headers, await read_body(response, repeatable=True))
     if etag is None:
         raise BadUpstream("fal's file store took the part without saying which it is.", scope="upstream")
     return etag
@@ -58,7 +58,7 @@ async def complete(upstream: Upstream, url: str, etags: Sequence[tuple[int, str]
     """
     body = orjson.dumps({"parts": [{"partNumber": number, "etag": etag} for number, etag in etags]})
     headers = {"content-type": JSON, "content-length": str(len(body))}
-    await read_whole(await upstream.to_files("POST", _below(url, "complete"), headers, body), repeatable=True)
+    await read_body(await upstream.to_files("POST", _below(url, "complete"), headers, body), repeatable=True)
 
 
 def _below(url: str, name: str) -> str:

@@ -47,7 +47,7 @@ class StreamRefused(Exception):
         self.body = body
 
 
-async def read_whole(response: httpx.Response, *, repeatable: bool, limit: int = WHOLE_BYTES) -> bytes:
+async def read_body(response: httpx.Response, *, repeatable: bool, limit: int = WHOLE_BYTES) -> bytes:
     """The decoded body of an answer, and close it.
 
     Raises:
@@ -81,7 +81,7 @@ def _too_large(repeatable: bool) -> ProxyError:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class BufferedResponse:
     """An answer of fal's that was read to its end: its status, the headers that may cross, its body."""
 
     status: int
@@ -92,23 +92,23 @@ class Whole:
         return Response(self.body, self.status, self.headers)
 
 
-async def whole(response: httpx.Response, *, repeatable: bool) -> Whole:
+async def buffer_response(response: httpx.Response, *, repeatable: bool) -> BufferedResponse:
     """Read an answer to its end.
 
     Raises:
-        BadUpstream, UpstreamAmbiguous: as `read_whole`.
+        BadUpstream, UpstreamAmbiguous: as `read_body`.
     """
-    body = await read_whole(response, repeatable=repeatable)
-    return Whole(response.status_code, to_caller(response.headers), body)
+    body = await read_body(response, repeatable=repeatable)
+    return BufferedResponse(response.status_code, to_caller(response.headers), body)
 
 
 async def pass_on(response: httpx.Response, *, repeatable: bool) -> Response:
     """An answer with fal's status and body, and only the headers that may cross.
 
     Raises:
-        BadUpstream, UpstreamAmbiguous: as `read_whole`.
+        BadUpstream, UpstreamAmbiguous: as `read_body`.
     """
-    return (await whole(response, repeatable=repeatable)).response()
+    return (await buffer_response(response, repeatable=repeatable)).response()
 
 
 def is_event_stream(response: httpx.Response) -> bool:
@@ -124,7 +124,9 @@ class Event(NamedTuple):
     document: Any
 
 
-async def events_of(response: httpx.Response, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[Event, None]:
+async def read_events(
+    response: httpx.Response, missed: Callable[[], None] = lambda: None
+) -> AsyncGenerator[Event, None]:
     """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the answer.
 
     Raises:
@@ -162,7 +164,7 @@ def _body_of(response: httpx.Response) -> httpx.AsyncByteStream:
     return response.stream
 
 
-async def pinged(
+async def with_heartbeat(
     data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS, *, is_late: bool = False
 ) -> AsyncGenerator[bytes, None]:
     """Encoded events, with a comment whenever nothing came for a while. Closes what they come from.

@@ -18,10 +18,10 @@ from proxy.jobs.hub import Hub
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.routes.jobs import as_job
 from proxy.settings import Settings, read
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream.client import Timeouts, Upstream
-from proxy.upstream.relay import Whole, whole
+from proxy.upstream.relay import BufferedResponse, buffer_response
 from tests.support.clock import MovableClock
 from tests.support.scripted import APP, ID, ScriptedFal
 
@@ -52,8 +52,10 @@ class Bench:
     drain: Drain
     books: Books = field(default_factory=Books)
 
-    async def fetch(self) -> Whole:
-        return await whole(await self.upstream.call(Target(Kind.RESULT, app=APP, request_id=ID), {}), repeatable=True)
+    async def fetch(self) -> BufferedResponse:
+        return await buffer_response(
+            await self.upstream.call(Target(Kind.RESULT, app=APP, request_id=ID), {}), repeatable=True
+        )
 
     async def native(self, after: str | None = None) -> list[dict[str, str]]:
         """The events of the native stream to its end, without comments."""

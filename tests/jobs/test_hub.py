@@ -14,7 +14,7 @@ from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.opening import JobUnknown
 from proxy.jobs.watch import KEPT_UPDATES
 from proxy.jobs.watches import MOST_WATCHES, watches_per_tenant
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.upstream.relay import StreamBroken
 from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading, until
 from tests.support.scripted import ID, ScriptedFal, log_line, whole_life

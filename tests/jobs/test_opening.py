@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from proxy.jobs.opening import Turns
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from tests.jobs.hubs import JOB, hub_before, until
 from tests.support.scripted import ScriptedFal, whole_life
 

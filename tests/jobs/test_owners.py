@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import NotFound
 from proxy.jobs.ownership import Ownership
-from proxy.stores.base import Accept, Job, Reserve
+from proxy.stores.ledger import Accept, Job, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.plans import Plan, Tenant

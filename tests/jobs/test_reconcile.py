@@ -17,8 +17,8 @@ from proxy.jobs.reconciler import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Rec
 from proxy.jobs.settlement import Settlement
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import Bookkeeper
-from proxy.stores.base import Accept, Job, Reserve
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.ledger import Accept, Job, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Upstream
 from tests.jobs.hubs import JOB, settings

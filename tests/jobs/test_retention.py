@@ -12,9 +12,11 @@ import pytest
 
 from proxy.jobs.retention import FOUND_AT_ONCE, MOST_AT_ONCE, Cleaner
 from proxy.limits.quotas import window_start
-from proxy.stores.base import Account, Bucket, Charge, Job, Part, Reserve, Revocation, Settle
+from proxy.stores.directory import Revocation
+from proxy.stores.ledger import Account, Bucket, Charge, Job, Reserve, Settle
 from proxy.stores.retention import Expiry, Row
 from proxy.stores.sql import SqlStores
+from proxy.stores.uploads import Part
 from tests.stores.records import CLAIM, UPLOAD, job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases

@@ -13,8 +13,8 @@ from proxy.catalog import built_in
 from proxy.jobs.settlement import MOST_SECONDS, Settlement, UsageReport
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import MILLION, Bookkeeper, new_job
-from proxy.stores.base import Job
 from proxy.stores.counters.memory import MemoryCounters
+from proxy.stores.ledger import Job
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plans import Plan, Quota
 from proxy.tenants.terms import user_terms

@@ -12,7 +12,7 @@ from proxy.errors import BadUpstream, RateLimited
 from proxy.jobs.results import LARGEST_BYTES, ResultCache
 from proxy.jobs.singleflight import SingleFlight
 from proxy.limits.streams import OpenStreams
-from proxy.upstream.relay import Whole
+from proxy.upstream.relay import BufferedResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ async def test_whoever_comes_while_work_is_given_up_begins_anew_and_alone() -> N
      (400, 10, False), (499, 10, False), (503, 10, False)],
 )  # fmt: skip
 async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_kept: bool) -> None:
-    results, work = ResultCache(), Work(Whole(status, {}, b"x" * size))
+    results, work = ResultCache(), Work(BufferedResponse(status, {}, b"x" * size))
     work.go.set()
     for _ in range(3):
         assert (await results.get("id", work)).status == status
@@ -101,7 +101,7 @@ async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_ke
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns: int) -> None:
-    results, work = ResultCache(), Work(Whole(200, {}, b"x"))
+    results, work = ResultCache(), Work(BufferedResponse(200, {}, b"x"))
     first = asyncio.create_task(results.get("id", work))
     await turn()
     work.go.set()
@@ -114,7 +114,7 @@ async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns
 async def test_all_results_together_are_bounded() -> None:
     results = ResultCache()
     for number in range(600):
-        work = Work(Whole(200, {}, b"x" * LARGEST_BYTES))
+        work = Work(BufferedResponse(200, {}, b"x" * LARGEST_BYTES))
         work.go.set()
         await results.get(str(number), work)
     assert results.cached("0") is None and results.cached("599") is not None

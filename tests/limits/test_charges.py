@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import InvalidInput
-from proxy.limits.quotas import MILLION, charges_for, new_job
+from proxy.limits.quotas import MILLION, list_charges, new_job
 from proxy.tenants.plans import Plan, Quota, Uploads
 from proxy.tenants.terms import user_terms
 
@@ -26,5 +26,5 @@ def test_two_quotas_on_one_account_count_a_call_once_and_the_lower_limit_holds()
     for limit, holds in ((500, 300), (200, 200)):
         quotas = (quota.model_copy(update={"limit": limit}),)
         plan = Plan(endpoints=frozenset(), quotas=quotas, uploads=Uploads(bytes_per_day=300))
-        (charge,) = charges_for(user_terms(plan), "acme", "alice", {"upload_bytes": 7 * MILLION}, NOON)
+        (charge,) = list_charges(user_terms(plan), "acme", "alice", {"upload_bytes": 7 * MILLION}, NOON)
         assert (charge.amount, charge.limit) == (7 * MILLION, holds * MILLION)

@@ -20,7 +20,7 @@ import yaml
 import proxy
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
-from proxy.stores.base import Account
+from proxy.stores.ledger import Account
 from tests.limits.aftermath import after
 from tests.limits.callers import ENDPOINT, QUICK, QUICK_SECONDS, Caller, http
 from tests.server.commands import serving

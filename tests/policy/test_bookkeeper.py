@@ -9,8 +9,9 @@ import pytest
 
 from proxy.errors import QuotaExceeded
 from proxy.limits.quotas import Bookkeeper
-from proxy.stores.base import Charge, DataRefused, Operation, Outcome
 from proxy.stores.batching import MOST_AT_ONCE
+from proxy.stores.errors import DataRefused
+from proxy.stores.ledger import Charge, Operation, Outcome
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.records import REQUESTS, job

@@ -16,9 +16,10 @@ from proxy.limits.dead_holders import HOLDER_SECONDS
 from proxy.limits.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import Bookkeeper
-from proxy.stores.base import Accept, Counters, Job, Ledger, OpenJob, Reserve, Settle
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.counters.base import Counters
 from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.ledger import Accept, Job, Ledger, OpenJob, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.tenants.terms import SlotLimits
 from tests.stores.records import job

@@ -16,8 +16,8 @@ from proxy.calls.poll_cache import MOST, MOST_HEAD_BYTES, PollCache, RepeatedPol
 from proxy.calls.polls import StatusQuery
 from proxy.jobs.updates import Log, Update
 from proxy.limits.rates import RateLimiter
-from proxy.stores.base import Job
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Session
 from proxy.tenants.directory import Snapshot

@@ -22,10 +22,11 @@ from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.sandbox.app import create_sandbox
 from proxy.settings import Secret, read
-from proxy.stores.base import Part, TenantKey, Upload
+from proxy.stores.directory import TenantKey
+from proxy.stores.uploads import Part, Upload
 from proxy.tenants import keys
 from proxy.tenants.caller import Session
-from proxy.upstream.files import Place
+from proxy.upstream.files import UploadDestination
 from tests.security.calls import JSON, call, slot, submit
 from tests.security.hostile import NEXT, NOBODYS, PATHS, TARGETS
 from tests.security.serving import serving
@@ -350,7 +351,7 @@ def test_no_repr_and_no_error_shows_a_secret(environ: dict[str, str], tmp_path: 
         "canary-slot", "acme", "alice", "image/png", "https://x", "https://x?canary-signature", 1, 1.0, "full"
     )
     part = Part("canary-slot", 1, "attempt", 1)
-    place = Place("https://x", "https://x?canary-signature")
+    place = UploadDestination("https://x", "https://x?canary-signature")
     shown = [
         part,
         place,

@@ -20,7 +20,7 @@ import yaml
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
 from proxy.sandbox.record import RECORDED_REQUESTS
-from proxy.stores.base import Account
+from proxy.stores.ledger import Account
 from tests.limits.callers import ENDPOINT, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.books import Books, read_books

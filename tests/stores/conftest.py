@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from proxy.stores.base import Counters
 from proxy.stores.counters import MemoryCounters
+from proxy.stores.counters.base import Counters
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.sql import SqlStores
 from tests.support.redis import Redis

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from proxy.stores.base import Bucket, Charge, Claim, Job, TenantKey, Upload
+from proxy.stores.directory import TenantKey
+from proxy.stores.idempotency import Claim
+from proxy.stores.ledger import Bucket, Charge, Job
+from proxy.stores.uploads import Upload
 
 PLANS = {"free": {"endpoints": ["fal-ai/llava-next"], "max_tokens": None}}
 ACME = {"id": "acme", "plan": "free", "allowed_origins": ["https://app.acme.example"]}

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Accept, Account, Charge, Deferred, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.batching import CLOSE_SECONDS, MOST_AT_ONCE, LedgerBatcher, Patience
+from proxy.stores.ledger import Accept, Account, Charge, Deferred, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.conftest import OpenStores

@@ -11,20 +11,9 @@ import pytest
 from sqlalchemy import delete, text
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import (
-    Accept,
-    Account,
-    Bucket,
-    Charge,
-    DataRefused,
-    Granted,
-    Operation,
-    Outcome,
-    Reserve,
-    Settle,
-    TransactionAborted,
-)
 from proxy.stores.batching import MOST_AT_ONCE, LedgerBatcher
+from proxy.stores.errors import DataRefused, TransactionAborted
+from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.schema import quota_usage

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Pool, Window
+from proxy.stores.counters.base import Pool, Window
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.patience import until
 from tests.support.redis import Redis, running_redis, running_redis_nodes

@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from proxy.stores.base import Revocation
+from proxy.stores.directory import Revocation
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, GLOBEX, KEY, PLANS

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.stores.base import Accept, Account, Bucket, Charge, Granted, Job, Part, Reserve, Revocation, Settle
+from proxy.stores.directory import Revocation
+from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Job, Reserve, Settle
 from proxy.stores.retention import KINDS, Expiry
 from proxy.stores.sql import SqlStores, schema
+from proxy.stores.uploads import Part
 from tests.stores.expired import count, expiry, removed
 from tests.stores.records import ALICES, CLAIM, REQUESTS, UPLOAD, job
 

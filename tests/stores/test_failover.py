@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Pool, Window
+from proxy.stores.counters.base import Pool, Window
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.patience import until
 from tests.support.redis import Redis, running_redis

@@ -19,7 +19,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from proxy.errors import StoreUnavailable
 from proxy.settings import SettingsError, read_stores
-from proxy.stores.base import Granted, Reserve
+from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor

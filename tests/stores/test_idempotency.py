@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from proxy.stores.base import Claim
+from proxy.stores.idempotency import Claim
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import CLAIM

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from proxy.stores.base import Counters, Pool
+from proxy.stores.counters.base import Counters, Pool
 from proxy.stores.counters.memory import MOST_RETURNED, SWEEP_EVERY, MemoryCounters
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.redis import Redis

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Accept, Account, Bucket, Charge, Exhausted, Granted, Reserve, Settle, Stale, UsageRow
 from proxy.stores.batching import MOST_AT_ONCE
+from proxy.stores.ledger import Accept, Account, Bucket, Charge, Exhausted, Granted, Reserve, Settle, Stale, UsageRow
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.stores.base import (
+from proxy.stores.ledger import (
     Accept,
     Account,
     Bucket,

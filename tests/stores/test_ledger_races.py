@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from proxy.limits.quotas import ALL_GUESTS, MILLION, new_job
-from proxy.stores.base import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
+from proxy.stores.ledger import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plans import Plan
 from proxy.tenants.terms import guest_terms, user_terms
@@ -127,7 +127,7 @@ def _anything(order: random.Random, known: list[Job], number: int) -> Operation:
 
 _PROCESS = """
 import asyncio, sys
-from proxy.stores.base import Charge, Granted, Reserve, Settle
+from proxy.stores.ledger import Charge, Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from tests.stores.records import REQUESTS, job
 

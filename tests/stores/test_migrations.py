@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, event, inspect, text
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Charge, Granted, Reserve
+from proxy.stores.ledger import Charge, Granted, Reserve
 from proxy.stores.sql import SqlStores, migrate, schema
 from proxy.stores.sql.engine import create_engine
 from proxy.stores.sql.postgres import PostgresDialect

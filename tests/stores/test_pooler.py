@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from proxy.errors import StoreUnavailable
 from proxy.libpq import parse
-from proxy.stores.base import Accept, Charge, Granted, Reserve, Settle
+from proxy.stores.ledger import Accept, Charge, Granted, Reserve, Settle
 from proxy.stores.sql.database import Database
 from tests.server.commands import PROXY, SERVABLE
 from tests.stores.conftest import OpenStores

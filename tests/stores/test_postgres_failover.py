@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.libpq import parse
-from proxy.stores.base import Granted, Reserve
+from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import job

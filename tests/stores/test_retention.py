@@ -11,18 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import (
-    UNITS,
-    Accept,
-    Account,
-    Charge,
-    Granted,
-    Job,
-    Reserve,
-    Settle,
-    Stale,
-    UsageRow,
-)
+from proxy.stores.ledger import UNITS, Accept, Account, Charge, Granted, Job, Reserve, Settle, Stale, UsageRow
 from proxy.stores.sql import SqlStores, schema
 from proxy.stores.sql.database import Database
 from tests.stores.conftest import OpenStores

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.stores.base import Reserve, Settle, UsageRow
+from proxy.stores.ledger import Reserve, Settle, UsageRow
 from proxy.stores.sql import SqlStores, schema
 from tests.stores.expired import count, expiry, removed
 from tests.stores.records import job

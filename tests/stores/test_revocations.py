@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.stores.base import DirectoryRows, Revocation
+from proxy.stores.directory import DirectoryRows, Revocation
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory

@@ -11,8 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.stores.base import Accept, Charge, Deferred, Reserve, Settle
 from proxy.stores.batching import LedgerBatcher
+from proxy.stores.ledger import Accept, Charge, Deferred, Reserve, Settle
 from proxy.stores.spool import Fact, Spool
 from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Granted, Reserve
+from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import UPLOAD, job

@@ -7,8 +7,8 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from proxy.stores.base import WHOLE, Part
 from proxy.stores.sql import SqlStores
+from proxy.stores.uploads import WHOLE, Part
 from tests.stores.records import UPLOAD
 
 pytestmark = pytest.mark.anyio

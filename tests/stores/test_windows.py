@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import Counters, Hit, Window
+from proxy.stores.counters.base import Counters, Hit, Window
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.counters.windows import SWEEP_EVERY, SlidingWindows
 from tests.support.redis import Redis

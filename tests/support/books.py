@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from proxy.stores.base import Account, Bucket
+from proxy.stores.ledger import Account, Bucket
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs, quota_usage
 

@@ -19,8 +19,8 @@ from proxy.sandbox.app import SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
 from proxy.settings import Settings, read
-from proxy.stores.base import Counters
 from proxy.stores.batching import Patience
+from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads

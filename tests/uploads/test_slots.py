@@ -12,7 +12,7 @@ import pytest
 from proxy.limits.retries import FREE_FILES, HOUR
 from proxy.routes.uploads.slots import SLOT_SECONDS
 from proxy.routes.uploads.whole import MAX_REPEATABLE_BYTES
-from proxy.stores.base import Revocation
+from proxy.stores.directory import Revocation
 from proxy.stores.sql import SqlStores
 from tests.security.shape import assert_refusal
 from tests.security.wire import Wire

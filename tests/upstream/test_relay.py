@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from proxy.upstream import sse
-from proxy.upstream.relay import pinged
+from proxy.upstream.relay import with_heartbeat
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ async def held_back(events: list[bytes], until: asyncio.Event) -> AsyncGenerator
 async def test_silence_is_filled_with_comments_and_events_stay_whole() -> None:
     go_on = asyncio.Event()
     seen: list[bytes] = []
-    async with aclosing(pinged(held_back([b"1", b"2"], go_on), 0.01)) as chunks:
+    async with aclosing(with_heartbeat(held_back([b"1", b"2"], go_on), 0.01)) as chunks:
         async for chunk in chunks:
             seen.append(chunk)
             if seen.count(sse.PING) == 3:
@@ -44,6 +44,6 @@ async def test_closing_a_stream_closes_what_feeds_it() -> None:
             closed.set()
 
     source = feeding()
-    async with aclosing(source), aclosing(pinged(source, 0.01)) as chunks:
+    async with aclosing(source), aclosing(with_heartbeat(source, 0.01)) as chunks:
         assert await anext(chunks) == sse.PING
     assert closed.is_set()

@@ -16,7 +16,7 @@ from proxy.auth.authenticator import has_lost_owner
 from proxy.errors import BadRequest, BodyTooLarge, ProxyError
 from proxy.routes.services import Services
 from proxy.routes.uploads.endpoints import no_such_upload
-from proxy.stores.base import Part, Upload, UploadStore
+from proxy.stores.uploads import Part, Upload, UploadStore
 from proxy.tenants.directory import Directory
 
 _log = logging.getLogger(__name__)

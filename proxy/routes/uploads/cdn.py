@@ -22,7 +22,7 @@ from proxy.routes.uploads.incoming import announced_type
 from proxy.routes.uploads.native import raw_file, send_new
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.slots import find, open_slot
-from proxy.stores.base import Upload
+from proxy.stores.uploads import Upload
 from proxy.targets import CDN_HOST
 from proxy.tenants.caller import Caller
 from proxy.tenants.terms import Terms
@@ -79,7 +79,7 @@ def routes(services: Services) -> list[Route]:
             return place
         slot = await open_slot(services, caller, place, content_type, in_parts=True)
         is_target = request.scope["state"].get(IS_CDN_TARGET)
-        url = place.file_url if is_target else services.files.shown(place.file_url)
+        url = place.file_url if is_target else services.files.to_proxy(place.file_url)
         begun = {"access_url": url, "uploadId": slot}
         return JSONResponse(begun)
 
@@ -89,7 +89,7 @@ def routes(services: Services) -> list[Route]:
         upload, terms = await find(services, request.path_params["slot"])
         url = f"{services.settings.server.public_url}{CDN_PATH}/{request.path_params['path']}"
         is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
-        if not is_own or not upload.in_parts or url != services.files.shown(upload.file_url):
+        if not is_own or not upload.in_parts or url != services.files.to_proxy(upload.file_url):
             raise no_such_upload()
         return upload, terms, url
 

@@ -21,7 +21,7 @@ from proxy.routes.uploads.relay import Content, Transfer, checked, relay
 from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
 from proxy.tenants.caller import Caller
 from proxy.upstream import files
-from proxy.upstream.relay import read_whole
+from proxy.upstream.relay import read_body
 
 PATH = "/v1/uploads"
 #: What a form has beside its file.
@@ -93,7 +93,7 @@ async def send_new(services: Services, request: Request, caller: Caller, file: F
             raise _NoPlace(place)
         if is_measured:
             response = await files.put(services.upstream, place.upload_url, content_type, file.size, flow)
-            await read_whole(response, repeatable=True)
+            await read_body(response, repeatable=True)
             return StoredFile(place.file_url, file.size)
         size = await put_in_parts(services.upstream, place.upload_url, file.least, uploads.max_bytes, flow)
         return StoredFile(place.file_url, size)

@@ -15,7 +15,7 @@ from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import incoming, length_of
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
-from proxy.stores.base import Upload
+from proxy.stores.uploads import Upload
 from proxy.tenants.terms import Terms
 from proxy.upstream import files
 

@@ -12,8 +12,8 @@ from proxy.routes.services import Services
 from proxy.targets import Kind, Target
 from proxy.tenants.plans import Uploads
 from proxy.upstream import headers, wishes
-from proxy.upstream.files import Place
-from proxy.upstream.relay import pass_on, read_whole
+from proxy.upstream.files import UploadDestination
+from proxy.upstream.relay import pass_on, read_body
 
 
 def headers_of_place(request: Request, uploads: Uploads) -> dict[str, str]:
@@ -27,7 +27,7 @@ def headers_of_place(request: Request, uploads: Uploads) -> dict[str, str]:
 
 async def ask_for_place(
     services: Services, sent: dict[str, str], content_type: str, name: str, *, in_parts: bool = False
-) -> Place | Response:
+) -> UploadDestination | Response:
     """A place for a file of this type and name; fal's own answer where it refuses one.
 
     Args:
@@ -42,15 +42,15 @@ async def ask_for_place(
     response = await services.upstream.call(target, sent, document)
     if not response.is_success:
         return await pass_on(response, repeatable=True)
-    return _place(await read_whole(response, repeatable=True), services)
+    return _place(await read_body(response, repeatable=True), services)
 
 
-def _place(body: bytes, services: Services) -> Place:
+def _place(body: bytes, services: Services) -> UploadDestination:
     try:
         document = orjson.loads(body)
-        place = Place(document["file_url"], document["upload_url"])
+        place = UploadDestination(document["file_url"], document["upload_url"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise BadUpstream("fal's answer names no place for the file.", scope="upstream") from None
-    if not (services.files.is_fals(place.file_url) and services.files.is_fals(place.upload_url)):
+    if not (services.files.is_fal_url(place.file_url) and services.files.is_fal_url(place.upload_url)):
         raise BadUpstream("fal named a place for the file that is not its own.", scope="upstream")
     return place

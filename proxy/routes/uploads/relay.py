@@ -17,7 +17,7 @@ from proxy.limits.contents import HEAD_BYTES, check_head
 from proxy.limits.quotas import MILLION, UPLOAD, new_job
 from proxy.routes.services import Services
 from proxy.routes.uploads.incoming import exactly, peeked
-from proxy.stores.base import Job
+from proxy.stores.ledger import Job
 from proxy.tenants.terms import Terms
 
 #: How long a reservation outlives its last sign of life: after a crash it is free then. And how often there is one.

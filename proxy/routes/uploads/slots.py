@@ -25,10 +25,10 @@ from proxy.routes.uploads.endpoints import file_route, no_such_upload, note_owne
 from proxy.routes.uploads.places import ask_for_place, headers_of_place
 from proxy.routes.uploads.sealing import seal, unseal
 from proxy.routes.uploads.whole import receive_whole
-from proxy.stores.base import Upload
+from proxy.stores.uploads import Upload
 from proxy.tenants.caller import Caller, is_guest_name
 from proxy.tenants.terms import Terms
-from proxy.upstream.files import Place
+from proxy.upstream.files import UploadDestination
 
 PREFIX = "/uploads/"
 SLOT_SECONDS = 900.0
@@ -64,7 +64,9 @@ async def initiate(services: Services, request: Request, caller: Caller, *, in_p
     return JSONResponse({"file_url": place.file_url, "upload_url": upload_url})
 
 
-async def open_slot(services: Services, caller: Caller, place: Place, content_type: str, *, in_parts: bool) -> str:
+async def open_slot(
+    services: Services, caller: Caller, place: UploadDestination, content_type: str, *, in_parts: bool
+) -> str:
     """A slot that leads to a place: its id."""
     slot, session = secrets.token_urlsafe(32), caller.session
     expires_at = services.clock.now() + (PARTS_SECONDS if in_parts else SLOT_SECONDS)

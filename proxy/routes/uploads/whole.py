@@ -15,7 +15,7 @@ from proxy.routes.services import Services
 from proxy.routes.uploads.attempts import attempt
 from proxy.routes.uploads.incoming import announced_type, exactly, incoming, length_of
 from proxy.routes.uploads.relay import Content, Transfer, checked, relay
-from proxy.stores.base import WHOLE, Upload
+from proxy.stores.uploads import WHOLE, Upload
 from proxy.tenants.terms import Terms
 from proxy.upstream import files
 from proxy.upstream.relay import pass_on

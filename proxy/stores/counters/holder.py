@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from proxy.stores.base import Beat
+from proxy.stores.counters.base import Beat
 from proxy.stores.counters.client import PREFIX, answering, batches, script, sizes
 
 EPOCH = f"{PREFIX}epoch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from proxy.stores.base import Beat, Hit, Pool, Window
+from proxy.stores.counters.base import Beat, Hit, Pool, Window
 from proxy.stores.counters.windows import SlidingWindows
 
 #: New pools between two sweeps of those with expired leases, at least.

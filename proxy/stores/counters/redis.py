@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
-from proxy.stores.base import Hit, LeasesLost, Pool, Window
+from proxy.stores.counters.base import Hit, LeasesLost, Pool, Window
 from proxy.stores.counters.client import ANSWER_SECONDS, PREFIX, answering, batches, connect, script, sizes
 from proxy.stores.counters.holder import EPOCH, RedisHolder
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from proxy.stores.base import Hit, Window
+from proxy.stores.counters.base import Hit, Window
 
 #: Windows with a single hit: two generations, of which the older one is dropped when the younger one is full.
 GENERATION = 32_768

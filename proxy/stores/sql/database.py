@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.base import DataRefused, OutcomeUnknown, TransactionAborted
+from proxy.stores.errors import DataRefused, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.engine import LOCK_SECONDS, create_engine, sqlite_location
 from proxy.stores.sql.file import SqliteFile

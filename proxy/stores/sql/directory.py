@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.stores.base import DirectoryRows, NewRevocations, Revocation, TenantKey
+from proxy.stores.directory import DirectoryRows, NewRevocations, Revocation, TenantKey
 from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from proxy.stores.base import Claim
+from proxy.stores.idempotency import Claim
 from proxy.stores.sql.database import Database, insert_missing
 from proxy.stores.sql.schema import idempotency as rows
 

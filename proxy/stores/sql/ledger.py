@@ -11,7 +11,7 @@ from typing import Any
 from cachetools import LRUCache
 from sqlalchemy import select, update
 
-from proxy.stores.base import Account, Bucket, Job, OpenJob, Operation, Outcome, UsageRow
+from proxy.stores.ledger import Account, Bucket, Job, OpenJob, Operation, Outcome, UsageRow
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs
 from proxy.stores.sql.transaction import (

@@ -31,7 +31,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from proxy.stores.base import UNITS
+from proxy.stores.ledger import UNITS
 from proxy.stores.retention import Expiry, Row
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor

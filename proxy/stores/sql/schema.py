@@ -19,7 +19,7 @@ from sqlalchemy import (
     false,
 )
 
-from proxy.stores.base import UNITS
+from proxy.stores.ledger import UNITS
 
 metadata = MetaData()
 

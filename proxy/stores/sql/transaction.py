@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, select, tuple_, update
 
-from proxy.stores.base import (
+from proxy.stores.ledger import (
     Accept,
     Account,
     Bucket,

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.stores.base import WHOLE, Part, Upload
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import upload_parts as parts
 from proxy.stores.sql.schema import uploads as rows
+from proxy.stores.uploads import WHOLE, Part, Upload
 
 
 class SqlUploads:

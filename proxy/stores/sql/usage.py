@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, cast, func, null, select, union_all
 
-from proxy.stores.base import UNITS, UsageRow
+from proxy.stores.ledger import UNITS, UsageRow
 from proxy.stores.sql.schema import jobs, usage_days
 
 _DAY_SECONDS = 86_400

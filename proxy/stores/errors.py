@@ -1,0 +1,17 @@
+"""How a store fails."""
+
+from __future__ import annotations
+
+from proxy.errors import StoreUnavailable
+
+
+class DataRefused(StoreUnavailable):
+    """The store works, and does not take this data: the same again would fail again, and other data not."""
+
+
+class TransactionAborted(StoreUnavailable):
+    """The database undid a transaction for the sake of another one, as it does in a deadlock."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The database did not answer to a commit: the transaction may have been done or not."""

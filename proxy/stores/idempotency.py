@@ -1,0 +1,39 @@
+"""The outcomes of calls with an Idempotency-Key, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One Idempotency-Key of one caller: for which body, which job came of it, and the answer once there is one.
+
+    The key and the body are kept as hashes. `answer` is a JSON document, see `proxy.calls.idempotency`.
+    """
+
+    tenant: str
+    subject: str
+    key_hash: str
+    body_hash: str
+    job_id: str
+    created_at: float
+    answer: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+class IdempotencyStore(Protocol):
+    async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
+        """Take a key; None if it was free, else what holds it. Keys taken before `forgotten_before` are free again."""
+
+    async def find(self, claim: Claim) -> Claim | None:
+        """What holds the key now."""
+
+    async def take_over(self, claim: Claim, from_job: str) -> bool:
+        """Take a key from a job that never came to be; False if somebody else was quicker."""
+
+    async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None: ...
+
+    async def forget(self, claim: Claim) -> None:
+        """Free the key again, as nothing came of it."""

@@ -1,0 +1,82 @@
+"""Files on their way to fal, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file on its way to fal. `id` and `upstream_url` open it for whoever knows them, so neither is shown.
+
+    Attributes:
+        upstream_url: fal's signed URL; sealed while it is kept.
+        size: of the whole file, once fal has it; None before that.
+        in_parts: whether it comes in parts that are joined at the end, or at once.
+        session_id, issued_at: of the session that asked for it, which may be revoked; of a tenant key, its id alone.
+    """
+
+    id: str = field(repr=False)
+    tenant: str
+    subject: str
+    content_type: str
+    file_url: str
+    upstream_url: str = field(repr=False)
+    max_bytes: int
+    expires_at: float
+    plan: str
+    size: int | None = None
+    in_parts: bool = False
+    session_id: str | None = None
+    issued_at: float | None = None
+
+
+#: The number of the only part of a file that comes at once.
+WHOLE = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One attempt to send a part of a file, or the whole of it.
+
+    Attributes:
+        attempt: tells it from later ones at the same part: only the latest counts.
+        etag: fal's, once fal has the part.
+    """
+
+    upload: str = field(repr=False)
+    number: int
+    attempt: str
+    size: int
+    etag: str | None = None
+
+
+class UploadStore(Protocol):
+    """Files on their way. A part is begun before its bytes are sent and landed after; together they fit in the file."""
+
+    async def add(self, upload: Upload) -> None: ...
+
+    async def get(self, upload_id: str) -> Upload | None: ...
+
+    async def begin(self, part: Part) -> bool | None:
+        """Note an attempt, in the place of an earlier one; False if the file would be too large, None if it is over."""
+
+    async def is_current(self, part: Part) -> bool:
+        """Whether the attempt is still the latest, and the file not over."""
+
+    async def land(self, part: Part, etag: str) -> bool:
+        """fal has the part; False if it was begun again meanwhile, or the file is over: then this attempt is nothing.
+
+        With the whole of a file, the file is over too.
+        """
+
+    async def drop(self, part: Part) -> None:
+        """The attempt failed."""
+
+    async def landed(self, upload_id: str) -> Sequence[Part]:
+        """The parts that fal has, by their numbers."""
+
+    async def finish(self, upload_id: str, size: int) -> bool:
+        """fal has the whole file; False if it was finished before."""
