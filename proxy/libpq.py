@@ -109,10 +109,35 @@ def parse(text: str) -> ConnectionUrl:
             kept[name] = _checked(name, value)
         elif name not in _IGNORED:
             raise ValueError(f"has a parameter that is not known: {given[:40]}; take it out of the URL")
-    if "," in parts.netloc or "," in kept.get("host", ""):
+    url = _joined(parts.netloc, parts.path, kept)
+    if len(split_hosts(url)) > 1:
         # Of several servers, the one that takes writes.
         kept.setdefault("target_session_attrs", "read-write")
-    return ConnectionUrl(parts._replace(scheme=_SCHEMES[0], query=urlencode(kept)).geturl(), timeout, is_pooled)
+        url = _joined(parts.netloc, parts.path, kept)
+    return ConnectionUrl(url, timeout, is_pooled)
+
+
+def split_hosts(url: str) -> list[str]:
+    """Give a URL for each server that a URL names, in the same order.
+
+    Raises:
+        ValueError: it names several ports, and not as many as servers.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    user, at, hosts = parts.netloc.rpartition("@")
+    if hosts:
+        return [_joined(f"{user}{at}{host}", parts.path, query) for host in hosts.split(",")]
+    names, ports = (query.get(name, "").split(",") for name in ("host", "port"))
+    if len(ports) not in (1, len(names)):
+        raise ValueError(f"names {len(names)} hosts and {len(ports)} ports; give one port, or one for each host")
+    named = [{"host": name, "port": port} for name, port in zip(names, ports * len(names), strict=False)]
+    given = [{key: text for key, text in one.items() if text} for one in named]
+    return [_joined(parts.netloc, parts.path, query | one) for one in given]
+
+
+def _joined(netloc: str, path: str, query: dict[str, str]) -> str:
+    return f"{_SCHEMES[0]}://{netloc}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 def _checked(name: str, value: str) -> str:

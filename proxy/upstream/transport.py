@@ -212,9 +212,14 @@ class _Exchange:
         try:
             return await self._answer()
         except Exception:
-            if self._upload_error is not None:
-                raise self._upload_error from None
-            raise
+            error, self._upload_error = self._upload_error, None
+            if error is None:
+                raise
+            # Kept anywhere else, the error would keep this frame alive, and this frame the error.
+            try:
+                raise error from None
+            finally:
+                del error
 
     @property
     def was_stale(self) -> bool:

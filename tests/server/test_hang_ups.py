@@ -17,7 +17,7 @@ from proxy.jobs.hub import IDLE_SECONDS
 from tests.routes.jobs import JOBS, new
 from tests.server.commands import serving
 from tests.server.talk import talk
-from tests.support.limited import NEXT, NOTHING, account, asking, eventually, limited_proxy, per, plan
+from tests.support.limited import NEXT, NOTHING, account, asking, eventually, limited_proxy, per, plan, png
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack, proxy_in_front_of
@@ -66,6 +66,25 @@ class Wire:
         known = self._jobs_at_fal()
         with self.sent("POST", path, body):
             eventually(lambda: self._jobs_at_fal() > known, "the call does not reach fal")
+
+    def cut(self, path: str, file: bytes) -> None:
+        """Begin to upload a file, and hang up when fal has half of it."""
+        self.control("DELETE", "/requests")
+        lines = [
+            f"POST {path} HTTP/1.1",
+            "host: proxy",
+            f"authorization: Bearer {self._token}",
+            "content-type: image/png",
+            f"content-length: {len(file)}",
+        ]
+        half = file[: len(file) // 2]
+        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
+            wire.sendall("\r\n".join([*lines, "", ""]).encode() + half)
+            eventually(lambda: self._file_bytes_at_fal() == len(half), "the upload does not reach fal")
+
+    def _file_bytes_at_fal(self) -> int:
+        requests = orjson.loads(self.control("GET", "/requests").partition(b"\r\n\r\n")[2])
+        return sum(one["body_size"] for one in requests if one["host"] == "cdn")
 
     def _jobs_at_fal(self) -> int:
         return self.control("GET", "/jobs").count(b'"queue_position"')
@@ -169,6 +188,10 @@ def test_a_call_leaves_nothing_behind(wire: Wire, path: str, body: object, until
 
 def test_a_run_that_is_left_leaves_nothing_behind(wire: Wire) -> None:
     assert objects_left(wire, lambda: wire.leave(RUN, asking(SLOW))) == 0
+
+
+def test_an_upload_that_is_left_in_the_middle_leaves_nothing_behind(wire: Wire) -> None:
+    assert objects_left(wire, lambda: wire.cut("/v1/uploads", png(400_000))) == 0
 
 
 @pytest.mark.parametrize(

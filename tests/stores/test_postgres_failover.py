@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
+import anyio
 import pytest
+from sqlalchemy import event
 
 from proxy.errors import StoreUnavailable
-from proxy.libpq import parse
+from proxy.libpq import parse, split_hosts
 from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
@@ -100,3 +103,49 @@ async def _has_jobs(server: Postgres, database: str, number: int) -> bool:
 def test_of_several_servers_the_one_that_takes_writes_is_meant(text: str, attributes: str | None) -> None:
     found = parse(text).url.partition("target_session_attrs=")[2] or None
     assert found == attributes
+
+
+async def test_a_primary_that_is_frozen_is_passed_over(
+    primary: Postgres, standby: Postgres, database: str, open_stores: OpenStores
+) -> None:
+    """Each server has its own time to answer, and the connections that are open are not waited for one by one."""
+    url = f"postgresql://proxy@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/{database}"
+    stores, attempts = open_stores(url), 0
+
+    def hurry(_dialect: object, _record: object, _arguments: object, options: dict[str, object]) -> None:
+        nonlocal attempts
+        attempts += 1
+        options.update(timeout=4.0, command_timeout=1.0)
+
+    event.listen(stores.ledger._database.engine.sync_engine, "do_connect", hurry)
+    assert await asyncio.gather(*(takes_writes(stores) for _ in range(5))) == [True] * 5
+    opened = attempts
+    assert opened > 1
+    standby.ask("postgres", "SELECT pg_promote()")
+    with primary.paused():
+        assert await takes_writes(stores)
+        # The next connections lead at once to the server that answered; closing a silent one takes two seconds.
+        with anyio.fail_after(3.8):
+            assert await asyncio.gather(*(takes_writes(stores) for _ in range(5))) == [True] * 5
+    assert attempts > opened
+
+
+@pytest.mark.parametrize(
+    ("url", "urls"),
+    [
+        ("postgresql://u:p@a:1,b/app", ["postgresql://u:p@a:1/app", "postgresql://u:p@b/app"]),
+        ("postgresql://[::1]:1,[::2]/app", ["postgresql://[::1]:1/app", "postgresql://[::2]/app"]),
+        ("postgresql:///app?host=a,b", ["postgresql:///app?host=a", "postgresql:///app?host=b"]),
+        ("postgresql:///app?host=a,b&port=1,2", [f"postgresql:///app?host={one}" for one in ("a&port=1", "b&port=2")]),
+        ("postgresql:///app?host=a,b&port=1", [f"postgresql:///app?host={one}&port=1" for one in "ab"]),
+        ("postgresql:///app?host=%2Frun%2Fpg", ["postgresql:///app?host=%2Frun%2Fpg"]),
+        ("postgresql:///app", ["postgresql:///app"]),
+    ],
+)
+def test_the_servers_of_a_url(url: str, urls: list[str]) -> None:
+    assert split_hosts(url) == urls
+
+
+def test_ports_that_do_not_fit_the_servers() -> None:
+    with pytest.raises(ValueError, match="names 3 hosts and 2 ports; give one port, or one for each host"):
+        parse("postgresql:///app?host=a,b,c&port=1,2")

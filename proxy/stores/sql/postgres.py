@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
@@ -9,7 +10,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from proxy.libpq import ConnectionUrl
+from proxy.libpq import ConnectionUrl, split_hosts
 
 #: How long a server may take to open a connection.
 _CONNECT_SECONDS = 5
@@ -25,7 +26,8 @@ _UNPREPARED: dict[str, Any] = {
 _LEFT_BEHIND = frozenset(["25006", "57P01", "57P02", "57P03"])
 #: A statement's name is not known, or was known already: only a pooler can have done that.
 _NAME_LOST = frozenset(["26000", "42P05"])
-
+#: The server is not there, silent, starting or stopping, or not of the kind that `target_session_attrs` names.
+_NEXT_SERVER = (OSError, asyncpg.CannotConnectNowError, asyncpg.exceptions.TargetServerAttributeNotMatched)
 
 registry.register("postgresql.proxied", __name__, "PostgresDialect")
 
@@ -42,7 +44,8 @@ class PostgresDialect(PGDialect_asyncpg):
 
     def __init__(self, connection_url: ConnectionUrl, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
-        self._url = connection_url
+        #: One for each server; the one that was connected to last is tried first.
+        self._urls = split_hosts(connection_url.url)
         # Until a connection has shown it: what a pooler can stand, any server can.
         self._is_pooled = True
         self._may_be_direct = not connection_url.is_pooled
@@ -66,8 +69,15 @@ class PostgresDialect(PGDialect_asyncpg):
             return True
         return bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]
 
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        """Tell whether an open connection answers. If one does not in time, the pool drops all that are open."""
+        try:
+            return bool(super().do_ping(dbapi_connection))  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            return False
+
     async def _open(self, **options: Any) -> Any:
-        connection = await asyncpg.connect(self._url.url, **options)
+        connection = await self._connect_to_one(options)
         if self._may_be_direct:
             try:
                 is_direct = await _server_process(connection) == connection.get_server_pid()
@@ -78,6 +88,22 @@ class PostgresDialect(PGDialect_asyncpg):
                 self._is_pooled = False
             else:
                 self._keep_nothing_prepared()
+        return connection
+
+    async def _connect_to_one(self, options: dict[str, Any]) -> Any:
+        """Connect to the first server that answers in time and is of the wanted kind.
+
+        Given all servers, the driver would share one timeout among them: a silent one uses it up.
+        """
+        *others, last = self._urls
+        for url in others:
+            with contextlib.suppress(*_NEXT_SERVER):
+                return await self._connect_to(url, options)
+        return await self._connect_to(last, options)
+
+    async def _connect_to(self, url: str, options: dict[str, Any]) -> Any:
+        connection = await asyncpg.connect(url, **options)
+        self._urls.sort(key=url.__ne__)
         return connection
 
     def _keep_nothing_prepared(self) -> None:
