@@ -1,0 +1,45 @@
+"""Frozen settings by subject, read once from the environment.
+
+`read` looks at every variable and reports all problems together, each by the variable's name; nothing else in the
+program reads the environment. Every variable that holds a secret can also be given as `NAME_FILE`, a path to a file
+with the value.
+
+Why not pydantic-settings: see "By hand, and why" in docs/architecture.md.
+"""
+
+from proxy.settings.environment import read, read_session_secrets, read_stores
+from proxy.settings.reader import SettingsError
+from proxy.settings.secret import Secret
+from proxy.settings.subjects import (
+    FalSettings,
+    LogSettings,
+    ServerSettings,
+    SessionSettings,
+    Settings,
+    StoreSettings,
+    secrets_in,
+)
+from proxy.settings.values import check_origin, existing_file, is_loopback
+from proxy.settings.variables import DEFAULTS, SECRETS, VARIABLES, unknown_variables
+
+__all__ = [
+    "DEFAULTS",
+    "SECRETS",
+    "VARIABLES",
+    "FalSettings",
+    "LogSettings",
+    "Secret",
+    "ServerSettings",
+    "SessionSettings",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "check_origin",
+    "existing_file",
+    "is_loopback",
+    "read",
+    "read_session_secrets",
+    "read_stores",
+    "secrets_in",
+    "unknown_variables",
+]

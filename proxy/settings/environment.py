@@ -1,0 +1,177 @@
+"""Reads the settings from the environment: each variable is looked at, and all problems are reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from proxy.settings.reader import EnvironmentReader, SettingsError
+from proxy.settings.secret import Secret
+from proxy.settings.subjects import (
+    DAY_SECONDS,
+    FalSettings,
+    LogSettings,
+    ServerSettings,
+    SessionSettings,
+    Settings,
+    StoreSettings,
+)
+from proxy.settings.values import (
+    check_origin,
+    existing_file,
+    existing_folder,
+    is_loopback,
+    parse_admin_token,
+    parse_database_url,
+    parse_fal_url,
+    parse_network,
+    parse_public_url,
+    parse_rate,
+    parse_redis_url,
+    parse_session_secret,
+)
+from proxy.settings.variables import unknown_variables
+
+#: Addresses that a server can listen on and no caller can ask.
+_WILDCARDS = ("0.0.0.0", "::", "0")
+
+
+def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        SettingsError: with every problem there is, not only the first.
+    """
+    reader = EnvironmentReader(environ)
+    settings = Settings(
+        fal=_fal(reader),
+        server=_server(reader),
+        sessions=_sessions(reader),
+        stores=_stores(reader),
+        log=LogSettings(
+            reader.one_of("PROXY_LOG_FORMAT", ("json", "text")),
+            reader.one_of("PROXY_LOG_LEVEL", ("debug", "info", "warning", "error")),
+        ),
+        config_path=reader.take("PROXY_CONFIG", existing_file),
+        dev=dev,
+    )
+    reader.warnings += unknown_variables(environ)
+    if settings.server.workers > 1 and settings.stores.redis_url is None:
+        reader.complain("PROXY_WORKERS", "more than one needs PROXY_REDIS_URL, or limits would be counted apart")
+    if settings.server.max_body_memory < 4 * settings.server.max_body_bytes:
+        reader.warn(
+            "PROXY_MAX_BODY_MEMORY", "is less than four times PROXY_MAX_BODY_BYTES: the largest are never taken"
+        )
+    if reader.problems:
+        raise SettingsError(reader.problems, reader.warnings)
+    return replace(settings, warnings=tuple(reader.warnings))
+
+
+def read_stores(environ: Mapping[str, str]) -> StoreSettings:
+    """Only where the data lies: for commands that work on the database and need no fal key.
+
+    Raises:
+        SettingsError: a URL is wrong.
+    """
+    reader = EnvironmentReader(environ)
+    stores = _stores(reader)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return stores
+
+
+def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
+    """Only what sessions are signed with: for commands that mint them.
+
+    Raises:
+        SettingsError: there is no secret, or a short one.
+    """
+    reader = EnvironmentReader(environ)
+    sessions = _sessions(reader)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return sessions
+
+
+def _fal(reader: EnvironmentReader) -> FalSettings:
+    return FalSettings(
+        key=Secret(reader.fal_key()),
+        run_url=reader.required("FAL_RUN_URL", parse_fal_url),
+        queue_url=reader.required("FAL_QUEUE_URL", parse_fal_url),
+        rest_url=reader.required("FAL_REST_URL", parse_fal_url),
+        cdn_url=reader.required("FAL_CDN_URL", parse_fal_url),
+        probe_seconds=reader.integer("PROXY_UPSTREAM_PROBE_SECONDS", 0, 15),
+        idle_seconds=reader.integer("PROXY_UPSTREAM_IDLE_SECONDS", 1, 3600),
+    )
+
+
+def _server(reader: EnvironmentReader) -> ServerSettings:
+    host = reader.value("PROXY_HOST")
+    port = reader.integer("PROXY_PORT", 1, 65535)
+    return ServerSettings(
+        host=host,
+        port=port,
+        ops_host=reader.value("PROXY_OPS_HOST") or host,
+        ops_port=_ops_port(reader, port),
+        workers=reader.integer("PROXY_WORKERS", 1, 256),
+        public_url=_public_address(reader, host, port),
+        allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
+        trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", parse_network)),
+        max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
+        max_body_memory=reader.integer("PROXY_MAX_BODY_MEMORY", 1024, 1024**4),
+        max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
+        max_streams_per_session=reader.integer("PROXY_MAX_STREAMS_PER_SESSION", 1, 1_000_000),
+        max_streams_per_tenant=reader.optional_integer("PROXY_MAX_STREAMS_PER_TENANT", 1, 1_000_000),
+        max_connections=reader.integer("PROXY_MAX_CONNECTIONS", 1, 1_000_000),
+        max_connections_per_address=reader.optional_integer("PROXY_MAX_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
+        refusals_per_address=reader.take("PROXY_REFUSALS_PER_ADDRESS", parse_rate) or None,
+        connect_seconds=reader.integer("PROXY_CONNECT_SECONDS", 1, 3600),
+        head_seconds=reader.integer("PROXY_HEAD_SECONDS", 1, 3600),
+        keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
+        drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
+    )
+
+
+def _ops_port(reader: EnvironmentReader, port: int) -> int | None:
+    ops_port = reader.optional_integer("PROXY_OPS_PORT", 1, 65535)
+    if ops_port == port:
+        reader.complain("PROXY_OPS_PORT", "is the same as PROXY_PORT; choose another one, or leave it out")
+    if ops_port is None and reader.value("PROXY_OPS_HOST"):
+        reader.warn("PROXY_OPS_HOST", "means nothing without PROXY_OPS_PORT")
+    return ops_port
+
+
+def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
+    """The address callers see. One that cannot work for them is worth a warning: it shows only in their answers."""
+    public_url = reader.take("PROXY_PUBLIC_URL", parse_public_url)
+    if public_url is None:
+        if host in _WILDCARDS:
+            reader.warn("PROXY_PUBLIC_URL", f"is not set, and nothing can be reached at {host}: set what callers see")
+        return f"http://{_bracketed(host)}:{port}"
+    parts = urlsplit(public_url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        reader.warn("PROXY_PUBLIC_URL", "is http, so browsers do not keep the session cookie; use https")
+    return public_url
+
+
+def _sessions(reader: EnvironmentReader) -> SessionSettings:
+    secrets = reader.each("PROXY_SESSION_SECRETS", parse_session_secret)
+    if not reader.value("PROXY_SESSION_SECRETS"):
+        reader.complain("PROXY_SESSION_SECRETS", "is not set; make one with: openssl rand -base64 48")
+    return SessionSettings(tuple(secrets), reader.take("PROXY_ADMIN_TOKEN", parse_admin_token))
+
+
+def _stores(reader: EnvironmentReader) -> StoreSettings:
+    return StoreSettings(
+        Secret(reader.required("PROXY_DATABASE_URL", parse_database_url)),
+        reader.take("PROXY_REDIS_URL", parse_redis_url),
+        reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
+        reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
+        reader.take("PROXY_STATE_DIR", existing_folder),
+        reader.integer("PROXY_RETENTION_DAYS", 1, 3650) * DAY_SECONDS,
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,116 @@
+"""Reads one variable at a time, and collects what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from proxy.numbers import parse_whole
+from proxy.settings.variables import DEFAULTS, SECRETS
+
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """The settings do not allow a start.
+
+    Attributes:
+        problems: one sentence each, beginning with the variable's name.
+        warnings: what stops no start, in the same form.
+    """
+
+    def __init__(self, problems: list[str], warnings: Sequence[str] = ()) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        self.warnings = tuple(warnings)
+
+
+class EnvironmentReader:
+    """Reads variables one by one and keeps the complaints, so that all are reported at once."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def complain(self, name: str, what: str) -> None:
+        self.problems.append(f"{name}: {what}")
+
+    def warn(self, name: str, what: str) -> None:
+        self.warnings.append(f"{name}: {what}")
+
+    def value(self, name: str) -> str:
+        """The text of a variable, from the file that `NAME_FILE` points at, or the default; '' when there is none."""
+        given = self._environ.get(name, "").strip()
+        path = self._environ.get(f"{name}_FILE", "").strip() if name in SECRETS else ""
+        if given and path:
+            self._complain_once(name, f"is set twice, also as {name}_FILE; keep one")
+        if not given and path:
+            given = self._file(name, path)
+        return given or DEFAULTS.get(name, "")
+
+    def _file(self, name: str, path: str) -> str:
+        try:
+            return Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as problem:
+            self._complain_once(f"{name}_FILE", f"cannot be read ({type(problem).__name__})")
+            return ""
+
+    def _complain_once(self, name: str, what: str) -> None:
+        if f"{name}: {what}" not in self.problems:
+            self.complain(name, what)
+
+    def take(self, name: str, parse: Callable[[str], T]) -> T | None:
+        text = self.value(name)
+        if not text:
+            return None
+        try:
+            return parse(text)
+        except ValueError as problem:
+            self.complain(name, str(problem))
+            return None
+
+    def required(self, name: str, parse: Callable[[str], str]) -> str:
+        return self.take(name, parse) or ""
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        text = self.value(name)
+        if (number := parse_whole(text, most, least)) is not None:
+            return number
+        self.complain(name, f"must be a whole number from {least} to {most}")
+        return least
+
+    def optional_integer(self, name: str, least: int, most: int) -> int | None:
+        return self.integer(name, least, most) if self.value(name) else None
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        text = self.value(name).lower()
+        if text not in choices:
+            self.complain(name, f"must be one of {', '.join(choices)}")
+        return text
+
+    def each(self, name: str, parse: Callable[[str], T]) -> list[T]:
+        items: list[T] = []
+        for part in filter(None, (part.strip() for part in self.value(name).split(","))):
+            try:
+                items.append(parse(part))
+            except ValueError as problem:
+                self.complain(name, str(problem))
+        return items
+
+    def fal_key(self) -> str:
+        whole, first, second = (self.value(name) for name in ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET"))
+        if whole and (first or second):
+            self.complain("FAL_KEY", "is set, and FAL_KEY_ID or FAL_KEY_SECRET too; keep one way")
+        key = whole or (f"{first}:{second}" if first and second else "")
+        if not key:
+            self.complain("FAL_KEY", "is not set, nor FAL_KEY_ID together with FAL_KEY_SECRET")
+        elif not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
+            self.complain("FAL_KEY", "has characters that no fal key has")
+        elif any(quote in key for quote in _QUOTES):
+            self.complain("FAL_KEY", "has quotes in it; docker's --env-file keeps them, so leave them out")
+        elif not all(key.partition(":")[::2]):
+            self.complain("FAL_KEY", "is not id:secret, the form of fal's keys")
+        return key

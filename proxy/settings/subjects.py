@@ -1,0 +1,119 @@
+"""The settings themselves: one frozen dataclass a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+
+from proxy.origins import normalize_origin
+from proxy.settings.secret import Secret
+
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class FalSettings:
+    key: Secret
+    run_url: str
+    queue_url: str
+    rest_url: str
+    cdn_url: str
+    probe_seconds: int
+    idle_seconds: int
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    host: str
+    port: int
+    ops_host: str
+    ops_port: int | None
+    workers: int
+    public_url: str
+    allowed_origins: frozenset[str]
+    trusted_proxies: tuple[str, ...]
+    max_body_bytes: int
+    max_body_memory: int
+    max_streams: int
+    max_streams_per_session: int
+    max_streams_per_tenant: int | None
+    max_connections: int
+    max_connections_per_address: int | None
+    refusals_per_address: str | None
+    connect_seconds: int
+    head_seconds: int
+    keep_alive_seconds: int
+    drain_seconds: int
+
+    def streams_per_tenant(self, tenants: int) -> int:
+        """How many event streams a tenant may hold open in one process, if there are so many tenants."""
+        if self.max_streams_per_tenant is not None:
+            return self.max_streams_per_tenant
+        return self.max_streams if tenants < 2 else max(1, self.max_streams // 2)
+
+    @property
+    def own_origin(self) -> str:
+        """The origin of a page that this server itself serves."""
+        return normalize_origin(self.public_url)
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    secrets: tuple[Secret, ...]
+    admin_token: Secret | None
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    database_url: Secret
+    redis_url: Secret | None
+    rate_limit_on_error: str = "refuse"
+    sqlite_sync: str = "normal"
+    state_dir: Path | None = None
+    retention_seconds: float = 90 * DAY_SECONDS
+
+    @property
+    def spool_folder(self) -> Path | None:
+        """Where ledger entries wait that outlive a process; None if there is no place for files."""
+        if self.state_dir is not None:
+            return self.state_dir / "spool"
+        path = self.database_url.reveal().removeprefix("sqlite:///").partition("?")[0]
+        return Path(f"{path}-spool") if self.database_url.reveal().startswith("sqlite:") else None
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    format: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings. `warnings` are for the operator to read; they do not stop a start."""
+
+    fal: FalSettings
+    server: ServerSettings
+    sessions: SessionSettings
+    stores: StoreSettings
+    log: LogSettings
+    config_path: Path | None = None
+    dev: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every secret there is: what no log may show."""
+        return tuple(secrets_in(self))
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """The secrets in settings, wherever they stand."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from secrets_in(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from secrets_in(getattr(value, field.name))

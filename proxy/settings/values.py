@@ -1,0 +1,108 @@
+"""Checks of single values. Each returns the value as the program uses it, or raises ValueError with what it must be."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from proxy import libpq
+from proxy.origins import normalize_origin
+from proxy.settings.secret import Secret
+
+MIN_SECRET_BYTES = 32
+_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
+
+
+def parse_rate(text: str) -> str:
+    """A rate in the words of plans; '' for none."""
+    if text == "0":
+        return ""
+    if not _RATE.fullmatch(text):
+        raise ValueError("must be a rate such as 600/minute (second, minute, hour or day), or 0 for no limit")
+    return text
+
+
+def parse_fal_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError("must be a plain URL such as https://fal.run, without user, query or fragment")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise ValueError("must be https, as the key travels there; plain http only to this machine's loopback")
+    return text.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def parse_public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be the address that callers see, such as https://ai.example.com")
+    return f"{normalize_origin(text)}{parts.path}".rstrip("/")
+
+
+def check_origin(text: str) -> str:
+    """An origin as browsers send it: lower-case, without the default port, an international name in A-labels.
+
+    Raises:
+        ValueError: it has a path, a wildcard, or no host.
+    """
+    parts = urlsplit(text)
+    if parts.netloc == "" or parts.path or parts.query or parts.fragment or "*" in text or "@" in parts.netloc:
+        raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
+    return normalize_origin(text)
+
+
+def parse_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an IP address nor a network such as 10.0.0.0/8") from None
+
+
+def parse_session_secret(text: str) -> Secret:
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"a secret has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
+    return Secret(text)
+
+
+def parse_admin_token(text: str) -> Secret:
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
+    return Secret(text)
+
+
+def parse_database_url(text: str) -> str:
+    if not text.startswith(("sqlite:///", "postgresql://", "postgres://")):
+        raise ValueError("must begin with sqlite:/// or postgresql://, such as sqlite:///fal-proxy.db")
+    if text in ("sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("must name a file: what is only in memory is lost at every start")
+    if not text.startswith("sqlite:"):
+        libpq.parse(text)
+    return text
+
+
+def parse_redis_url(text: str) -> Secret:
+    if urlsplit(text).scheme not in ("redis", "rediss"):
+        raise ValueError("must begin with redis:// or rediss://")
+    return Secret(text)
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"there is no file {text}")
+    return path
+
+
+def existing_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {text}; make it, or leave the setting out")
+    return path
