@@ -161,6 +161,12 @@ def test_every_place_that_contributors_are_sent_to_exists() -> None:
     assert [place for place in places if not (ROOT / place).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_who_acts(page: Path) -> None:
+    found = re.findall(r"\b(?:whoever|told|anew|nobody|somebody|came of)\b", page.read_text(), re.IGNORECASE)
+    assert not found, "name the actor, in the present tense"
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     assert set(re.findall(r"\((docs/[a-z-]+\.md)\)", README)) == {f"docs/{path.name}" for path in DOCS}
 
