@@ -66,7 +66,7 @@ def create_app(
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
-        reconciles: whether this process looks after jobs that nobody watches, and removes what is past its time, or
+        reconciles: whether this process looks after jobs that no caller watches, and removes what is past its time, or
             leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
         drain: what tells of the end of this process; one that only the server starts if not given.

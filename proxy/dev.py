@@ -40,7 +40,7 @@ DEMO_SUBJECT = "developer"
 _DAY_SECONDS = 86_400
 #: Enough to try things out, and no bill to be afraid of.
 FAL_QUOTA = Quota(per="tenant", unit="requests", limit=100, window="day")
-#: Nobody waits at a Ctrl-C.
+#: A Ctrl-C ends at once.
 DRAIN_SECONDS = 2
 #: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
 _SANDBOX_OPTIONS: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _check_loopback(host: str) -> None:
 
 
 def _defaults(folder: Path) -> dict[str, str]:
-    """What lasts as long as the process: nobody has to set up anything to try the proxy."""
+    """What lasts as long as the process: there is nothing to set up to try the proxy."""
     return {
         "PROXY_SESSION_SECRETS": secrets.token_urlsafe(48),
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'dev.db'}",

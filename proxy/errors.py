@@ -11,7 +11,7 @@
     ├── NotAllowed               403  not_allowed
     │   ├── EndpointNotAllowed        endpoint_not_allowed
     │   └── OriginNotAllowed          origin_not_allowed
-    ├── NotFound                 404  not_found             an unknown job, and a job of somebody else, alike
+    ├── NotFound                 404  not_found             an unknown job, and another user's job, alike
     ├── MethodNotAllowed         405  method_not_allowed
     ├── RequestTimeout           408  request_timeout       the head of a request did not end in time
     ├── BodyTooLarge             413  body_too_large
@@ -128,7 +128,7 @@ class OriginNotAllowed(NotAllowed):
 
 
 class NotFound(ProxyError):
-    """Nothing there for this caller. Says the same for what never existed and for what belongs to somebody else."""
+    """Nothing there for this caller. Says the same for what never existed and for what belongs to another user."""
 
     status, code = 404, "not_found"
 

@@ -55,7 +55,7 @@ _IGNORED = frozenset(
         "tcp_user_timeout",
     ]
 )
-#: How other drivers are told of a transaction pooler.
+#: How URLs of other drivers name a transaction pooler.
 _POOLED = {"pgbouncer": "true", "statement_cache_size": "0", "prepared_statement_cache_size": "0"}
 _VALUES = {
     "pgbouncer": ("true", "false"),

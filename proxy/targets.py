@@ -141,7 +141,7 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
     Raises:
         BadTarget: it cannot be understood, or is no call this proxy makes.
         MethodNotAllowed: a method that no fal client uses.
-        WebhookNotAllowed: the result was to be sent to somebody else.
+        WebhookNotAllowed: the result was to be sent to another address.
     """
     if method not in _METHODS:
         raise method_not_allowed()

@@ -1,4 +1,4 @@
-"""What is told to whoever is on call: logs without secrets, and metrics."""
+"""What operators see: logs without secrets, and metrics."""
 
 from __future__ import annotations
 

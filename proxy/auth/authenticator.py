@@ -30,7 +30,7 @@ from proxy.tenants.plans import Tenant
 from proxy.upstream.file_urls import CDN_PATH
 
 HEADER = "x-fal-proxy-session"
-#: A key's last use is told to this accuracy, so that a busy key does not cost a write a call.
+#: A key's last use is kept to this accuracy, so that a busy key does not cost a write a call.
 TOUCH_SECONDS = 60.0
 UPLOAD_TOKEN_SECONDS = 900.0
 _SCHEMES = ("bearer", "key")

@@ -27,7 +27,7 @@ from proxy.tenants.caller import GUEST_PREFIX, Session, is_guest_name
 SESSION_SALT = "fal-proxy.session.v1"
 UPLOAD_SALT = "fal-proxy.upload.v1"
 MAX_TOKEN_LENGTH = 4096
-#: Tokens whose signature is not checked again. Their expiry is, and whoever asks checks that they were not revoked.
+#: Tokens whose signature is not checked again. Their expiry is, and the authenticator checks for revocation.
 KEPT = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself. Half a surrogate pair,
 #: which a shell can pass, has no UTF-8.

@@ -2,7 +2,7 @@
 
 A key belongs to one caller, and to one body. While the first call runs, later ones wait for it, in this process or in
 another. What was refused before anything reached fal frees the key again. A call whose answer was lost is never made a
-second time: the next try gets the job if fal told its id, and otherwise the same `upstream_ambiguous`.
+second time: the next try gets the job if fal gave its id, and otherwise the same `upstream_ambiguous`.
 """
 
 from __future__ import annotations
@@ -157,19 +157,19 @@ class Idempotency:
         await self._note(self._store.forget(claim))
 
     async def _note(self, write: Coroutine[Any, Any, None]) -> None:
-        """Keep what came of the call for the next one, and its caller from it only so long."""
+        """Keep the outcome for the next call, and its caller from it only so long."""
         task = asyncio.create_task(_logged(write))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
         try:
             await asyncio.wait({task}, timeout=NOTE_SECONDS)
         except asyncio.CancelledError:
-            # The process ends. What came of the call is known, and given.
+            # The process ends. The outcome is known, and given.
             if (current := asyncio.current_task()) is not None:
                 current.uncancel()
 
     async def close(self) -> None:
-        """End the calls that still run; the ledger is told of each that it may have reached fal."""
+        """End the calls that still run; the ledger books each, as it may have reached fal."""
         tasks = [*self._running.values(), *self._notes]
         for task in tasks:
             task.cancel()
@@ -218,11 +218,11 @@ def _place_of(claim: Claim) -> tuple[str, str, str]:
 
 
 async def _logged(write: Awaitable[None]) -> None:
-    """Keep what came of a call, or log that it could not be."""
+    """Keep the outcome of a call, or log that it could not be."""
     try:
         await write
     except StoreUnavailable:
-        _log.warning("what came of a call with an Idempotency-Key could not be noted")
+        _log.warning("outcome of an Idempotency-Key not kept")
 
 
 def _is_final(outcome: Outcome) -> bool:

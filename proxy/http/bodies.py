@@ -1,6 +1,6 @@
 """Reading request bodies: bounded in memory by the middleware; in time, size and shape here.
 
-Whoever calls these knows already that the caller may ask, and how often.
+Call these once it is known that the caller may ask, and how often.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class EventStream(Response):
                     await cancel_on_disconnect(disconnect_of(scope, receive), self._pump(send))
                     return
         except (CallerGone, BodyTooLarge):
-            # Hung up, or sending what nobody reads: there is no one to tell, and the server cuts the connection.
+            # Hung up, or sending what is not read: no client reads an answer, and the server cuts the connection.
             return
         except (ProxyError, StreamRefused) as failure:
             # fal's clients would take an end here for the end of the job.

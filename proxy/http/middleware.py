@@ -114,7 +114,7 @@ def _well_formed(request_id: str | None) -> str | None:
 
 
 class Errors:
-    """Turns whatever is raised below into the one shape of errors; what nobody expected is logged, never shown."""
+    """Turns whatever is raised below into the one shape of errors; an unexpected one is logged, never shown."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, budget: RefusalBudget) -> None:
         self._app = app
@@ -129,10 +129,10 @@ class Errors:
             self._budget.check(scope)
             await self._app(scope, receive, send)
         except CallerGone:
-            # Nobody reads this any more; it is for the log.
+            # The client is gone; this is for the log.
             await Response(status_code=499)(scope, receive, send)
         except StreamBroken as broken:
-            # Returning without an end makes the server cut the connection: nobody takes it for the end.
+            # Returning without an end makes the server cut the connection: no client takes it for the end.
             _log.warning("a stream to a caller was cut: %s", broken)
         except asyncio.CancelledError:
             if not self._drain.over.is_set():
@@ -162,7 +162,7 @@ def _interrupted(scope: Scope) -> ProxyError:
 
 
 def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
-    """The failure a caller is told of; what is not one of ours becomes `internal`, and a traceback in the log."""
+    """The error for the caller. What is not one of ours becomes `internal`, and a traceback in the log."""
     if isinstance(problem, ProxyError):
         return problem
     if isinstance(problem, RateLimitExceeded):
@@ -198,7 +198,7 @@ class BodyLimit:
         self._app = app
         self._max_bytes = max_bytes
         self._body_memory = body_memory
-        # Files have bounds of their own, by plan; their paths are told by this.
+        # Files have bounds of their own, by plan; this knows their paths.
         self._is_file = is_file
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -1,6 +1,6 @@
 """The watches: however many callers poll or watch a job, this process asks fal with one status stream.
 
-A job that ended stays answerable from memory, within a bound; one that nobody asks for any more is let go.
+A job that ended stays answerable from memory, within a bound; one that no caller asks for any more is let go.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.stores.ledger import Job
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import StreamBroken
 
-#: How long a job is followed that nobody asks for.
+#: How long a job is followed that no caller asks for.
 IDLE_SECONDS = 30.0
 SWEEP_SECONDS = 1.0
 #: The longest a poll waits for the first word of a stream that is being opened, before it asks fal itself.
@@ -115,7 +115,7 @@ class Hub:
         watch.used_at = self._clock.now()
 
     def start(self) -> None:
-        """Begin to let go of what nobody asks for, until `close`."""
+        """Begin to let go of what no caller asks for, until `close`."""
         self._sweeping = asyncio.create_task(self._sweep_forever())
 
     async def close(self) -> None:
@@ -130,12 +130,14 @@ class Hub:
             await asyncio.wait({self._sweeping})
 
     async def sweep(self) -> None:
-        """Let go of the jobs that nobody asked for in a while, and keep the slots of the others; let event streams know
-        when the process stops."""
+        """Let go of the jobs that no caller asked for in a while, and renew the leases of the others.
+
+        Event streams learn here that the process stops.
+        """
         idle_since = self._clock.now() - IDLE_SECONDS
         for watch in self._watches.all():
             if not watch.readers and watch.used_at <= idle_since:
-                # Out of the way at once: who comes now begins anew.
+                # Out of the way at once: who comes now starts over.
                 self._watches.remove(_id(watch.job), watch)
                 watch.stop()
                 continue

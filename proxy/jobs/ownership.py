@@ -19,7 +19,7 @@ KEPT = 50_000
 class Ownership:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: By owner too: a job of somebody else is looked for in the ledger, like one that is not there, every time.
+        #: By owner too: another user's job is looked for in the ledger, like one that is not there, every time.
         self._kept: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
 
     async def find(self, target: Target, caller: Caller) -> Job:

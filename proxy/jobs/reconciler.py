@@ -1,4 +1,4 @@
-"""Settles what nobody watched: jobs whose caller went away, and calls that a crash cut off.
+"""Settles what no caller watched: jobs whose caller went away, and calls that a crash cut off.
 
 Regularly it takes the open jobs that nothing was heard of for a while. What fal has in its queue is asked for; what has
 no id there, or is older than any job can be, is over: fal may have run it, so it is booked as reserved. No reservation
@@ -79,9 +79,9 @@ class Reconciler:
                     # There are more.
                     continue
             except ProxyError as problem:
-                _log.warning("jobs that nobody watches are looked after later: %s", problem.code)
+                _log.warning("reconciliation postponed", extra={"facts": {"problem": problem.code}})
             except Exception:
-                _log.exception("looking after jobs that nobody watches failed")
+                _log.exception("reconciliation failed")
 
     async def run_once(self) -> int:
         """Look after what is due now; how many jobs that were.

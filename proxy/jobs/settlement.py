@@ -68,7 +68,7 @@ class Settlement:
         await self._end(job, amounts)
 
     async def charge_unseen(self, job: Job) -> None:
-        """Book a job as reserved that fal may run and does not report on: it was told to stop, or its id is lost.
+        """Book a job as reserved that fal may run and does not report on: it was cancelled, or its id is lost.
 
         Its lease ends by itself: not every model heeds a cancellation.
         """

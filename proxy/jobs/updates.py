@@ -41,7 +41,7 @@ class Log:
         return self._gone + len(self._lines)
 
     def add(self, lines: Iterable[Any]) -> None:
-        """Take up the lines that are new: a stream that is opened anew begins with those that are known."""
+        """Take up the lines that are new: a stream that is opened again begins with those that are known."""
         for encoded in self._unknown([_kept(line) for line in lines]):
             self._known.add(encoded)
             self._lines.append(encoded)
@@ -67,7 +67,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A job as fal told it at one moment.
+    """A job as fal described it at one moment.
 
     Attributes:
         endpoint: the one it was submitted to.

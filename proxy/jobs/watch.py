@@ -41,7 +41,7 @@ OnStatus = Callable[[Job, dict[str, Any]], Awaitable[None]]
 
 
 class Watch:
-    """Follows a job from `start` to its end or to `close`; whoever wants to know joins it.
+    """Follows a job from `start` to its end or to `close`; readers join it.
 
     Args:
         open_: opens the job's status stream at fal, as `StreamOpener.open`.
@@ -115,7 +115,7 @@ class Watch:
         self._task = asyncio.create_task(self._follow(when_over))
 
     def stop(self) -> None:
-        """Follow the job no longer; whoever still reads is cut off."""
+        """Follow the job no longer; readers are cut off."""
         if self._task is not None:
             self._task.cancel()
 
@@ -132,7 +132,7 @@ class Watch:
         """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
 
         Raises:
-            ProxyError, StreamBroken: fal's stream could not be opened, or told nothing.
+            ProxyError, StreamBroken: fal's stream could not be opened, or had no event.
         """
         while self.latest is None:
             if self._is_over or self._has_failed(attempts):
@@ -170,7 +170,7 @@ class Watch:
                     return
                 lines = update.lines
             if knows_place and self.latest and self.latest.is_last:
-                # Whoever comes back after the last update has them all.
+                # A reader who comes back after the last update has them all.
                 return
             if self._is_over or (not self._told and self._has_failed(ATTEMPTS)):
                 raise self._end()

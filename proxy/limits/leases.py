@@ -1,6 +1,6 @@
 """In-flight slots of subjects, tenants and their guests: taken before a call, returned at its end; they expire too.
 
-A lease is known by the id of its job, so whoever learns of the job's end can return it: the call itself, a poll, a
+A lease is known by the id of its job, so all who learn of the job's end can return it: the call itself, a poll, a
 stream, or the reconciler.
 """
 
@@ -29,7 +29,7 @@ class Leases:
 
     Args:
         fails_open: whether calls are let through while the counters do not answer.
-        failed: told of every call that could not be counted.
+        failed: called for each call that could not be counted.
     """
 
     def __init__(

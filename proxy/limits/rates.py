@@ -73,7 +73,7 @@ class RateLimiter:
 
     Args:
         fails_open: whether calls are let through while the counters do not answer.
-        failed: told of every call that could not be counted, let through or not.
+        failed: called for each call that could not be counted, let through or not.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Open event streams end with the credential that they were opened with.
 
-A stream is open for minutes, and asks nobody while it is. So this process looks at the credentials of all open streams
+A stream is open for minutes and asks for nothing. So this process looks at the credentials of all open streams
 whenever the directory has changed, and at their expiry every second: one task for all streams, and an entry each.
 """
 

@@ -176,7 +176,7 @@ def _subject_of(query: Mapping[str, str]) -> str | None:
     """The subject that a query names; '' is the tenant itself, and None all of them.
 
     Raises:
-        BadRequest: nobody can be called that.
+        BadRequest: it is not a name for a user.
     """
     subject = query.get("subject")
     if subject and not is_subject(subject):

@@ -1,4 +1,4 @@
-"""The host form, for clients that can only be told a host: `/fal/run/…`, `/fal/queue/…`, `/fal/rest/…`.
+"""The host form, for clients in which only a host can be set: `/fal/run/…`, `/fal/queue/…`, `/fal/rest/…`.
 
 Such clients follow the URLs inside the answers, so these are rewritten to this form; otherwise they would take the
 session to fal.

@@ -1,4 +1,4 @@
-"""For whoever operates the proxy: alive, ready, metrics."""
+"""For operators: alive, ready, metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def routes(services: Services) -> list[Route]:
     async def readyz(request: Request) -> Response:
         services.drain.refuse_new_work()
         await readiness.require()
-        # What fal says of the account is told here, and changes nothing: other processes would fare no better.
+        # What fal says of the account stands here, and changes nothing: other processes would fare no better.
         return JSONResponse({"status": "ready", "upstream": services.upstream.guard.report()})
 
     async def metrics(request: Request) -> Response:

@@ -32,7 +32,7 @@ from proxy.sandbox.rest import Rest
 from proxy.sandbox.runner import Runner
 from proxy.sandbox.webhooks import Webhooks
 
-#: What the sandbox takes for a FAL_KEY unless told otherwise. It opens nothing else.
+#: What the sandbox takes for a FAL_KEY by default. It opens nothing else.
 SANDBOX_KEY = "sandbox-key-id:sandbox-key-secret"
 
 

@@ -1,7 +1,7 @@
 """Jobs: where each stands is a function of the time that has passed, so that none needs a task to move it.
 
-A job is a list of steps, each with the second at which it is reached. Whoever looks computes the step from the clock;
-whoever watches sleeps until the next one. A test moves a job by hand: it can be held, let go, moved and ended.
+A job is a list of steps, each with the second at which it is reached. A look computes the step from the clock;
+a watcher sleeps until the next one. A test moves a job by hand: it can be held, let go, moved and ended.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Job:
         """Return when the job is at another step than the one seen, or after `at_most` seconds.
 
         It wakes too when the job is moved by hand. What was seen is given, not looked up: the clock goes on between
-        the look and the wait, and whoever looked twice would wait for a step that has passed.
+        the look and the wait, and a second look would wait for a step that has passed.
         """
         if self.index != seen:
             return

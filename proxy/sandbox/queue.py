@@ -26,7 +26,7 @@ Handler = Callable[[Request, Job], Awaitable[Response]]
 
 
 class Queue:
-    """The routes of the queue; `webhooks` is told of jobs that want one."""
+    """The routes of the queue; `webhooks` gets the jobs that want one."""
 
     def __init__(self, house: House, webhooks: Webhooks) -> None:
         self.house = house
@@ -103,14 +103,14 @@ class Queue:
 
     async def _events(self, request: Request, job: Job) -> AsyncIterator[bytes]:
         """Every step from the one that is reached now, with its new log lines; a comment when nothing happens."""
-        told: Step | None = None
+        last_sent: Step | None = None
         async for step in job.watch():
             if step is None:
                 yield b": ping\n\n"
-            elif told is None or _is_news(request, told, step):
-                lines = _lines(job, told.done if told else 0, step.done)
+            elif last_sent is None or _is_news(request, last_sent, step):
+                lines = _lines(job, last_sent.done if last_sent else 0, step.done)
                 yield b"data: " + orjson.dumps(await self._status(request, job, step, lines)) + b"\n\n"
-                told = step
+                last_sent = step
 
     async def _status(self, request: Request, job: Job, step: Step, lines: list[dict[str, Any]]) -> dict[str, Any]:
         body = {
@@ -143,9 +143,9 @@ def _wants_logs(request: Request) -> bool:
     return request.query_params.get("logs", "").lower() in ("1", "true")
 
 
-def _is_news(request: Request, told: Step, step: Step) -> bool:
+def _is_news(request: Request, last_sent: Step, step: Step) -> bool:
     """Without logs a step that only brings a log line is none."""
-    return _wants_logs(request) or (told.state, told.position) != (step.state, step.position)
+    return _wants_logs(request) or (last_sent.state, last_sent.position) != (step.state, step.position)
 
 
 def _lines(job: Job, first: int, end: int) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().add_reader(supervisor.sentinel, self._stop_without, supervisor.sentinel)
 
     def _stop_without(self, sentinel: int) -> None:
-        """Stop as a signal would: nobody is left to replace this worker, or to end it."""
+        """Stop as a signal would: nothing is left to replace this worker, or to end it."""
         asyncio.get_running_loop().remove_reader(sentinel)
         _log.error("the supervisor of the workers is gone")
         self.should_exit = True

@@ -100,7 +100,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def expire(self) -> None:
-        """End the connection at its deadline; one in the middle of a head is told why."""
+        """End the connection at its deadline; one in the middle of a head gets the reason."""
         self.deadline = self._time() + self._limits.write_seconds
         if unsent := self.transport.get_write_buffer_size():
             if unsent >= self._unsent:
@@ -183,7 +183,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
                 data = memoryview(data)[upgrade.args[0] :]
 
     def _discard(self, size: int) -> None:
-        """Read on for a moment behind a last answer, so that it arrives; whoever sends without end is cut off."""
+        """Read on for a moment behind a last answer, so that it arrives; a client that sends without end is cut off."""
         self._discarded += size
         if self._discarded > MAX_DISCARDED_BYTES:
             self.transport.abort()

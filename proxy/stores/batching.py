@@ -54,7 +54,7 @@ class _Entry:
     """One operation on its way.
 
     Attributes:
-        done: what the caller waits for; None if nobody does.
+        done: what the caller waits for; None if no caller does.
         since: when it arrived, by the clock of the event loop.
         is_late: whether the store failed at it, or has kept the caller waiting for too long.
     """
@@ -66,7 +66,7 @@ class _Entry:
 
     @property
     def is_heard(self) -> bool:
-        """Whether somebody still waits for the outcome."""
+        """Whether a caller still waits for the outcome."""
         return self.done is not None and not self.done.done()
 
     def resolve(self, outcome: Outcome | Deferred) -> None:
@@ -255,7 +255,7 @@ class LedgerBatcher:
         loop = asyncio.get_running_loop()
         now = loop.time()
         overdue = {kind: now - seconds for kind, seconds in self._patience.items()}
-        # A reservation that nobody waits for is not made.
+        # A reservation without a waiting caller is not made.
         self._waiting = [entry for entry in self._waiting if not entry.expire(overdue[type(entry.operation)])]
         for entry in (*self._batch, *self._backlog):
             entry.expire(overdue[type(entry.operation)])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Claim:
-    """One Idempotency-Key of one caller: for which body, which job came of it, and the answer once there is one.
+    """One Idempotency-Key of one caller: its body, its job, and the answer once there is one.
 
     The key and the body are kept as hashes. `answer` is a JSON document, see `proxy.calls.idempotency`.
     """
@@ -31,9 +31,9 @@ class IdempotencyStore(Protocol):
         """What holds the key now."""
 
     async def take_over(self, claim: Claim, from_job: str) -> bool:
-        """Take a key from a job that never came to be; False if somebody else was quicker."""
+        """Take a key from a job that never came to be; False if another call was quicker."""
 
     async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None: ...
 
     async def forget(self, claim: Claim) -> None:
-        """Free the key again, as nothing came of it."""
+        """Free the key again, as its call had no outcome."""

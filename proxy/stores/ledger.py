@@ -42,7 +42,7 @@ class Job:
         state: `reserved`, `accepted` (fal has it in its queue), then `settled` or `released`.
         charges: what is reserved for it; one for each account at most.
         expires_at: when a call that nothing more is heard of is over: a crash cannot keep its reservation.
-        checked_at: when fal last told its state.
+        checked_at: when fal last gave its state.
         used: by unit, in millionths: the most it can use, and once it is settled what was booked.
     """
 
@@ -172,7 +172,7 @@ class Ledger(Protocol):
         """Open jobs that nothing was heard of since, marked as checked now so that no other process takes them too."""
 
     async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
-        """fal told that the job still lives."""
+        """Note that fal still has the job."""
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         """What stands on these accounts; those that are missing were never used."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Upload:
-    """One file on its way to fal. `id` and `upstream_url` open it for whoever knows them, so neither is shown.
+    """One file on its way to fal. `id` and `upstream_url` open it for all who know them, so neither is shown.
 
     Attributes:
         upstream_url: fal's signed URL; sealed while it is kept.

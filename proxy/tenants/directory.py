@@ -90,7 +90,7 @@ class Directory:
         return self._snapshot
 
     def young(self) -> Snapshot | None:
-        """The reading, if it is young enough to decide by and need not be made anew yet."""
+        """The reading, if it is young enough to decide by and need not be made again yet."""
         return self._snapshot if 0 <= self._clock.now() - self._read_at < REFRESH_SECONDS else None
 
     async def snapshot(self) -> Snapshot:
@@ -103,7 +103,7 @@ class Directory:
         if not 0 <= age < REFRESH_SECONDS:
             refreshing = self._refresh_once()
             if not 0 <= age < MAX_AGE_SECONDS:
-                # Shielded: other calls wait for the same reading, whoever of them is cancelled.
+                # Shielded: other calls wait for the same reading, even if some are cancelled.
                 await asyncio.shield(refreshing)
         return self._snapshot
 

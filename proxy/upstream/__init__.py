@@ -1,6 +1,6 @@
 """fal's side: what is sent there, and what comes back.
 
-httpx is imported from below here first, and without its command line, which nobody uses: that one brings a terminal
+httpx is imported from below here first, and without its command line, which is not used: that one brings a terminal
 library and a syntax highlighter, which an idle process would hold in memory.
 """
 

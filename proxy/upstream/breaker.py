@@ -15,7 +15,7 @@ from proxy.targets import Kind
 FAILURES, WINDOW_SECONDS = 5, 30.0
 #: The pause before the next probe doubles up to this; each is varied by this fraction of itself.
 MOST_PAUSE_SECONDS, JITTER = 15.0, 0.2
-#: Whoever sent the last probe waits longer by this fraction of the pause: first it is the turn of others.
+#: The caller of the last probe waits longer by this fraction of the pause: others have their turn first.
 _TURN = 0.5
 _RUNS_MODEL = frozenset({Kind.RUN, Kind.STREAM})
 #: Failures of fal's machines, in its own words, that no input brings about.

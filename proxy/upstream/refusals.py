@@ -1,4 +1,4 @@
-"""fal's refusals, told apart by their status and words: the key, the account, a limit of fal's own, or the endpoint.
+"""fal's refusals, classified by their status and words: the key, the account, a limit of fal's own, or the endpoint.
 
 None of them ran anything. What a model answers in its own words is none of them, and passes on as it is.
 """

@@ -21,7 +21,7 @@ from proxy.upstream import sse
 from proxy.upstream.client import failure_of
 from proxy.upstream.headers import EVENT_STREAM, to_caller
 
-#: Up to here an answer is read whole before the first byte goes out, so that its loss can still be told properly.
+#: Up to here an answer is read whole before the first byte goes out, so that its loss can still be an error.
 WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
 #: How long fal may take to begin a stream before its head goes to the caller all the same. A refusal that is known by
@@ -32,7 +32,7 @@ _NO_HEADERS = httpx.Headers()
 
 
 class StreamBroken(Exception):
-    """The stream ended before its truth did. The caller's connection is cut, so that nobody takes it for the end."""
+    """The stream ended before its truth did. The caller's connection is cut, so that no client takes it for the end."""
 
 
 class StreamRefused(Exception):

@@ -99,7 +99,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 "reason_phrase": message.reason.encode("latin-1", "replace"),
             },
         )
-        # httpx would look for an encoding that fits all headers, each time anew.
+        # httpx would look for an encoding that fits all headers, each time.
         response.headers.encoding = "latin-1"
         return response
 
@@ -299,7 +299,7 @@ class _Exchange:
             self._payload.set_exception(httpx.ReadError("The response was closed."))  # wakes who still reads it
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
-            await asyncio.wait([self._upload])  # the request's stream is nobody's any more when this returns
+            await asyncio.wait([self._upload])  # when this returns, the request's stream is not used any more
 
 
 class _ResponseBody(httpx.AsyncByteStream):

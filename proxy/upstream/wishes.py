@@ -163,7 +163,7 @@ def _strictest(one: Decision, other: Decision) -> Decision:
 
 
 def _are_tags(text: str) -> bool:
-    """As fal counts them: `key=value` pairs, in which its own prefix is nobody else's."""
+    """As fal counts them: `key=value` pairs, in which its own prefix is reserved."""
     tags = text.split(",")
     return len(text) <= MAX_TAG_BYTES and len(tags) <= MAX_TAGS and all(map(_TAG.fullmatch, tags))
 

@@ -1,7 +1,7 @@
 """Attempts at a part: the latest one counts, so that a client whose last attempt broke off can try again at once.
 
 An earlier one may still be there, waiting for bytes from a connection that the client has given up. It gives fal no
-whole file any more: otherwise it could put its bytes in the place of those that the client was told have arrived.
+whole file any more: otherwise it could put its bytes in the place of those whose arrival the client knows.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
         try:
             return await endpoint(Request(request.scope, body.receive))
         except ProxyError as refusal:
-            # Whoever expects to be told to go on has sent nothing yet.
+            # A client that waits for 100 Continue has sent nothing yet.
             if "expect" in request.headers or not await body.is_drained():
                 refusal.headers["connection"] = "close"
             raise

@@ -108,7 +108,7 @@ async def peeked(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes
 
 
 async def exactly(content: AsyncIterable[bytes], size: int, least: int | None = None) -> AsyncGenerator[bytes, None]:
-    """The content, which must have the size that fal was told; or from `least` to `size`, where only these are known.
+    """The content, which must have the size that fal expects; or from `least` to `size`, where only these are known.
 
     Raises:
         BadRequest: it has another; fal does not get what would make it whole.

@@ -46,8 +46,8 @@ def routes(services: Services) -> list[Route]:
         stored = await send_new(services, request, caller, file)
         if isinstance(stored, Response):
             return stored
-        told = {"url": stored.url, "content_type": media_type(file.content_type), "size": stored.size}
-        return JSONResponse(told, 201)
+        document = {"url": stored.url, "content_type": media_type(file.content_type), "size": stored.size}
+        return JSONResponse(document, 201)
 
     return [file_route(PATH, upload, "POST")]
 

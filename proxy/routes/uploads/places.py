@@ -17,7 +17,7 @@ from proxy.upstream.relay import pass_on, read_body
 
 
 def headers_of_place(request: Request, uploads: Uploads) -> dict[str, str]:
-    """What fal is told of a file beside its type and name: the plan's wishes, narrowed by the caller's.
+    """What fal gets to know of a file beside its type and name: the plan's wishes, narrowed by the caller's.
 
     Raises:
         BadRequest: the caller's cannot be read.

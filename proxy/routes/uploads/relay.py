@@ -31,7 +31,7 @@ Content = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is to be relayed: so many bytes of somebody's, and the terms that bind them.
+    """What is to be relayed: so many bytes of one user's, and the terms that bind them.
 
     Attributes:
         size: how many, or the most there can be.
@@ -110,7 +110,7 @@ def _job(services: Services, transfer: Transfer) -> Job:
 
 
 class _Flow:
-    """A content on its way. While it flows the ledger is told now and then, so that its reservation lives on.
+    """A content on its way. While it flows the ledger hears of it now and then, so that its reservation lives on.
 
     Attributes:
         handed: bytes handed out so far.
@@ -151,7 +151,7 @@ class _Flow:
         try:
             await self._services.stores.ledger.heard_of(self._job.id, now, now + LIFE_SECONDS)
         except ProxyError as problem:
-            _log.warning("that an upload goes on is told later: %s", problem.code)
+            _log.warning("upload not renewed", extra={"facts": {"problem": problem.code}})
 
     def after(self, request: Request) -> Receive:
         """What the caller sends when its file is through: nothing, unless it hangs up. Until then, the relay reads."""

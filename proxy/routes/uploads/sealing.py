@@ -1,6 +1,6 @@
 """Signed URLs at rest: sealed by the secret of their slot, which only its owner has.
 
-The database keeps no more of a slot than a hash, so whoever reads it, or a copy of it, opens no upload at fal.
+The database keeps no more of a slot than a hash, so reading it, or a copy of it, opens no upload at fal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files in forms, whose size is known only at their end, while fal must be told it before their first byte.
+"""Files in forms, whose size is known only at their end, while fal must know it before their first byte.
 
 A small one is held until its end. Of a large one all is sent in parts that are known to be full, piece by piece. What
 can then be left, which is no more than the end of a form may have, is held and sent as the last part.

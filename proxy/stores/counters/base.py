@@ -16,7 +16,7 @@ class Window(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """What came of trying several windows at once.
+    """The result of trying several windows at once.
 
     Attributes:
         refused: the place in the list of the window that is full and frees latest; None if all had room.

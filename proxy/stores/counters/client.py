@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def connect(url: str) -> Any:
     """Make a client of a Redis server; it opens nothing until it is used."""
-    # The usual pool refuses whoever comes when all connections are taken; this one lets them wait.
+    # The usual pool refuses callers when all connections are taken; this one lets them wait.
     pool = BlockingConnectionPool.from_url(
         url,
         socket_timeout=ANSWER_SECONDS,

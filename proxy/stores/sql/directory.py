@@ -58,7 +58,7 @@ class SqlDirectory:
             return bool(done.rowcount)
 
     async def touch_key(self, key_id: str, used_at: float) -> None:
-        # Not a change of the directory: nobody's rights depend on it.
+        # Not a change of the directory: no rights depend on it.
         keys = schema.tenant_keys
         async with self._database.writing() as connection:
             await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=used_at))
@@ -83,7 +83,7 @@ class SqlDirectory:
 
 @asynccontextmanager
 async def _changing(database: Database) -> AsyncIterator[AsyncConnection]:
-    """A transaction in which nobody else changes the directory: replicas that start together apply the same file."""
+    """A transaction in which nothing else changes the directory: replicas that start together apply the same file."""
     row = schema.directory_version
     async with database.writing() as connection:
         await connection.execute(select(row.c.version).where(row.c.id == _ONLY_ROW).with_for_update())

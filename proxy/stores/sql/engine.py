@@ -132,9 +132,9 @@ def sqlite_location(database_url: str, *, is_durable: bool = False) -> SqliteLoc
 
 
 class _SqliteConnection(aiosqlite.Connection):
-    """One whose worker may be told twice to stop: by a close, and by the cancellation that overtakes it.
+    """One whose worker may be stopped twice: by a close, and by the cancellation that overtakes it.
 
-    The second word would be put in a queue that nobody reads any more, and whoever waits for it would wait for ever.
+    The second word would be put in a queue that is not read any more, and its caller would wait for ever.
     """
 
     _stopped: asyncio.Future[Any] | None = None
@@ -148,7 +148,7 @@ class _SqliteConnection(aiosqlite.Connection):
 async def _open_sqlite(
     location: SqliteLocation, lock_seconds: float, _database: str, **options: Any
 ) -> aiosqlite.Connection:
-    """A connection that is ready for use, or gone before its failure is told."""
+    """A connection that is ready for use, or gone before its failure is raised."""
     connection = _SqliteConnection(lambda: location.connect(lock_seconds, **options), 64)
     # No end of the program waits for this thread (SQLAlchemy's own way to connect says the same).
     connection._thread.daemon = True

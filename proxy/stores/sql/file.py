@@ -23,7 +23,7 @@ from proxy.stores.sql.engine import SqliteLocation
 
 #: Transactions after which the log is tidied up beside the writing; each writes some pages.
 TIDY_AFTER = 200
-#: Pages of four kilobytes. A log that grows while it is tidied up never begins anew; from this length on it is held for
+#: Pages of four kilobytes. A log that grows while it is tidied up never starts over; from this length on it is held for
 #: the few milliseconds that the rest takes.
 LONGEST_LOG = 8_000
 #: What a call writes to the log, and more: the bytes that a disk must have room for.
@@ -36,7 +36,7 @@ class SqliteFile:
     """Opens nothing until it is used.
 
     Only one connection can write. Those of a process take turns here in the order of their arrival: the file's own
-    lock goes to whoever looks at the right moment, and under load some would look in vain for too long.
+    lock goes to the process that looks at the right moment, and under load some would look in vain for too long.
     """
 
     def __init__(self, location: SqliteLocation, lock_seconds: float, dialect: Dialect) -> None:
@@ -52,7 +52,7 @@ class SqliteFile:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """The time in which nobody else of this process writes.
+        """The time in which nothing else in this process writes.
 
         Raises:
             TimeoutError: the others do not come to an end.
@@ -142,7 +142,7 @@ class SqliteFile:
                 async with self.turn():
                     await loop.run_in_executor(self._thread, self._checkpoint)
         except (sqlite3.Error, TimeoutError) as problem:
-            # It is tried again, and whoever makes the log far too long does it himself (see `SqliteLocation`).
+            # It is tried again, and a writer that makes the log far too long does it itself (see `SqliteLocation`).
             _log.warning("the database's log could not be tidied up: %s", type(problem).__name__)
 
     def _checkpoint(self) -> int:

@@ -20,7 +20,7 @@ class SqlIdempotency:
         async with self._database.writing() as connection:
             await connection.execute(delete(rows).where(_same(claim) & (rows.c.created_at < forgotten_before)))
             while True:
-                # Whoever inserts second waits for the first transaction, and then finds its row, unless it has been
+                # The second to insert waits for the first transaction, and then finds its row, unless it has been
                 # freed in between.
                 added = await connection.execute(insert_missing(connection.dialect.name, rows).values(_values(claim)))
                 if added.rowcount:

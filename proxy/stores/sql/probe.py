@@ -27,5 +27,5 @@ _ROW: dict[str, Any] = {
 
 
 def write(connection: Executor) -> None:
-    """Insert a job that nobody has, as every call inserts one."""
+    """Insert a job without an owner, as every call inserts one."""
     connection.execute(_insert, [{"id": secrets.token_hex(16), **_ROW}])

@@ -155,7 +155,7 @@ def commit_operations(
 
 
 def _jobs_of(connection: Executor, operations: Iterable[Operation]) -> dict[str, Job]:
-    """The jobs that a batch accepts or settles, locked: a job is settled once, whoever comes first."""
+    """The jobs that a batch accepts or settles, locked: a job is settled once, by the first to come."""
     ids = sorted({operation.job_id for operation in operations if not isinstance(operation, Reserve)})
     if not ids:
         return {}
