@@ -270,3 +270,19 @@ async def test_the_event_loop_does_not_wait_for_the_disk(sqlite_databases: Sqlit
 def test_the_disk_is_waited_for_or_not() -> None:
     with pytest.raises(SettingsError, match="PROXY_SQLITE_SYNC: must be one of normal, full"):
         read_stores({"PROXY_SQLITE_SYNC": "extra"})
+
+
+async def test_a_file_that_another_process_opens_at_this_moment_is_waited_for(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    url = sqlite_databases.migrated()
+    path = url.removeprefix("sqlite:///")
+    # As a process does that finds a log without its index, or leaves as the last one.
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+    committing = asyncio.create_task(open_stores(url, 30).ledger.commit([Reserve(job())]))
+    await asyncio.sleep(0)
+    assert not committing.done()
+    other.close()
+    assert await committing == [Granted()]

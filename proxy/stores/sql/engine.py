@@ -63,7 +63,11 @@ class SqliteLocation:
         connection: sqlite3.Connection = sqlite3.connect(
             self._path, isolation_level=None, timeout=lock_seconds, **options
         )
-        connection.executescript(self._pragmas)
+        try:
+            connection.executescript(self._pragmas)
+        except sqlite3.Error:
+            connection.close()
+            raise
         if self._identity is None:
             self._identity = self._look()
         return connection

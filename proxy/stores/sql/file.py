@@ -81,9 +81,9 @@ class SqliteFile:
             if self._location.is_durable:
                 # Its commit waits for the disk, which the event loop must not.
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
-            if self._here is None:
-                self._here = self._location.connect(0)
             try:
+                # Opening it waits too, while another process opens or closes the file's log.
+                self._here = self._here or self._location.connect(0)
                 self._here.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
