@@ -28,7 +28,7 @@ FLOORS = [
     {"worker_metrics"},
     {"redaction"},
     {"settings", "errors", "clock", "drain", "libpq", "listeners", "networks", "origins"}
-    | {"numbers", "schema", "log_context", "__init__"},
+    | {"numbers", "schema", "log_context", "recurring", "__init__"},
 ]
 SANDBOX = "sandbox"
 #: Foreign libraries with one home each.

@@ -6,7 +6,6 @@ A job that ended stays answerable from memory, within a bound; one that no calle
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
 from proxy.jobs.watch import PAUSES_SECONDS, Watch
 from proxy.jobs.watches import MOST_WATCHES, Watches
+from proxy.recurring import Recurring
 from proxy.stores.ledger import Job
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import StreamBroken
@@ -32,7 +32,6 @@ SWEEP_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
 #: Ended jobs that are kept, by the memory they take; without a log it is about four kilobytes each.
 ENDED_BYTES = 64 * 1024 * 1024
-_log = logging.getLogger(__name__)
 
 
 class Hub:
@@ -58,7 +57,7 @@ class Hub:
         self._pauses = pauses
         self._watches = Watches(most, most_per_tenant)
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = Recurring("sweep of followed jobs", self.sweep, lambda: SWEEP_SECONDS)
 
     def __len__(self) -> int:
         """How many jobs are followed now."""
@@ -116,7 +115,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin to let go of what no caller asks for, until `close`."""
-        self._sweeping = asyncio.create_task(self._sweep_forever())
+        self._sweeping.start()
 
     async def close(self) -> None:
         """Stop following all jobs."""
@@ -125,9 +124,7 @@ class Hub:
             watch.stop()
         for watch in watches:
             await watch.stopped()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait({self._sweeping})
+        await self._sweeping.close()
 
     async def sweep(self) -> None:
         """Let go of the jobs that no caller asked for in a while, and renew the leases of the others.
@@ -145,14 +142,6 @@ class Hub:
                 await self._settlement.renew_lease(watch.job)
             if self._drain.started.is_set():
                 watch.notify()
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except Exception:
-                _log.exception("looking after the jobs that are followed failed")
 
     def _watch(self, job: Job) -> Watch:
         id_ = _id(job)

@@ -20,6 +20,7 @@ from proxy.jobs.settlement import Settlement, parse_document
 from proxy.jobs.updates import COMPLETED
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import JOB_SECONDS, UPLOAD
+from proxy.recurring import Recurring
 from proxy.stores.ledger import Job, Ledger
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
@@ -60,28 +61,19 @@ class Reconciler:
         self._leases = leases
         self._clock = clock
         self._is_watching = is_watching
-        self._running: asyncio.Task[None] | None = None
+        self._running = Recurring("reconciliation", self._run_to_the_end, lambda: EVERY_SECONDS)
 
     def start(self) -> None:
         """Begin to look after jobs, until `close`."""
-        self._running = asyncio.create_task(self._forever())
+        self._running.start()
 
     async def close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        await self._running.close()
 
-    async def _forever(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
-            try:
-                while await self.run_once() == MOST_AT_ONCE:
-                    # There are more.
-                    continue
-            except ProxyError as problem:
-                _log.warning("reconciliation postponed", extra={"facts": {"problem": problem.code}})
-            except Exception:
-                _log.exception("reconciliation failed")
+    async def _run_to_the_end(self) -> None:
+        while await self.run_once() == MOST_AT_ONCE:
+            # There are more.
+            continue
 
     async def run_once(self) -> int:
         """Look after what is due now; how many jobs that were.

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from proxy.clock import Clock
-from proxy.errors import ProxyError
 from proxy.limits.quotas import WINDOWS, window_start
+from proxy.recurring import Recurring
 from proxy.stores.retention import KINDS, Expiry, RetentionStore, Row
 
 #: How often a process looks for rows past their time; more often where they are kept for less than days.
@@ -52,27 +52,15 @@ class Cleaner:
         self._retention = retention_seconds
         self._removed = removed
         self._every = min(EVERY_SECONDS, retention_seconds / LOOKS)
-        self._running: asyncio.Task[None] | None = None
+        # Replicas that started together do not look together.
+        self._running = Recurring("retention", self.run_once, lambda: self._every * random.uniform(0.5, 1.0))
 
     def start(self) -> None:
         """Begin to remove rows, until `close`."""
-        self._running = asyncio.create_task(self._forever())
+        self._running.start()
 
     async def close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
-
-    async def _forever(self) -> None:
-        while True:
-            # Replicas that started together do not look together.
-            await asyncio.sleep(self._every * random.uniform(0.5, 1.0))
-            try:
-                await self.run_once()
-            except ProxyError as problem:
-                _log.warning("retention run failed", extra={"facts": {"problem": problem.code}})
-            except Exception:
-                _log.exception("retention run failed")
+        await self._running.close()
 
     async def run_once(self) -> Counter[str]:
         """Remove what is past its time now; how many rows, by kind.

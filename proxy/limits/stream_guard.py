@@ -6,20 +6,18 @@ whenever the directory has changed, and at their expiry every second: one task f
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError, SessionExpired, StoreUnavailable, Unauthenticated
+from proxy.recurring import Recurring
 from proxy.telemetry import Metrics
 from proxy.tenants.caller import Caller, Session, check_not_revoked
 from proxy.tenants.directory import Directory, Snapshot
 
 SWEEP_SECONDS = 1.0
-_log = logging.getLogger(__name__)
 
 
 class Stream(Protocol):
@@ -41,7 +39,7 @@ class StreamGuard:
         self._clock = clock
         self._metrics = metrics
         self._open: dict[Stream, Caller] = {}
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = Recurring("check of open streams", self._sweep, lambda: SWEEP_SECONDS)
         directory.listen(self._check_all)
 
     def watch(self, stream: Stream, caller: Caller) -> None:
@@ -57,20 +55,10 @@ class StreamGuard:
 
     def start(self) -> None:
         """Begin to look every second, until `close`."""
-        self._sweeping = asyncio.create_task(self._sweep_forever())
+        self._sweeping.start()
 
     async def close(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait({self._sweeping})
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self._sweep()
-            except Exception:
-                _log.exception("checking the credentials of open streams failed")
+        await self._sweeping.close()
 
     async def _sweep(self) -> None:
         now = self._clock.now()

@@ -136,14 +136,19 @@ class Database:
 @cache
 def insert_missing(dialect: str, table: Table) -> Any:
     """The statement that inserts those rows whose key is not there yet, in the order given."""
+    return insert_of(dialect, table).on_conflict_do_nothing()
+
+
+def insert_of(dialect: str, table: Table) -> Any:
+    """Give a dialect's own insertion, which can say what happens to a row whose key is there."""
     # Imported here: the dialect that is not used is best not loaded.
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 
-        return insert_postgresql(table).on_conflict_do_nothing()
+        return insert_postgresql(table)
     from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-    return insert_sqlite(table).on_conflict_do_nothing()
+    return insert_sqlite(table)
 
 
 class _translated:

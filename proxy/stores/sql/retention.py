@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from proxy.stores.ledger import UNITS
 from proxy.stores.retention import Expiry, Row
-from proxy.stores.sql.database import Database
+from proxy.stores.sql.database import Database, insert_of
 from proxy.stores.sql.direct import Executor
 from proxy.stores.sql.schema import idempotency, jobs, quota_usage, revocations, upload_parts, uploads, usage_days
 from proxy.stores.sql.transaction import OPEN_STATES, OVER_STATES
@@ -163,17 +163,7 @@ def _sum_values(group: tuple[Any, ...], calls: int, used: Sequence[int]) -> dict
 
 @cache
 def _add_sums(dialect: str) -> Any:
-    # Imported here: the dialect that is not used is best not loaded.
-    if dialect == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-
-        return _adding(insert_postgresql(usage_days))
-    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-
-    return _adding(insert_sqlite(usage_days))
-
-
-def _adding(statement: Any) -> Any:
+    statement = insert_of(dialect, usage_days)
     sums = [column for column in usage_days.c if not column.primary_key]
     more = {column.name: column + statement.excluded[column.name] for column in sums}
     return statement.on_conflict_do_update(index_elements=list(usage_days.primary_key), set_=more)
