@@ -37,7 +37,7 @@ HOMES = {
     "slowapi": {"limits/rates.py", "routes/services.py"},
     "limits": {"limits/rates.py", "limits/flood_store.py"},
     "httpx": {"upstream", "app.py"},
-    "aiohttp": {"upstream/transport.py", "upstream/connections.py"},
+    "aiohttp": {"upstream/transport.py", "upstream/exchange.py", "upstream/connections.py"},
     "sqlalchemy": {"stores/sql"},
     "alembic": {"stores/sql"},
     "aiosqlite": {"stores/sql"},

@@ -1,0 +1,63 @@
+"""The bytes of a request: its head, and its body in pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+
+import httpx
+
+#: A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
+PIECE_BYTES = 64 * 1024
+Headers = list[tuple[bytes, bytes]]
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": [\t -~\x80-\xff]*\r\n)*\r\n")
+
+
+def encode_head(request: httpx.Request, headers: Headers) -> bytes:
+    target: bytes = request.extensions.get("target", request.url.raw_path)
+    lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), target)]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    head = b"".join(lines) + b"\r\n"
+    # The count catches what is well-formed only because one of the parts holds a line of its own.
+    if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
+        raise httpx.LocalProtocolError("The request's method, path or headers hold a character that may not be sent.")
+    return head
+
+
+def body_length(headers: Headers) -> int | None:
+    """Bytes of the body by its headers; None if it goes in chunks."""
+    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
+    if codings == [b"chunked"] and not lengths:
+        return None
+    if codings or len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+        raise httpx.LocalProtocolError("The request's headers do not say where its body ends.")
+    return int(lengths[0]) if lengths else 0
+
+
+def is_in_memory(request: httpx.Request) -> bool:
+    return isinstance(request.stream, httpx.ByteStream)
+
+
+def small_body(request: httpx.Request, length: int | None) -> bytes | None:
+    """The body, if it is in memory and small enough to leave together with the head."""
+    if not is_in_memory(request):
+        return None
+    assert isinstance(request.stream, httpx.ByteStream)
+    body = b"".join(request.stream)
+    return body if len(body) == length and length <= PIECE_BYTES else None
+
+
+async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[memoryview, None]:
+    """The body in pieces of at most PIECE_BYTES; an error if it is not as long as its header says."""
+    assert isinstance(stream, httpx.AsyncByteStream)
+    sent = 0
+    async for chunk in stream:
+        sent += len(chunk)
+        if length is not None and sent > length:
+            raise httpx.LocalProtocolError("The request's body is longer than its content-length.")
+        for start in range(0, len(chunk), PIECE_BYTES):
+            yield memoryview(chunk)[start : start + PIECE_BYTES]
+    if length is not None and sent < length:
+        raise httpx.LocalProtocolError("The request's body is shorter than its content-length.")
