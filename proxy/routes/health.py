@@ -24,12 +24,14 @@ def livez_route() -> Route:
 def routes(services: Services) -> list[Route]:
     """What operators ask, besides `/livez`."""
 
-    async def check_stores() -> None:
+    async def check_database() -> None:
         await services.stores.ping()
-        await services.counters.ping()
         await services.directory.snapshot()
 
-    readiness = Readiness(check_stores, services.clock)
+    async def check_counters() -> None:
+        await services.counters.ping()
+
+    readiness = Readiness({"database": check_database, "counters": check_counters}, services.clock)
 
     async def readyz(request: Request) -> Response:
         services.drain.refuse_new_work()
