@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.assembly import assemble, open_counters
 from proxy.calls.poll_cache import RepeatedPolls
 from proxy.clock import Clock, SystemClock
+from proxy.container import Container
 from proxy.drain import Drain
 from proxy.http.body_memory import BodyMemory
 from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
 from proxy.http.middleware import BodyLimit, Errors, RequestContext
-from proxy.jobs.retention import Cleaner
 from proxy.limits.refusals import RefusalBudget
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.page import Page
 from proxy.reload import Reloader
-from proxy.routes import admin, fal_hosts, fal_protocol, health, jobs, openapi, sessions, uploads, usage
-from proxy.routes.services import Services
+from proxy.routes import uploads
+from proxy.routes.operations import livez_route
 from proxy.settings import Settings
 from proxy.startup import Startup
 from proxy.stores.base import Stores
 from proxy.stores.batching import Patience
+from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
+from proxy.surfaces import operators_routes, public_routes
 from proxy.telemetry import Metrics
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
@@ -77,31 +77,26 @@ def create_app(
     """
     file, catalog = read_file(settings.config_path)
     metrics, clock = Metrics(), clock or SystemClock()
-    services = assemble(
-        settings,
-        catalog,
-        metrics,
-        Upstream(
-            settings.fal,
-            transport or EngineTransport(idle_seconds=settings.fal.idle_seconds),
-            timeouts,
-            Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds),
-        ),
-        stores or SqlStores.of(settings.stores),
-        counters or open_counters(settings),
-        clock,
-        drain or Drain(settings.server.drain_seconds),
-        patience,
+    guard = Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds)
+    transport = transport or EngineTransport(idle_seconds=settings.fal.idle_seconds)
+    parts = Container(
+        settings=settings,
+        catalog=catalog,
+        metrics=metrics,
+        upstream=Upstream(settings.fal, transport, timeouts, guard),
+        stores=stores or SqlStores.of(settings.stores),
+        counters=counters or open_counters(settings),
+        clock=clock,
+        drain=drain or Drain(settings.server.drain_seconds),
+        patience=patience,
     )
-    cleaner = Cleaner(
-        services.stores.retention, clock, settings.stores.retention_seconds, services.metrics.rows_removed
-    )
-    reloader = read_settings and Reloader(services, read_settings)
+    _observe(parts)
+    reloader = read_settings and _reloader(parts, read_settings)
     app = Application(
-        operations=_operations(services) if settings.server.ops_port else None,
-        routes=_routes(services),
-        middleware=_middleware(services),
-        lifespan=_lifespan(services, plan_file or file, cleaner if reconciles else None, reloader),
+        operations=_operations(parts) if settings.server.ops_port else None,
+        routes=public_routes(parts),
+        middleware=_middleware(parts),
+        lifespan=_lifespan(parts, plan_file or file, reloader, reconciles=reconciles),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
     app.router.redirect_slashes = False
@@ -141,41 +136,50 @@ class ByListener:
         return app(scope, receive, send)
 
 
-def _routes(services: Services) -> list[BaseRoute]:
-    """What the public listener answers; what is for operators too, unless they have a listener of their own."""
-    for_operators = [] if services.settings.server.ops_port else _operators_routes(services)
-    return [
-        *fal_protocol.routes(services),
-        *jobs.routes(services),
-        *uploads.routes(services),
-        *fal_hosts.routes(services),
-        *sessions.routes(services),
-        *usage.routes(services),
-        *for_operators,
-        health.livez_route(),
-        *openapi.routes(services),
-    ]
+def open_counters(settings: Settings) -> Counters:
+    """Give the counters that the settings name."""
+    if settings.stores.redis_url is None:
+        return MemoryCounters()
+    # Imported here: its client library takes memory that a proxy without Redis has better uses for.
+    from proxy.stores.counters.redis import RedisCounters
+
+    return RedisCounters(settings.stores.redis_url.reveal())
 
 
-def _operators_routes(services: Services) -> list[BaseRoute]:
-    return [*admin.routes(services), *health.routes(services)]
+def _observe(parts: Container) -> None:
+    """Let the metrics read what the parts hold."""
+    hub, streams, breakers = parts.hub, parts.streams, parts.upstream.guard.open_names
+    parts.metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), parts.bookkeeper.waiting)
 
 
-def _operations(services: Services) -> Application:
+def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
+    return Reloader(
+        settings=parts.settings,
+        read_settings=read_settings,
+        directory=parts.directory,
+        catalog=parts.catalog,
+        upstream=parts.upstream,
+        sessions=parts.sessions,
+        admin_token=parts.admin_token,
+        poll_cache=parts.poll_cache,
+        stream_guard=parts.stream_guard,
+        metrics=parts.metrics,
+    )
+
+
+def _operations(parts: Container) -> Application:
     """The application of the listener for operators: no pages call it, and no calls are answered."""
-    routes = [*_operators_routes(services), health.livez_route()]
-    app = Application(routes=routes, middleware=_middleware(services, is_public=False))
+    routes = [*operators_routes(parts), livez_route()]
+    app = Application(routes=routes, middleware=_middleware(parts, is_public=False))
     app.router.redirect_slashes = False
     return app
 
 
-def _middleware(services: Services, *, is_public: bool = True) -> list[Middleware]:
+def _middleware(parts: Container, *, is_public: bool = True) -> list[Middleware]:
     """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
-    server, metrics, drain = services.settings.server, services.metrics, services.drain
-    memory = services.body_memory if is_public else BodyMemory(server.max_body_memory)
-    budget = RefusalBudget(
-        server.refusals_per_address, services.clock, services.authenticator.recognize, metrics.unheard.inc
-    )
+    server, metrics, drain = parts.settings.server, parts.metrics, parts.drain
+    memory = parts.body_memory if is_public else BodyMemory(server.max_body_memory)
+    budget = RefusalBudget(server.refusals_per_address, parts.clock, parts.authenticator.recognize, metrics.unheard.inc)
     context = Middleware(RequestContext, metrics=metrics, drain=drain, body_memory=memory, budget=budget)
     errors = Middleware(Errors, metrics=metrics, drain=drain, budget=budget)
     is_file = uploads.carries_file if is_public else lambda path: False
@@ -185,62 +189,61 @@ def _middleware(services: Services, *, is_public: bool = True) -> list[Middlewar
     metrics.body_bytes.set_function(lambda: memory.held)
     cors = Middleware(
         Cors,
-        is_allowed=lambda origin: origin in server.allowed_origins or origin in services.directory.latest.origins,
+        is_allowed=lambda origin: origin in server.allowed_origins or origin in parts.directory.latest.origins,
         metrics=metrics,
         check=budget.check,
     )
-    cdn = Middleware(CdnTargets, files=services.files, public_url=server.public_url)
+    cdn = Middleware(CdnTargets, files=parts.files, public_url=server.public_url)
     repeated = Middleware(
         RepeatedPolls,
-        cache=services.poll_cache,
-        hub=services.hub,
-        limiter=services.limiter,
-        settlement=services.settlement,
+        cache=parts.poll_cache,
+        hub=parts.hub,
+        limiter=parts.limiter,
+        settlement=parts.settlement,
     )
     return [context, cors, errors, cdn, limit, repeated]
 
 
 def _lifespan(
-    services: Services, file: PlanFile, cleaner: Cleaner | None, reloader: Reloader | None
+    parts: Container, file: PlanFile, reloader: Reloader | None, *, reconciles: bool
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     async def prepare() -> None:
-        await services.stores.prepare()
+        await parts.stores.prepare()
         # A reload may have applied a newer file meanwhile.
-        if not services.directory.is_open:
-            await services.directory.apply(file)
+        if not parts.directory.is_open:
+            await parts.directory.apply(file)
 
     startup = Startup(prepare)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         await startup.begin()
-        services.bookkeeper.start()
-        await services.leases.keeper.start()
-        if cleaner is not None:
-            services.reconciler.start()
-            cleaner.start()
-        services.hub.start()
-        services.stream_guard.start()
+        parts.bookkeeper.start()
+        await parts.leases.keeper.start()
+        if reconciles:
+            parts.reconciler.start()
+            parts.cleaner.start()
+        parts.hub.start()
+        parts.stream_guard.start()
         try:
             # This is how ASGI hands the server something.
-            yield {"drain": services.drain, "metrics": services.metrics, "reload": reloader and reloader.request}
+            yield {"drain": parts.drain, "metrics": parts.metrics, "reload": reloader and reloader.request}
         finally:
             # First: the rest may take longer than this process has.
-            await services.bookkeeper.spool()
+            await parts.bookkeeper.spool()
             await startup.close()
             if reloader is not None:
                 await reloader.close()
-            await services.stream_guard.close()
-            await services.hub.close()
-            await services.reconciler.close()
-            if cleaner is not None:
-                await cleaner.close()
-            await services.idempotency.close()
-            await services.bookkeeper.close()
-            await services.directory.close()
-            await services.leases.keeper.close()
-            await services.counters.close()
-            await services.upstream.close()
-            await services.stores.close()
+            await parts.stream_guard.close()
+            await parts.hub.close()
+            await parts.reconciler.close()
+            await parts.cleaner.close()
+            await parts.idempotency.close()
+            await parts.bookkeeper.close()
+            await parts.directory.close()
+            await parts.leases.keeper.close()
+            await parts.counters.close()
+            await parts.upstream.close()
+            await parts.stores.close()
 
     return lifespan

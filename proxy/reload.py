@@ -10,12 +10,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from proxy.auth.admin_token import AdminToken
+from proxy.auth.sessions import Sessions
+from proxy.calls.poll_cache import PollCache
 from proxy.catalog import Catalog
 from proxy.errors import ProxyError
-from proxy.routes.services import Services
+from proxy.limits.stream_guard import StreamGuard
 from proxy.settings import Settings, SettingsError
+from proxy.telemetry import Metrics
+from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
+from proxy.upstream.client import Upstream
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +33,31 @@ class Reloader:
         read_settings: gives the settings as they are now, or raises a SettingsError.
     """
 
-    def __init__(self, services: Services, read_settings: Callable[[], Settings]) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        directory: Directory,
+        catalog: Catalog,
+        upstream: Upstream,
+        sessions: Sessions,
+        admin_token: AdminToken,
+        poll_cache: PollCache,
+        stream_guard: StreamGuard,
+        metrics: Metrics,
+    ) -> None:
+        self._started_with = settings
+        self._current = settings
         self._read_settings = read_settings
-        self._current = services.settings
+        self._directory = directory
+        self._catalog = catalog
+        self._upstream = upstream
+        self._sessions = sessions
+        self._admin_token = admin_token
+        self._poll_cache = poll_cache
+        self._stream_guard = stream_guard
+        self._metrics = metrics
         self._is_requested = False
         self._running: asyncio.Task[None] | None = None
 
@@ -58,13 +85,13 @@ class Reloader:
                 _log_problems([error.message])
             except Exception:
                 _log.exception("configuration not reloaded")
-            self._services.metrics.reloads.labels(outcome).inc()
+            self._metrics.reloads.labels(outcome).inc()
 
     async def _reload(self) -> None:
         # In a thread: a plan file of many tenants takes a second to read.
         settings, file, catalog = await asyncio.to_thread(self._read)
-        has_changed = settings.config_path is not None and await self._services.directory.apply(file)
-        self._services.catalog.replace(catalog)
+        has_changed = settings.config_path is not None and await self._directory.apply(file)
+        self._catalog.replace(catalog)
         replaced = self._replace_secrets(settings)
         facts = {"plans": "changed" if has_changed else "unchanged", "secrets": " ".join(replaced) or "unchanged"}
         _log.info("configuration reloaded", extra={"facts": facts})
@@ -86,22 +113,22 @@ class Reloader:
 
     def _replace_secrets(self, new: Settings) -> list[str]:
         """Use the secrets of other settings from now on; the names of those that have changed."""
-        services, old, replaced = self._services, self._current, []
+        old, replaced = self._current, list[str]()
         if new.fal.key != old.fal.key:
-            services.upstream.replace_key(new.fal.key)
+            self._upstream.replace_key(new.fal.key)
             replaced.append("FAL_KEY")
         if new.sessions.secrets != old.sessions.secrets:
-            services.sessions.replace_secrets(new.sessions.secrets)
+            self._sessions.replace_secrets(new.sessions.secrets)
             # They are answered without a look at the token.
-            services.poll_cache.clear()
-            services.stream_guard.refuse_unsigned(services.sessions.is_signed)
+            self._poll_cache.clear()
+            self._stream_guard.refuse_unsigned(self._sessions.is_signed)
             replaced.append("PROXY_SESSION_SECRETS")
         if new.sessions.admin_token != old.sessions.admin_token:
-            services.admin_token.replace(new.sessions.admin_token)
+            self._admin_token.replace(new.sessions.admin_token)
             replaced.append("PROXY_ADMIN_TOKEN")
         for name, is_same in (
-            ("PROXY_DATABASE_URL", new.stores.database_url == self._services.settings.stores.database_url),
-            ("PROXY_REDIS_URL", new.stores.redis_url == self._services.settings.stores.redis_url),
+            ("PROXY_DATABASE_URL", new.stores.database_url == self._started_with.stores.database_url),
+            ("PROXY_REDIS_URL", new.stores.redis_url == self._started_with.stores.redis_url),
         ):
             if not is_same:
                 _log.warning("a changed setting needs a restart", extra={"facts": {"setting": name}})

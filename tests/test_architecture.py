@@ -17,9 +17,10 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 #: A room may import rooms of its own floor and of those below, and no two rooms import each other.
 FLOORS = [
     {"cli", "dev", "server", "__main__"},
-    {"app", "assembly", "reload"},
+    {"app", "surfaces", "container", "reload"},
     {"startup"},
     {"routes", "page"},
+    {"uploads"},
     {"calls"},
     {"jobs"},
     {"auth", "http", "limits"},
@@ -34,7 +35,7 @@ SANDBOX = "sandbox"
 #: Foreign libraries with one home each.
 HOMES = {
     "itsdangerous": {"auth/sessions.py"},
-    "slowapi": {"limits/rates.py", "routes/services.py"},
+    "slowapi": {"limits/rates.py", "container.py", "routes"},
     "limits": {"limits/rates.py", "limits/flood_store.py"},
     "httpx": {"upstream", "app.py"},
     "aiohttp": {"upstream/transport.py", "upstream/exchange.py", "upstream/connections.py"},
@@ -48,11 +49,11 @@ HOMES = {
     "yaml": {"tenants/plan_file.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog.py"},
     "idna": {"origins.py", "tenants/addresses.py"},
-    "prometheus_client": {"telemetry.py", "worker_metrics.py", "routes/health.py"},
+    "prometheus_client": {"telemetry.py", "worker_metrics.py", "routes/operations.py"},
     "PIL": {"sandbox"},
-    "puremagic": {"limits/contents.py"},
-    "python_multipart": {"routes/uploads/forms.py"},
-    "cryptography": {"routes/uploads/sealing.py"},
+    "puremagic": {"uploads/sniffing.py"},
+    "python_multipart": {"uploads/multipart.py"},
+    "cryptography": {"uploads/sealing.py"},
 }
 
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
 from proxy.redaction import HIDDEN, Redactor
-from proxy.routes.uploads.forms import file_of
 from proxy.settings import LogSettings, Secret, read
 from proxy.telemetry import configure_logging
+from proxy.uploads.multipart import parse_form
 
 #: With all that some encoding escapes.
 AWKWARD = "pa'ss\"wo\\rd é𝄞/+=&\n:%-tail"
@@ -207,7 +207,7 @@ async def test_a_form_that_cannot_be_read_writes_no_line(log: Log) -> None:
 
     assert log("before")
     with pytest.raises(BadRequest):
-        await file_of(body(), "multipart/form-data; boundary=b", 100)
+        await parse_form(body(), "multipart/form-data; boundary=b", 100)
     assert not logging.getLogger("python_multipart.multipart").isEnabledFor(logging.WARNING)
 
 

@@ -9,10 +9,10 @@ from proxy.calls.jobs import JobHandler
 from proxy.calls.models import ModelHandler
 from proxy.targets import Kind
 
-Handle = Callable[[Call], Awaitable[Outcome]]
+Handlers = Mapping[Kind, Callable[[Call], Awaitable[Outcome]]]
 
 
-def handlers(models: ModelHandler, jobs: JobHandler) -> Mapping[Kind, Handle]:
+def new_handlers(models: ModelHandler, jobs: JobHandler) -> Handlers:
     """Give the method that answers each kind of call."""
     return {
         Kind.RUN: models.run,

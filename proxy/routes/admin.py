@@ -8,21 +8,25 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
+from slowapi import Limiter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from proxy.auth.admin_token import AdminToken
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import SUBJECT_RULE, is_session_id, is_subject
+from proxy.auth.sessions import SUBJECT_RULE, Sessions, is_session_id, is_subject
+from proxy.catalog import Catalog
+from proxy.clock import Clock
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
 from proxy.limits.rates import ADMIN_LIMIT
 from proxy.routes.queries import known_query
-from proxy.routes.services import Services
-from proxy.routes.sessions import Mint, minted
-from proxy.routes.usage import report
-from proxy.stores.ledger import Job
+from proxy.routes.sessions import Mint, mint_session
+from proxy.routes.usage import UsageReports
+from proxy.stores.ledger import Job, Ledger
 from proxy.tenants import keys
+from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plan_file import problems_of
 from proxy.tenants.plans import PlanFile, Tenant
 
@@ -71,105 +75,132 @@ class Revoke(BaseModel):
     subject: Subject | None = None
 
 
-def routes(services: Services) -> list[Route]:
-    async def tenants(request: Request) -> Response:
-        snapshot = await services.directory.snapshot()
+class AdminRoutes:
+    """Let the operator see and change tenants, keys and sessions, and see jobs and usage."""
+
+    def __init__(
+        self,
+        *,
+        admin_token: AdminToken,
+        directory: Directory,
+        sessions: Sessions,
+        catalog: Catalog,
+        ledger: Ledger,
+        reports: UsageReports,
+        clock: Clock,
+        flood_guard: Limiter,
+    ) -> None:
+        self._admin_token = admin_token
+        self._directory = directory
+        self._sessions = sessions
+        self._catalog = catalog
+        self._ledger = ledger
+        self._reports = reports
+        self._clock = clock
+        self._flood_guard = flood_guard
+
+    def routes(self) -> list[Route]:
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", "/tenants", self.list_tenants),
+            ("PUT", "/tenants", self.apply_plans),
+            ("GET", "/tenants/{tenant}", self.show_tenant),
+            ("GET", "/tenants/{tenant}/keys", self.list_keys),
+            ("POST", "/tenants/{tenant}/keys", self.create_key),
+            ("DELETE", "/keys/{key}", self.revoke_key),
+            ("POST", "/sessions", self.mint),
+            ("DELETE", "/sessions", self.revoke),
+            ("GET", "/jobs", self.list_jobs),
+            ("GET", "/usage", self.show_usage),
+        ]
+        return [Route(f"/v1/admin{path}", self._guard(handler), methods=[method]) for method, path, handler in table]
+
+    def _guard(self, handler: Handler) -> Handler:
+        """The door of every admin route: the flood guard, then the token, then a line for the record."""
+
+        async def admin(request: Request) -> Response:
+            self._admin_token.check(request.headers.getlist("authorization"))
+            answer = await handler(request)
+            if request.method != "GET":
+                facts = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
+                _log.info("admin", extra={"facts": facts})
+            return answer
+
+        # slowapi knows functions by their names: under one name, a request would be counted once for every route.
+        admin.__name__ = f"admin_{handler.__name__}"
+        guarded: Handler = self._flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
+        return guarded
+
+    async def list_tenants(self, request: Request) -> Response:
+        snapshot = await self._directory.snapshot()
         listed = [tenant.model_dump(mode="json") for _, tenant in sorted(snapshot.tenants.items())]
         return JSONResponse({"tenants": listed})
 
-    async def apply(request: Request) -> Response:
+    async def apply_plans(self, request: Request) -> Response:
         file = await read_form(request, PlanFile, MOST_FILE_BYTES)
-        if problems := problems_of(file.model_dump(mode="json"), services.catalog):
+        if problems := problems_of(file.model_dump(mode="json"), self._catalog):
             raise BadRequest("; ".join(problems))
         if file.endpoints:
             raise BadRequest("endpoints: belong into the PROXY_CONFIG file, which is read at the start")
-        return JSONResponse({"changed": await services.directory.apply(file)})
+        return JSONResponse({"changed": await self._directory.apply(file)})
 
-    async def tenant(request: Request) -> Response:
-        found = await _tenant(request.path_params["tenant"])
-        plan = (await services.directory.snapshot()).plans[found.plan]
-        return JSONResponse({**found.model_dump(mode="json"), "limits": plan.model_dump(mode="json")})
+    async def show_tenant(self, request: Request) -> Response:
+        snapshot, found = await self._find_tenant(request.path_params["tenant"])
+        limits = snapshot.plans[found.plan].model_dump(mode="json")
+        return JSONResponse({**found.model_dump(mode="json"), "limits": limits})
 
-    async def list_keys(request: Request) -> Response:
-        found = await _tenant(request.path_params["tenant"])
-        snapshot = await services.directory.snapshot()
+    async def list_keys(self, request: Request) -> Response:
+        snapshot, found = await self._find_tenant(request.path_params["tenant"])
         listed = [_shown(key) for key in snapshot.keys.values() if key.tenant == found.id]
         return JSONResponse({"keys": listed})
 
-    async def create_key(request: Request) -> Response:
-        found = await _tenant(request.path_params["tenant"])
+    async def create_key(self, request: Request) -> Response:
+        _, found = await self._find_tenant(request.path_params["tenant"])
         form = await read_form(request, NewKey)
-        text, record = keys.make(found.id, form.name, services.clock.now())
-        await services.directory.add_key(record)
+        text, record = keys.make(found.id, form.name, self._clock.now())
+        await self._directory.add_key(record)
         return JSONResponse({**_shown(record), "key": text}, 201)
 
-    async def revoke_key(request: Request) -> Response:
+    async def revoke_key(self, request: Request) -> Response:
         key_id = request.path_params["key"]
-        if not (keys.is_key_id(key_id) and await services.directory.revoke_key(key_id)):
+        if not (keys.is_key_id(key_id) and await self._directory.revoke_key(key_id)):
             raise NotFound("There is no such key.")
         return Response(status_code=204)
 
-    async def mint(request: Request) -> Response:
+    async def mint(self, request: Request) -> Response:
         form = await read_form(request, MintFor)
-        found = await _tenant(form.tenant)
-        plan = (await services.directory.snapshot()).plans[found.plan]
-        return minted(services, found, plan, form)
+        snapshot, found = await self._find_tenant(form.tenant)
+        return mint_session(self._sessions, found, snapshot.plans[found.plan], form)
 
-    async def revoke(request: Request) -> Response:
+    async def revoke(self, request: Request) -> Response:
         form = await read_form(request, Revoke)
         if (form.session_id is None) == (form.subject is None):
             raise BadRequest("Give either session_id or subject.")
-        found = await _tenant(form.tenant)
-        await services.directory.revoke(revoke_by_name(found.id, form.session_id, form.subject, services.clock.now()))
+        _, found = await self._find_tenant(form.tenant)
+        await self._directory.revoke(revoke_by_name(found.id, form.session_id, form.subject, self._clock.now()))
         return Response(status_code=204)
 
-    async def jobs(request: Request) -> Response:
+    async def list_jobs(self, request: Request) -> Response:
         query = known_query(request, "tenant", "subject")
-        found = await _tenant(query.get("tenant", ""))
-        listed = await services.stores.ledger.jobs_of(found.id, _subject_of(query), MOST_JOBS)
+        _, found = await self._find_tenant(query.get("tenant", ""))
+        listed = await self._ledger.jobs_of(found.id, _subject_of(query), MOST_JOBS)
         return JSONResponse({"jobs": [_job(job) for job in listed]})
 
-    async def usage(request: Request) -> Response:
+    async def show_usage(self, request: Request) -> Response:
         query = known_query(request, "tenant", "subject", "from", "to", "group_by")
-        found = await _tenant(query.get("tenant", ""))
-        return JSONResponse(await report(services, found.id, _subject_of(query), query))
+        _, found = await self._find_tenant(query.get("tenant", ""))
+        return JSONResponse(await self._reports.report(found.id, _subject_of(query), query))
 
-    async def _tenant(id_: str) -> Tenant:
-        found = (await services.directory.snapshot()).tenants.get(id_)
+    async def _find_tenant(self, id_: str) -> tuple[Snapshot, Tenant]:
+        """The tenant with an id, and the reading of the directory that has it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        snapshot = await self._directory.snapshot()
+        found = snapshot.tenants.get(id_)
         if found is None:
             raise NotFound("There is no such tenant.")
-        return found
-
-    table: list[tuple[str, str, Handler]] = [
-        ("GET", "/tenants", tenants),
-        ("PUT", "/tenants", apply),
-        ("GET", "/tenants/{tenant}", tenant),
-        ("GET", "/tenants/{tenant}/keys", list_keys),
-        ("POST", "/tenants/{tenant}/keys", create_key),
-        ("DELETE", "/keys/{key}", revoke_key),
-        ("POST", "/sessions", mint),
-        ("DELETE", "/sessions", revoke),
-        ("GET", "/jobs", jobs),
-        ("GET", "/usage", usage),
-    ]
-    return [Route(f"/v1/admin{path}", _guarded(services, how), methods=[method]) for method, path, how in table]
-
-
-def _guarded(services: Services, handler: Handler) -> Handler:
-    """The door of every admin route: the flood guard, then the token, then a line for the record."""
-
-    async def admin(request: Request) -> Response:
-        services.admin_token.check(request.headers.getlist("authorization"))
-        answer = await handler(request)
-        if request.method != "GET":
-            facts = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
-            _log.info("admin", extra={"facts": facts})
-        return answer
-
-    # slowapi knows functions by their names: under one name, a request would be counted once for every route.
-    admin.__name__ = f"admin_{handler.__name__}"
-    guarded: Handler = services.flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
-    return guarded
+        return snapshot, found
 
 
 def _subject_of(query: Mapping[str, str]) -> str | None:

@@ -12,20 +12,17 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from proxy import targets
-from proxy.calls.call import Form
 from proxy.catalog import app_of
 from proxy.jobs.updates import Rewrite
 from proxy.routes.fal_surface import FalSurface
-from proxy.routes.services import Services
 from proxy.targets import Target
 
 PREFIX = "/fal/"
 _URLS = {"response_url": "", "status_url": "/status", "cancel_url": "/cancel"}
 
 
-def routes(services: Services) -> list[Route]:
-    hosts = FalSurface(services, _target_of, Form(rewriter(services.settings.server.public_url)))
-    return [Route(PREFIX + "{path:path}", hosts, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+def routes(surface: FalSurface) -> list[Route]:
+    return [Route(PREFIX + "{path:path}", surface, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
 
 
 def rewriter(public_url: str) -> Rewrite:
@@ -38,6 +35,6 @@ def rewriter(public_url: str) -> Rewrite:
     return rewrite
 
 
-def _target_of(request: Request) -> Target:
+def parse_target(request: Request) -> Target:
     raw_path = request.scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(PREFIX)
     return targets.parse_path(request.method, raw_path, request.scope["query_string"].decode("latin-1"))

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from proxy.auth.authenticator import Authenticator
 from proxy.calls.call import Form, new_call
-from proxy.routes import uploads
+from proxy.calls.handler import Handlers
+from proxy.limits.stream_guard import StreamGuard
 from proxy.routes.rendering import bind_call, render
-from proxy.routes.services import Services
+from proxy.routes.uploads.calls import UploadCalls
 from proxy.targets import Target
 
 
@@ -25,20 +27,30 @@ class FalSurface:
         form: how fal's documents are written.
     """
 
-    def __init__(self, services: Services, parse: Callable[[Request], Target], form: Form) -> None:
-        self._services = services
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        handlers: Handlers,
+        uploads: UploadCalls,
+        stream_guard: StreamGuard,
+        parse: Callable[[Request], Target],
+        form: Form,
+    ) -> None:
+        self._authenticator = authenticator
+        self._handlers = handlers
+        self._uploads = uploads
+        self._stream_guard = stream_guard
         self._parse = parse
         self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, services = Request(scope, receive, send), self._services
-        caller = await services.authenticator.authenticate(request)
+        request = Request(scope, receive, send)
+        caller = await self._authenticator.authenticate(request)
         target = self._parse(request)
         bind_call(request, caller, target)
         if target.kind.is_upload:
-            await services.admission.admit_upload(caller, scope)
-            response = await uploads.begin(services, request, caller, target.kind)
+            response = await self._uploads.begin(request, caller, target.kind)
         else:
             call = new_call(caller, target, request, self._form)
-            response = render(call, await services.handlers[target.kind](call), services.stream_guard)
+            response = render(call, await self._handlers[target.kind](call), self._stream_guard)
         await response(scope, receive, send)

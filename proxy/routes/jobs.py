@@ -12,18 +12,26 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.auth.authenticator import Authenticator
 from proxy.calls.call import KEY_HEADER, Call, Form, Outcome, new_call, parse_key
+from proxy.calls.handler import Handlers
+from proxy.calls.jobs import JobHandler
+from proxy.drain import Drain
 from proxy.errors import BadRequest, BadTarget
 from proxy.http.bodies import read_form
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
 from proxy.http.scope import set_cache_control, show_header
 from proxy.jobs.events import END, begin_with, job_events, parse_event_id
+from proxy.jobs.hub import Hub
+from proxy.jobs.ownership import Ownership
 from proxy.jobs.updates import Log, Update
+from proxy.limits.rates import RateLimiter
+from proxy.limits.stream_guard import StreamGuard
+from proxy.limits.streams import OpenStreams
 from proxy.numbers import parse_whole
 from proxy.routes.queries import known_query
 from proxy.routes.rendering import bind_call, render
-from proxy.routes.services import Services
-from proxy.stores.ledger import Job
+from proxy.stores.ledger import Job, Ledger
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Caller
 from proxy.upstream import headers, sse
@@ -52,16 +60,48 @@ def as_job(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
 FORM = Form(as_job, pending_status=200)
 
 
-class Jobs:
-    """The routes of jobs."""
+class JobRoutes:
+    """Submit, list, show, watch and cancel jobs."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        handlers: Handlers,
+        job_handler: JobHandler,
+        owners: Ownership,
+        ledger: Ledger,
+        limiter: RateLimiter,
+        streams: OpenStreams,
+        stream_guard: StreamGuard,
+        hub: Hub,
+        drain: Drain,
+    ) -> None:
+        self._authenticator = authenticator
+        self._handlers = handlers
+        self._job_handler = job_handler
+        self._owners = owners
+        self._ledger = ledger
+        self._limiter = limiter
+        self._streams = streams
+        self._stream_guard = stream_guard
+        self._hub = hub
+        self._drain = drain
+
+    def routes(self) -> list[Route]:
+        one = PATH + "/{id}"
+        return [
+            Route(PATH, self.create, methods=["POST"]),
+            Route(PATH, self.list_own, methods=["GET"]),
+            Route(one, self.status, methods=["GET"]),
+            Route(one, self.cancel, methods=["DELETE"]),
+            Route(one + "/result", self.result, methods=["GET"]),
+            Route(one + "/events", self.events, methods=["GET"]),
+        ]
 
     async def create(self, request: Request) -> Response:
         show_header(request.scope, "vary", "Accept")
-        services = self._services
-        caller = await services.authenticator.authenticate(request)
+        caller = await self._authenticator.authenticate(request)
         is_counted = await self._count(request, caller)
         wanted = await read_form(request, NewJob, most=None)
         target = _submit_to(wanted.endpoint)
@@ -69,25 +109,24 @@ class Jobs:
         call = new_call(caller, target, request, FORM)._replace(input=wanted.input, is_counted=is_counted)
         if _wants_events(request):
             return await self._create_and_watch(call)
-        outcome = await services.handlers[Kind.SUBMIT](call)
-        return render(call, _created(outcome), services.stream_guard)
+        outcome = await self._handlers[Kind.SUBMIT](call)
+        return render(call, _created(outcome), self._stream_guard)
 
     async def _count(self, request: Request, caller: Caller) -> bool:
         """Count a new job before its body is read, which names the endpoint; only try what may be a repetition."""
-        self._services.drain.refuse_new_work()
+        self._drain.refuse_new_work()
         if parse_key(request.headers.getlist(KEY_HEADER)):
-            await self._services.limiter.check_repeatable(caller, request.scope)
+            await self._limiter.check_repeatable(caller, request.scope)
             return False
-        await self._services.limiter.hit(caller, request.scope, polls=False)
+        await self._limiter.hit(caller, request.scope, polls=False)
         return True
 
     async def _create_and_watch(self, call: Call) -> Response:
         """Answer a submit with the job's event stream, which begins with that answer: once fal has the job, nothing may
         fail in a way that makes the caller submit again."""
-        services = self._services
-        close = services.streams.take(call.caller)
+        close = self._streams.take(call.caller)
         try:
-            outcome = _created(await services.handlers[Kind.SUBMIT](call))
+            outcome = _created(await self._handlers[Kind.SUBMIT](call))
             if outcome.status < 300 and outcome.document is not None:
                 outcome = await self._watch_new(call, outcome, outcome.document)
         except BaseException:
@@ -97,29 +136,27 @@ class Jobs:
             close()
         else:
             outcome = outcome._replace(on_close=(*outcome.on_close, close))
-        return render(call, outcome, services.stream_guard)
+        return render(call, outcome, self._stream_guard)
 
     async def _watch_new(self, call: Call, outcome: Outcome, document: dict[str, Any]) -> Outcome:
-        services = self._services
-        job = outcome.job or await services.owners.find_by_id(document["request_id"], call.caller)
+        job = outcome.job or await self._owners.find_by_id(document["request_id"], call.caller)
         first = Update(job.endpoint, document, Log(), 0)
         event = sse.encode(first.encoded(None, as_job), name="status", id_=first.mark)
-        watch = services.hub.join(job)
+        watch = self._hub.join(job)
         events = begin_with(event, self._events(call.request, job, first.mark)(watch))
         kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}
-        return Outcome(200, kept, events=events, on_close=(partial(services.hub.leave, watch),), job=job)
+        return Outcome(200, kept, events=events, on_close=(partial(self._hub.leave, watch),), job=job)
 
-    async def list(self, request: Request) -> Response:
-        services = self._services
-        caller = await services.authenticator.authenticate(request)
+    async def list_own(self, request: Request) -> Response:
+        caller = await self._authenticator.authenticate(request)
         bind_call(request, caller)
         most = _most(known_query(request, "limit").get("limit"))
-        await services.limiter.hit(caller, request.scope, polls=True)
-        jobs = await services.stores.ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
-        return JSONResponse({"jobs": [self._listed(job) for job in jobs]})
+        await self._limiter.hit(caller, request.scope, polls=True)
+        jobs = await self._ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
+        return JSONResponse({"jobs": [self._describe(job) for job in jobs]})
 
-    def _listed(self, job: Job) -> dict[str, Any]:
-        update = self._services.hub.cached(job)
+    def _describe(self, job: Job) -> dict[str, Any]:
+        update = self._hub.cached(job)
         return {
             "id": job.request_id,
             "endpoint": job.endpoint,
@@ -141,51 +178,38 @@ class Jobs:
 
     async def _answer(self, request: Request, kind: Kind) -> Response:
         logs = targets.parse_logs(request.query_params.get("logs", "0"))
-        caller, job = await self._own(request)
+        caller, job = await self._find_own(request)
         call = _call_about(caller, job, kind, request, logs=logs)
-        return render(call, await self._services.handlers[kind](call), self._services.stream_guard)
+        return render(call, await self._handlers[kind](call), self._stream_guard)
 
-    async def _own(self, request: Request) -> tuple[Caller, Job]:
+    async def _find_own(self, request: Request) -> tuple[Caller, Job]:
         """The caller, and the job of its own that the path names."""
-        caller = await self._services.authenticator.authenticate(request)
+        caller = await self._authenticator.authenticate(request)
         request_id = targets.parse_request_id(request.path_params["id"])
-        return caller, await self._services.owners.find_by_id(request_id, caller)
+        return caller, await self._owners.find_by_id(request_id, caller)
 
     async def events(self, request: Request) -> Response:
         after = parse_event_id(_last_event_id(request))
-        services = self._services
-        caller, job = await self._own(request)
+        caller, job = await self._find_own(request)
         if after == END or request.method == "HEAD":
             bind_call(request, caller)
-            await services.limiter.hit(caller, request.scope, polls=True)
+            await self._limiter.hit(caller, request.scope, polls=True)
             return _end_of_events() if after == END else _head_of_events(request)
         call = _call_about(caller, job, Kind.STATUS_STREAM, request, logs=True)
-        outcome = await services.job_handler.watch(call, self._events(request, job, after))
-        return render(call, outcome, services.stream_guard)
+        outcome = await self._job_handler.watch(call, self._events(request, job, after))
+        return render(call, outcome, self._stream_guard)
 
     def _events(self, request: Request, job: Job, after: str | None) -> Any:
         """What makes a job's native events from its watch."""
-        services, sent = self._services, headers.to_fal(request.headers, streams=False)
+        sent = headers.to_fal(request.headers, streams=False)
         return partial(
             job_events,
             rewrite=as_job,
-            fetch=partial(services.job_handler.fetch_result, job, sent),
-            drain=services.drain,
+            fetch=partial(self._job_handler.fetch_result, job, sent),
+            drain=self._drain,
             after=after,
             request_id=request.scope["state"]["request_id"],
         )
-
-
-def routes(services: Services) -> list[Route]:
-    jobs, one = Jobs(services), PATH + "/{id}"
-    return [
-        Route(PATH, jobs.create, methods=["POST"]),
-        Route(PATH, jobs.list, methods=["GET"]),
-        Route(one, jobs.status, methods=["GET"]),
-        Route(one, jobs.cancel, methods=["DELETE"]),
-        Route(one + "/result", jobs.result, methods=["GET"]),
-        Route(one + "/events", jobs.events, methods=["GET"]),
-    ]
 
 
 def _submit_to(endpoint: str) -> Target:

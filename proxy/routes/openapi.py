@@ -15,6 +15,7 @@ import orjson
 import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from slowapi import Limiter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,10 +26,9 @@ from proxy.http.scope import set_cache_control
 from proxy.limits.rates import DESCRIPTION_LIMIT
 from proxy.routes.admin import MintFor, NewKey, Revoke
 from proxy.routes.jobs import NewJob
-from proxy.routes.services import Services
 from proxy.routes.sessions import Guest, Mint
-from proxy.routes.uploads.parts import Complete
 from proxy.tenants.plans import PlanFile
+from proxy.uploads.parts import Complete
 
 PATH = "/openapi.json"
 FORMS: tuple[type[BaseModel], ...] = (NewJob, Mint, Guest, Complete, PlanFile, NewKey, MintFor, Revoke)
@@ -39,10 +39,10 @@ _CACHING = b"public, max-age=3600"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def routes(services: Services) -> list[Route]:
-    @services.flood_guard.limit(DESCRIPTION_LIMIT)
+def routes(flood_guard: Limiter, public_url: str) -> list[Route]:
+    @flood_guard.limit(DESCRIPTION_LIMIT)
     async def openapi(request: Request) -> Response:
-        body = _document(services.settings.server.public_url)
+        body = _document(public_url)
         set_cache_control(request.scope, _CACHING)
         return Response(body, media_type="application/json")
 

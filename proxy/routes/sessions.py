@@ -1,4 +1,4 @@
-"""Sessions: minted for a tenant's users, turned into a cookie, looked at, revoked; and what they may call."""
+"""Sessions: minted for a tenant's users, turned into a cookie, shown and revoked."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from slowapi import Limiter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from proxy.auth.authenticator import Authenticator
 from proxy.auth.revocations import revoke_own
-from proxy.auth.sessions import check_subject, new_guest_name
-from proxy.errors import EndpointNotAllowed, NotAllowed, NotFound, OriginNotAllowed
+from proxy.auth.sessions import Sessions, check_subject, new_guest_name
+from proxy.calls.admission import Admission
+from proxy.clock import Clock
+from proxy.errors import EndpointNotAllowed, NotAllowed, OriginNotAllowed
 from proxy.http.bodies import read_form
-from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT
+from proxy.limits.leases import Leases
+from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, RateLimiter
 from proxy.limits.usage import left
 from proxy.routes.rendering import bind_call
-from proxy.routes.services import Services
+from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import Caller, Session
-from proxy.tenants.directory import Snapshot
+from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Plan, Tenant
 
 
@@ -44,87 +49,107 @@ class Guest(BaseModel):
     tenant: str | None = None
 
 
-def routes(services: Services) -> list[Route]:
-    guard = services.flood_guard
+class SessionRoutes:
+    """Mint sessions, turn them into a cookie, show and revoke them."""
 
-    @guard.limit(MINT_LIMIT)
-    async def mint(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        sessions: Sessions,
+        directory: Directory,
+        admission: Admission,
+        limiter: RateLimiter,
+        leases: Leases,
+        ledger: Ledger,
+        clock: Clock,
+        flood_guard: Limiter,
+    ) -> None:
+        self._authenticator = authenticator
+        self._sessions = sessions
+        self._directory = directory
+        self._admission = admission
+        self._limiter = limiter
+        self._leases = leases
+        self._ledger = ledger
+        self._clock = clock
+        self._flood_guard = flood_guard
+
+    def routes(self) -> list[Route]:
+        limit = self._flood_guard.limit
+        return [
+            Route("/v1/sessions", limit(MINT_LIMIT)(self.mint), methods=["POST"]),
+            Route("/v1/sessions/guest", limit(GUEST_LIMIT)(self.guest), methods=["POST"]),
+            Route("/v1/sessions/cookie", limit(MINT_LIMIT)(self.cookie), methods=["POST"]),
+            Route("/v1/session", self.show, methods=["GET"]),
+            Route("/v1/session", self.revoke, methods=["DELETE"]),
+        ]
+
+    async def mint(self, request: Request) -> Response:
+        """Give a tenant's backend a session for one of its users."""
+        caller = await self._authenticator.authenticate(request)
         bind_call(request, caller)
         if caller.session is not None:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
-        return minted(services, caller.tenant, caller.plan, form)
+        return mint_session(self._sessions, caller.tenant, caller.plan, form)
 
-    @guard.limit(GUEST_LIMIT)
-    async def guest(request: Request) -> Response:
-        snapshot, origin = await services.directory.snapshot(), request.headers.get("origin", "").lower()
+    async def guest(self, request: Request) -> Response:
+        """Give a page's visitor a session, if its tenant takes guests."""
+        snapshot, origin = await self._directory.snapshot(), request.headers.get("origin", "").lower()
         if snapshot.guest_host(origin) is None:
             raise _no_guests()
         tenant = _guest_host(snapshot, origin, await read_form(request, Guest))
-        await services.limiter.hit_guest(request.scope, tenant.guests.per_address)
+        await self._limiter.hit_guest(request.scope, tenant.guests.per_address)
         plan = snapshot.plans[tenant.guest_plan]
-        token, session = services.sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
+        token, session = self._sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
         answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201)
-        _set_cookie(answer, token, session, services)
+        self._set_cookie(answer, token, session)
         return answer
 
-    @guard.limit(MINT_LIMIT)
-    async def cookie(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
+    async def cookie(self, request: Request) -> Response:
+        """Turn the session of a request into the session cookie."""
+        caller = await self._authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("A tenant key does not belong into a browser; mint a session with it.")
-        answer = JSONResponse(_facts(caller, services), 201)
-        _set_cookie(answer, services.sessions.sign(caller.session), caller.session, services)
+        answer = JSONResponse(self._describe(caller), 201)
+        self._set_cookie(answer, self._sessions.sign(caller.session), caller.session)
         return answer
 
-    async def show(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
-        await services.limiter.hit(caller, request.scope, polls=True)
-        now, tenant = services.clock.now(), caller.tenant.id
-        quotas = await left(services.stores.ledger, caller.terms, tenant, caller.subject, now)
-        in_flight = await services.leases.in_use(tenant, caller.subject, caller.terms.slots)
-        facts = {**_facts(caller, services), "quotas": quotas, "in_flight": in_flight}
-        return JSONResponse(facts)
+    async def show(self, request: Request) -> Response:
+        """What the caller may call, and what is left of its quotas."""
+        caller = await self._authenticator.authenticate(request)
+        await self._limiter.hit(caller, request.scope, polls=True)
+        now, tenant = self._clock.now(), caller.tenant.id
+        quotas = await left(self._ledger, caller.terms, tenant, caller.subject, now)
+        in_flight = await self._leases.in_use(tenant, caller.subject, caller.terms.slots)
+        return JSONResponse({**self._describe(caller), "quotas": quotas, "in_flight": in_flight})
 
-    async def revoke(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
+    async def revoke(self, request: Request) -> Response:
+        """Revoke the session of the request, and delete the cookie."""
+        caller = await self._authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("This revokes sessions; a tenant key is revoked with: fal-proxy keys revoke")
-        await services.directory.revoke(revoke_own(caller.session, services.clock.now()))
+        await self._directory.revoke(revoke_own(caller.session, self._clock.now()))
         answer = Response(status_code=204)
-        services.authenticator.cookie.delete(answer)
+        self._authenticator.cookie.delete(answer)
         return answer
 
-    async def endpoints(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
-        await services.limiter.hit(caller, request.scope, polls=True)
-        found = [services.catalog.get(id_) for id_ in services.admission.open_to(caller)]
-        listed = [{"id": one.id, "title": one.title} for one in found if one]
-        return JSONResponse({"endpoints": listed})
+    def _describe(self, caller: Caller) -> dict[str, Any]:
+        return {
+            "tenant": caller.tenant.id,
+            "subject": caller.subject,
+            "expires_at": _iso(caller.session.expires_at) if caller.session else None,
+            "guest": caller.session.guest if caller.session else False,
+            "endpoints": self._admission.open_to(caller),
+        }
 
-    async def endpoint(request: Request) -> Response:
-        caller = await services.authenticator.authenticate(request)
-        await services.limiter.hit(caller, request.scope, polls=True)
-        found = services.catalog.get(request.path_params["id"])
-        if found is None or found.id not in services.admission.open_to(caller):
-            raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
-        schemas = {"input_schema": found.input_schema, "output_schema": found.output_schema}
-        return JSONResponse({"id": found.id, "title": found.title, **schemas})
-
-    return [
-        Route("/v1/sessions", mint, methods=["POST"]),
-        Route("/v1/sessions/guest", guest, methods=["POST"]),
-        Route("/v1/sessions/cookie", cookie, methods=["POST"]),
-        Route("/v1/session", show, methods=["GET"]),
-        Route("/v1/session", revoke, methods=["DELETE"]),
-        Route("/v1/endpoints", endpoints, methods=["GET"]),
-        Route("/v1/endpoints/{id:path}", endpoint, methods=["GET"]),
-    ]
+    def _set_cookie(self, answer: Response, token: str, session: Session) -> None:
+        self._authenticator.cookie.set(answer, token, max(1, int(session.expires_at - self._clock.now())))
 
 
-def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Response:
-    """A fresh session for an end user. It can only narrow what the plan allows.
+def mint_session(sessions: Sessions, tenant: Tenant, plan: Plan, form: Mint) -> Response:
+    """Mint a session for an end user. It can only narrow what the plan allows.
 
     Raises:
         EndpointNotAllowed: it would widen it.
@@ -135,7 +160,7 @@ def minted(services: Services, tenant: Tenant, plan: Plan, form: Mint) -> Respon
     if form.endpoints is not None:
         form.endpoints = sorted(set(form.endpoints))
     ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
-    token, session = services.sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
+    token, session = sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
     return JSONResponse(_minted(token, session, granted), 201)
 
@@ -163,20 +188,6 @@ def _minted(token: str, session: Session, endpoints: list[str] | tuple[str, ...]
         "subject": session.subject,
         "endpoints": list(endpoints),
     }
-
-
-def _facts(caller: Caller, services: Services) -> dict[str, Any]:
-    return {
-        "tenant": caller.tenant.id,
-        "subject": caller.subject,
-        "expires_at": _iso(caller.session.expires_at) if caller.session else None,
-        "guest": caller.session.guest if caller.session else False,
-        "endpoints": services.admission.open_to(caller),
-    }
-
-
-def _set_cookie(answer: Response, token: str, session: Session, services: Services) -> None:
-    services.authenticator.cookie.set(answer, token, max(1, int(session.expires_at - services.clock.now())))
 
 
 def _iso(seconds: float) -> str:

@@ -25,9 +25,9 @@ with atheris.instrument_imports(include=["proxy"]):
     from proxy.http.json_bounds import MAX_DEPTH, check_json_bounds
     from proxy.libpq import parse
     from proxy.origins import normalize_origin
-    from proxy.routes.uploads.forms import file_of
     from proxy.targets import parse_path, parse_url
     from proxy.tenants.addresses import public_url
+    from proxy.uploads.multipart import parse_form
     from proxy.upstream.sse import EventSplitter, EventTooLarge, data_of
 
 import orjson
@@ -118,7 +118,7 @@ def read_form(data: bytes) -> None:
 
     async def read(boundary: str, body: bytes) -> None:
         with contextlib.suppress(ProxyError):
-            form = await file_of(cut(body), f"multipart/form-data; boundary={boundary}", len(body))
+            form = await parse_form(cut(body), f"multipart/form-data; boundary={boundary}", len(body))
             content = b"".join([piece async for piece in form.content])
             assert form.least <= len(content) <= form.size
             assert content in body

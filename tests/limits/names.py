@@ -19,13 +19,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Scope
 
-from proxy.assembly import assemble
 from proxy.catalog import built_in
+from proxy.container import Container
 from proxy.drain import Drain
 from proxy.limits.quotas import new_job
 from proxy.limits.rates import GUEST_LIMIT
 from proxy.limits.refusals import RefusalBudget
-from proxy.routes.services import Services
 from proxy.settings import read
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
@@ -48,35 +47,35 @@ FILE = PlanFile(plans={"default": PLAN}, tenants=(Tenant(id="acme", plan="defaul
 class Names:
     """Asks all parts of a process on behalf of one name after the other."""
 
-    def __init__(self, services: Services, clock: MovableClock) -> None:
-        self._services = services
+    def __init__(self, parts: Container, clock: MovableClock) -> None:
+        self._parts = parts
         self._clock = clock
-        self._budget = RefusalBudget("600/minute", clock, services.authenticator.recognize)
-        self._door: Callable[[Request], None] = services.flood_guard.limit(GUEST_LIMIT)(_door)
+        self._budget = RefusalBudget("600/minute", clock, parts.authenticator.recognize)
+        self._door: Callable[[Request], None] = parts.flood_guard.limit(GUEST_LIMIT)(_door)
         self._app = Starlette()
         self._caller: Caller | None = None
 
     async def ask(self, number: int) -> None:
-        services = self._services
+        parts = self._parts
         request = Request(self._scope(number, "x"))
         caller = await self._call_as(number)
-        await services.limiter.hit(caller, request.scope, polls=False)
-        await services.limiter.hit(caller, request.scope, polls=True)
-        await services.limiter.hit_guest(request.scope, "60/hour")
+        await parts.limiter.hit(caller, request.scope, polls=False)
+        await parts.limiter.hit(caller, request.scope, polls=True)
+        await parts.limiter.hit_guest(request.scope, "60/hour")
         job = new_job(caller.terms, "acme", caller.subject, "run", "x", {"requests": 1}, self._clock.now())
-        await services.leases.acquire(job, caller.terms.slots)
-        await services.leases.release(job)
-        services.streams.take(caller)()
-        services.retries.charge("acme", caller.subject, 1000, 1_000_000)
+        await parts.leases.acquire(job, caller.terms.slots)
+        await parts.leases.release(job)
+        parts.streams.take(caller)()
+        parts.retries.charge("acme", caller.subject, 1000, 1_000_000)
         self._door(request)
         self._budget.spend(request.scope)
 
     async def _call_as(self, number: int) -> Caller:
         is_guest, subject = number % 2 == 0, f"guest-{number:016x}"
         if self._caller is None or number % MINTED_EVERY == 0:
-            token, _ = self._services.sessions.mint("acme", subject, 900, guest=is_guest)
+            token, _ = self._parts.sessions.mint("acme", subject, 900, guest=is_guest)
             request = Request(self._scope(number, token))
-            self._caller = await self._services.authenticator.authenticate(request)
+            self._caller = await self._parts.authenticator.authenticate(request)
         session = self._caller.session
         assert isinstance(session, Session)
         return replace(self._caller, subject=subject, session=replace(session, id=f"{number:016x}", subject=subject))
@@ -102,21 +101,20 @@ async def measure(database: str) -> list[int]:
     clock = MovableClock()
     settings = read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "x" * 40})
     upstream = Upstream(settings.fal, EngineTransport())
-    services = assemble(
-        settings,
-        built_in(),
-        Metrics(),
-        upstream,
-        SqlStores(database),
-        MemoryCounters(),
-        clock,
-        Drain(settings.server.drain_seconds),
-        None,
+    parts = Container(
+        settings=settings,
+        catalog=built_in(),
+        metrics=Metrics(),
+        upstream=upstream,
+        stores=SqlStores(database),
+        counters=MemoryCounters(),
+        clock=clock,
+        drain=Drain(settings.server.drain_seconds),
     )
-    await services.stores.prepare()
-    await services.directory.apply(FILE)
+    await parts.stores.prepare()
+    await parts.directory.apply(FILE)
     try:
-        names = Names(services, clock)
+        names = Names(parts, clock)
         for number in range(WARM):
             await names.ask(number)
         before, grown = _memory(), []
@@ -131,8 +129,8 @@ async def measure(database: str) -> list[int]:
         grown.append(_memory() - before)
         return grown
     finally:
-        await services.directory.close()
-        await services.stores.close()
+        await parts.directory.close()
+        await parts.stores.close()
 
 
 def _memory() -> int:

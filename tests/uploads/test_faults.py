@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from proxy.jobs.reconciler import QUIET_SECONDS
 from proxy.limits.retries import FREE_FILES
-from proxy.routes.uploads.relay import LIFE_SECONDS
 from proxy.stores.counters import MemoryCounters
+from proxy.uploads.transfer import LIFE_SECONDS
 from tests.support.limited import eventually, look_after, png, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
-from proxy.routes.uploads.forms import MAX_EPILOGUE_BYTES, MAX_HEAD_BYTES, file_of
-from proxy.routes.uploads.unmeasured import LEAST_PART_BYTES, PART_BYTES
+from proxy.uploads.multipart import MAX_EPILOGUE_BYTES, MAX_HEAD_BYTES, parse_form
+from proxy.uploads.unmeasured import LEAST_PART_BYTES, PART_BYTES
 from tests.support.limited import Booked, limited_proxy, per, plan, png, refusal
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Uploads
@@ -199,7 +199,7 @@ async def pieces(body: bytes, size: int) -> AsyncGenerator[bytes, None]:
 
 
 async def read(body: bytes, size: int) -> tuple[str, bytes]:
-    file = await file_of(pieces(body, size), "multipart/form-data; boundary=b", len(body))
+    file = await parse_form(pieces(body, size), "multipart/form-data; boundary=b", len(body))
     content = b"".join([piece async for piece in file.content])
     assert len(content) <= file.size
     return file.name, content

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from proxy.limits.quotas import MILLION
-from proxy.routes.uploads.relay import LIFE_SECONDS
+from proxy.uploads.transfer import LIFE_SECONDS
 from tests.limits.aftermath import after
 from tests.support.books import Books, read_books
 from tests.support.limited import eventually, png

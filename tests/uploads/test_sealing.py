@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from proxy.routes.uploads.sealing import seal, unseal
 from proxy.stores.sql.engine import create_engine
 from proxy.stores.sql.schema import metadata, uploads
+from proxy.uploads.sealing import seal, unseal
 from tests.support.limited import limited_proxy, plan, png, refusal
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import PNG, Uploads

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from proxy.limits.retries import FREE_FILES, HOUR
-from proxy.routes.uploads.slots import SLOT_SECONDS
-from proxy.routes.uploads.whole import MAX_REPEATABLE_BYTES
 from proxy.stores.directory import Revocation
 from proxy.stores.sql import SqlStores
+from proxy.uploads.slots import SLOT_SECONDS
+from proxy.uploads.whole_files import MAX_REPEATABLE_BYTES
 from tests.security.shape import assert_refusal
 from tests.security.wire import Wire
 from tests.support.limited import Booked, operating, png, refusal

@@ -12,11 +12,28 @@ from proxy.errors import BadRequest, BodyTooLarge
 from proxy.http.bodies import check_encoding
 from proxy.http.disconnect import CallerGone
 from proxy.numbers import MOST, parse_whole
+from proxy.uploads.sniffing import OCTETS
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How slow a caller may be. Only the time that it is waited for counts, not that in which fal takes the bytes.
+class IncomingFile:
+    """A file on its way, in a form or as a body of its own.
+
+    Attributes:
+        size: its bytes, or the most that it can have.
+        least: the fewest that it can have; as `size` where that is known.
+    """
+
+    name: str
+    content_type: str
+    size: int
+    least: int
+    content: AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True)
+class BodyTimeouts:
+    """How slow a caller may be. Only the time spent waiting for it counts, not that in which fal takes the bytes.
 
     Attributes:
         silence_seconds: the longest silence.
@@ -28,7 +45,7 @@ class Patience:
     least_per_second: float = 1024.0
 
 
-def length_of(request: Request, most: int) -> int:
+def declared_size(request: Request, most: int) -> int:
     """How many bytes a body declares to have.
 
     Raises:
@@ -59,12 +76,22 @@ def announced_type(request: Request, otherwise: str) -> str:
     return types.pop() if types else otherwise
 
 
+def body_as_file(request: Request, name: str, most: int) -> IncomingFile:
+    """The file that is a request's whole body.
+
+    Raises:
+        BadRequest, BodyTooLarge: its length is missing, or more than `most`.
+    """
+    size = declared_size(request, most)
+    return IncomingFile(name, announced_type(request, OCTETS), size, size, read_pieces(request))
+
+
 def check_size(size: int, most: int) -> None:
     if size > most:
         raise BodyTooLarge(f"The file is larger than {most} bytes, which this plan allows.")
 
 
-async def incoming(request: Request, patience: Patience = Patience()) -> AsyncGenerator[bytes, None]:
+async def read_pieces(request: Request, timeouts: BodyTimeouts = BodyTimeouts()) -> AsyncGenerator[bytes, None]:
     """The body of a request, piece by piece; asking for the next only when the last went out keeps memory flat.
 
     Raises:
@@ -76,7 +103,7 @@ async def incoming(request: Request, patience: Patience = Patience()) -> AsyncGe
     while True:
         asked_at = loop.time()
         try:
-            async with asyncio.timeout(patience.silence_seconds):
+            async with asyncio.timeout(timeouts.silence_seconds):
                 piece = await anext(stream)
         except StopAsyncIteration:
             return
@@ -86,28 +113,15 @@ async def incoming(request: Request, patience: Patience = Patience()) -> AsyncGe
             raise CallerGone from None
         waited += loop.time() - asked_at
         received += len(piece)
-        if received < (waited - patience.grace_seconds) * patience.least_per_second:
+        if received < (waited - timeouts.grace_seconds) * timeouts.least_per_second:
             raise BadRequest("The file comes too slowly; send it again.")
         if piece:
             yield piece
 
 
-async def peeked(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, AsyncGenerator[bytes, None]]:
-    """The first `size` bytes, or all if there are fewer, and the whole content, which still begins with them."""
-    head: list[bytes] = []
-    while sum(map(len, head)) < size and (piece := await anext(content, None)) is not None:
-        head.append(piece)
-
-    async def whole() -> AsyncGenerator[bytes, None]:
-        while head:
-            yield head.pop(0)
-        async for piece in content:
-            yield piece
-
-    return b"".join(head)[:size], whole()
-
-
-async def exactly(content: AsyncIterable[bytes], size: int, least: int | None = None) -> AsyncGenerator[bytes, None]:
+async def enforce_size(
+    content: AsyncIterable[bytes], size: int, least: int | None = None
+) -> AsyncGenerator[bytes, None]:
     """The content, which must have the size that fal expects; or from `least` to `size`, where only these are known.
 
     Raises:

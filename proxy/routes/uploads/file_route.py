@@ -14,8 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from proxy.errors import NotFound, ProxyError
+from proxy.errors import ProxyError
+from proxy.http.reply import Reply
 from proxy.log_context import bind
+from proxy.uploads.destinations import DestinationRefused
+from proxy.upstream.relay import BufferedResponse
 
 #: How much of a refused file is read and thrown away, how long, and how long a silence in it may be.
 MOST_BYTES = 32 * 1024 * 1024
@@ -30,6 +33,8 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
         body = _Body(request.receive)
         try:
             return await endpoint(Request(request.scope, body.receive))
+        except DestinationRefused as refusal:
+            return reply_of(refusal.reply)
         except ProxyError as refusal:
             # A client that waits for 100 Continue has sent nothing yet.
             if "expect" in request.headers or not await body.is_drained():
@@ -39,13 +44,14 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
     return Route(path, answer, methods=[method])
 
 
+def reply_of(answer: BufferedResponse) -> Reply:
+    """The response that passes an answer of fal's on."""
+    return Reply(answer.status, answer.headers, answer.body)
+
+
 def note_owner(request: Request, tenant: str, subject: str) -> None:
     """Whose the file is, for the log line of this request."""
     bind(request.scope, tenant=tenant, subject=subject, kind="upload")
-
-
-def no_such_upload() -> NotFound:
-    return NotFound("There is no such upload, or its time is over; ask for a new one.")
 
 
 class _Body:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from proxy.errors import BadRequest
+from proxy.uploads.body import IncomingFile
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -30,23 +30,7 @@ MAX_EPILOGUE_BYTES = 1024
 _BROWSER_ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
 
-@dataclass(frozen=True)
-class FormFile:
-    """A file on its way, in a form or as a body of its own.
-
-    Attributes:
-        size: its bytes, or the most that it can have.
-        least: the fewest that it can have; as `size` where that is known.
-    """
-
-    name: str
-    content_type: str
-    size: int
-    least: int
-    content: AsyncGenerator[bytes, None]
-
-
-async def file_of(form: AsyncGenerator[bytes, None], content_type: str, length: int) -> FormFile:
+async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, length: int) -> IncomingFile:
     """The only field of a form: a file called `file`.
 
     Raises:
@@ -58,7 +42,7 @@ async def file_of(form: AsyncGenerator[bytes, None], content_type: str, length: 
     most = length - begun - reader.closing_bytes
     if most <= 0:
         raise BadRequest("The file is empty, or the form breaks off.")
-    return FormFile(
+    return IncomingFile(
         name=name,
         content_type=reader.header("content-type") or "application/octet-stream",
         size=most,

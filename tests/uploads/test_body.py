@@ -11,10 +11,11 @@ from starlette.types import Message, Receive
 
 from proxy.errors import BadRequest
 from proxy.http.disconnect import CallerGone
-from proxy.routes.uploads.incoming import Patience, exactly, incoming, peeked
+from proxy.uploads.body import BodyTimeouts, enforce_size, read_pieces
+from proxy.uploads.sniffing import peek
 
 pytestmark = pytest.mark.anyio
-BRIEF = Patience(silence_seconds=0.05, grace_seconds=60, least_per_second=1)
+BRIEF = BodyTimeouts(silence_seconds=0.05, grace_seconds=60, least_per_second=1)
 
 
 def coming(messages: Iterable[Message]) -> Receive:
@@ -44,12 +45,12 @@ async def all_of(content: AsyncGenerator[bytes, None]) -> bytes:
 
 async def test_all_of_it() -> None:
     caller = request(coming([piece(b"ab"), piece(b""), piece(b"c", more=False)]))
-    assert await all_of(incoming(caller, BRIEF)) == b"abc"
+    assert await all_of(read_pieces(caller, BRIEF)) == b"abc"
 
 
 async def test_a_silence_ends_it() -> None:
     with pytest.raises(BadRequest, match="stopped coming"):
-        await all_of(incoming(request(coming([piece(b"ab")])), BRIEF))
+        await all_of(read_pieces(request(coming([piece(b"ab")])), BRIEF))
 
 
 async def test_a_trickle_ends_it() -> None:
@@ -62,15 +63,15 @@ async def test_a_trickle_ends_it() -> None:
         await asyncio.sleep(0.001)
         return piece(b"x")
 
-    patience = Patience(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
+    patience = BodyTimeouts(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
     with pytest.raises(BadRequest, match="too slowly"):
-        await all_of(incoming(request(trickle), patience))
+        await all_of(read_pieces(request(trickle), patience))
     assert 2 <= seen <= 30
 
 
 async def test_time_that_fal_takes_is_not_the_callers() -> None:
-    patience = Patience(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
-    content = incoming(request(coming([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
+    patience = BodyTimeouts(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
+    content = read_pieces(request(coming([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
     received = 0
     async for one in content:
         received += len(one)
@@ -80,23 +81,23 @@ async def test_time_that_fal_takes_is_not_the_callers() -> None:
 
 async def test_a_caller_that_hangs_up() -> None:
     with pytest.raises(CallerGone):
-        await all_of(incoming(request(coming([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
+        await all_of(read_pieces(request(coming([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 6, 9])
 async def test_a_look_at_the_first_bytes_takes_none_away(size: int) -> None:
-    head, whole = await peeked(_pieces(b"abc", b"def"), size)
+    head, whole = await peek(_pieces(b"abc", b"def"), size)
     assert head == b"abcdef"[:size]
     assert await all_of(whole) == b"abcdef"
 
 
 async def test_a_file_has_the_size_it_said() -> None:
-    assert await all_of(exactly(_pieces(b"abc", b"def"), 6)) == b"abcdef"
+    assert await all_of(enforce_size(_pieces(b"abc", b"def"), 6)) == b"abcdef"
     with pytest.raises(BadRequest, match="shorter"):
-        await all_of(exactly(_pieces(b"abc", b"def"), 7))
+        await all_of(enforce_size(_pieces(b"abc", b"def"), 7))
     seen = []
     with pytest.raises(BadRequest, match="longer"):
-        async for one in exactly(_pieces(b"abc", b"def"), 5):
+        async for one in enforce_size(_pieces(b"abc", b"def"), 5):
             seen.append(one)
     assert seen == [b"abc"]
 

@@ -13,16 +13,43 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.auth.authenticator import has_lost_owner
-from proxy.errors import BadRequest, BodyTooLarge, ProxyError
-from proxy.routes.services import Services
-from proxy.routes.uploads.endpoints import no_such_upload
+from proxy.errors import BadRequest, BodyTooLarge, NotFound, ProxyError
 from proxy.stores.uploads import Part, Upload, UploadStore
 from proxy.tenants.directory import Directory
 
 _log = logging.getLogger(__name__)
 
 
-class Attempt:
+class PartAttempts:
+    """Begins attempts at parts, and ends those that failed."""
+
+    def __init__(self, uploads: UploadStore, directory: Directory) -> None:
+        self._uploads = uploads
+        self._directory = directory
+
+    @asynccontextmanager
+    async def begin(self, upload: Upload, number: int, size: int) -> AsyncIterator[PartAttempt]:
+        """The time of one attempt. The block lands it, or it failed.
+
+        Raises:
+            BodyTooLarge: with the parts that are there the file would be too large.
+            BadRequest: the upload is over.
+        """
+        part = Part(upload.id, number, secrets.token_hex(16), size)
+        fits = await self._uploads.begin(part)
+        if fits is None:
+            raise BadRequest("This upload is complete; ask for a new one.")
+        if not fits:
+            raise BodyTooLarge("With this part the file is larger than this plan allows.")
+        attempt = PartAttempt(self._uploads, self._directory, upload, part)
+        try:
+            yield attempt
+        except BaseException:
+            await asyncio.shield(attempt.drop())
+            raise
+
+
+class PartAttempt:
     """One attempt that has begun."""
 
     def __init__(self, uploads: UploadStore, directory: Directory, upload: Upload, part: Part) -> None:
@@ -44,7 +71,7 @@ class Attempt:
             raise _overtaken()
 
     async def land(self, etag: str) -> None:
-        """fal has the part.
+        """Note that fal has the part.
 
         Raises:
             BadRequest: as `confirm`; then this attempt counts for nothing.
@@ -53,34 +80,16 @@ class Attempt:
             raise _overtaken()
 
     async def drop(self) -> None:
+        """Note that the attempt failed."""
         try:
             await self._uploads.drop(self._part)
         except ProxyError as problem:
             # The next attempt takes its place.
-            _log.warning("a failed attempt at an upload stays noted: %s", problem.code)
+            _log.warning("failed attempt at an upload not removed", extra={"facts": {"problem": problem.code}})
 
 
-@asynccontextmanager
-async def attempt(services: Services, upload: Upload, number: int, size: int) -> AsyncIterator[Attempt]:
-    """The time of one attempt. The block lands it, or it failed.
-
-    Raises:
-        BodyTooLarge: with the parts that are there the file would be too large.
-        BadRequest: the upload is over.
-    """
-    uploads = services.stores.uploads
-    part = Part(upload.id, number, secrets.token_hex(16), size)
-    fits = await uploads.begin(part)
-    if fits is None:
-        raise BadRequest("This upload is complete; ask for a new one.")
-    if not fits:
-        raise BodyTooLarge("With this part the file is larger than this plan allows.")
-    begun = Attempt(uploads, services.directory, upload, part)
-    try:
-        yield begun
-    except BaseException:
-        await asyncio.shield(begun.drop())
-        raise
+def no_such_upload() -> NotFound:
+    return NotFound("There is no such upload, or its time is over; ask for a new one.")
 
 
 def _overtaken() -> BadRequest:

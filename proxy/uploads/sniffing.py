@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 
-from proxy.errors import UnsupportedMediaType
+from proxy.errors import BadRequest, UnsupportedMediaType
 from proxy.tenants.plans import Uploads
 
 #: How much of a file is looked at. Every type that a browser shows tells itself within this.
@@ -105,6 +106,35 @@ def check_head(head: bytes, content_type: str) -> None:
         fits = _ALIKE.get(kind, kind) in _recognised(head)
     if not fits:
         raise UnsupportedMediaType(f"The file was announced as {content_type}, but does not begin as one.")
+
+
+async def sniff(content: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:
+    """Read the first bytes of a content and hold them against its type; return the whole content.
+
+    Raises:
+        BadRequest: there are none.
+        UnsupportedMediaType: they are not of this type.
+    """
+    head, whole = await peek(content, HEAD_BYTES)
+    if not head:
+        raise BadRequest("The file is empty.")
+    check_head(head, content_type)
+    return whole
+
+
+async def peek(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, AsyncGenerator[bytes, None]]:
+    """The first `size` bytes, or all if there are fewer, and the whole content, which still begins with them."""
+    head: list[bytes] = []
+    while sum(map(len, head)) < size and (piece := await anext(content, None)) is not None:
+        head.append(piece)
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        while head:
+            yield head.pop(0)
+        async for piece in content:
+            yield piece
+
+    return b"".join(head)[:size], whole()
 
 
 def _recognised(head: bytes) -> frozenset[str]:

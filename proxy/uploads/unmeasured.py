@@ -12,8 +12,7 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from proxy.http.body_memory import BodyMemory
-from proxy.routes.uploads.forms import FormFile
-from proxy.routes.uploads.incoming import check_size
+from proxy.uploads.body import IncomingFile, check_size
 from proxy.upstream import files
 from proxy.upstream.client import Upstream
 
@@ -23,7 +22,7 @@ LEAST_PART_BYTES = 5 * 1024 * 1024
 PART_BYTES = 10 * 1024 * 1024
 
 
-async def hold(file: FormFile, request: Request, memory: BodyMemory) -> FormFile:
+async def hold(file: IncomingFile, request: Request, memory: BodyMemory) -> IncomingFile:
     """The file with its size, once all of it is there.
 
     Raises:

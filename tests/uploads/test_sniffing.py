@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from proxy.errors import UnsupportedMediaType
-from proxy.limits.contents import HEAD_BYTES, allowed_type, check_head, clean_name
 from proxy.tenants.plans import Uploads
+from proxy.uploads.sniffing import HEAD_BYTES, allowed_type, check_head, clean_name
 
 KINDS = {
     "image/png": "PNG",

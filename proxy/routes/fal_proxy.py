@@ -9,9 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from proxy import targets
-from proxy.calls.call import Form
 from proxy.routes.fal_surface import FalSurface
-from proxy.routes.services import Services
 from proxy.targets import Target
 
 PATH = "/api/fal/proxy"
@@ -20,10 +18,9 @@ TARGET_HEADER = "x-fal-target-url"
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def routes(services: Services) -> list[Route]:
-    proxy = FalSurface(services, _target_of, Form())
-    return [Route(path, proxy, methods=_METHODS) for path in (PATH, "/s/{session}" + PATH)]
+def routes(surface: FalSurface) -> list[Route]:
+    return [Route(path, surface, methods=_METHODS) for path in (PATH, "/s/{session}" + PATH)]
 
 
-def _target_of(request: Request) -> Target:
+def parse_target(request: Request) -> Target:
     return targets.parse_url(request.method, request.headers.getlist(TARGET_HEADER))

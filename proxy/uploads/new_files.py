@@ -1,0 +1,78 @@
+"""A file that comes without a slot: its destination is asked for when its first bytes are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from starlette.requests import Request
+
+from proxy.auth.authenticator import Authenticator
+from proxy.http.body_memory import BodyMemory
+from proxy.tenants.caller import Caller
+from proxy.uploads.body import IncomingFile, check_size
+from proxy.uploads.destinations import Destinations, destination_headers
+from proxy.uploads.sniffing import allowed_type, sniff
+from proxy.uploads.transfer import Content, Transfer, Transfers
+from proxy.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
+from proxy.upstream import files
+from proxy.upstream.client import Upstream
+from proxy.upstream.relay import read_body
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that fal has."""
+
+    url: str
+    size: int
+
+
+class NewFiles:
+    """Takes files to destinations of their own."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        destinations: Destinations,
+        transfers: Transfers,
+        authenticator: Authenticator,
+        body_memory: BodyMemory,
+    ) -> None:
+        self._upstream = upstream
+        self._destinations = destinations
+        self._transfers = transfers
+        self._authenticator = authenticator
+        self._body_memory = body_memory
+
+    async def store(self, request: Request, caller: Caller, file: IncomingFile) -> StoredFile:
+        """Send a file to a destination of its own.
+
+        Raises:
+            DestinationRefused: fal refuses a destination.
+            UnsupportedMediaType, BodyTooLarge, QuotaExceeded: the plan does not allow it.
+            BadRequest: it is not as long as was said, or a wish for it cannot be read.
+            Unauthenticated: the caller's credential was revoked while the file came; fal does not get the end of it.
+        """
+        uploads = caller.plan.uploads
+        sent = destination_headers(request, uploads)
+        content_type = allowed_type(file.content_type, uploads)
+        file = replace(file, content=await sniff(file.content, content_type))
+        if file.least < min(file.size, LEAST_PART_BYTES):
+            file = await hold(file, request, self._body_memory)
+        check_size(file.least, uploads.max_bytes)
+        is_measured = file.least == file.size
+
+        async def send(flow: Content) -> StoredFile:
+            destination = await self._destinations.ask(sent, content_type, file.name, in_parts=not is_measured)
+            url = destination.upload_url
+            if is_measured:
+                response = await files.put(self._upstream, url, content_type, file.size, flow)
+                await read_body(response, repeatable=True)
+                return StoredFile(destination.file_url, file.size)
+            size = await put_in_parts(self._upstream, url, file.least, uploads.max_bytes, flow)
+            return StoredFile(destination.file_url, size)
+
+        transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size, file.least)
+        confirm = partial(self._authenticator.confirm, caller)
+        return await self._transfers.run(request, transfer, file.content, send, confirm)

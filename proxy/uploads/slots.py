@@ -1,0 +1,83 @@
+"""Upload slots: what a client asks for and then sends its file to, at once or in parts.
+
+Clients send the file without any credential, as they would to fal's signed URL; so the slot's id is the credential. It
+is kept only as a hash, and never logged; fal's signed URL is kept sealed by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from dataclasses import replace
+
+from proxy.clock import Clock
+from proxy.stores.uploads import Upload, UploadStore
+from proxy.tenants.caller import Caller, is_guest_name
+from proxy.tenants.directory import Directory
+from proxy.tenants.terms import Terms
+from proxy.uploads.part_attempts import no_such_upload
+from proxy.uploads.sealing import seal, unseal
+from proxy.upstream.files import UploadDestination
+
+SLOT_SECONDS = 900.0
+#: Many parts take longer.
+PARTS_SECONDS = 3600.0
+_log = logging.getLogger(__name__)
+
+
+class Slots:
+    """Opens upload slots, and finds them again."""
+
+    def __init__(self, uploads: UploadStore, directory: Directory, clock: Clock) -> None:
+        self._uploads = uploads
+        self._directory = directory
+        self._clock = clock
+
+    async def open(self, caller: Caller, destination: UploadDestination, content_type: str, *, in_parts: bool) -> str:
+        """Open a slot that leads to a destination; return its id."""
+        slot, session = secrets.token_urlsafe(32), caller.session
+        expires_at = self._clock.now() + (PARTS_SECONDS if in_parts else SLOT_SECONDS)
+        if session is not None:
+            expires_at = min(expires_at, session.owner_expires_at or session.expires_at)
+        await self._uploads.add(
+            Upload(
+                id=_hash(slot),
+                tenant=caller.tenant.id,
+                subject=caller.subject,
+                content_type=content_type,
+                file_url=destination.file_url,
+                upstream_url=seal(destination.upload_url, slot),
+                max_bytes=caller.plan.uploads.max_bytes,
+                expires_at=expires_at,
+                plan=caller.plan_name,
+                in_parts=in_parts,
+                session_id=session.id if session else caller.key_id,
+                issued_at=session.issued_at if session else None,
+            )
+        )
+        return slot
+
+    async def find(self, slot: str) -> tuple[Upload, Terms]:
+        """Find the upload behind a slot, with its signed URL, and the terms that bind its owner.
+
+        Raises:
+            NotFound: there is none, or its time is over.
+        """
+        upload = await self._uploads.get(_hash(slot))
+        snapshot = await self._directory.snapshot()
+        tenant = snapshot.tenants.get(upload.tenant) if upload else None
+        if upload is None or tenant is None or upload.plan not in snapshot.plans:
+            raise no_such_upload()
+        if upload.expires_at <= self._clock.now():
+            raise no_such_upload()
+        try:
+            opened = replace(upload, upstream_url=unseal(upload.upstream_url, slot))
+        except ValueError:
+            _log.error("an upload's URL in the database is damaged")
+            raise no_such_upload() from None
+        return opened, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
+
+
+def _hash(slot: str) -> str:
+    return hashlib.sha256(slot.encode()).hexdigest()
