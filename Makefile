@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 # Only the hashed files say what is installed; an index or a constraint from the environment can add nothing to it.
 PIP_HASHED := $(PIP) install --require-hashes --no-deps
 
-PAGE := proxy/web
+PAGE := proxy/playground/web
 BUNDLE := $(PAGE)/static/bundle/main.js
 PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
 # Programs outside Python, each with the Debian package that brings it.

@@ -20,7 +20,6 @@ from proxy.http.cors import Cors
 from proxy.http.middleware import BodyLimit, Errors, RequestContext
 from proxy.limits.refusals import RefusalBudget
 from proxy.listeners import LISTENER, OPERATIONS
-from proxy.page import Page
 from proxy.reload import Reloader
 from proxy.routes import uploads
 from proxy.routes.operations import livez_route
@@ -56,6 +55,7 @@ def create_app(
     reconciles: bool = True,
     read_settings: Callable[[], Settings] | None = None,
     patience: Patience | None = None,
+    page: ASGIApp | None = None,
 ) -> Starlette:
     """The proxy as an ASGI application.
 
@@ -70,6 +70,7 @@ def create_app(
             leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
         drain: what tells of the end of this process; one that only the server starts if not given.
+        page: answers what no route does, with a page that is served beside the proxy.
         read_settings: reads the settings again, for a server that reloads them; without it, none can.
 
     Raises:
@@ -100,9 +101,9 @@ def create_app(
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
     app.router.redirect_slashes = False
-    if settings.dev:
+    if page is not None:
         # Not mounted at "/": a mount there would answer wrong methods of other routes.
-        app.router.default = Page()
+        app.router.default = page
     return app
 
 

@@ -97,7 +97,7 @@ def dev(
 ) -> None:
     """Run the sandbox, the proxy and the page in one process, with a demo tenant. With FAL_KEY set: fal itself."""
     # Imported here: the sandbox and its picture library have no part in production.
-    from proxy.dev import run_dev
+    from proxy.playground.dev import run_dev
 
     _refusing(lambda: run_dev(os.environ, takes_guests=guests, exposes=yes_expose))
 
@@ -105,7 +105,7 @@ def dev(
 @main.command()
 def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None:
     """Run the stand-in for fal alone, and print the settings that point a proxy at it."""
-    from proxy.dev import run_sandbox
+    from proxy.playground.dev import run_sandbox
 
     run_sandbox(port)
 

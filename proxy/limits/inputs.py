@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from proxy.catalog import MAX_PROBLEMS, TOKEN_FIELDS, Endpoint
+from proxy.catalog.schema import Shape, is_url_name
 from proxy.errors import BadRequest, Detail, InvalidInput, UnsupportedMediaType
-from proxy.schema import Shape, is_url_name
 from proxy.tenants.addresses import is_below, public_url
 from proxy.tenants.plans import Plan
 

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from tests.browser.visit import Visit
 from tests.support.servers import running
 
-PAGE = Path(__file__).parents[2] / "proxy" / "web" / "static"
+PAGE = Path(__file__).parents[2] / "proxy" / "playground" / "web" / "static"
 CHELSEA = Path(__file__).parents[1] / "pictures" / "chelsea.png"
 #: Nothing but the page itself is to use the network; without its sandbox, as tests may run as root.
 FLAGS = [

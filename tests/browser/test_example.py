@@ -22,7 +22,7 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE, PAGE = ROOT / "examples" / "browser", ROOT / "proxy" / "web"
+EXAMPLE, PAGE = ROOT / "examples" / "browser", ROOT / "proxy" / "playground" / "web"
 
 
 @pytest.fixture(scope="module")

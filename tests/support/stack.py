@@ -15,6 +15,7 @@ import httpx
 from proxy.app import create_app
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
+from proxy.playground.page import Page
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
@@ -188,6 +189,7 @@ def proxy_in_front_of(
         patience=patience,
         plan_file=plans,
         reconciles=False,
+        page=Page() if dev else None,
     )
     # As production serves it, but for a machine so busy that a connection is used when it is just being closed.
     http = ProtocolFactory(replace(connection_limits(settings.server), keep_alive_seconds=300))

@@ -1,6 +1,6 @@
 """The endpoints that may be called at all, each with its input schema.
 
-One JSON file an endpoint lies in `catalog/`; an operator adds more in the plan file. What is not here does not exist
+One JSON file an endpoint lies in `endpoints/`; an operator adds more in the plan file. What is not here does not exist
 for the proxy, whatever a plan or a session says.
 """
 
@@ -16,15 +16,15 @@ from typing import Any
 
 import jsonschema_rs
 
+from proxy.catalog.schema import Shape, shape_of
 from proxy.errors import Detail
-from proxy.schema import Shape, shape_of
 
 #: fal calls the first segment of these ids a namespace: owner and app come after it.
 NAMESPACES = frozenset({"workflows", "comfy"})
 TOKEN_FIELDS = ("max_tokens", "max_new_tokens")
 #: Problems of an input that are listed.
 MAX_PROBLEMS = 100
-_FOLDER = Path(__file__).with_name("catalog")
+_FOLDER = Path(__file__).with_name("endpoints")
 
 
 def app_of(endpoint: str) -> str:

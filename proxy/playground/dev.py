@@ -24,6 +24,7 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
 from proxy.clock import SystemClock
 from proxy.drain import Drain
+from proxy.playground.page import Page
 from proxy.redaction import Redactor
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
@@ -162,7 +163,7 @@ def _serve(settings: Settings, demo: Demo) -> None:
     tenant = file.tenants[0].id
     ttl = file.plans[file.tenants[0].plan].session_ttl_seconds
     token, _ = Sessions(settings.sessions.secrets, SystemClock()).mint(tenant, DEMO_SUBJECT, ttl)
-    app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS))
+    app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS), page=Page())
     raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
     with suppress(KeyboardInterrupt):
