@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _sessions = Sessions((Secret(SECRET),), SystemClock())
 class Answered:
     status: int
     body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def error_type(self) -> str:
@@ -55,6 +57,12 @@ class Caller:
         """Read a stream to its end; how many events there were."""
         async with self._streaming(prompt) as response:
             return (await response.read()).count(b"data:")
+
+    async def read_stream(self, prompt: str) -> Answered:
+        """Read a stream to its end: the document of its last event, or of the refusal."""
+        async with self._streaming(prompt) as response:
+            last = (await response.read()).rpartition(b"data:")[2]
+            return Answered(response.status, json.loads(last), response.headers)
 
     async def begin_stream(self, prompt: str) -> None:
         """Hang up after the first event of a stream."""
@@ -95,7 +103,7 @@ class Caller:
     ) -> Answered:
         sent = {**self._headers, **(headers or {})}
         async with self.http.request(method, self.url + path, json=body, headers=sent) as response:
-            return Answered(response.status, await response.json())
+            return Answered(response.status, await response.json(), response.headers)
 
 
 @asynccontextmanager

@@ -25,7 +25,6 @@ import pytest
 import yaml
 
 from proxy.limits.quotas import MILLION
-from proxy.sandbox.app import create_sandbox
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.aftermath import after
@@ -37,7 +36,6 @@ from tests.support.patience import until
 from tests.support.postgres import Postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
-from tests.support.servers import running
 from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(600)]
@@ -102,14 +100,6 @@ class Scene:
     environ: dict[str, str]
     sandbox: SandboxControl
     mortals: Mortals
-
-
-@pytest.fixture
-def fal() -> Iterator[SandboxControl]:
-    with running(create_sandbox(), timeout_keep_alive=300) as url:
-        control = SandboxControl(url)
-        yield control
-        control.close()
 
 
 @pytest.fixture

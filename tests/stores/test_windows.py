@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import Counters, Hit, Window
+from proxy.stores.counters.base import Counters, Hit, Pool, Window
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.counters.windows import SWEEP_EVERY, SlidingWindows
+from tests.limits.troubles import redis_out_of_memory
 from tests.support.redis import Redis
 from tests.support.relay import relaying
 
@@ -203,3 +204,49 @@ async def test_redis_that_goes_away_freezes_or_crawls_is_trouble_until_it_is_bac
             relay.delay_seconds = 0.0
             await counters.ping()
         await counters.close()
+
+
+@pytest.mark.tools
+async def test_a_hit_whose_answer_was_lost_counts_once_also_where_it_was_the_last(redis: Redis) -> None:
+    with relaying(redis.port) as relay:
+        counters = RedisCounters(f"redis://127.0.0.1:{relay.port}/0", uses_server_time=False)
+        assert await counters.hit([TWO, THREE], NOW) == Hit(None, 0.0, (1, 2), (60.0, 3600.0))
+        for second, left in ((1, (0, 1)), (2, (0, 1))):
+            relay.cut_after, relay.cuts_once = b"EVALSHA", True
+            found = await counters.hit([TWO, THREE], NOW + second)
+            # It was repeated, by the driver.
+            assert relay.cut_after is None
+            assert (found.refused, found.remaining) == (None if second == 1 else 0, left)
+        await counters.close()
+
+
+@pytest.mark.tools
+async def test_a_redis_without_memory_counts_nothing_until_it_has_some(redis: Redis) -> None:
+    counters = RedisCounters(redis.url, uses_server_time=False)
+    await counters.ping()
+    one, keys = [Pool("one", 1)], ["one"]
+    assert await counters.acquire("a", one, NOW, NOW + 600) is None
+    assert (await counters.hit([TWO], NOW)).remaining == (1,)
+    with redis_out_of_memory(redis):
+        for work in (
+            counters.hit([TWO], NOW + 1),
+            counters.hit([THREE], NOW + 1),
+            # Also where something has expired, and is removed.
+            counters.hit([TWO], NOW + 61),
+            counters.acquire("b", [Pool("other", 1)], NOW + 1, NOW + 601),
+            counters.acquire("b", one, NOW + 601, NOW + 1201),
+            counters.restore({"c": keys}, NOW + 601, NOW + 1201),
+            counters.ping(),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await work
+        # What is held is kept, and is returned.
+        assert await counters.acquire("b", one, NOW + 1, NOW + 601) == 0
+        await counters.renew("a", keys, NOW + 1, NOW + 700)
+        assert await counters.in_use("one", NOW + 699) == 1
+        await counters.release("a", keys)
+        assert await counters.in_use("one", NOW + 1) == 0
+    assert await counters.acquire("b", one, NOW + 2, NOW + 602) is None
+    assert (await counters.hit([TWO], NOW + 2)).remaining == (0,)
+    await counters.ping()
+    await counters.close()

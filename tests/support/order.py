@@ -8,6 +8,7 @@ TESTS = Path(__file__).parents[1]
 #: The files that take longest (over twenty seconds each), longest first. They start first, so that no process of the
 #: tests is left with one of them while the others have nothing to do any more.
 LONGEST_FIRST = (
+    "limits/test_store_faults.py",
     "limits/test_database_trouble.py",
     "deploy/test_image.py",
     "server/test_soak.py",

@@ -17,6 +17,7 @@ class Relay:
         port: where the relay itself listens.
         to_port: where new connections lead; may be changed at any time.
         cut_after: what a client says last: it reaches the server, and the answer is lost with the connection.
+        cuts_once: whether only the first is cut who says that.
         delay_seconds: how much later each piece that the server sends arrives; may be changed at any time.
     """
 
@@ -25,6 +26,7 @@ class Relay:
         self.delay_seconds = 0.0
         self.to_port = to_port
         self.cut_after: bytes | None = None
+        self.cuts_once = False
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
@@ -48,6 +50,8 @@ class Relay:
             if may_be_late and self.delay_seconds:
                 await anyio.sleep(self.delay_seconds)
             if not may_be_late and self.cut_after is not None and self.cut_after in piece:
+                if self.cuts_once:
+                    self.cut_after = None
                 # Nothing is passed back from here on.
                 with anyio.CancelScope(shield=True):
                     both.cancel()

@@ -6,6 +6,7 @@
 -- Answer: the place of a pool that is full, 0 for none, -1 if the epoch is another.
 --
 -- A lease that would expire later than one of now is of a clock that was ahead: it lasts no longer than that.
+-- What takes memory is written first: a server without memory refuses that, and lets it through after a removal.
 local now, seconds, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 if ARGV[4] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[4] then
   return -1
@@ -15,21 +16,28 @@ if not now then
   now = time[1] + time[2] / 1000000
 end
 
-local pools, latest = {}, string.format('%.6f', now + seconds)
+local full, pools, stamp, latest = 0, {}, string.format('%.6f', now), string.format('%.6f', now + seconds)
 for at = 3, #KEYS do
   local key = KEYS[at]
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
-  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. latest, '+inf')) do
-    redis.call('ZADD', key, latest, ahead)
-  end
-  if not redis.call('ZSCORE', key, lease) and redis.call('ZCARD', key) >= tonumber(ARGV[2 + at]) then
-    return at - 2
+  local expires_at = tonumber(redis.call('ZSCORE', key, lease) or now)
+  if expires_at <= now and redis.call('ZCOUNT', key, '(' .. stamp, '+inf') >= tonumber(ARGV[2 + at]) then
+    full = at - 2
+    break
   end
   pools[at - 2] = key
 end
-for _, key in ipairs(pools) do
-  redis.call('ZADD', key, latest, lease)
-  redis.call('EXPIRE', key, 86400)
+if full == 0 then
+  redis.call('HSET', KEYS[2], lease, cjson.encode(pools))
+  for _, key in ipairs(pools) do
+    redis.call('ZADD', key, latest, lease)
+    redis.call('EXPIRE', key, 86400)
+  end
 end
-redis.call('HSET', KEYS[2], lease, cjson.encode(pools))
-return 0
+for at = 3, #KEYS do
+  local key = KEYS[at]
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', stamp)
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. latest, '+inf')) do
+    redis.call('ZADD', key, latest, ahead)
+  end
+end
+return full

@@ -4,6 +4,9 @@
 -- by the time they expire.
 -- ARGV: now (empty: the server's time), seconds until the expiry, '1' to take a lease where it is missing, '1' to make them
 -- the holder's, then each lease and the number of its pools.
+--
+-- To take a lease is refused by a server without memory, as it is written before anything is removed. To let one expire
+-- later is not.
 local now, seconds, takes, holds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
 if not now then
   local time = redis.call('TIME')
@@ -15,9 +18,13 @@ for at = 5, #ARGV, 2 do
   local lease, pools = ARGV[at], {}
   for place = first, first + ARGV[at + 1] - 1 do
     local key = KEYS[place]
+    local expires_at = tonumber(redis.call('ZSCORE', key, lease) or now)
+    if takes and expires_at <= now then
+      redis.call('ZADD', key, stamp, lease)
+      redis.call('EXPIRE', key, 86400)
+    end
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
-    local score = redis.call('ZSCORE', key, lease)
-    if score and tonumber(score) < now + seconds or not score and takes then
+    if now < expires_at and expires_at < now + seconds then
       redis.call('ZADD', key, stamp, lease)
       redis.call('EXPIRE', key, 86400)
     end

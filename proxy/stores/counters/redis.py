@@ -82,8 +82,8 @@ class RedisCounters:
             return int(await self._in_use(keys=[_LEASES + key], args=[self._time(now)]))
 
     async def ping(self) -> None:
-        """Write, as calls do: a replica answers a mere PING too."""
-        await self.restore({"ping": ["ping"]}, 0.0, ANSWER_SECONDS)
+        """Take a lease, as calls do: a replica answers a mere PING too, and a full server keeps what it has."""
+        await self.restore({f"ping-{secrets.token_hex(8)}": ["ping"]}, 0.0, ANSWER_SECONDS)
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -1,0 +1,250 @@
+"""Stores fail in every way under load: no call is lost, made twice or given away, and `/readyz` names the store.
+
+Two proxies share a PostgreSQL and a Redis; one has a SQLite file. Callers submit, run, stream, poll, cancel and repeat
+with their Idempotency-Key, before, during and after the fault, each step at the next proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+import yaml
+
+from tests.limits import troubles
+from tests.limits.callers import ENDPOINT, http
+from tests.limits.mortals import Mortals, mortals
+from tests.limits.store_load import LONGEST_REFUSAL_SECONDS, check_at_rest, loading
+from tests.support.books import Auditor
+from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.patience import until
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.redis import running_redis
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+
+pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(120)]
+DATABASE, COUNTERS = "database", "counters"
+#: `/readyz` waits two seconds for a silent store; the rest is for a machine with other work.
+LONGEST_CHECK_SECONDS = 2 + 1.5
+#: A silent store is noticed by a check that began when it was one second silent already, and takes two.
+SILENCE_SECONDS, ABSENCE_SECONDS = 3.5, 1.5
+#: How long callers go on before the first fault and after each.
+CALM_SECONDS = 0.8
+PLANS = {
+    "plans": {
+        "wide": {
+            "endpoints": [ENDPOINT],
+            **UNLIMITED,
+            "rate_limits": {"ip": None, "session": None, "subject": "1000/minute", "tenant": "100000/minute"},
+            "quotas": [{"per": "tenant", "unit": "requests", "limit": 100_000, "window": "month"}],
+        }
+    },
+    "tenants": [{"id": "acme", "plan": "wide"}],
+}
+
+
+class Probe(NamedTuple):
+    """One answer of `/readyz`."""
+
+    at: float
+    seconds: float
+    status: int
+    stores: tuple[str, ...]
+
+
+@dataclass
+class Scene:
+    """Some proxies that are watched by their orchestrator."""
+
+    environ: dict[str, str]
+    sandbox: SandboxControl
+    mortals: Mortals
+    probes: dict[str, list[Probe]] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def serving(self, proxies: int) -> AsyncIterator[aiohttp.ClientSession]:
+        async with http() as session, AsyncExitStack() as stack:
+            for url, _ in await asyncio.gather(*(self.mortals.born(self.environ, session) for _ in range(proxies))):
+                self.probes[url] = []
+                probing = asyncio.create_task(self._probe(session, url))
+                stack.callback(probing.cancel)
+            yield session
+
+    async def _probe(self, session: aiohttp.ClientSession, url: str) -> None:
+        while True:
+            began = time.monotonic()
+            async with session.get(f"{url}/readyz") as response:
+                stores = (await response.json()).get("stores", ())
+            self.probes[url].append(Probe(began, time.monotonic() - began, response.status, tuple(stores)))
+            await asyncio.sleep(0.1)
+
+    async def are_ready(self) -> bool:
+        return all(probes and probes[-1].status == 200 for probes in self.probes.values())
+
+    def check_probes(self, store: str, outages: Sequence[tuple[float, float]], *, must_show: bool) -> None:
+        """Require that every proxy named the store while it failed, and never another one."""
+        for probes in self.probes.values():
+            assert {probe.stores for probe in probes} <= {(), (store,)}, probes
+            assert all((probe.status == 503) == bool(probe.stores) for probe in probes), probes
+            assert all(probe.status == 200 for probe in probes if probe.at + probe.seconds < outages[0][0]), probes
+            assert max(probe.seconds for probe in probes) < LONGEST_CHECK_SECONDS
+            for began, ended in outages if must_show else ():
+                during = [probe for probe in probes if began < probe.at + probe.seconds and probe.at < ended + 1]
+                assert any(probe.status == 503 for probe in during), probes
+
+
+@pytest.fixture
+def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
+    environ = {
+        **sandbox_environ(fal.url),
+        "PROXY_SESSION_SECRETS": SECRET,
+        "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
+        "PROXY_LOG_LEVEL": "warning",
+    }
+    with mortals(tmp_path) as found:
+        yield Scene(environ, fal, found)
+
+
+@pytest.fixture(scope="module")
+def failing_postgres() -> Iterator[Postgres]:
+    """A server that tests may break, each in its turn; what it has committed is on its disk."""
+    with running_postgres(durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def failing_databases(failing_postgres: Postgres) -> PostgresDatabases:
+    return PostgresDatabases(failing_postgres)
+
+
+async def withstand(
+    scene: Scene,
+    proxies: int,
+    store: str,
+    trouble: partial[AbstractContextManager[None]],
+    *,
+    seconds: float = ABSENCE_SECONDS,
+    times: int = 1,
+    must_show: bool = True,
+) -> str:
+    """Let a store fail under load, and check everything when it is back; what came of it, in words."""
+    # Most submits are between their reservation and fal's answer when the trouble begins.
+    scene.sandbox.fault("delay", delay=0.2, on={"operation": "submit"})
+    outages = []
+    async with scene.serving(proxies) as session:
+        async with loading(session, list(scene.probes)) as load:
+            await asyncio.sleep(CALM_SECONDS)
+            for _ in range(times):
+                began = time.monotonic()
+                with trouble():
+                    await asyncio.sleep(seconds)
+                outages.append((began, time.monotonic()))
+                await asyncio.sleep(CALM_SECONDS)
+        await until(scene.are_ready, "a proxy did not become ready again")
+        auditor = Auditor(scene.environ["PROXY_DATABASE_URL"])
+        try:
+            books = await check_at_rest(load, scene.sandbox, auditor.read)
+        finally:
+            await auditor.close()
+        scene.check_probes(store, outages, must_show=must_show)
+    assert load.slowest_refusal < LONGEST_REFUSAL_SECONDS
+    return f"{dict(load.seen)}, the slowest refusal {load.slowest_refusal:.1f} s, {dict(books.by_state())}"
+
+
+@pytest.mark.parametrize(
+    "trouble, options",
+    [
+        (troubles.restarted, {"times": 2}),
+        (troubles.crashed, {"times": 2}),
+        (troubles.frozen, {"seconds": SILENCE_SECONDS}),
+        (troubles.read_only, {}),
+        (troubles.closed, {}),
+        (troubles.without_a_table, {"must_show": False}),
+        (troubles.locked, {"seconds": SILENCE_SECONDS}),
+        (troubles.disconnected, {"seconds": 0.3, "times": 2, "must_show": False}),
+        (troubles.cancelled, {"seconds": 0.3, "times": 2, "must_show": False}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_postgresql(
+    scene: Scene,
+    failing_postgres: Postgres,
+    failing_databases: PostgresDatabases,
+    trouble: troubles.PostgresTrouble,
+    options: dict[str, float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = scene.environ["PROXY_DATABASE_URL"] = failing_databases.migrated()
+    with running_redis() as redis:
+        scene.environ["PROXY_REDIS_URL"] = redis.url
+        report = await withstand(scene, 2, DATABASE, partial(trouble, failing_postgres, url), **options)
+    with capsys.disabled():
+        print(f"\nPostgreSQL {trouble.__name__}: {report}", end=" ")
+
+
+@pytest.mark.parametrize(
+    "trouble, options",
+    [
+        (troubles.redis_restarted, {}),
+        (troubles.redis_frozen, {"seconds": SILENCE_SECONDS}),
+        (troubles.redis_read_only, {}),
+        (troubles.redis_out_of_memory, {"seconds": 3}),
+        (troubles.redis_flushed, {"seconds": 0.3, "times": 2, "must_show": False}),
+        (troubles.redis_disconnected, {"seconds": 0.3, "times": 2, "must_show": False}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_redis(
+    scene: Scene,
+    failing_databases: PostgresDatabases,
+    trouble: troubles.RedisTrouble,
+    options: dict[str, float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scene.environ["PROXY_DATABASE_URL"] = failing_databases.migrated()
+    with running_redis() as redis:
+        scene.environ["PROXY_REDIS_URL"] = redis.url
+        report = await withstand(scene, 2, COUNTERS, partial(trouble, redis), **options)
+    with capsys.disabled():
+        print(f"\n{trouble.__name__}: {report}", end=" ")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    "trouble, options",
+    [(troubles.file_locked, {"seconds": SILENCE_SECONDS}), (troubles.disk_full, {})],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_sqlite(
+    scene: Scene,
+    small_disk: Path,
+    trouble: troubles.FileTrouble,
+    options: dict[str, float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = scene.environ["PROXY_DATABASE_URL"] = SqliteDatabases(small_disk).migrated()
+    report = await withstand(scene, 1, DATABASE, partial(trouble, Path(url.removeprefix("sqlite:///"))), **options)
+    with capsys.disabled():
+        print(f"\nSQLite {trouble.__name__}: {report}", end=" ")
