@@ -67,7 +67,7 @@ def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
 
 @tools
 def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
-    (program,) = blocks(section(page("api"), "Jobs"), "js")
+    (program,) = blocks(section(page("api"), "Events of a job"), "js")
     with stack.client(token := stack.token()) as client:
         # Node takes its time to start: the job is still there when it begins to watch.
         question = asking("[[pace queue_positions=2 seconds_per_position=2 run_seconds=1]] What is it?")

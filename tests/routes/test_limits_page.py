@@ -83,8 +83,8 @@ def test_every_unit_and_window_stands_on_the_page() -> None:
 
 def test_the_figures_of_the_page_are_those_of_the_program() -> None:
     said = " ".join(PAGE.split())
-    assert "nothing is heard for ten minutes" in said and LEASE_SECONDS == 600 > QUIET_SECONDS
+    assert "without news for ten minutes" in said and LEASE_SECONDS == 600 > QUIET_SECONDS
     assert "| `compute_seconds` | 60 |" in said and COMPUTE_SECONDS_CEILING == 60
-    assert "more than a day after the last word" in said and JOB_SECONDS == 86_400
+    assert "more than a day after the last news" in said and JOB_SECONDS == 86_400
     assert "kept for 24 hours" in said and KEPT_SECONDS == 86_400
-    assert "the last 30 if not said" in said and DEFAULT_DAYS == 30
+    assert "the last 30 days by default" in said and DEFAULT_DAYS == 30
