@@ -31,7 +31,7 @@ from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
 from proxy.surfaces import operators_routes, public_routes
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
 from proxy.upstream.client import Timeouts, Upstream
@@ -76,6 +76,7 @@ def create_app(
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
     """
+    # Long: it names every part that its caller may put in.
     file, catalog = read_file(settings.config_path)
     metrics, clock = Metrics(), clock or SystemClock()
     guard = Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds)

@@ -38,7 +38,7 @@ from proxy.stores.base import Stores
 from proxy.stores.batching import Patience
 from proxy.stores.counters.base import Counters
 from proxy.stores.spool import Spool
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.uploads.destinations import Destinations
 from proxy.uploads.new_files import NewFiles

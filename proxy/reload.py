@@ -17,7 +17,7 @@ from proxy.catalog import Catalog
 from proxy.errors import ProxyError
 from proxy.limits.stream_guard import StreamGuard
 from proxy.settings import Settings, SettingsError
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile

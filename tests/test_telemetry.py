@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from proxy.errors import BadRequest
 from proxy.redaction import HIDDEN, Redactor
 from proxy.settings import LogSettings, Secret, read
-from proxy.telemetry import configure_logging
+from proxy.telemetry.logs import configure_logging
 from proxy.uploads.multipart import parse_form
 
 #: With all that some encoding escapes.

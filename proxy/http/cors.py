@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.errors import OriginNotAllowed, ProxyError, RateLimited, respond
 from proxy.http.scope import SHOWN, header_of
 from proxy.log_context import bind
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 CORS_REQUEST_HEADERS = (

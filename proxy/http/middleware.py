@@ -34,7 +34,7 @@ from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, to_rate_limited
 from proxy.limits.refusals import COUNTED, RefusalBudget
 from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream.relay import StreamBroken
 
 _access = logging.getLogger("proxy.access")

@@ -13,7 +13,7 @@ from typing import Protocol
 from proxy.clock import Clock
 from proxy.errors import ProxyError, SessionExpired, StoreUnavailable, Unauthenticated
 from proxy.recurring import Recurring
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Caller, Session, check_not_revoked
 from proxy.tenants.directory import Directory, Snapshot
 

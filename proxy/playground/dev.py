@@ -32,7 +32,7 @@ from proxy.server.open_files import raise_file_limit
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, is_loopback, read
-from proxy.telemetry import configure_logging
+from proxy.telemetry.logs import configure_logging
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import Guests, Plan, PlanFile, Quota, Tenant
 

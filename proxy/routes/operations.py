@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from proxy.drain import Drain
 from proxy.routes.readiness import Readiness
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream.guard import Guard
 
 

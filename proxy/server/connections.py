@@ -18,7 +18,7 @@ from typing import Protocol
 
 from proxy.networks import Peer, TrustedNetworks, is_private, network
 from proxy.server.log_limit import LogLimit
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 
 #: How often connections past their deadline are looked for.
 SWEEP_SECONDS = 1.0

@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from proxy.server.connections import ConnectionLimits, Connections
 from proxy.server.protocol import LimitedHeadProtocol
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 
 
 class ProtocolFactory:

@@ -22,7 +22,7 @@ from proxy.server.open_files import file_limit, max_connections_within, raise_fi
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
 from proxy.settings import Settings
-from proxy.worker_metrics import retire
+from proxy.telemetry.worker_metrics import retire
 
 LOOK_SECONDS = 0.1
 #: A worker whose event loop hangs cannot end itself; it is killed so long after its drain.

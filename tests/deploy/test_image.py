@@ -99,7 +99,7 @@ def test_has_neither_build_tools_nor_caches(idle: Container) -> None:
 def test_has_the_program_and_no_more_of_the_project(idle: Container) -> None:
     (package,) = paths(idle, "-path", "/opt/*", "-type", "d", "-name", "proxy", "-path", "*/site-packages/proxy")
     files = set(idle.run("sh", "-c", f"cd {package} && find . -type f -not -name '*.pyc'").stdout.split())
-    assert {"./app.py", "./cli.py", "./py.typed", "./catalog/endpoints/fal-ai--llava-next.json"} <= files
+    assert {"./app.py", "./cli/__init__.py", "./py.typed", "./catalog/endpoints/fal-ai--llava-next.json"} <= files
     assert not [name for name in files if "node_modules" in name or name.endswith((".ts", ".env", "package.json"))]
     assert not paths(idle, "-path", "/opt/*", "-name", "Dockerfile")
     assert not paths(idle, "-path", "/opt/fal-proxy/*", "-path", "*/site-packages/tests")

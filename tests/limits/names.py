@@ -28,7 +28,7 @@ from proxy.limits.refusals import RefusalBudget
 from proxy.settings import read
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.plans import Guests, Plan, PlanFile, RateLimits, Tenant
 from proxy.upstream.client import Upstream

@@ -19,7 +19,7 @@ from proxy.drain import Drain
 from proxy.server.connections import ConnectionLimits
 from proxy.server.draining import DrainingServer
 from proxy.server.factory import ProtocolFactory
-from proxy.telemetry import Metrics
+from proxy.telemetry.metrics import Metrics
 from tests.server.commands import eventually
 
 LARGE_BYTES = 32 * 1024 * 1024

@@ -11,6 +11,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from proxy import __version__
 from proxy.stores.sql import migrate
 from tests.server.commands import PLAINLY, SECRET, eventually
 from tests.server.conftest import PLANS, Desk, Running
@@ -22,6 +23,10 @@ def call(url: str, credential: str, path: str = "/v1/session", **options: object
     headers = {"authorization": f"Bearer {credential}"}
     method = "POST" if "json" in options else "GET"
     return httpx.request(method, url + path, headers=headers, **PLAINLY, **options)
+
+
+def test_the_version_is_printed(desk: Desk) -> None:
+    assert desk.data("--version") == f"fal-proxy {__version__}"
 
 
 # Tenants

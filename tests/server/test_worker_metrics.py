@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.worker_metrics import WorkerMetrics, retire
+from proxy.telemetry.worker_metrics import WorkerMetrics, retire
 from tests.server.commands import PLAINLY, Commands, Server, eventually
 from tests.server.conftest import desk_in
 from tests.server.test_workers import two_workers, workers_of

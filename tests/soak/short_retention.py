@@ -11,7 +11,7 @@ from proxy.app import create_app
 from proxy.redaction import Redactor
 from proxy.server.workers import run
 from proxy.settings import Settings, read
-from proxy.telemetry import configure_logging
+from proxy.telemetry.logs import configure_logging
 
 PROGRAM = (sys.executable, "-m", "tests.soak.short_retention")
 

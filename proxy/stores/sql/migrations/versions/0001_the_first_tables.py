@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # Long: one table after the other. A migration never changes.
     op.create_table(
         "directory_version",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

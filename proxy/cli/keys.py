@@ -1,0 +1,64 @@
+"""`fal-proxy keys`: tenant keys."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from proxy.auth.sessions import SUBJECT_RULE, is_subject
+from proxy.cli.database import TenantId, find_tenant, read_snapshot, run_on_database
+from proxy.cli.output import AsJson, print_rows, refuse, say, to_iso, to_json
+from proxy.clock import SystemClock
+from proxy.stores.sql import SqlStores
+from proxy.tenants import keys
+from proxy.tenants.directory import Directory
+
+tenant_keys = typer.Typer(no_args_is_help=True, help="Tenant keys.")
+
+
+@tenant_keys.command("create")
+def keys_create(
+    tenant: TenantId,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Create a key and print it: it is shown this once."""
+
+    if name and not is_subject(name):
+        refuse([f"--name: {SUBJECT_RULE}"])
+
+    async def run(_stores: SqlStores, directory: Directory) -> tuple[str, str]:
+        find_tenant(await directory.snapshot(), tenant)
+        text, record = keys.make(tenant, name, SystemClock().now())
+        await directory.add_key(record)
+        return text, record.id
+
+    text, key_id = run_on_database(run)
+    say(f"key {key_id} of {tenant}: keep it now, it cannot be shown again")
+    print(to_json({"id": key_id, "tenant": tenant, "name": name, "key": text}) if as_json else text)
+
+
+@tenant_keys.command("list")
+def keys_list(tenant: TenantId, as_json: AsJson = False) -> None:
+    """A tenant's keys, without their secrets."""
+    snapshot = run_on_database(read_snapshot)
+    find_tenant(snapshot, tenant)
+    rows = [
+        {"id": key.id, "name": key.name, "created_at": to_iso(key.created_at), "last_used_at": to_iso(key.last_used_at)}
+        for key in snapshot.keys.values()
+        if key.tenant == tenant
+    ]
+    print_rows(rows, as_json, ("id", "created_at", "last_used_at", "name"))
+
+
+@tenant_keys.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(help="As 'keys list' shows it.")]) -> None:
+    """Revoke a key, everywhere within five seconds."""
+
+    async def run(_stores: SqlStores, directory: Directory) -> bool:
+        return keys.is_key_id(key_id) and await directory.revoke_key(key_id)
+
+    if not run_on_database(run):
+        refuse([f"there is no key {key_id}"])
+    print("revoked")

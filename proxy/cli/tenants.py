@@ -1,0 +1,56 @@
+"""`fal-proxy tenants`: tenants and their plans."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from proxy import settings
+from proxy.cli.database import TenantId, find_tenant, read_snapshot, run_on_database
+from proxy.cli.output import AsJson, print_rows, refusing, to_json
+from proxy.stores.sql import SqlStores
+from proxy.tenants.directory import Directory
+from proxy.tenants.plan_file import json_schema, read_file
+from proxy.tenants.plans import Tenant
+
+tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
+
+
+@tenants.command("apply")
+def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")]) -> None:
+    """Make a file of plans and tenants hold."""
+    found, _ = refusing(lambda: read_file(settings.existing_file(file)))
+
+    async def run(_stores: SqlStores, directory: Directory) -> bool:
+        return await directory.apply(found)
+
+    print("changed" if run_on_database(run) else "unchanged")
+
+
+@tenants.command("list")
+def tenants_list(as_json: AsJson = False) -> None:
+    """The tenants there are."""
+    snapshot = run_on_database(read_snapshot)
+    rows = [_tenant_facts(tenant) for _, tenant in sorted(snapshot.tenants.items())]
+    print_rows(rows, as_json, ("id", "plan"))
+
+
+@tenants.command("show")
+def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
+    """One tenant, with the limits of its plan."""
+    snapshot = run_on_database(read_snapshot)
+    found = find_tenant(snapshot, tenant)
+    facts = _tenant_facts(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
+    print(to_json(facts) if as_json else orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
+
+
+@tenants.command("schema")
+def tenants_schema() -> None:
+    """The JSON schema of the plan file."""
+    print(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+
+
+def _tenant_facts(tenant: Tenant) -> dict[str, Any]:
+    return tenant.model_dump(mode="json")
