@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from proxy.sandbox.damage import DAMAGES
 from proxy.sandbox.house import House
 from proxy.sandbox.pace import Pace
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.plan_file import read_file
 from tests.support.routes import answered_routes
 
@@ -117,6 +119,23 @@ def test_the_example_of_an_error_has_the_fields_that_errors_have() -> None:
     (text,) = blocks(section(page("api"), "Errors"), "json")
     body = errors.respond(errors.RateLimited("…", retry_after=3, scope="subject"), "…").body
     assert yaml.safe_load(text) == yaml.safe_load(bytes(body))
+
+
+# Metrics
+
+
+def test_every_metric_stands_in_the_operations_page_and_no_other() -> None:
+    metrics = Metrics()
+    metrics.gauge(*[lambda: 0] * 4)
+
+    async def rendered() -> str:
+        return (await metrics.render()).decode()
+
+    kinds = re.findall(r"^# TYPE (\S+) ", asyncio.run(rendered()), re.MULTILINE)
+    documented = {code(cells[0]) for cells in rows(section(page("operations"), "Metrics"))}
+    assert {name for name in documented if name.startswith("fal_")} == {
+        name for name in kinds if not name.endswith("_created")
+    }
 
 
 # The sandbox
