@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
-from cachetools import LRUCache
 
 from proxy.calls.call import KEY_HEADER, Call, Outcome
+from proxy.calls.outcome_notes import OutcomeNotes
 from proxy.clock import Clock
 from proxy.errors import (
     AcceptanceDeferred,
@@ -46,11 +45,9 @@ LOOKS_WHILE_IDLE = 15
 ABANDONED_SECONDS = 30.0
 #: And one whose job was released: its answer, if it is one to be kept, follows sooner.
 RELEASED_SECONDS = 10.0
-#: How long a caller waits until its answer is kept for the next one, and for an answer when the process ends.
-NOTE_SECONDS, LAST_SECONDS = 2.0, 0.1
-MOST_REFUSED = 10_000
+#: How long a caller waits for an answer when the process ends.
+LAST_SECONDS = 0.1
 _AMBIGUOUS = "The first call with this Idempotency-Key may have reached fal, and its answer was lost."
-_log = logging.getLogger(__name__)
 
 Execute = Callable[[Call], Awaitable[Outcome]]
 Recover = Callable[[Job], Awaitable[Outcome]]
@@ -71,9 +68,7 @@ class Idempotency:
         self._is_idle = is_idle
         self._clock = clock
         self._running: dict[tuple[str, str, str], asyncio.Task[Outcome]] = {}
-        self._notes: set[asyncio.Task[None]] = set()
-        #: The jobs of the latest calls that were refused, by their keys.
-        self._refused: LRUCache[tuple[str, str, str], str] = LRUCache(MOST_REFUSED)
+        self._notes = OutcomeNotes(store)
 
     async def run(
         self, key: str, call: Call, execute: Execute, on_replay: Callable[[], Awaitable[None]], recover: Recover
@@ -103,7 +98,11 @@ class Idempotency:
         )
         call = call._replace(job_id=claim.job_id)
         while True:
-            holder = await self._store.claim(claim, self._clock.now() - KEPT_SECONDS)
+            try:
+                holder = await self._store.claim(claim, self._clock.now() - KEPT_SECONDS)
+            except StoreUnavailable:
+                self._notes.free_later(claim)
+                raise
             if holder is None:
                 return await self._first(claim, call, execute)
             if holder.body_hash != claim.body_hash:
@@ -138,42 +137,26 @@ class Idempotency:
             # The key stays taken, and leads to the job as soon as its id is written down.
             raise
         except UpstreamAmbiguous as problem:
-            await self._note(self._store.finish(claim, {"ambiguous": problem.message}))
+            await self._notes.keep(claim, {"ambiguous": problem.message})
             raise
         except ProxyError:
-            await self._forget(claim)
+            await self._notes.free(claim)
             raise
         # What ends in another way, when this process is stopped for example, may have reached fal: the key stays taken,
         # and the next one finds the outcome in the ledger.
         if _is_final(outcome):
-            await self._note(self._store.finish(claim, _to_store(outcome)))
+            await self._notes.keep(claim, _to_store(outcome))
         else:
-            await self._forget(claim)
+            await self._notes.free(claim)
         return outcome
-
-    async def _forget(self, claim: Claim) -> None:
-        # The database that made the call fail may keep its key for now.
-        self._refused[_place_of(claim)] = claim.job_id
-        await self._note(self._store.forget(claim))
-
-    async def _note(self, write: Coroutine[Any, Any, None]) -> None:
-        """Keep the outcome for the next call, and its caller from it only so long."""
-        task = asyncio.create_task(_logged(write))
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
-        try:
-            await asyncio.wait({task}, timeout=NOTE_SECONDS)
-        except asyncio.CancelledError:
-            # The process ends. The outcome is known, and given.
-            if (current := asyncio.current_task()) is not None:
-                current.uncancel()
 
     async def close(self) -> None:
         """End the calls that still run; the ledger books each, as it may have reached fal."""
-        tasks = [*self._running.values(), *self._notes]
+        tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._notes.close()
 
     async def _replay(
         self, claim: Claim, holder: Claim, call: Call, execute: Execute, recover: Recover
@@ -209,20 +192,11 @@ class Idempotency:
         is_free = (
             now - holder.created_at > ABANDONED_SECONDS if job is None else now - job.checked_at > RELEASED_SECONDS
         )
-        was_refused = self._refused.get(_place_of(claim)) == holder.job_id
-        return (was_refused or is_free) and await self._store.take_over(claim, holder.job_id)
+        return (self._notes.was_refused(holder) or is_free) and await self._store.take_over(claim, holder.job_id)
 
 
 def _place_of(claim: Claim) -> tuple[str, str, str]:
     return claim.tenant, claim.subject, claim.key_hash
-
-
-async def _logged(write: Awaitable[None]) -> None:
-    """Keep the outcome of a call, or log that it could not be."""
-    try:
-        await write
-    except StoreUnavailable:
-        _log.warning("outcome of an Idempotency-Key not kept")
 
 
 def _is_final(outcome: Outcome) -> bool:

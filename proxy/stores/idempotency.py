@@ -33,7 +33,8 @@ class IdempotencyStore(Protocol):
     async def take_over(self, claim: Claim, from_job: str) -> bool:
         """Take a key from a job that never came to be; False if another call was quicker."""
 
-    async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None: ...
+    async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None:
+        """Keep the answer, unless another call has taken the key over."""
 
     async def forget(self, claim: Claim) -> None:
-        """Free the key again, as its call had no outcome."""
+        """Free the key again, as its call had no outcome, unless another call has taken it over."""

@@ -26,6 +26,8 @@ SUBMITTERS, RUNNERS, STREAMERS = 12, 4, 3
 PAUSE_SECONDS = 0.2
 #: A proxy holds no refusal longer than this, with a margin for a busy machine.
 LONGEST_REFUSAL_SECONDS = 10.0 + 3
+#: Nor does any caller wait longer, as its repetition would for a call that nobody makes any more.
+LONGEST_ANSWER_SECONDS = 15.0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Load:
     urls: Sequence[str]
     calls: dict[str, Call] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
+    slowest_answer: float = 0.0
     slowest_refusal: float = 0.0
     is_over: bool = False
 
@@ -74,6 +77,7 @@ class Load:
         """Ask a proxy. What is neither expected nor a documented refusal fails the test."""
         began = time.monotonic()
         answer = await question
+        self.slowest_answer = max(self.slowest_answer, time.monotonic() - began)
         self.seen[answer.error_type or "ok"] += 1
         if answer.status in expected:
             return answer

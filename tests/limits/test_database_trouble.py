@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from proxy.stores.ledger import Account
 from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.limits.store_load import sent
+from tests.limits.troubles import without_a_table
 from tests.support.books import read_books
 from tests.support.databases import PostgresDatabases
 from tests.support.patience import until
@@ -161,6 +163,47 @@ async def test_a_repetition_waits_for_a_call_only_while_it_is_made(scene: Scene,
             for _ in range(2):
                 assert (await repeat(session, other)).error_type == "upstream_ambiguous"
             assert asyncio.get_running_loop().time() - began < 40
+    assert sent(scene.sandbox) == {"alice": 1}
+
+
+@contextmanager
+def trigger(postgres: Postgres, url: str, when: str) -> Iterator[None]:
+    """The database refuses to do something, as one that is in trouble does."""
+    database = url.rpartition("/")[2]
+    body = "BEGIN RAISE EXCEPTION 'not now'; END"
+    postgres.ask(database, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+    postgres.ask(database, f"CREATE TRIGGER refuse BEFORE {when} FOR EACH ROW EXECUTE FUNCTION refuse()")
+    try:
+        yield
+    finally:
+        postgres.ask(database, "DROP FUNCTION refuse CASCADE")
+
+
+async def test_a_key_that_could_not_be_freed_is_free_at_other_servers_when_the_database_is_back(scene: Scene) -> None:
+    database = scene.environ["PROXY_DATABASE_URL"]
+    async with http() as session:
+        (url, _), (other, _) = [await scene.mortals.born(scene.environ, session) for _ in range(2)]
+        with (
+            trigger(scene.postgres, database, "DELETE ON idempotency"),
+            without_a_table(scene.postgres, database),
+        ):
+            assert (await repeat(session, url)).error_type == "store_unavailable"
+        began = asyncio.get_running_loop().time()
+        assert (await repeat(session, other)).status == 200
+        assert asyncio.get_running_loop().time() - began < 10
+    assert sent(scene.sandbox) == {"alice": 1}
+
+
+async def test_an_answer_that_could_not_be_kept_is_kept_when_the_database_is_back(scene: Scene) -> None:
+    async with http() as session:
+        (url, _), (other, _) = [await scene.mortals.born(scene.environ, session) for _ in range(2)]
+        alice, again = Caller(session, url, "acme", "alice"), Caller(session, other, "acme", "alice")
+        with trigger(scene.postgres, scene.environ["PROXY_DATABASE_URL"], "UPDATE ON idempotency"):
+            first = await alice.run(f"alice {QUICK}", **{"idempotency-key": "one"})
+            assert first.status == 200
+        repeated = await again.run(f"alice {QUICK}", **{"idempotency-key": "one"})
+        assert (repeated.status, repeated.body) == (200, first.body)
+        assert repeated.headers["idempotency-replayed"] == "true"
     assert sent(scene.sandbox) == {"alice": 1}
 
 

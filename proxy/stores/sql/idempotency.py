@@ -40,8 +40,9 @@ class SqlIdempotency:
             return bool((await connection.execute(update(rows).where(mine).values(_values(claim)))).rowcount)
 
     async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None:
+        mine = _same(claim) & (rows.c.job_id == claim.job_id)
         async with self._database.writing() as connection:
-            await connection.execute(update(rows).where(_same(claim)).values(answer=answer))
+            await connection.execute(update(rows).where(mine).values(answer=answer))
 
     async def forget(self, claim: Claim) -> None:
         async with self._database.writing() as connection:
