@@ -31,24 +31,27 @@ class Revocation:
 
 
 @dataclass(frozen=True)
-class DirectoryRows:
-    """All that decides who may do what, as one consistent reading. `plans` and `tenants` are JSON documents."""
+class Revocations:
+    """Revocations, as one consistent reading with the directory's version.
+
+    Attributes:
+        newest: the number of the last one that there is.
+        are_all: whether these are all, not only those behind one that is known.
+    """
 
     version: int
-    plans: Mapping[str, Mapping[str, Any]]
-    tenants: Sequence[Mapping[str, Any]]
-    keys: Sequence[TenantKey]
     revocations: Sequence[Revocation]
-    newest_revocation: int = 0
+    newest: int
+    are_all: bool
 
 
 @dataclass(frozen=True)
-class NewRevocations:
-    """The revocations behind one that is known, as one consistent reading with the directory's version."""
+class DirectoryRows(Revocations):
+    """All that decides who may do what, as one consistent reading. `plans` and `tenants` are JSON documents."""
 
-    version: int
-    newest: int
-    revocations: Sequence[Revocation]
+    plans: Mapping[str, Mapping[str, Any]]
+    tenants: Sequence[Mapping[str, Any]]
+    keys: Sequence[TenantKey]
 
 
 class DirectoryStore(Protocol):
@@ -57,7 +60,8 @@ class DirectoryStore(Protocol):
     async def version(self) -> int:
         """A number that grows with every change."""
 
-    async def load(self) -> DirectoryRows: ...
+    async def load(self, known: int = 0) -> DirectoryRows:
+        """Read everything, but of the revocations those behind the number of one that is known."""
 
     async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
         """Make these plans and tenants hold; False when they did already. Tenants that are not named stay."""
@@ -70,7 +74,7 @@ class DirectoryStore(Protocol):
     async def touch_key(self, key_id: str, used_at: float) -> None: ...
 
     async def revoke(self, revocation: Revocation) -> None:
-        """Add a revocation; the version grows by one."""
+        """Add a revocation; the version grows by one. Its number is greater than any before it."""
 
-    async def revocations_after(self, number: int) -> NewRevocations:
-        """What was revoked since the revocation of this number."""
+    async def load_revocations(self, known: int) -> Revocations:
+        """Read the revocations behind the number of one that is known."""

@@ -135,14 +135,17 @@ class Directory:
         self._read_at = asked_at
 
     async def _read(self, now: float) -> Snapshot:
-        """Read what was revoked since; everything, if there were other changes. Each change is one version."""
+        """Read what was revoked since, and the rest if there were other changes. Each change is one version."""
         known = self._snapshot
         if known.version:
-            new = await self._store.revocations_after(known.newest_revocation)
+            new = await self._store.load_revocations(known.newest_revocation)
             if new.version - known.version == len(new.revocations):
                 known.revoked.add(new.revocations, now)
                 return replace(known, version=new.version, newest_revocation=new.newest)
-        return _indexed(await self._store.load(), now)
+        rows = await self._store.load(known.newest_revocation)
+        revoked = RevokedSessions() if rows.are_all else known.revoked
+        revoked.add(rows.revocations, now)
+        return _indexed(rows, revoked)
 
     async def apply(self, file: PlanFile) -> bool:
         """Make a plan file hold; False when it did already."""
@@ -181,20 +184,18 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         _log.warning("tenants and plans could not be read again: %s", type(failure).__name__)
 
 
-def _indexed(rows: DirectoryRows, now: float) -> Snapshot:
+def _indexed(rows: DirectoryRows, revoked: RevokedSessions) -> Snapshot:
     try:
         plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
         tenants = [Tenant.model_validate(document) for document in rows.tenants]
     except ValidationError as problem:
         raise StoreUnavailable("The proxy's database holds a plan that this version cannot read.") from problem
-    revoked = RevokedSessions()
-    revoked.add(rows.revocations, now)
     return Snapshot(
         version=rows.version,
         plans=plans,
         tenants={tenant.id: tenant for tenant in tenants},
         keys={key.id: key for key in rows.keys},
         revoked=revoked,
-        newest_revocation=rows.newest_revocation,
+        newest_revocation=rows.newest,
         origins=frozenset(origin for tenant in tenants for origin in tenant.allowed_origins),
     )

@@ -84,10 +84,10 @@ async def test_the_newest_revocation_stays(stores: SqlStores) -> None:
     """A process reads what is behind the last number that it knows, and SQLite would give that number again."""
     for number in range(3):
         await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0))
-    newest = (await stores.directory.load()).newest_revocation
+    newest = (await stores.directory.load()).newest
     assert await removed(stores, "revocations", expiry(revocations=100.0)) == 2
     await stores.directory.revoke(Revocation("acme", "s-9", None, 200.0, 300.0))
-    (new,) = (await stores.directory.revocations_after(newest)).revocations
+    (new,) = (await stores.directory.load_revocations(newest)).revocations
     assert new.session_id == "s-9"
     # The one before is no longer the newest.
     assert await removed(stores, "revocations", expiry(revocations=100.0)) == 1

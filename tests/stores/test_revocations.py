@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import delete, update
 
 from proxy.stores.directory import DirectoryRows, Revocation
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
+from proxy.stores.sql.schema import directory_version, revocations
 from proxy.tenants.directory import REFRESH_SECONDS, Directory
 from proxy.tenants.revoked import SWEEP_EVERY, RevokedSessions
 from tests.stores.conftest import OpenStores
-from tests.stores.records import ACME, PLANS
+from tests.stores.records import ACME, KEY, PLANS
 from tests.support.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
@@ -22,13 +24,15 @@ def database_of(stores: SqlStores) -> Database:
 
 
 class CountedDirectory(SqlDirectory):
-    """Knows how often all of it was read."""
+    """Knows how often all of it was read, and how many revocations with it."""
 
-    readings = 0
+    readings = revocations = 0
 
-    async def load(self) -> DirectoryRows:
+    async def load(self, known: int = 0) -> DirectoryRows:
         self.readings += 1
-        return await super().load()
+        rows = await super().load(known)
+        self.revocations += len(rows.revocations)
+        return rows
 
 
 def revoked(number: int, expires_at: float = 9e9) -> Revocation:
@@ -70,10 +74,53 @@ async def test_other_changes_are_read_as_well(stores: SqlStores, open_stores: Op
     assert store.readings == 2
 
 
+async def test_other_changes_read_no_revocation_again(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    elsewhere, clock = open_stores(database_url).directory, MovableClock()
+    await elsewhere.apply(PLANS, [ACME])
+    for number in range(50):
+        await elsewhere.revoke(revoked(number))
+    store = CountedDirectory(database_of(stores))
+    directory = Directory(store, clock)
+    await directory.snapshot()
+    assert store.revocations == 50
+    for number in range(3):
+        # Also one that was revoked before, of the newest number.
+        await elsewhere.revoke(revoked(49 + number // 2))
+        await elsewhere.apply(PLANS, [{**ACME, "id": f"globex-{number}"}])
+        clock.advance(REFRESH_SECONDS)
+        await directory.refresh()
+    await directory.add_key(KEY)
+    snapshot = await directory.snapshot()
+    assert (store.readings, store.revocations) == (5, 53)
+    assert len(snapshot.tenants) == 4 and len(snapshot.keys) == 1 and len(snapshot.revoked) == 51
+    assert all(snapshot.is_revoked("acme", "alice", f"s-{number}", 0.5) for number in range(51))
+
+
+async def test_another_database_in_its_place_is_read_whole(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    """Its revocations have smaller numbers than those that are known."""
+    clock, database = MovableClock(), database_of(stores)
+    await stores.directory.apply(PLANS, [ACME])
+    for number in range(3):
+        await stores.directory.revoke(revoked(number))
+    directory = Directory(open_stores(database_url).directory, clock)
+    await directory.snapshot()
+    async with database.writing() as connection:
+        await connection.execute(delete(revocations).where(revocations.c.id > 1))
+        await connection.execute(update(directory_version).values(version=99))
+    clock.advance(REFRESH_SECONDS)
+    await directory.refresh()
+    snapshot = await directory.snapshot()
+    assert snapshot.is_revoked("acme", "alice", "s-0", 0.5) and len(snapshot.revoked) == 1
+
+
 async def test_a_revocation_that_takes_the_place_of_one_is_not_overlooked(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
-    """SQLite numbers a row like the last one, if that was deleted."""
+    """SQLite would number a row like the last one, if that was deleted."""
     elsewhere, clock = open_stores(database_url).directory, MovableClock()
     await elsewhere.apply(PLANS, [ACME])
     directory = Directory(stores.directory, clock)

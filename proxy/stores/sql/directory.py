@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.stores.directory import DirectoryRows, NewRevocations, Revocation, TenantKey
+from proxy.stores.directory import DirectoryRows, Revocation, Revocations, TenantKey
 from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
 
@@ -25,17 +25,17 @@ class SqlDirectory:
         async with self._database.reading() as connection:
             return await _version(connection)
 
-    async def load(self) -> DirectoryRows:
+    async def load(self, known: int = 0) -> DirectoryRows:
         async with self._database.reading() as connection:
-            version = await _version(connection)
-            revoked = (await connection.execute(select(schema.revocations))).all()
+            revoked = await _revocations_after(connection, known)
             return DirectoryRows(
-                version=version,
+                version=revoked.version,
                 plans={row.name: row.document for row in await connection.execute(select(schema.plans))},
                 tenants=[row.document for row in await connection.execute(select(schema.tenants))],
                 keys=[TenantKey(**row._mapping) for row in await connection.execute(select(schema.tenant_keys))],
-                revocations=[_revocation(row) for row in revoked],
-                newest_revocation=max((row.id for row in revoked), default=0),
+                revocations=revoked.revocations,
+                newest=revoked.newest,
+                are_all=revoked.are_all,
             )
 
     async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
@@ -64,21 +64,20 @@ class SqlDirectory:
             await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=used_at))
 
     async def revoke(self, revocation: Revocation) -> None:
-        rows = schema.revocations
+        rows, values = schema.revocations, asdict(revocation)
         async with _changing(self._database) as connection:
+            if connection.dialect.name == "sqlite":
+                # Left to itself it would give the number of the last row to the next one, if that row is deleted.
+                values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
             if revocation.session_id is not None:
                 same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
                 await connection.execute(delete(rows).where(same))
-            await connection.execute(insert(rows).values(asdict(revocation)))
+            await connection.execute(insert(rows).values(values))
             await _bump(connection)
 
-    async def revocations_after(self, number: int) -> NewRevocations:
-        rows = schema.revocations
+    async def load_revocations(self, known: int) -> Revocations:
         async with self._database.reading() as connection:
-            version = await _version(connection)
-            found = (await connection.execute(select(rows).where(rows.c.id > number))).all()
-            newest = max((row.id for row in found), default=number)
-            return NewRevocations(version, newest, [_revocation(row) for row in found])
+            return await _revocations_after(connection, known)
 
 
 @asynccontextmanager
@@ -92,6 +91,15 @@ async def _changing(database: Database) -> AsyncIterator[AsyncConnection]:
 
 async def _version(connection: AsyncConnection) -> int:
     return int((await connection.execute(select(schema.directory_version.c.version))).scalar_one())
+
+
+async def _revocations_after(connection: AsyncConnection, known: int) -> Revocations:
+    """Read the revocations behind a number; all of them if the numbers do not reach that far, as in another database."""
+    version, rows = await _version(connection), schema.revocations
+    newest = (await connection.execute(select(func.max(rows.c.id)))).scalar() or 0
+    are_all = not 0 < known <= newest
+    found = await connection.execute(select(rows).where(rows.c.id > (0 if are_all else known)))
+    return Revocations(version, [_revocation(row) for row in found], newest, are_all)
 
 
 async def _bump(connection: AsyncConnection) -> None:
