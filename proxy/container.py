@@ -188,7 +188,16 @@ class Container:
 
     @cached_property
     def admission(self) -> Admission:
-        return Admission(self.catalog, self.owners, self.limiter, self.leases, self.bookkeeper, self.drain, self.files)
+        return Admission(
+            self.catalog,
+            self.owners,
+            self.limiter,
+            self.leases,
+            self.bookkeeper,
+            self.drain,
+            self.files,
+            self.upstream.guard,
+        )
 
     @cached_property
     def idempotency(self) -> Idempotency:

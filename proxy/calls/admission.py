@@ -1,7 +1,7 @@
 """The order of checks before anything is sent to fal: cheap and local first, paid last.
 
 On the list and in the caller's scope -> for a job's status, result, stream or cancel: is it the caller's? -> rate
-limits -> the input -> a concurrency lease -> the quota.
+limits -> fal's health -> the input -> a concurrency lease -> the quota.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.stores.ledger import Job
 from proxy.targets import Target
 from proxy.tenants.caller import Caller
 from proxy.upstream.file_urls import FileUrls
+from proxy.upstream.guard import Guard
 
 
 class Admitted(NamedTuple):
@@ -45,6 +46,7 @@ class Admission:
         bookkeeper: Bookkeeper,
         drain: Drain,
         files: FileUrls,
+        guard: Guard,
     ) -> None:
         self._catalog = catalog
         self._owners = owners
@@ -53,6 +55,7 @@ class Admission:
         self._bookkeeper = bookkeeper
         self._drain = drain
         self._files = files
+        self._guard = guard
 
     async def admit_call(self, call: Call) -> Admitted:
         """Admit a run, stream or submit. Its input is read only for a caller who has calls left.
@@ -62,11 +65,14 @@ class Admission:
             EndpointNotAllowed: not in the catalogue, or not in the caller's scope.
             InvalidInput: the schema or a ceiling of the plan is broken.
             RateLimited, TooManyJobs, QuotaExceeded: a limit is reached; nothing was taken from any other.
+            UpstreamAccountLocked, UpstreamUnavailable: fal fails, and the call would not be sent.
             StoreUnavailable: a limit cannot be checked.
         """
         caller, endpoint = call.caller, self.check_endpoint(call.caller, call.target)
         if not call.is_counted:
             await self._limiter.hit(caller, call.request.scope, polls=False)
+        if self._guard.breakers:
+            self._guard.check(call.target, (caller.tenant.id, caller.subject))
         given = self._files.to_fal(await call.read_input())
         body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
         return Admitted(await self._reserve(call, endpoint, body), body)

@@ -69,6 +69,23 @@ class Guard:
                         await slow_start.news()
         return self._take_probe(target, caller)
 
+    def check(self, target: Target, caller: Hashable) -> None:
+        """Refuse a new call that would not be sent, before anything is taken for it.
+
+        Of the callers who come when a probe is due, one passes. If its call does not follow within a second, another
+        one does.
+
+        Raises:
+            UpstreamAccountLocked, UpstreamUnavailable: it may not be sent.
+        """
+        now = self._clock.now()
+        shut = [breaker for breaker in self._of(target) if breaker.is_open]
+        for breaker in shut:
+            if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now))) > 0:
+                raise _refusal(breaker, wait)
+        for breaker in shut:
+            breaker.claim_probe(now, caller)
+
     def _is_shut(self, target: Target) -> bool:
         return any(breaker.is_open for breaker in self._of(target))
 
@@ -76,7 +93,7 @@ class Guard:
         now = self._clock.now()
         shut = [breaker for breaker in self._of(target) if breaker.is_open]
         for breaker in shut:
-            if (wait := breaker.wait(now, caller)) > 0:
+            if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now, caller))) > 0:
                 raise _refusal(breaker, wait)
         for breaker in shut:
             breaker.take_probe(now, caller)

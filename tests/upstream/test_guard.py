@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +14,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import COUNTING, NEXT, NOTHING, Person, account, asking, limited_proxy, plan, posts, refusal
+from tests.support.limited import (
+    COUNTING,
+    NEXT,
+    NOTHING,
+    Person,
+    account,
+    asking,
+    limited_proxy,
+    per,
+    plan,
+    posts,
+    refusal,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -105,8 +119,55 @@ def test_an_outage_of_a_minute_costs_fal_few_calls(proxy: Stack, sandbox: Sandbo
     assert len(posts(sandbox)) <= 60 and len(held_back) >= 740
     sandbox.clear_faults()
     proxy.clock.advance(25)
-    assert asyncio.run(rush(proxy, tokens[:1]))[0].status_code == 200
+    # One who was not among the last: the caller of the last probe waits longer than others.
+    assert asyncio.run(rush(proxy, tokens[1:2]))[0].status_code == 200
     assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {200}
+
+
+def reservations(folder: Path) -> int:
+    """How many calls the ledger has ever written down, also those that were freed."""
+    with contextlib.closing(sqlite3.connect(folder / "proxy.db", timeout=30)) as database:
+        (number,) = database.execute("SELECT count(*) FROM jobs").fetchone()
+        return int(number)
+
+
+def test_an_outage_writes_nothing_for_calls_that_are_not_sent(
+    proxy: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(200)]
+    sandbox.fault("status", status=503)
+    fail(alice)
+    sandbox.forget()
+    written = reservations(tmp_path)
+    answers = asyncio.run(rush(proxy, tokens))
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(float(answer.headers["retry-after"]) >= 1 for answer in answers)
+    assert posts(sandbox) == [] and reservations(tmp_path) == written
+    # A probe is due: one of them is booked and sent.
+    proxy.clock.advance(2)
+    assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {503}
+    assert len(posts(sandbox)) == 1 and reservations(tmp_path) == written + 1
+    sandbox.clear_faults()
+    proxy.clock.advance(5)
+    assert 200 in {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} and closed(alice) == []
+
+
+def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxControl, tmp_path: Path) -> None:
+    plans = {**PLANS, "spent": plan(quotas=[per("subject", "requests", 5)])}
+    with (
+        limited_proxy(sandbox, tmp_path, plans, environ=GUARDED) as stack,
+        Person(stack, stack.token("carol", tenant="spent")) as carol,
+        Person(stack, stack.token("bob", tenant="plenty")) as bob,
+    ):
+        for _ in range(5):
+            assert carol.run().status_code == 200
+        sandbox.fault("status", status=503, times=5)
+        fail(bob)
+        stack.clock.advance(2)
+        refusal(carol.run(), 402, "quota_exceeded", "subject")
+        refusal(bob.run(), 503, "upstream_unavailable", "upstream")
+        stack.clock.advance(1)
+        assert bob.run().status_code == 200 and closed(bob) == []
 
 
 @pytest.mark.parametrize("reason", ["account_locked", "balance_used_up"])

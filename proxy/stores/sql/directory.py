@@ -94,7 +94,7 @@ async def _version(connection: AsyncConnection) -> int:
 
 
 async def _revocations_after(connection: AsyncConnection, known: int) -> Revocations:
-    """Read the revocations behind a number; all of them if the numbers do not reach that far, as in another database."""
+    """Read the revocations behind a number; all, if no number reaches that far, as in another database."""
     version, rows = await _version(connection), schema.revocations
     newest = (await connection.execute(select(func.max(rows.c.id)))).scalar() or 0
     are_all = not 0 < known <= newest
