@@ -42,8 +42,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_SQLITE_SYNC": "`normal`: a power cut may lose the last commits of a SQLite file; `full`: it loses none",
     "PROXY_STATE_DIR": "a folder, used by this database alone, for ledger entries that a process could not write "
     "before it ended; if unset, a folder beside the SQLite file, and none with PostgreSQL",
-    "PROXY_RETENTION_DAYS": "days for which jobs are kept after they end, and quota accounts after their window; "
-    "daily sums of usage are kept forever",
+    "PROXY_RETENTION_DAYS": "days for which jobs are kept after they end, and quota accounts after their window, from "
+    "1 to 3650; daily sums of usage are kept forever",
     "PROXY_REDIS_URL": "`redis://…`; if unset, each process keeps its counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: refuse calls or let them through while rates cannot be counted",
     "PROXY_ALLOWED_ORIGINS": "page origins that may call for every tenant, comma-separated",
