@@ -4,7 +4,7 @@
 program reads the environment. Every variable that holds a secret can also be given as `NAME_FILE`, a path to a file
 with the value.
 
-Why not pydantic-settings: see "By hand, and why" in docs/architecture.md.
+Why not pydantic-settings: see "Written by hand" in docs/architecture.md.
 """
 
 from proxy.settings.environment import read, read_session_secrets, read_stores
