@@ -26,7 +26,7 @@ from proxy.routes.operations import livez_route
 from proxy.settings import Settings
 from proxy.startup import Startup
 from proxy.stores.base import Stores
-from proxy.stores.batching import Patience
+from proxy.stores.batching import LedgerTimeouts
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
@@ -54,7 +54,7 @@ def create_app(
     drain: Drain | None = None,
     reconciles: bool = True,
     read_settings: Callable[[], Settings] | None = None,
-    patience: Patience | None = None,
+    ledger_timeouts: LedgerTimeouts | None = None,
     page: ASGIApp | None = None,
 ) -> Starlette:
     """The proxy as an ASGI application.
@@ -62,7 +62,7 @@ def create_app(
     Args:
         transport: how fal is reached; the fast one if not given.
         timeouts: how long fal may be silent; for tests that cannot wait that long.
-        patience: how long callers wait for the ledger; for such tests too.
+        ledger_timeouts: how long callers wait for the ledger; for such tests too.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
@@ -90,7 +90,7 @@ def create_app(
         counters=counters or open_counters(settings),
         clock=clock,
         drain=drain or Drain(settings.server.drain_seconds),
-        patience=patience,
+        ledger_timeouts=ledger_timeouts,
     )
     _observe(parts)
     reloader = read_settings and _reloader(parts, read_settings)
@@ -151,7 +151,7 @@ def open_counters(settings: Settings) -> Counters:
 def _observe(parts: Container) -> None:
     """Let the metrics read what the parts hold."""
     hub, streams, breakers = parts.hub, parts.streams, parts.upstream.guard.open_names
-    parts.metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), parts.bookkeeper.waiting)
+    parts.metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), parts.quotas.waiting)
 
 
 def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
@@ -220,7 +220,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         await startup.begin()
-        parts.bookkeeper.start()
+        parts.quotas.start()
         await parts.leases.keeper.start()
         if reconciles:
             parts.reconciler.start()
@@ -232,7 +232,7 @@ def _lifespan(
             yield {"drain": parts.drain, "metrics": parts.metrics, "reload": reloader and reloader.request}
         finally:
             # First: the rest may take longer than this process has.
-            await parts.bookkeeper.spool()
+            await parts.quotas.spool()
             await startup.close()
             if reloader is not None:
                 await reloader.close()
@@ -241,7 +241,7 @@ def _lifespan(
             await parts.reconciler.close()
             await parts.cleaner.close()
             await parts.idempotency.close()
-            await parts.bookkeeper.close()
+            await parts.quotas.close()
             await parts.directory.close()
             await parts.leases.keeper.close()
             await parts.counters.close()

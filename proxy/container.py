@@ -28,14 +28,14 @@ from proxy.jobs.retention import Cleaner
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.watches import watches_per_tenant
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.limits.rates import RateLimiter, flood_guard
 from proxy.limits.retries import RetryAllowance
 from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
 from proxy.settings import Settings
 from proxy.stores.base import Stores
-from proxy.stores.batching import Patience
+from proxy.stores.batching import LedgerTimeouts
 from proxy.stores.counters.base import Counters
 from proxy.stores.spool import Spool
 from proxy.telemetry.metrics import Metrics
@@ -57,7 +57,7 @@ class Container:
     Only the composition root knows this: a part is given the others that it works with.
 
     Args:
-        patience: how long callers wait for the ledger; the default if None.
+        ledger_timeouts: how long callers wait for the ledger; the default if None.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Container:
         counters: Counters,
         clock: Clock,
         drain: Drain,
-        patience: Patience | None = None,
+        ledger_timeouts: LedgerTimeouts | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -82,7 +82,7 @@ class Container:
         self.clock = clock
         self.drain = drain
         self.public_url = settings.server.public_url
-        self._patience = patience
+        self._ledger_timeouts = ledger_timeouts
         self._fails_open = settings.stores.rate_limit_on_error == "open"
 
     # Who asks.
@@ -120,9 +120,9 @@ class Container:
         return Leases(self.counters, self.stores.ledger, self.clock, fails_open=self._fails_open, failed=failed)
 
     @cached_property
-    def bookkeeper(self) -> Bookkeeper:
+    def quotas(self) -> Quotas:
         spool = Spool(self.settings.stores.spool_folder)
-        return Bookkeeper(self.stores.ledger, self.clock, self._patience, spool)
+        return Quotas(self.stores.ledger, self.clock, self._ledger_timeouts, spool)
 
     @cached_property
     def retries(self) -> RetryAllowance:
@@ -153,7 +153,7 @@ class Container:
 
     @cached_property
     def settlement(self) -> Settlement:
-        return Settlement(self.bookkeeper, self.leases, self.catalog, self.clock)
+        return Settlement(self.quotas, self.leases, self.catalog, self.clock)
 
     @cached_property
     def queue(self) -> FalQueue:
@@ -193,7 +193,7 @@ class Container:
             self.owners,
             self.limiter,
             self.leases,
-            self.bookkeeper,
+            self.quotas,
             self.drain,
             self.files,
             self.upstream.guard,
@@ -214,7 +214,7 @@ class Container:
             upstream=self.upstream,
             queue=self.queue,
             settlement=self.settlement,
-            bookkeeper=self.bookkeeper,
+            quotas=self.quotas,
             owners=self.owners,
             idempotency=self.idempotency,
             limiter=self.limiter,
@@ -255,7 +255,7 @@ class Container:
 
     @cached_property
     def transfers(self) -> Transfers:
-        return Transfers(self.bookkeeper, self.stores.ledger, self.retries, self.clock)
+        return Transfers(self.quotas, self.stores.ledger, self.retries, self.clock)
 
     @cached_property
     def parts(self) -> Parts:

@@ -93,8 +93,8 @@ class Reloader:
         has_changed = settings.config_path is not None and await self._directory.apply(file)
         self._catalog.replace(catalog)
         replaced = self._replace_secrets(settings)
-        facts = {"plans": "changed" if has_changed else "unchanged", "secrets": " ".join(replaced) or "unchanged"}
-        _log.info("configuration reloaded", extra={"facts": facts})
+        fields = {"plans": "changed" if has_changed else "unchanged", "secrets": " ".join(replaced) or "unchanged"}
+        _log.info("configuration reloaded", extra={"log_fields": fields})
 
     def _read(self) -> tuple[Settings, PlanFile, Catalog]:
         """Everything there is, or every problem."""
@@ -131,11 +131,11 @@ class Reloader:
             ("PROXY_REDIS_URL", new.stores.redis_url == self._started_with.stores.redis_url),
         ):
             if not is_same:
-                _log.warning("a changed setting needs a restart", extra={"facts": {"setting": name}})
+                _log.warning("a changed setting needs a restart", extra={"log_fields": {"setting": name}})
         self._current = new
         return replaced
 
 
 def _log_problems(problems: list[str]) -> None:
     for problem in problems:
-        _log.error("configuration not reloaded", extra={"facts": {"problem": problem}})
+        _log.error("configuration not reloaded", extra={"log_fields": {"problem": problem}})

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from proxy.errors import StoreUnavailable
 
-#: Pauses between attempts; the last one repeats.
-PAUSES = (0.5, 1.0, 2.0, 5.0)
+#: Waits between attempts; the last one repeats.
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +30,12 @@ class Startup:
     async def _try_again(self) -> None:
         attempts = 0
         while True:
-            await asyncio.sleep(PAUSES[min(attempts, len(PAUSES) - 1)])
+            await asyncio.sleep(BACKOFF_SECONDS[min(attempts, len(BACKOFF_SECONDS) - 1)])
             attempts += 1
             if await self._succeeds():
-                _log.info("the database answers: prepared after the start", extra={"facts": {"attempts": attempts}})
+                _log.info(
+                    "the database answers: prepared after the start", extra={"log_fields": {"attempts": attempts}}
+                )
                 return
 
     async def _succeeds(self) -> bool:
@@ -42,8 +44,8 @@ class Startup:
         except StoreUnavailable as problem:
             if problem.message != self._problem:
                 self._problem = problem.message
-                facts = {"problem": problem.message, "setting": "PROXY_DATABASE_URL"}
-                _log.error("started, but not ready: the database is tried again", extra={"facts": facts})
+                fields = {"problem": problem.message, "setting": "PROXY_DATABASE_URL"}
+                _log.error("started, but not ready: the database is tried again", extra={"log_fields": fields})
             return False
         except Exception:
             if self._trying is None:

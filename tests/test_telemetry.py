@@ -136,10 +136,10 @@ def test_nor_does_any_other(text: str, form: str) -> None:
 
 def check_line(log: Log, form: str, text: str) -> None:
     expected = Redactor(SECRETS).clean(text)
-    found = parse(form, log("an event", extra={"facts": {"subject": text, "status": 403}}))
+    found = parse(form, log("an event", extra={"log_fields": {"subject": text, "status": 403}}))
     assert found["subject"] == expected and str(found["status"]) == "403" and found["message"] == "an event"
     assert set(found) - {"logger"} == {"time", "level", "message", "subject", "status"}
-    found = parse(form, log("%s", text, extra={"facts": {"status": 403}}))
+    found = parse(form, log("%s", text, extra={"log_fields": {"status": 403}}))
     assert set(found) - {"logger"} == {"time", "level", "message", "status"} and str(found["status"]) == "403"
     assert found["message"] == expected or (form == "text" and found["message"].strip() == expected.strip())
 
@@ -173,7 +173,7 @@ def spelled(secret: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [*spelled(AWKWARD), *spelled(PLAIN), *spelled("p@ss/w0rd-of-it"), "of-the-key"])
 def test_a_secret_is_redacted_however_it_is_spelled(log: Log, form: str, text: str) -> None:
-    found = parse(form, log("at %s", text, extra={"facts": {"subject": f"<{text}>"}}))
+    found = parse(form, log("at %s", text, extra={"log_fields": {"subject": f"<{text}>"}}))
     for shown in (found["message"], found["subject"]):
         assert HIDDEN in shown
         assert not any(part in shown for part in ("tail", "secret", "w0rd", "of-the-key")), shown
@@ -185,8 +185,8 @@ def test_what_is_no_secret_stays(log: Log, form: str) -> None:
 
 
 def test_facts_of_any_type_have_a_line(log: Log, form: str) -> None:
-    facts = {"large": 2**80, "none": None, "yes": True, "list": [PLAIN, 1], "object": Secret(PLAIN), "part": 0.5}
-    found = parse(form, log("an event", extra={"facts": facts}))
+    fields = {"large": 2**80, "none": None, "yes": True, "list": [PLAIN, 1], "object": Secret(PLAIN), "part": 0.5}
+    found = parse(form, log("an event", extra={"log_fields": fields}))
     # A text has Python's words for what JSON has its own for.
     assert [str(found[name]) for name in ("large", "none", "yes", "part")] == [str(2**80), "None", "True", "0.5"]
     assert (found["list"], found["object"]) == ("['****', 1]", "****")

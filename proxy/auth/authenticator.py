@@ -47,8 +47,8 @@ class Authenticator:
         self.cookie = SessionCookie(is_secure=not settings.dev)
         self._origins = settings.server.allowed_origins | {settings.server.own_origin}
         #: By token, the callers of one reading of the directory: what it says of a session holds until the next one.
-        self._kept: LRUCache[str, Caller] = LRUCache(KEPT)
-        self._kept_for: Snapshot | None = None
+        self._cached: LRUCache[str, Caller] = LRUCache(KEPT)
+        self._cached_for: Snapshot | None = None
         self._touched: LRUCache[str, float] = LRUCache(KEPT)
         self._touching: set[asyncio.Task[None]] = set()
 
@@ -66,12 +66,12 @@ class Authenticator:
         if place == "authorization" and text.startswith(keys.PREFIX):
             return self._tenant_caller(text, snapshot)
         session = self._sessions.verify(text)
-        if snapshot is not self._kept_for:
-            self._kept_for = snapshot
-            self._kept.clear()
-        caller = self._kept.get(text)
+        if snapshot is not self._cached_for:
+            self._cached_for = snapshot
+            self._cached.clear()
+        caller = self._cached.get(text)
         if caller is None:
-            caller = self._kept[text] = _session_caller(session, snapshot)
+            caller = self._cached[text] = _session_caller(session, snapshot)
         if place == "cookie":
             self._check_origin(request, caller.tenant)
         return caller

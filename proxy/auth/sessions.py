@@ -1,6 +1,6 @@
 """Session tokens: short-lived, signed, for one end user of one tenant. The only user of itsdangerous.
 
-A token carries its facts and a signature (HMAC with SHA-256); nothing is stored until one is revoked. The key ring is
+A token carries its fields and a signature (HMAC with SHA-256); nothing is stored until one is revoked. The key ring is
 newest first: the first secret signs, all of them verify, so that secrets can be rotated without logging anyone out.
 """
 

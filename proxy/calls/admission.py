@@ -18,7 +18,7 @@ from proxy.errors import EndpointNotAllowed, TooManyJobs
 from proxy.jobs.ownership import Ownership
 from proxy.limits.inputs import check_input
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper, ceilings, new_job
+from proxy.limits.quotas import Quotas, ceilings, new_job
 from proxy.limits.rates import RateLimiter
 from proxy.stores.ledger import Job
 from proxy.targets import Target
@@ -43,7 +43,7 @@ class Admission:
         owners: Ownership,
         limiter: RateLimiter,
         leases: Leases,
-        bookkeeper: Bookkeeper,
+        quotas: Quotas,
         drain: Drain,
         files: FileUrls,
         guard: Guard,
@@ -52,7 +52,7 @@ class Admission:
         self._owners = owners
         self._limiter = limiter
         self._leases = leases
-        self._bookkeeper = bookkeeper
+        self._quotas = quotas
         self._drain = drain
         self._files = files
         self._guard = guard
@@ -123,14 +123,14 @@ class Admission:
 
     async def _reserve(self, call: Call, endpoint: Endpoint, body: dict[str, Any]) -> Job:
         """Take a lease and reserve the quota, or neither."""
-        caller, amounts, now = call.caller, ceilings(endpoint, body), self._bookkeeper.now()
+        caller, amounts, now = call.caller, ceilings(endpoint, body), self._quotas.now()
         kind = call.target.kind.value
         job = new_job(caller.terms, caller.tenant.id, caller.subject, kind, endpoint.id, amounts, now)
         if call.job_id is not None:
             job = replace(job, id=call.job_id)
         try:
-            await self._leases.acquire(job, caller.terms.slots)
-            await self._bookkeeper.reserve(job)
+            await self._leases.acquire(job, caller.terms.leases)
+            await self._quotas.reserve(job)
         except TooManyJobs:
             raise
         except BaseException:

@@ -38,7 +38,7 @@ MOST_KEPT_BYTES = 1024 * 1024
 LOOK_SECONDS, PATIENCE_SECONDS = 0.2, 60.0
 #: A call is booked before its answer is kept: only when none comes for a while after that, it was lost.
 LOOKS_AFTER_END = 5
-#: A call that no process makes any more is over. One that was only frozen takes its slots again within two seconds.
+#: A call that no process makes any more is over. One that was only frozen takes its leases again within two seconds.
 LOOKS_WHILE_IDLE = 15
 #: A key whose job was never even noted is free for the next one after this: longer than a slow database may take for
 #: the claim and for the reservation, so that the first call is not still to come.

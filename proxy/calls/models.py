@@ -19,7 +19,7 @@ from proxy.http.disconnect import CallerGone, Disconnect, cancel_on_disconnect
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.ownership import Ownership
 from proxy.jobs.settlement import Settlement, UsageReport, parse_document
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.limits.rates import RateLimiter
 from proxy.limits.streams import OpenStreams
 from proxy.stores.ledger import Job
@@ -54,7 +54,7 @@ class ModelHandler:
         upstream: Upstream,
         queue: FalQueue,
         settlement: Settlement,
-        bookkeeper: Bookkeeper,
+        quotas: Quotas,
         owners: Ownership,
         idempotency: Idempotency,
         limiter: RateLimiter,
@@ -65,7 +65,7 @@ class ModelHandler:
         self._upstream = upstream
         self._queue = queue
         self._settlement = settlement
-        self._bookkeeper = bookkeeper
+        self._quotas = quotas
         self._owners = owners
         self._idempotency = idempotency
         self._limiter = limiter
@@ -122,7 +122,7 @@ class ModelHandler:
             UpstreamAmbiguous: fal has a job that its caller will not be able to see.
         """
         try:
-            is_written = await self._bookkeeper.accept(job, request_id)
+            is_written = await self._quotas.accept(job, request_id)
         except (StoreUnavailable, NotFound):
             await self._settlement.charge_unseen(job)
             raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None

@@ -40,8 +40,8 @@ def sessions_mint(
     seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
     token, session = Sessions(ring, SystemClock()).mint(tenant, subject, seconds, endpoints=endpoint or None)
     say(f"session {session.id} for {subject} of {tenant}, until {to_iso(session.expires_at)}")
-    facts = {"id": session.id, "subject": subject, "expires_at": to_iso(session.expires_at), "token": token}
-    print(to_json(facts) if as_json else token)
+    fields = {"id": session.id, "subject": subject, "expires_at": to_iso(session.expires_at), "token": token}
+    print(to_json(fields) if as_json else token)
 
 
 @sessions.command("revoke")

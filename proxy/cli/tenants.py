@@ -42,8 +42,8 @@ def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
     """One tenant, with the limits of its plan."""
     snapshot = run_on_database(read_snapshot)
     found = find_tenant(snapshot, tenant)
-    facts = _tenant_facts(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
-    print(to_json(facts) if as_json else orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
+    fields = _tenant_facts(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
+    print(to_json(fields) if as_json else orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode())
 
 
 @tenants.command("schema")

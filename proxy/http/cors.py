@@ -124,14 +124,14 @@ class Cors(CORSMiddleware):
             self._check(scope)
         except RateLimited as unheard:
             return self._respond(unheard, scope)
-        facts = {
+        fields = {
             "origin": asked["origin"][:MAX_FACT_CHARS],
             "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
             "wanted_headers": asked.get("access-control-request-headers", "")[:MAX_FACT_CHARS],
         }
         if not self.is_allowed_origin(asked["origin"]):
-            facts["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
-        bind(scope, **facts)
+            fields["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
+        bind(scope, **fields)
         return self._respond(OriginNotAllowed(f"This call is not open to that page ({why})."), scope)
 
     def _respond(self, error: ProxyError, scope: Scope) -> Response:

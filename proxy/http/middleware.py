@@ -98,7 +98,7 @@ class RequestContext:
             self._budget.spend(scope)
         level = logging.DEBUG if scope["state"].get(QUIET) else logging.INFO
         if _access.isEnabledFor(level):
-            facts = {
+            fields = {
                 "request_id": request_id,
                 "method": scope["method"],
                 "route": surface,
@@ -106,7 +106,7 @@ class RequestContext:
                 "milliseconds": round(seconds * 1000, 1),
                 **scope["state"].get(FIELDS, {}),
             }
-            _access.log(level, "request", extra={"facts": facts})
+            _access.log(level, "request", extra={"log_fields": fields})
 
 
 def _well_formed(request_id: str | None) -> str | None:

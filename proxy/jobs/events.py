@@ -25,7 +25,7 @@ from proxy.errors import BadRequest, BadUpstream, NotFound, ProxyError, Unavaila
 from proxy.jobs.opening import JobUnknown
 from proxy.jobs.settlement import parse_document
 from proxy.jobs.updates import Rewrite, Update
-from proxy.jobs.watch import ATTEMPTS, PAUSES_SECONDS, Watch
+from proxy.jobs.watch import ATTEMPTS, BACKOFF_SECONDS, Watch
 from proxy.upstream import sse
 from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, BufferedResponse, StreamBroken
 
@@ -132,7 +132,7 @@ async def job_events(
         # What fal says of it now is its result.
         pass
     except (StreamBroken, ProxyError) as failure:
-        _log.info("job event stream ended early", extra={"facts": {"reason": str(failure)}})
+        _log.info("job event stream ended early", extra={"log_fields": {"reason": str(failure)}})
         yield sse.retry(TROUBLE_SECONDS)
         if watch.latest is None:
             # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
@@ -151,11 +151,11 @@ async def begin_with(first: bytes, events: AsyncGenerator[bytes, None]) -> Async
 
 async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
     """The event with the result of the job; None if fal does not give it for now."""
-    for pause in (*PAUSES_SECONDS[:3], None):
+    for pause in (*BACKOFF_SECONDS[:3], None):
         try:
             result = await fetch()
         except (BadUpstream, UpstreamTimeout, Unavailable) as problem:
-            _log.info("result not fetched", extra={"facts": {"problem": problem.code}})
+            _log.info("result not fetched", extra={"log_fields": {"problem": problem.code}})
             if pause is None:
                 return None
             await asyncio.sleep(pause)

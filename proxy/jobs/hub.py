@@ -18,7 +18,7 @@ from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.opening import TURNS_PER_SECOND, StreamOpener
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
-from proxy.jobs.watch import PAUSES_SECONDS, Watch
+from proxy.jobs.watch import BACKOFF_SECONDS, Watch
 from proxy.jobs.watches import MOST_WATCHES, Watches
 from proxy.recurring import Recurring
 from proxy.stores.ledger import Job
@@ -44,7 +44,7 @@ class Hub:
         settlement: Settlement,
         clock: Clock,
         drain: Drain,
-        pauses: Sequence[float] = PAUSES_SECONDS,
+        backoff: Sequence[float] = BACKOFF_SECONDS,
         turns_per_second: float = TURNS_PER_SECOND,
         most: int = MOST_WATCHES,
         most_per_tenant: Callable[[], int] = lambda: MOST_WATCHES,
@@ -54,7 +54,7 @@ class Hub:
         self._opener = StreamOpener(upstream, turns_per_second)
         self._clock = clock
         self._drain = drain
-        self._pauses = pauses
+        self._backoff = backoff
         self._watches = Watches(most, most_per_tenant)
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._sweeping = Recurring("sweep of followed jobs", self.sweep, lambda: SWEEP_SECONDS)
@@ -150,7 +150,7 @@ class Hub:
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
             on_status, now = self._settlement.record_status, self._clock.now()
-            watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._pauses)
+            watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._backoff)
             self._watches.add(id_, watch)
             watch.start(self._over)
         return watch

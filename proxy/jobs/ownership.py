@@ -20,7 +20,7 @@ class Ownership:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         #: By owner too: another user's job is looked for in the ledger, like one that is not there, every time.
-        self._kept: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
+        self._cached: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
 
     async def find(self, target: Target, caller: Caller) -> Job:
         """The job a target names. Its state may be older than the ledger's; its owner is not.
@@ -39,7 +39,7 @@ class Ownership:
         Raises:
             NotFound: there is none, or it is not this caller's.
         """
-        job = self._kept.get((caller.tenant.id, caller.subject, request_id))
+        job = self._cached.get((caller.tenant.id, caller.subject, request_id))
         if job is None or not _is_open_to(caller, job):
             job = await self._ledger.find(request_id)
             if job is None or not _is_open_to(caller, job):
@@ -49,7 +49,7 @@ class Ownership:
 
     def keep(self, job: Job) -> None:
         """Remember whose a job is that was just accepted."""
-        self._kept[job.tenant, job.subject, job.request_id or ""] = job
+        self._cached[job.tenant, job.subject, job.request_id or ""] = job
 
 
 def _is_open_to(caller: Caller, job: Job) -> bool:

@@ -95,9 +95,9 @@ class Reconciler:
             try:
                 await self._look_after(job)
             except ProxyError as problem:
-                _log.info("job not looked after", extra={"facts": {"job": job.id, "problem": problem.code}})
+                _log.info("job not looked after", extra={"log_fields": {"job": job.id, "problem": problem.code}})
             except Exception:
-                _log.exception("job not looked after", extra={"facts": {"job": job.id}})
+                _log.exception("job not looked after", extra={"log_fields": {"job": job.id}})
 
     async def _look_after(self, job: Job) -> None:
         if job.expires_at <= self._clock.now() and job.kind == UPLOAD:
@@ -122,7 +122,7 @@ class Reconciler:
             await self._settlement.charge(job)
         elif report.state is None or report.document is None:
             # No word of the job: it is asked again, and if none ever comes, its time ends.
-            _log.warning("state of a job unknown", extra={"facts": {"job": job.id, "status": report.reply.status}})
+            _log.warning("state of a job unknown", extra={"log_fields": {"job": job.id, "status": report.reply.status}})
         elif report.state != COMPLETED:
             await self._lives(job)
         elif self._settlement.reports_tokens(job) and not report.document.get("error"):

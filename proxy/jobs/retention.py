@@ -77,7 +77,7 @@ class Cleaner:
         finally:
             if removed:
                 seconds = round(loop.time() - began, 3)
-                _log.info("expired rows removed", extra={"facts": {**removed, "seconds": seconds}})
+                _log.info("expired rows removed", extra={"log_fields": {**removed, "seconds": seconds}})
         return removed
 
     async def _expiry(self) -> Expiry:

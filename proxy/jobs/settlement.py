@@ -20,7 +20,7 @@ from proxy.clock import Clock
 from proxy.errors import NOTHING_RAN, ProxyError
 from proxy.limits.inputs import MAX_TOKENS
 from proxy.limits.leases import LEASE_SECONDS, Leases
-from proxy.limits.quotas import MILLION, Bookkeeper
+from proxy.limits.quotas import MILLION, Quotas
 from proxy.numbers import bounded, parse_decimal
 from proxy.stores.ledger import Job
 
@@ -43,12 +43,12 @@ class UsageReport(NamedTuple):
 class Settlement:
     """Books what calls used, and ends their leases."""
 
-    def __init__(self, bookkeeper: Bookkeeper, leases: Leases, catalog: Catalog, clock: Clock) -> None:
-        self._bookkeeper = bookkeeper
+    def __init__(self, quotas: Quotas, leases: Leases, catalog: Catalog, clock: Clock) -> None:
+        self._quotas = quotas
         self._leases = leases
         self._catalog = catalog
         self._clock = clock
-        #: The jobs that are booked, with whether their slot was returned too.
+        #: The jobs that are booked, with whether their lease was released too.
         self._ended: LRUCache[str, bool] = LRUCache(REMEMBERED)
         self._renewed: LRUCache[str, float] = LRUCache(REMEMBERED)
 
@@ -129,7 +129,7 @@ class Settlement:
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
         slot_is_free = self._ended.get(job.id, False)
         # First, so that it is on its way even if what follows is cancelled.
-        booking = None if job.id in self._ended else self._bookkeeper.settle(job.id, used)
+        booking = None if job.id in self._ended else self._quotas.settle(job.id, used)
         if frees_slot and not slot_is_free:
             await self.release_lease(job)
         try:
@@ -152,7 +152,7 @@ class Settlement:
         try:
             await self._leases.renew(job)
         except ProxyError as problem:
-            _log.warning("the slot of job %s could not be kept: %s", job.id, problem.code)
+            _log.warning("lease not renewed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
 
     async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
         """Learn from a status document of fal's queue."""
@@ -212,6 +212,6 @@ def _tokens_of(job: Job, body: Any) -> int | None:
 def _believed(job: Job, what: str, report: object, number: N | None) -> N | None:
     """The number in a report. One that no call can have used is logged, and booked as if fal had reported none."""
     if number is None and report is not None:
-        facts = {"job": job.id, "what": what, "report": repr(report)[:_MAX_SHOWN]}
-        _log.warning("usage report ignored", extra={"facts": facts})
+        fields = {"job": job.id, "what": what, "report": repr(report)[:_MAX_SHOWN]}
+        _log.warning("usage report ignored", extra={"log_fields": fields})
     return number

@@ -42,7 +42,7 @@ class Log:
 
     def add(self, lines: Iterable[Any]) -> None:
         """Take up the lines that are new: a stream that is opened again begins with those that are known."""
-        for encoded in self._unknown([_kept(line) for line in lines]):
+        for encoded in self._unknown([_encode_json(line) for line in lines]):
             self._known.add(encoded)
             self._lines.append(encoded)
             self.bytes += len(encoded)
@@ -119,9 +119,9 @@ class Update:
         if "logs" in document or (first_line is not None and self.lines):
             has_none = first_line is None or (document.get("logs") is None and not self.lines)
             document["logs"] = None if has_none else self.log.between(first_line or 0, self.lines)
-        return _kept(rewrite(self.endpoint, document) if rewrite else document)
+        return _encode_json(rewrite(self.endpoint, document) if rewrite else document)
 
 
-def _kept(document: Any) -> bytes:
+def _encode_json(document: Any) -> bytes:
     """JSON that takes as much memory as it is long: what orjson gives has room for four kilobytes."""
     return bytes(memoryview(orjson.dumps(document)))

@@ -27,13 +27,13 @@ from proxy.upstream.relay import StreamBroken, read_events
 #: The longest pauses before a stream is opened again, by how many in a row brought no news; when so many in a row
 #: failed, its readers are cut off. Each pause is a random part of that (full jitter), and then the stream waits for a
 #: turn.
-PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
+BACKOFF_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
 #: How often the stream may fail before its first word reaches an event stream; polls ask fal itself after one failure.
 ATTEMPTS = 3
 #: How long the end of a stream is waited for after the end of its job.
 ENDING_SECONDS = 0.25
 #: Updates that a reader may lag behind before those between are left out.
-KEPT_UPDATES = 32
+MOST_LAG = 32
 _log = logging.getLogger(__name__)
 
 Fetch = Callable[[Job], Awaitable[dict[str, Any] | None]]
@@ -47,7 +47,7 @@ class Watch:
         open_: opens the job's status stream at fal, as `StreamOpener.open`.
         fetch: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
         on_status: called with each document before any reader gets it.
-        pauses: seconds between attempts to open the stream, as `PAUSES_SECONDS`.
+        backoff: seconds between attempts to open the stream, as `BACKOFF_SECONDS`.
 
     Attributes:
         readers: how many event streams read it.
@@ -62,18 +62,18 @@ class Watch:
         fetch: Fetch,
         on_status: OnStatus,
         used_at: float,
-        pauses: Sequence[float] = PAUSES_SECONDS,
+        backoff: Sequence[float] = BACKOFF_SECONDS,
     ) -> None:
         self.job = job
         self._open = open_
         self._fetch = fetch
         self._on_status = on_status
-        self._pauses = pauses
+        self._backoff = backoff
         self._has_tried = False
         self._missed = False
         self._log = Log()
-        self._kept: list[Update] = []
-        self._told = 0
+        self._recent: list[Update] = []
+        self._count = 0
         self._failures = 0
         self._fruitless = 0
         self._failure: Exception | None = None
@@ -92,13 +92,13 @@ class Watch:
             raise StreamBroken("the job has ended")
 
         watch = cls(job, nothing, nothing, nothing, 0)
-        watch._kept.append(last)
-        watch._told, watch._is_over = 1, True
+        watch._recent.append(last)
+        watch._count, watch._is_over = 1, True
         return watch
 
     @property
     def latest(self) -> Update | None:
-        return self._kept[-1] if self._kept else None
+        return self._recent[-1] if self._recent else None
 
     @property
     def is_over(self) -> bool:
@@ -160,11 +160,11 @@ class Watch:
         number, lines = 0, 0
         knows_place = False
         while True:
-            if self._told and not knows_place:
+            if self._count and not knows_place:
                 (number, lines), knows_place = self._place_of(after), True
-            while number < self._told:
-                number = number + 1 if self._told - number <= len(self._kept) else self._told
-                update = self._kept[number - self._told - 1]
+            while number < self._count:
+                number = number + 1 if self._count - number <= len(self._recent) else self._count
+                update = self._recent[number - self._count - 1]
                 yield update, min(lines, update.lines)
                 if update.is_last:
                     return
@@ -172,24 +172,24 @@ class Watch:
             if knows_place and self.latest and self.latest.is_last:
                 # A reader who comes back after the last update has them all.
                 return
-            if self._is_over or (not self._told and self._has_failed(ATTEMPTS)):
+            if self._is_over or (not self._count and self._has_failed(ATTEMPTS)):
                 raise self._end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._waiters.wait()
-            if number == self._told and not self._is_over:
+            if number == self._count and not self._is_over:
                 yield None
 
     def _place_of(self, after: str | None) -> tuple[int, int]:
         """The number of the update with a mark, and the lines that its reader has; for an unknown one, of the last
         but one, and as many lines as the mark says."""
         if after is None:
-            return self._told - 1, 0
-        first = self._told - len(self._kept) + 1
-        for number, update in reversed(list(enumerate(self._kept, first))):
+            return self._count - 1, 0
+        first = self._count - len(self._recent) + 1
+        for number, update in reversed(list(enumerate(self._recent, first))):
             if update.mark == after:
                 return number, update.lines
-        return self._told - 1, int(after.rpartition(".")[2])
+        return self._count - 1, int(after.rpartition(".")[2])
 
     async def _follow(self, when_over: Callable[[Watch], None]) -> None:
         try:
@@ -224,16 +224,16 @@ class Watch:
         self._failures += 1
         self._fruitless += 1
         self.notify()
-        if self._failures > len(self._pauses):
+        if self._failures > len(self._backoff):
             raise StreamBroken("fal's status stream does not come back")
-        longest = self._pauses[min(self._fruitless, len(self._pauses)) - 1]
+        longest = self._backoff[min(self._fruitless, len(self._backoff)) - 1]
         await asyncio.sleep(random.uniform(0, longest))
 
     async def _read(self, response: Answer) -> None:
         self._missed = False
         last: dict[str, Any] | None = None
         try:
-            async with asyncio.timeout(None) as patience, aclosing(read_events(response, self._miss)) as events:
+            async with asyncio.timeout(None) as timeout, aclosing(read_events(response, self._miss)) as events:
                 async for event in events:
                     document = self._understood(event.document)
                     # The next one may be long in coming.
@@ -246,7 +246,7 @@ class Watch:
                     elif document["status"] == COMPLETED:
                         # Read on to the end of the stream: its connection can be used again, too.
                         last = document
-                        patience.reschedule(asyncio.get_running_loop().time() + ENDING_SECONDS)
+                        timeout.reschedule(asyncio.get_running_loop().time() + ENDING_SECONDS)
                     else:
                         await self._learn(document)
                         if self.latest and self.latest.is_last:
@@ -293,7 +293,7 @@ class Watch:
                 latest.forget_whole_log()
             known = 0 if latest is None else latest.lines
             update = Update(self.job.endpoint, document, self._log, len(self._log), known)
-            self._kept = [*self._kept[1 - KEPT_UPDATES :], update]
-            self._told += 1
+            self._recent = [*self._recent[1 - MOST_LAG :], update]
+            self._count += 1
             self._fruitless = 0
             self.notify()

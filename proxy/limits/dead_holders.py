@@ -49,5 +49,5 @@ class DeadHolders:
             ended = {lease: () if lease in queued else keys for lease, keys in leases.items()}
             now = self._clock.now()
             await self._counters.holder.free(holder, ended, now, now + HOLDER_SECONDS)
-            facts = {"holder": holder, "calls": len(leases) - len(queued), "jobs": len(queued)}
-            _log.info("leases of a dead process ended", extra={"facts": facts})
+            fields = {"holder": holder, "calls": len(leases) - len(queued), "jobs": len(queued)}
+            _log.info("leases of a dead process ended", extra={"log_fields": fields})

@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from proxy.clock import Clock
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.limits.dead_holders import HOLDER_SECONDS, DeadHolders
-from proxy.limits.pools import keys_of
+from proxy.limits.lease_scopes import scope_keys
 from proxy.limits.quotas import UPLOAD
-from proxy.stores.counters.base import Beat, Counters, LeasesLost, Pool
+from proxy.stores.counters.base import Beat, Counters, LeaseScope, LeasesLost
 from proxy.stores.ledger import Ledger, OpenJob
 
-#: Without any word of a job its slot is free again after this; every word renews it.
+#: Without any word of a job its lease ends after this; every word renews it.
 LEASE_SECONDS = 600.0
 #: How often a process gives a sign of life. A dead one is looked at twice, one beat apart, when its last sign no longer
-#: counts: its slots are free ten seconds after its end at the latest.
+#: counts: its leases end ten seconds after its end at the latest.
 BEAT_SECONDS = 2.0
 #: Beats after which the lease of a call that still runs is renewed: long before it expires.
 RENEW_BEATS = 75
@@ -38,7 +38,7 @@ class LeaseKeeper:
         self._counters = counters
         self._ledger = ledger
         self._clock = clock
-        #: What ends with this process: pools by lease, and the beat at which it was taken or renewed, oldest first.
+        #: What ends with this process: scopes by lease, and the beat at which it was taken or renewed, oldest first.
         self._held: dict[str, tuple[Sequence[str], int]] = {}
         self._handed_over: list[str] = []
         self._returns: dict[str, Sequence[str]] = {}
@@ -54,8 +54,8 @@ class LeaseKeeper:
         self._recovery: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def acquire(self, lease: str, pools: Sequence[Pool]) -> int | None:
-        """Take a lease of every pool, or of none; the place of a pool that is full, else None.
+    async def acquire(self, lease: str, scopes: Sequence[LeaseScope]) -> int | None:
+        """Take a lease of every scope, or of none; the place of a scope that is full, else None.
 
         Raises:
             StoreUnavailable: the counters do not answer, or lost their data, and the ledger does not answer.
@@ -63,21 +63,21 @@ class LeaseKeeper:
         if self._is_lost:
             await self.recover()
         try:
-            full = await self._acquire(lease, pools)
+            full = await self._acquire(lease, scopes)
         except LeasesLost:
             self._is_lost = True
             await self.recover()
             try:
-                full = await self._acquire(lease, pools)
+                full = await self._acquire(lease, scopes)
             except LeasesLost:
                 raise StoreUnavailable("The proxy's counters lost their data; try again shortly.") from None
         if full is None:
-            self._held[lease] = ([pool.key for pool in pools], self._beats)
+            self._held[lease] = ([scope.key for scope in scopes], self._beats)
         return full
 
-    async def _acquire(self, lease: str, pools: Sequence[Pool]) -> int | None:
+    async def _acquire(self, lease: str, scopes: Sequence[LeaseScope]) -> int | None:
         now = self._clock.now()
-        return await self._counters.acquire(lease, pools, now, now + LEASE_SECONDS)
+        return await self._counters.acquire(lease, scopes, now, now + LEASE_SECONDS)
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         """Return a lease, later if the counters do not answer now."""
@@ -119,26 +119,26 @@ class LeaseKeeper:
     def _recovered(self, recovery: asyncio.Task[None]) -> None:
         self._recovery = None
         if not recovery.cancelled() and (problem := recovery.exception()) is not None:
-            _log.warning("leases not restored", extra={"facts": {"problem": type(problem).__name__}})
+            _log.warning("leases not restored", extra={"log_fields": {"problem": type(problem).__name__}})
 
     async def _recover(self) -> None:
         # Both before and after the ledger is read, so that none is missed that is handed over or taken meanwhile.
         held = {lease: keys for lease, (keys, _) in self._held.items()}
         beat = await self._beat()
         jobs = [job for job in await self._ledger.open_jobs() if job.kind != UPLOAD]
-        queued = _pools_of(job for job in jobs if job.state == "accepted")
+        queued = _scopes_of(job for job in jobs if job.state == "accepted")
         await self.restore(queued)
         now = self._clock.now()
         if self._is_empty:
             # Calls of other processes: each that lives takes its own again, and the rest is over soon.
-            calls = _pools_of(job for job in jobs if job.state == "reserved" and job.expires_at > now)
+            calls = _scopes_of(job for job in jobs if job.state == "reserved" and job.expires_at > now)
             await self._counters.restore(calls, now, now + HOLDER_SECONDS)
         held |= {lease: keys for lease, (keys, _) in self._held.items()}
         await self._counters.restore(held, now, now + LEASE_SECONDS, holds=True)
-        facts = {"jobs": len(queued), "calls": len(held), "lost": self._is_empty}
+        fields = {"jobs": len(queued), "calls": len(held), "lost": self._is_empty}
         self._counters.holder.adopt(beat.epoch)
         self._is_lost = self._is_empty = False
-        _log.info("leases restored", extra={"facts": facts})
+        _log.info("leases restored", extra={"log_fields": fields})
 
     async def keep(self) -> None:
         """Give a sign of life, and do what is due with it.
@@ -268,18 +268,18 @@ class LeaseKeeper:
                 await self._counters.holder.leave()
         except ProxyError as problem:
             _log.warning(
-                "leases not returned", extra={"facts": {"problem": problem.code, "leases": len(self._returns)}}
+                "leases not returned", extra={"log_fields": {"problem": problem.code, "leases": len(self._returns)}}
             )
 
 
-def _pools_of(jobs: Iterable[OpenJob]) -> Mapping[str, Sequence[str]]:
-    return {job.id: keys_of(job) for job in jobs}
+def _scopes_of(jobs: Iterable[OpenJob]) -> Mapping[str, Sequence[str]]:
+    return {job.id: scope_keys(job) for job in jobs}
 
 
 async def _say_trouble(work: Awaitable[None]) -> None:
     try:
         await work
     except ProxyError as problem:
-        _log.warning("leases not kept", extra={"facts": {"problem": problem.code}})
+        _log.warning("leases not kept", extra={"log_fields": {"problem": problem.code}})
     except Exception:
         _log.exception("keeping leases failed")

@@ -1,4 +1,4 @@
-"""In-flight slots of subjects, tenants and their guests: taken before a call, returned at its end; they expire too.
+"""In-flight leases of subjects, tenants and their guests: taken before a call, returned at its end; they expire too.
 
 A lease is known by the id of its job, so all who learn of the job's end can return it: the call itself, a poll, a
 stream, or the reconciler.
@@ -13,12 +13,12 @@ from proxy.clock import Clock
 from proxy.errors import StoreUnavailable, TooManyJobs
 from proxy.limits.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
 from proxy.limits.lease_keeper import LeaseKeeper
-from proxy.limits.pools import keys_of, keys_of_subject
-from proxy.stores.counters.base import Counters, Pool
+from proxy.limits.lease_scopes import scope_keys, subject_scope_keys
+from proxy.stores.counters.base import Counters, LeaseScope
 from proxy.stores.ledger import Job, Ledger
-from proxy.tenants.terms import SlotLimits
+from proxy.tenants.terms import LeaseLimits
 
-#: When a slot frees is not known; this is a moment to try again.
+#: When a lease ends is not known; this is a moment to try again.
 RETRY_SECONDS = 1.0
 UNLIMITED = 1_000_000_000
 _log = logging.getLogger(__name__)
@@ -47,47 +47,47 @@ class Leases:
         self._fails_open = fails_open
         self._failed = failed
 
-    async def acquire(self, job: Job, limits: SlotLimits) -> None:
-        """Take a slot of the job's subject, of its tenant and, for a guest's job, of the tenant's guests.
+    async def acquire(self, job: Job, limits: LeaseLimits) -> None:
+        """Take a lease of the job's subject, of its tenant and, for a guest's job, of the tenant's guests.
 
         Raises:
             TooManyJobs: one of them has none left.
             StoreUnavailable: they cannot be counted, and calls are not let through without.
         """
         # A scope without a limit is counted too: its plan may be lowered while jobs run.
-        # `limits` may name one more than there are pools: that of the guests.
-        pools = [Pool(key, limit or UNLIMITED) for key, limit in zip(keys_of(job), limits, strict=False)]
+        # `limits` may name one more than there are scopes: that of the guests.
+        scopes = [LeaseScope(key, limit or UNLIMITED) for key, limit in zip(scope_keys(job), limits, strict=False)]
         try:
-            full = await self.keeper.acquire(job.id, pools)
+            full = await self.keeper.acquire(job.id, scopes)
         except StoreUnavailable:
             self._failed()
             if not self._fails_open:
                 raise
-            _log.warning("slots cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
+            _log.warning("leases cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
             return
         if full is not None:
             holder, scope = _HOLDERS[full]
             raise TooManyJobs(
-                f"{holder} {pools[full].limit} calls and jobs in flight, which is all the plan allows.",
+                f"{holder} {scopes[full].limit} calls and jobs in flight, which is all the plan allows.",
                 retry_after=RETRY_SECONDS,
                 scope=scope,
             )
 
     async def renew(self, job: Job) -> None:
         now = self._clock.now()
-        await self._counters.renew(job.id, keys_of(job), now, now + LEASE_SECONDS)
+        await self._counters.renew(job.id, scope_keys(job), now, now + LEASE_SECONDS)
 
     async def release(self, job: Job) -> None:
-        """Return the slots of a job, later if the counters do not answer now."""
-        await self.keeper.release(job.id, keys_of(job))
+        """Return the leases of a job, later if the counters do not answer now."""
+        await self.keeper.release(job.id, scope_keys(job))
 
     def hand_over(self, job: Job) -> None:
-        """Let the slots of a job outlive this process: fal has it, or may have it, in its queue."""
+        """Let the leases of a job outlive this process: fal has it, or may have it, in its queue."""
         self.keeper.hand_over(job.id)
 
     async def restore(self, job: Job) -> None:
-        """Take the slots of a job in fal's queue, whether or not there is room."""
-        await self.keeper.restore({job.id: keys_of(job)})
+        """Take the leases of a job in fal's queue, whether or not there is room."""
+        await self.keeper.restore({job.id: scope_keys(job)})
 
     async def is_idle(self, job: Job) -> bool:
         """Whether nothing of a job's subject is in flight, so that no process makes the job's call any more.
@@ -97,19 +97,19 @@ class Leases:
         if not self._counters.is_shared:
             return False
         try:
-            return await self._counters.in_use(keys_of(job)[0], self._clock.now()) == 0
+            return await self._counters.in_use(scope_keys(job)[0], self._clock.now()) == 0
         except StoreUnavailable:
             return False
 
-    async def in_use(self, tenant: str, subject: str, limits: SlotLimits) -> dict[str, dict[str, int | None]]:
-        """How many slots are taken, and how many there are (None: no limit), of each pool that binds the subject."""
+    async def in_use(self, tenant: str, subject: str, limits: LeaseLimits) -> dict[str, dict[str, int | None]]:
+        """How many leases are taken, and how many there are (None: no limit), of each scope that binds the subject."""
         now = self._clock.now()
-        used = [await self._counters.in_use(key, now) for key in keys_of_subject(tenant, subject)]
-        pools = zip(limits._fields, used, limits, strict=False)
-        return {scope: {"used": taken, "limit": limit} for scope, taken, limit in pools}
+        used = [await self._counters.in_use(key, now) for key in subject_scope_keys(tenant, subject)]
+        scopes = zip(limits._fields, used, limits, strict=False)
+        return {scope: {"used": taken, "limit": limit} for scope, taken, limit in scopes}
 
 
-#: For each pool, how a refusal speaks of it, and its scope there.
+#: For each scope, how a refusal speaks of it, and its scope there.
 _HOLDERS = (
     ("This subject has", "subject"),
     ("This tenant has", "tenant"),

@@ -13,7 +13,7 @@ from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import InvalidInput, NotFound, QuotaExceeded
 from proxy.numbers import MOST
-from proxy.stores.batching import LedgerBatcher, Patience
+from proxy.stores.batching import LedgerBatcher, LedgerTimeouts
 from proxy.stores.ledger import Accept, Bucket, Charge, Deferred, Exhausted, Job, Ledger, Reserve, Settle, Stale
 from proxy.stores.spool import Spool
 from proxy.tenants.terms import MILLION as MILLION
@@ -25,7 +25,7 @@ CALL_SECONDS = 1_200.0
 JOB_SECONDS = 86_400.0
 #: What a call may take of fal's machines, for plans that ration it; what it really took is booked.
 COMPUTE_SECONDS_CEILING = 60.0
-#: The kind of an upload's entry: it takes no slot.
+#: The kind of an upload's entry: it takes no lease.
 UPLOAD = "upload"
 #: No subject can be called these: they begin with a space.
 TENANT_ITSELF = " tenant key"
@@ -135,18 +135,18 @@ def quota_exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
     )
 
 
-class Bookkeeper:
+class Quotas:
     """The ledger as the calls use it.
 
     Args:
-        patience: how long callers wait for it.
+        timeouts: how long callers wait for it.
         spool: what keeps entries that a process could not write before its end.
     """
 
     def __init__(
-        self, ledger: Ledger, clock: Clock, patience: Patience | None = None, spool: Spool | None = None
+        self, ledger: Ledger, clock: Clock, timeouts: LedgerTimeouts | None = None, spool: Spool | None = None
     ) -> None:
-        self._batcher = LedgerBatcher(ledger, patience, spool)
+        self._batcher = LedgerBatcher(ledger, timeouts, spool)
         self._clock = clock
 
     def now(self) -> float:

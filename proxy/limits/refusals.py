@@ -87,8 +87,8 @@ class RefusalBudget:
         if not hit.remaining[0] and name not in self._over:
             self._make_room(now)
             self._over[name] = now + hit.reset_after[0]
-            facts = {"of": "address" if holder is None else "credential", "seconds": round(hit.reset_after[0], 1)}
-            _log.warning("refusal budget used up", extra={"facts": facts})
+            fields = {"of": "address" if holder is None else "credential", "seconds": round(hit.reset_after[0], 1)}
+            _log.warning("refusal budget used up", extra={"log_fields": fields})
 
     def _wait(self, name: str) -> float:
         """How long a name is not heard; 0 if it is."""

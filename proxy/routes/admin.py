@@ -121,8 +121,8 @@ class AdminRoutes:
             self._admin_token.check(request.headers.getlist("authorization"))
             answer = await handler(request)
             if request.method != "GET":
-                facts = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
-                _log.info("admin", extra={"facts": facts})
+                fields = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
+                _log.info("admin", extra={"log_fields": fields})
             return answer
 
         # slowapi knows functions by their names: under one name, a request would be counted once for every route.

@@ -51,9 +51,9 @@ class NewJob(BaseModel):
 
 
 def as_job(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Write fal's document about a job as the native API does: the same facts, our own names, none of fal's URLs."""
-    facts = {name: value for name, value in document.items() if name != "request_id" and not name.endswith("_url")}
-    return {"id": document.get("request_id"), "endpoint": endpoint, **facts}
+    """Write fal's document about a job as the native API does: the same fields, our own names, none of fal's URLs."""
+    fields = {name: value for name, value in document.items() if name != "request_id" and not name.endswith("_url")}
+    return {"id": document.get("request_id"), "endpoint": endpoint, **fields}
 
 
 #: Of fal 202 says that the job is not done; of this address 200 says that it was asked.

@@ -122,7 +122,7 @@ class SessionRoutes:
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
         quotas = await left(self._ledger, caller.terms, tenant, caller.subject, now)
-        in_flight = await self._leases.in_use(tenant, caller.subject, caller.terms.slots)
+        in_flight = await self._leases.in_use(tenant, caller.subject, caller.terms.leases)
         return JSONResponse({**self._describe(caller), "quotas": quotas, "in_flight": in_flight})
 
     async def revoke(self, request: Request) -> Response:

@@ -143,9 +143,9 @@ class Connections:
         if not self._by_address[address]:
             del self._by_address[address]
 
-    def warn(self, peer: Peer, **facts: object) -> None:
+    def warn(self, peer: Peer, **fields: object) -> None:
         """Log a bad request, at most once a minute for each address."""
-        self._request_warnings.warn(network(peer), **facts)
+        self._request_warnings.warn(network(peer), **fields)
 
     def _full(self, address: str, peer: Peer) -> str | None:
         """The limit that a new connection would exceed, after making room if it can be made."""

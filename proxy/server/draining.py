@@ -76,8 +76,8 @@ class DrainingServer(uvicorn.Server):
             operations.protocol, self.config, self.server_state, {**self.lifespan.state, LISTENER: OPERATIONS}
         )
         server = await asyncio.get_running_loop().create_server(connect, sock=operations.socket)
-        facts = dict(zip(("host", "port"), operations.socket.getsockname()[:2], strict=True))
-        _log.info("listening to operators", extra={"facts": facts})
+        fields = dict(zip(("host", "port"), operations.socket.getsockname()[:2], strict=True))
+        _log.info("listening to operators", extra={"log_fields": fields})
         return server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

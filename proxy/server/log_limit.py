@@ -20,10 +20,10 @@ class LogLimit:
         self._most = most
         self._written: TTLCache[str, bool] = TTLCache(most, seconds)
 
-    def warn(self, address: str, **facts: object) -> None:
-        """Log the event with its facts, unless it was logged for this address within the minute."""
+    def warn(self, address: str, **fields: object) -> None:
+        """Log the event with its fields, unless it was logged for this address within the minute."""
         self._written.expire()
         if address in self._written or len(self._written) >= self._most:
             return
         self._written[address] = True
-        self._log.warning(self._event, extra={"facts": {"address": address, **facts}})
+        self._log.warning(self._event, extra={"log_fields": {"address": address, **fields}})

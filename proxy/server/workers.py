@@ -65,8 +65,8 @@ def _metrics_folder() -> Iterator[Path | None]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="fal-proxy-", ignore_cleanup_errors=True)
     except OSError as problem:
-        facts = {"problem": problem.strerror}
-        _log.warning("no folder for temporary files: /metrics is that of one worker", extra={"facts": facts})
+        fields = {"problem": problem.strerror}
+        _log.warning("no folder for temporary files: /metrics is that of one worker", extra={"log_fields": fields})
         yield None
         return
     with folder as name:
@@ -77,8 +77,8 @@ def _warn_of_few_files(wanted: int) -> None:
     files = file_limit()
     allowed = max_connections_within(files)
     if allowed < wanted:
-        facts = {"open_files": files, "connections": allowed, "PROXY_MAX_CONNECTIONS": wanted}
-        _log.warning("the limit of open files bounds the connections of a process", extra={"facts": facts})
+        fields = {"open_files": files, "connections": allowed, "PROXY_MAX_CONNECTIONS": wanted}
+        _log.warning("the limit of open files bounds the connections of a process", extra={"log_fields": fields})
 
 
 class Worker(Process):
@@ -203,8 +203,8 @@ class Workers(Multiprocess):
             self.should_exit.set()
             return
         seconds = self._backoffs[number].count_death(worker)
-        facts = {"pid": worker.pid, "exit_code": worker.exitcode, "replaced_in_seconds": seconds}
-        _log.error("worker died", extra={"facts": facts})
+        fields = {"pid": worker.pid, "exit_code": worker.exitcode, "replaced_in_seconds": seconds}
+        _log.error("worker died", extra={"log_fields": fields})
 
     def handle_int(self) -> None:
         self._hurries = self.should_exit.is_set()

@@ -30,7 +30,7 @@ from proxy.stores.spool import Fact, Spool
 MOST_AT_ONCE = 97
 #: How soon the backlog is tried again, at first and at the most.
 RETRY_SECONDS = (0.1, 2.0)
-#: How often it is looked whose patience is over. One timer serves all operations.
+#: How often it is looked whose time is over. One timer serves all operations.
 LOOK_SECONDS = 0.1
 #: What waits for longer than this is spooled.
 SPOOL_SECONDS = 1.0
@@ -40,7 +40,7 @@ _UNAVAILABLE = StoreUnavailable("The proxy's database does not answer; try again
 _log = logging.getLogger(__name__)
 
 
-class Patience(NamedTuple):
+class LedgerTimeouts(NamedTuple):
     """How many seconds a caller waits for the ledger."""
 
     reserve: float = 10.0
@@ -77,8 +77,8 @@ class _Entry:
         if self.done is not None and not self.done.done():
             self.done.set_exception(problem)
         elif not isinstance(self.operation, Reserve):
-            facts = {"job": self.operation.job_id, "operation": type(self.operation).__name__.lower()}
-            _log.error("ledger operation refused", extra={"facts": facts})
+            fields = {"job": self.operation.job_id, "operation": type(self.operation).__name__.lower()}
+            _log.error("ledger operation refused", extra={"log_fields": fields})
 
     def expire(self, before: float) -> bool:
         """Let a caller go on who has waited for long enough; whether nothing is left to be done."""
@@ -91,12 +91,12 @@ class _Entry:
 class LedgerBatcher:
     """Commits operations in groups, in the order of their arrival."""
 
-    def __init__(self, ledger: Ledger, patience: Patience | None = None, spool: Spool | None = None) -> None:
-        reserve, accept, settle = patience or Patience()
+    def __init__(self, ledger: Ledger, timeouts: LedgerTimeouts | None = None, spool: Spool | None = None) -> None:
+        reserve, accept, settle = timeouts or LedgerTimeouts()
         self._ledger = ledger
         self._spool = spool or Spool(None)
         self._spooling: asyncio.Future[int] | None = None
-        self._patience: dict[type[Operation], float] = {Reserve: reserve, Accept: accept, Settle: settle}
+        self._timeouts: dict[type[Operation], float] = {Reserve: reserve, Accept: accept, Settle: settle}
         self._waiting: list[_Entry] = []
         self._batch: list[_Entry] = []
         self._backlog: list[_Entry] = []
@@ -128,7 +128,7 @@ class LedgerBatcher:
     def start(self) -> None:
         """Write what a process before this one could not."""
         if found := self._spool.load():
-            _log.info("spooled operations found", extra={"facts": {"operations": len(found)}})
+            _log.info("spooled operations found", extra={"log_fields": {"operations": len(found)}})
             self._waiting += [_Entry(fact, None, 0.0, is_late=True) for fact in found]
             self._start()
 
@@ -144,7 +144,7 @@ class LedgerBatcher:
             if timer is not None:
                 timer.cancel()
         if left := await self.spool():
-            _log.error("ledger operations lost", extra={"facts": {"operations": left}})
+            _log.error("ledger operations lost", extra={"log_fields": {"operations": left}})
         if self._worker is not None:
             self._worker.cancel()
 
@@ -220,7 +220,7 @@ class LedgerBatcher:
             if isinstance(outcome, Granted):
                 self._waiting.append(_release(operation))
         elif isinstance(operation, Accept) and isinstance(outcome, Stale):
-            _log.warning("acceptance came too late", extra={"facts": {"job": operation.job_id}})
+            _log.warning("acceptance came too late", extra={"log_fields": {"job": operation.job_id}})
 
     def _defer(self, entries: Iterable[_Entry], problem: StoreUnavailable) -> None:
         """Refuse reservations that the store did not take, and keep what has happened already for later."""
@@ -254,7 +254,7 @@ class LedgerBatcher:
         """Let those go on who have waited for long enough, and spool what has."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        overdue = {kind: now - seconds for kind, seconds in self._patience.items()}
+        overdue = {kind: now - seconds for kind, seconds in self._timeouts.items()}
         # A reservation without a waiting caller is not made.
         self._waiting = [entry for entry in self._waiting if not entry.expire(overdue[type(entry.operation)])]
         for entry in (*self._batch, *self._backlog):

@@ -54,7 +54,7 @@ class Spool:
             for name in self._held - wanted.keys():
                 (self._folder / name).unlink(missing_ok=True)
         except OSError as problem:
-            _log.error("ledger operations not spooled", extra={"facts": {"problem": type(problem).__name__}})
+            _log.error("ledger operations not spooled", extra={"log_fields": {"problem": type(problem).__name__}})
             return len(wanted.keys() - self._held)
         self._held = set(wanted)
         return 0
@@ -81,7 +81,7 @@ class Spool:
         except FileNotFoundError:
             return
         except OSError as problem:
-            _log.error("spool not read", extra={"facts": {"problem": type(problem).__name__}})
+            _log.error("spool not read", extra={"log_fields": {"problem": type(problem).__name__}})
             return
         for name in names:
             if not (match := _NAME.fullmatch(name)):
@@ -92,8 +92,8 @@ class Spool:
                 # Another process has written it down.
                 continue
             except (OSError, ValueError) as problem:
-                facts = {"file": name, "problem": type(problem).__name__}
-                _log.error("spooled operation ignored", extra={"facts": facts})
+                fields = {"file": name, "problem": type(problem).__name__}
+                _log.error("spooled operation ignored", extra={"log_fields": fields})
                 continue
             self._held.add(name)
             yield fact

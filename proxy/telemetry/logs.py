@@ -36,7 +36,7 @@ class _Formatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message(record),
-            **getattr(record, "facts", {}),
+            **getattr(record, "log_fields", {}),
         }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)

@@ -80,7 +80,7 @@ class WorkerMetrics:
         try:
             _write(self._file, text)
         except OSError as problem:
-            _log.warning("metrics not kept", extra={"facts": {"problem": problem.strerror}})
+            _log.warning("metrics not kept", extra={"log_fields": {"problem": problem.strerror}})
         return text
 
 
@@ -96,7 +96,7 @@ def retire(folder: Path, pid: int) -> None:
             _write(folder / ENDED, orjson.dumps({"last": path.stem, "report": report}))
             path.unlink()
     except OSError as problem:
-        _log.warning("metrics not kept", extra={"facts": {"problem": problem.strerror}})
+        _log.warning("metrics not kept", extra={"log_fields": {"problem": problem.strerror}})
 
 
 def _read_dead(folder: Path, living: Iterable[str]) -> list[Report]:
@@ -119,7 +119,7 @@ async def _ask(path: Path) -> bytes:
             with contextlib.closing(writer):
                 return await reader.read(-1)
     except (OSError, TimeoutError):
-        _log.warning("a worker gave no metrics", extra={"facts": {"worker": path.stem}})
+        _log.warning("a worker gave no metrics", extra={"log_fields": {"worker": path.stem}})
         return b""
 
 

@@ -126,7 +126,7 @@ class Plan(_Strict):
 class Guests(_Strict):
     """Whether a tenant lets in anonymous callers from its own pages, on which plan, and how many an address gets.
 
-    `share` is what all guests together may take of the tenant's slots, streams, rate and upload bytes.
+    `share` is what all guests together may take of the tenant's leases, streams, rate and upload bytes.
     """
 
     enabled: bool = False

@@ -1,7 +1,7 @@
 """The terms on which a caller calls: those of its plan, and for a guest also those of the tenant that lets it in.
 
 A guest has a plan of its own, and what it uses is still the tenant's: it counts on the tenant's accounts, in the
-tenant's rate limit and in the tenant's slots. All guests of a tenant together have at most a share of these, so that
+tenant's rate limit and in the tenant's leases. All guests of a tenant together have at most a share of these, so that
 visitors without a login cannot lock out the tenant's users.
 """
 
@@ -32,7 +32,7 @@ class AccountLimit(NamedTuple):
     limit: int
 
 
-class SlotLimits(NamedTuple):
+class LeaseLimits(NamedTuple):
     """How many calls and unfinished jobs may be in flight at once; None for no limit."""
 
     subject: int | None
@@ -57,7 +57,7 @@ class Terms:
 
     plan: Plan
     accounts: tuple[AccountLimit, ...]
-    slots: SlotLimits
+    leases: LeaseLimits
     rates: tuple[ScopedRate, ...]
     polls: tuple[ScopedRate, ...]
     share: float | None = None
@@ -68,7 +68,7 @@ def user_terms(plan: Plan) -> Terms:
     return Terms(
         plan,
         _lowest(_limit(quota.per, quota) for quota in plan.accounts),
-        SlotLimits(plan.concurrency.subject, plan.concurrency.tenant),
+        LeaseLimits(plan.concurrency.subject, plan.concurrency.tenant),
         _scoped(plan.rate_limits, plan.rate_limits.tenant),
         _scoped(plan.poll_limits, plan.poll_limits.tenant),
     )
@@ -84,7 +84,7 @@ def guest_terms(plan: Plan, host: Plan, share: float) -> Terms:
     return Terms(
         plan,
         _lowest([*_guest_accounts(plan), *_host_accounts(host), *_shared_bytes(host, share)]),
-        SlotLimits(own.subject, whole, guests),
+        LeaseLimits(own.subject, whole, guests),
         _guest_rates(plan.rate_limits, host.rate_limits.tenant, share),
         _guest_rates(plan.poll_limits, host.poll_limits.tenant, share),
         share,

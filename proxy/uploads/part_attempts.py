@@ -85,7 +85,7 @@ class PartAttempt:
             await self._uploads.drop(self._part)
         except ProxyError as problem:
             # The next attempt takes its place.
-            _log.warning("failed attempt at an upload not removed", extra={"facts": {"problem": problem.code}})
+            _log.warning("failed attempt at an upload not removed", extra={"log_fields": {"problem": problem.code}})
 
 
 def no_such_upload() -> NotFound:

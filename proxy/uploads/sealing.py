@@ -18,23 +18,23 @@ _NONCE_BYTES = 12
 
 
 def seal(url: str, slot: str) -> str:
-    """The URL as it is kept: AES-GCM under a key that is derived from the slot's id (RFC 5869)."""
+    """The URL as it is stored: AES-GCM under a key that is derived from the slot's id (RFC 5869)."""
     nonce = os.urandom(_NONCE_BYTES)
     return _PREFIX + base64.urlsafe_b64encode(nonce + _cipher(slot).encrypt(nonce, url.encode(), None)).decode()
 
 
-def unseal(kept: str, slot: str) -> str:
-    """The URL behind what is kept. One that a version before kept as it was stays good for its hour.
+def unseal(stored: str, slot: str) -> str:
+    """The URL behind what is stored. One that a version before stored as it was stays good for its hour.
 
     Raises:
         ValueError: it was not sealed for this slot.
     """
-    if not kept.startswith(_PREFIX):
-        return kept
+    if not stored.startswith(_PREFIX):
+        return stored
     from cryptography.exceptions import InvalidTag
 
     try:
-        sealed = base64.urlsafe_b64decode(kept.removeprefix(_PREFIX))
+        sealed = base64.urlsafe_b64decode(stored.removeprefix(_PREFIX))
         return _cipher(slot).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None).decode()
     except (InvalidTag, ValueError):
         raise ValueError("the URL was not sealed for this slot") from None

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive
 from proxy.clock import Clock
 from proxy.errors import BadRequest, BadUpstream, ProxyError
 from proxy.http.disconnect import CallerGone, ReceivedDisconnect, cancel_on_disconnect
-from proxy.limits.quotas import MILLION, UPLOAD, Bookkeeper, new_job
+from proxy.limits.quotas import MILLION, UPLOAD, Quotas, new_job
 from proxy.limits.retries import RetryAllowance
 from proxy.stores.ledger import Job, Ledger
 from proxy.tenants.terms import Terms
@@ -49,8 +49,8 @@ class Transfer:
 class Transfers:
     """Takes files to fal, and books their bytes."""
 
-    def __init__(self, bookkeeper: Bookkeeper, ledger: Ledger, retries: RetryAllowance, clock: Clock) -> None:
-        self._bookkeeper = bookkeeper
+    def __init__(self, quotas: Quotas, ledger: Ledger, retries: RetryAllowance, clock: Clock) -> None:
+        self._quotas = quotas
         self._ledger = ledger
         self._retries = retries
         self._clock = clock
@@ -75,7 +75,7 @@ class Transfers:
             CallerGone: the caller hung up; fal sees its connection close.
         """
         job = self._new_job(transfer)
-        await self._bookkeeper.reserve(job)
+        await self._quotas.reserve(job)
         used = None
         pieces = enforce_size(content, transfer.size, transfer.least)
         flow = _Flow(pieces, transfer.size, confirm, _Renewal(self._ledger, self._clock, job))
@@ -88,7 +88,7 @@ class Transfers:
             used = self._charge_lost(transfer, min(flow.handed, transfer.size))
             raise
         finally:
-            await asyncio.shield(self._bookkeeper.settle(job.id, used))
+            await asyncio.shield(self._quotas.settle(job.id, used))
         return result
 
     def _new_job(self, transfer: Transfer) -> Job:
@@ -121,7 +121,7 @@ class _Renewal:
         try:
             await self._ledger.heard_of(self._job.id, now, now + LIFE_SECONDS)
         except ProxyError as problem:
-            _log.warning("upload not renewed", extra={"facts": {"problem": problem.code}})
+            _log.warning("upload not renewed", extra={"log_fields": {"problem": problem.code}})
 
 
 class _Flow:

@@ -118,7 +118,9 @@ class Breaker:
         self._prober, self._claimed_until = caller, now
         self._pause = min(self._pause * 2, MOST_PAUSE_SECONDS)
         self._put_off(now)
-        _log.info("upstream probe sent", extra={"facts": {"breaker": self.name, "next_seconds": round(self._pause, 1)}})
+        _log.info(
+            "upstream probe sent", extra={"log_fields": {"breaker": self.name, "next_seconds": round(self._pause, 1)}}
+        )
 
     def fail(self, now: float, caller: Hashable = None) -> None:
         """Count a failure. With a caller, of whom it may be the fault, each of them counts once."""
@@ -139,7 +141,7 @@ class Breaker:
             self._pause = self._first_pause
         self.is_open, self._changed_at, self._prober = True, now, object()
         self._put_off(now)
-        _log.warning("upstream breaker opened", extra={"facts": {"breaker": self.name, "reason": reason}})
+        _log.warning("upstream breaker opened", extra={"log_fields": {"breaker": self.name, "reason": reason}})
 
     def succeed(self, now: float, *, is_probe: bool) -> None:
         """End a row of failures. A call that left before the breaker opened says nothing of what is now."""
@@ -148,7 +150,7 @@ class Breaker:
         if self.is_open:
             seconds = round(now - self._changed_at, 1)
             self.is_open, self._changed_at = False, now
-            _log.warning("upstream breaker closed", extra={"facts": {"breaker": self.name, "seconds": seconds}})
+            _log.warning("upstream breaker closed", extra={"log_fields": {"breaker": self.name, "seconds": seconds}})
         self._failures.clear()
 
     def _put_off(self, now: float) -> None:

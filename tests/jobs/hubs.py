@@ -15,7 +15,7 @@ from proxy.drain import Drain
 from proxy.jobs.events import job_events, status_events
 from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.hub import Hub
-from proxy.jobs.watch import PAUSES_SECONDS, Watch
+from proxy.jobs.watch import BACKOFF_SECONDS, Watch
 from proxy.routes.jobs import as_job
 from proxy.settings import Settings, read
 from proxy.stores.ledger import Job
@@ -79,7 +79,7 @@ async def hub_before(
     fal: ScriptedFal,
     *,
     silence_seconds: float = 20.0,
-    pauses: Sequence[float] = PAUSES_SECONDS,
+    backoff: Sequence[float] = BACKOFF_SECONDS,
     turns_per_second: float = 1000,
     most_watches: tuple[int, int] = (100_000, 100_000),
 ) -> AsyncIterator[Bench]:
@@ -87,7 +87,7 @@ async def hub_before(
     most, per_tenant = most_watches
     clock, drain, books = MovableClock(), Drain(10), Books()
     queue = FalQueue(upstream, books)  # type: ignore[arg-type]
-    hub = Hub(upstream, queue, books, clock, drain, pauses, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
+    hub = Hub(upstream, queue, books, clock, drain, backoff, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
     try:
         yield Bench(hub, queue, fal, upstream, clock, drain, books)
     finally:

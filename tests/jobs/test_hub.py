@@ -12,7 +12,7 @@ import pytest
 
 from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.opening import JobUnknown
-from proxy.jobs.watch import KEPT_UPDATES
+from proxy.jobs.watch import MOST_LAG
 from proxy.jobs.watches import MOST_WATCHES, watches_per_tenant
 from proxy.stores.ledger import Job
 from proxy.upstream.relay import StreamBroken
@@ -119,7 +119,7 @@ async def test_polls_ask_fal_one_at_a_time() -> None:
 
 async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
-    async with hub_before(fal, pauses=(0.001,) * 7) as bench:
+    async with hub_before(fal, backoff=(0.001,) * 7) as bench:
         with reading(bench.hub) as watch, pytest.raises(StreamBroken):
             await watch.begun(100)
         assert fal.calls == ["stream"] * 8 and fal.open == 0
@@ -135,7 +135,7 @@ async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_nev
             yield piece
 
     fal = ScriptedFal(whole_life()[:1], whole_first)
-    async with hub_before(fal, pauses=(0.0, 0.0, 0.0, 0.05)) as bench:
+    async with hub_before(fal, backoff=(0.0, 0.0, 0.0, 0.05)) as bench:
         began = asyncio.get_running_loop().time()
         await bench.hub.get_or_watch(JOB)
         await until(lambda: fal.calls.count("stream") == 21)
@@ -172,16 +172,16 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
             updates = watch.updates(None, 5)
             first = await anext(updates)
             assert first and first[0].state == "IN_QUEUE"
-            for number in range(KEPT_UPDATES * 3):
+            for number in range(MOST_LAG * 3):
                 fal.tell(status="IN_PROGRESS", logs=[log_line("x" * (number + 1))])
                 await until(lambda: watch.latest and watch.latest.lines == len(fal.lines()))
             fal.tell(status="COMPLETED")
             await until(lambda: watch.is_over)
             rest = [news async for news in updates if news]
-    assert len(rest) <= KEPT_UPDATES and rest[-1][0].is_last
+    assert len(rest) <= MOST_LAG and rest[-1][0].is_last
     seen = [number for update, first_line in rest for number in range(first_line, update.lines)]
     assert seen == list(range(len(fal.lines()))), "each line once"
-    assert len(watch._kept) <= KEPT_UPDATES
+    assert len(watch._recent) <= MOST_LAG
 
 
 def shows_the_latest(bench: Bench) -> bool:
@@ -232,7 +232,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
             await watch.begun()
             tracemalloc.start()
             try:
-                for count in range(KEPT_UPDATES):
+                for count in range(MOST_LAG):
                     fal.tell(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
                     await until(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
                     update = await bench.hub.get_or_watch(JOB)

@@ -62,7 +62,7 @@ JSON = {"content-type": "application/json"}
 
 async def test_streams_that_break_at_once_come_back_one_after_the_other() -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=AT_ONCE, turns_per_second=20) as bench:
+    async with hub_before(fal, backoff=AT_ONCE, turns_per_second=20) as bench:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         fal.cut()
         await until(lambda: len(fal.opened) == 2 * COUNT)
@@ -73,7 +73,7 @@ async def test_streams_that_break_at_once_come_back_one_after_the_other() -> Non
 
 async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=(0.5,) * 7, turns_per_second=100_000) as bench:
+    async with hub_before(fal, backoff=(0.5,) * 7, turns_per_second=100_000) as bench:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         cut_at = asyncio.get_running_loop().time()
         fal.cut()
@@ -85,7 +85,7 @@ async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
 @pytest.mark.parametrize("kind", [JSON, {"content-type": "text/html"}], ids=["fal", "a machine in front of it"])
 async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=AT_ONCE) as bench:
+    async with hub_before(fal, backoff=AT_ONCE) as bench:
         await bench.hub.get_or_watch(job(0))
         fal.refusal = {**kind, "retry-after": "1"}
         await bench.hub.get_or_watch(job(1))
@@ -97,7 +97,7 @@ async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
 
 async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> None:
     fal = BreakableFal()
-    async with hub_before(fal, pauses=(60.0,) * 7, turns_per_second=5) as bench:
+    async with hub_before(fal, backoff=(60.0,) * 7, turns_per_second=5) as bench:
         fal.refusal = JSON
         assert await bench.hub.get_or_watch(job(0)) is None
         began = asyncio.get_running_loop().time()

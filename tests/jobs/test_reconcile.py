@@ -16,7 +16,7 @@ from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.reconciler import MOST_AT_ONCE, QUIET_SECONDS, SIDE_BY_SIDE, Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.ledger import Accept, Job, Reserve
 from proxy.stores.sql import SqlStores
@@ -34,7 +34,7 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
     stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
     await stores.prepare()
     leases = Leases(counters, stores.ledger, clock)
-    settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
+    settlement = Settlement(Quotas(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)
     reconciler = Reconciler(
         stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock, lambda _: is_followed
@@ -102,7 +102,7 @@ async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path)
     stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
     await stores.prepare()
     leases = Leases(counters, stores.ledger, clock)
-    settlement = Settlement(Bookkeeper(stores.ledger, clock), leases, built_in(), clock)
+    settlement = Settlement(Quotas(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)
     reconciler = Reconciler(stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock)
     await abandoned_jobs(stores, leases, clock.now())

@@ -167,7 +167,7 @@ async def test_a_run_is_logged(
     await cleaner.run_once()
     (record,) = caplog.records
     assert record.getMessage() == "expired rows removed"
-    facts = record.__dict__["facts"]
+    facts = record.__dict__["log_fields"]
     assert facts["jobs"] == 3 and facts["seconds"] >= 0
 
 

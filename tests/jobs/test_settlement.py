@@ -12,7 +12,7 @@ import pytest
 from proxy.catalog import built_in
 from proxy.jobs.settlement import MOST_SECONDS, Settlement, UsageReport
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import MILLION, Bookkeeper, new_job
+from proxy.limits.quotas import MILLION, Quotas, new_job
 from proxy.stores.counters.memory import MemoryCounters
 from proxy.stores.ledger import Job
 from proxy.stores.sql import SqlStores
@@ -36,13 +36,13 @@ NO_NUMBERS: list[Any] = [True, -1, -0.5, 1e300, 10**30, "7", [7], {"a": 7}]
 @dataclass
 class Till:
     settlement: Settlement
-    bookkeeper: Bookkeeper
+    quotas: Quotas
     stores: SqlStores
     clock: MovableClock
 
     async def reserved(self, endpoint: str = COUNTING) -> Job:
         job = new_job(user_terms(PLAN), "acme", "alice", "run", endpoint, RESERVED, self.clock.now())
-        await self.bookkeeper.reserve(job)
+        await self.quotas.reserve(job)
         return job
 
     async def booked(self, job: Job) -> dict[str, float]:
@@ -59,19 +59,19 @@ class Till:
 @pytest.fixture
 async def till(sqlite_databases: SqliteDatabases) -> AsyncIterator[Till]:
     stores, clock = SqlStores(sqlite_databases.migrated()), MovableClock()
-    bookkeeper = Bookkeeper(stores.ledger, clock)
+    quotas = Quotas(stores.ledger, clock)
     yield Till(
-        Settlement(bookkeeper, Leases(MemoryCounters(), stores.ledger, clock), built_in(), clock),
-        bookkeeper,
+        Settlement(quotas, Leases(MemoryCounters(), stores.ledger, clock), built_in(), clock),
+        quotas,
         stores,
         clock,
     )
-    await bookkeeper.close()
+    await quotas.close()
     await stores.close()
 
 
 def ignored(log: pytest.LogCaptureFixture) -> list[str]:
-    return [record.facts["what"] for record in log.records if record.message == "usage report ignored"]  # type: ignore[attr-defined]
+    return [record.log_fields["what"] for record in log.records if record.message == "usage report ignored"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("units", NO_SECONDS)
@@ -80,7 +80,7 @@ async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pyt
     await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.now())
     assert (await till.booked(job))["compute_seconds"] == 60
     assert ignored(caplog) == ["seconds"]
-    assert all(len(str(record.facts)) < 200 for record in caplog.records if hasattr(record, "facts"))
+    assert all(len(str(record.log_fields)) < 200 for record in caplog.records if hasattr(record, "log_fields"))
 
 
 @pytest.mark.parametrize(("units", "seconds"), [("0", 0), ("1.5", 1.5), ("1e-05", 0.00001), ("86400", MOST_SECONDS)])

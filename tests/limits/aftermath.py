@@ -12,7 +12,7 @@ from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.limits.lease_keeper import BEAT_SECONDS
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import CALL_SECONDS, Bookkeeper
+from proxy.limits.quotas import CALL_SECONDS, Quotas
 from proxy.settings import read
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.base import Counters
@@ -56,9 +56,9 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     stores = SqlStores(settings.stores.database_url.reveal())
     redis_url = settings.stores.redis_url
     counters: Counters = RedisCounters(redis_url.reveal(), uses_server_time=False) if redis_url else MemoryCounters()
-    leases, bookkeeper = Leases(counters, stores.ledger, clock), Bookkeeper(stores.ledger, clock)
+    leases, quotas = Leases(counters, stores.ledger, clock), Quotas(stores.ledger, clock)
     upstream = Upstream(settings.fal, EngineTransport())
-    settlement = Settlement(bookkeeper, leases, built_in(), clock)
+    settlement = Settlement(quotas, leases, built_in(), clock)
     reconciler = Reconciler(stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock)
     await stores.prepare()
     await leases.keeper.keep()
@@ -66,7 +66,7 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
         yield Aftermath(stores.ledger, counters, clock, reconciler, leases)
     finally:
         await reconciler.close()
-        await bookkeeper.close()
+        await quotas.close()
         await counters.close()
         await upstream.close()
         await stores.close()

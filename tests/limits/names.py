@@ -63,7 +63,7 @@ class Names:
         await parts.limiter.hit(caller, request.scope, polls=True)
         await parts.limiter.hit_guest(request.scope, "60/hour")
         job = new_job(caller.terms, "acme", caller.subject, "run", "x", {"requests": 1}, self._clock.now())
-        await parts.leases.acquire(job, caller.terms.slots)
+        await parts.leases.acquire(job, caller.terms.leases)
         await parts.leases.release(job)
         parts.streams.take(caller)()
         parts.retries.charge("acme", caller.subject, 1000, 1_000_000)

@@ -1,4 +1,4 @@
-"""The bookkeeper groups what arrives: calls share transactions, and each still gets an outcome of its own."""
+"""The quotas groups what arrives: calls share transactions, and each still gets an outcome of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from proxy.errors import QuotaExceeded
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.stores.batching import MOST_AT_ONCE
 from proxy.stores.errors import DataRefused
 from proxy.stores.ledger import Charge, Operation, Outcome
@@ -41,46 +41,46 @@ async def ledger(sqlite_databases: SqliteDatabases) -> AsyncIterator[CountedLedg
 
 
 async def test_calls_that_arrive_one_turn_after_another_share_a_transaction(ledger: CountedLedger) -> None:
-    bookkeeper = Bookkeeper(ledger, MovableClock())
+    quotas = Quotas(ledger, MovableClock())
 
     async def arriving(turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        await bookkeeper.reserve(job())
+        await quotas.reserve(job())
 
     await asyncio.gather(*(arriving(turns) for turns in range(5)))
     assert ledger.sizes == [5]
 
 
 async def test_a_transaction_does_not_grow_without_end(ledger: CountedLedger) -> None:
-    bookkeeper = Bookkeeper(ledger, MovableClock())
-    await asyncio.gather(*(bookkeeper.reserve(job()) for _ in range(2 * MOST_AT_ONCE + 1)))
+    quotas = Quotas(ledger, MovableClock())
+    await asyncio.gather(*(quotas.reserve(job()) for _ in range(2 * MOST_AT_ONCE + 1)))
     assert max(ledger.sizes) == MOST_AT_ONCE and sum(ledger.sizes) == 2 * MOST_AT_ONCE + 1
 
 
-async def accepted(bookkeeper: Bookkeeper, request_id: str) -> None:
+async def accepted(quotas: Quotas, request_id: str) -> None:
     mine = job(Charge(REQUESTS, 1, 100))
-    await bookkeeper.reserve(mine)
-    await bookkeeper.accept(mine, request_id)
+    await quotas.reserve(mine)
+    await quotas.accept(mine, request_id)
 
 
 async def test_data_that_the_database_does_not_take_fails_alone(databases: Databases) -> None:
     """Such as an id that fal gives out twice."""
     stores = SqlStores(databases.migrated())
-    bookkeeper = Bookkeeper(stores.ledger, MovableClock())
+    quotas = Quotas(stores.ledger, MovableClock())
     ids = ["a", "b", "c", "a", "d"]
-    outcomes = await asyncio.gather(*(accepted(bookkeeper, id_) for id_ in ids), return_exceptions=True)
+    outcomes = await asyncio.gather(*(accepted(quotas, id_) for id_ in ids), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [DataRefused, type(None)]
     too_much = job(Charge(REQUESTS, 2**63, 2**64))
-    outcomes = await asyncio.gather(bookkeeper.reserve(too_much), accepted(bookkeeper, "e"), return_exceptions=True)
+    outcomes = await asyncio.gather(quotas.reserve(too_much), accepted(quotas, "e"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DataRefused, type(None)]
     assert (await stores.ledger.accounts([REQUESTS]))[REQUESTS].reserved == 6
     await stores.close()
 
 
 async def test_one_that_is_refused_refuses_no_other(ledger: CountedLedger) -> None:
-    bookkeeper = Bookkeeper(ledger, MovableClock())
-    reservations = (bookkeeper.reserve(job(Charge(REQUESTS, 1, 3))) for _ in range(5))
+    quotas = Quotas(ledger, MovableClock())
+    reservations = (quotas.reserve(job(Charge(REQUESTS, 1, 3))) for _ in range(5))
     outcomes = await asyncio.gather(*reservations, return_exceptions=True)
     assert ledger.sizes == [5]
     assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [QuotaExceeded] * 2

@@ -15,13 +15,13 @@ from proxy.jobs.settlement import Settlement
 from proxy.limits.dead_holders import HOLDER_SECONDS
 from proxy.limits.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.stores.counters import MemoryCounters
 from proxy.stores.counters.base import Counters
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.ledger import Accept, Job, Ledger, OpenJob, Reserve, Settle
 from proxy.stores.sql import SqlStores
-from proxy.tenants.terms import SlotLimits
+from proxy.tenants.terms import LeaseLimits
 from tests.stores.records import job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
@@ -46,7 +46,7 @@ class Process:
         """A call that was admitted, and is on its way to fal."""
         now = self.clock.now()
         made = job(kind=kind, submitted_at=now, checked_at=now, expires_at=now + 1200)
-        await self.leases.acquire(made, SlotLimits(most, most, None))
+        await self.leases.acquire(made, LeaseLimits(most, most, None))
         await self.ledger.commit([Reserve(made)])
         return made
 
@@ -157,10 +157,10 @@ async def test_a_call_that_died_before_it_was_written_down_is_over_too(starts: S
     await live([dead, other], BEAT_SECONDS)
     names = ["alice", "guest-0123456789abcdef", 'ünï "quoted" \\ / {x} 🐈']
     for name in names:
-        await dead.leases.acquire(job(subject=name), SlotLimits(1, 3, 1))
+        await dead.leases.acquire(job(subject=name), LeaseLimits(1, 3, 1))
     await live([other], FREE_SECONDS + 1)
     for name in names:
-        used = await other.leases.in_use("acme", name, SlotLimits(1, 3, 1))
+        used = await other.leases.in_use("acme", name, LeaseLimits(1, 3, 1))
         assert used.keys() >= {"subject", "tenant"}
         assert not any(pool["used"] for pool in used.values())
 
@@ -373,8 +373,8 @@ async def test_a_submit_holds_its_slot_for_this_process_only_until_fal_has_it(
 ) -> None:
     counters = MemoryCounters()
     process = Process(Leases(counters, stores.ledger, clock), counters, stores.ledger, clock)
-    bookkeeper = Bookkeeper(stores.ledger, clock)
-    settlement = Settlement(bookkeeper, process.leases, built_in(), clock)
+    quotas = Quotas(stores.ledger, clock)
+    settlement = Settlement(quotas, process.leases, built_in(), clock)
     submit = await process.begin("submit")
     assert await process.in_use() == 1
     if end == "refused":
@@ -389,7 +389,7 @@ async def test_a_submit_holds_its_slot_for_this_process_only_until_fal_has_it(
         await process.leases.keeper.keep()
         clock.advance(LEASE_SECONDS / RENEW_BEATS)
     assert await process.in_use() == 0
-    await bookkeeper.close()
+    await quotas.close()
 
 
 # --- Redis without its data
@@ -562,7 +562,7 @@ async def test_a_start_without_the_ledger_takes_no_call(
     process = Process(Leases(counters, nowhere.ledger, clock), counters, nowhere.ledger, clock)
     await process.leases.keeper.start()
     with pytest.raises(StoreUnavailable):
-        await process.leases.acquire(replace(job(), id="x"), SlotLimits(1, 1, None))
+        await process.leases.acquire(replace(job(), id="x"), LeaseLimits(1, 1, None))
     assert await process.in_use() == 0
     await process.leases.keeper.close()
     await nowhere.close()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.tenants.plans import Concurrency, Plan, PollLimits, Quota, RateLimits, Uploads
-from proxy.tenants.terms import AccountLimit, SlotLimits, Terms, guest_terms, share_of, user_terms
+from proxy.tenants.terms import AccountLimit, LeaseLimits, Terms, guest_terms, share_of, user_terms
 
 MILLION = 1_000_000
 
@@ -43,12 +43,12 @@ def test_a_share_is_rounded_down_and_never_nothing(whole: int, share: float, par
     ("own", "tenant", "guests"),
     [(None, None, None), (None, 40, 10), (5, 40, 5), (50, 40, 10), (5, None, 5), (None, 2, 1)],
 )
-def test_slots(own: int | None, tenant: int | None, guests: int | None) -> None:
+def test_concurrency_leases(own: int | None, tenant: int | None, guests: int | None) -> None:
     """`own` is what the plan of the guests gives all of them; no limit of the tenant needs no share."""
     visitors = plan(concurrency=Concurrency(subject=3, tenant=own))
     host = plan(concurrency=Concurrency(subject=30, tenant=tenant))
-    assert guest_terms(visitors, host, 0.25).slots == SlotLimits(3, tenant, guests)
-    assert user_terms(host).slots == SlotLimits(30, tenant, None)
+    assert guest_terms(visitors, host, 0.25).leases == LeaseLimits(3, tenant, guests)
+    assert user_terms(host).leases == LeaseLimits(30, tenant, None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.stores.batching import Patience
+from proxy.stores.batching import LedgerTimeouts
 from tests.support.limited import (
     COUNTING,
     NEXT,
@@ -38,7 +38,7 @@ PLANS = {"acme": plan(quotas=[per("tenant", "requests", 100)])}
 
 @pytest.fixture
 def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    with limited_proxy(sandbox, tmp_path, PLANS, patience=Patience(accept=1.0, settle=0.5)) as stack:
+    with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=1.0, settle=0.5)) as stack:
         yield stack
 
 
@@ -159,7 +159,7 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
     sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
     spool = tmp_path / "proxy.db-spool"
     with contextlib.ExitStack() as unlocking, ThreadPoolExecutor(1) as pool:
-        with limited_proxy(sandbox, tmp_path, PLANS, patience=Patience(accept=1.0)) as own:
+        with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=1.0)) as own:
             token, mallorys = own.token(tenant="acme"), own.token("mallory", tenant="acme")
             with Person(own, token) as alice:
                 submitting = pool.submit(alice.submit, QUEUED)

@@ -17,7 +17,7 @@ def test_polls_that_are_answered_from_memory_are_told_at_debug_only(
 
     def levels(kind: str) -> list[str]:
         told = [record for record in caplog.records if record.name == "proxy.access"]
-        return [record.levelname for record in told if getattr(record, "facts", {}).get("kind") == kind]
+        return [record.levelname for record in told if getattr(record, "log_fields", {}).get("kind") == kind]
 
     with Person(stack, stack.token(), HOSTS) as alice:
         job = alice.submitted("[[pace hold=IN_PROGRESS]] ?")

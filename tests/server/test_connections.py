@@ -161,7 +161,7 @@ def test_one_address_cannot_take_more_than_its_share(caplog: pytest.LogCaptureFi
         assert "/refused" not in server.application.paths
         assert server.count("fal_proxy_connections_refused_total", limit="address") == 4
     (line,) = warnings(caplog)
-    assert line.facts == {"address": "127.0.0.1", "limit": "address", "most": 3, "connections": 3}  # type: ignore[attr-defined]
+    assert line.log_fields == {"address": "127.0.0.1", "limit": "address", "most": 3, "connections": 3}  # type: ignore[attr-defined]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -232,7 +232,7 @@ def test_a_full_server_lets_a_new_caller_in_for_one_that_waits(
         assert server.count("fal_proxy_connections_evicted_total") == 17
         assert server.count("fal_proxy_connections_refused_total", limit="process") == 0
     (line,) = warnings(caplog)
-    assert line.facts == {"address": "127.0.0.1", "limit": "process", "most": 4, "connections": 4}  # type: ignore[attr-defined]
+    assert line.log_fields == {"address": "127.0.0.1", "limit": "process", "most": 4, "connections": 4}  # type: ignore[attr-defined]
 
 
 def test_a_full_server_closes_none_that_it_owes_an_answer() -> None:
@@ -286,18 +286,18 @@ def test_bad_requests_are_logged_once_a_minute_with_their_address(caplog: pytest
             with server.connect(upgrade, source=source) as wire:
                 read_answer(wire)
     lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [(line.message, line.facts["address"]) for line in lines] == [  # type: ignore[attr-defined]
+    assert [(line.message, line.log_fields["address"]) for line in lines] == [  # type: ignore[attr-defined]
         ("bad request", "127.0.0.1"),
         ("bad request", "127.0.0.2"),
     ]
-    assert all(line.facts["error_type"] == "bad_request" and line.facts["reason"] for line in lines)  # type: ignore[attr-defined]
+    assert all(line.log_fields["error_type"] == "bad_request" and line.log_fields["reason"] for line in lines)  # type: ignore[attr-defined]
 
 
 def test_the_log_does_not_grow_with_the_number_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
     limit = LogLimit(logging.getLogger("tests"), "it happened", most=3, seconds=0.2)
     for number in range(100):
         limit.warn(f"10.0.0.{number}", reason="x")
-    assert [record.facts["address"] for record in caplog.records] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]  # type: ignore[attr-defined]
+    assert [record.log_fields["address"] for record in caplog.records] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]  # type: ignore[attr-defined]
     time.sleep(0.25)
     limit.warn("10.0.0.0")
     assert len(caplog.records) == 4

@@ -136,8 +136,8 @@ def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
     before = refusals(page)
     preflight(page, "https://evil.example", method="DELETE", headers="x-" + "y" * 5000)
     assert refusals(page) == before + 1
-    eventually(lambda: any("wanted_method" in getattr(one, "facts", {}) for one in caplog.records), "no line")
-    (facts,) = [one.facts for one in caplog.records if "wanted_method" in getattr(one, "facts", {})]  # type: ignore[attr-defined]
+    eventually(lambda: any("wanted_method" in getattr(one, "log_fields", {}) for one in caplog.records), "no line")
+    (facts,) = [one.log_fields for one in caplog.records if "wanted_method" in getattr(one, "log_fields", {})]  # type: ignore[attr-defined]
     assert facts["origin"] == "https://evil.example" and facts["wanted_method"] == "DELETE"
     assert len(facts["wanted_headers"]) == 200 and facts["error_type"] == "origin_not_allowed"
     assert "PROXY_ALLOWED_ORIGINS" in facts["allowed_by"]

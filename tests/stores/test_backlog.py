@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.batching import CLOSE_SECONDS, MOST_AT_ONCE, LedgerBatcher, Patience
+from proxy.stores.batching import CLOSE_SECONDS, MOST_AT_ONCE, LedgerBatcher, LedgerTimeouts
 from proxy.stores.ledger import Accept, Account, Charge, Deferred, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
@@ -22,7 +22,7 @@ from tests.support.postgres import Postgres
 from tests.support.relay import relaying
 
 pytestmark = pytest.mark.anyio
-SHORT = Patience(0.2, 0.2, 0.2)
+SHORT = LedgerTimeouts(0.2, 0.2, 0.2)
 #: How long a write waits for the lock of SQLite's file, where it is to give up soon.
 LOCK_SECONDS = 0.05
 
@@ -41,7 +41,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def batching(stores: SqlStores, patience: Patience = SHORT) -> AsyncIterator[LedgerBatcher]:
+async def batching(stores: SqlStores, patience: LedgerTimeouts = SHORT) -> AsyncIterator[LedgerBatcher]:
     batcher = LedgerBatcher(stores.ledger, patience)
     yield batcher
     await batcher.close()
@@ -83,7 +83,7 @@ async def _is_empty(batcher: LedgerBatcher) -> bool:
 
 async def test_a_store_that_is_back_in_time_is_waited_for(url: str, open_stores: OpenStores) -> None:
     stores = open_stores(url, LOCK_SECONDS)
-    async with batching(stores, Patience()) as batcher:
+    async with batching(stores, LedgerTimeouts()) as batcher:
         mine = await reserved(batcher)
         with locked(url):
             accepted = batcher.commit(Accept(mine.id, "fal-1", 5000.0))
@@ -128,7 +128,7 @@ async def test_a_reservation_that_nobody_waits_for_is_undone(
     """It is on its way, and is written when the lock is free; its call has been refused meanwhile."""
     stores = open_stores(url)
     mine = job(Charge(REQUESTS, 5, 100))
-    async with batching(stores, Patience() if is_cancelled else SHORT) as batcher:
+    async with batching(stores, LedgerTimeouts() if is_cancelled else SHORT) as batcher:
         with locked(url):
             waiting = batcher.commit(Reserve(mine))
             if is_cancelled:
@@ -163,7 +163,7 @@ async def test_a_reservation_whose_commit_was_not_answered_is_undone(
     with relaying(postgres.port) as relay:
         stores = open_stores(url.replace(f":{postgres.port}/", f":{relay.port}/"))
         mine, other = job(Charge(REQUESTS, 5, 100)), job(Charge(REQUESTS, 1, 100))
-        async with batching(stores, Patience()) as batcher:
+        async with batching(stores, LedgerTimeouts()) as batcher:
             await batcher.commit(Reserve(other))
             relay.cut_after = b"COMMIT"
             with pytest.raises(StoreUnavailable):
@@ -180,7 +180,7 @@ async def test_an_acceptance_whose_commit_was_not_answered_is_written_once(
     url = postgres_databases.migrated()
     with relaying(postgres.port) as relay:
         stores = open_stores(url.replace(f":{postgres.port}/", f":{relay.port}/"))
-        async with batching(stores, Patience()) as batcher:
+        async with batching(stores, LedgerTimeouts()) as batcher:
             mine = await reserved(batcher)
             relay.cut_after = b"COMMIT"
             accepted = batcher.commit(Accept(mine.id, "fal-1", 5000.0))

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import Pool, Window
+from proxy.stores.counters.base import LeaseScope, Window
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.patience import until
 from tests.support.redis import Redis, running_redis, running_redis_nodes
@@ -17,7 +17,7 @@ from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 NOW = 1_795_000_000.25
-NINE, TWO = Window("subject:alice", 9, 60), Pool("subject:alice", 2)
+NINE, TWO = Window("subject:alice", 9, 60), LeaseScope("subject:alice", 2)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import Pool, Window
+from proxy.stores.counters.base import LeaseScope, Window
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.patience import until
 from tests.support.redis import Redis, running_redis
@@ -13,7 +13,7 @@ from tests.support.relay import relaying
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 NOW = 1_795_000_000.25
-THREE, ONE = Window("subject:alice", 3, 60), Pool("subject:alice", 1)
+THREE, ONE = Window("subject:alice", 3, 60), LeaseScope("subject:alice", 1)
 
 
 def demote(server: Redis, *, is_stale: bool) -> None:

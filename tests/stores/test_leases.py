@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from proxy.stores.counters.base import Counters, Pool
+from proxy.stores.counters.base import Counters, LeaseScope
 from proxy.stores.counters.memory import MOST_RETURNED, SWEEP_EVERY, MemoryCounters
 from proxy.stores.counters.redis import RedisCounters
 from tests.support.redis import Redis
@@ -13,7 +13,7 @@ from tests.support.redis import Redis
 pytestmark = pytest.mark.anyio
 NOW = 1_795_000_000.25
 LATER = NOW + 600
-TWO, THREE = Pool("subject:alice", 2), Pool("tenant:acme", 3)
+TWO, THREE = LeaseScope("subject:alice", 2), LeaseScope("tenant:acme", 3)
 KEYS = (TWO.key, THREE.key)
 
 
@@ -28,19 +28,19 @@ async def test_slots_are_taken_until_one_pool_is_full(counters: Counters) -> Non
     assert await counters.acquire("c", [TWO, THREE], NOW, LATER) == 0
     assert await in_use(counters) == (2, 2)
     assert await counters.acquire("d", [THREE], NOW, LATER) is None
-    assert await counters.acquire("e", [Pool("subject:bob", 2), THREE], NOW, LATER) == 1
+    assert await counters.acquire("e", [LeaseScope("subject:bob", 2), THREE], NOW, LATER) == 1
     assert await counters.in_use("subject:bob", NOW) == 0
 
 
 async def test_taking_again_is_taking_once(counters: Counters) -> None:
     for moment in (NOW, NOW + 300):
-        assert await counters.acquire("a", [Pool("one", 1)], moment, moment + 600) is None
+        assert await counters.acquire("a", [LeaseScope("one", 1)], moment, moment + 600) is None
     assert await counters.in_use("one", NOW + 899) == 1
     assert await counters.in_use("one", NOW + 900) == 0
 
 
 async def test_a_slot_frees_itself(counters: Counters) -> None:
-    one = [Pool("one", 1)]
+    one = [LeaseScope("one", 1)]
     await counters.acquire("a", one, NOW, LATER)
     assert await counters.acquire("b", one, LATER - 0.25, LATER + 600) == 0
     assert await counters.acquire("b", one, LATER, LATER + 600) is None
@@ -48,7 +48,7 @@ async def test_a_slot_frees_itself(counters: Counters) -> None:
 
 
 async def test_a_clock_that_is_set_back_makes_no_lease_longer(counters: Counters) -> None:
-    one = [Pool("one", 1)]
+    one = [LeaseScope("one", 1)]
     assert await counters.acquire("a", one, NOW, LATER) is None
     early = NOW - 3600
     assert await counters.acquire("b", one, early, early + 600) == 0
@@ -103,7 +103,7 @@ async def test_many_at_once_get_no_more_than_there_are(counters: Counters) -> No
     full: list[int | None] = []
 
     async def acquire(number: int) -> None:
-        full.append(await counters.acquire(f"job-{number}", [Pool("a", 30), Pool("b", 40)], NOW, LATER))
+        full.append(await counters.acquire(f"job-{number}", [LeaseScope("a", 30), LeaseScope("b", 40)], NOW, LATER))
 
     async with anyio.create_task_group() as group:
         for number in range(100):
@@ -113,7 +113,7 @@ async def test_many_at_once_get_no_more_than_there_are(counters: Counters) -> No
 
 
 async def test_a_slot_that_was_returned_and_taken_again_ends_with_the_later_time(counters: Counters) -> None:
-    one = [Pool("one", 1)]
+    one = [LeaseScope("one", 1)]
     await counters.acquire("a", one, NOW, NOW + 600)
     await counters.release("a", ["one"])
     await counters.acquire("a", one, NOW + 100, NOW + 700)
@@ -125,40 +125,40 @@ async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_return
     counters = MemoryCounters()
     for number in range(5_000):
         moment = NOW + number / 100
-        await counters.acquire("kept", [Pool("one", 9)], moment, moment + 600)
+        await counters.acquire("kept", [LeaseScope("one", 9)], moment, moment + 600)
         await counters.renew("kept", ["one"], moment, moment + 600)
         await counters.restore({"kept": ["one"]}, moment, moment + 600)
-        await counters.acquire(f"short {number}", [Pool("one", 9)], moment, moment + 600)
+        await counters.acquire(f"short {number}", [LeaseScope("one", 9)], moment, moment + 600)
         await counters.release(f"short {number}", ["one"])
-    assert len(counters._pools["one"]._queue) <= MOST_RETURNED + 10
+    assert len(counters._scopes["one"]._queue) <= MOST_RETURNED + 10
     assert await counters.in_use("one", NOW + 600) == 1
     assert await counters.in_use("one", NOW + 650) == 0
 
 
 async def test_memory_forgets_a_pool_with_its_last_lease() -> None:
     counters = MemoryCounters()
-    pools = [Pool("subject", 1), Pool("tenant", 1)]
-    assert await counters.acquire("a", pools, NOW, NOW + 600) is None
-    assert await counters.acquire("b", [Pool("other", 1), *pools], NOW, NOW + 600) == 1
+    scopes = [LeaseScope("subject", 1), LeaseScope("tenant", 1)]
+    assert await counters.acquire("a", scopes, NOW, NOW + 600) is None
+    assert await counters.acquire("b", [LeaseScope("other", 1), *scopes], NOW, NOW + 600) == 1
     await counters.renew("b", ["other"], NOW, NOW + 600)
-    assert set(counters._pools) == {"subject", "tenant"}
+    assert set(counters._scopes) == {"subject", "tenant"}
     await counters.release("a", ["subject", "tenant"])
-    assert not counters._pools
-    await counters.acquire("a", pools, NOW, NOW + 600)
+    assert not counters._scopes
+    await counters.acquire("a", scopes, NOW, NOW + 600)
     assert await counters.in_use("subject", NOW + 600) == 0
-    assert set(counters._pools) == {"tenant"}
+    assert set(counters._scopes) == {"tenant"}
 
 
 async def test_memory_forgets_pools_whose_leases_nobody_returned() -> None:
     counters = MemoryCounters()
     for number in range(3 * SWEEP_EVERY):
-        await counters.acquire(f"lost {number}", [Pool(f"subject {number}", 1)], NOW + number, NOW + number + 600)
-    assert len(counters._pools) <= SWEEP_EVERY + 600
+        await counters.acquire(f"lost {number}", [LeaseScope(f"subject {number}", 1)], NOW + number, NOW + number + 600)
+    assert len(counters._scopes) <= SWEEP_EVERY + 600
 
 
 @pytest.mark.tools
 async def test_a_process_whose_clock_is_wrong_frees_and_keeps_nothing_in_redis(redis: Redis) -> None:
-    right, wrong, one = RedisCounters(redis.url), RedisCounters(redis.url), [Pool("one", 1)]
+    right, wrong, one = RedisCounters(redis.url), RedisCounters(redis.url), [LeaseScope("one", 1)]
     assert await right.acquire("a", one, NOW, NOW + 600) is None
     ahead, behind = NOW + 100_000, NOW - 100_000
     for now in (ahead, behind):

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import Counters, Hit, Pool, Window
+from proxy.stores.counters.base import Counters, Hit, LeaseScope, Window
 from proxy.stores.counters.redis import RedisCounters
 from proxy.stores.counters.windows import SWEEP_EVERY, SlidingWindows
 from tests.limits.troubles import redis_out_of_memory
@@ -224,7 +224,7 @@ async def test_a_hit_whose_answer_was_lost_counts_once_also_where_it_was_the_las
 async def test_a_redis_without_memory_counts_nothing_until_it_has_some(redis: Redis) -> None:
     counters = RedisCounters(redis.url, uses_server_time=False)
     await counters.ping()
-    one, keys = [Pool("one", 1)], ["one"]
+    one, keys = [LeaseScope("one", 1)], ["one"]
     assert await counters.acquire("a", one, NOW, NOW + 600) is None
     assert (await counters.hit([TWO], NOW)).remaining == (1,)
     with redis_out_of_memory(redis):
@@ -233,7 +233,7 @@ async def test_a_redis_without_memory_counts_nothing_until_it_has_some(redis: Re
             counters.hit([THREE], NOW + 1),
             # Also where something has expired, and is removed.
             counters.hit([TWO], NOW + 61),
-            counters.acquire("b", [Pool("other", 1)], NOW + 1, NOW + 601),
+            counters.acquire("b", [LeaseScope("other", 1)], NOW + 1, NOW + 601),
             counters.acquire("b", one, NOW + 601, NOW + 1201),
             counters.restore({"c": keys}, NOW + 601, NOW + 1201),
             counters.ping(),

@@ -23,7 +23,7 @@ from proxy.jobs.fal_queue import FalQueue
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Bookkeeper
+from proxy.limits.quotas import Quotas
 from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plan_file import read_file
@@ -221,13 +221,13 @@ def look_after(stack: Stack, counters: Counters) -> int:
         stores = SqlStores(stack.settings.stores.database_url.reveal())
         upstream = Upstream(stack.settings.fal, EngineTransport())
         _, catalog = read_file(stack.settings.config_path)
-        bookkeeper, leases = Bookkeeper(stores.ledger, stack.clock), Leases(counters, stores.ledger, stack.clock)
-        settlement = Settlement(bookkeeper, leases, catalog, stack.clock)
+        quotas, leases = Quotas(stores.ledger, stack.clock), Leases(counters, stores.ledger, stack.clock)
+        settlement = Settlement(quotas, leases, catalog, stack.clock)
         try:
             queue = FalQueue(upstream, settlement)
             return await Reconciler(stores.ledger, upstream, queue, settlement, leases, stack.clock).run_once()
         finally:
-            await bookkeeper.close()
+            await quotas.close()
             await upstream.close()
             await stores.close()
 

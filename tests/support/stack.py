@@ -20,7 +20,7 @@ from proxy.sandbox.app import SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
 from proxy.settings import Settings, read
-from proxy.stores.batching import Patience
+from proxy.stores.batching import LedgerTimeouts
 from proxy.stores.counters.base import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
@@ -153,7 +153,7 @@ def proxy_in_front_of(
     counters: Counters | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
-    patience: Patience | None = None,
+    ledger_timeouts: LedgerTimeouts | None = None,
     server: Mapping[str, Any] | None = None,
 ) -> Iterator[Stack]:
     """A proxy with a database of its own in `folder`, serving until the block ends.
@@ -186,7 +186,7 @@ def proxy_in_front_of(
         counters=counters,
         transport=transport or EngineTransport(ssl_context=_NO_AUTHORITIES, idle_seconds=settings.fal.idle_seconds),
         timeouts=timeouts,
-        patience=patience,
+        ledger_timeouts=ledger_timeouts,
         plan_file=plans,
         reconciles=False,
         page=Page() if dev else None,

@@ -32,8 +32,8 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The in-flight slots of one scope."""
+class LeaseScope:
+    """The leases of one scope."""
 
     key: str
     limit: int
@@ -73,10 +73,10 @@ class Holder(Protocol):
         """Let leases outlive this process: fal has their jobs in its queue."""
 
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
-        """The leases of a holder, each with its pools as `free` takes them."""
+        """The leases of a holder, each with its scopes as `free` takes them."""
 
     async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
-        """End leases of a dead holder; one without pools is left to expire.
+        """End leases of a dead holder; one without scopes is left to expire.
 
         A holder that lives again keeps its own: its sign of life counts from now on, until `expires_at` at the latest.
         """
@@ -105,20 +105,20 @@ class Counters(Protocol):
         Without `counts` it is only tried: the answer says whether there is room, and nothing is taken.
         """
 
-    async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
-        """Take a slot of every pool, or of none; the place of a pool that is full, else None. Idempotent.
+    async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
+        """Take a lease of every scope, or of none; the place of a scope that is full, else None. Idempotent.
 
         Raises:
             LeasesLost: the epoch is not the one that the holder adopted.
         """
 
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
-        """Keep the slots longer. A lease that was returned or has expired stays so."""
+        """Keep the leases longer. A lease that was returned or has expired stays so."""
 
     async def restore(
         self, leases: Mapping[str, Sequence[str]], now: float, expires_at: float, *, holds: bool = False
     ) -> None:
-        """Take the slots of leases, each with the keys of its pools, whether or not there is room.
+        """Take leases, each with the keys of its scopes, whether or not there is room.
 
         For calls that are known to be in flight. `holds`: they end with this process.
         """

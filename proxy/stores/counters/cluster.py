@@ -14,7 +14,7 @@ from redis.exceptions import MovedError
 
 
 class Route:
-    """Where the keys are, for all connections of a pool: at the address of the URL until a node names another."""
+    """Where the keys are, for all connections of a scope: at the address of the URL until a node names another."""
 
     def __init__(self, host: str, port: int) -> None:
         self._first = self.address = (host, port)
@@ -63,11 +63,11 @@ class FollowingSSLConnection(_Following, SSLConnection):
     pass
 
 
-def follow_moves(pool: BlockingConnectionPool) -> None:
-    """Make a pool, from which nothing was taken yet, follow its keys through a cluster."""
+def follow_moves(scope: BlockingConnectionPool) -> None:
+    """Make a scope, from which nothing was taken yet, follow its keys through a cluster."""
     classes: dict[type, type[Connection]] = {Connection: FollowingConnection, SSLConnection: FollowingSSLConnection}
-    options = pool.connection_kwargs
+    options = scope.connection_kwargs
     # A socket of the file system leads to one server only.
-    if (following := classes.get(pool.connection_class)) is not None:
+    if (following := classes.get(scope.connection_class)) is not None:
         options["route"] = Route(options.get("host", "localhost"), options.get("port", 6379))
-        pool.connection_class = following
+        scope.connection_class = following

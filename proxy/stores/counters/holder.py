@@ -1,6 +1,6 @@
 """The holders of leases in Redis: processes that give a sign of life every few seconds, or are taken for dead.
 
-A hash for each holder names its leases with their pools, so that another process can end them when it is dead. A key
+A hash for each holder names its leases with their scopes, so that another process can end them when it is dead. A key
 with a random value, the epoch, tells that the data is still there: a server that lost its data has lost it too.
 """
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from proxy.stores.counters.base import Beat, Hit, Pool, Window
+from proxy.stores.counters.base import Beat, Hit, LeaseScope, Window
 from proxy.stores.counters.windows import SlidingWindows
 
-#: New pools between two sweeps of those with expired leases, at least.
+#: New scopes between two sweeps of those with expired leases, at least.
 SWEEP_EVERY = 10_000
 #: Leases that were returned and still stand in a queue: most calls are over long before their lease would expire.
 MOST_RETURNED = 100
@@ -26,7 +26,7 @@ class MemoryCounters:
     def __init__(self) -> None:
         self._latest = self._set_back = 0.0
         self.windows = SlidingWindows()
-        self._pools: dict[str, _Pool] = {}
+        self._scopes: dict[str, _Scope] = {}
         self._until_sweep = SWEEP_EVERY
         self.holder = LoneHolder()
 
@@ -35,14 +35,14 @@ class MemoryCounters:
             return self.windows.hit_one(windows[0], now)
         return self.windows.hit(windows, now, counts=counts)
 
-    async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
+    async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
         moment = self._moment(now)
-        for at, pool in enumerate(pools):
-            living = self._living(pool.key, moment)
-            if lease not in living and len(living) >= pool.limit:
+        for at, scope in enumerate(scopes):
+            living = self._living(scope.key, moment)
+            if lease not in living and len(living) >= scope.limit:
                 return at
-        for pool in pools:
-            self._put(pool.key, lease, moment + (expires_at - now))
+        for scope in scopes:
+            self._put(scope.key, lease, moment + (expires_at - now))
         self._sweep(moment)
         return None
 
@@ -62,10 +62,10 @@ class MemoryCounters:
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         for key in keys:
-            if (pool := self._pools.get(key)) is not None:
-                pool.leases.pop(lease, None)
-                if not pool.leases:
-                    del self._pools[key]
+            if (scope := self._scopes.get(key)) is not None:
+                scope.leases.pop(lease, None)
+                if not scope.leases:
+                    del self._scopes[key]
 
     async def in_use(self, key: str, now: float) -> int:
         return len(self._living(key, self._moment(now)))
@@ -84,28 +84,28 @@ class MemoryCounters:
         return now + self._set_back
 
     def _living(self, key: str, now: float) -> Mapping[str, float]:
-        """The leases of a pool that have not expired; a pool without any is forgotten."""
-        pool = self._pools.get(key)
-        if pool is None:
+        """The leases of a scope that have not expired; a scope without any is forgotten."""
+        scope = self._scopes.get(key)
+        if scope is None:
             return _NO_LEASES
-        living = pool.living(now)
+        living = scope.living(now)
         if not living:
-            del self._pools[key]
+            del self._scopes[key]
         return living
 
     def _put(self, key: str, lease: str, expires_at: float) -> None:
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = _Pool()
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = _Scope()
             self._until_sweep -= 1
-        pool.put(lease, expires_at)
+        scope.put(lease, expires_at)
 
     def _sweep(self, now: float) -> None:
-        """Forget pools whose leases expired unreturned, once as many new pools came as there are."""
+        """Forget scopes whose leases expired unreturned, once as many new scopes came as there are."""
         if self._until_sweep <= 0:
-            for key in list(self._pools):
+            for key in list(self._scopes):
                 self._living(key, now)
-            self._until_sweep = max(SWEEP_EVERY, len(self._pools))
+            self._until_sweep = max(SWEEP_EVERY, len(self._scopes))
 
 
 class LoneHolder:
@@ -130,8 +130,8 @@ class LoneHolder:
         return None
 
 
-class _Pool:
-    """The leases of one pool. The queue finds the expired ones without looking at all of them.
+class _Scope:
+    """The leases of one scope. The queue finds the expired ones without looking at all of them.
 
     A lease stands there once, with a time at which it is to be looked at: it may have been renewed since, or returned.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
-from proxy.stores.counters.base import Hit, LeasesLost, Pool, Window
+from proxy.stores.counters.base import Hit, LeaseScope, LeasesLost, Window
 from proxy.stores.counters.client import ANSWER_SECONDS, PREFIX, answering, batches, connect, script, sizes
 from proxy.stores.counters.holder import EPOCH, RedisHolder
 
@@ -44,11 +44,11 @@ class RedisCounters:
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
 
-    async def acquire(self, lease: str, pools: Sequence[Pool], now: float, expires_at: float) -> int | None:
-        if not pools:
+    async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
+        if not scopes:
             return None
-        keys = [EPOCH, self.holder.key, *[_LEASES + pool.key for pool in pools]]
-        limits = [pool.limit for pool in pools]
+        keys = [EPOCH, self.holder.key, *[_LEASES + scope.key for scope in scopes]]
+        limits = [scope.limit for scope in scopes]
         async with answering():
             args = [self._time(now), expires_at - now, lease, self.holder.epoch, *limits]
             full = int(await self._acquire(keys=keys, args=args))

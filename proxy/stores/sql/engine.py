@@ -199,13 +199,13 @@ def _restrict(path: str) -> None:
 
 async def _write_ahead(connection: aiosqlite.Connection, lock_seconds: float) -> None:
     # For this one statement SQLite does not wait for a lock: of those that open a new file at once, one succeeds.
-    patience = asyncio.get_running_loop().time() + lock_seconds
+    give_up_at = asyncio.get_running_loop().time() + lock_seconds
     while True:
         try:
             await connection.execute_fetchall("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or asyncio.get_running_loop().time() > patience:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or asyncio.get_running_loop().time() > give_up_at:
                 raise
         await asyncio.sleep(0.02)
 

@@ -42,7 +42,7 @@ class SqlLedger:
         except AccountsMissing as missing:
             # They were deleted, so what is known of the others may be wrong too. The transaction is done again from its
             # start: accounts that are locked out of their order could deadlock.
-            _log.warning("accounts are missing", extra={"facts": {"accounts": len(missing.buckets)}})
+            _log.warning("accounts are missing", extra={"log_fields": {"accounts": len(missing.buckets)}})
             self._known.clear()
             return await self._commit(operations, ())
 

@@ -72,8 +72,8 @@ class SqlStores:
             if revision is None or not await migrate.is_served(connection, revision):
                 raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
         self._served.add(revision)
-        facts = {"revision": revision, "newest_known": migrate.newest()}
-        _log.warning("the database is at another revision of this release", extra={"facts": facts})
+        fields = {"revision": revision, "newest_known": migrate.newest()}
+        _log.warning("the database is at another revision of this release", extra={"log_fields": fields})
 
     async def _revision(self) -> str | None:
         async with self._database.reading() as connection:
