@@ -123,7 +123,7 @@ class OutcomeNotes:
                 await self._write_all_late()
             except StoreUnavailable as problem:
                 facts = {"outcomes": len(self._late), "problem": type(problem).__name__}
-                _log.warning("outcomes of Idempotency-Keys are written later", extra={"facts": facts})
+                _log.warning("outcomes of Idempotency-Keys are written later", extra={"log_fields": facts})
 
     async def _write_all_late(self) -> None:
         for job_id, note in list(self._late.items()):
@@ -133,4 +133,4 @@ class OutcomeNotes:
 
 
 def _give_up(note: _Note) -> None:
-    _log.warning("outcome of an Idempotency-Key not kept", extra={"facts": {"job": note.claim.job_id}})
+    _log.warning("outcome of an Idempotency-Key not kept", extra={"log_fields": {"job": note.claim.job_id}})
