@@ -21,34 +21,34 @@ PAGE = ROOT / "docs" / "performance.md"
 Report = Mapping[str, Any]
 
 HEAD = """\
-# What it costs
+# Performance
 
-`make bench` measures, and `python -m tests.bench.page` writes this page from what it measured. The figures are those of
-one machine; what says something elsewhere are the ratios, taken within one run.
+`make bench` runs the benchmarks, and `python -m tests.bench.page` writes this page from their results. The figures come
+from one machine. On other machines only the ratios, which are taken within one run, are meaningful.
 
-- `python -m tests.bench`: this proxy with everything on (session, input policy, rate limits, slots, quotas of three
-  accounts in a durable ledger on SQLite, ownership, access log) beside the official proxy on Hono and on Express,
-  without checks of any kind, and beside nginx, which passes on and does nothing else. All stand in front of the same
-  static upstream and get the same load in turns.
-- `python -m tests.bench.limits`: the way of a submit and of a run with every kind of limit on, beside the same with all
-  limits off. Sessions, input policy and ownership are on in both.
-- `python -m tests.bench.uploads`: one upload of 200 MiB at a time, with everything on, beside nginx, which passes bytes
-  on unbuffered and checks nothing.
+- `python -m tests.bench` compares this proxy with the official proxy on Hono and on Express, and with nginx. This proxy
+  runs with everything on: session, input policy, rate limits, concurrency leases, quotas of three accounts in a durable
+  ledger on SQLite, ownership, access log. The official proxy runs without any checks, and nginx only passes calls on.
+  All stand in front of the same static upstream and take turns under the same load.
+- `python -m tests.bench.limits` compares a submit and a run with every kind of limit on, and with all limits off.
+  Sessions, input policy and ownership are on in both.
+- `python -m tests.bench.uploads` compares one upload of 200 MiB at a time, with everything on, with nginx, which passes
+  bytes on unbuffered and checks nothing.
 
-Each proxy has core 0 to itself while its turn lasts; the load (wrk) and the static upstream share core 1, and so do
-PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time, all its threads, and
-ratios the median of those of the rounds. A turn with an answer that is an error fails the benchmark.
+During its turn, each proxy has core 0 to itself. The load generator (wrk) and the static upstream share core 1, also
+with PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time in all its
+threads. Ratios are the medians of the ratios of the rounds. The benchmark fails if an answer is an error.
 """
 LEDGER = """\
-A submit is two steps of the ledger (reserved before anything is sent; noted whose it is before anybody learns its id)
-and a run is two as well (reserved; booked). Each step shares its transaction with whatever else arrives while the one
-before is being written, which is why 32 callers cost far less than 32 commits.
+A submit takes two steps of the ledger: it reserves quota before the proxy sends anything, and records the owner before
+the caller learns the id. A run also takes two: it reserves, and it charges. Each step shares a transaction with all
+others that arrive while the previous transaction is written. Therefore 32 callers cost far less than 32 commits.
 """
 
 
 UPLOADS = """\
-Whatever the size of a file, next to nothing of it stays in memory: a test holds 1 GiB to 16 MiB, and fifty files of 20
-MiB at once to 64 MiB.
+A file takes almost no memory, whatever its size: tests limit the memory for a file of 1 GiB to 16 MiB, and for fifty
+files of 20 MiB at once to 64 MiB.
 """
 
 
@@ -81,11 +81,11 @@ def _beside(bench: Report) -> str:
         rows.append([workload, *rates, *(f"{ratio(turns[ours], turns[name]):.2f}" for name in others)])
     table = _table(["a second of processor time", ours, *others, *(f"÷ {name}" for name in others)], rows)
     words = _words(
-        f"""Status is the poll of a job that runs; a whole job is a submit, {bench["polls"]} polls and the result. The
-        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second beside its load;
-        the fastest of all that stood in front of it passed on {_number(bench["fastest_contestant"])}."""
+        f"""A status call polls a running job. A whole job is a submit, {bench["polls"]} polls and the result. The
+        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second under its load; the
+        fastest proxy in front of it passes on {_number(bench["fastest_contestant"])}."""
     )
-    return f"## Beside the official proxy\n\n{table}\n\n{words}"
+    return f"## Comparison with other proxies\n\n{table}\n\n{words}"
 
 
 def _latency(bench: Report) -> str:
@@ -95,8 +95,8 @@ def _latency(bench: Report) -> str:
         for name, one in found.items()
     ]
     words = _words(
-        """At half of the rate that each reached: what a call takes longer than the same one to the upstream itself,
-        with as many connections and pauses."""
+        """The table shows how much longer a call takes than the same call to the upstream itself, with the same
+        connections and pauses, at half of the rate that each proxy reached."""
     )
     table = _table(["call", "through", "calls a second", "median, ms", "99th percentile, ms"], rows)
     return f"## Added latency\n\n{words}\n{table}\n"
@@ -104,21 +104,21 @@ def _latency(bench: Report) -> str:
 
 def _footprint(bench: Report) -> str:
     found = bench["footprint"]
-    words = f"""From the command to a ready proxy: {found["start_seconds"]:.2f} s. One idle process holds
-        {found["idle_mib"]:.0f} MiB, and {found["after_load_mib"]:.0f} MiB after some seconds of submits."""
+    words = f"""The proxy is ready {found["start_seconds"]:.2f} s after the command. One idle process takes
+        {found["idle_mib"]:.0f} MiB of memory, and {found["after_load_mib"]:.0f} MiB after some seconds of submits."""
     return f"## Start and memory\n\n{_words(words)}"
 
 
 def _streams(bench: Report) -> str:
     streams, fan_out = bench["streams"], bench["fan_out"]
     samples = streams["kib_each_over_time"]
-    words = f"""{streams["streams"]} jobs with one watcher each: {streams["kib_each"]:.1f} KiB for each stream
-        of a fresh process.
-        {fan_out["watchers"]} watchers of one job: the last hears of its end
+    words = f"""With {streams["streams"]} jobs and one watcher each, a stream of a fresh process takes
+        {streams["kib_each"]:.1f} KiB.
+        With {fan_out["watchers"]} watchers of one job, the last learns of its end
         {fan_out["last_after_first_ms"]:.0f} ms after the first."""
     if len(samples) > 1:
         minutes = (len(samples) - 1) * streams["seconds_between"] / 60
-        words += f" Held for {minutes:.0f} minutes, a stream took {min(samples):.1f} to {max(samples):.1f} KiB."
+        words += f" Over {minutes:.0f} minutes, a stream took {min(samples):.1f} to {max(samples):.1f} KiB."
     return f"## Open status streams\n\n{_words(words)}"
 
 
@@ -133,7 +133,7 @@ def _limits(limits: Report) -> str:
         # Without limits and with them, in turns.
         shares = [f"{ratio(one, each[place // 2 * 2]):.2f}" for place, one in enumerate(each)]
         rows.append([f"{workload}: share of what the same stores reach without limits", *shares])
-    return f"## Limits\n\n{_table(['way of a call', *turns], rows)}\n\n{LEDGER}"
+    return f"## Limits\n\n{_table(['call', *turns], rows)}\n\n{LEDGER}"
 
 
 def _uploads(uploads: Report) -> str:
@@ -150,7 +150,7 @@ def _rounds(bench: Report, limits: Report | None) -> str:
     lines = [f"- {line}" for line in _raw(bench["results"])]
     if limits is not None:
         lines += [f"- limits, {line}" for line in _raw(limits["results"])]
-    intro = "Per second of the proxy's processor time, in the order they were run."
+    intro = "Calls per second of the proxy's processor time, in the order of the rounds."
     return "\n".join(["## The rounds", "", intro, "", *lines, ""])
 
 

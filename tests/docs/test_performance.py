@@ -48,7 +48,7 @@ def test_what_was_measured_besides_is_told_too() -> None:
     held = {"streams": 2000, "kib_each": 20.0, "seconds_between": 10.0, "kib_each_over_time": [20.0] * 60 + [21.5]}
     written = page(report(streams=held), limits)
     assert "| submit: share of what the same stores reach without limits | 1.00 | 0.75 | 1.00 | 0.60 |" in written
-    assert "Held for 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
+    assert "Over 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
 
 
 def test_no_line_is_longer_than_those_of_the_other_pages() -> None:
