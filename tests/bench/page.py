@@ -82,8 +82,8 @@ def _beside(bench: Report) -> str:
     table = _table(["a second of processor time", ours, *others, *(f"÷ {name}" for name in others)], rows)
     words = _words(
         f"""A status call polls a running job. A whole job is a submit, {bench["polls"]} polls and the result. The
-        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second under its load; the
-        fastest proxy in front of it passes on {_number(bench["fastest_contestant"])}."""
+        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second under its load;
+        the fastest proxy in front of it passes on {_number(bench["fastest_contestant"])}."""
     )
     return f"## Comparison with other proxies\n\n{table}\n\n{words}"
 
