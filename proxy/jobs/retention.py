@@ -1,9 +1,9 @@
 """Removes what is past its time, in batches that calls hardly notice.
 
 Each run finds rows past their time and removes some in each transaction. A rest follows that is many times as long as
-the transaction took: the busier the database, the slower the run. What has a time of its own (idempotency keys,
-uploads, revocations) is removed a day after its end; jobs and accounts once the retention has passed. A run ends if it
-finds that another process removes rows.
+the removal took, with what SQLite writes to the disk for it: the busier the database, the slower the run. What has a
+time of its own (idempotency keys, uploads, revocations) is removed a day after its end; jobs and accounts once the
+retention has passed. A run ends if it finds that another process removes rows.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ length."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -19,7 +20,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from proxy.errors import StoreUnavailable
 from proxy.settings import SettingsError, read_stores
-from proxy.stores.ledger import Granted, Reserve
+from proxy.stores.ledger import Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.direct import Executor
@@ -27,6 +28,7 @@ from proxy.stores.sql.engine import SqliteLocation, keep_private
 from proxy.stores.sql.file import LONGEST_LOG, TIDY_AFTER
 from proxy.stores.sql.schema import tenant_keys
 from tests.stores.conftest import OpenStores
+from tests.stores.expired import expiry
 from tests.stores.records import UPLOAD, job
 from tests.support.databases import SqliteDatabases
 
@@ -43,6 +45,26 @@ async def database(sqlite_databases: SqliteDatabases) -> Any:
     database = Database(sqlite_databases.migrated())
     yield database
     await database.close()
+
+
+def jobs_in_file(path: Path) -> int:
+    """How many jobs the file has without its log."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+        (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+        return int(jobs)
+
+
+async def test_a_removal_leaves_nothing_of_itself_in_the_log(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    url = sqlite_databases.migrated()
+    stores = open_stores(url)
+    done = [job(id=f"{number:032x}") for number in range(5)]
+    await stores.ledger.commit([Reserve(one) for one in done] + [Settle(one.id, {}, 1010.0) for one in done])
+    found = await stores.retention.find("jobs", expiry(jobs=5000.0), 4)
+    assert jobs_in_file(path_of(url)) == 0
+    assert await stores.retention.remove("jobs", found) == 4
+    assert jobs_in_file(path_of(url)) == 1
 
 
 def key(name: str, text: str = "hash") -> dict[str, Any]:

@@ -113,6 +113,11 @@ class Database:
                 raise OutcomeUnknown(problem.message) from None
             raise
 
+    async def tidy_up(self) -> None:
+        """Write the log of a SQLite file into the file; PostgreSQL does so itself."""
+        if self._file is not None:
+            await self._file.tidy_up()
+
     async def try_out(self, work: Callable[[Executor], object]) -> None:
         """Do `work` and take it back: the database can do it now, and is as it was.
 

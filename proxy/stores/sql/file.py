@@ -67,9 +67,8 @@ class SqliteFile:
         finally:
             self._turn.release()
             self._written += 1
-            if self._written >= TIDY_AFTER and (self._tidying is None or self._tidying.done()):
-                self._written = 0
-                self._tidying = asyncio.create_task(self._tidy())
+            if self._written >= TIDY_AFTER:
+                self._start_tidying()
 
     async def run(self, work: Callable[[Executor], T]) -> T:
         """What `work` returns, once it is committed.
@@ -90,6 +89,11 @@ class SqliteFile:
                     raise
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
             return self._committed(self._here, work)
+
+    async def tidy_up(self) -> None:
+        """Tidy up the log now: a transaction that wrote much to it leaves nothing that others wait for."""
+        # Not awaited itself: it goes on if this is cancelled.
+        await asyncio.wait({self._start_tidying()})
 
     async def try_out(self, work: Callable[[Executor], object]) -> None:
         """Do `work` and take it back, and look whether the disk has room: SQLite writes at a commit only.
@@ -134,6 +138,12 @@ class SqliteFile:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         self._location.check_room(ROOM)
+
+    def _start_tidying(self) -> asyncio.Task[None]:
+        if self._tidying is None or self._tidying.done():
+            self._written = 0
+            self._tidying = asyncio.create_task(self._tidy())
+        return self._tidying
 
     async def _tidy(self) -> None:
         loop = asyncio.get_running_loop()

@@ -96,12 +96,16 @@ class SqlRetention:
             return (await connection.execute(wanted)).all()
 
     async def remove(self, kind: str, found: Sequence[Row]) -> int | None:
-        return await self._database.run(partial(_remove, kind=_KINDS[kind], found=found))
+        removed = await self._database.run(partial(_remove, kind=_KINDS[kind], found=found))
+        if removed:
+            # Old rows lie all over the file: left to later, what they write to the log would hold up calls at once.
+            await self._database.tidy_up()
+        return removed
 
 
 def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
     if kind == "jobs":
-        return jobs.c.state.in_(OVER_STATES) & (jobs.c.checked_at < expiry.jobs)
+        return and_(jobs.c.state.in_(OVER_STATES), jobs.c.checked_at < expiry.jobs)
     if kind == "accounts":
         return _is_account_due(expiry)
     if kind == "idempotency":
@@ -110,17 +114,17 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
         return upload_parts.c.upload.in_(select(uploads.c.id).where(uploads.c.expires_at < expiry.uploads))
     if kind == "uploads":
         has_parts = exists().where(upload_parts.c.upload == uploads.c.id)
-        return (uploads.c.expires_at < expiry.uploads) & ~has_parts
+        return and_(uploads.c.expires_at < expiry.uploads, ~has_parts)
     # The newest one stays: SQLite would give its number to the next one, and processes read what is behind a number.
     newest = select(func.max(revocations.c.id)).scalar_subquery()
-    return (revocations.c.expires_at < expiry.revocations) & (revocations.c.id < newest)
+    return and_(revocations.c.expires_at < expiry.revocations, revocations.c.id < newest)
 
 
 def _is_account_due(expiry: Expiry) -> ColumnElement[bool]:
     """An account of an old window on which nothing is reserved."""
     account = quota_usage.c
     olds = [and_(account.window == window, account.window_start < first) for window, first in expiry.accounts.items()]
-    return (account.reserved == 0) & or_(false(), *olds)
+    return and_(account.reserved == 0, or_(false(), *olds))
 
 
 def _remove(connection: Executor, *, kind: _Kind, found: Sequence[Row]) -> int | None:
