@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +39,9 @@ class Wire:
         self._token = stack.token()
 
     @contextmanager
-    def sent(self, method: str, path: str, body: object = None, accept: str = "*/*") -> Iterator[socket.socket]:
+    def sent(
+        self, method: str, path: str, body: object = None, accept: str = "*/*", key: str = ""
+    ) -> Iterator[socket.socket]:
         content = b"" if body is None else orjson.dumps(body)
         lines = [
             f"{method} {path} HTTP/1.1",
@@ -48,14 +51,18 @@ class Wire:
         ]
         if content:
             lines += ["content-type: application/json", f"content-length: {len(content)}"]
+        if key:
+            lines.append(f"idempotency-key: {key}")
         with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
             wire.sendall("\r\n".join([*lines, "", ""]).encode() + content)
             yield wire
 
-    def ask(self, method: str, path: str, body: object = None, *, until: bytes, accept: str = "*/*") -> bytes:
+    def ask(
+        self, method: str, path: str, body: object = None, *, until: bytes, accept: str = "*/*", key: str = ""
+    ) -> bytes:
         """Make a call, and hang up once the answer holds these bytes."""
         received = b""
-        with self.sent(method, path, body, accept) as wire:
+        with self.sent(method, path, body, accept, key) as wire:
             while until not in received and (piece := wire.recv(65536)):
                 received += piece
         assert until in received, received
@@ -192,6 +199,26 @@ def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> 
 )
 def test_a_call_leaves_nothing_behind(wire: Wire, path: str, body: object, until: bytes) -> None:
     assert objects_left(wire, lambda: wire.ask("POST", path, body, until=until)) == 0
+
+
+def test_a_call_with_a_key_leaves_nothing_behind(wire: Wire) -> None:
+    keys = count()
+
+    def run(path: str, until: bytes) -> None:
+        wire.ask("POST", path, asking("What is this?"), until=until, key=f"{path}-{next(keys)}")
+
+    assert objects_left(wire, lambda: run(RUN, b'"output"')) == 0
+    assert objects_left(wire, lambda: run(f"/fal/queue/{NEXT}", b'"request_id"')) == 0
+    wire.ask("POST", RUN, asking("What is this?"), until=b'"output"', key="again")
+    assert (
+        objects_left(wire, lambda: wire.ask("POST", RUN, asking("What is this?"), until=b"replayed", key="again")) == 0
+    )
+
+
+@pytest.mark.parametrize("path", [JOBS, "/v1/usage"])
+def test_a_listing_leaves_nothing_behind(wire: Wire, ended: str, path: str) -> None:
+    assert ended
+    assert objects_left(wire, lambda: wire.ask("GET", path, until=b"}")) == 0
 
 
 def test_a_run_that_is_left_leaves_nothing_behind(wire: Wire) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Table, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.stores.directory import DirectoryRows, Revocation, Revocations, TenantKey
@@ -15,6 +15,11 @@ from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
 
 _ONLY_ROW = 1
+_next_version = (
+    update(schema.directory_version)
+    .where(schema.directory_version.c.id == _ONLY_ROW)
+    .values(version=schema.directory_version.c.version + 1)
+)
 
 
 class SqlDirectory:
@@ -70,7 +75,7 @@ class SqlDirectory:
                 # Left to itself it would give the number of the last row to the next one, if that row is deleted.
                 values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
             if revocation.session_id is not None:
-                same = (rows.c.tenant == revocation.tenant) & (rows.c.session_id == revocation.session_id)
+                same = and_(rows.c.tenant == revocation.tenant, rows.c.session_id == revocation.session_id)
                 await connection.execute(delete(rows).where(same))
             await connection.execute(insert(rows).values(values))
             await _bump(connection)
@@ -103,8 +108,7 @@ async def _revocations_after(connection: AsyncConnection, known: int) -> Revocat
 
 
 async def _bump(connection: AsyncConnection) -> None:
-    row = schema.directory_version
-    await connection.execute(update(row).where(row.c.id == _ONLY_ROW).values(version=row.c.version + 1))
+    await connection.execute(_next_version)
 
 
 async def _put(connection: AsyncConnection, table: Table, key: str, documents: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, and_, bindparam, select, update
 
 from proxy.stores.ledger import Account, Bucket, Job, OpenJob, Operation, Outcome, UsageRow
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs
 from proxy.stores.sql.transaction import (
-    OPEN_STATES,
+    IS_OPEN,
     AccountsMissing,
     account_keys,
     bucket_of,
@@ -23,12 +23,14 @@ from proxy.stores.sql.transaction import (
     find_accounts,
     job_of,
 )
-from proxy.stores.sql.usage import usage_query, usage_rows
+from proxy.stores.sql.usage import usage_query, usage_rows, usage_values
 
 KNOWN_ACCOUNTS = 20_000
 _log = logging.getLogger(__name__)
 #: What a statement is asked about at once: some databases take no more than a thousand parameters.
 _IDS_AT_ONCE = 500
+_is_among = jobs.c.endpoint.in_(bindparam("among", expanding=True))
+_queued_among = select(jobs.c.id).where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.state == "accepted")
 
 
 class SqlLedger:
@@ -65,21 +67,21 @@ class SqlLedger:
     async def open_jobs(self) -> Sequence[OpenJob]:
         columns = [jobs.c[name] for name in OpenJob._fields]
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(*columns).where(jobs.c.state.in_(OPEN_STATES)))
+            rows = await connection.execute(select(*columns).where(IS_OPEN))
             return [OpenJob._make(row) for row in rows]
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
         async with self._database.reading() as connection:
             for start in range(0, len(job_ids), _IDS_AT_ONCE):
-                is_asked = jobs.c.id.in_(job_ids[start : start + _IDS_AT_ONCE])
-                found.update(await connection.scalars(select(jobs.c.id).where(is_asked, jobs.c.state == "accepted")))
+                asked = {"ids": job_ids[start : start + _IDS_AT_ONCE]}
+                found.update(await connection.scalars(_queued_among, asked))
         return found
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         due = (
             select(jobs)
-            .where(jobs.c.state.in_(OPEN_STATES), jobs.c.checked_at < checked_before)
+            .where(IS_OPEN, jobs.c.checked_at < checked_before)
             .order_by(jobs.c.checked_at)
             .limit(most)
             .with_for_update(skip_locked=True)
@@ -92,7 +94,7 @@ class SqlLedger:
             return found
 
     async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
-        alive = (jobs.c.id == job_id) & jobs.c.state.in_(OPEN_STATES)
+        alive = and_(jobs.c.id == job_id, IS_OPEN)
         async with self._database.writing() as connection:
             await connection.execute(update(jobs).where(alive).values(checked_at=at, expires_at=expires_at))
 
@@ -107,26 +109,28 @@ class SqlLedger:
         self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
     ) -> Sequence[UsageRow]:
         async with self._database.reading() as connection:
-            query = usage_query(connection.dialect.name, tenant, subject, since, until, group_by)
-            rows = (await connection.execute(query)).all()
+            query = usage_query(connection.dialect.name, group_by, of_subject=subject is not None)
+            rows = (await connection.execute(query, usage_values(tenant, subject, since, until))).all()
         # A tenant may have many thousand subjects.
         return await asyncio.to_thread(usage_rows, rows)
 
     async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
-        wanted = jobs.c.tenant == tenant
+        wanted = [jobs.c.tenant == tenant]
         if subject is not None:
-            wanted &= jobs.c.subject == subject
+            wanted.append(jobs.c.subject == subject)
         return await self._newest(wanted, most)
 
     async def queued_jobs_of(
         self, tenant: str, subject: str, most: int, endpoints: Sequence[str] | None = None
     ) -> Sequence[Job]:
-        wanted = (jobs.c.tenant == tenant) & (jobs.c.subject == subject) & jobs.c.request_id.is_not(None)
+        wanted = [jobs.c.tenant == tenant, jobs.c.subject == subject, jobs.c.request_id.is_not(None)]
         if endpoints is not None:
-            wanted &= jobs.c.endpoint.in_(endpoints)
-        return await self._newest(wanted, most)
+            wanted.append(_is_among)
+        return await self._newest(wanted, most, endpoints)
 
-    async def _newest(self, wanted: Any, most: int) -> Sequence[Job]:
-        newest = select(jobs).where(wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
+    async def _newest(
+        self, wanted: Sequence[ColumnElement[bool]], most: int, among: Sequence[str] | None = None
+    ) -> Sequence[Job]:
+        newest = select(jobs).where(*wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
         async with self._database.reading() as connection:
-            return [job_of(row) for row in await connection.execute(newest)]
+            return [job_of(row) for row in await connection.execute(newest, {} if among is None else {"among": among})]

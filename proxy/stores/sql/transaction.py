@@ -32,6 +32,8 @@ from proxy.stores.sql.schema import jobs, quota_usage
 
 OPEN_STATES = ("reserved", "accepted")
 OVER_STATES = ("settled", "released")
+#: Built once, as all expressions are that do not change: a new one of this kind leaves cycles of objects behind.
+IS_OPEN = jobs.c.state.in_(OPEN_STATES)
 _BUCKET = tuple(quota_usage.c[name] for name in ("tenant", "subject", "unit", "window", "window_start"))
 
 

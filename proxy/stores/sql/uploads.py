@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.stores.sql.database import Database
@@ -36,7 +35,7 @@ class SqlUploads:
             others = select(func.sum(parts.c.size)).where(parts.c.upload == part.upload, parts.c.number != part.number)
             if ((await connection.execute(others)).scalar() or 0) + part.size > most:
                 return False
-            same = (parts.c.upload == part.upload) & (parts.c.number == part.number)
+            same = and_(parts.c.upload == part.upload, parts.c.number == part.number)
             await connection.execute(delete(parts).where(same))
             await connection.execute(insert(parts).values(asdict(part)))
             return True
@@ -65,7 +64,7 @@ class SqlUploads:
             return [Part(**row._mapping) for row in await connection.execute(wanted)]
 
     async def finish(self, upload_id: str, size: int) -> bool:
-        unfinished = (rows.c.id == upload_id) & rows.c.size.is_(None)
+        unfinished = and_(rows.c.id == upload_id, rows.c.size.is_(None))
         async with self._database.writing() as connection:
             return bool((await connection.execute(update(rows).where(unfinished).values(size=size))).rowcount)
 
@@ -77,5 +76,5 @@ async def _room(connection: AsyncConnection, upload_id: str) -> int | None:
     return most
 
 
-def _attempt(part: Part) -> Any:
-    return (parts.c.upload == part.upload) & (parts.c.number == part.number) & (parts.c.attempt == part.attempt)
+def _attempt(part: Part) -> ColumnElement[bool]:
+    return and_(parts.c.upload == part.upload, parts.c.number == part.number, parts.c.attempt == part.attempt)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, cast, func, null, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, bindparam, cast, func, null, select, union_all
 
 from proxy.stores.ledger import UNITS, UsageRow
 from proxy.stores.sql.schema import jobs, usage_days
@@ -19,42 +20,44 @@ _GROUPS = ("day", "endpoint", "subject")
 _SUMS = ("calls", *(f"{unit}_{part}" for unit in UNITS for part in ("whole", "rest")))
 
 
-def usage_query(
-    dialect: str, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
-) -> Select[Any]:
-    """Select the sums of jobs that were submitted in [since, until), a row a group.
+def usage_values(tenant: str, subject: str | None, since: float, until: float) -> dict[str, Any]:
+    """Give the values of a `usage_query` of jobs that were submitted in [since, until).
 
     Of jobs that were removed there are sums of whole days: a day counts if it begins in that time.
     """
-    both = union_all(
-        _of_jobs(dialect, tenant, subject, since, until, group_by), _of_days(tenant, subject, since, until, group_by)
-    ).subquery()
+    days = {"first": ceil(since / _DAY_SECONDS), "end": ceil(until / _DAY_SECONDS)}
+    whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
+    return {**whose, **days, "since": since, "until": until}
+
+
+@cache
+def usage_query(dialect: str, group_by: frozenset[str], *, of_subject: bool) -> Select[Any]:
+    """Select the sums of jobs, a row a group. Its values are those of `usage_values`."""
+    both = union_all(_of_jobs(dialect, group_by, of_subject), _of_days(group_by, of_subject)).subquery()
     groups = [(both.c[name] if name in group_by else null()).label(name) for name in _GROUPS]
     sums = [func.sum(both.c[name]).label(name) for name in _SUMS]
     return select(*groups, *sums).group_by(*(both.c[name] for name in _GROUPS if name in group_by))
 
 
-def _of_jobs(
-    dialect: str, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
-) -> Select[Any]:
+def _of_jobs(dialect: str, group_by: frozenset[str], of_subject: bool) -> Select[Any]:
     """Sums of the jobs that are there."""
     columns = {"day": _day(dialect), "endpoint": jobs.c.endpoint, "subject": jobs.c.subject}
     groups = [columns[name].label(name) for name in _GROUPS if name in group_by]
-    wanted = (jobs.c.tenant == tenant) & (jobs.c.submitted_at >= since) & (jobs.c.submitted_at < until)
-    if subject is not None:
-        wanted &= jobs.c.subject == subject
-    query = select(*groups, func.count().label("calls"), *_sums()).where(wanted & (jobs.c.state == "settled"))
+    at = jobs.c.submitted_at
+    wanted = [jobs.c.tenant == bindparam("of_tenant"), at >= bindparam("since"), at < bindparam("until")]
+    if of_subject:
+        wanted.append(jobs.c.subject == bindparam("of_subject"))
+    query = select(*groups, func.count().label("calls"), *_sums()).where(*wanted, jobs.c.state == "settled")
     return query.group_by(*(columns[name] for name in _GROUPS if name in group_by))
 
 
-def _of_days(tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]) -> Select[Any]:
+def _of_days(group_by: frozenset[str], of_subject: bool) -> Select[Any]:
     """Sums of the jobs that were removed."""
     days, groups = usage_days.c, [usage_days.c[name] for name in _GROUPS if name in group_by]
-    first, end = ceil(since / _DAY_SECONDS), ceil(until / _DAY_SECONDS)
-    wanted = (days.tenant == tenant) & (days.day >= first) & (days.day < end)
-    if subject is not None:
-        wanted &= days.subject == subject
-    return select(*groups, *(func.sum(days[name]).label(name) for name in _SUMS)).where(wanted).group_by(*groups)
+    wanted = [days.tenant == bindparam("of_tenant"), days.day >= bindparam("first"), days.day < bindparam("end")]
+    if of_subject:
+        wanted.append(days.subject == bindparam("of_subject"))
+    return select(*groups, *(func.sum(days[name]).label(name) for name in _SUMS)).where(*wanted).group_by(*groups)
 
 
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
