@@ -117,11 +117,8 @@ def test_loops_of_old_clients_see_the_last_event(client: Driver) -> None:
     not time after time.
     """
     slower_than_the_loop = asked("[[pace words_per_second=25]]", max_tokens=6)
-    for _ in range(5):
-        outcome = client.outcome("stream", input=slower_than_the_loop)
-        if outcome["events"][-1] == outcome["last"]:
-            return
-    raise AssertionError(f"the last event was lost each time: {outcome}")
+    outcomes = (client.outcome("stream", input=slower_than_the_loop) for _ in range(5))
+    assert any(outcome["events"][-1] == outcome["last"] for outcome in outcomes), "the last event was lost each time"
 
 
 @all_but_oldest
@@ -234,7 +231,7 @@ def test_refusal(client: Driver, stack: Stack, scenario: str, refusal: str) -> N
     wrong, status, error_type = REFUSALS[refusal]
     stack.sandbox.forget()
     error = client.error(scenario, input=asked(image_url="https://example.com/cat.png"), **wrong)
-    _is_refusal(error, status, error_type)
+    assert_refusal(error, status, error_type)
     assert stack.sandbox.requests() == []
 
 
@@ -242,19 +239,19 @@ def test_expired_session(client: Driver, stack: Stack) -> None:
     session = stack.token(ttl_seconds=60)
     assert client.outcome("run", input=asked(), session=session)
     stack.clock.advance(61)
-    _is_refusal(client.error("run", input=asked(), session=session), 401, "session_expired")
+    assert_refusal(client.error("run", input=asked(), session=session), 401, "session_expired")
 
 
 def test_endpoint_that_the_session_leaves_out(client: Driver, stack: Stack) -> None:
     session = stack.token(endpoints=["fal-ai/llavav15-13b"])
-    _is_refusal(client.error("run", input=asked(), session=session), 403, "endpoint_not_allowed")
+    assert_refusal(client.error("run", input=asked(), session=session), 403, "endpoint_not_allowed")
 
 
 def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     for scenario in ("status", "result"):
         error = client.error(scenario, requestId=job, session=stack.token("mallory"))
-        _is_refusal(error, 404, "not_found")
+        assert_refusal(error, 404, "not_found")
         assert error["body"]["status"] == "NOT_FOUND"
 
 
@@ -262,7 +259,7 @@ def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
 def test_status_stream_of_somebody_else(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     error = client.error("streamStatus", requestId=job, session=stack.token("mallory"))
-    _is_refusal(error, 404, "not_found")
+    assert_refusal(error, 404, "not_found")
 
 
 def test_streaming_past_the_proxy_is_refused(client: Driver, stack: Stack) -> None:
@@ -270,11 +267,11 @@ def test_streaming_past_the_proxy_is_refused(client: Driver, stack: Stack) -> No
     stack.sandbox.forget()
     picture = "https://example.com/cat.png"
     error = client.error("stream", input=asked(image_url=picture), connectionMode="client")
-    _is_refusal(error, 400, "bad_target")
+    assert_refusal(error, 400, "bad_target")
     assert stack.sandbox.requests() == []
 
 
-def _is_refusal(error: dict[str, Any], status: int, error_type: str) -> None:
+def assert_refusal(error: dict[str, Any], status: int, error_type: str) -> None:
     assert (error["class"], error["isApiError"]) == ("ApiError", True)
     assert (error["status"], error["error_type"]) == (status, error_type)
     # What an app shows: the proxy's sentence, not the bare words of HTTP.

@@ -99,7 +99,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int]] = {
 def test_refusal(client: Driver, stack: Stack, scenario: str, refusal: str) -> None:
     wrong, status = REFUSALS[refusal]
     stack.sandbox.forget()
-    _is_refusal(client.error(scenario, **{"input": asked(), "logs": False} | wrong), status)
+    assert_refusal(client.error(scenario, **{"input": asked(), "logs": False} | wrong), status)
     assert stack.sandbox.requests() == []
 
 
@@ -114,13 +114,13 @@ def test_expired_session(client: Driver, stack: Stack) -> None:
     session = stack.token(ttl_seconds=60)
     assert client.outcome("run", input=asked(), session=session)
     stack.clock.advance(61)
-    _is_refusal(client.error("run", input=asked(), session=session), 401)
+    assert_refusal(client.error("run", input=asked(), session=session), 401)
 
 
 def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     for scenario in ("status", "result"):
-        _is_refusal(client.error(scenario, requestId=job, session=stack.token("mallory")), 404)
+        assert_refusal(client.error(scenario, requestId=job, session=stack.token("mallory")), 404)
 
 
 def test_refused_status_stream_is_never_answered(client: Driver, stack: Stack) -> None:
@@ -130,6 +130,6 @@ def test_refused_status_stream_is_never_answered(client: Driver, stack: Stack) -
     assert client.error("streamStatus", **other)["class"] == "hung"
 
 
-def _is_refusal(error: dict[str, Any], status: int) -> None:
+def assert_refusal(error: dict[str, Any], status: int) -> None:
     # All that the client tells of a refusal is its code: it reads the body, and drops it.
     assert (error["class"], error["message"]) == ("FalException", f"Request failed with code: {status}")

@@ -146,7 +146,7 @@ def test_uploads_of_any_size(client: Driver, tls_stack: Stack, tmp_path: Path, f
 def test_an_upload_that_the_plan_does_not_allow(client: Driver, tls_stack: Stack) -> None:
     tls_stack.sandbox.forget()
     error = client.error("upload_that_fails", path=str(PICTURE), type="image/svg+xml")
-    _is_refusal(error, 415, "unsupported_media_type")
+    assert_refusal(error, 415, "unsupported_media_type")
     assert tls_stack.sandbox.requests() == []
 
 
@@ -182,7 +182,7 @@ def test_refusal(client: Driver, tls_stack: Stack, face: str, scenario: str, ref
     wrong, status, error_type = REFUSALS[refusal]
     tls_stack.sandbox.forget()
     error = client.error(scenario + face, input=asked(), logs=False, **wrong)
-    _is_refusal(error, status, error_type)
+    assert_refusal(error, status, error_type)
     assert tls_stack.sandbox.requests() == []
 
 
@@ -198,7 +198,7 @@ def test_expired_session(client: Driver, tls_stack: Stack, face: str) -> None:
     session = tls_stack.token(ttl_seconds=60)
     assert client.outcome(f"run{face}", input=asked(), session=session)
     tls_stack.clock.advance(61)
-    _is_refusal(client.error(f"run{face}", input=asked(), session=session), 401, "session_expired")
+    assert_refusal(client.error(f"run{face}", input=asked(), session=session), 401, "session_expired")
 
 
 @both
@@ -213,10 +213,10 @@ def test_job_of_somebody_else(client: Driver, tls_stack: Stack) -> None:
     job = client.outcome("submit_status_result", input=asked())["request_id"]
     for scenario in ("status", "result"):
         error = client.error(scenario, request_id=job, session=tls_stack.token("mallory"))
-        _is_refusal(error, 404, "not_found")
+        assert_refusal(error, 404, "not_found")
 
 
-def _is_refusal(error: dict[str, Any], status: int, error_type: str) -> None:
+def assert_refusal(error: dict[str, Any], status: int, error_type: str) -> None:
     assert error["class"] == "FalClientHTTPError"
     assert (error["status"], error["error_type"]) == (status, error_type)
     assert isinstance(error["message"], str) and error["message"].endswith(".")

@@ -136,14 +136,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
 def test_refusal(app: App, stack: Stack, refusal: str) -> None:
     wrong, status, error_type = REFUSALS[refusal]
     stack.sandbox.forget()
-    _is_refusal(app.send("run", **wrong), status, error_type)
+    assert_refusal(app.send("run", **wrong), status, error_type)
     assert stack.sandbox.requests() == []
 
 
 def test_no_session(app: App, stack: Stack) -> None:
     """Swift's proxy URL without the session in it; Dart's empty credentials, which it sends no header for."""
     stack.sandbox.forget()
-    _is_refusal(app.send("run", session="", proxy="/api/fal/proxy"), 401, "unauthenticated")
+    assert_refusal(app.send("run", session="", proxy="/api/fal/proxy"), 401, "unauthenticated")
     assert stack.sandbox.requests() == []
 
 
@@ -151,15 +151,15 @@ def test_expired_session(app: App, stack: Stack) -> None:
     session = stack.token(ttl_seconds=60)
     assert app.send("run", session=session).status == 200
     stack.clock.advance(61)
-    _is_refusal(app.send("run", session=session), 401, "session_expired")
+    assert_refusal(app.send("run", session=session), 401, "session_expired")
 
 
 def test_job_of_somebody_else(app: App, stack: Stack) -> None:
     job = app.send("submit").json["request_id"]
-    _is_refusal(app.send("status", request_id=job, logs=0, session=stack.token("mallory")), 404, "not_found")
-    _is_refusal(app.send("result", request_id=job, session=stack.token("mallory")), 404, "not_found")
+    assert_refusal(app.send("status", request_id=job, logs=0, session=stack.token("mallory")), 404, "not_found")
+    assert_refusal(app.send("result", request_id=job, session=stack.token("mallory")), 404, "not_found")
 
 
-def _is_refusal(reply: Reply, status: int, error_type: str) -> None:
+def assert_refusal(reply: Reply, status: int, error_type: str) -> None:
     assert (reply.status, reply.json["error_type"]) == (status, error_type)
     assert swift_message(reply.json) == reply.json["message"]

@@ -17,19 +17,19 @@ QUEUE = f"https://queue.fal.run/{ENDPOINT}"
 
 def submitted(proxy: Contestant, input: Mapping[str, Any]) -> str:
     """The request id of a new job of alice's."""
-    request_id: str = succeeded(call(proxy, "POST", QUEUE, json=input)).json()["request_id"]
+    request_id: str = assert_success(call(proxy, "POST", QUEUE, json=input)).json()["request_id"]
     return request_id
 
 
-def succeeded(answer: httpx.Response) -> httpx.Response:
+def assert_success(answer: httpx.Response) -> httpx.Response:
     assert answer.is_success, f"answered {answer.status_code}"
     return answer
 
 
-def refused(answer: httpx.Response) -> None:
+def assert_refused(answer: httpx.Response) -> None:
     assert 400 <= answer.status_code < 500, f"answered {answer.status_code}"
 
 
-def nothing_reached(sandbox: SandboxControl) -> None:
+def assert_fal_not_reached(sandbox: SandboxControl) -> None:
     reached = [f"{request['method']} {request['host']} {request['path']}" for request in sandbox.requests()]
     assert not reached, f"fal was reached: {', '.join(reached)}"

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.clients.expectations import PICTURE, asked, describes_the_picture
-from tests.comparison.checks import QUEUE, RUN, nothing_reached, refused, submitted, succeeded
+from tests.comparison.checks import QUEUE, RUN, assert_fal_not_reached, assert_refused, assert_success, submitted
 from tests.comparison.conftest import Contest
 from tests.comparison.contestants import call
 from tests.comparison.entrants import compared, everywhere
@@ -20,7 +20,7 @@ both = compared(everywhere(""))
 @both
 def test_run(contest: Contest) -> None:
     with contest() as proxy:
-        assert describes_the_picture(succeeded(call(proxy, "POST", RUN, json=asked())).json()["output"])
+        assert describes_the_picture(assert_success(call(proxy, "POST", RUN, json=asked())).json()["output"])
 
 
 @both
@@ -36,7 +36,7 @@ def test_job_from_submit_to_result(contest: Contest) -> None:
 @both
 def test_stream(contest: Contest) -> None:
     with contest() as proxy:
-        answer = succeeded(call(proxy, "POST", f"{RUN}/stream", json=asked()))
+        answer = assert_success(call(proxy, "POST", f"{RUN}/stream", json=asked()))
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.text.count("data: ") > 2
 
@@ -47,7 +47,9 @@ def test_upload_of_newest_clients(contest: Contest) -> None:
         initiate = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
         slot = call(proxy, "POST", initiate, json={"content_type": "image/png", "file_name": "cat.png"}).json()
         content = PICTURE.read_bytes()
-        succeeded(httpx.put(slot["upload_url"], content=content, headers={"content-type": "image/png"}, timeout=20))
+        assert_success(
+            httpx.put(slot["upload_url"], content=content, headers={"content-type": "image/png"}, timeout=20)
+        )
         answer = call(proxy, "POST", RUN, json=asked(image_url=slot["file_url"]))
         assert describes_the_picture(answer.json()["output"])
 
@@ -65,22 +67,22 @@ def test_upload_of_newest_clients(contest: Contest) -> None:
 @both
 def test_hosts_that_are_not_fal(contest: Contest, sandbox: SandboxControl, target: str) -> None:
     with contest() as proxy:
-        refused(call(proxy, "POST", target, json=asked()))
-        nothing_reached(sandbox)
+        assert_refused(call(proxy, "POST", target, json=asked()))
+        assert_fal_not_reached(sandbox)
 
 
 @both
 def test_post_to_an_endpoint_not_on_the_list(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
-        refused(call(proxy, "POST", "https://fal.run/fal-ai/flux/dev", json={"prompt": "a cat"}))
-        nothing_reached(sandbox)
+        assert_refused(call(proxy, "POST", "https://fal.run/fal-ai/flux/dev", json={"prompt": "a cat"}))
+        assert_fal_not_reached(sandbox)
 
 
 @both
 def test_visitor_without_a_session(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         assert call(proxy, "POST", RUN, user=None, json=asked()).status_code == 401
-        nothing_reached(sandbox)
+        assert_fal_not_reached(sandbox)
 
 
 @both

@@ -14,11 +14,12 @@ import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.sandbox.guard import UNWANTED_HEADERS
-from tests.clients.expectations import BROKEN_PICTURE, ENDPOINT, HELD, PIXEL, asked, describes_the_picture
-from tests.comparison.checks import QUEUE, RUN, nothing_reached, refused, submitted, succeeded
+from tests.clients.expectations import BROKEN_PICTURE, ENDPOINT, HELD, asked, describes_the_picture
+from tests.comparison.checks import QUEUE, RUN, assert_fal_not_reached, assert_refused, assert_success, submitted
 from tests.comparison.conftest import Contest
 from tests.comparison.contestants import CONNECTION_BROKE, call
 from tests.comparison.entrants import HALVED_KEY, compared, everywhere
+from tests.support.images import PIXEL_PNG
 from tests.support.sandbox import Record, SandboxControl
 
 pytestmark = pytest.mark.tools
@@ -33,16 +34,16 @@ INITIATE = "/storage/upload/initiate"
 def test_1_target_without_tls(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", f"http://fal.run/{ENDPOINT}", json=asked())
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 @pytest.mark.parametrize("target", [f"https://someone:secret@fal.run/{ENDPOINT}", "not a URL"], ids=["user", "no-url"])
 @compared({"express": CONNECTION_BROKE, "hono": "answered 500"})
 def test_1_target_that_cannot_be_fetched(contest: Contest, sandbox: SandboxControl, target: str) -> None:
     with contest() as proxy:
-        refused(call(proxy, "POST", target, json=asked()))
-        nothing_reached(sandbox)
+        assert_refused(call(proxy, "POST", target, json=asked()))
+        assert_fal_not_reached(sandbox)
 
 
 @compared({"express": CONNECTION_BROKE})
@@ -51,7 +52,7 @@ def test_1_visitor_cannot_end_the_server(contest: Contest) -> None:
         # What the visitor gets is the business of the test above.
         with contextlib.suppress(AssertionError):
             call(proxy, "POST", "not a URL", user=None, json=asked())
-        assert describes_the_picture(succeeded(call(proxy, "POST", RUN, json=asked())).json()["output"])
+        assert describes_the_picture(assert_success(call(proxy, "POST", RUN, json=asked())).json()["output"])
 
 
 # 2. The browser's own Authorization goes to fal, instead of the key.
@@ -63,7 +64,7 @@ def test_2_session_is_not_shown_to_fal(contest: Contest, sandbox: SandboxControl
         answer = call(proxy, "POST", RUN, json=asked())
         session = proxy.credential("alice")["authorization"].removeprefix("Bearer ")
         assert session not in json.dumps(sandbox.requests()), "fal was shown the caller's session"
-        succeeded(answer)
+        assert_success(answer)
 
 
 # 3. A key in two halves is not used, though the package reads it.
@@ -75,7 +76,7 @@ def test_3_key_in_two_halves(contest: Contest, sandbox: SandboxControl) -> None:
         answer = call(proxy, "POST", RUN, json=asked())
         shown = _header(_only(sandbox), "authorization")
         assert shown == f"Key {SANDBOX_KEY}", f"fal was shown {shown!r}"
-        succeeded(answer)
+        assert_success(answer)
 
 
 # 4. Whoever comes is let in, and to any endpoint.
@@ -85,24 +86,24 @@ def test_3_key_in_two_halves(contest: Contest, sandbox: SandboxControl) -> None:
 def test_4_visitor_by_default(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", RUN, user=None, json=asked())
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 @compared(dict.fromkeys(("express", "hono"), "fal was reached: POST run"), configuration="documented")
 def test_4_visitor_where_unauthorized_requests_are_not_allowed(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", RUN, user=None, json=asked())
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 @compared(everywhere("fal was reached: POST run /fal-ai/flux/dev"), configuration="bare")
 def test_4_any_endpoint_by_default(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", "https://fal.run/fal-ai/flux/dev", json={"prompt": "a cat"})
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 # 5. The allowed endpoints are looked at for POST alone, and nobody asks whose job it is.
@@ -114,8 +115,8 @@ def test_4_any_endpoint_by_default(contest: Contest, sandbox: SandboxControl) ->
 def test_5_endpoint_not_on_the_list(contest: Contest, sandbox: SandboxControl, method: str, target: str) -> None:
     with contest() as proxy:
         answer = call(proxy, method, target, content="{}" if method == "PUT" else None)
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 @pytest.mark.parametrize("method, operation", [("GET", "/status"), ("GET", ""), ("PUT", "/cancel")])
@@ -126,7 +127,7 @@ def test_5_job_of_somebody_else(contest: Contest, sandbox: SandboxControl, metho
         sandbox.forget()
         content = "{}" if method == "PUT" else None
         answer = call(proxy, method, f"{QUEUE}/requests/{job}{operation}", user="mallory", content=content)
-        nothing_reached(sandbox)
+        assert_fal_not_reached(sandbox)
         assert answer.status_code == 404
 
 
@@ -147,7 +148,7 @@ def test_5_job_of_somebody_else(contest: Contest, sandbox: SandboxControl, metho
 def test_6_upload_of_older_clients(contest: Contest, target: str) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", target, json={"content_type": "image/png", "file_name": "cat.png"})
-        assert set(succeeded(answer).json()) == {"file_url", "upload_url"}
+        assert set(assert_success(answer).json()) == {"file_url", "upload_url"}
 
 
 @compared(everywhere("answered 400"))
@@ -155,10 +156,10 @@ def test_6_upload_of_a_large_file(contest: Contest) -> None:
     with contest() as proxy:
         begin = f"https://rest.fal.ai{INITIATE}-multipart?storage_type=fal-cdn-v3"
         wanted = {"content_type": "image/png", "file_name": "cat.png"}
-        place = succeeded(call(proxy, "POST", begin, json=wanted)).json()
-        part = succeeded(httpx.put(f"{place['upload_url']}/1", content=PIXEL, timeout=20)).json()
-        succeeded(httpx.post(f"{place['upload_url']}/complete", json={"parts": [part]}, timeout=20))
-        assert succeeded(httpx.get(place["file_url"], timeout=20)).content == PIXEL
+        place = assert_success(call(proxy, "POST", begin, json=wanted)).json()
+        part = assert_success(httpx.put(f"{place['upload_url']}/1", content=PIXEL_PNG, timeout=20)).json()
+        assert_success(httpx.post(f"{place['upload_url']}/complete", json={"parts": [part]}, timeout=20))
+        assert assert_success(httpx.get(place["file_url"], timeout=20)).content == PIXEL_PNG
 
 
 # 7. fal is asked for JSON where it is to stream.
@@ -216,7 +217,7 @@ def test_9_cancel_without_a_body(contest: Contest) -> None:
     with contest() as proxy:
         job = submitted(proxy, asked(HELD))
         answer = call(proxy, "PUT", f"{QUEUE}/requests/{job}/cancel")
-        assert succeeded(answer).json() == {"status": "CANCELLATION_REQUESTED"}
+        assert assert_success(answer).json() == {"status": "CANCELLATION_REQUESTED"}
 
 
 # 10. What fal's machines say to each other is handed on to the browser.
@@ -225,7 +226,7 @@ def test_9_cancel_without_a_body(contest: Contest) -> None:
 @compared(everywhere("fal's header was handed on: access-control-allow-credentials"))
 def test_10_headers_of_fal(contest: Contest) -> None:
     with contest() as proxy:
-        answer = succeeded(call(proxy, "POST", RUN, json=asked()))
+        answer = assert_success(call(proxy, "POST", RUN, json=asked()))
         handed_on = [name for name, value in sorted(UNWANTED_HEADERS.items()) if answer.headers.get(name) == value]
         assert not handed_on, f"fal's header was handed on: {', '.join(handed_on)}"
 
@@ -234,7 +235,7 @@ def test_10_headers_of_fal(contest: Contest) -> None:
 def test_10_packed_answer(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         sandbox.fault("gzip")
-        answer = succeeded(call(proxy, "POST", RUN, json=asked()))
+        answer = assert_success(call(proxy, "POST", RUN, json=asked()))
         assert describes_the_picture(answer.json()["output"])
 
 
@@ -250,7 +251,7 @@ def test_11_headers_of_the_caller(contest: Contest, sandbox: SandboxControl) -> 
         # The preload renames the target's header; see there.
         shown = names & {*unwanted, "x-fal-target-url", "received-x-fal-target-url"}
         assert not shown, f"fal was shown {', '.join(sorted(shown))}"
-        succeeded(answer)
+        assert_success(answer)
 
 
 # 12. Bodies are of any size and any kind.
@@ -261,7 +262,7 @@ def test_12_body_of_thirteen_megabytes(contest: Contest, sandbox: SandboxControl
     with contest() as proxy:
         picture = "data:image/png;base64," + "A" * (13 * 2**20)
         answer = call(proxy, "POST", RUN, json={"prompt": "What is this?", "image_url": picture})
-        nothing_reached(sandbox)
+        assert_fal_not_reached(sandbox)
         assert answer.status_code == 413
 
 
@@ -269,15 +270,15 @@ def test_12_body_of_thirteen_megabytes(contest: Contest, sandbox: SandboxControl
 def test_12_body_that_is_not_json(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", RUN, headers={"content-type": "text/plain"}, content="What is this?")
-        nothing_reached(sandbox)
-        refused(answer)
+        assert_fal_not_reached(sandbox)
+        assert_refused(answer)
 
 
 @compared(everywhere("fal was reached: POST run"))
 def test_12_input_that_the_model_does_not_take(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         answer = call(proxy, "POST", RUN, json=asked(max_tokens=1e9))
-        nothing_reached(sandbox)
+        assert_fal_not_reached(sandbox)
         assert answer.status_code == 422
 
 
