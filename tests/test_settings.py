@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Secret, Settings, SettingsError, read, unknown_variables
+from tests.support.secrets import SECRET
 
 KEY = "an-id-of-a-key:a-secret-of-a-key"
-SECRET = "a-signing-secret-of-more-than-32-bytes"
 GOOD = {"FAL_KEY": KEY, "PROXY_SESSION_SECRETS": SECRET}
 
 

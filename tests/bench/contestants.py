@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.bench.processes import ROOT, running
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 
 OFFICIAL = Path(__file__).with_name("official")
@@ -121,7 +122,7 @@ def fal_proxy(
         "PROXY_PORT": str(port),
         "PROXY_CONFIG": str(config),
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'bench.db'}",
-        "PROXY_SESSION_SECRETS": "a-secret-of-the-benchmark-with-32-bytes-and-more",
+        "PROXY_SESSION_SECRETS": SECRET,
         **(stores or {}),
     }
     command = [sys.executable, "-m", "proxy"]

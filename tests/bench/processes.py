@@ -8,10 +8,11 @@ import platform
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 30
@@ -46,12 +47,16 @@ def running(
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    def failure() -> str:
+        return f"{process.args!r} does not listen on {port}:\n{log.read_text(errors='replace')}"
+
+    def is_listening() -> bool:
+        assert process.poll() is None, failure()
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"{process.args!r} does not listen on {port}:\n{log.read_text(errors='replace')}")
+            return True
+        return False
+
+    wait_until(is_listening, failure, START_SECONDS)
 
 
 def static_fal(port: int, core: int, log: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:

@@ -32,12 +32,13 @@ from proxy.settings import Secret
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from tests.bench.processes import ROOT, machine
-from tests.server.commands import SECRET, SERVABLE, serving
+from tests.server.commands import SERVABLE, serving
 from tests.soak.short_retention import PROGRAM
 from tests.support.limited import NEXT, asking, per, plan
-from tests.support.patience import until
 from tests.support.postgres import running_postgres
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until_async
 
 #: How long jobs stay: the load's own are younger, and runs begin within seconds. Nothing is older than `NEVER`.
 RETENTION_SECONDS, NEVER = 240, 10**9
@@ -132,7 +133,7 @@ async def measure(server: str, options: argparse.Namespace, old_jobs: int) -> di
         async def removes() -> bool:
             return not old_jobs or await removed() > 0
 
-        await until(removes, "it does not begin to remove")
+        await wait_until_async(removes, "it does not begin to remove")
         over, began = asyncio.Event(), time.monotonic()
         loads = [asyncio.create_task(timed(submit, options.rate, over)), asyncio.create_task(timed(live, 100, over))]
         while (taken := time.monotonic() - began) < options.most_seconds:

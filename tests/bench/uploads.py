@@ -25,10 +25,11 @@ import httpx
 from tests.bench.__main__ import LOAD_CORE, PROXY_CORE
 from tests.bench.contestants import EVERYTHING_ON, Contestant, fal_proxy
 from tests.bench.processes import ROOT, machine, running, static_fal, versions
+from tests.support.images import PNG_SIGNATURE
 from tests.support.servers import free_port
 
 FILE_BYTES = 200 * 2**20
-HEAD = b"\x89PNG\r\n\x1a\n"
+
 BLOCK = bytes(2**18)
 LIMITS = (
     EVERYTHING_ON
@@ -98,7 +99,7 @@ def send(url: str) -> float:
     head = f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n\r\n"
     with socket.create_connection((parts.hostname, parts.port or 80), 60) as connection:
         started = time.perf_counter()
-        connection.sendall(head.encode() + HEAD + BLOCK[len(HEAD) :])
+        connection.sendall(head.encode() + PNG_SIGNATURE + BLOCK[len(PNG_SIGNATURE) :])
         for _ in range(FILE_BYTES // len(BLOCK) - 1):
             connection.sendall(BLOCK)
         answer = connection.recv(65536)

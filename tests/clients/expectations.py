@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from proxy.sandbox.jobs import LOG_LINES
+from tests.support.images import PIXEL_PNG
 
 PICTURE = Path(__file__).parents[1] / "pictures" / "chelsea.png"
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
-)
+
 #: Of the uploads that every client makes, and of those that some make in parts.
 SIZES, LARGE_SIZES = (1000, 5_000_000), (95_000_000, 120_000_000)
 ENDPOINT = "fal-ai/llava-next"
@@ -47,7 +46,7 @@ def describes(text: str, path: Path) -> bool:
 def picture_of(folder: Path, size: int) -> Path:
     """A picture in a file of so many bytes: one pixel, and noise after its end."""
     path = folder / f"{size}.png"
-    path.write_bytes(PIXEL + random.Random(size).randbytes(size - len(PIXEL)))
+    path.write_bytes(PIXEL_PNG + random.Random(size).randbytes(size - len(PIXEL_PNG)))
     return path
 
 

@@ -25,6 +25,7 @@ from tests.deploy.charts import (
     template,
     the,
 )
+from tests.support.secrets import SECRET
 
 pytestmark = pytest.mark.tools
 
@@ -32,7 +33,6 @@ DEFAULT = CHART / "ci" / "default-values.yaml"
 REDIS_POSTGRES = CHART / "ci" / "redis-postgres-values.yaml"
 INGRESS = CHART / "ci" / "ingress-values.yaml"
 EXISTING_SECRET = CHART / "ci" / "existing-secret-values.yaml"
-LONG = "a-secret-of-the-tests-with-more-than-32-bytes"
 
 
 @pytest.fixture(params=VALUES_FILES, ids=lambda path: path.stem)
@@ -115,7 +115,7 @@ def test_selectors_find_the_pods_and_not_the_test_pod(manifests: list[Manifest])
 #: What stands behind `existingSecret` in the chart's test values.
 FOREIGN_SECRET = {
     "fal-key": "id:secret",
-    "session-secrets": LONG,
+    "session-secrets": SECRET,
     "database-url": "postgresql://u:p@h/d",
     "redis-url": "redis://h",
 }
@@ -280,17 +280,17 @@ def test_the_operator_is_told_the_next_commands_and_no_secret(tmp_path: Path) ->
     assert "port-forward" not in told and "example-secret" not in told
 
 
-SERVABLE: dict[str, Any] = {"fal__key": "id:secret", "sessions__secrets": [LONG]}
+SERVABLE: dict[str, Any] = {"fal__key": "id:secret", "sessions__secrets": [SECRET]}
 OWN_SECRET: dict[str, Any] = {"existingSecret__name": "mine"}
 ONE_REPLICA = "More than one replica needs Redis and PostgreSQL"
 REFUSALS: list[tuple[dict[str, Any], str]] = [
-    ({"sessions__secrets": [LONG]}, "There is no fal key"),
+    ({"sessions__secrets": [SECRET]}, "There is no fal key"),
     ({"fal__key": "id:secret"}, "nothing to sign sessions with"),
     (OWN_SECRET | {"existingSecret__keys": ["session-secrets"]}, "There is no fal key"),
     (OWN_SECRET | {"existingSecret__keys": ["fal-key"]}, "nothing to sign sessions with"),
     (OWN_SECRET | {"fal__key": "id:secret"}, "existingSecret.name is set, and so is the value of fal-key"),
-    (SERVABLE | {"sessions__secrets": [LONG, "x" * 31]}, "sessions.secrets has fewer than 32 bytes"),
-    (SERVABLE | {"sessions__secrets": [f"{LONG},{LONG}"]}, "sessions.secrets has a comma"),
+    (SERVABLE | {"sessions__secrets": [SECRET, "x" * 31]}, "sessions.secrets has fewer than 32 bytes"),
+    (SERVABLE | {"sessions__secrets": [f"{SECRET},{SECRET}"]}, "sessions.secrets has a comma"),
     (SERVABLE | {"adminToken": "x" * 31}, "adminToken has fewer than 32 bytes"),
     (SERVABLE | {"database__url": "mysql://h/d"}, "database.url must begin with postgresql://"),
     (SERVABLE | {"replicas": 2}, ONE_REPLICA),

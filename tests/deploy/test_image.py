@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +27,16 @@ from tests.deploy.containers import (
     tidy,
 )
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
 
 TAG = "localhost/fal-proxy:test"
 CANARY = "canary-key-id:canary-key-secret"
-SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
+
 MEGABYTE = 1_000_000
 
 
@@ -162,14 +163,14 @@ def serving(container: Container, log: Path) -> Iterator[tuple[str, subprocess.P
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
-                return
+    def is_ready() -> bool:
         assert process.poll() is None, "the container stopped while starting"
-        assert time.monotonic() < deadline, "the container was not ready within two minutes"
-        time.sleep(0.05)
+        try:
+            return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(is_ready, "the container was not ready within two minutes", 120)
 
 
 def test_serves_asks_fal_and_stops(

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_docs import README, blocks, page, section
-from tests.server.commands import SECRET, forking
-from tests.support.limited import NEXT, PIXEL, asking
+from tests.server.commands import forking
+from tests.support.images import PIXEL
+from tests.support.limited import NEXT, asking
+from tests.support.secrets import SECRET
 from tests.support.stack import Stack
 
 tools = pytest.mark.tools

@@ -17,9 +17,10 @@ import pytest
 
 from tests.clients.expectations import describes_the_picture, environment
 from tests.clients.install import NODE, python_of
-from tests.server.commands import PLAINLY, eventually
+from tests.server.commands import PLAINLY
 from tests.support.servers import free_port
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -118,7 +119,7 @@ def backend(stack: Stack) -> Iterator[str]:
             return False
 
         try:
-            eventually(answers, "the backend did not start")
+            wait_until(answers, "the backend did not start")
             yield url
         finally:
             process.kill()

@@ -24,6 +24,7 @@ from proxy.upstream.client import Timeouts, Upstream
 from proxy.upstream.relay import BufferedResponse, buffer_response
 from tests.support.clock import MovableClock
 from tests.support.scripted import APP, ID, ScriptedFal
+from tests.support.secrets import SECRET
 
 JOB = Job("1", "submit", APP, "acme", "alice", submitted_at=0.0, expires_at=1e12, request_id=ID, state="accepted")
 
@@ -71,7 +72,7 @@ class Bench:
 
 
 def settings() -> Settings:
-    return read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": "a-secret-of-the-tests-with-more-than-32-bytes"})
+    return read({"FAL_KEY": "a:b", "PROXY_SESSION_SECRETS": SECRET})
 
 
 @contextlib.asynccontextmanager
@@ -102,13 +103,6 @@ def reading(hub: Hub) -> Iterator[Watch]:
         yield watch
     finally:
         hub.leave(watch)
-
-
-async def until(happened: Any, seconds: float = 20) -> None:
-    """Let the loop run until something is so."""
-    async with asyncio.timeout(seconds):
-        while not happened():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def is_reading(watch: Watch, count: int) -> bool:

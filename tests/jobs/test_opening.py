@@ -13,8 +13,9 @@ import pytest
 
 from proxy.jobs.opening import Turns
 from proxy.stores.ledger import Job
-from tests.jobs.hubs import JOB, hub_before, until
+from tests.jobs.hubs import JOB, hub_before
 from tests.support.scripted import ScriptedFal, whole_life
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 COUNT = 40
@@ -65,7 +66,7 @@ async def test_streams_that_break_at_once_come_back_one_after_the_other() -> Non
     async with hub_before(fal, backoff=AT_ONCE, turns_per_second=20) as bench:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         fal.cut()
-        await until(lambda: len(fal.opened) == 2 * COUNT)
+        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT, seconds=20)
         again = fal.opened[COUNT:]
     assert min(later - sooner for sooner, later in pairwise(again)) > 0.045
     assert fal.opened[COUNT - 1] - fal.opened[0] < again[-1] - again[0], "first streams do not wait"
@@ -77,7 +78,7 @@ async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         cut_at = asyncio.get_running_loop().time()
         fal.cut()
-        await until(lambda: len(fal.opened) == 2 * COUNT)
+        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT, seconds=20)
     pauses = [opened - cut_at for opened in fal.opened[COUNT:]]
     assert min(pauses) < 0.25 and max(pauses) - min(pauses) > 0.2
 
@@ -91,7 +92,7 @@ async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
         await bench.hub.get_or_watch(job(1))
         refused_at, fal.refusal = fal.opened[-1], None
         fal.cut()
-        await until(lambda: len(fal.opened) == 4)
+        await wait_until_async(lambda: len(fal.opened) == 4, seconds=20)
     assert min(fal.opened[2:]) - refused_at >= 1
 
 
@@ -103,12 +104,12 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
         began = asyncio.get_running_loop().time()
         assert await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(1, 9))) == [None] * 8
         assert asyncio.get_running_loop().time() - began < 1, "they ask fal itself"
-        await until(lambda: len(fal.opened) == 9)
+        await wait_until_async(lambda: len(fal.opened) == 9, seconds=20)
         assert min(later - sooner for sooner, later in pairwise(fal.opened[1:])) > 0.19
         # With the first one that opens, all is as before.
         fal.refusal = None
         assert await bench.hub.get_or_watch(job(9)) is None
-        await until(lambda: bench.hub.cached(job(9)))
+        await wait_until_async(lambda: bench.hub.cached(job(9)), seconds=20)
         assert await bench.hub.get_or_watch(job(10)) is not None
 
 

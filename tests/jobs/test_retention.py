@@ -20,7 +20,7 @@ from proxy.stores.uploads import Part
 from tests.stores.records import CLAIM, UPLOAD, job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
-from tests.support.patience import until
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
@@ -184,7 +184,7 @@ async def test_a_started_one_goes_on_after_trouble(
         async def is_warned() -> bool:
             return "retention postponed" in caplog.text
 
-        await until(is_warned, "no run failed", 10)
+        await wait_until_async(is_warned, "no run failed", 10)
         await late.migrate()
         one = await call(late, clock)
         clock.advance(1)
@@ -192,7 +192,7 @@ async def test_a_started_one_goes_on_after_trouble(
         async def is_removed() -> bool:
             return await late.ledger.get(one.id) is None
 
-        await until(is_removed, "the job is still there", 10)
+        await wait_until_async(is_removed, "the job is still there", 10)
     finally:
         await cleaner.close()
         await late.close()

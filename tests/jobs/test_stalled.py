@@ -20,8 +20,9 @@ from proxy.jobs.events import status_events, wait_for_first_update
 from proxy.jobs.hub import Hub
 from proxy.server.connections import ConnectionLimits
 from proxy.server.factory import ProtocolFactory
-from tests.jobs.hubs import JOB, hub_before, reading, until
+from tests.jobs.hubs import JOB, hub_before, reading
 from tests.support.scripted import ScriptedFal, log_line, whole_life
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 LINE = "x" * 20_000
@@ -42,7 +43,7 @@ async def serving(hub: Hub, limits: ConnectionLimits | None = None) -> AsyncIter
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(limits), lifespan="off", log_config=None))
     running = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
+    await wait_until_async(lambda: server.started, seconds=20)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -71,9 +72,11 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
         await reader.readuntil(b'"IN_QUEUE"')
         for number in range(LINES):
             fal.tell(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
-            await until(lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()))
+            await wait_until_async(
+                lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()), seconds=20
+            )
         fal.tell(status="COMPLETED", logs=[log_line("the last one")])
-        await until(lambda: (known := bench.hub.cached(JOB)) and known.is_last)
+        await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.is_last, seconds=20)
         # Only now it reads on.
         text = await reader.read()
     events = [orjson.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
@@ -93,7 +96,7 @@ async def test_a_stream_that_nothing_reads_is_closed(size: int) -> None:
         with reading(bench.hub) as watch:
             assert watch.readers == 2
             fal.tell(status="IN_PROGRESS", logs=[log_line("x" * size)])
-            await until(lambda: watch.readers == 1)
+            await wait_until_async(lambda: watch.readers == 1, seconds=20)
             assert not watch.is_over
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,11 +14,11 @@ import aiohttp
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
-from tests.support.stack import SECRET
+from tests.support.images import PIXEL
+from tests.support.secrets import SECRET
 
 ENDPOINT = "fal-ai/llava-next"
-#: A picture of one pixel: what these tests are about is not in the picture.
-PIXEL = "data:image/png;base64," + base64.b64encode((Path(__file__).parent / "pixel.png").read_bytes()).decode()
+
 #: A job that is done in 150 ms.
 QUICK = "[[pace queue_positions=1 seconds_per_position=0.05 run_seconds=0.1]]"
 QUICK_SECONDS = 0.15

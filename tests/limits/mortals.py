@@ -16,8 +16,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.support.patience import until
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until_async
 
 _PARENT = """
 import json, os, signal, sys
@@ -59,7 +59,7 @@ class Mortals:
         pid = int(self._parent.stdout.readline())
         self._living.add(pid)
         url = f"http://127.0.0.1:{port}"
-        await until(lambda: self._is_ready(url, pid, http), "the proxy did not start")
+        await wait_until_async(lambda: self._is_ready(url, pid, http), "the proxy did not start")
         return url, pid
 
     async def _is_ready(self, url: str, pid: int, http: aiohttp.ClientSession) -> bool:
@@ -90,7 +90,7 @@ class Mortals:
 
     async def _end(self, pid: int, number: int) -> None:
         os.kill(pid, number)
-        await until(lambda: self._is_gone(pid), "the process did not die")
+        await wait_until_async(lambda: self._is_gone(pid), "the process did not die")
         self._living.discard(pid)
 
     @staticmethod

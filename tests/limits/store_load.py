@@ -18,8 +18,8 @@ from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import QUICK, Answered, Caller
 from tests.support.books import Books, Entry
-from tests.support.patience import until
 from tests.support.sandbox import SandboxControl
+from tests.support.waiting import wait_until_async
 
 SUBMITTERS, RUNNERS, STREAMERS = 12, 4, 3
 #: How long a caller waits before it repeats what was refused.
@@ -176,8 +176,8 @@ async def check_at_rest(load: Load, sandbox: SandboxControl, read: Callable[[], 
         callers = [Caller(load.session, url, "acme", "last") for url in load.urls]
         return not any([await caller.in_flight() for caller in callers])
 
-    await until(is_settled, "something is still reserved")
-    await until(is_idle, "a slot is still taken")
+    await wait_until_async(is_settled, "something is still reserved")
+    await wait_until_async(is_idle, "a slot is still taken")
     books = await read()
     books.check()
     _check_entries(load, subjects, books.entries)

@@ -32,11 +32,12 @@ from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.books import Books, Entry, read_books
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.secrets import SECRET
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(600)]
 #: CRASH_KILLS=60 makes it twice as many.
@@ -139,7 +140,7 @@ async def test_thirty_kills_on_postgresql_and_redis(
     async def is_quiet() -> bool:
         return postgres.ask("postgres", connected) == "0"
 
-    await until(is_quiet, "somebody is still connected")
+    await wait_until_async(is_quiet, "somebody is still connected")
     await _judge(scene, story, capsys)
 
 
@@ -202,7 +203,7 @@ async def _repeat_to_the_end(session: aiohttp.ClientSession, url: str, call: Cal
         await _repeat(session, url, call)
         return not call.may_be_repeated
 
-    await until(is_answered, f"{call} has no answer", SLOT_SECONDS)
+    await wait_until_async(is_answered, f"{call} has no answer", SLOT_SECONDS)
 
 
 async def _call_until_cut(

@@ -20,11 +20,12 @@ from tests.limits.store_load import sent
 from tests.limits.troubles import without_a_table
 from tests.support.books import read_books
 from tests.support.databases import PostgresDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.secrets import SECRET
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(300)]
 HELD = "[[pace hold=IN_PROGRESS]]"
@@ -82,16 +83,16 @@ async def test_answers_are_given_while_the_database_is_frozen(scene: Scene, tmp_
             asyncio.create_task(caller.run(f"{caller.subject} {HELD}", **key))
             for caller, key in zip(callers, keys, strict=True)
         ]
-        await until(lambda: _are_at_fal(scene.sandbox, 5), "the calls did not reach the sandbox")
+        await wait_until_async(lambda: _are_at_fal(scene.sandbox, 5), "the calls did not reach the sandbox")
         with scene.postgres.paused():
             for job in scene.sandbox.jobs():
                 scene.sandbox.move_job(job["id"], "finish")
-            await until(lambda: _are_answered(scene.sandbox, 5), "fal did not answer")
+            await wait_until_async(lambda: _are_answered(scene.sandbox, 5), "fal did not answer")
             await scene.mortals.stop(pid)
             answers = await asyncio.gather(*runs)
             assert [answer.status for answer in answers] == [200] * 5, answers
         await scene.mortals.born(scene.environ, session)
-        await until(lambda: _is_settled(scene), "the runs are not booked")
+        await wait_until_async(lambda: _is_settled(scene), "the runs are not booked")
     books = await read_books(scene.environ["PROXY_DATABASE_URL"])
     books.check()
     assert books.total("requests") == Account(used=5 * MILLION, reserved=0)
@@ -117,9 +118,9 @@ async def test_a_job_whose_id_could_not_be_written_is_found_by_the_next_server(
     async with http() as session:
         url, pid = await scene.mortals.born(scene.environ, session)
         submitting = asyncio.create_task(repeat(session, url))
-        await until(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
+        await wait_until_async(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
         with scene.postgres.stopped():
-            await until(lambda: _is_spooled(tmp_path), "its id is not kept")
+            await wait_until_async(lambda: _is_spooled(tmp_path), "its id is not kept")
             if ends == "stop":
                 await scene.mortals.stop(pid)
                 assert (await submitting).error_type == "upstream_ambiguous"
@@ -136,7 +137,7 @@ async def test_a_job_whose_id_could_not_be_written_is_found_by_the_next_server(
         assert asyncio.get_running_loop().time() - began < 10
         assert (await Caller(session, url, "acme", "alice").finished(job["id"])).status == 200
         assert (await Caller(session, url, "acme", "mallory").status(job["id"])).status == 404
-        await until(lambda: _is_settled(scene), "it is not booked")
+        await wait_until_async(lambda: _is_settled(scene), "it is not booked")
     books = await read_books(scene.environ["PROXY_DATABASE_URL"])
     assert books.total("requests") == Account(used=MILLION, reserved=0)
     assert not await _is_spooled(tmp_path)
@@ -150,7 +151,7 @@ async def test_a_repetition_waits_for_a_call_only_while_it_is_made(scene: Scene,
     async with http() as session:
         url, pid = await scene.mortals.born(scene.environ, session)
         submitting = asyncio.create_task(repeat(session, url))
-        await until(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
+        await wait_until_async(lambda: _has_arrived(scene.sandbox), "the call did not reach the sandbox")
         other, _ = await scene.mortals.born(scene.environ, session)
         if is_alive:
             again = await repeat(session, other)

@@ -17,10 +17,11 @@ from proxy.sandbox.app import create_sandbox
 from tests.limits.callers import ENDPOINT, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.databases import SqliteDatabases
-from tests.support.patience import until
 from tests.support.redis import Redis
+from tests.support.secrets import SECRET
 from tests.support.servers import running
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
@@ -79,7 +80,7 @@ async def all_slots_taken(caller: Caller) -> AsyncIterator[str]:
     async def are_taken() -> bool:
         return await in_flight(caller) == MOST
 
-    await until(are_taken, "the calls did not begin")
+    await wait_until_async(are_taken, "the calls did not begin")
     assert (await caller.run("?")).error_type == "too_many_jobs"
     yield job.body["request_id"]
     for call in calls:
@@ -123,7 +124,7 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bo
     async def are_free() -> bool:
         return await in_flight(other) == 1
 
-    await until(are_free, "the slots did not come back")
+    await wait_until_async(are_free, "the slots did not come back")
     assert time.monotonic() - died_at < 15
     await check_slots_of(job, other)
 
@@ -139,16 +140,16 @@ async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(scene:
             async def are_free() -> bool:
                 return await in_flight(other) == 1
 
-            await until(are_free, "the slots of a process that does not answer stayed taken")
+            await wait_until_async(are_free, "the slots of a process that does not answer stayed taken")
             assert (await other.run("?")).status == 200
 
         async def are_taken() -> bool:
             return await in_flight(other) == MOST
 
-        await until(are_taken, "the calls that went on did not get their slots again")
+        await wait_until_async(are_taken, "the calls that went on did not get their slots again")
         assert (await other.run("?")).error_type == "too_many_jobs"
     # Their callers hung up: the process that makes them returns the slots.
-    await until(are_free, "the slots were not returned")
+    await wait_until_async(are_free, "the slots were not returned")
     await check_slots_of(job, other)
 
 
@@ -174,5 +175,5 @@ async def test_redis_that_starts_again_without_its_data_gives_nobody_a_slot_too_
     async def are_free() -> bool:
         return await in_flight(other) == 1
 
-    await until(are_free, "a run and a stream that their caller left kept their slots")
+    await wait_until_async(are_free, "a run and a stream that their caller left kept their slots")
     await check_slots_of(job, other)

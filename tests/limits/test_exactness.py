@@ -26,11 +26,12 @@ from tests.limits.callers import ENDPOINT, QUICK, QUICK_SECONDS, Caller, http
 from tests.server.commands import serving
 from tests.support.books import Auditor, Books
 from tests.support.databases import PostgresDatabases
-from tests.support.patience import until
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import running
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(300)]
 ROOT = Path(proxy.__file__).parent.parent
@@ -246,7 +247,7 @@ async def hang_up_in_a_run(caller: WatchedCaller) -> None:
     prompt = f"[[pace run_seconds=600]] {caller.subject}"
     running = asyncio.create_task(caller.run(prompt))
     # Before it has left the proxy a call is free.
-    await until(lambda: caller.has_reached_fal(prompt), "the call did not reach fal")
+    await wait_until_async(lambda: caller.has_reached_fal(prompt), "the call did not reach fal")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from proxy.upstream.wishes import DROPPED
-from tests.limits.callers import PIXEL
+from tests.support.images import PIXEL
 from tests.support.limited import limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack

@@ -26,11 +26,12 @@ from tests.limits.mortals import Mortals, mortals
 from tests.limits.store_load import LONGEST_ANSWER_SECONDS, LONGEST_REFUSAL_SECONDS, check_at_rest, loading
 from tests.support.books import Auditor
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import running_redis
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.secrets import SECRET
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.timeout(120)]
 DATABASE, COUNTERS = "database", "counters"
@@ -151,7 +152,7 @@ async def withstand(
                     await asyncio.sleep(seconds)
                 outages.append((began, time.monotonic()))
                 await asyncio.sleep(CALM_SECONDS)
-        await until(scene.are_ready, "a proxy did not become ready again")
+        await wait_until_async(scene.are_ready, "a proxy did not become ready again")
         auditor = Auditor(scene.environ["PROXY_DATABASE_URL"])
         try:
             books = await check_at_rest(load, scene.sandbox, auditor.read)

@@ -10,7 +10,8 @@ from proxy.catalog import built_in
 from proxy.errors import InvalidInput
 from proxy.limits.inputs import check_input
 from proxy.tenants.plans import Plan
-from tests.support.limited import NEXT, PIXEL
+from tests.support.images import PIXEL
+from tests.support.limited import NEXT
 
 OWN_FILES = "https://v3.fal.media"
 FREE = Plan(endpoints=frozenset(built_in().ids()))

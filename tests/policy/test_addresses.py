@@ -15,7 +15,8 @@ from proxy.errors import InvalidInput
 from proxy.limits.inputs import check_input
 from proxy.tenants.addresses import MAX_URL_LENGTH, public_url
 from tests.policy.checks import FREE, OWN_FILES, checked, each, problems
-from tests.support.limited import NEXT, PIXEL
+from tests.support.images import PIXEL
+from tests.support.limited import NEXT
 
 PUBLIC = each("""
 https://example.com/cat.png

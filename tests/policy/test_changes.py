@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.limited import ADMIN_TOKEN, NEXT, Person, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, Stack
+from tests.support.secrets import SECRET
+from tests.support.stack import Stack
 
 QUEUED = "[[pace hold=IN_QUEUE]] ?"
 PAGE = "https://app.example"

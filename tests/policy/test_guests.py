@@ -16,21 +16,11 @@ import yaml
 
 from proxy.limits.quotas import ALL_GUESTS
 from tests.routes.jobs import HELD, JOBS, SSE, created, new, watching
-from tests.support.limited import (
-    ADMIN_TOKEN,
-    Booked,
-    Person,
-    account,
-    eventually,
-    limited_proxy,
-    per,
-    plan,
-    png,
-    posts,
-    refusal,
-)
+from tests.support.images import png
+from tests.support.limited import ADMIN_TOKEN, Booked, Person, account, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import TTL_SECONDS, Stack
+from tests.support.waiting import wait_until
 
 ORIGIN = "https://app.acme.example"
 QUEUED = "[[pace hold=IN_QUEUE]] ?"
@@ -321,7 +311,7 @@ def test_a_stream_that_ends_gives_its_place_back(proxy: Stack, open_: ExitStack)
         for job in jobs:
             proxy.sandbox.move_job(job, "finish")
     frees = lambda: again.http.post(JOBS, json=new(), headers=SSE).status_code == 200  # noqa: E731
-    eventually(frees, "the place of a stream that ended is not free")
+    wait_until(frees, "the place of a stream that ended is not free")
 
 
 # --- names

@@ -14,7 +14,8 @@ from proxy.catalog import TOKEN_FIELDS, endpoint_from
 from proxy.errors import InvalidInput
 from proxy.limits.inputs import MAX_TOKENS, check_input
 from tests.policy.checks import FREE, OWN_FILES, checked, problems
-from tests.support.limited import COUNTING, NEXT, PIXEL, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.images import PIXEL
+from tests.support.limited import COUNTING, NEXT, Person, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 

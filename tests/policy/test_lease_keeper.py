@@ -25,8 +25,8 @@ from proxy.tenants.terms import LeaseLimits
 from tests.stores.records import job
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
-from tests.support.patience import until
 from tests.support.redis import Redis, running_redis
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 #: A dead process is found so twice, one beat apart.
@@ -269,7 +269,7 @@ async def test_a_process_whose_ledger_hangs_is_not_dead(starts: Starts, stores: 
     beats = [await signs_of(other)]
     for _ in range(2):
         hanging.clock.advance(1)
-        await until(lambda: has_changed(other, beats), "no sign of life came")
+        await wait_until_async(lambda: has_changed(other, beats), "no sign of life came")
     late.goes_on.set()
     await hanging.leases.keeper.close()
 

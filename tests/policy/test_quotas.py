@@ -16,6 +16,7 @@ from proxy.limits.quotas import COMPUTE_SECONDS_CEILING, JOB_SECONDS
 from proxy.stores.counters import MemoryCounters
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock
+from tests.support.images import png
 from tests.support.limited import (
     COUNTING,
     NEXT,
@@ -25,19 +26,18 @@ from tests.support.limited import (
     Person,
     account,
     asking,
-    eventually,
     hanging_up,
     limited_proxy,
     look_after,
     meanwhile,
     per,
     plan,
-    png,
     posts,
     refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
 PRICE = 0.0006
@@ -203,7 +203,7 @@ def test_compute_seconds_are_those_that_fal_tells(proxy: Stack, folder: Path) ->
         assert seconds() == Booked(0.25, COMPUTE_SECONDS_CEILING)
         refusal(alice.run(), 402, "quota_exceeded", "subject")
         proxy.sandbox.move_job(job, "go")
-        done = eventually(
+        done = wait_until(
             lambda: (found := alice.status(job).json())["status"] == "COMPLETED" and found, "the job does not end"
         )
         assert done["metrics"]["inference_time"] == 0.5
@@ -305,7 +305,7 @@ def hung_up_on(path: str) -> Call:
         before = alice.slots()
         with hanging_up(alice.stack, alice.token, path, asking(RUNNING)):
             pass
-        eventually(lambda: alice.slots() == before, "the call does not end")
+        wait_until(lambda: alice.slots() == before, "the call does not end")
 
     return call
 
@@ -371,7 +371,7 @@ def test_what_is_booked_for_each_end_of_a_call(proxy: Stack, folder: Path, end: 
             assert all(now[unit].reserved >= before[unit].reserved for unit in UNITS)
             return {unit: round(now[unit].used - before[unit].used, 6) for unit in UNITS}
 
-        eventually(lambda: account(folder, "plenty", "requests").reserved == before["requests"].reserved, "not settled")
+        wait_until(lambda: account(folder, "plenty", "requests").reserved == before["requests"].reserved, "not settled")
         found = change()
         if booked is None:
             assert not any(found.values())
@@ -432,7 +432,7 @@ def test_a_job_that_nobody_watches_is_booked_all_the_same(
         sandbox.move_job(job, end["state"])
         own.clock.advance(QUIET_SECONDS + 1)
         look_after(own, counters)
-        eventually(lambda: account(tmp_path, "plenty", "tokens").reserved == 0, "it stays reserved")
+        wait_until(lambda: account(tmp_path, "plenty", "tokens").reserved == 0, "it stays reserved")
         assert account(tmp_path, "plenty", "requests") == Booked(booked.used, 0)
         assert account(tmp_path, "plenty", "tokens") == Booked(booked.reserved, 0)
         assert alice.slots() == (0, 0)
@@ -449,7 +449,7 @@ def test_nothing_stays_reserved_beyond_its_time(sandbox: SandboxControl, tmp_pat
         assert account(tmp_path, "plenty", "tokens") == Booked(0, 64)
         own.clock.advance(QUIET_SECONDS + 1)
         look_after(own, counters)
-        eventually(lambda: account(tmp_path, "plenty", "tokens") == Booked(64, 0), "it stays reserved")
+        wait_until(lambda: account(tmp_path, "plenty", "tokens") == Booked(64, 0), "it stays reserved")
 
 
 def test_of_two_quotas_of_one_account_the_lower_one_holds_and_is_shown(proxy: Stack) -> None:

@@ -11,7 +11,8 @@ import pytest
 from starlette.requests import Request
 
 from proxy.limits.rates import DESCRIPTION_LIMIT, network_of
-from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, png, posts, refusal
+from tests.support.images import png
+from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack

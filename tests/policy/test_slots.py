@@ -22,7 +22,6 @@ from tests.support.limited import (
     Person,
     account,
     asking,
-    eventually,
     hanging_up,
     limited_proxy,
     look_after,
@@ -36,6 +35,7 @@ from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
 PLANS = {
@@ -181,7 +181,7 @@ def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alic
     assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
     full(alice.submit())
     proxy.sandbox.move_job(job, "finish")
-    eventually(lambda: alice.slots()[0] == 0, "nobody learned of the job's end")
+    wait_until(lambda: alice.slots()[0] == 0, "nobody learned of the job's end")
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])
@@ -254,7 +254,7 @@ def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path:
 def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Person, path: str) -> None:
     with hanging_up(proxy, alice.token, path, asking(RUNNING)):
         assert alice.slots()[0] == 1
-    eventually(lambda: alice.slots()[0] == 0, "the slot did not come back")
+    wait_until(lambda: alice.slots()[0] == 0, "the slot did not come back")
 
 
 def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Person, sandbox: SandboxControl) -> None:
@@ -334,7 +334,7 @@ def test_the_slot_of_a_job_that_nobody_watches_is_looked_after(sandbox: SandboxC
         full(alice.submit())
         own.clock.advance(QUIET_SECONDS + 1)
         look_after(own, counters)
-        eventually(lambda: alice.slots() == (0, 0), "the slot did not come back")
+        wait_until(lambda: alice.slots() == (0, 0), "the slot did not come back")
         assert alice.run().status_code == 200
 
 
@@ -353,7 +353,7 @@ def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl,
         assert account(tmp_path, "poor", "tokens") == Booked(0, 64)
         own.clock.advance(JOB_SECONDS)
         look_after(own, counters)
-        eventually(lambda: account(tmp_path, "poor", "tokens") == Booked(64, 0), "the reservation stayed")
+        wait_until(lambda: account(tmp_path, "poor", "tokens") == Booked(64, 0), "the reservation stayed")
 
 
 @pytest.mark.tools

@@ -14,7 +14,8 @@ from proxy.limits.rates import ADMIN_LIMIT
 from tests.server.commands import Commands, forking
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import SECRET, Stack
+from tests.support.secrets import SECRET
+from tests.support.stack import Stack
 
 PLANS = {"acme": plan(max_tokens=100), "globex": plan(endpoints=[NEXT])}
 ROUTES = [

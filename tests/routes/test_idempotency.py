@@ -19,7 +19,6 @@ from tests.support.limited import (
     Person,
     account,
     asking,
-    eventually,
     hanging_up,
     limited_proxy,
     meanwhile,
@@ -30,6 +29,7 @@ from tests.support.limited import (
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import UNLIMITED, Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -334,7 +334,7 @@ def test_a_caller_who_hangs_up_finds_the_answer(proxy: Stack, alice: Person, kin
     with hanging_up(proxy, alice.token, f"{kind}/{NEXT}", asking(prompt), **{KEY: "one"}) as call:
         pass
     if kind == "run":
-        eventually(lambda: alice.slots()[0] == 1, "the call does not go on")
+        wait_until(lambda: alice.slots()[0] == 1, "the call does not go on")
         proxy.sandbox.move_job(call, "finish")
     answer = send(alice, kind, "one", prompt)
     assert answer.status_code == 200 and is_replay(answer)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.routes.jobs import HELD, JOBS, SSE, created, events, new, told, watching
-from tests.support.limited import account, eventually, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import account, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 
 
 def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
@@ -266,7 +267,7 @@ def test_what_is_refused_costs_nothing(sandbox: SandboxControl, tmp_path: Path) 
         assert account(tmp_path, "acme", "requests", "alice").reserved == 1
         stack.sandbox.move_job(id_, "finish")
         again = lambda: "event: result" in client.get(f"{JOBS}/{id_}/events").text  # noqa: E731
-        eventually(again, "the place of a stream that ended is not free")
+        wait_until(again, "the place of a stream that ended is not free")
     assert len(posts(sandbox)) == 1
 
 

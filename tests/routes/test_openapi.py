@@ -14,19 +14,12 @@ from openapi_spec_validator import validate
 from proxy import __version__
 from proxy.errors import ProxyError, Unavailable
 from proxy.routes.openapi import FORMS
-from tests.support.limited import (
-    ADMIN_TOKEN,
-    NEXT,
-    asking,
-    eventually,
-    limited_proxy,
-    per,
-    plan,
-    png,
-)
+from tests.support.images import png
+from tests.support.limited import ADMIN_TOKEN, NEXT, asking, limited_proxy, per, plan
 from tests.support.routes import answered_routes
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 PAGE = "https://app.acme.example"
 #: Wide, but there: only what is limited has the headers that tell of it.
@@ -223,7 +216,7 @@ def test_jobs(http: httpx.Client, promises: Promises) -> None:
         status = promises.check("GET", "/v1/jobs/{id}", http.get(f"/v1/jobs/{id_}", params={"logs": "1"}), 200)
         return bool(status["status"] == "COMPLETED" and status["logs"])
 
-    eventually(done, "the job does not end")
+    wait_until(done, "the job does not end")
     promises.check("GET", "/v1/jobs/{id}/result", http.get(f"/v1/jobs/{id_}/result"), 200)
     promises.check("DELETE", "/v1/jobs/{id}", http.delete(f"/v1/jobs/{id_}"), 400)
     held = http.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("[[pace hold=IN_QUEUE]]")}).json()["id"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from proxy.sandbox.app import SANDBOX_KEY
 from tests.routes.jobs import HELD
 from tests.support.limited import HOSTS, NEXT, PROTOCOL, Person, asking
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 HEADERS = ("content-type", "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "retry-after")
 LIVES = {
@@ -107,13 +107,13 @@ def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
 
 def agree(both: Beside, path: str, seconds: float = 10) -> None:
     """At once, or as soon as fal's stream has told what changed."""
-    deadline = time.monotonic() + seconds
-    while True:
-        fal, proxy = both.told("GET", path)
-        if fal == proxy:
-            return
-        assert time.monotonic() < deadline, (path, fal, proxy)
-        time.sleep(0.01)
+    answers: list[Any] = []
+
+    def are_equal() -> bool:
+        answers[:] = both.told("GET", path)
+        return bool(answers[0] == answers[1])
+
+    wait_until(are_equal, lambda: f"{path}: fal {answers[0]}, proxy {answers[1]}", seconds)
 
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])

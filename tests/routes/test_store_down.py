@@ -20,7 +20,6 @@ from tests.support.limited import (
     Person,
     account,
     asking,
-    eventually,
     limited_proxy,
     per,
     plan,
@@ -29,6 +28,7 @@ from tests.support.limited import (
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Person, sandbox: SandboxCo
     for waiting in (job, answers[1].json()["request_id"]):
         sandbox.move_job(waiting, "finish")
         assert alice.status(waiting).is_success
-    eventually(lambda: account(tmp_path, "acme", "requests") == Booked(5, 0), "not all is booked")
+    wait_until(lambda: account(tmp_path, "acme", "requests") == Booked(5, 0), "not all is booked")
     assert alice.slots() == (0, 0)
 
 
@@ -95,13 +95,13 @@ def test_locked_between_a_reservation_and_its_booking(
     with ThreadPoolExecutor(1) as pool:
         known = len(sandbox.jobs())
         running = pool.submit(alice.run, "[[pace hold=IN_PROGRESS]] ?", COUNTING)
-        eventually(lambda: len(sandbox.jobs()) > known, "the call did not reach the sandbox")
+        wait_until(lambda: len(sandbox.jobs()) > known, "the call did not reach the sandbox")
         with locked(tmp_path):
             sandbox.move_job(sandbox.jobs()[-1]["id"], "finish")
             assert running.result().status_code == 200
             assert account(tmp_path, "acme", "requests") == Booked(0, 1)
             assert alice.slots() == (0, 0)
-    eventually(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
+    wait_until(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
     assert alice.run().status_code == 200
 
 
@@ -117,7 +117,7 @@ def test_locked_when_fal_has_accepted(
     sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
     with ThreadPoolExecutor(1) as pool, Person(own, own.token("mallory", tenant="acme")) as mallory:
         submitting = pool.submit(submit)
-        eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
+        wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
         with locked(tmp_path):
             body = refusal(submitting.result(), 500, "upstream_ambiguous")
             assert "Idempotency-Key" in body["message"]
@@ -127,13 +127,13 @@ def test_locked_when_fal_has_accepted(
         if key:
             again = submit()
             assert (again.status_code, again.json()["request_id"]) == (200, job)
-        eventually(lambda: alice.status(job).status_code == 202, "the job was lost")
+        wait_until(lambda: alice.status(job).status_code == 202, "the job was lost")
         assert mallory.status(job).status_code == 404
     assert len(posts(sandbox)) == 1
     assert account(tmp_path, "acme", "requests") == Booked(0, 1) and alice.slots() == (1, 1)
     sandbox.move_job(job, "finish")
-    eventually(lambda: alice.status(job).json()["status"] == "COMPLETED", "the job does not end")
-    eventually(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
+    wait_until(lambda: alice.status(job).json()["status"] == "COMPLETED", "the job does not end")
+    wait_until(lambda: account(tmp_path, "acme", "requests") == Booked(1, 0), "it is not booked")
     assert alice.slots() == (0, 0)
 
 
@@ -145,10 +145,10 @@ def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp
         ThreadPoolExecutor(1) as pool,
     ):
         submitting = pool.submit(alice.submit, QUEUED)
-        eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
+        wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
         with locked(tmp_path):
-            eventually(lambda: sandbox.jobs() and posts(sandbox)[-1]["ended"], "fal did not answer")
-            eventually(lambda: deferred(own) == 1, "its id is not waiting to be written", 60)
+            wait_until(lambda: sandbox.jobs() and posts(sandbox)[-1]["ended"], "fal did not answer")
+            wait_until(lambda: deferred(own) == 1, "its id is not waiting to be written", 60)
             assert not submitting.done()
         assert submitting.result().status_code == 200
         assert alice.status(submitting.result().json()["request_id"]).status_code == 202
@@ -163,7 +163,7 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
             token, mallorys = own.token(tenant="acme"), own.token("mallory", tenant="acme")
             with Person(own, token) as alice:
                 submitting = pool.submit(alice.submit, QUEUED)
-                eventually(lambda: posts(sandbox), "the call did not reach the sandbox")
+                wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
                 unlocking.enter_context(locked(tmp_path))
                 refusal(submitting.result(), 500, "upstream_ambiguous")
         (kept,) = spool.glob("*.json")
@@ -174,10 +174,10 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
         Person(after, token) as alice,
         Person(after, mallorys) as mallory,
     ):
-        eventually(lambda: alice.status(job).status_code == 202, "the job was lost")
+        wait_until(lambda: alice.status(job).status_code == 202, "the job was lost")
         assert mallory.status(job).status_code == 404
         assert account(tmp_path, "acme", "requests") == Booked(0, 1)
-        eventually(lambda: not list(spool.iterdir()), "the file stays")
+        wait_until(lambda: not list(spool.iterdir()), "the file stays")
 
 
 def deferred(stack: Stack) -> float:

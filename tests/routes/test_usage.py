@@ -14,18 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import (
-    ADMIN_TOKEN,
-    COUNTING,
-    NEXT,
-    Person,
-    account,
-    limited_proxy,
-    per,
-    plan,
-    png,
-    refusal,
-)
+from tests.support.images import png
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, account, limited_proxy, per, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 

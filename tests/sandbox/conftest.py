@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -136,11 +135,3 @@ def wire(caller_of_both: Fal) -> Iterator[Fal]:
     """As `fal`, once for each HTTP parser: hanging up reaches below them."""
     yield caller_of_both
     caller_of_both.tidy()
-
-
-def until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Ask again until it is so: for what another thread or connection is about to do."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.005)

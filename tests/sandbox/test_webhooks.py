@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.sandbox.conftest import Fal, until
+from tests.sandbox.conftest import Fal
 from tests.support.servers import running
+from tests.support.waiting import wait_until
 
 
 class Receiver:
@@ -41,7 +42,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def _delivered(receiver: Receiver, times: int = 1) -> dict[str, Any]:
-    until(lambda: len(receiver.arrived) >= times)
+    wait_until(lambda: len(receiver.arrived) >= times, seconds=10)
     message: dict[str, Any] = orjson.loads(receiver.arrived[-1][1])
     return message
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from tests.security.calls import JSON
 from tests.security.hostile import NEXT
-from tests.security.shape import BODY, INPUT, PIXEL
+from tests.security.shape import BODY, INPUT
 from tests.security.wire import Answer, Wire
+from tests.support.images import PIXEL_PNG
 from tests.support.limited import ADMIN_TOKEN, plan
 from tests.support.stack import Stack
 
@@ -94,15 +95,15 @@ def files(stack: Stack, wire: Wire) -> list[Taking]:
     begun = begin.send(wire).json()
     part = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}/1"
     form = {**bearer, "content-type": "multipart/form-data; boundary=x"}
-    raw = Taking("upload", "file", "POST", "/v1/uploads", {**bearer, **png}, PIXEL)
+    raw = Taking("upload", "file", "POST", "/v1/uploads", {**bearer, **png}, PIXEL_PNG)
     return [
         raw,
-        replace(raw, name="form upload", headers=form, body=_FORM + PIXEL + b"\r\n--x--\r\n"),
-        Taking("slot", "file", "PUT", _slot(wire, bearer), png, PIXEL),
-        Taking("part", "file", "PUT", f"{_slot(wire, bearer, in_parts=True)}/1", png, PIXEL),
-        Taking("cdn upload", "file", "POST", "/fal/cdn/files/upload", cdn, PIXEL),
+        replace(raw, name="form upload", headers=form, body=_FORM + PIXEL_PNG + b"\r\n--x--\r\n"),
+        Taking("slot", "file", "PUT", _slot(wire, bearer), png, PIXEL_PNG),
+        Taking("part", "file", "PUT", f"{_slot(wire, bearer, in_parts=True)}/1", png, PIXEL_PNG),
+        Taking("cdn upload", "file", "POST", "/fal/cdn/files/upload", cdn, PIXEL_PNG),
         begin,
-        Taking("cdn part", "file", "PUT", part, cdn, PIXEL),
+        Taking("cdn part", "file", "PUT", part, cdn, PIXEL_PNG),
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 
 @contextmanager
@@ -35,12 +35,12 @@ def serving(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, Pat
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    def answers() -> bool:
         assert process.poll() is None, log.read_text()
         try:
             httpx.get(f"{url}/livez", trust_env=False).raise_for_status()
-            return
         except httpx.TransportError:
-            time.sleep(0.02)
-    raise TimeoutError(log.read_text())
+            return False
+        return True
+
+    wait_until(answers, log.read_text, 30)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 
 from tests.security.wire import Answer
+from tests.support.images import PIXEL
 
 #: Makes the sandbox answer at once.
 FAST = "[[pace run_seconds=0 queue_positions=0 seconds_per_position=0 words_per_second=100000]]"
-#: A whole PNG of one pixel.
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
-)
-INPUT = {"prompt": f"{FAST} What is it?", "image_url": f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"}
+
+INPUT = {"prompt": f"{FAST} What is it?", "image_url": PIXEL}
 BODY = json.dumps(INPUT, separators=(",", ":")).encode()
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from tests.security.calls import JSON, SURFACES, call, slot, submit
 from tests.security.hostile import NEXT
-from tests.security.shape import BODY, INPUT, PIXEL, assert_refusal
+from tests.security.shape import BODY, INPUT, assert_refusal
 from tests.security.wire import Answer, Wire
+from tests.support.images import PIXEL_PNG
 from tests.support.stack import Stack
 
 #: Above `PROXY_MAX_BODY_BYTES`.
@@ -401,8 +402,10 @@ def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -
     path = slot(wire, stack.token())
     stack.sandbox.forget()
     png = ("content-type", "image/png")
-    expect(wire.exchange("PUT", path, [("content-type", "text/html")], PIXEL), 415, "unsupported_media_type", "html")
-    chunks = chunked(PIXEL) + b"0\r\n\r\n"
+    expect(
+        wire.exchange("PUT", path, [("content-type", "text/html")], PIXEL_PNG), 415, "unsupported_media_type", "html"
+    )
+    chunks = chunked(PIXEL_PNG) + b"0\r\n\r\n"
     lines = f"PUT {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     expect(wire.raw(lines + chunks, "PUT"), 400, "bad_request", "no length")
     lines = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {10 * 2**20 + 1}\r\n\r\n".encode()
@@ -414,14 +417,14 @@ def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -
         "/uploads/%2e%2e",
         path.swapcase().replace("/UPLOADS", "/uploads"),
     ):
-        expect(wire.exchange("PUT", wrong, [png], PIXEL), 404, "not_found", wrong)
+        expect(wire.exchange("PUT", wrong, [png], PIXEL_PNG), 404, "not_found", wrong)
     for method in ("GET", "POST", "DELETE"):
         assert wire.exchange(method, path).status in (404, 405)
     assert not stack.sandbox.requests()
-    assert wire.exchange("PUT", path, [png], PIXEL).status == 200
+    assert wire.exchange("PUT", path, [png], PIXEL_PNG).status == 200
     # A client sends it again by itself when the answer is lost; another file is another matter.
-    assert wire.exchange("PUT", path, [png], PIXEL).status == 200
-    expect(wire.exchange("PUT", path, [png], PIXEL[:-1] + b"x"), 400, "bad_request", "another file")
+    assert wire.exchange("PUT", path, [png], PIXEL_PNG).status == 200
+    expect(wire.exchange("PUT", path, [png], PIXEL_PNG[:-1] + b"x"), 400, "bad_request", "another file")
     assert len(stack.sandbox.requests()) == 1
 
 
@@ -429,7 +432,7 @@ def test_a_place_for_a_file_is_kept_for_a_while_only(stack: Stack, wire: Wire) -
     path = slot(wire, stack.token())
     stack.sandbox.forget()
     stack.clock.advance(901)
-    expect(wire.exchange("PUT", path, [("content-type", "image/png")], PIXEL), 404, "not_found", "late")
+    expect(wire.exchange("PUT", path, [("content-type", "image/png")], PIXEL_PNG), 404, "not_found", "late")
     assert not stack.sandbox.requests()
 
 

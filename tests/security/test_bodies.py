@@ -13,9 +13,11 @@ import pytest
 
 from proxy.http.json_bounds import MAX_DEPTH, MAX_VALUES
 from tests.server.talk import talk
-from tests.support.limited import NEXT, PIXEL, eventually
+from tests.support.images import PIXEL
+from tests.support.limited import NEXT
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 FORMS = ["/v1/sessions", "/v1/sessions/guest", "/v1/admin/sessions", "/v1/admin/tenants/acme/keys"]
@@ -189,7 +191,7 @@ def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -
                 answer = alice.post(f"/fal/run/{NEXT}", json=question(prompt="x" * MIB))
                 return answer if answer.status_code == 503 else None
 
-            answer = eventually(refusal, "a body beyond the bound was taken")
+            answer = wait_until(refusal, "a body beyond the bound was taken")
             refused(answer, 503, "overloaded", "Too many large bodies")
             assert answer.json()["scope"] == "ip"
             assert answer.headers["retry-after"] == "1"
@@ -198,9 +200,9 @@ def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -
             assert body_bytes(alice) <= 2 * MIB
             for wire in held:
                 wire.close()
-            eventually(lambda: body_bytes(alice) == 0, "bodies of callers who hung up are still counted")
+            wait_until(lambda: body_bytes(alice) == 0, "bodies of callers who hung up are still counted")
             assert alice.post(f"/fal/run/{NEXT}", json=question(prompt="x" * MIB)).status_code != 503
-            eventually(lambda: body_bytes(alice) == 0, "the body of a call that is over is still counted")
+            wait_until(lambda: body_bytes(alice) == 0, "the body of a call that is over is still counted")
     finally:
         for wire in held:
             wire.close()

@@ -13,9 +13,10 @@ from proxy.sandbox.app import create_sandbox
 from tests.security.hostile import NEXT
 from tests.security.shape import INPUT, assert_refusal
 from tests.security.wire import Answer, Wire
-from tests.support.limited import eventually, plan
+from tests.support.limited import plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
+from tests.support.waiting import wait_until
 from tests.uploads.served import Served, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -110,7 +111,7 @@ def test_forty_unfinished_bodies_of_one_address_hold_a_quarter_of_the_bound(serv
             connection = open_.enter_context(socket.create_connection(Wire(served.url).address, 60))
             refused += not sent_all(connection, head + body)
         assert refused >= 35
-    eventually(lambda: run(served, body[:-MIB] + b'"}').status == 200, "the memory is still held")
+    wait_until(lambda: run(served, body[:-MIB] + b'"}').status == 200, "the memory is still held")
 
 
 def sent_all(connection: socket.socket, data: bytes) -> bool:

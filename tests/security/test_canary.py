@@ -30,8 +30,9 @@ from proxy.upstream.files import UploadDestination
 from tests.security.calls import JSON, call, slot, submit
 from tests.security.hostile import NEXT, NOBODYS, PATHS, TARGETS
 from tests.security.serving import serving
-from tests.security.shape import BODY, PIXEL
+from tests.security.shape import BODY
 from tests.security.wire import Answer, Wire
+from tests.support.images import PIXEL_PNG
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
 from tests.support.stack import sandbox_environ
@@ -99,8 +100,8 @@ class Walk:
     def upload(self, token: str) -> None:
         path = slot(self.wire, token)
         self.slots.append(path.rpartition("/")[2])
-        self.send("PUT", path, {"content-type": "image/png"}, PIXEL)
-        self.send("PUT", path, {"content-type": "image/png"}, PIXEL)
+        self.send("PUT", path, {"content-type": "image/png"}, PIXEL_PNG)
+        self.send("PUT", path, {"content-type": "image/png"}, PIXEL_PNG)
 
     def upload_in_parts(self, token: str) -> None:
         """With a token for uploads: that and the upload's id are told to their owner, and to nobody else."""
@@ -111,13 +112,13 @@ class Walk:
         self.slots.append(begun["uploadId"])
         base = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
         for tail in ("/0", "/1", "/2", "/complete"):
-            self.send("POST" if tail == "/complete" else "PUT", base + tail, bearer, PIXEL)
-        self.send("PUT", f"{base}/1", {**bearer, "authorization": f"Bearer {token}"}, PIXEL)
-        self.send("POST", "/fal/cdn/files/upload", bearer, PIXEL)
+            self.send("POST" if tail == "/complete" else "PUT", base + tail, bearer, PIXEL_PNG)
+        self.send("PUT", f"{base}/1", {**bearer, "authorization": f"Bearer {token}"}, PIXEL_PNG)
+        self.send("POST", "/fal/cdn/files/upload", bearer, PIXEL_PNG)
 
     def upload_in_one_call(self, token: str) -> None:
         bearer = {"authorization": f"Bearer {token}"}
-        self.send("POST", "/v1/uploads", {**bearer, "content-type": "image/png"}, PIXEL)
+        self.send("POST", "/v1/uploads", {**bearer, "content-type": "image/png"}, PIXEL_PNG)
         self.send("POST", "/v1/uploads", {**bearer, "content-type": "image/png"}, b"MZ")
         self.send("POST", "/v1/uploads", {**bearer, "content-type": "multipart/form-data; boundary=b"}, b"--b--")
 
@@ -325,7 +326,7 @@ def walk_through_faults(walk: Walk, token: str) -> None:
         path = slot(walk.wire, token)
         walk.slots.append(path.rpartition("/")[2])
         walk.sandbox.fault(**fault)
-        walk.send("PUT", path, {"content-type": "image/png"}, PIXEL)
+        walk.send("PUT", path, {"content-type": "image/png"}, PIXEL_PNG)
         walk.upload_in_one_call(token)
         walk.sandbox.clear_faults()
 

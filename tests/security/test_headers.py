@@ -13,8 +13,9 @@ from proxy.sandbox.app import SANDBOX_KEY
 from proxy.sandbox.guard import UNWANTED_HEADERS
 from tests.security.calls import JSON, SURFACES, call, submit
 from tests.security.hostile import NEXT
-from tests.security.shape import BODY, PIXEL, assert_refusal
+from tests.security.shape import BODY, assert_refusal
 from tests.security.wire import Answer, Wire
+from tests.support.images import PIXEL_PNG
 from tests.support.stack import Stack
 
 EVENTS = "text/event-stream"
@@ -222,10 +223,10 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
     stack.sandbox.forget()
     slot = urlsplit(answer.json()["upload_url"])
     assert f"{slot.scheme}://{slot.netloc}" == stack.url and not slot.query
-    put = wire.exchange("PUT", slot.path, [*CALLERS.items(), ("content-type", "image/png")], PIXEL)
+    put = wire.exchange("PUT", slot.path, [*CALLERS.items(), ("content-type", "image/png")], PIXEL_PNG)
     assert put.status == 200, put
     (received,) = stack.sandbox.requests()
-    wanted = [host_of(stack), ("content-type", "image/png"), ("content-length", str(len(PIXEL)))]
+    wanted = [host_of(stack), ("content-type", "image/png"), ("content-length", str(len(PIXEL_PNG)))]
     assert sorted(map(tuple, received["headers"])) == sorted(wanted)
     assert came_back(put) == expected_back(put, JSON)
 

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from tests.routes.jobs import JOBS, SSE, created, new
-from tests.support.limited import NEXT, account, asking, eventually, limited_proxy, operating, per, plan
+from tests.support.limited import NEXT, account, asking, limited_proxy, operating, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 ORIGIN = "https://app.acme.example"
 PLANS = {"acme": plan(quotas=[per("subject", "requests", 100)]), "globex": plan()}
@@ -221,9 +222,9 @@ def test_a_models_stream_that_is_cut_is_booked(proxy: Stack, shared_proxy: Stack
         reader = model_stream(dora)
         assert dora.delete("/v1/session").status_code == 204
         reader.assert_ended("session_revoked")
-    eventually(lambda: account(database.parent, "acme", "requests", subject).reserved == 0, "it stays reserved")
+    wait_until(lambda: account(database.parent, "acme", "requests", subject).reserved == 0, "it stays reserved")
     assert account(database.parent, "acme", "requests", subject).used == 1
-    eventually(
+    wait_until(
         lambda: "fal_proxy_streams 0" in metrics(proxy) or "streams 0.0" in metrics(proxy), "a stream stays open"
     )
 

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import sqlite3
-import time
 from collections.abc import Iterator
 from http.client import IncompleteRead
 from pathlib import Path
@@ -19,11 +18,14 @@ from proxy.settings import read
 from proxy.upstream.transport import EngineTransport
 from tests.security.calls import JSON, SURFACES, call, slot, submit
 from tests.security.hostile import NEXT
-from tests.security.shape import BODY, PIXEL, assert_refusal
+from tests.security.shape import BODY, assert_refusal
 from tests.security.wire import Answer, Wire
+from tests.support.images import PIXEL_PNG
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port, running
-from tests.support.stack import SECRET, Stack, plan_file, proxy_in_front_of, sandbox_environ
+from tests.support.stack import Stack, plan_file, proxy_in_front_of, sandbox_environ
+from tests.support.waiting import wait_until
 
 RUN = f"/fal/run/{NEXT}"
 #: Addresses that need a credential, with the methods they know.
@@ -285,7 +287,7 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
         assert answer.json()["scope"] == "upstream"
     wish = b'{"content_type":"image/png","file_name":"a.png"}'
     assert_refusal(call(wire, "hosts", token, "POST", "rest/storage/upload/initiate", wish), 502, "bad_upstream")
-    assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL), 502, "bad_upstream")
+    assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL_PNG), 502, "bad_upstream")
     # Nothing that may run or change something is repeated by the proxy itself.
     assert [record["method"] for record in stack.sandbox.requests() if record["method"] != "GET"] == [
         "POST",
@@ -317,14 +319,14 @@ def test_a_key_that_fal_refuses_is_not_the_callers_fault(stack: Stack, wire: Wir
         answer = call(wire, "hosts", token, "GET", f"queue/{NEXT}/requests/{job}{tail}")
         assert_refusal(answer, 500, "upstream_rejected_key")
     # Files go to a signed URL, without the key.
-    assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL), 502, "bad_upstream")
+    assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL_PNG), 502, "bad_upstream")
 
 
 def test_what_the_file_store_refuses_is_not_quoted(stack: Stack, wire: Wire) -> None:
     """Such stores put the signature that they refuse into their answer."""
     path = slot(wire, stack.token())
     stack.sandbox.fault("status", status=400, body={"StringToSign": "the-signature"})
-    answer = wire.exchange("PUT", path, [("content-type", "image/png")], PIXEL)
+    answer = wire.exchange("PUT", path, [("content-type", "image/png")], PIXEL_PNG)
     assert_refusal(answer, 502, "bad_upstream")
     assert b"the-signature" not in answer.body
 
@@ -495,12 +497,13 @@ def test_a_caller_who_hangs_up_in_a_body_is_no_failure(own: Stack) -> None:
 
 def metrics_with(wire: Wire, hung_up: int) -> bytes:
     """The proxy's metrics, as soon as they count so many callers who hung up."""
-    deadline = time.monotonic() + 20
-    while True:
+
+    def metrics() -> bytes:
         said = wire.exchange("GET", "/metrics").body
-        if sum(map(float, re.findall(rb'fal_proxy_requests_total\{status="499".*\} (\S+)', said))) >= hung_up:
-            return said
-        assert time.monotonic() < deadline, said
+        found = re.findall(rb'fal_proxy_requests_total\{status="499".*\} (\S+)', said)
+        return said if sum(map(float, found)) >= hung_up else b""
+
+    return wait_until(metrics, "not all who hung up are counted", 20)
 
 
 # --- our own store
@@ -521,7 +524,7 @@ def test_a_store_that_is_down_lets_nobody_through(own: Stack, tmp_path: Path) ->
             refused = call(wire, "hosts", own.token("bob"), method, path, BODY if method == "POST" else b"")
             assert_refusal(refused, 503, "store_unavailable")
             assert refused.all("retry-after") == ["1"]
-        upload = wire.exchange("PUT", "/uploads/x", [("content-type", "image/png")], PIXEL)
+        upload = wire.exchange("PUT", "/uploads/x", [("content-type", "image/png")], PIXEL_PNG)
         assert_refusal(upload, 503, "store_unavailable")
         assert not own.sandbox.requests()
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any
 
 import httpx
 
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 PROXY = (sys.executable, "-m", "proxy")
-SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
+
 #: On plain http there is nothing to verify, and loading the authorities of the system takes its time.
 PLAINLY: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 60}
 SERVABLE = {"FAL_KEY": "key-id-of-tests:key-secret-of-tests", "PROXY_SESSION_SECRETS": SECRET}
@@ -115,7 +116,7 @@ class Server:
                 return httpx.get(self.url + path, **PLAINLY).status_code < 500
             return False
 
-        eventually(live, "the server did not start")
+        wait_until(live, "the server did not start")
 
     def stop(self, signal: int, seconds: float = 20) -> int:
         """Send a signal; the exit code."""
@@ -153,12 +154,3 @@ def serving(
             yield server
         finally:
             process.kill()
-
-
-def eventually(happened: object, failure: str, seconds: float = 60) -> None:
-    """Ask again and again, for as long as it may take another process on a busy machine."""
-    assert callable(happened)
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.05)

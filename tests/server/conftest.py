@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.server.commands import SECRET, Commands, Done, Server, forking, serving
+from tests.server.commands import Commands, Done, Server, forking, serving
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.stack import Stack, proxy_in_front_of, sandbox_environ
 
 PLANS = {

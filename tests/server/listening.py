@@ -20,7 +20,7 @@ from proxy.server.connections import ConnectionLimits
 from proxy.server.draining import DrainingServer
 from proxy.server.factory import ProtocolFactory
 from proxy.telemetry.metrics import Metrics
-from tests.server.commands import eventually
+from tests.support.waiting import wait_until
 
 LARGE_BYTES = 32 * 1024 * 1024
 
@@ -78,7 +78,7 @@ class Listening:
 
     def wait_for(self, connections: int) -> None:
         """Wait until there are so many connections."""
-        eventually(lambda: self.count("fal_proxy_connections") == connections, "other connections are open", 10)
+        wait_until(lambda: self.count("fal_proxy_connections") == connections, "other connections are open", 10)
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def listening(limits: ConnectionLimits, host: str = "127.0.0.1") -> Iterator[Lis
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        eventually(lambda: server.started, "the server does not start")
+        wait_until(lambda: server.started, "the server does not start")
         yield Listening(server.servers[0].sockets[0].getsockname()[1], application, metrics)
     finally:
         application.released.set()

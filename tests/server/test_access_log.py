@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from tests.support.limited import HOSTS, NEXT, Person, eventually
+from tests.support.limited import HOSTS, NEXT, Person
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 
 def test_polls_that_are_answered_from_memory_are_told_at_debug_only(
@@ -23,5 +24,5 @@ def test_polls_that_are_answered_from_memory_are_told_at_debug_only(
         job = alice.submitted("[[pace hold=IN_PROGRESS]] ?")
         for polls in (1, 2, 3):
             assert alice.status(job, NEXT).status_code == 202
-            eventually(lambda: len(levels("status")) == polls, "a poll has no line")  # noqa: B023
+            wait_until(lambda: len(levels("status")) == polls, "a poll has no line")  # noqa: B023
     assert levels("submit") == ["INFO"] and levels("status") == ["INFO", "DEBUG", "DEBUG"]

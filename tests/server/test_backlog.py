@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.drain import Drain
 from proxy.server.draining import DrainingServer
-from tests.server.commands import eventually
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 CALLERS = 100
 REQUEST = b"GET / HTTP/1.1\r\nhost: server\r\n\r\n"
@@ -52,7 +52,7 @@ def serving(port: int) -> Iterator[Holding]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        eventually(lambda: server.started, "the server does not start")
+        wait_until(lambda: server.started, "the server does not start")
         yield server
     finally:
         server.should_exit = True

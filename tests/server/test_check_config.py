@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from proxy.tenants.plan_file import read_file
-from tests.server.commands import PROXY, SECRET, SERVABLE, Commands, Done
+from tests.server.commands import PROXY, SERVABLE, Commands, Done
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 
 GOOD_FILE: dict[str, Any] = {

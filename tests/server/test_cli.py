@@ -13,8 +13,10 @@ import yaml
 
 from proxy import __version__
 from proxy.stores.sql import migrate
-from tests.server.commands import PLAINLY, SECRET, eventually
+from tests.server.commands import PLAINLY
 from tests.server.conftest import PLANS, Desk, Running
+from tests.support.secrets import SECRET
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -219,7 +221,7 @@ def test_a_session_from_the_command_line_opens_the_running_proxy_until_it_is_rev
     assert call(beside.server.url, minted["token"], "/fal/run/fal-ai/llava-next", json=body).status_code == 422
     assert len(beside.sandbox.requests()) == 1
     assert beside.desk.data("sessions", "revoke", minted["id"]) == "revoked"
-    eventually(
+    wait_until(
         lambda: call(beside.server.url, minted["token"]).json().get("error_type") == "session_revoked",
         "the revocation did not reach the running proxy",
     )
@@ -242,7 +244,7 @@ def test_all_sessions_of_one_subject_can_be_revoked(beside: Running) -> None:
     )
     assert {call(beside.server.url, token).status_code for token in (first, second, other)} == {200}
     assert beside.desk.data("sessions", "revoke", "--tenant", "acme", "--subject", "carol") == "revoked"
-    eventually(lambda: call(beside.server.url, first).status_code == 401, "the revocation did not arrive")
+    wait_until(lambda: call(beside.server.url, first).status_code == 401, "the revocation did not arrive")
     assert call(beside.server.url, second).json()["error_type"] == "session_revoked"
     assert call(beside.server.url, other).status_code == 200
     again = beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "carol")
@@ -251,16 +253,16 @@ def test_all_sessions_of_one_subject_can_be_revoked(beside: Running) -> None:
 
 def test_a_key_counts_in_the_running_proxy_until_it_is_revoked(beside: Running) -> None:
     made = json.loads(beside.desk.data("keys", "create", "acme", "--json"))
-    eventually(lambda: call(beside.server.url, made["key"]).status_code == 200, "the key did not arrive")
+    wait_until(lambda: call(beside.server.url, made["key"]).status_code == 200, "the key did not arrive")
     minted = call(beside.server.url, made["key"], "/v1/sessions", json={"subject": "erin"})
     assert minted.status_code == 201
     assert call(beside.server.url, minted.json()["token"]).json()["subject"] == "erin"
-    eventually(
+    wait_until(
         lambda: json.loads(beside.desk.data("keys", "list", "acme", "--json"))[0]["last_used_at"],
         "the use of the key was not noted",
     )
     beside.desk.data("keys", "revoke", made["id"])
-    eventually(lambda: call(beside.server.url, made["key"]).status_code == 401, "the revocation did not arrive")
+    wait_until(lambda: call(beside.server.url, made["key"]).status_code == 401, "the revocation did not arrive")
     # What was minted with it counts on: it belongs to the subject.
     assert call(beside.server.url, minted.json()["token"]).status_code == 200
 
@@ -272,7 +274,7 @@ def test_a_change_of_the_plans_takes_effect_in_the_running_proxy(beside: Running
     file.write_text(yaml.safe_dump({**PLANS, "plans": {**PLANS["plans"], "full": {"endpoints": every}}}))
     assert len(call(beside.server.url, token).json()["endpoints"]) == 2
     assert beside.desk.data("tenants", "apply", str(file)) == "changed"
-    eventually(lambda: len(call(beside.server.url, token).json()["endpoints"]) == 3, "the change did not arrive")
+    wait_until(lambda: len(call(beside.server.url, token).json()["endpoints"]) == 3, "the change did not arrive")
 
 
 def test_no_secret_was_printed(beside: Running) -> None:

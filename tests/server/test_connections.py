@@ -14,8 +14,8 @@ import pytest
 from proxy.server.connections import MAX_ANSWERED_REFUSALS, ConnectionLimits
 from proxy.server.log_limit import LogLimit
 from proxy.server.open_files import max_connections_within
-from tests.server.commands import eventually
 from tests.server.listening import LARGE_BYTES, Listening, listening, read_answer, read_to_end, refusal, trickle
+from tests.support.waiting import wait_until
 
 GET = b"GET %s HTTP/1.1\r\nhost: server\r\n\r\n"
 HALF_A_HEAD = b"GET /half HTTP/1.1\r\nhost: ser"
@@ -242,14 +242,14 @@ def test_a_full_server_closes_none_that_it_owes_an_answer() -> None:
         server.connect(GET % b"/hold") as two,
     ):
         server.wait_for(2)
-        eventually(lambda: len(server.application.paths) == 2, "the requests did not arrive")
+        wait_until(lambda: len(server.application.paths) == 2, "the requests did not arrive")
         for _ in range(2):
             with server.connect(GET % b"/refused") as wire:
                 assert refusal(read_to_end(wire)) == (503, "too_many_connections")
         server.application.released.set()
         assert (read_answer(one)[1], read_answer(two)[1]) == (b"/hold", b"/hold")
         assert server.count("fal_proxy_connections_refused_total", limit="process") == 2
-        eventually(lambda: is_let_in(server), "a connection that waits makes no room", 10)
+        wait_until(lambda: is_let_in(server), "a connection that waits makes no room", 10)
     assert "/refused" not in server.application.paths
 
 

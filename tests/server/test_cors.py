@@ -10,8 +10,9 @@ import pytest
 
 from proxy.http.cors import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from tests.server.conftest import EVERYWHERE
-from tests.support.limited import PIXEL, eventually
+from tests.support.images import PIXEL
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 #: What the published fal clients set on a call from a page.
 CLIENT_HEADERS = "authorization,content-type,x-fal-target-url,x-fal-queue-priority,x-fal-user-agent"
@@ -136,7 +137,7 @@ def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
     before = refusals(page)
     preflight(page, "https://evil.example", method="DELETE", headers="x-" + "y" * 5000)
     assert refusals(page) == before + 1
-    eventually(lambda: any("wanted_method" in getattr(one, "log_fields", {}) for one in caplog.records), "no line")
+    wait_until(lambda: any("wanted_method" in getattr(one, "log_fields", {}) for one in caplog.records), "no line")
     (facts,) = [one.log_fields for one in caplog.records if "wanted_method" in getattr(one, "log_fields", {})]  # type: ignore[attr-defined]
     assert facts["origin"] == "https://evil.example" and facts["wanted_method"] == "DELETE"
     assert len(facts["wanted_headers"]) == 200 and facts["error_type"] == "origin_not_allowed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -18,14 +17,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.limits.callers import PIXEL
-from tests.server.commands import PLAINLY, Server, eventually, serving
+from tests.server.commands import PLAINLY, Server, serving
 from tests.server.conftest import Desk
 from tests.support.books import Books, read_books
+from tests.support.images import PIXEL, PIXEL_PNG
 from tests.support.programs import tree
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,6 @@ ENDPOINT = "fal-ai/llava-next"
 RUN, QUEUE = f"/fal/run/{ENDPOINT}", f"/fal/queue/{ENDPOINT}"
 INITIATE = "/fal/rest/storage/upload/initiate"
 HELD, SILENT = "[[pace hold=IN_PROGRESS]]", "[[fault delay=60]]"
-PICTURE = base64.b64decode(PIXEL.partition(",")[2])
 PNG = {"content_type": "image/png", "file_name": "a.png"}
 #: A single process ends with the signal, as a shell or an orchestrator expects it.
 BY_SIGNAL = -signal.SIGTERM
@@ -61,19 +60,19 @@ class Scene:
         """Do something in a thread; what will come of it, and the sandbox's id of the call that it makes."""
         known = {job["id"] for job in self.sandbox.jobs()}
         future = self._pool.submit(work)
-        eventually(lambda: len(self.sandbox.jobs()) > len(known), "the call did not reach the sandbox")
+        wait_until(lambda: len(self.sandbox.jobs()) > len(known), "the call did not reach the sandbox")
         (new,) = {job["id"] for job in self.sandbox.jobs()} - known
         return future, new
 
     def in_background(self, work: Callable[[], Any], path: str) -> Future[Any]:
         """Do something in a thread that reaches the sandbox at a path of its own."""
         future = self._pool.submit(work)
-        eventually(lambda: any(path in one["path"] for one in self.sandbox.requests()), "it did not reach the sandbox")
+        wait_until(lambda: any(path in one["path"] for one in self.sandbox.requests()), "it did not reach the sandbox")
         return future
 
     def begin_to_stop(self, number: int = signal.SIGTERM) -> None:
         self.server.process.send_signal(number)
-        eventually(self.is_draining, "it does not stop")
+        wait_until(self.is_draining, "it does not stop")
 
     def is_draining(self) -> bool:
         return bool(httpx.get(f"{self.server.url}/readyz", **PLAINLY).status_code == 503)
@@ -142,7 +141,7 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
         alice, bob = stage.caller(), stage.caller()
         done, other, followed = submitted(alice), submitted(bob, HELD), submitted(bob, HELD)
         place = slot(alice)
-        eventually(lambda: alice.get(f"{QUEUE}/requests/{done}/status").status_code == 200, "the job does not end")
+        wait_until(lambda: alice.get(f"{QUEUE}/requests/{done}/status").status_code == 200, "the job does not end")
         run, run_id = stage.meanwhile(lambda: alice.post(RUN, json=asked(f"alice {HELD}")))
         events = stage.in_background(lambda: bob.get(f"/v1/jobs/{followed}/events"), f"{followed}/status/stream")
         with connected(stage.server) as silent, connected(stage.server) as idle, idle.makefile("rb") as answered:
@@ -154,7 +153,7 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             for path, body in ((RUN, asked()), (QUEUE, asked()), (f"{RUN}/stream", asked()), (INITIATE, PNG)):
                 refused(bob.post(path, json=body))
             refused(bob.post("/v1/jobs", json={"endpoint": ENDPOINT, "input": asked()}))
-            refused(bob.post("/v1/uploads", content=PICTURE, headers={"content-type": "image/png"}))
+            refused(bob.post("/v1/uploads", content=PIXEL_PNG, headers={"content-type": "image/png"}))
             assert bob.get("/livez").status_code == 200
             assert 'fal_proxy_refusals_total{error_type="draining"}' in bob.get("/metrics").text
             assert bob.get("/v1/session").status_code == 200
@@ -163,7 +162,7 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             assert bob.put(f"{QUEUE}/requests/{other}/cancel").status_code == 202
             assert "IN_PROGRESS" not in alice.get(f"{QUEUE}/requests/{done}/status/stream").text
             assert "You asked" in alice.get(f"{QUEUE}/requests/{done}").json()["output"]
-            sent = httpx.put(place, content=PICTURE, headers={"content-type": "image/png"}, **PLAINLY)
+            sent = httpx.put(place, content=PIXEL_PNG, headers={"content-type": "image/png"}, **PLAINLY)
             assert sent.status_code == 200
             # A stream that can be resumed anywhere ends at once.
             assert events.result(timeout=30).text.endswith("\n\nretry: 1000\n\n")
@@ -188,14 +187,14 @@ def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: Sandbox
         streaming = lambda: read_to_the_cut(streamer, "POST", f"{RUN}/stream", asked(HELD))  # noqa: E731
         stream, _ = stage.meanwhile(streaming)
         submit = stage.in_background(lambda: submitter.post(QUEUE, json=asked(f"never told {SILENT}")), "llava-next")
-        eventually(lambda: "never told" in str(sandbox.requests()), "the submit did not reach the sandbox")
+        wait_until(lambda: "never told" in str(sandbox.requests()), "the submit did not reach the sandbox")
         events = f"{QUEUE}/requests/{watched}/status/stream"
         watch = stage.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
         poll = stage.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
         with connected(stage.server) as upload:
             head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 99999\r\n"
-            upload.sendall(head.encode() + b"\r\n" + PICTURE + bytes(50_000))
-            eventually(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
+            upload.sendall(head.encode() + b"\r\n" + PIXEL_PNG + bytes(50_000))
+            wait_until(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
             began = time.monotonic()
             assert stage.server.stop(signal.SIGTERM) == BY_SIGNAL
             assert time.monotonic() - began < float(SHORT)
@@ -249,9 +248,9 @@ def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, red
         for pid in [stage.server.process.pid, *(workers if everywhere else ())]:
             os.kill(pid, signal.SIGINT if everywhere else signal.SIGTERM)
         # Only the worker that is busy is left, and answers whoever comes.
-        eventually(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
-        eventually(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
-        eventually(stage.is_draining, "the busy worker does not stop")
+        wait_until(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
+        wait_until(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
+        wait_until(stage.is_draining, "the busy worker does not stop")
         for _ in range(20):
             refused(httpx.post(stage.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
         assert not run.done()

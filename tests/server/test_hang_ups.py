@@ -18,10 +18,12 @@ from proxy.jobs.hub import IDLE_SECONDS
 from tests.routes.jobs import JOBS, new
 from tests.server.commands import serving
 from tests.server.talk import talk
-from tests.support.limited import NEXT, NOTHING, account, asking, eventually, limited_proxy, per, plan, png
+from tests.support.images import png
+from tests.support.limited import NEXT, NOTHING, account, asking, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 
 COUNT = 20
 HELD = "[[pace hold=IN_PROGRESS]]"
@@ -72,7 +74,7 @@ class Wire:
         """Make a call, and hang up when fal works on it."""
         known = self._jobs_at_fal()
         with self.sent("POST", path, body):
-            eventually(lambda: self._jobs_at_fal() > known, "the call does not reach fal")
+            wait_until(lambda: self._jobs_at_fal() > known, "the call does not reach fal")
 
     def cut(self, path: str, file: bytes) -> None:
         """Begin to upload a file, and hang up when fal has half of it."""
@@ -87,7 +89,7 @@ class Wire:
         half = file[: len(file) // 2]
         with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
             wire.sendall("\r\n".join([*lines, "", ""]).encode() + half)
-            eventually(lambda: self._file_bytes_at_fal() == len(half), "the upload does not reach fal")
+            wait_until(lambda: self._file_bytes_at_fal() == len(half), "the upload does not reach fal")
 
     def _file_bytes_at_fal(self) -> int:
         requests = orjson.loads(self.control("GET", "/requests").partition(b"\r\n\r\n")[2])
@@ -160,7 +162,7 @@ def _objects_of_round(wire: Wire, call: Callable[[], object]) -> int:
         before = wire.metric("fal_proxy_requests_total")
         for _ in range(COUNT):
             call()
-        eventually(lambda: wire.metric("fal_proxy_requests_total") >= before + COUNT, "calls go on without a caller")
+        wait_until(lambda: wire.metric("fal_proxy_requests_total") >= before + COUNT, "calls go on without a caller")
         _settle(wire)
         return gc.collect() // COUNT
     finally:
@@ -169,9 +171,9 @@ def _objects_of_round(wire: Wire, call: Callable[[], object]) -> int:
 
 def _settle(wire: Wire) -> None:
     """Wait until no caller is connected but this one, and no job is followed that is not read."""
-    eventually(lambda: wire.metric("fal_proxy_connections") <= 1, "connections stay open")
+    wait_until(lambda: wire.metric("fal_proxy_connections") <= 1, "connections stay open")
     wire.stack.clock.advance(IDLE_SECONDS + 1)
-    eventually(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")
+    wait_until(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")
 
 
 @pytest.mark.parametrize("path", [JOBS + "/{}/events", f"/fal/queue/{NEXT}/requests/{{}}/status/stream"])
@@ -256,10 +258,10 @@ def test_a_call_whose_caller_left_before_it_was_sent_is_free(
         # While another process writes, the reservation waits.
         database.execute("BEGIN IMMEDIATE")
         with wire.sent("POST", path, asking("What is this?")):
-            eventually(lambda: wire.metric("fal_proxy_connections") == 2, "the call does not arrive")
-        eventually(lambda: wire.metric("fal_proxy_connections") == 1, "the end of the connection is not seen")
+            wait_until(lambda: wire.metric("fal_proxy_connections") == 2, "the call does not arrive")
+        wait_until(lambda: wire.metric("fal_proxy_connections") == 1, "the end of the connection is not seen")
         database.rollback()
-        eventually(lambda: wire.metric("fal_proxy_requests_total") >= 1, "the call goes on")
+        wait_until(lambda: wire.metric("fal_proxy_requests_total") >= 1, "the call goes on")
         assert account(tmp_path, "acme", "requests", "alice") == NOTHING
         assert sandbox.requests() == []
         wire.ask("POST", path, asking("What is this?"), until=b'"output"')

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from tests.server.commands import PLAINLY, Commands, Server, eventually, serving
+from tests.server.commands import PLAINLY, Commands, Server, serving
 from tests.server.conftest import Desk, desk_in
 from tests.server.listening import read_to_end, refusal
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,7 @@ def test_operators_are_let_in_while_callers_are_too_many(both: TwoListeners) -> 
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(socket.create_connection(address, 20))
-        eventually(lambda: both.ask(both.server.url, "/livez").status_code == 503, "callers are let in")
+        wait_until(lambda: both.ask(both.server.url, "/livez").status_code == 503, "callers are let in")
         metrics = both.ask(both.operations, "/metrics")
     assert metrics.status_code == 200
     assert 'fal_proxy_connections_refused_total{limit="address"}' in metrics.text
@@ -131,9 +132,9 @@ def test_operators_see_the_server_drain(sandbox: SandboxControl, desk: Desk) -> 
             head = "POST /fal/run/fal-ai/llava-next HTTP/1.1\r\nhost: proxy\r\nauthorization: Bearer {}\r\n"
             head += "content-type: application/json\r\ncontent-length: {}\r\n\r\n"
             wire.sendall(head.format(token, len(body)).encode() + body)
-            eventually(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
+            wait_until(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
             found.server.process.send_signal(signal.SIGTERM)
-            eventually(lambda: found.ask(found.operations, "/readyz").status_code == 503, "it does not drain")
+            wait_until(lambda: found.ask(found.operations, "/readyz").status_code == 503, "it does not drain")
             assert found.ask(found.operations, "/readyz").json()["error_type"] == "draining"
             assert read_to_end(wire).startswith(b"HTTP/1.1 422 ")
         assert found.server.process.wait(20) in (0, -signal.SIGTERM)

@@ -10,10 +10,10 @@ import pytest
 
 from proxy.server.connections import ConnectionLimits
 from proxy.server.protocol import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES
-from tests.server.commands import eventually
 from tests.server.echo import Echo, bodies_of, echo_server, parse_answers
 from tests.server.listening import Listening, listening, read_to_end
 from tests.server.talk import talk
+from tests.support.waiting import wait_until
 
 UPGRADE = b"GET /first HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
 LATE = b"POST /late HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -42,7 +42,7 @@ def test_a_packet_may_hold_many_ignored_upgrades(echo: Echo, caplog: pytest.LogC
 
 def test_a_bad_request_costs_no_earlier_one_its_answer(server: Listening, caplog: pytest.LogCaptureFixture) -> None:
     with server.connect(LATE + NEXT + CHUNKED + b"zz\r\n") as wire:
-        eventually(lambda: server.application.paths == ["/late"], "the first request does not arrive")
+        wait_until(lambda: server.application.paths == ["/late"], "the first request does not arrive")
         # It is read once the application asks for the body of its request.
         wire.sendall(b"more\r\n" * 100)
         server.application.released.set()
@@ -53,7 +53,7 @@ def test_a_bad_request_costs_no_earlier_one_its_answer(server: Listening, caplog
 
 def test_a_head_is_bounded_while_an_earlier_request_is_answered(server: Listening) -> None:
     with server.connect(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n") as wire:
-        eventually(lambda: server.application.paths == ["/hold"], "the first request does not arrive")
+        wait_until(lambda: server.application.paths == ["/hold"], "the first request does not arrive")
         with pytest.raises(ConnectionError):
             wire.sendall(b"GET /next HTTP/1.1\r\nHost: x\r\nX: ")
             for _ in range(10 * MAX_DISCARDED_BYTES // MIB):

@@ -16,13 +16,15 @@ import pytest
 import yaml
 
 from proxy.sandbox.app import SANDBOX_KEY
-from tests.limits.callers import PIXEL
-from tests.server.commands import PLAINLY, PROXY, SECRET, Commands, Server, eventually, serving
+from tests.server.commands import PLAINLY, PROXY, Commands, Server, serving
 from tests.server.conftest import PLANS, Desk, desk_in
+from tests.support.images import PIXEL
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 RUN, QUEUE = "/fal/run/fal-ai/llava-next", "/fal/queue/fal-ai/llava-next"
 INPUT = {"image_url": PIXEL, "prompt": "What is it?"}
@@ -57,13 +59,13 @@ class Reloadable:
         """Ask for a reload, and wait until each process has applied it."""
         self.reloads += self.processes
         self.server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: self.server.stderr.count("configuration reloaded") == self.reloads, "it is not reloaded")
+        wait_until(lambda: self.server.stderr.count("configuration reloaded") == self.reloads, "it is not reloaded")
 
     def reload_in_vain(self, problem: str) -> None:
         """Ask for a reload, and wait until the problem is in the log."""
         known = self.server.stderr.count(problem)
         self.server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: self.server.stderr.count(problem) > known, f"not in the log: {problem}")
+        wait_until(lambda: self.server.stderr.count(problem) > known, f"not in the log: {problem}")
         assert self.server.stderr.count("configuration reloaded") == self.reloads
 
     def caller(self, secret: str = SECRET) -> httpx.Client:
@@ -237,9 +239,9 @@ def test_many_hangups_are_not_lost_and_end_nothing(reloadable: Reloadable) -> No
         os.kill(reloadable.server.process.pid, signal.SIGHUP)
     reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
     os.kill(reloadable.server.process.pid, signal.SIGHUP)
-    eventually(lambda: reloadable.admin(ADMIN_TOKENS[1]) == 200, "the last one was lost")
+    wait_until(lambda: reloadable.admin(ADMIN_TOKENS[1]) == 200, "the last one was lost")
     assert caller.post(RUN, json=INPUT).status_code == 200
-    eventually(_is_still(reloadable), "it reloads for ever")
+    wait_until(_is_still(reloadable), "it reloads for ever")
     reloadable.reloads = reloadable.server.stderr.count("configuration reloaded")
 
 
@@ -257,9 +259,9 @@ def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, desk: Desk) ->
     environ = {**environ_of(desk, sandbox), "PROXY_PORT": str(free_port()), "PATH": os.environ["PATH"]}
     log = desk.folder / "log"
     with log.open("wb") as out, subprocess.Popen([*PROXY, "serve"], env=environ, stderr=out) as process:
-        eventually(lambda: "Started server process" in log.read_text(), "it does not start")
+        wait_until(lambda: "Started server process" in log.read_text(), "it does not start")
         process.send_signal(signal.SIGHUP)
-        eventually(lambda: "configuration reloaded" in log.read_text() or process.poll(), "it was lost")
+        wait_until(lambda: "configuration reloaded" in log.read_text() or process.poll(), "it was lost")
         process.terminate()
         assert process.wait(timeout=20) == -signal.SIGTERM, log.read_text()
 
@@ -283,7 +285,7 @@ def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, desk: Desk)
 def test_several_workers_reload_together(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
     environ = {**environ_of(desk, sandbox), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url}
     with serving("serve", environ=environ, folder=desk.folder) as server:
-        eventually(lambda: server.stderr.count("Started server process") == 2, "a worker does not start")
+        wait_until(lambda: server.stderr.count("Started server process") == 2, "a worker does not start")
         reloadable = Reloadable(desk, server, processes=2)
         reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
         reloadable.reload()

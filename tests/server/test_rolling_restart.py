@@ -25,11 +25,12 @@ from tests.limits.callers import ENDPOINT, Answered, Caller, http
 from tests.limits.mortals import Mortals, mortals
 from tests.support.books import Books, read_books
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.patience import until
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import running
-from tests.support.stack import SECRET, UNLIMITED, sandbox_environ
+from tests.support.stack import UNLIMITED, sandbox_environ
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 PROXIES, RESTARTS, CALLERS = 2, 6, 8
@@ -163,7 +164,7 @@ async def _whole_job(fleet: Fleet, caller: Caller, prompt: str) -> str:
     submitted = await fleet.ask(caller, lambda: caller.submit(prompt))
     assert submitted.status == 200, submitted
     job: str = submitted.body["request_id"]
-    await until(lambda: _is_over(fleet, caller, job), "the job does not end")
+    await wait_until_async(lambda: _is_over(fleet, caller, job), "the job does not end")
     _is_own(caller, await fleet.ask(caller, lambda: caller.result(job)))
     return job
 

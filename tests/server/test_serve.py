@@ -18,11 +18,13 @@ import yaml
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
-from tests.server.commands import PLAINLY, SECRET, SERVABLE, Server, eventually, serving
+from tests.server.commands import PLAINLY, SERVABLE, Server, serving
 from tests.server.conftest import PLANS, Desk, Running
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +60,7 @@ def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
         assert "PROXY_SESION_SECRETS: is not a setting; did you mean PROXY_SESSION_SECRETS?" in server.stderr
         job = alice.post(QUEUE, json=asked("?")).json()["request_id"]
         thread, answers = in_background(lambda: alice.post(RUN, json=asked("[[fault delay=1.5]]")))
-        eventually(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
+        wait_until(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
         assert server.stop(signal.SIGTERM) in STOPPED[signal.SIGTERM]
         thread.join(timeout=10)
         assert answers[0].status_code == 422 and answers[0].json()["detail"][0]["loc"] == ["body", "image_url"]
@@ -84,7 +86,7 @@ def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxC
                 return httpx.Response(499)
 
         thread, answers = in_background(run)
-        eventually(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
+        wait_until(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
         assert server.stop(signal.SIGTERM) in STOPPED[signal.SIGTERM]
         thread.join(timeout=10)
         assert answers[0].status_code >= 499
@@ -95,7 +97,7 @@ def test_the_log_of_a_server_is_json_lines_without_secrets(beside: Running) -> N
     with client(beside.server.url, token) as alice:
         done = alice.get(f"/s/{token}/api/fal/proxy", headers={"x-request-id": "log-line-1"})
         assert done.status_code == 400
-    eventually(lambda: "log-line-1" in beside.server.stderr, "there is no line")
+    wait_until(lambda: "log-line-1" in beside.server.stderr, "there is no line")
     (line,) = [line for line in beside.server.stderr.splitlines() if "log-line-1" in line]
     facts = json.loads(line)
     assert (facts["method"], facts["status"], facts["error_type"]) == ("GET", 400, "bad_target")
@@ -125,7 +127,7 @@ def test_dev_prints_a_page_a_session_and_a_line_that_works_when_pasted(tmp_path:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with serving("dev", environ={"TMPDIR": str(temporary)}, folder=tmp_path) as server:
-        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
         words = server.stdout
         assert httpx.get(_told(words, "page"), **PLAINLY).headers["content-type"].startswith("text/html")
         with client(server.url, _told(words, "session")) as developer:
@@ -155,7 +157,7 @@ def test_no_command_logs_a_secret(tmp_path: Path, command: str, tenant: str) -> 
                 assert user.get("/v1/session").json()["subject"] == subject
                 assert user.post("/v1/uploads").status_code == 400
         # The line is written after the answer.
-        eventually(lambda: server.stderr.count("****") >= len(environ), "no line")
+        wait_until(lambda: server.stderr.count("****") >= len(environ), "no line")
         assert not [secret for secret in environ.values() if secret in server.stderr]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         server.stop(signal.SIGTERM)
@@ -177,7 +179,7 @@ def ask_as_guest(server: Server) -> httpx.Response:
 
 def test_dev_with_a_key_takes_no_guests_and_has_a_quota(sandbox: SandboxControl, tmp_path: Path) -> None:
     with serving("dev", environ=has_a_key(sandbox), folder=tmp_path) as server:
-        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
         words = server.stdout
         assert "in front of fal." in words and "at most 100 requests a day" in words
         assert "Guests are off" in words and "--guests" in words
@@ -193,7 +195,7 @@ def test_dev_with_a_key_takes_no_guests_and_has_a_quota(sandbox: SandboxControl,
 
 def test_dev_with_a_key_takes_guests_if_asked(sandbox: SandboxControl, tmp_path: Path) -> None:
     with serving("dev", "--guests", environ=has_a_key(sandbox), folder=tmp_path) as server:
-        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
         assert "Guests may call from the page." in server.stdout
         token = ask_as_guest(server).json()["token"]
         with client(server.url, token) as guest:
@@ -205,7 +207,7 @@ def test_dev_without_a_key_takes_guests_and_has_no_quota(tmp_path: Path) -> None
     with serving(
         "dev", environ={"PROXY_HOST": "0.0.0.0", "PROXY_PUBLIC_URL": "http://ai.test"}, folder=tmp_path
     ) as server:
-        eventually(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
         assert "Guests" not in server.stdout and "at most" not in server.stdout
         answer = httpx.post(f"{server.url}/v1/sessions/guest", headers={"origin": "http://ai.test"}, json={}, **PLAINLY)
         with client(server.url, answer.json()["token"]) as guest:
@@ -226,7 +228,7 @@ def test_dev_with_a_key_listens_on_loopback_only(sandbox: SandboxControl, desk: 
 def test_dev_with_a_key_can_be_exposed_on_purpose(sandbox: SandboxControl, tmp_path: Path) -> None:
     environ = {**has_a_key(sandbox), "PROXY_HOST": "0.0.0.0"}
     with serving("dev", "--yes-expose", environ=environ, folder=tmp_path) as server:
-        eventually(lambda: "in front of fal." in server.stdout, "dev says nothing")
+        wait_until(lambda: "in front of fal." in server.stdout, "dev says nothing")
 
 
 def test_dev_refuses_settings_that_cannot_be_used(desk: Desk) -> None:

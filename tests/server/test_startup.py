@@ -16,14 +16,16 @@ import pytest
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
-from tests.server.commands import PLAINLY, PROXY, SECRET, Server, eventually, serving
+from tests.server.commands import PLAINLY, PROXY, Server, serving
 from tests.server.conftest import Desk
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.limited import asking
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -74,14 +76,14 @@ def test_the_database_comes_later(
         assert get(server, "/readyz")[0] == 503 and get(server, "/readyz")[1]["error_type"] == "store_unavailable"
         answer = run(server)
         assert (answer.status_code, answer.json()["error_type"]) == (503, "store_unavailable")
-        eventually(lambda: len(logged(server, "started, but not ready")) == workers, "nothing was said")
+        wait_until(lambda: len(logged(server, "started, but not ready")) == workers, "nothing was said")
         said = logged(server, "started, but not ready")[0]
         assert (said["level"], said["setting"]) == ("error", "PROXY_DATABASE_URL")
         assert not sandbox.requests()
         own_postgres.start()
-        eventually(lambda: len(logged(server, "prepared after the start")) == workers, "it did not become ready")
+        wait_until(lambda: len(logged(server, "prepared after the start")) == workers, "it did not become ready")
         # An answer is remembered for a second.
-        eventually(lambda: get(server, "/readyz")[0] == 200, "it is not ready")
+        wait_until(lambda: get(server, "/readyz")[0] == 200, "it is not ready")
         assert all(run(server).status_code == 200 for _ in range(2 * workers))
         assert "Traceback" not in server.stderr and url not in server.stderr
 
@@ -95,7 +97,7 @@ def test_the_schema_comes_later(postgres_databases: PostgresDatabases, environ: 
         assert run(server).json()["error_type"] == "store_unavailable"
         assert "run: fal-proxy migrate" in logged(server, "started, but not ready")[0]["problem"]
         subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, check=True)
-        eventually(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
+        wait_until(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
         assert run(server).status_code == 200
 
 
@@ -114,7 +116,7 @@ def test_the_database_takes_writes_later(
         assert (answer.status_code, answer.json()["error_type"]) == (503, "store_unavailable")
         # The connections that are open do not heed this.
         postgres.ask("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        eventually(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
+        wait_until(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
         assert run(server).status_code == 200
 
 
@@ -129,5 +131,5 @@ def test_not_ready_before_the_plan_file_is_applied(
             for status, document in (get(server, "/readyz"), (run(server).status_code, run(server).json())):
                 assert (status, document["error_type"]) == (503, "store_unavailable")
             database.execute("DROP TRIGGER no")
-            eventually(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
+            wait_until(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
             assert run(server).status_code == 200

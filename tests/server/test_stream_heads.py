@@ -14,10 +14,11 @@ import pytest
 from proxy.upstream.client import Timeouts
 from tests.jobs.hubs import hub_before, reading
 from tests.routes.jobs import JOBS, created
-from tests.support.limited import NEXT, NOTHING, account, asking, eventually, limited_proxy, per, plan
+from tests.support.limited import NEXT, NOTHING, account, asking, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.scripted import ScriptedFal, whole_life
 from tests.support.stack import Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 
 HELD = "[[pace hold=IN_PROGRESS]]"
 #: Far below the silence that fal is allowed, and above what a busy machine needs.
@@ -101,13 +102,13 @@ def test_a_late_refusal_of_a_models_stream_is_told_and_costs_nothing(sandbox: Sa
         with client.stream("POST", f"/fal/run/{NEXT}/stream", json=wrong) as stream:
             assert stream.status_code == 200
             assert "image_url" in body_of_error(until_cut(stream))["detail"][0]["loc"]
-        eventually(lambda: account(tmp_path, "acme", "requests", "alice") == NOTHING, "the call was booked")
+        wait_until(lambda: account(tmp_path, "acme", "requests", "alice") == NOTHING, "the call was booked")
         # The slot is free, the quota is whole, and a stream that begins late has all its events.
         with client.stream("POST", f"/fal/run/{NEXT}/stream", json=asking("What is it?")) as stream:
             assert stream.status_code == 200
             text = stream.read().decode()
         assert text.startswith(": ping\n\n") and '"partial":false' in text.splitlines()[-2]
-        eventually(lambda: account(tmp_path, "acme", "requests", "alice").used == 1, "the call was not booked")
+        wait_until(lambda: account(tmp_path, "acme", "requests", "alice").used == 1, "the call was not booked")
 
 
 def test_a_late_failure_of_a_models_stream_is_told_in_our_words(impatient: Stack, sandbox: SandboxControl) -> None:

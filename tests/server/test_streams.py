@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,12 +13,12 @@ import httpx
 import pytest
 
 from proxy.jobs.hub import IDLE_SECONDS
+from tests.support.images import PIXEL
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 APP = "fal-ai/llava-next"
 QUEUE = f"/fal/queue/{APP}"
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-PIXEL = f"data:image/png;base64,{PNG}"
 
 
 def question(prompt: str = "What is it?") -> dict[str, str]:
@@ -39,14 +38,6 @@ def watched(client: httpx.Client, request_id: str) -> list[dict[str, Any]]:
     with client.stream("GET", f"{QUEUE}/requests/{request_id}/status/stream?logs=1") as stream:
         assert stream.status_code == 200
         return documents(stream.iter_lines())
-
-
-def eventually(seen: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for what happens on another thread, as soon as it does."""
-    deadline = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +140,7 @@ def test_a_caller_who_hangs_up_frees_the_connection_to_fal(stack: Stack, kind: s
         stack.clock.advance(IDLE_SECONDS)
         return any(record["ended"] == "left" for record in stack.sandbox.requests() if record["host"] == host)
 
-    eventually(left)
+    wait_until(left, seconds=20)
 
 
 def test_the_headers_of_a_stream_keep_intermediaries_from_holding_it_back(stack: Stack) -> None:

@@ -16,7 +16,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import migrate
-from tests.server.commands import PLAINLY, PROXY, SECRET, Server, eventually, serving
+from tests.server.commands import PLAINLY, PROXY, Server, serving
 from tests.server.conftest import Desk
 from tests.support.databases import PostgresDatabases
 from tests.support.expansion import EXPANSION, NEXT
@@ -24,7 +24,9 @@ from tests.support.limited import asking
 from tests.support.postgres import Postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.tools]
 
@@ -96,14 +98,14 @@ def test_a_rolling_upgrade_and_the_way_back(
         first = alice.submit(old, **{"idempotency-key": "first"})
         assert migrated(environ, newer) == NEXT
         with serving("serve", environ=environ, folder=newer) as new:
-            eventually(lambda: is_ready(old) and is_ready(new), "they are not ready side by side")
+            wait_until(lambda: is_ready(old) and is_ready(new), "they are not ready side by side")
             # Each knows what the other did.
             assert alice.submit(new, **{"idempotency-key": "first"}) == first
             jobs = {first, *(alice.submit(server) for server in (old, new, old, new))}
             for server in (old, new):
                 assert alice.jobs(server) == jobs
                 for job in jobs:
-                    eventually(partial(alice.has_result, server, job), "there is no result")
+                    wait_until(partial(alice.has_result, server, job), "there is no result")
             assert new.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
         assert is_ready(old) and alice.submit(old)
         assert old.stop(signal.SIGTERM) in (0, -signal.SIGTERM)

@@ -17,12 +17,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.telemetry.worker_metrics import WorkerMetrics, retire
-from tests.server.commands import PLAINLY, Commands, Server, eventually
+from tests.server.commands import PLAINLY, Commands, Server
 from tests.server.conftest import desk_in
 from tests.server.test_workers import two_workers, workers_of
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 ANSWERED = ("fal_proxy_requests_total", (("status", "404"), ("surface", "none")))
 
@@ -96,7 +97,7 @@ class TestTwoWorkers:
             totals.append(scraped.scrape()[ANSWERED])
             return len(workers_of(scraped.server)) == 2 and first not in workers_of(scraped.server)
 
-        eventually(is_replaced, "nothing takes its place")
+        wait_until(is_replaced, "nothing takes its place")
         assert set(totals) == {seen}
         assert not list(scraped.folder.glob(f"*/{first}-*")), "the files of the dead pile up"
 
@@ -116,7 +117,7 @@ class TestTwoWorkers:
             threads = [threading.Thread(target=scrape) for _ in range(8)]
             for thread in threads:
                 thread.start()
-            eventually(lambda: answers, "no scrape is answered", seconds=10)
+            wait_until(lambda: answers, "no scrape is answered", seconds=10)
         finally:
             os.kill(first, signal.SIGKILL)
         for thread in threads:

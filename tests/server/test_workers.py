@@ -13,14 +13,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.limits.callers import PIXEL
-from tests.server.commands import PLAINLY, PROXY, Server, eventually, serving
+from tests.server.commands import PLAINLY, PROXY, Server, serving
 from tests.server.conftest import Desk
+from tests.support.images import PIXEL
 from tests.support.programs import tree
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
 
@@ -36,9 +37,9 @@ def two_workers(
     with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at=live_at) as server:
         processes: set[int] = set()
         try:
-            eventually(lambda: len(workers_of(server)) == 2, "the workers do not start")
+            wait_until(lambda: len(workers_of(server)) == 2, "the workers do not start")
             # They serve: from here on a worker that cannot start is no reason to end.
-            eventually(lambda: server.stderr.count("Started server process") == 2, "a worker does not serve")
+            wait_until(lambda: server.stderr.count("Started server process") == 2, "a worker does not serve")
             processes |= {*tree(server.process.pid)}
             yield server
         finally:
@@ -72,7 +73,7 @@ def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, red
     with two_workers(sandbox, desk, redis) as server:
         first, other = workers_of(server)
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: len(workers_of(server)) == 2 and first not in workers_of(server), "nothing takes its place")
+        wait_until(lambda: len(workers_of(server)) == 2 and first not in workers_of(server), "nothing takes its place")
         assert other in workers_of(server)
         assert server.stop(signal.SIGTERM) == 0
 
@@ -86,11 +87,11 @@ def test_hangups_do_not_reach_a_worker_before_it_heeds_them(sandbox: SandboxCont
             server.process.send_signal(signal.SIGHUP)
             return server.stderr.count("Started server process") == 3
 
-        eventually(is_replaced, "nothing takes its place")
+        wait_until(is_replaced, "nothing takes its place")
         replacement = next(pid for pid in workers_of(server) if pid not in (first, other))
         known = server.stderr.count("configuration reloaded")
         server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: server.stderr.count("configuration reloaded") >= known + 2, "they do not reload")
+        wait_until(lambda: server.stderr.count("configuration reloaded") >= known + 2, "they do not reload")
         assert set(workers_of(server)) == {other, replacement}
         assert server.stderr.count("worker died") == 1, server.stderr
 
@@ -103,10 +104,10 @@ def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxContr
         plans.write_text("plans: [")
         os.kill(first, signal.SIGKILL)
         # It, and the first of its successors.
-        eventually(lambda: server.stderr.count("worker died") >= 2, "no successor was tried")
+        wait_until(lambda: server.stderr.count("worker died") >= 2, "no successor was tried")
         assert is_live(server) and other in workers_of(server)
         plans.write_text(text)
-        eventually(lambda: server.stderr.count("Started server process") == 3, "it is not tried again")
+        wait_until(lambda: server.stderr.count("Started server process") == 3, "it is not tried again")
         assert other in workers_of(server)
         assert server.stop(signal.SIGTERM) == 0
 
@@ -119,7 +120,7 @@ def test_a_worker_that_dies_without_its_database_is_tried_again(
         first, other = workers_of(server)
         folder.rename(desk.folder / "away")
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: "worker died" in server.stderr and len(workers_of(server)) == 2, "nothing takes its place")
+        wait_until(lambda: "worker died" in server.stderr and len(workers_of(server)) == 2, "nothing takes its place")
         assert is_live(server) and other in workers_of(server)
         (desk.folder / "away").rename(folder)
 
@@ -127,7 +128,7 @@ def test_a_worker_that_dies_without_its_database_is_tried_again(
             answers = [httpx.get(f"{server.url}/readyz", **PLAINLY).status_code for _ in range(20)]
             return len(workers_of(server)) == 2 and set(answers) == {200}
 
-        eventually(is_ready, "not all workers are ready")
+        wait_until(is_ready, "not all workers are ready")
         assert other in workers_of(server)
         assert server.stop(signal.SIGTERM) == 0
 
@@ -140,14 +141,14 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, 
         earlier = len(sandbox.jobs())
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(httpx.post, server.url + RUN, json=HELD, headers=headers, **PLAINLY)
-            eventually(lambda: run.done() or len(sandbox.jobs()) > earlier, "the call did not reach the sandbox")
+            wait_until(lambda: run.done() or len(sandbox.jobs()) > earlier, "the call did not reach the sandbox")
             assert not run.done(), run.result().text
             server.process.kill()
             server.process.wait()
-            eventually(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
+            wait_until(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
             sandbox.move_job(sandbox.jobs()[earlier]["id"], "COMPLETED")
             assert run.result(timeout=30).status_code == 200
-        eventually(lambda: not any(map(is_alive, workers)), "the busy worker stays")
+        wait_until(lambda: not any(map(is_alive, workers)), "the busy worker stays")
         assert server.stderr.count("the supervisor of the workers is gone") == 2
 
 

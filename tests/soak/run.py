@@ -20,13 +20,14 @@ from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import schema
 from proxy.stores.sql.database import Database
-from tests.server.commands import PLAINLY, SECRET, Server, serving
+from tests.server.commands import PLAINLY, Server, serving
 from tests.soak.clients import LOST_SECONDS, Load
 from tests.soak.short_retention import PROGRAM
 from tests.support.limited import plan
-from tests.support.patience import until
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
+from tests.support.waiting import wait_until_async
 
 #: The store's connections, three files each, and a little more may stay open; anything for each job may not.
 MOST_DESCRIPTORS = 48
@@ -121,7 +122,7 @@ async def _rested(server: Server) -> Weight:
 
     try:
         # A job that nobody asks for is followed for half a minute; idle connections to fal live shorter.
-        await until(rests, "something was left open", 60)
+        await wait_until_async(rests, "something was left open", 60)
     except AssertionError:
         raise AssertionError(f"something was left open: {weigh(server)}") from None
     return await asyncio.to_thread(weigh, server)
@@ -144,7 +145,7 @@ async def _is_removed(server: Server, folder: Path, token: str, jobs: int, reten
             return not any([await connection.scalar(select(func.count()).select_from(table)) for table in TABLES])
 
     try:
-        await until(are_gone, "rows past their time are still there", retention + 60)
+        await wait_until_async(are_gone, "rows past their time are still there", retention + 60)
     finally:
         await database.close()
     async with httpx.AsyncClient(**PLAINLY) as client:

@@ -17,9 +17,9 @@ from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres
 from tests.support.relay import relaying
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 SHORT = LedgerTimeouts(0.2, 0.2, 0.2)
@@ -70,10 +70,10 @@ async def test_what_has_happened_is_written_when_the_store_is_back(url: str, ope
                 await refused
             assert await asyncio.gather(*done) == [Deferred()] * 2
             assert await stores.ledger.find("fal-1") is None
-        await until(lambda: is_in(stores, mine.id, "settled"), "the booking did not follow")
+        await wait_until_async(lambda: is_in(stores, mine.id, "settled"), "the booking did not follow")
         found = await stores.ledger.find("fal-1")
         assert found is not None and found.used == {"requests": 2}
-        await until(lambda: _is_empty(batcher), "something is still deferred")
+        await wait_until_async(lambda: _is_empty(batcher), "something is still deferred")
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(2, 0)}
 
 
@@ -87,7 +87,7 @@ async def test_a_store_that_is_back_in_time_is_waited_for(url: str, open_stores:
         mine = await reserved(batcher)
         with locked(url):
             accepted = batcher.commit(Accept(mine.id, "fal-1", 5000.0))
-            await until(lambda: _is_deferred(batcher), "it was not tried")
+            await wait_until_async(lambda: _is_deferred(batcher), "it was not tried")
             assert not accepted.done()
         assert await accepted == Granted()
 
@@ -137,7 +137,7 @@ async def test_a_reservation_that_nobody_waits_for_is_undone(
             else:
                 with pytest.raises(StoreUnavailable):
                     await waiting
-        await until(lambda: is_in(stores, mine.id, "released"), "the reservation stands")
+        await wait_until_async(lambda: is_in(stores, mine.id, "released"), "the reservation stands")
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(0, 0)}
 
 
@@ -150,7 +150,7 @@ async def test_a_reservation_whose_turn_comes_too_late_is_not_made(url: str, ope
             await asyncio.sleep(0.1)
             results = await asyncio.gather(waiting, batcher.commit(Reserve(second)), return_exceptions=True)
             assert [type(one) for one in results] == [StoreUnavailable] * 2
-        await until(lambda: is_in(stores, first.id, "released"), "the reservation stands")
+        await wait_until_async(lambda: is_in(stores, first.id, "released"), "the reservation stands")
     assert await stores.ledger.get(second.id) is None
 
 
@@ -169,7 +169,7 @@ async def test_a_reservation_whose_commit_was_not_answered_is_undone(
             with pytest.raises(StoreUnavailable):
                 await batcher.commit(Reserve(mine))
             relay.cut_after = None
-            await until(lambda: is_in(direct, mine.id, "released"), "the reservation stands")
+            await wait_until_async(lambda: is_in(direct, mine.id, "released"), "the reservation stands")
         assert await direct.ledger.accounts([REQUESTS]) == {REQUESTS: Account(0, 1)}
 
 
@@ -184,7 +184,7 @@ async def test_an_acceptance_whose_commit_was_not_answered_is_written_once(
             mine = await reserved(batcher)
             relay.cut_after = b"COMMIT"
             accepted = batcher.commit(Accept(mine.id, "fal-1", 5000.0))
-            await until(lambda: _is_deferred(batcher), "the commit was answered")
+            await wait_until_async(lambda: _is_deferred(batcher), "the commit was answered")
             relay.cut_after = None
             assert await accepted == Granted()
         found = await stores.ledger.find("fal-1")
@@ -207,4 +207,4 @@ async def test_a_server_that_lets_nobody_in_is_a_store_that_is_down(
             await batcher.commit(Reserve(job()))
         assert await batcher.commit(Settle("0" * 32, None, 1.0)) == Deferred()
         postgres.ask("postgres", f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-        await until(lambda: _is_empty(batcher), "something is still deferred")
+        await wait_until_async(lambda: _is_empty(batcher), "something is still deferred")

@@ -21,8 +21,8 @@ from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.books import read_books
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 STRANGERS = 99
@@ -183,7 +183,7 @@ async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
         await connection.execute(text("SET LOCAL deadlock_timeout = '5min'"))
         await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'z' FOR UPDATE"))
         committing = asyncio.create_task(committed(batcher, calls))
-        await until(lambda: _waits_for_a_lock(postgres), "nothing waits for the lock")
+        await wait_until_async(lambda: _waits_for_a_lock(postgres), "nothing waits for the lock")
         await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'a' FOR UPDATE"))
     outcomes, failures = await committing
     if size == 1:

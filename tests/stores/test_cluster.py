@@ -11,9 +11,9 @@ import trustme
 from proxy.errors import StoreUnavailable
 from proxy.stores.counters.base import LeaseScope, Window
 from proxy.stores.counters.redis import RedisCounters
-from tests.support.patience import until
 from tests.support.redis import Redis, running_redis, running_redis_nodes
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 NOW = 1_795_000_000.25
@@ -78,12 +78,12 @@ async def test_when_the_node_dies_its_replica_has_the_keys(nodes: list[Redis]) -
     async def is_promoted() -> bool:
         return replica.is_primary() and others[0].is_in_order()
 
-    await until(has_all, "nothing was replicated")
+    await wait_until_async(has_all, "nothing was replicated")
     with owner.stopped():
         for counters in processes:
             with pytest.raises(StoreUnavailable):
                 await counters.ping()
-        await until(is_promoted, "the replica did not take over")
+        await wait_until_async(is_promoted, "the replica did not take over")
         # The URL of the dead node leads nowhere; the other one leads to the replica.
         with pytest.raises(StoreUnavailable):
             await processes[0].ping()
@@ -99,7 +99,7 @@ async def test_when_the_node_dies_its_replica_has_the_keys(nodes: list[Redis]) -
         return True
 
     # The node that is back is the replica now, and says who has the keys.
-    await until(is_found, "the keys were not found again")
+    await wait_until_async(is_found, "the keys were not found again")
     assert await processes[0].acquire("job-2", [TWO], NOW, NOW + 600) == 0
     for counters in processes:
         await counters.close()

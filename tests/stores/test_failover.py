@@ -7,9 +7,9 @@ import pytest
 from proxy.errors import StoreUnavailable
 from proxy.stores.counters.base import LeaseScope, Window
 from proxy.stores.counters.redis import RedisCounters
-from tests.support.patience import until
 from tests.support.redis import Redis, running_redis
 from tests.support.relay import relaying
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 NOW = 1_795_000_000.25
@@ -35,7 +35,7 @@ async def test_open_connections_leave_a_server_that_is_no_longer_the_primary(is_
         assert new.ask(f"REPLICAOF 127.0.0.1 {old.port}") == "+OK"
         assert (await counters.hit([THREE], NOW)).remaining == (2,)
         assert await counters.acquire("a", [ONE], NOW, NOW + 600) is None
-        await until(lambda: has_both(new), "nothing was replicated")
+        await wait_until_async(lambda: has_both(new), "nothing was replicated")
         demote(old, is_stale=is_stale)
         # The name in the URL still leads to it: nothing is counted there, and the process is not ready.
         for work in (counters.hit([THREE], NOW), counters.acquire("b", [ONE], NOW, NOW + 600), counters.ping()):

@@ -16,9 +16,9 @@ from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import job
 from tests.support.databases import PostgresDatabases
-from tests.support.patience import until
 from tests.support.postgres import Postgres, running_postgres, running_standby
 from tests.support.relay import relaying
+from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 
@@ -60,12 +60,12 @@ async def test_open_connections_leave_a_server_that_is_no_longer_the_primary(
     with relaying(primary.port) as relay:
         stores = open_stores(f"postgresql://proxy@127.0.0.1:{relay.port}/{database}")
         assert await takes_writes(stores)
-        await until(lambda: _has_jobs(standby, database, 1), "nothing was replicated")
+        await wait_until_async(lambda: _has_jobs(standby, database, 1), "nothing was replicated")
         demote(primary)
         standby.ask("postgres", "SELECT pg_promote()")
         relay.to_port = standby.port
         # It meets the old one over the connection that is open, and writes nothing there.
-        await until(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
+        await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
         await stores.ping()
         assert primary.ask(database, "SELECT count(*) FROM jobs") == "1"
         assert standby.ask(database, "SELECT count(*) FROM jobs") == "2"
@@ -81,7 +81,7 @@ async def test_a_url_of_all_servers_leads_to_the_one_that_takes_writes(
     with pytest.raises(StoreUnavailable):
         await stores.ping()
     standby.ask("postgres", "SELECT pg_promote()")
-    await until(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
+    await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
     await stores.ping()
     primary.start()
 

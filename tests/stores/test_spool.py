@@ -18,7 +18,7 @@ from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job
 from tests.stores.test_backlog import LOCK_SECONDS, SHORT, is_in, locked
 from tests.support.databases import SqliteDatabases
-from tests.support.patience import until
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 FIRST, SECOND = "0" * 31 + "1", "0" * 31 + "2"
@@ -126,17 +126,17 @@ async def test_the_next_process_writes_what_this_one_could_not(
         if ends:
             await batcher.close()
         else:
-            await until(lambda: _are_in(folder, 2), "they were not spooled")
+            await wait_until_async(lambda: _are_in(folder, 2), "they were not spooled")
             shutil.copytree(folder, tmp_path / "copy")
     if not ends:
         # The process that is still here writes them down, and takes their files away.
-        await until(lambda: _are_in(folder, 0), "the files stay")
+        await wait_until_async(lambda: _are_in(folder, 0), "the files stay")
         await batcher.close()
         folder = tmp_path / "copy"
     after = LedgerBatcher(stores.ledger, SHORT, Spool(folder))
     after.start()
-    await until(lambda: is_in(stores, other.id, "settled"), "it is not booked")
-    await until(lambda: _are_in(folder, 0), "the files stay")
+    await wait_until_async(lambda: is_in(stores, other.id, "settled"), "it is not booked")
+    await wait_until_async(lambda: _are_in(folder, 0), "the files stay")
     await after.close()
     found = await stores.ledger.find("fal-1")
     assert found is not None and (found.id, found.state) == (mine.id, "accepted")

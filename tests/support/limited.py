@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,17 +27,16 @@ from proxy.stores.sql import SqlStores
 from proxy.tenants.plan_file import read_file
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
+from tests.support.images import PIXEL
 from tests.support.sandbox import Record, SandboxControl
 from tests.support.stack import TTL_SECONDS, UNLIMITED, Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 
 NEXT = "fal-ai/llava-next"
 #: The one that reports how many tokens it wrote.
 COUNTING = "fal-ai/llavav15-13b"
 ADMIN_TOKEN = "an-admin-token-of-the-tests-with-more-than-32-bytes"
-PIXEL = (
-    "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M/wHwAEBgIApD5fRAAAAABJRU5ErkJggg=="
-)
+
 HOSTS, PROTOCOL = "hosts", "protocol"
 T = TypeVar("T")
 _FAL = {"run": "https://fal.run", "queue": "https://queue.fal.run", "rest": "https://rest.fal.ai"}
@@ -141,11 +138,6 @@ def asking(prompt: str, **more: Any) -> dict[str, Any]:
     return {"image_url": PIXEL, "prompt": prompt, **more}
 
 
-def png(size: int) -> bytes:
-    """So many bytes that begin as a picture does, and go on with noise."""
-    return (b"\x89PNG\r\n\x1a\n" + random.Random(size).randbytes(size))[:size]
-
-
 def posts(sandbox: SandboxControl) -> list[Record]:
     """The calls that cost something: a reconciler that looks after jobs of other tests asks with GET alone."""
     return [record for record in sandbox.requests() if record["method"] == "POST"]
@@ -179,22 +171,13 @@ def account(folder: Path, tenant: str, unit: str, subject: str = "") -> Booked:
     return Booked(sum(used for used, _ in rows) / 1e6, sum(reserved for _, reserved in rows) / 1e6)
 
 
-def eventually(happened: Callable[[], Any], failure: str, seconds: float = 30) -> Any:
-    """What `happened` gives once that is true: other threads and tasks may take their time on a busy machine."""
-    deadline = time.monotonic() + seconds
-    while not (found := happened()):
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.02)
-    return found
-
-
 @contextlib.contextmanager
 def meanwhile(work: Callable[[], T], sandbox: SandboxControl) -> Iterator[tuple[Future[T], str]]:
     """Do something in a thread; yields what will come of it, and the sandbox's id of the call once fal works on it."""
     begun = _newcomers(sandbox)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
-        yield future, eventually(begun, "the call did not reach the sandbox")[0]
+        yield future, wait_until(begun, "the call did not reach the sandbox")[0]
 
 
 @contextlib.contextmanager
@@ -206,7 +189,7 @@ def hanging_up(stack: Stack, token: str, path: str, json: Any, **headers: str) -
     lines = [f"POST /fal/{path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
     with socket.create_connection(("127.0.0.1", urlsplit(stack.url).port or 0)) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        yield eventually(begun, "the call did not reach the sandbox")[0]
+        yield wait_until(begun, "the call did not reach the sandbox")[0]
 
 
 def _newcomers(sandbox: SandboxControl) -> Callable[[], list[str]]:

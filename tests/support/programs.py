@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 _SECONDS = 60.0
 
@@ -49,10 +50,14 @@ class Program:
         how = {"env": self._environ, "stdin": subprocess.DEVNULL, **who}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, **how)  # type: ignore[call-overload]
-        deadline = time.monotonic() + _SECONDS
-        while not self.is_ready():
-            assert self._running.poll() is None and time.monotonic() < deadline, self._log.read_text()[-4000:]
-            time.sleep(0.02)
+        wait_until(self._has_started, self._last_words, _SECONDS)
+
+    def _has_started(self) -> bool:
+        assert self._running.poll() is None, self._last_words()
+        return self.is_ready()
+
+    def _last_words(self) -> str:
+        return self._log.read_text()[-4000:]
 
     def stop(self) -> None:
         """End it, and with it every connection."""

@@ -7,12 +7,12 @@ import itertools
 import shutil
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.programs import Program
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 
 class Redis(Program):
@@ -86,7 +86,7 @@ def running_redis_cluster() -> Iterator[Redis]:
     """A cluster of one node, which has all slots."""
     with _running_node() as server:
         assert server.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
-        _wait_until(lambda: server.ask("SET {fal-proxy}:up 1") == "+OK", "the cluster did not come up")
+        wait_until(lambda: server.ask("SET {fal-proxy}:up 1") == "+OK", "the cluster did not come up", seconds=30)
         yield server
 
 
@@ -97,13 +97,6 @@ def _running_node() -> Iterator[Redis]:
     with running_redis(*options, "--repl-diskless-sync-delay", "0") as server:
         server.cluster_port = port
         yield server
-
-
-def _wait_until(happened: Callable[[], bool], failure: str) -> None:
-    give_up_at = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < give_up_at, failure
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -120,9 +113,11 @@ def running_redis_nodes(primaries: int, replicas: int) -> Iterator[list[Redis]]:
             assert node.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}") == "+OK"
         for node in nodes[1:]:
             assert node.ask(f"CLUSTER MEET 127.0.0.1 {nodes[0].port} {nodes[0].cluster_port}") == "+OK"
-        _wait_until(lambda: all(node.knows(len(nodes)) for node in nodes), "the nodes did not meet")
+        wait_until(lambda: all(node.knows(len(nodes)) for node in nodes), "the nodes did not meet", seconds=30)
         for node in nodes[primaries:]:
             assert node.ask(f"CLUSTER REPLICATE {nodes[0].node_id()}") == "+OK"
-        _wait_until(lambda: all(node.is_in_order() for node in nodes), "the cluster did not come up")
-        _wait_until(lambda: all(node.is_replicating() for node in nodes[primaries:]), "the replicas did not follow")
+        wait_until(lambda: all(node.is_in_order() for node in nodes), "the cluster did not come up", seconds=30)
+        wait_until(
+            lambda: all(node.is_replicating() for node in nodes[primaries:]), "the replicas did not follow", seconds=30
+        )
         yield nodes

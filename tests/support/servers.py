@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from tests.support.waiting import wait_until
 
 
 def free_port() -> int:
@@ -54,7 +55,7 @@ def running(
     thread = threading.Thread(target=server.run, name=f"uvicorn-{port}", daemon=True)
     thread.start()
     try:
-        _wait_until(lambda: server.started or not thread.is_alive(), "the server did not start")
+        wait_until(lambda: server.started or not thread.is_alive(), "the server did not start", seconds=20)
         if not server.started:
             raise RuntimeError("the server stopped while starting: see its log above")
         yield f"{'https' if certificate else 'http'}://{'localhost' if certificate else '127.0.0.1'}:{port}"
@@ -62,11 +63,3 @@ def running(
         server.should_exit = True
         thread.join(timeout=20)
         assert not thread.is_alive(), "the server did not stop within 20 s"
-
-
-def _wait_until(ready: Any, failure: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(failure)
-        time.sleep(0.01)

@@ -29,9 +29,9 @@ from proxy.upstream.client import Timeouts
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port, running
 
-SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
 #: Longer than any test run, so that only tests that mean to let a session expire do.
 TTL_SECONDS = 30 * 86_400
 #: The sandbox is reached on plain http, and loading the authorities of the system for each proxy takes its time.

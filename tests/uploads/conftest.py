@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from proxy.limits.retries import HOUR
-from tests.support.limited import Booked, account, eventually, limited_proxy, per, plan
+from tests.support.limited import Booked, account, limited_proxy, per, plan
 from tests.support.sandbox import Record, SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 MOST = 100_000
 PLANS: dict[str, dict[str, Any]] = {
@@ -78,7 +79,7 @@ class Uploads:
 
     def until_idle(self, tenant: str = "acme") -> None:
         """Until nothing is reserved: the proxy learns of a caller that left when it reads or writes."""
-        eventually(lambda: self.booked(tenant).reserved == 0, "a reservation stays")
+        wait_until(lambda: self.booked(tenant).reserved == 0, "a reservation stays")
 
 
 class Slot:

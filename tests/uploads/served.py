@@ -17,18 +17,19 @@ import yaml
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
+from tests.support.images import PNG_SIGNATURE
 from tests.support.limited import per, plan
 from tests.support.programs import Program
 from tests.support.sandbox import SandboxControl
+from tests.support.secrets import SECRET
 from tests.support.servers import free_port
-from tests.support.stack import SECRET, sandbox_environ
+from tests.support.stack import sandbox_environ
 from tests.uploads.conftest import PNG
 
 PLANS = {
     "plans": {"acme": plan(uploads={"max_bytes": 2**31}, quotas=[per("tenant", "upload_bytes", 10**12)])},
     "tenants": [{"id": "acme", "plan": "acme"}],
 }
-HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 class Served(Program):
@@ -110,8 +111,8 @@ def begun(url: str, size: int, most: int) -> Iterator[socket.socket]:
     parts, block, left = urlsplit(url), bytes(2**18), most
     told = "".join(f"{name}: {value}\r\n" for name, value in {"host": "proxy", **PNG, "content-length": size}.items())
     with socket.create_connection((parts.hostname, parts.port or 80), 120) as connection:
-        connection.sendall(f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n".encode() + HEAD)
-        left -= len(HEAD)
+        connection.sendall(f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n".encode() + PNG_SIGNATURE)
+        left -= len(PNG_SIGNATURE)
         while left > 0:
             connection.sendall(block[:left])
             left -= len(block)

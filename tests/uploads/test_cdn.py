@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import NEXT, Booked, png, refusal
+from tests.support.images import png
+from tests.support.limited import NEXT, Booked, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from proxy.targets import parse_cdn_url
-from tests.support.limited import png, refusal
+from tests.support.images import png
+from tests.support.limited import refusal
 from tests.uploads.conftest import MOST, Uploads
 
 FILE = png(5000)

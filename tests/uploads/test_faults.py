@@ -19,10 +19,12 @@ from proxy.jobs.reconciler import QUIET_SECONDS
 from proxy.limits.retries import FREE_FILES
 from proxy.stores.counters import MemoryCounters
 from proxy.uploads.transfer import LIFE_SECONDS
-from tests.support.limited import eventually, look_after, png, refusal
+from tests.support.images import png
+from tests.support.limited import look_after, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import Stack, proxy_in_front_of
+from tests.support.waiting import wait_until
 from tests.uploads import served
 from tests.uploads.conftest import MOST, PNG, Uploads
 
@@ -116,7 +118,7 @@ def begun(uploads: Uploads, url: str, sent: bytes, **headers: str) -> Iterator[s
     head = "\r\n".join([f"PUT {urlsplit(url).path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())])
     with socket.create_connection(("127.0.0.1", urlsplit(uploads.stack.url).port or 0), 30) as caller:
         caller.sendall(head.encode() + b"\r\n\r\n" + sent)
-        eventually(lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()), "fal has nothing of it")
+        wait_until(lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()), "fal has nothing of it")
         yield caller
 
 
@@ -126,7 +128,7 @@ def test_a_caller_hangs_up_in_the_middle(uploads: Uploads, tail: str) -> None:
     before = uploads.booked()
     with begun(uploads, slot.upload_url + tail, FILE[: MOST // 2]):
         assert uploads.booked().reserved == MOST
-    eventually(lambda: uploads.at_files()[0]["ended"] == "left", "fal is still waiting for the rest")
+    wait_until(lambda: uploads.at_files()[0]["ended"] == "left", "fal is still waiting for the rest")
     uploads.until_idle()
     assert uploads.booked() == before
     assert uploads.http.put(slot.upload_url + tail, content=FILE, headers=PNG).status_code == 200
@@ -166,7 +168,7 @@ def test_a_caller_hangs_up_while_fal_thinks(uploads: Uploads) -> None:
     uploads.sandbox.fault("hang", on=FILES, times=1)
     with begun(uploads, slot.upload_url, FILE):
         assert uploads.booked().reserved == MOST
-    eventually(lambda: uploads.at_files()[0]["ended"] == "left", "fal was not told")
+    wait_until(lambda: uploads.at_files()[0]["ended"] == "left", "fal was not told")
     uploads.until_idle()
     assert slot.put(FILE).status_code == 200
 
@@ -176,7 +178,7 @@ def test_a_reservation_lives_as_long_as_the_bytes_flow(uploads: Uploads) -> None
     with begun(uploads, slot.upload_url, FILE[: MOST // 2]) as caller:
         uploads.stack.clock.advance(LIFE_SECONDS - 1)
         caller.sendall(FILE[MOST // 2 : -1])
-        eventually(lambda: uploads.life_ends() > uploads.stack.clock.now() + 1, "nobody tells that it flows")
+        wait_until(lambda: uploads.life_ends() > uploads.stack.clock.now() + 1, "nobody tells that it flows")
         # Long after what was reserved at first, and within the life that the rest gave it.
         uploads.stack.clock.advance(QUIET_SECONDS + 1)
         look_after(uploads.stack, counters)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from proxy.errors import BadRequest
 from proxy.uploads.multipart import MAX_EPILOGUE_BYTES, MAX_HEAD_BYTES, parse_form
 from proxy.uploads.unmeasured import LEAST_PART_BYTES, PART_BYTES
-from tests.support.limited import Booked, limited_proxy, per, plan, png, refusal
+from tests.support.images import png
+from tests.support.limited import Booked, limited_proxy, per, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Uploads
 

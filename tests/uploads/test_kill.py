@@ -19,8 +19,9 @@ from proxy.limits.quotas import MILLION
 from proxy.uploads.transfer import LIFE_SECONDS
 from tests.limits.aftermath import after
 from tests.support.books import Books, read_books
-from tests.support.limited import eventually, png
+from tests.support.images import png
 from tests.support.sandbox import SandboxControl
+from tests.support.waiting import wait_until
 from tests.uploads.conftest import PNG
 from tests.uploads.served import Served, begun, serving
 
@@ -59,7 +60,7 @@ def test_a_killed_proxy_leaves_a_slot_that_works(proxy: Served, tail: str) -> No
     url = proxy.slot(in_parts=bool(tail))["upload_url"] + tail
     proxy.sandbox.forget()
     with begun(url, size, size - 1):
-        eventually(lambda: any(one["body_size"] > 10**6 for one in proxy.sandbox.requests()), "nothing flows")
+        wait_until(lambda: any(one["body_size"] > 10**6 for one in proxy.sandbox.requests()), "nothing flows")
         proxy.kill()
     assert books(proxy).total("upload_bytes").reserved == size * MILLION
     proxy.start()
@@ -95,7 +96,7 @@ def test_kills_at_random_moments(proxy: Served) -> None:
             worker.start()
         # A busy machine takes its time to begin: every other time, one upload is over before the rest is cut.
         is_begun = (lambda file: file.told) if number % 2 else (lambda file: file.place is not None)
-        eventually(lambda: any(map(is_begun, files[earlier:])), "no upload begins")  # noqa: B023
+        wait_until(lambda: any(map(is_begun, files[earlier:])), "no upload begins")  # noqa: B023
         stop.wait(chance.uniform(0, 0.3))
         proxy.kill()
         stop.set()

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers
 
 from proxy.errors import BadRequest
 from proxy.upstream.wishes import LIFECYCLE, MAX_RULES, PREFERENCE, of_call, of_upload
-from tests.limits.callers import PIXEL
-from tests.support.limited import png, refusal
+from tests.support.images import PIXEL, png
+from tests.support.limited import refusal
 from tests.uploads.conftest import Uploads
 
 FILE = png(5000)

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from proxy.sandbox.app import create_sandbox
+from tests.support.images import PNG_SIGNATURE
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
-from tests.uploads.served import HEAD, Served, send, serving
+from tests.uploads.served import Served, send, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MIB = 2**20
@@ -32,10 +33,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def digest(size: int) -> str:
-    found = hashlib.sha256(HEAD)
+    found = hashlib.sha256(PNG_SIGNATURE)
     for _ in range(size // MIB - 1):
         found.update(bytes(MIB))
-    found.update(bytes(MIB - len(HEAD)))
+    found.update(bytes(MIB - len(PNG_SIGNATURE)))
     return found.hexdigest()
 
 
@@ -72,7 +73,7 @@ def test_a_large_file_in_a_form(proxy: Served) -> None:
     end = b"\r\n--b--"
 
     def form() -> Iterator[bytes]:
-        yield head + HEAD + bytes(MIB - len(HEAD))
+        yield head + PNG_SIGNATURE + bytes(MIB - len(PNG_SIGNATURE))
         for _ in range(blocks - 1):
             yield bytes(MIB)
         yield end

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.security.wire import Wire
-from tests.support.limited import NEXT, Booked, png, refusal
+from tests.support.images import png
+from tests.support.limited import NEXT, Booked, refusal
 from tests.uploads.conftest import MOST, PNG, Uploads
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import Booked, png, refusal
+from tests.support.images import png
+from tests.support.limited import Booked, refusal
 from tests.uploads.conftest import MOST, Uploads
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.support.limited import operating, png, refusal
+from tests.support.images import png
+from tests.support.limited import operating, refusal
 from tests.uploads.conftest import PNG, Slot, Uploads
 
 pytestmark = pytest.mark.slow

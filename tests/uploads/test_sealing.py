@@ -12,7 +12,8 @@ from sqlalchemy import select, update
 from proxy.stores.sql.engine import create_engine
 from proxy.stores.sql.schema import metadata, uploads
 from proxy.uploads.sealing import seal, unseal
-from tests.support.limited import limited_proxy, plan, png, refusal
+from tests.support.images import png
+from tests.support.limited import limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import PNG, Uploads
 

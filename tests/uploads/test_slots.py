@@ -16,7 +16,8 @@ from proxy.uploads.slots import SLOT_SECONDS
 from proxy.uploads.whole_files import MAX_REPEATABLE_BYTES
 from tests.security.shape import assert_refusal
 from tests.security.wire import Wire
-from tests.support.limited import Booked, operating, png, refusal
+from tests.support.images import png
+from tests.support.limited import Booked, operating, refusal
 from tests.uploads.conftest import MOST, PNG, Slot, Uploads
 
 pytestmark = pytest.mark.slow

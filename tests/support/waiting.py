@@ -1,0 +1,45 @@
+"""Wait for what another thread, task or process does."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+T = TypeVar("T")
+#: Long enough for another process on a busy machine.
+DEFAULT_SECONDS = 60.0
+_PAUSE_SECONDS = 0.005
+Failure = str | Callable[[], str]
+
+
+def wait_until(condition: Callable[[], T], failure: Failure = "not so in time", seconds: float = DEFAULT_SECONDS) -> T:
+    """Call `condition` until it is true and return what it gave; fail with `failure` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, _text(failure)
+        time.sleep(_PAUSE_SECONDS)
+    return found
+
+
+async def wait_until_async(
+    condition: Callable[[], Awaitable[object] | object],
+    failure: Failure = "not so in time",
+    seconds: float = DEFAULT_SECONDS,
+) -> None:
+    """Like `wait_until`, while other tasks run; `condition` may be a coroutine function."""
+    deadline = time.monotonic() + seconds
+    while not await _value_of(condition()):
+        assert time.monotonic() < deadline, _text(failure)
+        await anyio.sleep(_PAUSE_SECONDS)
+
+
+async def _value_of(result: Awaitable[object] | object) -> object:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _text(failure: Failure) -> str:
+    return failure if isinstance(failure, str) else failure()
