@@ -28,7 +28,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def hands(open_stores: OpenStores, database_url: str) -> list[SqlStores]:
-    return [open_stores(database_url) for _ in range(4)]
+    # On a busy machine a connection may be waited for longer than callers would.
+    return [open_stores(database_url, 30.0) for _ in range(4)]
 
 
 async def test_no_more_is_granted_than_there_is(hands: list[SqlStores], database_url: str) -> None:

@@ -27,7 +27,8 @@ from tests.support.relay import relaying
 from tests.support.sandbox import SandboxControl
 
 pytestmark = [pytest.mark.tools, pytest.mark.anyio]
-CALLERS = 60
+#: More than the connections of a process, which are more than those of the pooler.
+CALLERS = 24
 
 
 @pytest.fixture(scope="module")
