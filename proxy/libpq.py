@@ -104,16 +104,16 @@ def parse(text: str) -> ConnectionUrl:
         if name == "connect_timeout":
             timeout = _seconds(value)
         elif name in _POOLED:
-            is_pooled |= _checked(name, value) == _POOLED[name]
+            is_pooled |= _check_value(name, value) == _POOLED[name]
         elif name in _PASSED:
-            kept[name] = _checked(name, value)
+            kept[name] = _check_value(name, value)
         elif name not in _IGNORED:
             raise ValueError(f"has a parameter that is not known: {given[:40]}; take it out of the URL")
-    url = _joined(parts.netloc, parts.path, kept)
+    url = _join_url(parts.netloc, parts.path, kept)
     if len(split_hosts(url)) > 1:
         # Of several servers, the one that takes writes.
         kept.setdefault("target_session_attrs", "read-write")
-        url = _joined(parts.netloc, parts.path, kept)
+        url = _join_url(parts.netloc, parts.path, kept)
     return ConnectionUrl(url, timeout, is_pooled)
 
 
@@ -127,20 +127,20 @@ def split_hosts(url: str) -> list[str]:
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     user, at, hosts = parts.netloc.rpartition("@")
     if hosts:
-        return [_joined(f"{user}{at}{host}", parts.path, query) for host in hosts.split(",")]
+        return [_join_url(f"{user}{at}{host}", parts.path, query) for host in hosts.split(",")]
     names, ports = (query.get(name, "").split(",") for name in ("host", "port"))
     if len(ports) not in (1, len(names)):
         raise ValueError(f"names {len(names)} hosts and {len(ports)} ports; give one port, or one for each host")
     named = [{"host": name, "port": port} for name, port in zip(names, ports * len(names), strict=False)]
     given = [{key: text for key, text in one.items() if text} for one in named]
-    return [_joined(parts.netloc, parts.path, query | one) for one in given]
+    return [_join_url(parts.netloc, parts.path, query | one) for one in given]
 
 
-def _joined(netloc: str, path: str, query: dict[str, str]) -> str:
+def _join_url(netloc: str, path: str, query: dict[str, str]) -> str:
     return f"{_SCHEMES[0]}://{netloc}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
-def _checked(name: str, value: str) -> str:
+def _check_value(name: str, value: str) -> str:
     values = _VALUES.get(name)
     if values is not None and value not in values:
         raise ValueError(f"has {name}={value[:40]}, which must be one of {', '.join(values)}")

@@ -114,7 +114,7 @@ class Sessions:
 
     def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
         """The token that says this, for one purpose, signed with the newest secret."""
-        token = next(iter(self._serializers[salt].values())).dumps(_packed(session))
+        token = next(iter(self._serializers[salt].values())).dumps(_pack(session))
         return token if isinstance(token, str) else token.decode()
 
     def verify(self, token: str, salt: str = SESSION_SALT) -> Session:
@@ -145,7 +145,7 @@ class Sessions:
                 packed = serializer.loads(token)
             except BadSignature:
                 continue
-            return replace(_unpacked(packed), signed_with=digest)
+            return replace(_unpack(packed), signed_with=digest)
         raise ValueError("no secret of ours has signed it")
 
 
@@ -158,7 +158,7 @@ def _digest(secret: Secret) -> str:
     return hashlib.sha256(secret.reveal().encode()).hexdigest()
 
 
-def _packed(session: Session) -> dict[str, Any]:
+def _pack(session: Session) -> dict[str, Any]:
     packed: dict[str, Any] = {
         "i": session.id,
         "t": session.tenant,
@@ -175,7 +175,7 @@ def _packed(session: Session) -> dict[str, Any]:
     return packed
 
 
-def _unpacked(packed: Any) -> Session:
+def _unpack(packed: Any) -> Session:
     """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
     endpoints, owner_expires_at = packed.get("e"), packed.get("o")
     texts = [packed["i"], packed["t"], packed["s"], *(endpoints or [])]

@@ -55,35 +55,35 @@ def shape_of(schema: Mapping[str, Any]) -> Shape:
 
 def _shape(schemas: Iterable[Any], root: Mapping[str, Any], known: dict[frozenset[int], Shape]) -> Shape:
     """The shape of a value that all these schemas may speak of. `known` ends the recursion of one that names itself."""
-    nodes = list(_resolved(schemas, root))
+    nodes = list(_resolve(schemas, root))
     key = frozenset(map(id, nodes))
     if key in known:
         return known[key]
     shape = known[key] = Shape(
         is_url=any(node.get("format") in _URL_FORMATS for node in nodes if isinstance(node.get("format"), str)),
-        is_integer=any("integer" in _listed(node.get("type")) for node in nodes),
+        is_integer=any("integer" in _list_schemas(node.get("type")) for node in nodes),
     )
     named: dict[str, list[Any]] = {}
     for node in nodes:
         for name, inner in _mapping(node.get("properties")).items():
             named.setdefault(name, []).append(inner)
     for name, inners in named.items():
-        shape.properties[name] = _named(name, _shape(inners, root, known))
-    if items := [item for node in nodes for key in ("prefixItems", "items") for item in _listed(node.get(key))]:
+        shape.properties[name] = _collect_named(name, _shape(inners, root, known))
+    if items := [item for node in nodes for key in ("prefixItems", "items") for item in _list_schemas(node.get(key))]:
         shape.items = _shape(items, root, known)
-    if others := [one for node in nodes for one in _others(node)]:
+    if others := [one for node in nodes for one in _other_schemas(node)]:
         shape.others = _shape(others, root, known)
     return shape
 
 
-def _named(name: str, shape: Shape) -> Shape:
+def _collect_named(name: str, shape: Shape) -> Shape:
     """The shape under a name: a name that means a URL makes it one, without a word in the schema."""
     if shape.is_url or not is_url_name(name):
         return shape
     return Shape(True, shape.is_integer, shape.properties, shape.items, shape.others)
 
 
-def _resolved(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _resolve(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The schemas with what they refer to and what they are put together from, each once."""
     waiting, seen = list(schemas), set()
     while waiting:
@@ -92,11 +92,11 @@ def _resolved(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mappi
             continue
         seen.add(id(node))
         yield node
-        waiting += [one for key in _ALTERNATIVES for one in _listed(node.get(key))]
-        waiting += [node.get("then"), node.get("else"), _referred(node.get("$ref"), root)]
+        waiting += [one for key in _ALTERNATIVES for one in _list_schemas(node.get(key))]
+        waiting += [node.get("then"), node.get("else"), _follow_reference(node.get("$ref"), root)]
 
 
-def _referred(reference: object, root: Mapping[str, Any]) -> Any:
+def _follow_reference(reference: object, root: Mapping[str, Any]) -> Any:
     """What a reference within the document leads to."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
@@ -110,7 +110,7 @@ def _referred(reference: object, root: Mapping[str, Any]) -> Any:
     return found
 
 
-def _others(node: Mapping[str, Any]) -> list[Any]:
+def _other_schemas(node: Mapping[str, Any]) -> list[Any]:
     return [node.get("additionalProperties"), *_mapping(node.get("patternProperties")).values()]
 
 
@@ -118,5 +118,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _listed(value: Any) -> list[Any]:
+def _list_schemas(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from proxy import settings
-from proxy.cli.output import refuse, refusing
+from proxy.cli.output import refuse, refuse_on_error
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
 from proxy.redaction import Redactor
@@ -27,7 +27,7 @@ TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 
 def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True) -> T:
     """Do something on the database that the settings name, beside a server that may be running."""
-    stores_settings = refusing(lambda: settings.read_stores(os.environ))
+    stores_settings = refuse_on_error(lambda: settings.read_stores(os.environ))
     configure_logging(LogSettings("text", "warning"), Redactor(settings.secrets_in(stores_settings)))
 
     async def work() -> T:
@@ -53,7 +53,7 @@ async def _ensure_tenants(stores: SqlStores) -> None:
         # Later it would undo what 'tenants apply' did with another file.
         return
     path = os.environ.get("PROXY_CONFIG", "").strip()
-    file, _ = refusing(lambda: read_file(settings.existing_file(path) if path else None))
+    file, _ = refuse_on_error(lambda: read_file(settings.existing_file(path) if path else None))
     await directory.apply(file)
 
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def refusing(read: Callable[[], T]) -> T:
+def refuse_on_error(read: Callable[[], T]) -> T:
     try:
         return read()
     except SettingsError as error:

@@ -11,7 +11,7 @@ import typer
 from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.cli.database import run_on_database
-from proxy.cli.output import refuse, refusing, say
+from proxy.cli.output import refuse, refuse_on_error, say
 from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
@@ -32,7 +32,7 @@ def serve(
         if value is not None:
             # In the environment, so that worker processes read the same.
             os.environ[name] = str(value)
-    settings = _checked()
+    settings = _read_checked()
     for warning in settings.warnings:
         say(f"warning: {warning}")
     # Of this process, which supervises the workers if there are several.
@@ -76,7 +76,7 @@ def dev(
     # Imported here: the sandbox and its picture library have no part in production.
     from proxy.playground.dev import run_dev
 
-    refusing(lambda: run_dev(os.environ, takes_guests=guests, exposes=yes_expose))
+    refuse_on_error(lambda: run_dev(os.environ, takes_guests=guests, exposes=yes_expose))
 
 
 def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None:
@@ -88,7 +88,7 @@ def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None
 
 def check_config() -> None:
     """Look at every setting and at the plan file; print every problem, or 'ok'."""
-    _checked(warnings_too=True)
+    _read_checked(warnings_too=True)
     print("ok")
 
 
@@ -101,7 +101,7 @@ def migrate() -> None:
     print(run_on_database(run, prepare=False))
 
 
-def _checked(*, warnings_too: bool = False) -> Settings:
+def _read_checked(*, warnings_too: bool = False) -> Settings:
     """The settings, with the plan file looked at too; or every problem, and exit 1."""
     problems: list[str] = []
     settings: Settings | None = None

@@ -11,7 +11,7 @@ from proxy import settings
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, is_session_id, is_subject
 from proxy.cli.database import find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, refuse, refusing, say, to_iso, to_json
+from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_iso, to_json
 from proxy.clock import SystemClock
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
@@ -32,7 +32,7 @@ def sessions_mint(
         check_subject(subject)
     except ValueError as problem:
         refuse([f"--subject: {problem}"])
-    ring = refusing(lambda: settings.read_session_secrets(os.environ)).secrets
+    ring = refuse_on_error(lambda: settings.read_session_secrets(os.environ)).secrets
     snapshot = run_on_database(read_snapshot)
     plan = snapshot.plans[find_tenant(snapshot, tenant).plan]
     if unknown := sorted(set(endpoint or []) - plan.endpoints):

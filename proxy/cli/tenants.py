@@ -9,7 +9,7 @@ import typer
 
 from proxy import settings
 from proxy.cli.database import TenantId, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refusing, to_json
+from proxy.cli.output import AsJson, print_rows, refuse_on_error, to_json
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import json_schema, read_file
@@ -21,7 +21,7 @@ tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
 @tenants.command("apply")
 def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")]) -> None:
     """Make a file of plans and tenants hold."""
-    found, _ = refusing(lambda: read_file(settings.existing_file(file)))
+    found, _ = refuse_on_error(lambda: read_file(settings.existing_file(file)))
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
         return await directory.apply(found)

@@ -93,7 +93,7 @@ class RequestContext:
 
     def _tell(self, scope: Scope, request_id: str, seconds: float) -> None:
         surface, status = getattr(scope.get("route"), "path", "none"), scope["state"].get(STATUS, 499)
-        self._metrics.answered(surface, status, seconds)
+        self._metrics.count_answer(surface, status, seconds)
         if status in COUNTED:
             self._budget.spend(scope)
         level = logging.DEBUG if scope["state"].get(QUIET) else logging.INFO
@@ -140,7 +140,7 @@ class Errors:
             if STATUS in scope["state"]:
                 _log.warning("an answer was cut, as this process ends")
                 return None
-            await self._refuse(_interrupted(scope), scope, receive, send)
+            await self._refuse(_interruption_error(scope), scope, receive, send)
         except Exception as problem:
             if STATUS in scope["state"]:
                 _log.exception("an answer failed on its way")
@@ -154,7 +154,7 @@ class Errors:
         await respond(error, scope["state"]["request_id"])(scope, receive, send)
 
 
-def _interrupted(scope: Scope) -> ProxyError:
+def _interruption_error(scope: Scope) -> ProxyError:
     """The error for a request that the end of the process cut off."""
     if scope["state"].get(MAY_HAVE_RUN):
         return UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.")
@@ -206,7 +206,7 @@ class BodyLimit:
             return self._app(scope, receive, send)
         seen = 0
 
-        async def bounded() -> Message:
+        async def receive_bounded() -> Message:
             nonlocal seen
             declared = None if seen else header_of(scope, b"content-length")
             if declared and parse_whole(declared, self._max_bytes) is None:
@@ -220,7 +220,7 @@ class BodyLimit:
                 self._body_memory.hold(scope, size)
             return message
 
-        return self._app(scope, bounded, send)
+        return self._app(scope, receive_bounded, send)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(

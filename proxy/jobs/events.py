@@ -62,7 +62,7 @@ async def wait_for_first_update(watch: Watch) -> None:
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_SECONDS):
-                await watch.begun(ATTEMPTS)
+                await watch.first_update(ATTEMPTS)
     except StreamBroken as broken:
         raise stream_error(broken) from None
 

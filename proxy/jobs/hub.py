@@ -91,7 +91,7 @@ class Hub:
             return None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await watch.begun()
+                return await watch.first_update()
         except (ProxyError, StreamBroken, TimeoutError):
             return None
 
@@ -123,7 +123,7 @@ class Hub:
         for watch in watches:
             watch.stop()
         for watch in watches:
-            await watch.stopped()
+            await watch.wait_for_end()
         await self._sweeping.close()
 
     async def sweep(self) -> None:
@@ -146,16 +146,16 @@ class Hub:
     def _watch(self, job: Job) -> Watch:
         id_ = _id(job)
         if (last := self._ended.get(id_)) is not None:
-            return Watch.ended(job, last)
+            return Watch.from_last(job, last)
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
             on_status, now = self._settlement.record_status, self._clock.now()
             watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._backoff)
             self._watches.add(id_, watch)
-            watch.start(self._over)
+            watch.start(self._is_over)
         return watch
 
-    def _over(self, watch: Watch) -> None:
+    def _is_over(self, watch: Watch) -> None:
         id_ = _id(watch.job)
         if watch.latest is not None and watch.latest.is_last:
             self._ended[id_] = watch.latest

@@ -85,13 +85,13 @@ class Watch:
         self.is_live = False
 
     @classmethod
-    def ended(cls, job: Job, last: Update) -> Watch:
+    def from_last(cls, job: Job, last: Update) -> Watch:
         """One of a job whose end is known."""
 
-        async def nothing(*_: Any, **__: Any) -> Any:
+        async def refuse_to_open(*_: Any, **__: Any) -> Any:
             raise StreamBroken("the job has ended")
 
-        watch = cls(job, nothing, nothing, nothing, 0)
+        watch = cls(job, refuse_to_open, refuse_to_open, refuse_to_open, 0)
         watch._recent.append(last)
         watch._count, watch._is_over = 1, True
         return watch
@@ -119,7 +119,7 @@ class Watch:
         if self._task is not None:
             self._task.cancel()
 
-    async def stopped(self) -> None:
+    async def wait_for_end(self) -> None:
         """Wait until fal's stream is closed."""
         if self._task is not None:
             await asyncio.wait({self._task})
@@ -128,7 +128,7 @@ class Watch:
         """Make all who wait look around."""
         self._waiters.notify()
 
-    async def begun(self, attempts: int = 1) -> Update:
+    async def first_update(self, attempts: int = 1) -> Update:
         """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
 
         Raises:
@@ -235,7 +235,7 @@ class Watch:
         try:
             async with asyncio.timeout(None) as timeout, aclosing(read_events(response, self._miss)) as events:
                 async for event in events:
-                    document = self._understood(event.document)
+                    document = self._parse_update(event.document)
                     # The next one may be long in coming.
                     del event
                     if document is None or document == last:
@@ -258,7 +258,7 @@ class Watch:
             raise StreamBroken("it ended before the job did")
         await self._learn(last)
 
-    def _understood(self, document: Any) -> dict[str, Any] | None:
+    def _parse_update(self, document: Any) -> dict[str, Any] | None:
         if isinstance(document, dict) and document.get("status") in STATES and "request_id" in document:
             # The id that its callers know, whatever fal writes: their URLs are made of it.
             return document | {"request_id": self.job.request_id}

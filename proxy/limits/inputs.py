@@ -139,7 +139,7 @@ class _Scan:
             return self._url(value, where) if is_url or shape.is_url else value
         if kind is float:
             is_whole = shape.is_integer or (len(where) == 1 and where[0] in TOKEN_FIELDS)
-            return self._whole(value, where) if is_whole and value.is_integer() else value
+            return self._to_whole(value, where) if is_whole and value.is_integer() else value
         if kind is not dict and kind is not list:
             return value
         if len(where) > MAX_DEPTH:
@@ -150,7 +150,7 @@ class _Scan:
         sent = [self._value(items, one, (*where, at), is_url=is_url) for at, one in enumerate(value)]
         return value if all(map(is_, sent, value)) else sent
 
-    def _whole(self, value: float, where: Where) -> float | int:
+    def _to_whole(self, value: float, where: Where) -> float | int:
         if -_MAX_INTEGER < value < _MAX_INTEGER:
             return int(value)
         self._complain(where, "This number is out of range", "int_parsing_size")
@@ -163,7 +163,7 @@ class _Scan:
                 self._complain(where, f"An input may name {MAX_URLS} URLs", "too_many_urls")
             return given
         try:
-            return _sendable(self.plan, given, self.own_files)
+            return _check_sendable(self.plan, given, self.own_files)
         except ValueError as problem:
             is_picture = any("image" in str(step) for step in where)
             self._complain(where, str(problem), "image_url" if is_picture else "url")
@@ -174,7 +174,7 @@ class _Scan:
             self.problems.append(_problem(where, message, kind))
 
 
-def _sendable(plan: Plan, given: str, own_files: str) -> str:
+def _check_sendable(plan: Plan, given: str, own_files: str) -> str:
     """A URL of an input as it may be sent.
 
     Raises:

@@ -113,10 +113,10 @@ class LeaseKeeper:
         """
         if self._recovery is None:
             self._recovery = asyncio.create_task(self._recover())
-            self._recovery.add_done_callback(self._recovered)
+            self._recovery.add_done_callback(self._check_recovery)
         await asyncio.shield(self._recovery)
 
-    def _recovered(self, recovery: asyncio.Task[None]) -> None:
+    def _check_recovery(self, recovery: asyncio.Task[None]) -> None:
         self._recovery = None
         if not recovery.cancelled() and (problem := recovery.exception()) is not None:
             _log.warning("leases not restored", extra={"log_fields": {"problem": type(problem).__name__}})

@@ -103,10 +103,10 @@ def _sum(rows: Sequence[UsageRow]) -> dict[str, int]:
 
 
 def _figures(calls: int, used: Mapping[str, int]) -> dict[str, Any]:
-    return {"calls": calls} | {unit: plain(used.get(unit, 0)) for unit in UNITS}
+    return {"calls": calls} | {unit: to_units(used.get(unit, 0)) for unit in UNITS}
 
 
-def plain(millionths: int) -> int | float:
+def to_units(millionths: int) -> int | float:
     """An amount as people write it."""
     whole, rest = divmod(millionths, MILLION)
     return whole if rest == 0 else millionths / MILLION
@@ -129,10 +129,10 @@ async def left(ledger: Ledger, terms: Terms, tenant: str, subject: str, now: flo
                 "per": one.per,
                 "unit": one.unit,
                 "window": one.window,
-                "limit": plain(one.limit),
-                "used": plain(used),
-                "reserved": plain(reserved),
-                "left": plain(max(0, one.limit - used - reserved)),
+                "limit": to_units(one.limit),
+                "used": to_units(used),
+                "reserved": to_units(reserved),
+                "left": to_units(max(0, one.limit - used - reserved)),
                 "resets_at": resets_at.isoformat(timespec="seconds"),
             }
         )

@@ -150,7 +150,7 @@ class AdminRoutes:
 
     async def list_keys(self, request: Request) -> Response:
         snapshot, found = await self._find_tenant(request.path_params["tenant"])
-        listed = [_shown(key) for key in snapshot.keys.values() if key.tenant == found.id]
+        listed = [_describe_key(key) for key in snapshot.keys.values() if key.tenant == found.id]
         return JSONResponse({"keys": listed})
 
     async def create_key(self, request: Request) -> Response:
@@ -158,7 +158,7 @@ class AdminRoutes:
         form = await read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, self._clock.now())
         await self._directory.add_key(record)
-        return JSONResponse({**_shown(record), "key": text}, 201)
+        return JSONResponse({**_describe_key(record), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:
         key_id = request.path_params["key"]
@@ -215,7 +215,7 @@ def _subject_of(query: Mapping[str, str]) -> str | None:
     return subject
 
 
-def _shown(key: Any) -> dict[str, Any]:
+def _describe_key(key: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(key).items() if name != "secret_hash"}
 
 

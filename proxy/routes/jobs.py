@@ -110,7 +110,7 @@ class JobRoutes:
         if _wants_events(request):
             return await self._create_and_watch(call)
         outcome = await self._handlers[Kind.SUBMIT](call)
-        return render(call, _created(outcome), self._stream_guard)
+        return render(call, _to_accepted(outcome), self._stream_guard)
 
     async def _count(self, request: Request, caller: Caller) -> bool:
         """Count a new job before its body is read, which names the endpoint; only try what may be a repetition."""
@@ -126,7 +126,7 @@ class JobRoutes:
         fail in a way that makes the caller submit again."""
         close = self._streams.take(call.caller)
         try:
-            outcome = _created(await self._handlers[Kind.SUBMIT](call))
+            outcome = _to_accepted(await self._handlers[Kind.SUBMIT](call))
             if outcome.status < 300 and outcome.document is not None:
                 outcome = await self._watch_new(call, outcome, outcome.document)
         except BaseException:
@@ -150,7 +150,7 @@ class JobRoutes:
     async def list_own(self, request: Request) -> Response:
         caller = await self._authenticator.authenticate(request)
         bind_call(request, caller)
-        most = _most(known_query(request, "limit").get("limit"))
+        most = _parse_limit(known_query(request, "limit").get("limit"))
         await self._limiter.hit(caller, request.scope, polls=True)
         jobs = await self._ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
         return JSONResponse({"jobs": [self._describe(job) for job in jobs]})
@@ -230,7 +230,7 @@ def _wants_events(request: Request) -> bool:
     return any(one.partition(";")[0].strip().lower() == EVENT_STREAM for one in accepted)
 
 
-def _created(outcome: Outcome) -> Outcome:
+def _to_accepted(outcome: Outcome) -> Outcome:
     """The outcome of a submit as this surface gives it: accepted, and where to find the job."""
     if outcome.status >= 300 or outcome.document is None:
         return outcome
@@ -261,7 +261,7 @@ def _head_of_events(request: Request) -> Response:
     return answer
 
 
-def _most(given: str | None) -> int:
+def _parse_limit(given: str | None) -> int:
     if given is None:
         return LISTED
     if (most := parse_whole(given, MOST_LISTED, least=1)) is None:

@@ -38,7 +38,7 @@ class Mint(BaseModel):
 
     @field_validator("subject")
     @classmethod
-    def _usable(cls, subject: str) -> str:
+    def _check_subject(cls, subject: str) -> str:
         return check_subject(subject)
 
 
@@ -103,7 +103,7 @@ class SessionRoutes:
         await self._limiter.hit_guest(request.scope, tenant.guests.per_address)
         plan = snapshot.plans[tenant.guest_plan]
         token, session = self._sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
-        answer = JSONResponse(_minted(token, session, sorted(plan.endpoints)), 201)
+        answer = JSONResponse(_describe_session(token, session, sorted(plan.endpoints)), 201)
         self._set_cookie(answer, token, session)
         return answer
 
@@ -162,7 +162,7 @@ def mint_session(sessions: Sessions, tenant: Tenant, plan: Plan, form: Mint) -> 
     ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
     token, session = sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
-    return JSONResponse(_minted(token, session, granted), 201)
+    return JSONResponse(_describe_session(token, session, granted), 201)
 
 
 def _guest_host(snapshot: Snapshot, origin: str, form: Guest) -> Tenant:
@@ -181,7 +181,7 @@ def _no_guests() -> OriginNotAllowed:
     return OriginNotAllowed("No tenant takes guests from this page's origin.")
 
 
-def _minted(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
+def _describe_session(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
     return {
         "token": token,
         "expires_at": _iso(session.expires_at),

@@ -57,7 +57,7 @@ def success(body: Mapping[str, Any], compute_seconds: float) -> Answer:
     return Answer(200, body, {"x-fal-billable-units": f"{compute_seconds:g}"})
 
 
-def refused(details: Sequence[Mapping[str, Any]], status: int = 422) -> Answer:
+def refuse(details: Sequence[Mapping[str, Any]], status: int = 422) -> Answer:
     """The model refuses its input, or fails in its own words."""
     return Answer(
         status,
@@ -94,5 +94,5 @@ def failure(error_type: str) -> Answer:
         return platform_failure(error_type)
     if error_type in MODEL_ERRORS:
         detail = {"loc": ["body"], "msg": error_type.replace("_", " ").capitalize(), "type": error_type}
-        return refused([detail], MODEL_ERRORS[error_type])
+        return refuse([detail], MODEL_ERRORS[error_type])
     raise ValueError(f"no such failure: {error_type}")

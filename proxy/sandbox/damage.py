@@ -61,12 +61,12 @@ def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 
 def status(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    return _instead(_response(int(params.get("status") or 500), params))
+    return _run_instead(_response(int(params.get("status") or 500), params))
 
 
 def refuse(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     named = {name: str(value) for name, value in (params.get("headers") or {}).items()}
-    return _instead(reply_with(refusal(str(params.get("refuse") or params.get("reason") or "wrong_key"), named)))
+    return _run_instead(reply_with(refusal(str(params.get("refuse") or params.get("reason") or "wrong_key"), named)))
 
 
 def nginx(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -74,12 +74,12 @@ def nginx(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     title = {502: "502 Bad Gateway", 503: "503 Service Temporarily Unavailable"}.get(code, f"{code} Gateway Time-out")
     page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
     page += "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-    return _instead(HTMLResponse(page, code, {"server": "nginx"}))
+    return _run_instead(HTMLResponse(page, code, {"server": "nginx"}))
 
 
 def redirect(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     to = str(params.get("redirect") or "https://elsewhere.example/")
-    return _instead(RedirectResponse(to, int(params.get("status", 302))))
+    return _run_instead(RedirectResponse(to, int(params.get("status", 302))))
 
 
 def huge(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -94,7 +94,7 @@ def huge(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
             left -= min(block, left)
         yield tail
 
-    return _instead(StreamingResponse(body(), media_type="application/json"))
+    return _run_instead(StreamingResponse(body(), media_type="application/json"))
 
 
 def headers(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -142,7 +142,7 @@ def drop_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 
 def stall_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    return _cut_at(app, int(params.get("stall_at") or params.get("bytes") or 0), exchange.gone)
+    return _cut_at(app, int(params.get("stall_at") or params.get("bytes") or 0), exchange.wait_for_end)
 
 
 def _cut_at(app: ASGIApp, left: int, end: Callable[[], Awaitable[None]]) -> ASGIApp:
@@ -177,7 +177,7 @@ def cut(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 def hang(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         await drain(receive)
-        await exchange.gone()
+        await exchange.wait_for_end()
 
     return silent
 
@@ -188,7 +188,7 @@ def stall(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def falter(data: bytes, write: Write) -> None:
         nonlocal left
         if left == 0:
-            await exchange.gone()
+            await exchange.wait_for_end()
         left -= not is_comment(data)
         await write(data)
 
@@ -286,7 +286,7 @@ def _response(code: int, params: Params) -> Response:
     return reply({"detail": f"The sandbox was asked for a {code}"}, code, extra)
 
 
-def _instead(response: Response) -> ASGIApp:
+def _run_instead(response: Response) -> ASGIApp:
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         await drain(receive)
         await response(scope, receive, send)

@@ -104,7 +104,7 @@ class Faults:
     def clear(self) -> None:
         self._set.clear()
 
-    def striking(self, exchange: Exchange, operation: str) -> list[Fault]:
+    def find_striking(self, exchange: Exchange, operation: str) -> list[Fault]:
         return [fault for fault in self._set if fault.strikes(exchange, operation)]
 
 
@@ -125,17 +125,17 @@ class Faulty:
         if exchange is None:
             return await self.app(scope, receive, send)
         try:
-            app = self._damaged(exchange)
+            app = self._damage(exchange)
         except (ValueError, TypeError) as error:
             return await reply({"detail": f"sandbox: {error}"}, 400)(scope, receive, send)
         return await app(scope, receive, send)
 
-    def _damaged(self, exchange: Exchange) -> ASGIApp:
+    def _damage(self, exchange: Exchange) -> ASGIApp:
         operation = operation_of(exchange.host, exchange.path)
         exchange.markers = markers_of(exchange.json)
         app = self.app
         for fault in [
-            *self.faults.striking(exchange, operation),
+            *self.faults.find_striking(exchange, operation),
             *(fault for fault in self._of_job(exchange) if fault.strikes(exchange, operation)),
             *self._of_prompt(exchange, operation),
         ]:

@@ -105,13 +105,13 @@ class Files:
     async def put(self, path: str, stream: AsyncIterator[bytes], content_type: str | None = None) -> StoredFile:
         """Store a file; its type is the announced one unless another comes with the bytes."""
         announced, expires_at, decision = self._announced.get(path, ("", float("inf"), "allow"))
-        file = await _filled(content_type or announced, stream)
+        file = await _fill(content_type or announced, stream)
         file.expires_at, file.decision = expires_at, decision
         await self._keep(path, file)
         return file
 
     async def put_part(self, upload: str, number: int, stream: AsyncIterator[bytes]) -> StoredFile:
-        file = await _filled("", stream)
+        file = await _fill("", stream)
         parts = self._parts.setdefault(upload, {})
         if (old := parts.get(number)) is not None:
             await old.close()
@@ -127,15 +127,15 @@ class Files:
             ValueError: a part is missing, not named, or not the one that its etag says.
         """
         parts = self._parts.get(upload, {})
-        if not parts or {_named(part) for part in named} != {(n, part.etag) for n, part in parts.items()}:
+        if not parts or {_name_file(part) for part in named} != {(n, part.etag) for n, part in parts.items()}:
             raise ValueError("the parts do not match what was uploaded")
 
-        async def joined() -> AsyncIterator[bytes]:
+        async def join_parts() -> AsyncIterator[bytes]:
             for number in sorted(parts):
                 async for block in parts[number].blocks():
                     yield block
 
-        file = await self.put(path, joined())
+        file = await self.put(path, join_parts())
         await _close_all(self._parts.pop(upload).values())
         return file
 
@@ -157,7 +157,7 @@ class Files:
         return sum(file.size for file in self._files.values() if file.is_kept)
 
 
-async def _filled(content_type: str, stream: AsyncIterator[bytes]) -> StoredFile:
+async def _fill(content_type: str, stream: AsyncIterator[bytes]) -> StoredFile:
     file = StoredFile(content_type)
     try:
         async for chunk in stream:
@@ -174,7 +174,7 @@ async def _close_all(files: Any) -> None:
         await file.close()
 
 
-def _named(part: Any) -> tuple[int, str]:
+def _name_file(part: Any) -> tuple[int, str]:
     try:
         return int(part["partNumber"]), str(part["etag"])
     except (KeyError, TypeError, ValueError) as error:

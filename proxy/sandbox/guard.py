@@ -39,14 +39,14 @@ class UnwantedHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def dirty(message: Message) -> None:
+        async def add_unwanted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in UNWANTED_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, dirty if "sandbox" in scope else send)
+        await self.app(scope, receive, add_unwanted if "sandbox" in scope else send)
 
 
 class Guard:

@@ -149,7 +149,7 @@ class Job:
             await self.change(index)
             index = self.index
 
-    async def finished(self) -> Answer:
+    async def wait_for_answer(self) -> Answer:
         await self.reaches(COMPLETED)
         return await self.answer()
 
@@ -250,7 +250,7 @@ class Jobs:
     def forget(self, id: str) -> None:
         self._by_id.pop(id, None)
 
-    def waiting(self, app: str) -> int:
+    def count_waiting(self, app: str) -> int:
         """How many submitted jobs of an app wait in its queue."""
         queued = (job for job in self if job.kind == "queue" and job.endpoint.app == app)
         return sum(job.step.state == IN_QUEUE for job in queued)

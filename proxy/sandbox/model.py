@@ -8,7 +8,7 @@ from typing import Any
 import anyio.to_thread
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
-from proxy.sandbox.answers import Answer, failure, refused, success
+from proxy.sandbox.answers import Answer, failure, refuse, success
 from proxy.sandbox.markers import without_markers
 from proxy.sandbox.pace import Pace
 from proxy.sandbox.pictures import Unloadable
@@ -29,7 +29,7 @@ async def answer(endpoint: Endpoint, body: Any, load: Load, pace: Pace, fail: st
     if fail is not None:
         return failure(fail)
     if problems := endpoint.problems(body):
-        return refused(problems)
+        return refuse(problems)
     try:
         picture = await anyio.to_thread.run_sync(look_at, await load(body["image_url"]))
     except Unloadable as error:
@@ -69,4 +69,4 @@ def _output(endpoint: Endpoint, prompt: str, words: list[str]) -> dict[str, Any]
 
 
 def _bad_picture(kind: str, text: str) -> Answer:
-    return refused([{"loc": ["body", "image_url"], "msg": text, "type": kind}])
+    return refuse([{"loc": ["body", "image_url"], "msg": text, "type": kind}])

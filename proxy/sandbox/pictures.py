@@ -69,7 +69,7 @@ def is_loopback(host: str) -> bool:
 
 async def _download(url: str) -> bytes:
     try:
-        async with _opened(url) as answer:
+        async with _open(url) as answer:
             answer.raise_for_status()
             data = bytearray()
             async for chunk in answer.aiter_bytes():
@@ -82,7 +82,7 @@ async def _download(url: str) -> bytes:
 
 
 @asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[httpx.Response]:
+async def _open(url: str) -> AsyncIterator[httpx.Response]:
     # No redirects: the next hop might leave the loopback.
     async with httpx.AsyncClient(trust_env=False, timeout=DOWNLOAD_SECONDS) as client, client.stream("GET", url) as it:
         yield it

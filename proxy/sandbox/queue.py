@@ -80,7 +80,7 @@ class Queue:
 
     def _is_full(self, request: Request, endpoint: Endpoint) -> bool:
         longest = request.query_params.get("fal_max_queue_length")
-        return longest is not None and self.house.jobs.waiting(endpoint.app) > int(longest)
+        return longest is not None and self.house.jobs.count_waiting(endpoint.app) > int(longest)
 
     async def status(self, request: Request, job: Job) -> Response:
         step = job.step

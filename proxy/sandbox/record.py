@@ -60,7 +60,7 @@ class Exchange:
         self.body_size += len(chunk)
         self.digest.update(chunk)
 
-    async def gone(self) -> None:
+    async def wait_for_end(self) -> None:
         """Wait until the connection is closed, by either side."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -75,7 +75,7 @@ class Exchange:
         """
         self.ended = "dropped"
         self._receive.__self__.transport.close()  # type: ignore[attr-defined]
-        await self.gone()
+        await self.wait_for_end()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -115,7 +115,7 @@ class Record:
                 if old.ended is not None:  # else it is still being worked on
                     old.json = None
             self._json_bytes = exchange.body_size
-        exchange.json = parsed(exchange.body)
+        exchange.json = parse_body(exchange.body)
 
     def forget(self) -> None:
         self._exchanges.clear()
@@ -143,16 +143,16 @@ class Recording:
                 return None
             if exchange.body_size > MAX_JSON_BYTES:
                 too_large = JSONResponse({"detail": "Request body too large"}, 413)
-                return await too_large(scope, receive, _noting(exchange, send))
+                return await too_large(scope, receive, _record_sent(exchange, send))
         # A caller that left in the middle of a file is no fault of the sandbox's.
         with contextlib.suppress(ClientDisconnect):
-            await self.app(scope, _reading(exchange, receive), _noting(exchange, send))
+            await self.app(scope, _record_received(exchange, receive), _record_sent(exchange, send))
         exchange.body = b""
         exchange.ended = exchange.ended or "left"
         return None
 
 
-def parsed(body: bytes) -> Any:
+def parse_body(body: bytes) -> Any:
     """The JSON value of a body, or None when it has none."""
     try:
         return orjson.loads(body)
@@ -178,7 +178,7 @@ async def _body(exchange: Exchange, receive: Receive) -> bytes:
     return b""
 
 
-def _reading(exchange: Exchange, receive: Receive) -> Receive:
+def _record_received(exchange: Exchange, receive: Receive) -> Receive:
     """The application's `receive`: the body that was read ahead, once, or the flowing one, counted as it passes."""
     ahead = [exchange.body] if exchange.host != "cdn" else []
 
@@ -192,7 +192,7 @@ def _reading(exchange: Exchange, receive: Receive) -> Receive:
     return read
 
 
-def _noting(exchange: Exchange, send: Send) -> Send:
+def _record_sent(exchange: Exchange, send: Send) -> Send:
     async def note(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.answered = message["status"]

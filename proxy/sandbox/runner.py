@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from proxy.catalog import Endpoint, app_of
-from proxy.sandbox.answers import platform_failure, refused
+from proxy.sandbox.answers import platform_failure, refuse
 from proxy.sandbox.house import House
 from proxy.sandbox.jobs import Job, direct_steps, streamed_steps
 from proxy.sandbox.model import partial_outputs
@@ -53,7 +53,7 @@ class Runner:
         try:
             orjson.loads(exchange.body)
         except orjson.JSONDecodeError:
-            return reply_with(refused([_NOT_JSON]))
+            return reply_with(refuse([_NOT_JSON]))
         try:
             pace = self.house.pace_for(exchange)
             return await (self._stream if streams else self._run)(exchange, endpoint, pace)
@@ -64,7 +64,7 @@ class Runner:
         """The answer, unless the caller leaves first: then the job ends as fal ends it."""
         work = self.house.work(endpoint, exchange, pace)
         job = self.house.job("run", endpoint, exchange, pace, work, direct_steps(pace))
-        left, answer = self.house.start(exchange.gone()), self.house.start(job.finished())
+        left, answer = self.house.start(exchange.wait_for_end()), self.house.start(job.wait_for_answer())
         await asyncio.wait((left, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             job.end(platform_failure("client_disconnected"))

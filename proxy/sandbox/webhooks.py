@@ -35,7 +35,7 @@ class Webhooks:
 
     async def deliver(self, job: Job, url: str) -> None:
         """Wait for the job, then post its result; any 2xx is thanks enough, anything else means another try."""
-        answer = await job.finished()
+        answer = await job.wait_for_answer()
         if not is_loopback(urlsplit(url).hostname or ""):
             return
         message: dict[str, Any] = {"request_id": job.id, "gateway_request_id": job.id, "payload": answer.body}
@@ -43,11 +43,11 @@ class Webhooks:
         body = orjson.dumps(message)
         async with httpx.AsyncClient(trust_env=False, timeout=SECONDS_FOR_ANSWER) as client:
             for _ in range(TRIES):
-                if await _is_taken(client, url, body, self._signed(job.id, body)):
+                if await _is_taken(client, url, body, self._sign_headers(job.id, body)):
                     return
                 await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
-    def _signed(self, request_id: str, body: bytes) -> dict[str, str]:
+    def _sign_headers(self, request_id: str, body: bytes) -> dict[str, str]:
         at = str(int(time.time()))
         text = "\n".join((request_id, USER_ID, at, hashlib.sha256(body).hexdigest()))
         return {

@@ -116,7 +116,7 @@ class Connections:
     def admit(self, connection: Connection, peer: Peer) -> bool:
         """Count a new connection; False if there are as many as may be, and then it is not counted."""
         address = network(peer)
-        reason = self._full(address, peer)
+        reason = self._find_limit(address, peer)
         if reason is not None:
             self._metrics.connections_refused.labels(reason).inc()
             self._refused.add(connection)
@@ -147,7 +147,7 @@ class Connections:
         """Log a bad request, at most once a minute for each address."""
         self._request_warnings.warn(network(peer), **fields)
 
-    def _full(self, address: str, peer: Peer) -> str | None:
+    def _find_limit(self, address: str, peer: Peer) -> str | None:
         """The limit that a new connection would exceed, after making room if it can be made."""
         most, held = self.limits.most_from(peer), self._by_address[address]
         if held >= most and not self._trusted.contains(peer):

@@ -169,9 +169,9 @@ class Workers(Multiprocess):
         release_hangups()
 
     def init_processes(self) -> None:
-        self.processes = [self._started() for _ in range(self.processes_num)]
+        self.processes = [self._start_worker() for _ in range(self.processes_num)]
 
-    def _started(self) -> Worker:
+    def _start_worker(self) -> Worker:
         worker = Worker(self.config, self.sockets, self._operations, self._metrics_folder)
         with hangups_held():
             worker.start()
@@ -183,7 +183,7 @@ class Workers(Multiprocess):
                 return
             if worker.is_buried:
                 if self._backoffs[number].is_due:
-                    self.processes[number] = self._started()
+                    self.processes[number] = self._start_worker()
             elif worker.is_well(self.config.timeout_worker_healthcheck):
                 self._has_served = self._has_served or worker.served_since is not None
             elif self.signal_queue:
@@ -215,7 +215,7 @@ class Workers(Multiprocess):
 
     def handle_hup(self) -> None:
         """Have each worker reload the configuration."""
-        for worker in self._living():
+        for worker in self._list_living():
             os.kill(worker.pid or 0, signal.SIGHUP)
 
     def handle_ttin(self) -> None:
@@ -223,7 +223,7 @@ class Workers(Multiprocess):
 
     handle_ttou = handle_ttin
 
-    def _living(self) -> list[Worker]:
+    def _list_living(self) -> list[Worker]:
         return [worker for worker in self.processes if not worker.is_buried and worker.process.is_alive()]
 
     def terminate_all(self) -> None:
@@ -232,12 +232,12 @@ class Workers(Multiprocess):
             one.close()
         if self._operations is not None:
             self._operations.close()
-        for worker in self._living():
+        for worker in self._list_living():
             worker.terminate()
 
     def join_all(self) -> None:
         kill_at = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + GRACE_SECONDS
-        while living := self._living():
+        while living := self._list_living():
             living[0].process.join(LOOK_SECONDS)
             self.handle_signals()
             if time.monotonic() > kill_at:

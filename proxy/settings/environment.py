@@ -97,10 +97,10 @@ def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
 def _fal(reader: EnvironmentReader) -> FalSettings:
     return FalSettings(
         key=Secret(reader.fal_key()),
-        run_url=reader.required("FAL_RUN_URL", parse_fal_url),
-        queue_url=reader.required("FAL_QUEUE_URL", parse_fal_url),
-        rest_url=reader.required("FAL_REST_URL", parse_fal_url),
-        cdn_url=reader.required("FAL_CDN_URL", parse_fal_url),
+        run_url=reader.get_required("FAL_RUN_URL", parse_fal_url),
+        queue_url=reader.get_required("FAL_QUEUE_URL", parse_fal_url),
+        rest_url=reader.get_required("FAL_REST_URL", parse_fal_url),
+        cdn_url=reader.get_required("FAL_CDN_URL", parse_fal_url),
         probe_seconds=reader.integer("PROXY_UPSTREAM_PROBE_SECONDS", 0, 15),
         idle_seconds=reader.integer("PROXY_UPSTREAM_IDLE_SECONDS", 1, 3600),
     )
@@ -116,8 +116,8 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         ops_port=_ops_port(reader, port),
         workers=reader.integer("PROXY_WORKERS", 1, 256),
         public_url=_public_address(reader, host, port),
-        allowed_origins=frozenset(reader.each("PROXY_ALLOWED_ORIGINS", check_origin)),
-        trusted_proxies=tuple(reader.each("PROXY_TRUSTED_PROXIES", parse_network)),
+        allowed_origins=frozenset(reader.get_each("PROXY_ALLOWED_ORIGINS", check_origin)),
+        trusted_proxies=tuple(reader.get_each("PROXY_TRUSTED_PROXIES", parse_network)),
         max_body_bytes=reader.integer("PROXY_MAX_BODY_BYTES", 1024, 1024**3),
         max_body_memory=reader.integer("PROXY_MAX_BODY_MEMORY", 1024, 1024**4),
         max_streams=reader.integer("PROXY_MAX_STREAMS", 1, 1_000_000),
@@ -148,7 +148,7 @@ def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
     if public_url is None:
         if host in _WILDCARDS:
             reader.warn("PROXY_PUBLIC_URL", f"is not set, and nothing can be reached at {host}: set what callers see")
-        return f"http://{_bracketed(host)}:{port}"
+        return f"http://{_to_bracketed(host)}:{port}"
     parts = urlsplit(public_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         reader.warn("PROXY_PUBLIC_URL", "is http, so browsers do not keep the session cookie; use https")
@@ -156,7 +156,7 @@ def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
 
 
 def _sessions(reader: EnvironmentReader) -> SessionSettings:
-    secrets = reader.each("PROXY_SESSION_SECRETS", parse_session_secret)
+    secrets = reader.get_each("PROXY_SESSION_SECRETS", parse_session_secret)
     if not reader.value("PROXY_SESSION_SECRETS"):
         reader.complain("PROXY_SESSION_SECRETS", "is not set; make one with: openssl rand -base64 48")
     return SessionSettings(tuple(secrets), reader.take("PROXY_ADMIN_TOKEN", parse_admin_token))
@@ -164,7 +164,7 @@ def _sessions(reader: EnvironmentReader) -> SessionSettings:
 
 def _stores(reader: EnvironmentReader) -> StoreSettings:
     return StoreSettings(
-        Secret(reader.required("PROXY_DATABASE_URL", parse_database_url)),
+        Secret(reader.get_required("PROXY_DATABASE_URL", parse_database_url)),
         reader.take("PROXY_REDIS_URL", parse_redis_url),
         reader.one_of("PROXY_RATE_LIMIT_ON_ERROR", ("refuse", "open")),
         reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
@@ -173,5 +173,5 @@ def _stores(reader: EnvironmentReader) -> StoreSettings:
     )
 
 
-def _bracketed(host: str) -> str:
+def _to_bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host

@@ -72,7 +72,7 @@ class EnvironmentReader:
             self.complain(name, str(problem))
             return None
 
-    def required(self, name: str, parse: Callable[[str], str]) -> str:
+    def get_required(self, name: str, parse: Callable[[str], str]) -> str:
         return self.take(name, parse) or ""
 
     def integer(self, name: str, least: int, most: int) -> int:
@@ -91,7 +91,7 @@ class EnvironmentReader:
             self.complain(name, f"must be one of {', '.join(choices)}")
         return text
 
-    def each(self, name: str, parse: Callable[[str], T]) -> list[T]:
+    def get_each(self, name: str, parse: Callable[[str], T]) -> list[T]:
         items: list[T] = []
         for part in filter(None, (part.strip() for part in self.value(name).split(","))):
             try:

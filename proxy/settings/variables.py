@@ -99,9 +99,9 @@ DEFAULTS: dict[str, str] = {
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {*VARIABLES, *(f"{name}_FILE" for name in SECRETS)}
     unknown = sorted(name for name in environ if name.startswith("PROXY_") and name not in known)
-    return [f"{name}: is not a setting{_nearest(name, known)}" for name in unknown]
+    return [f"{name}: is not a setting{_find_nearest(name, known)}" for name in unknown]
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def _find_nearest(name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -108,9 +108,9 @@ class LedgerBatcher:
 
     def __len__(self) -> int:
         """How many operations wait for a store that does not answer."""
-        return sum(entry.is_late for entry in self._all())
+        return sum(entry.is_late for entry in self._list_entries())
 
-    def _all(self) -> Iterator[_Entry]:
+    def _list_entries(self) -> Iterator[_Entry]:
         return chain(self._batch, self._backlog, self._waiting)
 
     def commit(self, operation: Operation) -> asyncio.Future[Outcome | Deferred]:
@@ -156,7 +156,7 @@ class LedgerBatcher:
 
     def _facts(self, before: float) -> list[Fact]:
         """What has happened at fal, and arrived here before."""
-        late = (entry.operation for entry in self._all() if entry.since < before)
+        late = (entry.operation for entry in self._list_entries() if entry.since < before)
         return [operation for operation in late if not isinstance(operation, Reserve)]
 
     def _start(self) -> None:

@@ -75,7 +75,7 @@ class UploadStore(Protocol):
     async def drop(self, part: Part) -> None:
         """The attempt failed."""
 
-    async def landed(self, upload_id: str) -> Sequence[Part]:
+    async def list_parts(self, upload_id: str) -> Sequence[Part]:
         """The parts that fal has, by their numbers."""
 
     async def finish(self, upload_id: str, size: int) -> bool:

@@ -40,9 +40,9 @@ class _Formatter(logging.Formatter):
         }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return self._encode(self._redacted(fields))
+        return self._encode(self._redact(fields))
 
-    def _redacted(self, fields: dict[str, object]) -> dict[str, object]:
+    def _redact(self, fields: dict[str, object]) -> dict[str, object]:
         shown = {name: value if type(value) in _SCALARS else str(value) for name, value in fields.items()}
         texts = [value for value in shown.values() if type(value) is str]
         # One search for all spares most lines a search for each; no secret holds this separator.
@@ -69,24 +69,24 @@ def _as_json(fields: dict[str, object]) -> str:
     except TypeError:
         # Numbers of more than 64 bits, and half characters.
         line = json.dumps(fields)
-    return line if line.isascii() and "\x7f" not in line else _UNSAFE.sub(_escaped, line)
+    return line if line.isascii() and "\x7f" not in line else _UNSAFE.sub(_escape, line)
 
 
 def _as_text(fields: dict[str, object]) -> str:
     time_, level, _, message, *rest = fields.values()
     names = list(fields)[4:]
-    more = " ".join(f"{name}={_quoted(str(value), _PLAIN_VALUE)}" for name, value in zip(names, rest, strict=True))
-    return f"{time_} {str(level).upper():7} {_quoted(str(message), _PLAIN_MESSAGE)} {more}".rstrip()
+    more = " ".join(f"{name}={_quote(str(value), _PLAIN_VALUE)}" for name, value in zip(names, rest, strict=True))
+    return f"{time_} {str(level).upper():7} {_quote(str(message), _PLAIN_MESSAGE)} {more}".rstrip()
 
 
-def _quoted(text: str, plain: re.Pattern[str]) -> str:
+def _quote(text: str, plain: re.Pattern[str]) -> str:
     """The text as it is where it is plain, else as a string of JSON."""
     if plain.fullmatch(text) and not _UNSAFE.search(text):
         return text
-    return _UNSAFE.sub(_escaped, json.dumps(text, ensure_ascii=False))
+    return _UNSAFE.sub(_escape, json.dumps(text, ensure_ascii=False))
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 

@@ -51,7 +51,7 @@ class Metrics:
         # Finding a labelled counter costs more than counting.
         self._of_surface = lru_cache(maxsize=1024)(self._counters_of)
 
-    def answered(self, surface: str, status: int, seconds: float) -> None:
+    def count_answer(self, surface: str, status: int, seconds: float) -> None:
         """Count one request, by the route that stands for its path."""
         requests, duration = self._of_surface(surface, status)
         requests.inc()

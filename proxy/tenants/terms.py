@@ -67,10 +67,10 @@ def user_terms(plan: Plan) -> Terms:
     """The terms of a tenant's users, and of the tenant itself."""
     return Terms(
         plan,
-        _lowest(_limit(quota.per, quota) for quota in plan.accounts),
+        _find_lowest(_limit(quota.per, quota) for quota in plan.accounts),
         LeaseLimits(plan.concurrency.subject, plan.concurrency.tenant),
-        _scoped(plan.rate_limits, plan.rate_limits.tenant),
-        _scoped(plan.poll_limits, plan.poll_limits.tenant),
+        _scope_rates(plan.rate_limits, plan.rate_limits.tenant),
+        _scope_rates(plan.poll_limits, plan.poll_limits.tenant),
     )
 
 
@@ -80,10 +80,10 @@ def guest_terms(plan: Plan, host: Plan, share: float) -> Terms:
     What `plan` limits `per: tenant` is a limit of all guests together.
     """
     own, whole = plan.concurrency, host.concurrency.tenant
-    guests = _lower(own.tenant, None if whole is None else share_of(whole, share))
+    guests = _min_limit(own.tenant, None if whole is None else share_of(whole, share))
     return Terms(
         plan,
-        _lowest([*_guest_accounts(plan), *_host_accounts(host), *_shared_bytes(host, share)]),
+        _find_lowest([*_guest_accounts(plan), *_host_accounts(host), *_shared_bytes(host, share)]),
         LeaseLimits(own.subject, whole, guests),
         _guest_rates(plan.rate_limits, host.rate_limits.tenant, share),
         _guest_rates(plan.poll_limits, host.poll_limits.tenant, share),
@@ -119,7 +119,7 @@ def _limit(per: Holder, quota: Quota) -> AccountLimit:
     return AccountLimit(per, quota.unit, quota.window, round(quota.limit * MILLION))
 
 
-def _lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
+def _find_lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
     """Two quotas may ration one account: a call counts there once, and the lower limit holds."""
     lowest: dict[tuple[str, str, str], AccountLimit] = {}
     for one in limits:
@@ -129,11 +129,11 @@ def _lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
     return tuple(lowest.values())
 
 
-def _lower(one: int | None, other: int | None) -> int | None:
+def _min_limit(one: int | None, other: int | None) -> int | None:
     return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
-def _scoped(rates: RateLimits | PollLimits, tenant: str | None) -> tuple[ScopedRate, ...]:
+def _scope_rates(rates: RateLimits | PollLimits, tenant: str | None) -> tuple[ScopedRate, ...]:
     listed = (("ip", rates.ip), ("session", rates.session), ("subject", rates.subject), ("tenant", tenant))
     return tuple(ScopedRate(scope, rate) for scope, rate in listed if rate is not None)
 
@@ -142,15 +142,15 @@ def _guest_rates(rates: RateLimits | PollLimits, tenant: str | None, share: floa
     """A guest's own limits, the tenant's, and those of all guests: one for each length of window."""
     by_period: dict[str, int] = {}
     if tenant is not None:
-        amount, period = _parsed(tenant)
+        amount, period = _parse_rate(tenant)
         by_period[period] = share_of(amount, share)
     if rates.tenant is not None:
-        amount, period = _parsed(rates.tenant)
+        amount, period = _parse_rate(rates.tenant)
         by_period[period] = min(amount, by_period.get(period, amount))
     guests = [ScopedRate("guests", f"{amount}/{period}") for period, amount in by_period.items()]
-    return (*_scoped(rates, tenant), *guests)
+    return (*_scope_rates(rates, tenant), *guests)
 
 
-def _parsed(rate: str) -> tuple[int, str]:
+def _parse_rate(rate: str) -> tuple[int, str]:
     amount, _, period = rate.partition("/")
     return int(amount), period

@@ -68,7 +68,7 @@ class PartAttempt:
         if has_lost_owner(self._upload, await self._directory.snapshot()):
             raise no_such_upload()
         if not await self._uploads.is_current(self._part):
-            raise _overtaken()
+            raise _overtaken_error()
 
     async def land(self, etag: str) -> None:
         """Note that fal has the part.
@@ -77,7 +77,7 @@ class PartAttempt:
             BadRequest: as `confirm`; then this attempt counts for nothing.
         """
         if not await self._uploads.land(self._part, etag):
-            raise _overtaken()
+            raise _overtaken_error()
 
     async def drop(self) -> None:
         """Note that the attempt failed."""
@@ -92,5 +92,5 @@ def no_such_upload() -> NotFound:
     return NotFound("There is no such upload, or its time is over; ask for a new one.")
 
 
-def _overtaken() -> BadRequest:
+def _overtaken_error() -> BadRequest:
     return BadRequest("This was sent again meanwhile; the later one counts.")

@@ -80,7 +80,7 @@ class Parts:
             BadRequest: the parts that are named are not those that were sent.
         """
         named = {part.partNumber: part.etag for part in await _read_named(request)}
-        landed = await self._uploads.landed(upload.id)
+        landed = await self._uploads.list_parts(upload.id)
         _compare(named, {part.number: part.etag or "" for part in landed})
         if upload.size is None:
             await files.complete(self._upstream, upload.upstream_url, sorted(named.items()))

@@ -103,7 +103,7 @@ def check_head(head: bytes, content_type: str) -> None:
     if kind.startswith("text/") or kind == "application/json":
         fits = b"\0" not in head
     else:
-        fits = _ALIKE.get(kind, kind) in _recognised(head)
+        fits = _ALIKE.get(kind, kind) in _recognise(head)
     if not fits:
         raise UnsupportedMediaType(f"The file was announced as {content_type}, but does not begin as one.")
 
@@ -128,16 +128,16 @@ async def peek(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, 
     while sum(map(len, head)) < size and (piece := await anext(content, None)) is not None:
         head.append(piece)
 
-    async def whole() -> AsyncGenerator[bytes, None]:
+    async def replay() -> AsyncGenerator[bytes, None]:
         while head:
             yield head.pop(0)
         async for piece in content:
             yield piece
 
-    return b"".join(head)[:size], whole()
+    return b"".join(head)[:size], replay()
 
 
-def _recognised(head: bytes) -> frozenset[str]:
+def _recognise(head: bytes) -> frozenset[str]:
     """The canonical types whose signature the head bears."""
     if types := _types_of_brands(head):
         return types

@@ -80,7 +80,7 @@ class WholeFiles:
         Raises:
             BadRequest: it is another file.
         """
-        (part,) = await self._uploads.landed(upload.id)
+        (part,) = await self._uploads.list_parts(upload.id)
         if size != upload.size or not part.etag:
             raise _is_complete()
         if self._retries.charge(upload.tenant, upload.subject, size, largest):

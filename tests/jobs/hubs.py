@@ -61,13 +61,13 @@ class Bench:
     async def native(self, after: str | None = None) -> list[dict[str, str]]:
         """The events of the native stream to its end, without comments."""
         with reading(self.hub) as watch:
-            await watch.begun(3)
+            await watch.first_update(3)
             told = [event async for event in job_events(watch, as_job, self.fetch, self.drain, after, "request")]
         return [found for event in told if (found := fields(event))]
 
     async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
         with reading(self.hub) as watch:
-            await watch.begun(3)
+            await watch.first_update(3)
             return [orjson.loads(one["data"]) async for one in _parsed(status_events(watch, logs=logs, rewrite=None))]
 
 

@@ -124,7 +124,7 @@ async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
     async with hub_before(fal, backoff=(0.001,) * 7) as bench:
         with reading(bench.hub) as watch, pytest.raises(StreamBroken):
-            await watch.begun(100)
+            await watch.first_update(100)
         assert fal.calls == ["stream"] * 8 and fal.open == 0
         await wait_until_async(lambda: len(bench.hub) == 0, seconds=20)
 
@@ -151,7 +151,7 @@ async def test_fal_does_not_know_the_job_any_more() -> None:
     fal.knows = False
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch, pytest.raises(JobUnknown):
-            await watch.begun(3)
+            await watch.first_update(3)
         assert await bench.hub.get_or_watch(JOB) is None
         assert (await bench.queue.status(JOB, logs=False)).reply.status == 404
 
@@ -160,7 +160,7 @@ async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
     fal = ScriptedFal()
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:
-            waiting = asyncio.create_task(watch.begun())
+            waiting = asyncio.create_task(watch.first_update())
             await wait_until_async(lambda: fal.open == 1, seconds=20)
             await bench.hub.close()
             with pytest.raises(StreamBroken):
@@ -171,7 +171,7 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:
-            await watch.begun()
+            await watch.first_update()
             updates = watch.updates(None, 5)
             first = await anext(updates)
             assert first and first[0].state == "IN_QUEUE"
@@ -232,7 +232,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
     fal = ScriptedFal([{"status": "IN_PROGRESS", "logs": [log_line(f"{n} {'x' * 1000}") for n in range(300)]}])
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:
-            await watch.begun()
+            await watch.first_update()
             tracemalloc.start()
             try:
                 for count in range(MOST_LAG):

@@ -140,5 +140,5 @@ async def test_a_stream_that_only_pings_is_a_stream() -> None:
     fal = ScriptedFal(whole_life()[:1], pinging)
     async with hub_before(fal, silence_seconds=1.0) as bench:
         with reading(bench.hub) as watch:
-            first = await watch.begun()
+            first = await watch.first_update()
         assert first.state == "IN_QUEUE" and fal.calls == ["stream"]

@@ -175,7 +175,7 @@ async def test_an_older_revision_that_there_never_was_is_not_used(database_url: 
 async def test_a_migration_within_a_release_only_adds(sqlite_databases: Databases) -> None:
     """So that the version before it runs on."""
     url, before = sqlite_databases.empty(), MetaData()
-    for older, newer in pairwise(["", *sorted(migrate.known())]):
+    for older, newer in pairwise(["", *sorted(migrate.known_revisions())]):
         await _with(url, lambda connection, to=newer: command.upgrade(migrate.config_for(connection), to))
         if migrate.release_of(older) == migrate.release_of(newer):
             assert await _with(url, lambda connection, needed=before: migrate.has_all(connection, needed)), newer

@@ -41,10 +41,10 @@ async def test_parts_land_in_any_order(stores: SqlStores) -> None:
     assert await stores.uploads.get("hash") == PARTS
     for number in (10_000, 1, 2):
         assert await stores.uploads.begin(part(number)) is True
-    assert await stores.uploads.landed("hash") == []
+    assert await stores.uploads.list_parts("hash") == []
     for number in (2, 10_000):
         assert await stores.uploads.land(part(number), f"etag {number}")
-    assert [(one.number, one.etag) for one in await stores.uploads.landed("hash")] == [
+    assert [(one.number, one.etag) for one in await stores.uploads.list_parts("hash")] == [
         (2, "etag 2"),
         (10_000, "etag 10000"),
     ]
@@ -64,9 +64,9 @@ async def test_the_latest_attempt_counts(stores: SqlStores) -> None:
     assert not await stores.uploads.land(old, "old")
     await stores.uploads.drop(old)
     assert await stores.uploads.land(new, "new")
-    assert [one.etag for one in await stores.uploads.landed("hash")] == ["new"]
+    assert [one.etag for one in await stores.uploads.list_parts("hash")] == ["new"]
     await stores.uploads.drop(new)
-    assert await stores.uploads.landed("hash") == []
+    assert await stores.uploads.list_parts("hash") == []
 
 
 async def test_parts_fit_together(stores: SqlStores) -> None:

@@ -70,7 +70,7 @@ def sizes(leases: Mapping[str, Sequence[str]]) -> list[str | int]:
 
 
 @asynccontextmanager
-async def answering() -> AsyncIterator[None]:
+async def translate_errors() -> AsyncIterator[None]:
     """Bounds the wait, and turns the driver's trouble into ours, without its text: that may name the server."""
     try:
         async with asyncio.timeout(2 * ANSWER_SECONDS):

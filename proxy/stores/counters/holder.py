@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from proxy.stores.counters.base import Beat
-from proxy.stores.counters.client import PREFIX, answering, batches, script, sizes
+from proxy.stores.counters.client import PREFIX, batches, script, sizes, translate_errors
 
 EPOCH = f"{PREFIX}epoch"
 _HOLDERS = f"{PREFIX}holders"
@@ -39,10 +39,10 @@ class RedisHolder:
     @property
     def key(self) -> str:
         """The hash of its leases."""
-        return _held(self.id)
+        return _held_leases(self.id)
 
     async def beat(self, now: float, expires_at: float) -> Beat:
-        async with answering():
+        async with translate_errors():
             answer = await self._beat(
                 keys=[_HOLDERS, EPOCH, self.key],
                 args=[self._time(now), expires_at - now, self.id, secrets.token_hex(8)],
@@ -59,25 +59,25 @@ class RedisHolder:
 
     async def hand_over(self, leases: Sequence[str]) -> None:
         for some in batches(dict.fromkeys(leases, ())):
-            async with answering():
+            async with translate_errors():
                 await self._redis.hdel(self.key, *some)
 
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
-        async with answering():
-            found = await self._redis.hgetall(_held(holder))
+        async with translate_errors():
+            found = await self._redis.hgetall(_held_leases(holder))
         return {lease.decode(): orjson.loads(keys) for lease, keys in found.items()}
 
     async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
         # At least one step, which forgets a holder without leases.
         for some in batches(leases) if leases else [leases]:
-            keys = [_HOLDERS, _held(holder), *[key for keys in some.values() for key in keys]]
-            async with answering():
+            keys = [_HOLDERS, _held_leases(holder), *[key for keys in some.values() for key in keys]]
+            async with translate_errors():
                 await self._free(keys=keys, args=[self._time(now), expires_at - now, holder, *sizes(some)])
 
     async def leave(self) -> None:
-        async with answering():
+        async with translate_errors():
             await self._redis.zrem(_HOLDERS, self.id)
 
 
-def _held(holder: str) -> str:
+def _held_leases(holder: str) -> str:
     return f"{PREFIX}held:{holder}"

@@ -38,7 +38,7 @@ class MemoryCounters:
     async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
         moment = self._moment(now)
         for at, scope in enumerate(scopes):
-            living = self._living(scope.key, moment)
+            living = self._living_leases(scope.key, moment)
             if lease not in living and len(living) >= scope.limit:
                 return at
         for scope in scopes:
@@ -49,7 +49,7 @@ class MemoryCounters:
     async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
         moment = self._moment(now)
         for key in keys:
-            if lease in self._living(key, moment):
+            if lease in self._living_leases(key, moment):
                 self._put(key, lease, moment + (expires_at - now))
 
     async def restore(
@@ -58,7 +58,9 @@ class MemoryCounters:
         moment = self._moment(now)
         for lease, keys in leases.items():
             for key in keys:
-                self._put(key, lease, max(moment + (expires_at - now), self._living(key, moment).get(lease, 0.0)))
+                self._put(
+                    key, lease, max(moment + (expires_at - now), self._living_leases(key, moment).get(lease, 0.0))
+                )
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         for key in keys:
@@ -68,7 +70,7 @@ class MemoryCounters:
                     del self._scopes[key]
 
     async def in_use(self, key: str, now: float) -> int:
-        return len(self._living(key, self._moment(now)))
+        return len(self._living_leases(key, self._moment(now)))
 
     async def ping(self) -> None:
         return None
@@ -83,7 +85,7 @@ class MemoryCounters:
         self._latest = now
         return now + self._set_back
 
-    def _living(self, key: str, now: float) -> Mapping[str, float]:
+    def _living_leases(self, key: str, now: float) -> Mapping[str, float]:
         """The leases of a scope that have not expired; a scope without any is forgotten."""
         scope = self._scopes.get(key)
         if scope is None:
@@ -104,7 +106,7 @@ class MemoryCounters:
         """Forget scopes whose leases expired unreturned, once as many new scopes came as there are."""
         if self._until_sweep <= 0:
             for key in list(self._scopes):
-                self._living(key, now)
+                self._living_leases(key, now)
             self._until_sweep = max(SWEEP_EVERY, len(self._scopes))
 
 

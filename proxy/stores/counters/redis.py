@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from proxy.stores.counters.base import Hit, LeaseScope, LeasesLost, Window
-from proxy.stores.counters.client import ANSWER_SECONDS, PREFIX, answering, batches, connect, script, sizes
+from proxy.stores.counters.client import ANSWER_SECONDS, PREFIX, batches, connect, script, sizes, translate_errors
 from proxy.stores.counters.holder import EPOCH, RedisHolder
 
 _LEASES = f"{PREFIX}lease:"
@@ -39,7 +39,7 @@ class RedisCounters:
             return Hit(None, 0.0, (), ())
         keys = [f"{PREFIX}rate:{window.key}" for window in windows]
         limits = [number for window in windows for number in (window.limit, window.seconds)]
-        async with answering():
+        async with translate_errors():
             answer = await self._hit(keys=keys, args=[self._time(now), secrets.token_hex(8) if counts else "", *limits])
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
@@ -49,7 +49,7 @@ class RedisCounters:
             return None
         keys = [EPOCH, self.holder.key, *[_LEASES + scope.key for scope in scopes]]
         limits = [scope.limit for scope in scopes]
-        async with answering():
+        async with translate_errors():
             args = [self._time(now), expires_at - now, lease, self.holder.epoch, *limits]
             full = int(await self._acquire(keys=keys, args=args))
         if full < 0:
@@ -70,15 +70,15 @@ class RedisCounters:
         for some in batches(leases):
             keys = [self.holder.key, *[_LEASES + key for keys in some.values() for key in keys]]
             args = [self._time(now), expires_at - now, takes, holds, *sizes(some)]
-            async with answering():
+            async with translate_errors():
                 await self._extend(keys=keys, args=args)
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
-        async with answering():
+        async with translate_errors():
             await self._release(keys=[self.holder.key, *[_LEASES + key for key in keys]], args=[lease])
 
     async def in_use(self, key: str, now: float) -> int:
-        async with answering():
+        async with translate_errors():
             return int(await self._in_use(keys=[_LEASES + key], args=[self._time(now)]))
 
     async def ping(self) -> None:

@@ -44,7 +44,7 @@ class SqlDirectory:
             )
 
     async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
-        async with _changing(self._database) as connection:
+        async with _change(self._database) as connection:
             changed = await _put(connection, schema.plans, "name", plans)
             changed |= await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants})
             if changed:
@@ -52,12 +52,12 @@ class SqlDirectory:
             return changed
 
     async def add_key(self, key: TenantKey) -> None:
-        async with _changing(self._database) as connection:
+        async with _change(self._database) as connection:
             await connection.execute(insert(schema.tenant_keys).values(asdict(key)))
             await _bump(connection)
 
     async def revoke_key(self, key_id: str) -> bool:
-        async with _changing(self._database) as connection:
+        async with _change(self._database) as connection:
             done = await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.id == key_id))
             await _bump(connection)
             return bool(done.rowcount)
@@ -70,7 +70,7 @@ class SqlDirectory:
 
     async def revoke(self, revocation: Revocation) -> None:
         rows, values = schema.revocations, asdict(revocation)
-        async with _changing(self._database) as connection:
+        async with _change(self._database) as connection:
             if connection.dialect.name == "sqlite":
                 # Left to itself it would give the number of the last row to the next one, if that row is deleted.
                 values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
@@ -86,7 +86,7 @@ class SqlDirectory:
 
 
 @asynccontextmanager
-async def _changing(database: Database) -> AsyncIterator[AsyncConnection]:
+async def _change(database: Database) -> AsyncIterator[AsyncConnection]:
     """A transaction in which nothing else changes the directory: replicas that start together apply the same file."""
     row = schema.directory_version
     async with database.writing() as connection:

@@ -88,7 +88,7 @@ class SqliteFile:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
-            return self._committed(self._here, work)
+            return self._commit(self._here, work)
 
     async def tidy_up(self) -> None:
         """Tidy up the log now: a transaction that wrote much to it leaves nothing that others wait for."""
@@ -114,7 +114,7 @@ class SqliteFile:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._there.close)
         self._thread.shutdown(wait=False)
 
-    def _committed(self, connection: sqlite3.Connection, work: Callable[[Executor], T]) -> T:
+    def _commit(self, connection: sqlite3.Connection, work: Callable[[Executor], T]) -> T:
         try:
             done = work(Direct(connection, self._prepared))
             connection.execute("COMMIT")
@@ -126,7 +126,7 @@ class SqliteFile:
     def _patiently(self, work: Callable[[Executor], T]) -> T:
         connection = self._of_the_thread()
         connection.execute("BEGIN IMMEDIATE")
-        return self._committed(connection, work)
+        return self._commit(connection, work)
 
     def _take_back(self, work: Callable[[Executor], object]) -> None:
         self._location.check()

@@ -18,38 +18,38 @@ class SqlIdempotency:
 
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
         async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(*_same(claim), rows.c.created_at < forgotten_before))
+            await connection.execute(delete(rows).where(*_matches(claim), rows.c.created_at < forgotten_before))
             while True:
                 # The second to insert waits for the first transaction, and then finds its row, unless it has been
                 # freed in between.
                 added = await connection.execute(insert_missing(connection.dialect.name, rows).values(_values(claim)))
                 if added.rowcount:
                     return None
-                held = (await connection.execute(select(rows).where(*_same(claim)))).one_or_none()
+                held = (await connection.execute(select(rows).where(*_matches(claim)))).one_or_none()
                 if held is not None:
                     return Claim(**held._mapping)
 
     async def find(self, claim: Claim) -> Claim | None:
         async with self._database.reading() as connection:
-            found = (await connection.execute(select(rows).where(*_same(claim)))).one_or_none()
+            found = (await connection.execute(select(rows).where(*_matches(claim)))).one_or_none()
             return Claim(**found._mapping) if found else None
 
     async def take_over(self, claim: Claim, from_job: str) -> bool:
-        mine = and_(*_same(claim), rows.c.job_id == from_job)
+        mine = and_(*_matches(claim), rows.c.job_id == from_job)
         async with self._database.writing() as connection:
             return bool((await connection.execute(update(rows).where(mine).values(_values(claim)))).rowcount)
 
     async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None:
-        mine = and_(*_same(claim), rows.c.job_id == claim.job_id)
+        mine = and_(*_matches(claim), rows.c.job_id == claim.job_id)
         async with self._database.writing() as connection:
             await connection.execute(update(rows).where(mine).values(answer=answer))
 
     async def forget(self, claim: Claim) -> None:
         async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(*_same(claim), rows.c.job_id == claim.job_id))
+            await connection.execute(delete(rows).where(*_matches(claim), rows.c.job_id == claim.job_id))
 
 
-def _same(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+def _matches(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return rows.c.tenant == claim.tenant, rows.c.subject == claim.subject, rows.c.key_hash == claim.key_hash
 
 

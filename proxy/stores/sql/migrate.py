@@ -27,7 +27,7 @@ _FOLDER = Path(__file__).with_name("migrations")
 
 
 @cache
-def known() -> frozenset[str]:
+def known_revisions() -> frozenset[str]:
     """The revisions that this version of the program leads to. They are numbered, and their files begin with them."""
     return frozenset(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
 
@@ -35,7 +35,7 @@ def known() -> frozenset[str]:
 @cache
 def newest() -> str:
     """The revision that this version of the program needs, or one that has all of it."""
-    return max(known())
+    return max(known_revisions())
 
 
 def release_of(revision: str) -> str:
@@ -99,7 +99,9 @@ async def is_served(connection: AsyncConnection, revision: str) -> bool:
 
 
 def _is_served(connection: Connection, revision: str) -> bool:
-    is_of_release = release_of(revision) == release_of(newest()) and (revision in known() or revision > newest())
+    is_of_release = release_of(revision) == release_of(newest()) and (
+        revision in known_revisions() or revision > newest()
+    )
     return is_of_release and has_all(connection, metadata)
 
 

@@ -150,7 +150,7 @@ def commit_operations(
 ) -> tuple[Batch, list[Outcome]]:
     """Do a batch within the transaction of a connection."""
     batch = Batch(_jobs_of(connection, operations))
-    batch.accounts = _locked(connection, batch.buckets_of(operations), known)
+    batch.accounts = _lock_accounts_of(connection, batch.buckets_of(operations), known)
     outcomes = [batch.do(operation) for operation in operations]
     batch.write(connection)
     return batch, outcomes
@@ -164,7 +164,9 @@ def _jobs_of(connection: Executor, operations: Iterable[Operation]) -> dict[str,
     return {row.id: job_of(row) for row in connection.execute(_find_jobs, {"ids": ids})}
 
 
-def _locked(connection: Executor, buckets: Sequence[Bucket], known: Container[Bucket]) -> dict[Bucket, Account]:
+def _lock_accounts_of(
+    connection: Executor, buckets: Sequence[Bucket], known: Container[Bucket]
+) -> dict[Bucket, Account]:
     """The accounts, made where there are none, and locked in the order given until the transaction ends.
 
     `known` are those that were there before, so that they need not be made.

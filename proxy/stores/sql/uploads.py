@@ -58,7 +58,7 @@ class SqlUploads:
         async with self._database.writing() as connection:
             await connection.execute(delete(parts).where(_attempt(part)))
 
-    async def landed(self, upload_id: str) -> Sequence[Part]:
+    async def list_parts(self, upload_id: str) -> Sequence[Part]:
         wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
         async with self._database.reading() as connection:
             return [Part(**row._mapping) for row in await connection.execute(wanted)]

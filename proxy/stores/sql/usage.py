@@ -63,7 +63,7 @@ def _of_days(group_by: frozenset[str], of_subject: bool) -> Select[Any]:
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
     """Read the answer to `usage_query`, in the order of the groups' names."""
     found = [
-        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used(row))
+        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used_amounts(row))
         for row in rows
         # Without groups there is a row also of no jobs.
         if row.calls
@@ -91,7 +91,7 @@ def _sums() -> list[ColumnElement[Any]]:
     return sums
 
 
-def _used(row: Row[Any]) -> dict[str, int]:
+def _used_amounts(row: Row[Any]) -> dict[str, int]:
     sums = {unit: (int(row._mapping[f"{unit}_whole"]), int(row._mapping[f"{unit}_rest"])) for unit in UNITS}
     return {unit: whole * MILLION + rest for unit, (whole, rest) in sums.items() if whole or rest}
 
