@@ -65,7 +65,7 @@ class Control:
             if request.method == "DELETE":
                 self.house.pace = self.first_pace
             if request.method == "POST":
-                self.house.pace = self.house.pace.replace(await _object(request))
+                self.house.pace = self.house.pace.override(await _object(request))
         except (ValueError, TypeError) as error:
             return _json({"detail": str(error)}, 422)
         return _json(asdict(self.house.pace))

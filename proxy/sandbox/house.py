@@ -56,7 +56,7 @@ class House:
         Raises:
             ValueError: there is no such pace.
         """
-        return self.pace.replace(exchange.markers.pace)
+        return self.pace.override(exchange.markers.pace)
 
     def work(self, endpoint: Endpoint, exchange: Exchange, pace: Pace) -> asyncio.Task[Answer]:
         """Start the model on a request's input."""

@@ -44,7 +44,7 @@ class Pace:
         if self.words_per_second <= 0 or self.ping_seconds <= 0:
             raise ValueError("words_per_second and ping_seconds are above 0")
 
-    def replace(self, values: Mapping[str, Any]) -> Pace:
+    def override(self, values: Mapping[str, Any]) -> Pace:
         """This pace with some values changed, from JSON or from the words of a marker.
 
         Raises:

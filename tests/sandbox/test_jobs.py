@@ -56,7 +56,7 @@ async def test_an_empty_queue_still_shows_position_zero_at_submit() -> None:
 @pytest.mark.parametrize("state", [IN_QUEUE, IN_PROGRESS])
 async def test_a_held_job_stays_in_its_state_until_it_may_go(state: str) -> None:
     clock = MovableClock()
-    job = _job(clock, PACE.changed({"hold": state}))
+    job = _job(clock, PACE.override({"hold": state}))
     clock.advance(1000)
     assert job.step.state == state
     assert job.as_json()["held"]
@@ -91,7 +91,7 @@ async def test_an_end_by_hand_keeps_the_given_verdict() -> None:
     job = _job(MovableClock())
     job.end(platform_failure("runner_disconnected"))
     job.end()
-    assert (await job.finished()).status == 503
+    assert (await job.wait_for_answer()).status == 503
 
 
 async def test_cancel_is_heeded_once_and_only_by_apps_that_do() -> None:
@@ -100,7 +100,7 @@ async def test_cancel_is_heeded_once_and_only_by_apps_that_do() -> None:
     assert job.cancel()
     assert not job.cancel()
     assert (await job.answer()).status == 499
-    stubborn = _job(clock, PACE.changed({"heeds_cancel": False, "queue_positions": 0}))
+    stubborn = _job(clock, PACE.override({"heeds_cancel": False, "queue_positions": 0}))
     assert stubborn.cancel()
     clock.advance(1000)
     assert (await stubborn.answer()).status == 200
@@ -134,7 +134,7 @@ async def test_a_watcher_of_a_finished_job_sees_one_step() -> None:
 
 
 async def test_a_watcher_is_told_when_a_job_is_moved_by_hand() -> None:
-    job = _job(MovableClock(), PACE.changed({"hold": IN_QUEUE}))
+    job = _job(MovableClock(), PACE.override({"hold": IN_QUEUE}))
     watch = job.watch()
     await anext(watch)
     following = asyncio.ensure_future(anext(watch))
@@ -161,7 +161,7 @@ async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(t
     )
     with anyio.fail_after(10):
         assert [step.state async for step in watched.watch() if step][-1] == COMPLETED
-        assert (await awaited.finished()).status == 200
+        assert (await awaited.wait_for_answer()).status == 200
 
 
 def test_a_stream_has_a_step_a_word_and_a_run_none() -> None:
@@ -182,9 +182,9 @@ async def test_the_oldest_job_is_forgotten_beyond_the_bound() -> None:
 )
 def test_a_pace_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        Pace().changed(values)
+        Pace().override(values)
 
 
 def test_a_pace_takes_the_words_of_a_marker() -> None:
-    pace = Pace().changed({"queue_positions": "5", "run_seconds": "1.5", "heeds_cancel": "no", "hold": "IN_QUEUE"})
+    pace = Pace().override({"queue_positions": "5", "run_seconds": "1.5", "heeds_cancel": "no", "hold": "IN_QUEUE"})
     assert pace == Pace(queue_positions=5, run_seconds=1.5, heeds_cancel=False, hold="IN_QUEUE")
