@@ -65,4 +65,4 @@ class Drain:
             Draining: this process is stopping.
         """
         if self.started.is_set():
-            raise Draining("This server is stopping; ask again.", retry_after=RETRY_SECONDS)
+            raise Draining("This server is stopping; try again.", retry_after=RETRY_SECONDS)

@@ -174,7 +174,7 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     prefix, _, path = raw_path.partition("/")
     host = next((host for host in Host if host.value == prefix), None)
     if host is None or len(raw_path) + len(query) > MAX_URL_LENGTH or not path.isascii():
-        raise BadTarget("Below /fal/ there are run/, queue/ and rest/, and cdn/ for uploads.")
+        raise BadTarget("Use run/, queue/ or rest/ below /fal/, or cdn/ for uploads.")
     return _parse(host, method, f"/{path}", query)
 
 
@@ -196,7 +196,7 @@ def parse_request_id(text: str) -> str:
         BadTarget: it has characters that no request id has.
     """
     if not is_request_id(text):
-        raise BadTarget("That is not a request id.")
+        raise BadTarget("The request id is not valid.")
     return text
 
 
@@ -212,7 +212,7 @@ def parse_logs(text: str) -> bool:
 
 
 def method_not_allowed() -> MethodNotAllowed:
-    return MethodNotAllowed("Only GET, POST and PUT are used here.", headers={"allow": ", ".join(_METHODS)})
+    return MethodNotAllowed("Use GET, POST or PUT.", headers={"allow": ", ".join(_METHODS)})
 
 
 def _parse(host: Host, method: str, path: str, query: str) -> Target:
@@ -238,14 +238,14 @@ def _endpoint(host: Host, method: str, segments: list[str], keys: dict[str, str]
         kind = Kind.STREAM
         segments = segments[:-1]
     if method != "POST":
-        raise BadTarget(f"fal's {host.value} host is called with POST only.")
+        raise BadTarget(f"Call fal's {host.value} host with POST.")
     if "fal_webhook" in keys:
-        raise WebhookNotAllowed("Webhooks are not passed on: results go to the caller only.")
+        raise WebhookNotAllowed("The proxy supports no webhooks: it returns results to the caller only.")
     for key in keys:
         if key in _REASONS:
             raise BadTarget(_REASONS[key])
     if keys and kind is not Kind.SUBMIT:
-        raise BadTarget("A query is not passed on to a model: send its parameters in the JSON body, as the input.")
+        raise BadTarget("A model takes no query: send its parameters in the JSON body, as the input.")
     _refuse_keys(keys, ())
     endpoint = "/".join(segments)
     return Target(kind, endpoint=endpoint, app=app_of(endpoint))
@@ -256,7 +256,7 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
     app, rest = "/".join(segments[:at]), segments[at + 1 :]
     kind = _JOB_TAILS.get((method, "/".join(rest[1:]))) if rest else None
     if kind is None or app != app_of(app) or app.count("/") < 1:
-        raise BadTarget("There is no such call on a job: GET status, status/stream or the result, or PUT cancel.")
+        raise BadTarget("A job has no such call: GET its status, status/stream or result, or PUT cancel.")
     _refuse_keys(keys, ("logs",) if kind in (Kind.STATUS, Kind.STATUS_STREAM) else ())
     return Target(kind, app=app, request_id=parse_request_id(rest[0]), logs=parse_logs(keys.get("logs", "0")))
 
@@ -264,7 +264,7 @@ def _job(method: str, segments: list[str], keys: dict[str, str]) -> Target:
 def _rest(method: str, path: str, keys: dict[str, str]) -> Target:
     kind = _REST_PATHS.get((method, path))
     if kind is None:
-        raise BadTarget("Of fal's REST host only the calls that begin an upload may be made.")
+        raise BadTarget("The proxy supports only those calls of fal's REST host that begin an upload.")
     _refuse_keys(keys, ("storage_type",))
     if keys.get("storage_type", _STORAGE_TYPES[0]) not in _STORAGE_TYPES:
         raise BadTarget(f"storage_type must be one of {', '.join(_STORAGE_TYPES)}.")
@@ -278,10 +278,10 @@ def _query(query: str) -> dict[str, str]:
         raise BadTarget("The target's query cannot be read.") from None
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise BadTarget("The target's query names a key twice.")
+        raise BadTarget("The target's query contains a key twice.")
     return keys
 
 
 def _refuse_keys(keys: dict[str, str], known: Sequence[str]) -> None:
     if unknown := sorted(set(keys) - set(known)):
-        raise BadTarget(f"The target's query has a key that is not passed on: {unknown[0][:40]!r}.")
+        raise BadTarget(f"The target's query has a key that the proxy does not support: {unknown[0][:40]!r}.")

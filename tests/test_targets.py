@@ -86,7 +86,7 @@ def test_a_lawful_url_is_understood(method: str, url: str, target: Target) -> No
         ("https://rest.fal.ai/tokens/", "leave connectionMode out"),
         ("https://rest.alpha.fal.ai/tokens", "leave connectionMode out"),
         ("https://rest.fal.ai/tokens/realtime", "leave connectionMode out"),
-        ("https://rest.fal.ai/tokensmith", "only the calls that begin an upload"),
+        ("https://rest.fal.ai/tokensmith", "only those calls of fal's REST host that begin an upload"),
     ],
 )
 def test_what_clients_send_and_cannot_have_is_refused_with_its_reason(url: str, reason: str) -> None:

@@ -177,7 +177,7 @@ class Authenticator:
         try:
             await self._directory.touch_key(key_id, now)
         except ProxyError:
-            _log.warning("the last use of a tenant key could not be noted")
+            _log.warning("last use of a tenant key not recorded")
 
 
 def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
@@ -223,11 +223,11 @@ def _bearer(values: list[str]) -> str:
     scheme, _, token = _only(values).partition(" ")
     # A comma means that two headers were joined: which of them was meant is not ours to guess.
     if scheme.lower() not in _SCHEMES or not token or "," in token or " " in token:
-        raise Unauthenticated("The Authorization header must be 'Bearer <session>' or 'Key <session>', once.")
+        raise Unauthenticated("Send one Authorization header: 'Bearer <session>' or 'Key <session>'.")
     return token
 
 
 def _only(values: list[str]) -> str:
     if len(values) != 1 or not values[0]:
-        raise Unauthenticated("The credential must be sent exactly once.")
+        raise Unauthenticated("Send the credential exactly once.")
     return values[0]

@@ -101,7 +101,7 @@ class Admission:
         """
         self._drain.refuse_new_work()
         if not caller.endpoints:
-            raise EndpointNotAllowed("No endpoint is open to you, so there is nothing to upload a file for.")
+            raise EndpointNotAllowed("You may call no endpoint, so you cannot upload files.")
         await self._limiter.hit(caller, scope, polls=False)
 
     def check_endpoint(self, caller: Caller, target: Target) -> Endpoint:
@@ -141,4 +141,4 @@ class Admission:
 
 
 def _not_allowed(endpoint: str) -> EndpointNotAllowed:
-    return EndpointNotAllowed(f"The endpoint {endpoint} is not open to you; GET /v1/endpoints lists those that are.")
+    return EndpointNotAllowed(f"You may not call {endpoint}; GET /v1/endpoints lists the endpoints that you may call.")

@@ -125,7 +125,7 @@ class ModelHandler:
             is_written = await self._quotas.accept(job, request_id)
         except (StoreUnavailable, NotFound):
             await self._settlement.charge_unseen(job)
-            raise UpstreamAmbiguous("fal accepted the request, but it could not be noted whose it is.") from None
+            raise UpstreamAmbiguous("fal accepted the request, but the proxy could not record its owner.") from None
         if not is_written:
             raise AcceptanceDeferred(_DEFERRED)
         job = replace(job, request_id=request_id, state="accepted")
@@ -203,7 +203,7 @@ def _request_id_in(document: Any) -> str:
     """
     request_id = document.get("request_id") if isinstance(document, dict) else None
     if not is_request_id(request_id):
-        raise UpstreamAmbiguous("fal accepted the request without an id by which it can be asked about.")
+        raise UpstreamAmbiguous("fal accepted the request but returned no valid id for it.")
     return request_id
 
 

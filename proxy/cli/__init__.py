@@ -1,4 +1,4 @@
-"""The command line. Data goes to stdout, words to stderr; exit 0, 1 for a refusal, 2 for bad usage."""
+"""Run and manage fal-proxy. Data goes to stdout, messages to stderr; exit 0, 1 for a refusal, 2 for wrong usage."""
 
 from __future__ import annotations
 

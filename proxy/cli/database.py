@@ -1,4 +1,4 @@
-"""What commands do on the database that the settings name, beside a server that may be running."""
+"""Access of commands to the database that the settings name; a server may be running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 
 
 def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True) -> T:
-    """Do something on the database that the settings name, beside a server that may be running."""
+    """Run a function on the database that the settings name; a server may be running."""
     stores_settings = refuse_on_error(lambda: settings.read_stores(os.environ))
     configure_logging(LogSettings("text", "warning"), Redactor(settings.secrets_in(stores_settings)))
 
@@ -47,7 +47,7 @@ def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prep
 
 
 async def _ensure_tenants(stores: SqlStores) -> None:
-    """What the server does at its start, so that commands find the same tenants before it ever ran."""
+    """Apply the plan file as the server does, so that commands find the same tenants before its first start."""
     directory = Directory(stores.directory, SystemClock())
     if (await directory.snapshot()).tenants:
         # Later it would undo what 'tenants apply' did with another file.

@@ -20,10 +20,10 @@ tenant_keys = typer.Typer(no_args_is_help=True, help="Tenant keys.")
 @tenant_keys.command("create")
 def keys_create(
     tenant: TenantId,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create a key and print it: it is shown this once."""
+    """Create a key and print it; it cannot be shown again."""
 
     if name and not is_subject(name):
         refuse([f"--name: {SUBJECT_RULE}"])
@@ -41,7 +41,7 @@ def keys_create(
 
 @tenant_keys.command("list")
 def keys_list(tenant: TenantId, as_json: AsJson = False) -> None:
-    """A tenant's keys, without their secrets."""
+    """List a tenant's keys, without their secrets."""
     snapshot = run_on_database(read_snapshot)
     find_tenant(snapshot, tenant)
     rows = [
@@ -53,8 +53,8 @@ def keys_list(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @tenant_keys.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(help="As 'keys list' shows it.")]) -> None:
-    """Revoke a key, everywhere within five seconds."""
+def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that 'keys list' prints.")]) -> None:
+    """Revoke a key on all servers, within five seconds."""
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
         return keys.is_key_id(key_id) and await directory.revoke_key(key_id)

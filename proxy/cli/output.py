@@ -1,4 +1,4 @@
-"""What commands print: data on stdout, words on stderr."""
+"""What commands print: data on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Columns under their names; the last row is the total, and has none of the columns that rows are grouped by."""
+    """Print columns under their names; the last row is the total and lacks the columns that group the rows."""
     columns = list(rows[0])
     cells = [columns, *([str(row.get(column, "total")) for column in columns] for row in rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]

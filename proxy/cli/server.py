@@ -1,4 +1,4 @@
-"""`fal-proxy serve`, and the commands that look after one server."""
+"""`fal-proxy serve`, and the other commands for one server."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from proxy.tenants.plan_file import read_file
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="PROXY_HOST")] = None,
-    port: Annotated[int | None, typer.Option(help="PROXY_PORT")] = None,
-    workers: Annotated[int | None, typer.Option(help="PROXY_WORKERS")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of PROXY_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of PROXY_PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes, instead of PROXY_WORKERS.")] = None,
 ) -> None:
     """Run the proxy."""
     for name, value in (("PROXY_HOST", host), ("PROXY_PORT", port), ("PROXY_WORKERS", workers)):
@@ -41,7 +41,7 @@ def serve(
 
 
 def application() -> Any:
-    """The application of one worker process, from its environment. The process ends if that cannot be used."""
+    """Build the application of one worker process from its environment, or end the process."""
     try:
         return _application()
     except SettingsError as error:
@@ -67,12 +67,10 @@ def _application() -> Any:
 
 
 def dev(
-    guests: Annotated[bool, typer.Option("--guests", help="With FAL_KEY: let the page call without a login.")] = False,
-    yes_expose: Annotated[
-        bool, typer.Option("--yes-expose", help="With FAL_KEY: listen where other machines can call.")
-    ] = False,
+    guests: Annotated[bool, typer.Option("--guests", help="With FAL_KEY: let the page call freely.")] = False,
+    yes_expose: Annotated[bool, typer.Option("--yes-expose", help="With FAL_KEY: let other machines call.")] = False,
 ) -> None:
-    """Run the sandbox, the proxy and the page in one process, with a demo tenant. With FAL_KEY set: fal itself."""
+    """Run the sandbox, the proxy and the page in one process, with a demo tenant. FAL_KEY uses fal itself."""
     # Imported here: the sandbox and its picture library have no part in production.
     from proxy.playground.dev import run_dev
 
@@ -80,20 +78,20 @@ def dev(
 
 
 def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None:
-    """Run the stand-in for fal alone, and print the settings that point a proxy at it."""
+    """Run the sandbox of fal alone, and print the settings that point a proxy at it."""
     from proxy.playground.dev import run_sandbox
 
     run_sandbox(port)
 
 
 def check_config() -> None:
-    """Look at every setting and at the plan file; print every problem, or 'ok'."""
+    """Check every setting and the plan file; print every problem, or 'ok'."""
     _read_checked(warnings_too=True)
     print("ok")
 
 
 def migrate() -> None:
-    """Bring the database to this version."""
+    """Upgrade the database schema to this version."""
 
     async def run(stores: SqlStores, _directory: Directory) -> str | None:
         return await stores.migrate()
@@ -102,7 +100,7 @@ def migrate() -> None:
 
 
 def _read_checked(*, warnings_too: bool = False) -> Settings:
-    """The settings, with the plan file looked at too; or every problem, and exit 1."""
+    """Read the settings and check the plan file too; print every problem and exit 1 if there is one."""
     problems: list[str] = []
     settings: Settings | None = None
     try:

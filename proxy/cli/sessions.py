@@ -22,12 +22,12 @@ sessions = typer.Typer(no_args_is_help=True, help="Sessions.")
 @sessions.command("mint")
 def sessions_mint(
     tenant: Annotated[str, typer.Option(help="The tenant's id.")],
-    subject: Annotated[str, typer.Option(help="The end user, as the tenant names them.")],
-    endpoint: Annotated[list[str] | None, typer.Option(help="Narrow it to this endpoint; can be repeated.")] = None,
-    ttl: Annotated[int | None, typer.Option(min=1, help="Seconds; at most what the plan allows.")] = None,
+    subject: Annotated[str, typer.Option(help="The user, as the tenant names them.")],
+    endpoint: Annotated[list[str] | None, typer.Option(help="Allow only this endpoint; can be repeated.")] = None,
+    ttl: Annotated[int | None, typer.Option(min=1, help="Lifetime in seconds; at most what the plan allows.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a session token for one end user."""
+    """Print a session token for one user."""
     try:
         check_subject(subject)
     except ValueError as problem:
@@ -46,11 +46,11 @@ def sessions_mint(
 
 @sessions.command("revoke")
 def sessions_revoke(
-    session_id: Annotated[str | None, typer.Argument(help="As 'sessions mint' said it.")] = None,
+    session_id: Annotated[str | None, typer.Argument(help="The id that 'sessions mint' prints.")] = None,
     tenant: Annotated[str | None, typer.Option(help="The tenant's id.")] = None,
-    subject: Annotated[str | None, typer.Option(help="All sessions of this end user.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Revoke all sessions of this user.")] = None,
 ) -> None:
-    """Revoke one session, or all of one end user, everywhere within five seconds."""
+    """Revoke one session, or all sessions of one user, on all servers within five seconds."""
     if (session_id is None) == (tenant is None or subject is None):
         say("give either a session id, or --tenant and --subject")
         raise typer.Exit(2)

@@ -20,7 +20,7 @@ tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
 
 @tenants.command("apply")
 def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")]) -> None:
-    """Make a file of plans and tenants hold."""
+    """Apply a file of plans and tenants."""
     found, _ = refuse_on_error(lambda: read_file(settings.existing_file(file)))
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
@@ -31,7 +31,7 @@ def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans
 
 @tenants.command("list")
 def tenants_list(as_json: AsJson = False) -> None:
-    """The tenants there are."""
+    """List all tenants."""
     snapshot = run_on_database(read_snapshot)
     rows = [_tenant_facts(tenant) for _, tenant in sorted(snapshot.tenants.items())]
     print_rows(rows, as_json, ("id", "plan"))
@@ -39,7 +39,7 @@ def tenants_list(as_json: AsJson = False) -> None:
 
 @tenants.command("show")
 def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
-    """One tenant, with the limits of its plan."""
+    """Show one tenant and the limits of its plan."""
     snapshot = run_on_database(read_snapshot)
     found = find_tenant(snapshot, tenant)
     fields = _tenant_facts(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
@@ -48,7 +48,7 @@ def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
 
 @tenants.command("schema")
 def tenants_schema() -> None:
-    """The JSON schema of the plan file."""
+    """Print the JSON schema of the plan file."""
     print(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
 
 

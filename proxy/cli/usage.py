@@ -16,7 +16,7 @@ from proxy.tenants.directory import Directory
 
 def usage(
     tenant: Annotated[str, typer.Option(help="The tenant's id.")],
-    first: Annotated[str | None, typer.Option("--from", help="The first day, as 2026-01-31.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="The first day, such as 2026-01-31.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="The last day.")] = None,
     group_by: Annotated[str, typer.Option(help="day, endpoint, subject; comma-separated.")] = "day",
     as_json: AsJson = False,

@@ -35,7 +35,7 @@ def check_encoding(request: Request) -> None:
     for coding in request.headers.getlist("content-encoding"):
         if coding.strip().lower() not in ("", "identity"):
             raise UnsupportedMediaType(
-                f"The body is sent with content-encoding {coding[:40]!r}; send it as it is, without one.",
+                f"The body has the content-encoding {coding[:40]!r}; send it uncompressed.",
                 headers={"accept-encoding": "identity"},
             )
 
@@ -59,11 +59,11 @@ async def read_body(request: Request, most: int | None = None) -> bytearray:
                 if chunk:
                     body += chunk
                     if most is not None and len(body) > most:
-                        raise BodyTooLarge(f"The body is larger than {most} bytes, which is all that is read here.")
+                        raise BodyTooLarge(f"The body is larger than {most} bytes, which is the limit here.")
                     timeout.reschedule(min(now() + SILENCE_SECONDS, latest))
         return body
     except TimeoutError:
-        raise BadRequest("The body stopped coming; send it again.") from None
+        raise BadRequest("The body stopped arriving; send it again.") from None
     except ClientDisconnect:
         raise CallerGone from None
 

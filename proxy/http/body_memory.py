@@ -38,7 +38,7 @@ class BodyMemory:
         is_over_share = self._by_address[address] + size > self._most_per_address
         if is_over_share or self.held + size > self._most:
             raise Overloaded(
-                "Too many large bodies are on their way; send this one again shortly, or upload the picture.",
+                "Too many large bodies are arriving; send this one again shortly, or upload the picture.",
                 retry_after=RETRY_SECONDS,
                 scope="ip" if is_over_share else None,
             )

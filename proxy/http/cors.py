@@ -132,7 +132,7 @@ class Cors(CORSMiddleware):
         if not self.is_allowed_origin(asked["origin"]):
             fields["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
         bind(scope, **fields)
-        return self._respond(OriginNotAllowed(f"This call is not open to that page ({why})."), scope)
+        return self._respond(OriginNotAllowed(f"This page may not make this call ({why})."), scope)
 
     def _respond(self, error: ProxyError, scope: Scope) -> Response:
         self._metrics.refusals.labels(error.code).inc()

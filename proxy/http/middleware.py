@@ -133,17 +133,17 @@ class Errors:
             await Response(status_code=499)(scope, receive, send)
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: no client takes it for the end.
-            _log.warning("a stream to a caller was cut: %s", broken)
+            _log.warning("stream to a caller cut: %s", broken)
         except asyncio.CancelledError:
             if not self._drain.over.is_set():
                 raise
             if STATUS in scope["state"]:
-                _log.warning("an answer was cut, as this process ends")
+                _log.warning("answer cut: this process is stopping")
                 return None
             await self._refuse(_interruption_error(scope), scope, receive, send)
         except Exception as problem:
             if STATUS in scope["state"]:
-                _log.exception("an answer failed on its way")
+                _log.exception("answer failed")
                 return None
             await self._refuse(as_proxy_error(problem, scope), scope, receive, send)
         return None
@@ -157,8 +157,8 @@ class Errors:
 def _interruption_error(scope: Scope) -> ProxyError:
     """The error for a request that the end of the process cut off."""
     if scope["state"].get(MAY_HAVE_RUN):
-        return UpstreamAmbiguous("This server stopped before fal's answer came. Look before repeating it.")
-    return Draining("This server stopped before it was done; ask again.", retry_after=RETRY_SECONDS)
+        return UpstreamAmbiguous("This server stopped before fal answered. Check before you repeat the request.")
+    return Draining("This server stopped before it answered; try again.", retry_after=RETRY_SECONDS)
 
 
 def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
@@ -170,7 +170,7 @@ def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
     if isinstance(problem, HTTPException):
         return _of_router(problem, scope)
     _log.error("unexpected failure", exc_info=problem)
-    return Internal("Something went wrong inside the proxy; its log knows more under this request id.")
+    return Internal("Something went wrong inside the proxy; its log has the details under this request id.")
 
 
 def _of_router(problem: HTTPException, scope: Scope) -> ProxyError:
@@ -178,7 +178,7 @@ def _of_router(problem: HTTPException, scope: Scope) -> ProxyError:
         return NotFound("There is nothing at this address.")
     if problem.status_code == 405:
         allow = ", ".join(sorted(_methods_at(scope)))
-        return MethodNotAllowed(f"This address does not know that method; it knows {allow}.", headers={"allow": allow})
+        return MethodNotAllowed(f"This address does not support the method; use {allow}.", headers={"allow": allow})
     return BadRequest(str(problem.detail))
 
 

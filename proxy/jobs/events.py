@@ -168,7 +168,7 @@ async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
 
 def _result_event(result: BufferedResponse, request_id: str) -> bytes:
     if parse_document(result.body) is None:
-        problem = BadUpstream(f"fal's answer (status {result.status}) is no JSON.", scope="upstream")
+        problem = BadUpstream(f"fal's answer (status {result.status}) is not JSON.", scope="upstream")
         return _error_event(problem.body() | {"request_id": request_id})
     return sse.encode(result.body, name="result" if 200 <= result.status < 300 else "error", id_=END)
 

@@ -95,9 +95,9 @@ class Reconciler:
             try:
                 await self._look_after(job)
             except ProxyError as problem:
-                _log.info("job not looked after", extra={"log_fields": {"job": job.id, "problem": problem.code}})
+                _log.info("job not reconciled", extra={"log_fields": {"job": job.id, "problem": problem.code}})
             except Exception:
-                _log.exception("job not looked after", extra={"log_fields": {"job": job.id}})
+                _log.exception("job not reconciled", extra={"log_fields": {"job": job.id}})
 
     async def _look_after(self, job: Job) -> None:
         if job.expires_at <= self._clock.now() and job.kind == UPLOAD:

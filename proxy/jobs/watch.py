@@ -201,7 +201,7 @@ class Watch:
         except Exception as failure:
             self._failure = without_frames(failure)
             if not isinstance(failure, (ProxyError, StreamBroken)):
-                _log.exception("a job could not be followed")
+                _log.exception("job watch failed")
         finally:
             self.is_live = False
             self._is_over = True

@@ -143,7 +143,7 @@ class _Scan:
         if kind is not dict and kind is not list:
             return value
         if len(where) > MAX_DEPTH:
-            raise BadRequest(f"The input is nested too deeply: {MAX_DEPTH} levels are the most.")
+            raise BadRequest(f"The input is nested too deeply; use at most {MAX_DEPTH} levels.")
         if kind is dict:
             return self.object(shape, value, where)
         items = shape.items or _NOTHING_KNOWN

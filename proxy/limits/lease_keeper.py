@@ -282,4 +282,4 @@ async def _say_trouble(work: Awaitable[None]) -> None:
     except ProxyError as problem:
         _log.warning("leases not kept", extra={"log_fields": {"problem": problem.code}})
     except Exception:
-        _log.exception("keeping leases failed")
+        _log.exception("lease keeper failed")

@@ -72,7 +72,7 @@ class RefusalBudget:
         self._refused()
         quiet(scope)
         raise RateLimited(
-            "Too many requests from this address were refused; mend them, or come back later.",
+            "Too many requests from this address were refused; fix them, or try again later.",
             retry_after=wait,
             scope="ip" if holder is None else "session",
         )

@@ -51,7 +51,7 @@ class StreamGuard:
         """End the streams whose session's secret counts no longer."""
         for stream, caller in [pair for pair in self._open.items() if not pair[0].is_over]:
             if caller.session is not None and not is_signed(caller.session):
-                self._refuse(stream, Unauthenticated("The session does not count any more; get a new one."))
+                self._refuse(stream, Unauthenticated("The session is no longer valid; get a new one."))
 
     def start(self) -> None:
         """Begin to look every second, until `close`."""

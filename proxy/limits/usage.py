@@ -62,7 +62,7 @@ def parse_groups(text: str | None) -> frozenset[str]:
     """
     groups = frozenset(filter(None, (part.strip() for part in (text or "day").split(","))))
     if unknown := sorted(groups - set(GROUPS)):
-        raise BadRequest(f"group_by: {unknown[0][:40]!r} is none of {', '.join(GROUPS)}")
+        raise BadRequest(f"group_by: {unknown[0][:40]!r} is not one of {', '.join(GROUPS)}")
     return groups
 
 

@@ -140,7 +140,7 @@ class AdminRoutes:
         if problems := problems_of(file.model_dump(mode="json"), self._catalog):
             raise BadRequest("; ".join(problems))
         if file.endpoints:
-            raise BadRequest("endpoints: belong into the PROXY_CONFIG file, which is read at the start")
+            raise BadRequest("endpoints: belong in the PROXY_CONFIG file, which the proxy reads at the start")
         return JSONResponse({"changed": await self._directory.apply(file)})
 
     async def show_tenant(self, request: Request) -> Response:

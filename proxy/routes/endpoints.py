@@ -42,7 +42,7 @@ class EndpointRoutes:
         caller = await self._admit(request)
         found = self._catalog.get(request.path_params["id"])
         if found is None or found.id not in self._admission.open_to(caller):
-            raise NotFound("There is no such endpoint for you; GET /v1/endpoints lists those that are.")
+            raise NotFound("You may call no such endpoint; GET /v1/endpoints lists those that you may call.")
         schemas = {"input_schema": found.input_schema, "output_schema": found.output_schema}
         return JSONResponse({"id": found.id, "title": found.title, **schemas})
 

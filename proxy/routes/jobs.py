@@ -216,7 +216,7 @@ def _submit_to(endpoint: str) -> Target:
     try:
         return targets.parse_path("POST", f"queue/{endpoint}", "")
     except BadTarget:
-        raise BadRequest("endpoint must be the id of one, such as fal-ai/llava-next.") from None
+        raise BadRequest("endpoint must be an endpoint's id, such as fal-ai/llava-next.") from None
 
 
 def _call_about(caller: Caller, job: Job, kind: Kind, request: Request, *, logs: bool) -> Call:

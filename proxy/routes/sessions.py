@@ -111,7 +111,7 @@ class SessionRoutes:
         """Turn the session of a request into the session cookie."""
         caller = await self._authenticator.authenticate(request)
         if caller.session is None:
-            raise NotAllowed("A tenant key does not belong into a browser; mint a session with it.")
+            raise NotAllowed("Do not use a tenant key in a browser; mint a session with it.")
         answer = JSONResponse(self._describe(caller), 201)
         self._set_cookie(answer, self._sessions.sign(caller.session), caller.session)
         return answer
@@ -129,7 +129,7 @@ class SessionRoutes:
         """Revoke the session of the request, and delete the cookie."""
         caller = await self._authenticator.authenticate(request)
         if caller.session is None:
-            raise NotAllowed("This revokes sessions; a tenant key is revoked with: fal-proxy keys revoke")
+            raise NotAllowed("This route revokes sessions; revoke a tenant key with: fal-proxy keys revoke")
         await self._directory.revoke(revoke_own(caller.session, self._clock.now()))
         answer = Response(status_code=204)
         self._authenticator.cookie.delete(answer)

@@ -31,15 +31,15 @@ def check_head(version: str, method: bytes, headers: int, hosts: int, coding: by
         BadRequest: it asks for a tunnel, has too many headers, or its version, host or length is not clear.
     """
     if method == b"CONNECT":
-        raise BadRequest("This server opens no tunnels.")
+        raise BadRequest("This server does not support CONNECT.")
     if version not in ("1.1", "1.0"):
-        raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise BadRequest("This server speaks HTTP/1.1 and HTTP/1.0 only.")
     if headers > MAX_HEADERS:
         raise BadRequest(f"The request has more than {MAX_HEADERS} headers.")
     if hosts != 1 and (version == "1.1" or hosts):
         raise BadRequest("A request must have one Host header (RFC 9112, section 3.2).")
     if coding is not None and (version == "1.0" or coding != b"chunked"):
-        raise BadRequest("A body is sent with content-length, or in chunks of HTTP/1.1, and with no other coding.")
+        raise BadRequest("Send a body with content-length or in HTTP/1.1 chunks, and with no other transfer coding.")
 
 
 @lru_cache(maxsize=1024)

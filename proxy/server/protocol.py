@@ -80,7 +80,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         elif not self._registry.may_answer_refusal():
             self.transport.abort()
         else:
-            self._close_with(TooManyConnections("This server has as many connections as it may; come back shortly."))
+            self._close_with(TooManyConnections("This server has reached its limit of connections; try again shortly."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self, self.client)
@@ -159,7 +159,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             problem = failure.__context__
             self._refuse(problem if isinstance(problem, ProxyError) else BadRequest("This is not an HTTP request."))
         except httptools.HttpParserError as failure:
-            self._refuse(BadRequest(f"This is not an HTTP request that can be read in one way only ({failure})."))
+            self._refuse(BadRequest(f"This HTTP request is malformed or ambiguous ({failure})."))
         if self.headers is not headers:
             return
         # All of these bytes belong to one message.

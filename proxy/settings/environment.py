@@ -58,7 +58,7 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
     )
     reader.warnings += unknown_variables(environ)
     if settings.server.workers > 1 and settings.stores.redis_url is None:
-        reader.complain("PROXY_WORKERS", "more than one needs PROXY_REDIS_URL, or limits would be counted apart")
+        reader.complain("PROXY_WORKERS", "more than one needs PROXY_REDIS_URL, or each would count limits separately")
     if settings.server.max_body_memory < 4 * settings.server.max_body_bytes:
         reader.warn(
             "PROXY_MAX_BODY_MEMORY", "is less than four times PROXY_MAX_BODY_BYTES: the largest are never taken"

@@ -103,14 +103,14 @@ class EnvironmentReader:
     def fal_key(self) -> str:
         whole, first, second = (self.value(name) for name in ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET"))
         if whole and (first or second):
-            self.complain("FAL_KEY", "is set, and FAL_KEY_ID or FAL_KEY_SECRET too; keep one way")
+            self.complain("FAL_KEY", "is set together with FAL_KEY_ID or FAL_KEY_SECRET; set one or the other")
         key = whole or (f"{first}:{second}" if first and second else "")
         if not key:
-            self.complain("FAL_KEY", "is not set, nor FAL_KEY_ID together with FAL_KEY_SECRET")
+            self.complain("FAL_KEY", "is not set; set it, or both FAL_KEY_ID and FAL_KEY_SECRET")
         elif not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
-            self.complain("FAL_KEY", "has characters that no fal key has")
+            self.complain("FAL_KEY", "contains characters that no fal key has")
         elif any(quote in key for quote in _QUOTES):
-            self.complain("FAL_KEY", "has quotes in it; docker's --env-file keeps them, so leave them out")
+            self.complain("FAL_KEY", "contains quotes; remove them (docker's --env-file keeps them)")
         elif not all(key.partition(":")[::2]):
             self.complain("FAL_KEY", "is not id:secret, the form of fal's keys")
         return key

@@ -26,7 +26,8 @@ class Metrics:
         self.refusals = counter("fal_proxy_refusals", "Requests refused, by error_type.", ["error_type"])
         self.uncounted = counter("fal_proxy_uncounted", "Limits that could not be checked: the counters were down.")
         self.unheard = counter(
-            "fal_proxy_refusals_over_budget", "Requests refused unheard: their address had used its budget of refusals."
+            "fal_proxy_refusals_over_budget",
+            "Requests refused because their address had used up its budget of refusals.",
         )
         self.connections = gauge("fal_proxy_connections", "Connections that callers hold open.")
         self.body_bytes = gauge("fal_proxy_body_bytes", "Bytes of large request bodies in memory.")

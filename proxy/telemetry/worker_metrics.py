@@ -119,7 +119,7 @@ async def _ask(path: Path) -> bytes:
             with contextlib.closing(writer):
                 return await reader.read(-1)
     except (OSError, TimeoutError):
-        _log.warning("a worker gave no metrics", extra={"log_fields": {"worker": path.stem}})
+        _log.warning("metrics of a worker missing", extra={"log_fields": {"worker": path.stem}})
         return b""
 
 

@@ -85,7 +85,7 @@ def check_not_revoked(caller: Caller, snapshot: Snapshot) -> None:
 def find_tenant(session: Session, snapshot: Snapshot) -> Tenant:
     tenant = snapshot.tenants.get(session.tenant)
     if tenant is None or (session.guest and not tenant.guests.enabled):
-        raise Unauthenticated("The session's tenant does not accept it any more.")
+        raise Unauthenticated("The session's tenant no longer accepts it.")
     if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
         raise SessionRevoked("The session was revoked; get a new one.")
     return tenant
@@ -94,5 +94,5 @@ def find_tenant(session: Session, snapshot: Snapshot) -> Tenant:
 def find_key(key_id: str, snapshot: Snapshot) -> TenantKey:
     record = snapshot.keys.get(key_id)
     if record is None or record.tenant not in snapshot.tenants:
-        raise Unauthenticated("The tenant key is not valid any more.")
+        raise Unauthenticated("The tenant key is no longer valid.")
     return record

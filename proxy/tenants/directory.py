@@ -189,7 +189,7 @@ def _index(rows: DirectoryRows, revoked: RevokedSessions) -> Snapshot:
         plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
         tenants = [Tenant.model_validate(document) for document in rows.tenants]
     except ValidationError as problem:
-        raise StoreUnavailable("The proxy's database holds a plan that this version cannot read.") from problem
+        raise StoreUnavailable("The proxy's database contains a plan that this version cannot read.") from problem
     return Snapshot(
         version=rows.version,
         plans=plans,

@@ -88,7 +88,7 @@ def body_as_file(request: Request, name: str, most: int) -> IncomingFile:
 
 def check_size(size: int, most: int) -> None:
     if size > most:
-        raise BodyTooLarge(f"The file is larger than {most} bytes, which this plan allows.")
+        raise BodyTooLarge(f"The file is larger than the {most} bytes that this plan allows.")
 
 
 async def read_pieces(request: Request, timeouts: BodyTimeouts = BodyTimeouts()) -> AsyncGenerator[bytes, None]:
@@ -108,13 +108,13 @@ async def read_pieces(request: Request, timeouts: BodyTimeouts = BodyTimeouts())
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise BadRequest("The file stopped coming; send it again.") from None
+            raise BadRequest("The file stopped arriving; send it again.") from None
         except ClientDisconnect:
             raise CallerGone from None
         waited += loop.time() - asked_at
         received += len(piece)
         if received < (waited - timeouts.grace_seconds) * timeouts.least_per_second:
-            raise BadRequest("The file comes too slowly; send it again.")
+            raise BadRequest("The file arrives too slowly; send it again.")
         if piece:
             yield piece
 
@@ -131,7 +131,7 @@ async def enforce_size(
     async for piece in content:
         seen += len(piece)
         if seen > size:
-            raise BadRequest("The file is longer than was announced.")
+            raise BadRequest("The file is longer than announced.")
         yield piece
     if seen < (size if least is None else least):
-        raise BadRequest("The file is shorter than was announced.")
+        raise BadRequest("The file is shorter than announced.")

@@ -61,9 +61,9 @@ class Destinations:
             document = orjson.loads(body)
             found = UploadDestination(document["file_url"], document["upload_url"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise BadUpstream("fal's answer names no place for the file.", scope="upstream") from None
+            raise BadUpstream("fal's answer has no URL for the file.", scope="upstream") from None
         if not (self._files.is_fal_url(found.file_url) and self._files.is_fal_url(found.upload_url)):
-            raise BadUpstream("fal named a place for the file that is not its own.", scope="upstream")
+            raise BadUpstream("fal returned a URL for the file that is not fal's own.", scope="upstream")
         return found
 
 

@@ -41,7 +41,7 @@ async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, lengt
     name = _file_name(reader.header("content-disposition"))
     most = length - begun - reader.closing_bytes
     if most <= 0:
-        raise BadRequest("The file is empty, or the form breaks off.")
+        raise BadRequest("The file is empty, or the form is incomplete.")
     return IncomingFile(
         name=name,
         content_type=reader.header("content-type") or "application/octet-stream",
@@ -86,7 +86,7 @@ async def _begin(reader: _Reader, form: AsyncGenerator[bytes, None]) -> tuple[in
             raise BadRequest("The head of the form's file is too large, or the body is not a multipart form.")
         if end is not None:
             return end, bytes(head[end:])
-    raise BadRequest("The form breaks off, or has no file.")
+    raise BadRequest("The form is incomplete, or has no file.")
 
 
 async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -96,7 +96,7 @@ async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, Non
         for found in reader.feed(piece):
             yield found
     if not reader.has_ended:
-        raise BadRequest("The form breaks off.")
+        raise BadRequest("The form is incomplete.")
 
 
 class _Reader:
@@ -105,7 +105,7 @@ class _Reader:
     def __init__(self, content_type: str) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
-            raise BadRequest("The form's content-type names no boundary.")
+            raise BadRequest("The form's content-type has no boundary.")
         #: After the file: a line break and the boundary between dashes.
         self.closing_bytes = len(b"\r\n--" + boundary + b"--")
         self.has_ended = False
@@ -161,7 +161,7 @@ class _Reader:
     def _callbacks(self) -> MultipartCallbacks:
         def on_part_begin() -> None:
             if self._has_begun:
-                raise BadRequest(f"The form has more than its {FIELD!r}.")
+                raise BadRequest(f"The form has more than one field; send only {FIELD!r}.")
             self._has_begun = True
 
         def on_header_begin() -> None:

@@ -40,7 +40,7 @@ class PartAttempts:
         if fits is None:
             raise BadRequest("This upload is complete; ask for a new one.")
         if not fits:
-            raise BodyTooLarge("With this part the file is larger than this plan allows.")
+            raise BodyTooLarge("This part makes the file larger than this plan allows.")
         attempt = PartAttempt(self._uploads, self._directory, upload, part)
         try:
             yield attempt
@@ -89,8 +89,8 @@ class PartAttempt:
 
 
 def no_such_upload() -> NotFound:
-    return NotFound("There is no such upload, or its time is over; ask for a new one.")
+    return NotFound("There is no such upload, or it has expired; ask for a new one.")
 
 
 def _overtaken_error() -> BadRequest:
-    return BadRequest("This was sent again meanwhile; the later one counts.")
+    return BadRequest("This was sent again meanwhile; the later attempt counts.")

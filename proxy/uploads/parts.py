@@ -95,14 +95,14 @@ def part_number(text: str) -> int:
     """
     number = parse_whole(text, MOST_PARTS, least=1)
     if number is None or len(text) > len(str(MOST_PARTS)):
-        raise BadRequest(f"Parts are numbered from 1 to {MOST_PARTS}.")
+        raise BadRequest(f"Number the parts from 1 to {MOST_PARTS}.")
     return number
 
 
 async def _read_named(request: Request) -> list[NamedPart]:
     parts = (await read_form(request, Complete, MOST_LIST_BYTES)).parts
     if len({part.partNumber for part in parts}) != len(parts):
-        raise BadRequest("parts: a part is named twice.")
+        raise BadRequest("parts: a part is listed twice.")
     return parts
 
 
@@ -111,5 +111,5 @@ def _compare(named: dict[int, str], landed: dict[int, str]) -> None:
         if number not in landed:
             raise BadRequest(f"Part {number} has not arrived; send it, then complete the upload.")
         if named.get(number) != landed[number]:
-            what = "is not named" if number not in named else "has another etag"
-            raise BadRequest(f"parts: part {number} {what}; name every part with the etag of its own answer.")
+            what = "is not listed" if number not in named else "has another etag"
+            raise BadRequest(f"parts: part {number} {what}; list every part with the etag of its own answer.")

@@ -74,7 +74,7 @@ class Slots:
         try:
             opened = replace(upload, upstream_url=unseal(upload.upstream_url, slot))
         except ValueError:
-            _log.error("an upload's URL in the database is damaged")
+            _log.error("upload URL in the database damaged")
             raise no_such_upload() from None
         return opened, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
 

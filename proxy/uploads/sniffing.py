@@ -73,7 +73,7 @@ def allowed_type(content_type: str, uploads: Uploads) -> str:
     announced = media_type(content_type)
     if announced not in {canonical_type(name) for name in uploads.content_types}:
         allowed = ", ".join(sorted(uploads.content_types))
-        raise UnsupportedMediaType(f"Files of this type may not be uploaded; allowed are {allowed}.")
+        raise UnsupportedMediaType(f"The plan does not allow files of this type; it allows {allowed}.")
     return announced
 
 
@@ -105,7 +105,7 @@ def check_head(head: bytes, content_type: str) -> None:
     else:
         fits = _ALIKE.get(kind, kind) in _recognise(head)
     if not fits:
-        raise UnsupportedMediaType(f"The file was announced as {content_type}, but does not begin as one.")
+        raise UnsupportedMediaType(f"The file was announced as {content_type}, but its first bytes are another type.")
 
 
 async def sniff(content: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:

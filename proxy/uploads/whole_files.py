@@ -104,4 +104,4 @@ async def _update(digest: _Digest, content: Content) -> Content:
 
 
 def _is_complete() -> BadRequest:
-    return BadRequest("This upload is complete, and this is not the file that was sent; ask for a new one.")
+    return BadRequest("This upload is complete, with another file; ask for a new one.")

@@ -187,7 +187,7 @@ class Upstream:
             await response.aclose()
             # Not passed on: file stores like to quote the signature that they refuse.
             status = response.status_code
-            raise BadUpstream(f"fal's file store did not take the file (status {status}).", scope="upstream")
+            raise BadUpstream(f"fal's file store rejected the file (status {status}).", scope="upstream")
         return response
 
     def _address_of(self, target: Target) -> tuple[str, str]:
@@ -226,7 +226,9 @@ def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
     if isinstance(error, _NOTHING_SENT):
         return UpstreamUnavailable("fal cannot be reached; nothing was sent to it.", scope="upstream")
     if not repeatable:
-        return UpstreamAmbiguous("fal's answer was lost: it may have accepted the request. Look before repeating it.")
+        return UpstreamAmbiguous(
+            "fal's answer was lost; fal may have accepted the request. Check before you repeat it."
+        )
     if isinstance(error, httpx.TimeoutException):
         return UpstreamTimeout("fal did not answer in time; try again.", scope="upstream")
     return BadUpstream("The connection to fal broke; try again.", scope="upstream")
@@ -260,4 +262,4 @@ def _not_fals(response: httpx.Response, *, repeatable: bool) -> ProxyError:
     if repeatable:
         message = f"fal answered with something that is not its own (status {response.status_code})."
         return BadUpstream(message, retry_after=refusals.retry_after_of(response.headers), scope="upstream")
-    return UpstreamAmbiguous("What came back is not fal's answer: it may have accepted the request.")
+    return UpstreamAmbiguous("The answer is not fal's; fal may have accepted the request. Check before you repeat it.")

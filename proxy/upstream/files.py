@@ -46,7 +46,7 @@ async def put_part(upstream: Upstream, url: str, number: int, size: int, content
     response = await upstream.to_files("PUT", _below(url, str(number)), {"content-length": str(size)}, content)
     etag = _etag(response.headers, await read_body(response, repeatable=True))
     if etag is None:
-        raise BadUpstream("fal's file store took the part without saying which it is.", scope="upstream")
+        raise BadUpstream("fal's file store accepted the part without an etag.", scope="upstream")
     return etag
 
 

@@ -161,7 +161,7 @@ def _name(host: str, target: Target) -> str:
 def _refusal(breaker: Breaker, wait: float) -> ProxyError:
     if breaker.name == _ACCOUNT:
         return locked(wait)
-    return UpstreamUnavailable("fal fails at the moment; nothing was sent to it.", retry_after=wait, scope="upstream")
+    return UpstreamUnavailable("fal is failing; nothing was sent to it.", retry_after=wait, scope="upstream")
 
 
 def _shown(at: float) -> str:

@@ -83,15 +83,15 @@ def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) 
     """
     match reason:
         case Reason.WRONG_KEY | Reason.NO_PERMISSION:
-            return UpstreamRejectedKey("fal does not accept this proxy's key; its operator must look.")
+            return UpstreamRejectedKey("fal rejects this proxy's key; the operator must check it.")
         case Reason.ACCOUNT_LOCKED | Reason.BALANCE_USED_UP:
             return locked(locked_seconds)
         case Reason.CONCURRENCY_LIMIT | Reason.RATE_LIMIT:
             wait = retry_after_of(headers) or _BUSY_SECONDS
-            return UpstreamBusy("fal takes no more calls at the moment; try again.", retry_after=wait, scope="upstream")
+            return UpstreamBusy("fal accepts no more calls for now; try again.", retry_after=wait, scope="upstream")
         case _:
             return UpstreamRefusedEndpoint(
-                "fal does not know this endpoint, or refuses it to this proxy; its operator must look.",
+                "fal does not know this endpoint, or refuses it to this proxy; the operator must check it.",
                 scope="upstream",
             )
 
@@ -103,7 +103,7 @@ def retry_after_of(headers: Mapping[str, str]) -> int | None:
 
 def locked(retry_after: float) -> UpstreamAccountLocked:
     return UpstreamAccountLocked(
-        "fal takes no calls of this proxy's account for now; its operator must look.",
+        "fal accepts no calls of this proxy's account for now; the operator must check it.",
         retry_after=retry_after,
         scope="upstream",
     )

@@ -77,7 +77,7 @@ def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
 def _too_large(repeatable: bool) -> ProxyError:
     if repeatable:
         return BadUpstream("fal's answer is larger than this proxy passes on.", scope="upstream")
-    return UpstreamAmbiguous("fal's answer is larger than this proxy passes on; asking again would run it again.")
+    return UpstreamAmbiguous("fal's answer is larger than this proxy passes on; a repetition would run it again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ async def read_events(
                 try:
                     document = orjson.loads(data)
                 except orjson.JSONDecodeError:
-                    _log.warning("event of fal's stream left out: it is not JSON")
+                    _log.warning("event of fal's stream skipped: it is not JSON")
                     missed()
                 else:
                     yield Event(data, document)

@@ -43,7 +43,7 @@ def test_an_upload_that_the_plan_does_not_allow(user: Visit) -> None:
     user.expect_refusal(415, PROXY)
     user.choose(NOTES)
     user.ask("What is this?", upload=True)
-    assert_refused(user, "Files of this type may not be uploaded", "unsupported_media_type")
+    assert_refused(user, "The plan does not allow files of this type", "unsupported_media_type")
 
 
 def test_a_failure_at_fal(user: Visit) -> None:

@@ -182,7 +182,7 @@ def assert_not_uploaded(user: Visit, words: str, error_type: str) -> None:
 def test_one_that_is_too_large(user: Visit) -> None:
     user.expect_refusal(413, UPLOADS)
     user.choose(as_file(noise(1) + bytes(10 * 1024 * 1024)))
-    assert_not_uploaded(user, "The file is larger than 10485760 bytes, which this plan allows.", "body_too_large")
+    assert_not_uploaded(user, "The file is larger than the 10485760 bytes that this plan allows.", "body_too_large")
 
 
 def test_one_that_is_much_too_large(user: Visit, tmp_path: Path) -> None:
@@ -191,13 +191,13 @@ def test_one_that_is_much_too_large(user: Visit, tmp_path: Path) -> None:
     huge.write_bytes(noise(1) + bytes(80 * 1024 * 1024))
     user.expect_refusal(413, UPLOADS)
     user.choose(huge)
-    assert_not_uploaded(user, "The file is larger than 10485760 bytes, which this plan allows.", "body_too_large")
+    assert_not_uploaded(user, "The file is larger than the 10485760 bytes that this plan allows.", "body_too_large")
 
 
 def test_one_of_a_type_that_is_not_allowed(user: Visit) -> None:
     user.expect_refusal(415, UPLOADS)
     user.choose({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words " * 200_000})
-    assert_not_uploaded(user, "Files of this type may not be uploaded", "unsupported_media_type")
+    assert_not_uploaded(user, "The plan does not allow files of this type", "unsupported_media_type")
 
 
 def test_one_that_is_not_what_it_says(user: Visit) -> None:

@@ -87,7 +87,7 @@ def test_a_tunnel_is_refused_and_what_follows_is_not_read(echo: Echo) -> None:
     answer, closed = talk(echo.port, b"CONNECT fal.run:443 HTTP/1.1\r\nHost: fal.run:443\r\n\r\n" + NEXT)
     ((status, headers, body),) = parse_answers(answer)
     document = json.loads(body)
-    assert closed and (status, document["error_type"]) == (400, "bad_request") and "tunnels" in document["message"]
+    assert closed and (status, document["error_type"]) == (400, "bad_request") and "CONNECT" in document["message"]
     assert headers["connection"] == "close" and echo.requests == []
 
 

@@ -153,7 +153,7 @@ async def test_a_schema_that_cannot_be_used_is_not(
     stores = open_stores(database_url)
     with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
         await stores.ping()
-    with pytest.raises(StoreUnavailable, match="made by a newer version; run that one"):
+    with pytest.raises(StoreUnavailable, match="belongs to a newer version; run that version"):
         await stores.migrate()
 
 
@@ -204,7 +204,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(stores: SqlStores, da
     await _with(database_url, lambda one: one.execute(text("UPDATE alembic_version SET version_num = '9999'")) and None)
     with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
         await stores.ping()
-    with pytest.raises(StoreUnavailable, match="made by a newer version"):
+    with pytest.raises(StoreUnavailable, match="belongs to a newer version"):
         await stores.migrate()
 
 

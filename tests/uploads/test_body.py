@@ -49,7 +49,7 @@ async def test_all_of_it() -> None:
 
 
 async def test_a_silence_ends_it() -> None:
-    with pytest.raises(BadRequest, match="stopped coming"):
+    with pytest.raises(BadRequest, match="stopped arriving"):
         await all_of(read_pieces(request(coming([piece(b"ab")])), BRIEF))
 
 

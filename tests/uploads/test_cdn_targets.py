@@ -69,7 +69,7 @@ def test_a_file_in_parts(uploads: Uploads, swift: Swift) -> None:
 
 def test_bounds_are_those_of_files(uploads: Uploads, swift: Swift) -> None:
     answer = swift.send("POST", f"{CDN}/files/upload", png(MOST + 1), content_type="image/png")
-    assert "which this plan allows" in refusal(answer, 413, "body_too_large")["message"]
+    assert "that this plan allows" in refusal(answer, 413, "body_too_large")["message"]
     answer = swift.send("POST", f"{CDN}/files/upload", b"<html>", content_type="image/png")
     refusal(answer, 415, "unsupported_media_type")
     assert not uploads.at_files()

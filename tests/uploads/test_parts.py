@@ -48,7 +48,7 @@ def test_a_part_sent_again_replaces_the_first(uploads: Uploads) -> None:
 @pytest.mark.parametrize("number", ["0", "10001", "-1", "1.0", "x", "00000000001", "%31%30%30%30%31", "²"])
 def test_a_number_that_no_part_has_is_refused(uploads: Uploads, number: str) -> None:
     slot = uploads.slot(in_parts=True)
-    assert refusal(slot.part(number, FIRST), 400, "bad_request")["message"] == "Parts are numbered from 1 to 10000."
+    assert refusal(slot.part(number, FIRST), 400, "bad_request")["message"] == "Number the parts from 1 to 10000."
     assert not uploads.at_files()
 
 

@@ -49,7 +49,7 @@ def test_the_same_file_again_is_taken_and_any_other_is_not(uploads: Uploads) -> 
         "longer": FILE + b"x",
     }
     for name, other in others.items():
-        assert "not the file that was sent" in refusal(slot.put(other), 400, "bad_request")["message"], name
+        assert "with another file" in refusal(slot.put(other), 400, "bad_request")["message"], name
     refusal(slot.put(FILE, **{"content-type": "image/jpeg"}), 415, "unsupported_media_type")
     # Nothing of it went to fal, or was counted.
     assert len(uploads.at_files()) == 1 and uploads.booked() == Booked(before + len(FILE), 0)
@@ -137,7 +137,7 @@ NOT_A_PNG = {
 def test_what_only_calls_itself_a_picture_is_refused(uploads: Uploads, content: bytes) -> None:
     slot, before = uploads.slot(file_name="cat.png"), uploads.booked()
     body = refusal(slot.put(content), 415, "unsupported_media_type")
-    assert "does not begin as one" in body["message"]
+    assert "its first bytes are another type" in body["message"]
     assert not uploads.at_files() and uploads.booked() == before
     assert slot.put(FILE).status_code == 200
 

@@ -49,6 +49,6 @@ async def _read_file(request: Request, query: dict[str, str], most: int) -> Inco
     if media_type(announced) != "multipart/form-data":
         return body_as_file(request, query.get("file_name", "file"), most)
     if query:
-        raise BadRequest("In a form the file's name stands with the file, not in the query.")
+        raise BadRequest("In a form, give the file's name with the file, not in the query.")
     length = declared_size(request, most + _FORM_BYTES)
     return await parse_form(read_pieces(request), announced, length)

@@ -55,7 +55,7 @@ async def upgrade(connection: AsyncConnection) -> str:
     try:
         return await connection.run_sync(_upgrade)
     except CommandError:
-        raise StoreUnavailable("The proxy's database was made by a newer version; run that one.") from None
+        raise StoreUnavailable("The proxy's database belongs to a newer version; run that version.") from None
 
 
 def _upgrade(connection: Connection) -> str:
