@@ -37,6 +37,12 @@ RUN install -d -o 10001 -g 10001 -m 0750 /data
 VOLUME ["/data"]
 WORKDIR /data
 
+# glibc's allocator, mallopt(3): memory goes back to the system from 8 MiB on, comes from it 1 MiB at a time, and a block
+# comes and goes by itself from 4 MiB on. Else each piece of a file that passes through faults its pages in again.
+ENV MALLOC_TRIM_THRESHOLD_=8388608 \
+    MALLOC_TOP_PAD_=1048576 \
+    MALLOC_MMAP_THRESHOLD_=4194304
+
 ENV PATH=/opt/fal-proxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
