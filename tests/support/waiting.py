@@ -12,16 +12,20 @@ import anyio
 T = TypeVar("T")
 #: Long enough for another process on a busy machine.
 DEFAULT_SECONDS = 60.0
-_PAUSE_SECONDS = 0.005
+#: The first pause, by how much each is longer than the one before, and the longest: a proxy refuses callers who ask it
+#: hundreds of times a second.
+_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.005, 1.5, 0.1
 Failure = str | Callable[[], str]
 
 
 def wait_until(condition: Callable[[], T], failure: Failure = "not so in time", seconds: float = DEFAULT_SECONDS) -> T:
     """Call `condition` until it is true and return what it gave; fail with `failure` after so many seconds."""
     deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
     while not (found := condition()):
         assert time.monotonic() < deadline, _text(failure)
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
     return found
 
 
@@ -32,9 +36,11 @@ async def wait_until_async(
 ) -> None:
     """Like `wait_until`, while other tasks run; `condition` may be a coroutine function."""
     deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
     while not await _value_of(condition()):
         assert time.monotonic() < deadline, _text(failure)
-        await anyio.sleep(_PAUSE_SECONDS)
+        await anyio.sleep(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
 async def _value_of(result: Awaitable[object] | object) -> object:
