@@ -18,7 +18,7 @@ import pytest
 
 import proxy
 from proxy.upstream.transport import EngineTransport
-from tests.support.limited import HOSTS, NEXT, PROTOCOL, Person, asking
+from tests.support.limited import HOSTS, NEXT, PROTOCOL, Client, asking
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
 
@@ -111,21 +111,21 @@ def figure(name: str) -> int:
     return int(found)
 
 
-def run(alice: Person) -> None:
+def run(alice: Client) -> None:
     assert alice.call("POST", f"run/{NEXT}", asking("?")).status_code == 200
 
 
-def stream(alice: Person) -> int:
+def stream(alice: Client) -> int:
     answer = alice.call("POST", f"run/{NEXT}/stream", asking("?"))
     assert answer.status_code == 200
     return answer.text.count("data:")
 
 
-def submit(alice: Person) -> None:
+def submit(alice: Client) -> None:
     alice.submitted()
 
 
-def status(alice: Person) -> int:
+def status(alice: Client) -> int:
     # Without a stream to follow, a poll itself asks fal.
     job = alice.submitted("[[pace hold=IN_QUEUE]] [[fault status=503 on=status-stream]] ?")
     assert alice.status(job).status_code == 202
@@ -133,13 +133,13 @@ def status(alice: Person) -> int:
     return 2
 
 
-def native_job(alice: Person) -> None:
+def native_job(alice: Client) -> None:
     body = {"endpoint": NEXT, "input": asking("?")}
     with alice.stack.client(alice.token) as client:
         assert client.post("/v1/jobs", json=body).status_code == 202
 
 
-def native_job_with_events(alice: Person) -> int:
+def native_job_with_events(alice: Client) -> int:
     body = {"endpoint": NEXT, "input": asking("[[pace hold=IN_QUEUE]] ?")}
     with (
         alice.stack.client(alice.token, headers={"accept": "text/event-stream"}) as client,
@@ -162,14 +162,14 @@ CALLS = [
 
 
 @pytest.fixture(params=[HOSTS, PROTOCOL])
-def alice(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Person]:
-    with Person(stack, stack.token(), request.param) as person:
-        yield person
+def alice(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
+    with Client(stack, stack.token(), request.param) as client:
+        yield client
 
 
 @pytest.mark.parametrize(("call", "name", "_"), CALLS)
 def test_from_a_route_to_fal_there_are_few_hops(
-    alice: Person, transport: Tracing, call: Callable[[Person], int | None], name: str, _: bytes
+    alice: Client, transport: Tracing, call: Callable[[Client], int | None], name: str, _: bytes
 ) -> None:
     transport.ways.clear()
     call(alice)
@@ -178,7 +178,7 @@ def test_from_a_route_to_fal_there_are_few_hops(
 
 @pytest.mark.parametrize(("call", "_", "mark"), CALLS)
 def test_the_json_of_an_answer_is_read_and_written_once_at_most(
-    alice: Person, call: Callable[[Person], int | None], _: str, mark: bytes, monkeypatch: pytest.MonkeyPatch
+    alice: Client, call: Callable[[Client], int | None], _: str, mark: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: Counter[str] = Counter()
     loads, dumps = orjson.loads, orjson.dumps

@@ -29,7 +29,7 @@ from tests.support.secrets import SECRET
 JOB = Job("1", "submit", APP, "acme", "alice", submitted_at=0.0, expires_at=1e12, request_id=ID, state="accepted")
 
 
-class Books:
+class SettlementRecorder:
     """What a settlement is told."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Bench:
     upstream: Upstream
     clock: MovableClock
     drain: Drain
-    books: Books = field(default_factory=Books)
+    recorder: SettlementRecorder = field(default_factory=SettlementRecorder)
 
     async def fetch(self) -> BufferedResponse:
         return await buffer_response(
@@ -86,11 +86,11 @@ async def hub_before(
 ) -> AsyncIterator[Bench]:
     upstream = Upstream(settings().fal, fal, Timeouts(status_stream=silence_seconds))
     most, per_tenant = most_watches
-    clock, drain, books = MovableClock(), Drain(10), Books()
-    queue = FalQueue(upstream, books)  # type: ignore[arg-type]
-    hub = Hub(upstream, queue, books, clock, drain, backoff, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
+    clock, drain, recorder = MovableClock(), Drain(10), SettlementRecorder()
+    queue = FalQueue(upstream, recorder)  # type: ignore[arg-type]
+    hub = Hub(upstream, queue, recorder, clock, drain, backoff, turns_per_second, most, lambda: per_tenant)  # type: ignore[arg-type]
     try:
-        yield Bench(hub, queue, fal, upstream, clock, drain, books)
+        yield Bench(hub, queue, fal, upstream, clock, drain, recorder)
     finally:
         await hub.close()
 

@@ -51,7 +51,7 @@ async def test_everybody_reads_one_stream() -> None:
         ended = await bench.hub.get_or_watch(JOB)
         assert ended and ended.is_last and fal.calls == ["stream"]
         assert [one["status"] for one in await bench.fal_form()] == ["COMPLETED"]
-    assert bench.books.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
+    assert bench.recorder.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
 
 
 async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
@@ -84,7 +84,7 @@ async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
             bench.clock.advance(IDLE_SECONDS * 10)
             await bench.hub.sweep()
             assert len(bench.hub) == 1, "an event stream reads it"
-            assert bench.books.living[-1] == JOB.id, "its slot is kept"
+            assert bench.recorder.living[-1] == JOB.id, "its slot is kept"
         bench.clock.advance(IDLE_SECONDS)
         await bench.hub.sweep()
         assert len(bench.hub) == 0

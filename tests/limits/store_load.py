@@ -17,7 +17,7 @@ from proxy.limits.quotas import MILLION
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import QUICK, Answered, Caller
-from tests.support.books import Books, Entry
+from tests.support.audit import AuditReport, Entry
 from tests.support.sandbox import SandboxControl
 from tests.support.waiting import wait_until_async
 
@@ -163,7 +163,9 @@ def sent(sandbox: SandboxControl) -> Counter[str]:
     return Counter(one["json"]["prompt"].split()[0] for one in record if one["method"] == "POST")
 
 
-async def check_at_rest(load: Load, sandbox: SandboxControl, read: Callable[[], Coroutine[Any, Any, Books]]) -> Books:
+async def check_at_rest(
+    load: Load, sandbox: SandboxControl, read: Callable[[], Coroutine[Any, Any, AuditReport]]
+) -> AuditReport:
     """Require that no call was lost, made twice, given away or charged for nothing, and that nothing stays taken."""
     subjects = sent(sandbox)
     await load.finish(subjects)
@@ -178,12 +180,12 @@ async def check_at_rest(load: Load, sandbox: SandboxControl, read: Callable[[], 
 
     await wait_until_async(is_settled, "something is still reserved")
     await wait_until_async(is_idle, "a slot is still taken")
-    books = await read()
-    books.check()
-    _check_entries(load, subjects, books.entries)
-    assert books.total("requests") == Account(used=books.by_state()["settled"] * MILLION, reserved=0)
-    assert all(account.reserved == 0 for account in books.accounts.values())
-    return books
+    report = await read()
+    report.check()
+    _check_entries(load, subjects, report.entries)
+    assert report.total("requests") == Account(used=report.by_state()["settled"] * MILLION, reserved=0)
+    assert all(account.reserved == 0 for account in report.accounts.values())
+    return report
 
 
 def _check_entries(load: Load, subjects: Counter[str], entries: Sequence[Entry]) -> None:

@@ -27,10 +27,10 @@ import yaml
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
-from tests.limits.aftermath import after
 from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
-from tests.limits.mortals import Mortals, mortals
-from tests.support.books import Books, Entry, read_books
+from tests.limits.forked_servers import ForkedServers, fork_servers
+from tests.limits.successor import start_successor
+from tests.support.audit import AuditReport, Entry, read_report
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.postgres import Postgres
 from tests.support.redis import Redis
@@ -97,14 +97,14 @@ class Call:
 
 
 @dataclass
-class Scene:
+class Deployment:
     environ: dict[str, str]
     sandbox: SandboxControl
-    mortals: Mortals
+    servers: ForkedServers
 
 
 @pytest.fixture
-def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
+def deployment(fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
     environ = {
         **sandbox_environ(fal.url),
@@ -112,28 +112,28 @@ def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
         "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with mortals(tmp_path) as found:
-        yield Scene(environ, fal, found)
+    with fork_servers(tmp_path) as found:
+        yield Deployment(environ, fal, found)
 
 
 async def test_thirty_kills_on_sqlite(
-    scene: Scene, sqlite_databases: SqliteDatabases, capsys: pytest.CaptureFixture[str]
+    deployment: Deployment, sqlite_databases: SqliteDatabases, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene.environ["PROXY_DATABASE_URL"] = sqlite_databases.migrated()
-    story = await _live_and_die(scene, random.Random(1))
-    await _judge(scene, story, capsys)
+    deployment.environ["PROXY_DATABASE_URL"] = sqlite_databases.migrated()
+    records = await _live_and_die(deployment, random.Random(1))
+    await _judge(deployment, records, capsys)
 
 
 async def test_thirty_kills_on_postgresql_and_redis(
-    scene: Scene,
+    deployment: Deployment,
     postgres: Postgres,
     postgres_databases: PostgresDatabases,
     redis: Redis,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    url = scene.environ["PROXY_DATABASE_URL"] = postgres_databases.migrated()
-    scene.environ["PROXY_REDIS_URL"] = redis.url
-    story = await _live_and_die(scene, random.Random(2))
+    url = deployment.environ["PROXY_DATABASE_URL"] = postgres_databases.migrated()
+    deployment.environ["PROXY_REDIS_URL"] = redis.url
+    records = await _live_and_die(deployment, random.Random(2))
     # What a dead proxy had sent to its database may still be going on there.
     connected = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}'"
 
@@ -141,23 +141,23 @@ async def test_thirty_kills_on_postgresql_and_redis(
         return postgres.ask("postgres", connected) == "0"
 
     await wait_until_async(is_quiet, "somebody is still connected")
-    await _judge(scene, story, capsys)
+    await _judge(deployment, records, capsys)
 
 
 @dataclass
-class Story:
+class CallRecords:
     """All calls of all lives as their callers know them, by subject."""
 
     calls: dict[str, Call]
     seconds: float
 
 
-async def _live_and_die(scene: Scene, order: random.Random) -> Story:
+async def _live_and_die(deployment: Deployment, order: random.Random) -> CallRecords:
     calls: dict[str, Call] = {}
     began = time.monotonic()
     async with http() as session:
         for life in range(KILLS):
-            url, pid = await scene.mortals.born(scene.environ, session)
+            url, pid = await deployment.servers.start(deployment.environ, session)
             repeated = [
                 asyncio.create_task(_repeat(session, url, call)) for call in calls.values() if call.may_be_repeated
             ]
@@ -166,15 +166,15 @@ async def _live_and_die(scene: Scene, order: random.Random) -> Story:
                 for number in range(WORKERS)
             ]
             await asyncio.sleep(order.uniform(0.01, LONGEST_LIFE_SECONDS))
-            await scene.mortals.kill(pid)
+            await deployment.servers.kill(pid)
             await asyncio.gather(*callers, *repeated)
-            (await read_books(scene.environ["PROXY_DATABASE_URL"])).check()
-        url, pid = await scene.mortals.born(scene.environ, session)
+            (await read_report(deployment.environ["PROXY_DATABASE_URL"])).check()
+        url, pid = await deployment.servers.start(deployment.environ, session)
         await asyncio.gather(
             *(_repeat_to_the_end(session, url, call) for call in calls.values() if call.may_be_repeated)
         )
-        await scene.mortals.stop(pid)
-    return Story(calls, time.monotonic() - began)
+        await deployment.servers.stop(pid)
+    return CallRecords(calls, time.monotonic() - began)
 
 
 async def _submit(caller: Caller, call: Call) -> Answered:
@@ -225,50 +225,50 @@ async def _call_until_cut(
             return
 
 
-async def _judge(scene: Scene, story: Story, capsys: pytest.CaptureFixture[str]) -> None:
-    at_fal = await _at_fal(scene.sandbox)
+async def _judge(deployment: Deployment, records: CallRecords, capsys: pytest.CaptureFixture[str]) -> None:
+    at_fal = await _at_fal(deployment.sandbox)
     began, moment = time.monotonic(), time.time()
-    async with after(scene.environ) as aftermath:
-        left_open = await aftermath.ledger.open_jobs()
+    async with start_successor(deployment.environ) as successor:
+        left_open = await successor.ledger.open_jobs()
         # Fifteen seconds after the last death the jobs in fal's queue have their slots, and nothing else has one.
-        await aftermath.keep_leases(15)
+        await successor.keep_leases(15)
         queued = [job for job in left_open if job.state == "accepted"]
-        assert await aftermath.counters.in_use("tenant:acme", moment) == len(queued)
-        await aftermath.settle_everything()
-        assert await aftermath.ledger.open_jobs() == []
-        assert await aftermath.counters.in_use("tenant:acme", aftermath.clock.now()) == 0
+        assert await successor.counters.in_use("tenant:acme", moment) == len(queued)
+        await successor.settle_everything()
+        assert await successor.ledger.open_jobs() == []
+        assert await successor.counters.in_use("tenant:acme", successor.clock.now()) == 0
         # They were given back, and not only left to expire.
-        assert await aftermath.counters.in_use("tenant:acme", moment) == 0
+        assert await successor.counters.in_use("tenant:acme", moment) == 0
     seconds = time.monotonic() - began
 
-    books = await read_books(scene.environ["PROXY_DATABASE_URL"])
-    entries = {entry.subject: entry for entry in books.entries}
-    cut = [call for call in story.calls.values() if call.was_cut]
-    _judge_the_books(books, story)
-    _judge_each_call(entries, story.calls, at_fal)
-    assert {entry.request_id for entry in books.entries} - {None} <= {job["id"] for job in scene.sandbox.jobs()}
+    report = await read_report(deployment.environ["PROXY_DATABASE_URL"])
+    entries = {entry.subject: entry for entry in report.entries}
+    cut = [call for call in records.calls.values() if call.was_cut]
+    _check_report(report, records)
+    _judge_each_call(entries, records.calls, at_fal)
+    assert {entry.request_id for entry in report.entries} - {None} <= {job["id"] for job in deployment.sandbox.jobs()}
 
-    for call in story.calls.values():
+    for call in records.calls.values():
         entry = entries.get(call.subject)
         assert not call.is_lost or entry is None or entry.request_id is None, (call, entry)
         assert not call.may_be_repeated, call
-    accepted = [name for name, status in at_fal.items() if status == 200 and not story.calls[name].fails]
-    booked = books.by_state()["settled"]
+    accepted = [name for name, status in at_fal.items() if status == 200 and not records.calls[name].fails]
+    booked = report.by_state()["settled"]
     assert len(accepted) <= booked <= len(accepted) + len(cut)
     with capsys.disabled():
         print(
-            f"\n{KILLS} kills in {story.seconds:.0f} s: {len(story.calls)} calls, {len(cut)} cut, {len(left_open)} "
+            f"\n{KILLS} kills in {records.seconds:.0f} s: {len(records.calls)} calls, {len(cut)} cut, {len(left_open)} "
             f"left open, looked after in {seconds:.1f} s; fal accepted {len(accepted)}, booked are {booked}",
             end=" ",
         )
 
 
-def _judge_the_books(books: Books, story: Story) -> None:
+def _check_report(report: AuditReport, records: CallRecords) -> None:
     """Nothing is reserved any more, nothing stands twice, and the accounts are the sum of the jobs."""
-    books.check()
-    assert len({entry.subject for entry in books.entries}) == len(books.entries)
-    assert books.total("requests") == Account(used=books.by_state()["settled"] * MILLION, reserved=0)
-    assert all(account.reserved == 0 for account in books.accounts.values())
+    report.check()
+    assert len({entry.subject for entry in report.entries}) == len(report.entries)
+    assert report.total("requests") == Account(used=report.by_state()["settled"] * MILLION, reserved=0)
+    assert all(account.reserved == 0 for account in report.accounts.values())
 
 
 def _judge_each_call(entries: dict[str, Entry], calls: dict[str, Call], at_fal: dict[str, int]) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from proxy.sandbox.app import create_sandbox
 from tests.limits.callers import ENDPOINT, Caller, http
-from tests.limits.mortals import Mortals, mortals
+from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.support.databases import SqliteDatabases
 from tests.support.redis import Redis
 from tests.support.secrets import SECRET
@@ -33,14 +33,14 @@ PLANS = {
 
 
 @dataclass
-class Scene:
-    mortals: Mortals
+class Deployment:
+    servers: ForkedServers
     environ: dict[str, str]
     http: aiohttp.ClientSession
 
-    async def born(self) -> tuple[Caller, int]:
+    async def start(self) -> tuple[Caller, int]:
         """The same user at a new process, and the process."""
-        url, pid = await self.mortals.born(self.environ, self.http)
+        url, pid = await self.servers.start(self.environ, self.http)
         return Caller(self.http, url, "acme", "alice"), pid
 
 
@@ -58,10 +58,10 @@ def environ(sqlite_databases: SqliteDatabases, tmp_path: Path) -> Iterator[dict[
 
 
 @pytest.fixture
-async def scene(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Scene]:
-    with mortals(tmp_path) as found:
+async def deployment(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Deployment]:
+    with fork_servers(tmp_path) as found:
         async with http() as session:
-            yield Scene(found, environ, session)
+            yield Deployment(found, environ, session)
 
 
 async def in_flight(caller: Caller) -> int:
@@ -96,28 +96,30 @@ async def check_slots_of(job: str, caller: Caller) -> None:
     assert await in_flight(caller) == 0
 
 
-async def test_a_process_that_starts_again_has_the_slots_of_its_jobs_alone(scene: Scene) -> None:
-    caller, pid = await scene.born()
+async def test_a_process_that_starts_again_has_the_slots_of_its_jobs_alone(deployment: Deployment) -> None:
+    caller, pid = await deployment.start()
     async with all_slots_taken(caller) as job:
-        await scene.mortals.kill(pid)
-    caller, _ = await scene.born()
+        await deployment.servers.kill(pid)
+    caller, _ = await deployment.start()
     assert await in_flight(caller) == 1
     await check_slots_of(job, caller)
 
 
 @pytest.mark.tools
 @pytest.mark.parametrize("is_restarted", [False, True])
-async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bool, scene: Scene, redis: Redis) -> None:
+async def test_fifteen_seconds_after_a_death_its_slots_are_free(
+    is_restarted: bool, deployment: Deployment, redis: Redis
+) -> None:
     """Another process frees them, or the one that is started in its place."""
-    scene.environ["PROXY_REDIS_URL"] = redis.url
-    caller, pid = await scene.born()
-    other, _ = (caller, pid) if is_restarted else await scene.born()
+    deployment.environ["PROXY_REDIS_URL"] = redis.url
+    caller, pid = await deployment.start()
+    other, _ = (caller, pid) if is_restarted else await deployment.start()
     async with all_slots_taken(caller) as job:
         assert await in_flight(other) == MOST
-        await scene.mortals.kill(pid)
+        await deployment.servers.kill(pid)
         died_at = time.monotonic()
     if is_restarted:
-        other, _ = await scene.born()
+        other, _ = await deployment.start()
     # A dead process is not known as such at once: until then nobody gets its slots.
     assert await in_flight(other) == MOST
 
@@ -130,12 +132,12 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(is_restarted: bo
 
 
 @pytest.mark.tools
-async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(scene: Scene, redis: Redis) -> None:
-    scene.environ["PROXY_REDIS_URL"] = redis.url
-    caller, pid = await scene.born()
-    other, _ = await scene.born()
+async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(deployment: Deployment, redis: Redis) -> None:
+    deployment.environ["PROXY_REDIS_URL"] = redis.url
+    caller, pid = await deployment.start()
+    other, _ = await deployment.start()
     async with all_slots_taken(caller) as job:
-        with scene.mortals.frozen(pid):
+        with deployment.servers.paused(pid):
 
             async def are_free() -> bool:
                 return await in_flight(other) == 1
@@ -155,11 +157,11 @@ async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(scene:
 
 @pytest.mark.tools
 async def test_redis_that_starts_again_without_its_data_gives_nobody_a_slot_too_many(
-    scene: Scene, redis: Redis
+    deployment: Deployment, redis: Redis
 ) -> None:
-    scene.environ["PROXY_REDIS_URL"] = redis.url
-    caller, _ = await scene.born()
-    other, _ = await scene.born()
+    deployment.environ["PROXY_REDIS_URL"] = redis.url
+    caller, _ = await deployment.start()
+    other, _ = await deployment.start()
     async with all_slots_taken(caller) as job:
         for number in range(4):
             if number % 2:

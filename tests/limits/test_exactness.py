@@ -21,10 +21,10 @@ import proxy
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
 from proxy.stores.ledger import Account
-from tests.limits.aftermath import after
 from tests.limits.callers import ENDPOINT, QUICK, QUICK_SECONDS, Caller, http
+from tests.limits.successor import start_successor
 from tests.server.commands import serving
-from tests.support.books import Auditor, Books
+from tests.support.audit import Auditor, AuditReport
 from tests.support.databases import PostgresDatabases
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -104,16 +104,16 @@ async def auditor(shared_pair: Pair) -> AsyncIterator[Auditor]:
 
 
 @contextlib.asynccontextmanager
-async def sampled(auditor: Auditor, look: Callable[[Books], None]) -> AsyncIterator[list[Books]]:
+async def sampled(auditor: Auditor, look: Callable[[AuditReport], None]) -> AsyncIterator[list[AuditReport]]:
     """Reads the books again and again during the block, and looks at each reading."""
-    samples: list[Books] = []
+    samples: list[AuditReport] = []
 
     async def sample() -> None:
         while True:
-            books = await auditor.read()
-            books.check()
-            look(books)
-            samples.append(books)
+            report = await auditor.read()
+            report.check()
+            look(report)
+            samples.append(report)
             await asyncio.sleep(0.05)
 
     sampling = asyncio.create_task(sample())
@@ -149,11 +149,11 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
         assert "error" not in (await caller.finished(request_id)).body
         assert (await caller.result(request_id)).status == 200
 
-    def look(books: Books) -> None:
+    def look(report: AuditReport) -> None:
         """What a caller was told is in the ledger, and it never holds more than there is."""
         nonlocal answered_before
-        books = books.of("tight")
-        account, jobs = books.total("requests"), [one for one in books.entries if one.state != "released"]
+        report = report.of("tight")
+        account, jobs = report.total("requests"), [one for one in report.entries if one.state != "released"]
         assert answered_before <= len(jobs) <= QUOTA
         assert account.used + account.reserved == len(jobs) * MILLION
         answered_before = len(granted)
@@ -171,9 +171,9 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
     assert {job["id"] for job in jobs} == set(granted)
     assert refusals["quota_exceeded"] == CALLERS - QUOTA and refusals["too_many_jobs"] > 0
     assert 1 < most_at_once([job["created"] for job in jobs], QUICK_SECONDS) <= SLOTS
-    books = (await auditor.read()).of("tight")
-    assert (books.total("requests").used, books.total("requests").reserved) == (QUOTA * MILLION, 0)
-    assert books.by_state() == {"settled": QUOTA}
+    report = (await auditor.read()).of("tight")
+    assert (report.total("requests").used, report.total("requests").reserved) == (QUOTA * MILLION, 0)
+    assert report.by_state() == {"settled": QUOTA}
     assert len(samples) > 5
 
 
@@ -289,19 +289,19 @@ async def test_whatever_the_end_of_a_call_the_ledger_says_what_it_came_to(shared
             for n in range(len(ends))
         ]
         await asyncio.gather(*map(call, callers, ends))
-    async with after(shared_pair.environ) as aftermath:
-        await aftermath.settle_everything()
-        assert await aftermath.ledger.open_jobs() == []
-        assert await aftermath.counters.in_use("tenant:wide", aftermath.clock.now()) == 0
+    async with start_successor(shared_pair.environ) as successor:
+        await successor.settle_everything()
+        assert await successor.ledger.open_jobs() == []
+        assert await successor.counters.in_use("tenant:wide", successor.clock.now()) == 0
         # All were given back, but for those of submits whose answer was lost: fal may be at work on these.
-        assert await aftermath.counters.in_use("tenant:wide", began) == EACH
-        (usage,) = await aftermath.ledger.usage("wide", None, 0.0, aftermath.clock.now(), frozenset())
+        assert await successor.counters.in_use("tenant:wide", began) == EACH
+        (usage,) = await successor.ledger.usage("wide", None, 0.0, successor.clock.now(), frozenset())
 
-    books = (await auditor.read()).of("wide")
-    books.check()
-    came_to = {entry.subject: entry.state for entry in books.entries}
+    report = (await auditor.read()).of("wide")
+    report.check()
+    came_to = {entry.subject: entry.state for entry in report.entries}
     assert came_to == {f"{n}": "settled" if end in BOOKED else "released" for n, end in enumerate(ends)}
-    assert books.total("requests") == Account(used=len(BOOKED) * EACH * MILLION, reserved=0)
+    assert report.total("requests") == Account(used=len(BOOKED) * EACH * MILLION, reserved=0)
     assert (usage.calls, usage.used["requests"]) == (len(BOOKED) * EACH, len(BOOKED) * EACH * MILLION)
 
 

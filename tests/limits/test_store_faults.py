@@ -22,9 +22,9 @@ import yaml
 
 from tests.limits import troubles
 from tests.limits.callers import ENDPOINT, http
-from tests.limits.mortals import Mortals, mortals
+from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.limits.store_load import LONGEST_ANSWER_SECONDS, LONGEST_REFUSAL_SECONDS, check_at_rest, loading
-from tests.support.books import Auditor
+from tests.support.audit import Auditor
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import running_redis
@@ -69,13 +69,13 @@ class Scene:
 
     environ: dict[str, str]
     sandbox: SandboxControl
-    mortals: Mortals
+    servers: ForkedServers
     probes: dict[str, list[Probe]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def serving(self, proxies: int) -> AsyncIterator[aiohttp.ClientSession]:
         async with http() as session, AsyncExitStack() as stack:
-            for url, _ in await asyncio.gather(*(self.mortals.born(self.environ, session) for _ in range(proxies))):
+            for url, _ in await asyncio.gather(*(self.servers.start(self.environ, session) for _ in range(proxies))):
                 self.probes[url] = []
                 probing = asyncio.create_task(self._probe(session, url))
                 stack.callback(probing.cancel)
@@ -113,7 +113,7 @@ def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
         "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with mortals(tmp_path) as found:
+    with fork_servers(tmp_path) as found:
         yield Scene(environ, fal, found)
 
 
@@ -155,13 +155,13 @@ async def withstand(
         await wait_until_async(scene.are_ready, "a proxy did not become ready again")
         auditor = Auditor(scene.environ["PROXY_DATABASE_URL"])
         try:
-            books = await check_at_rest(load, scene.sandbox, auditor.read)
+            report = await check_at_rest(load, scene.sandbox, auditor.read)
         finally:
             await auditor.close()
         scene.check_probes(store, outages, must_show=must_show)
     assert load.slowest_refusal < LONGEST_REFUSAL_SECONDS and load.slowest_answer < LONGEST_ANSWER_SECONDS
     slowest = f"the slowest answer {load.slowest_answer:.1f} s, refusal {load.slowest_refusal:.1f} s"
-    return f"{dict(load.seen)}, {slowest}, {dict(books.by_state())}"
+    return f"{dict(load.seen)}, {slowest}, {dict(report.by_state())}"
 
 
 @pytest.mark.parametrize(

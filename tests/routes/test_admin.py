@@ -12,7 +12,7 @@ import pytest
 
 from proxy.limits.rates import ADMIN_LIMIT
 from tests.server.commands import Commands, forking
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -128,8 +128,8 @@ def test_plans_and_tenants_are_applied_at_once_and_once(proxy: Stack, operator: 
     assert operator.put("/tenants", json=file).json() == {"changed": False}
     assert operator.get("/tenants/newcomer").json()["plan"] == "new"
     assert operator.get("/tenants/acme").status_code == 200
-    with Person(proxy, proxy.token(tenant="newcomer")) as person:
-        assert person.facts()["endpoints"] == [NEXT]
+    with Client(proxy, proxy.token(tenant="newcomer")) as client:
+        assert client.facts()["endpoints"] == [NEXT]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
     key = made.json()
     assert set(key) == {"id", "tenant", "name", "created_at", "last_used_at", "key"}
     assert key["key"].startswith(f"fpk_{key['id']}_") and (key["tenant"], key["name"]) == ("globex", "backend")
-    with Person(proxy, key["key"]) as server:
+    with Client(proxy, key["key"]) as server:
         assert server.facts()["tenant"] == "globex"
     listed = operator.get("/tenants/globex/keys")
     assert [one["id"] for one in listed.json()["keys"]] == [key["id"]]
@@ -168,7 +168,7 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
     assert key["id"] not in operator.get("/tenants/acme/keys").text
     assert operator.delete(f"/keys/{key['id']}").status_code == 204
     refusal(operator.delete(f"/keys/{key['id']}"), 404, "not_found")
-    with Person(proxy, key["key"]) as server:
+    with Client(proxy, key["key"]) as server:
         refusal(server.http.get("/v1/session"), 401, "unauthenticated")
     refusal(operator.post("/tenants/nobody/keys", json={}), 404, "not_found")
     refusal(operator.get("/tenants/nobody/keys"), 404, "not_found")
@@ -220,7 +220,7 @@ def test_a_revocation_outlives_the_sessions_of_an_older_plan(
         mine, by_subject, by_command = (minted_for(operator, name) for name in ("alice", "carol", "dave"))
         shorter = {"plans": {"acme": plan(session_ttl_seconds=60)}, "tenants": [{"id": "acme", "plan": "acme"}]}
         assert operator.put("/tenants", json=shorter).json() == {"changed": True}
-        with Person(proxy, mine) as alice:
+        with Client(proxy, mine) as alice:
             assert alice.http.delete("/v1/session").status_code == 204
         assert operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": "carol"}).status_code == 204
         environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal(), "PROXY_SESSION_SECRETS": SECRET}
@@ -231,8 +231,8 @@ def test_a_revocation_outlives_the_sessions_of_an_older_plan(
             # Each revocation drops those whose time is over.
             operator.request("DELETE", "/sessions", json={"tenant": "acme", "session_id": "another"})
             for token in (mine, by_subject, by_command):
-                with Person(proxy, token) as person:
-                    refusal(person.http.get("/v1/session"), 401, "session_revoked")
+                with Client(proxy, token) as client:
+                    refusal(client.http.get("/v1/session"), 401, "session_revoked")
 
 
 def minted_for(operator: httpx.Client, subject: str) -> str:
@@ -250,14 +250,14 @@ def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -
         return token
 
     carol, carol_again, dave = minted("carol"), minted("carol", endpoints=[NEXT]), minted("dave")
-    with Person(proxy, carol_again) as person:
-        assert person.facts()["endpoints"] == [NEXT]
+    with Client(proxy, carol_again) as client:
+        assert client.facts()["endpoints"] == [NEXT]
     assert operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": "carol"}).status_code == 204
     for token in (carol, carol_again):
-        with Person(proxy, token) as person:
-            refusal(person.http.get("/v1/session"), 401, "session_revoked")
-    with Person(proxy, dave) as person:
-        assert person.facts()["subject"] == "dave"
+        with Client(proxy, token) as client:
+            refusal(client.http.get("/v1/session"), 401, "session_revoked")
+    with Client(proxy, dave) as client:
+        assert client.facts()["subject"] == "dave"
     wrong_mints: list[tuple[dict[str, Any], int, str]] = [
         ({"subject": "x"}, 400, "bad_request"),
         ({"tenant": "nobody", "subject": "x"}, 404, "not_found"),
@@ -276,7 +276,7 @@ def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -
 
 def test_jobs_are_listed_newest_first(proxy: Stack, operator: httpx.Client) -> None:
     tokens = [proxy.token(name, tenant="acme") for name in ("eve", "finn")]
-    with Person(proxy, tokens[0]) as eve, Person(proxy, tokens[1]) as finn:
+    with Client(proxy, tokens[0]) as eve, Client(proxy, tokens[1]) as finn:
         job = eve.submitted("[[pace hold=IN_QUEUE]] ?")
         proxy.clock.advance(1)
         finn.run(endpoint=COUNTING)

@@ -282,8 +282,8 @@ def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
 
 
 def test_the_operators(proxy: Stack, promises: Promises) -> None:
-    with proxy.client() as person:
-        person.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
+    with proxy.client() as client:
+        client.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
     with proxy.client(ADMIN_TOKEN) as operator:
         tenants = "/v1/admin/tenants"
         promises.check("GET", tenants, operator.get(tenants), 200)

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
 from tests.routes.jobs import HELD
-from tests.support.limited import HOSTS, NEXT, PROTOCOL, Person, asking
+from tests.support.limited import HOSTS, NEXT, PROTOCOL, Client, asking
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -33,7 +33,7 @@ class Beside:
     """The same questions to fal and to the proxy."""
 
     def __init__(self, stack: Stack, surface: str) -> None:
-        self.person = Person(stack, stack.token(), surface)
+        self.client = Client(stack, stack.token(), surface)
         key = {"authorization": f"Key {SANDBOX_KEY}"}
         self.fal = httpx.Client(base_url=stack.sandbox.url, headers=key, timeout=30, trust_env=False, verify=False)
         self.surface = surface
@@ -46,7 +46,7 @@ class Beside:
         self.fal.cookies.clear()
         return tuple(
             (answer.status_code, {name: answer.headers.get(name) for name in HEADERS}, self.form(answer.json()))
-            for answer in (self.fal.request(method, f"/{path}", json=json), self.person.call(method, path, json))
+            for answer in (self.fal.request(method, f"/{path}", json=json), self.client.call(method, path, json))
         )  # type: ignore[return-value]
 
     def form(self, body: Any) -> Any:
@@ -63,7 +63,7 @@ class Beside:
 
     def close(self) -> None:
         self.fal.close()
-        self.person.http.close()
+        self.client.http.close()
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def beside(stack: Stack, surface: str) -> Iterator[Beside]:
 
 def move(stack: Stack, both: Beside, id_: str, step: str) -> None:
     if step == "cancel":
-        assert both.person.cancel(id_).status_code == 202
+        assert both.client.cancel(id_).status_code == 202
     else:
         stack.sandbox.move_job(id_, step)
 
@@ -91,7 +91,7 @@ def asked(life: str) -> dict[str, Any]:
 @pytest.mark.parametrize("life", LIVES)
 def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
     with beside(stack, surface) as both:
-        answer = both.person.call("POST", f"queue/{NEXT}", asked(life))
+        answer = both.client.call("POST", f"queue/{NEXT}", asked(life))
         id_ = answer.json()["request_id"]
         one = f"queue/{NEXT}/requests/{id_}"
         for step in ("", *LIVES[life][1]):
@@ -120,7 +120,7 @@ def agree(both: Beside, path: str, seconds: float = 10) -> None:
 @pytest.mark.parametrize("query", ["", "?logs=0", "?logs=1", "?logs=true", "?logs=false"])
 def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> None:
     with beside(stack, surface) as both:
-        id_ = both.person.submitted(HELD)
+        id_ = both.client.submitted(HELD)
         path = f"queue/{NEXT}/requests/{id_}/status/stream{query}"
         # Both are read from the job's beginning: fal's by hand, the proxy's as its own stream tells it.
         found: dict[str, list[Any]] = {"fal": [], "proxy": []}
@@ -129,7 +129,7 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
         named = {"x-fal-target-url": f"https://queue.fal.run/{path.removeprefix('queue/')}"}
         ways = {
             "fal": lambda: both.fal.stream("GET", f"/{path}"),
-            "proxy": lambda: both.person.http.stream("GET", target, headers={} if surface == HOSTS else named),
+            "proxy": lambda: both.client.http.stream("GET", target, headers={} if surface == HOSTS else named),
         }
 
         def read(name: str) -> None:
@@ -149,8 +149,8 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
             reader.join(20)
         assert found["fal"] == found["proxy"] and found["fal"][-1]["status"] == "COMPLETED"
         stack.sandbox.move_job(id_, "lose")
-        assert both.person.status(id_).status_code == 200, "it ended, and that is still known"
-        lost = both.person.submitted(HELD)
+        assert both.client.status(id_).status_code == 200, "it ended, and that is still known"
+        lost = both.client.submitted(HELD)
         stack.sandbox.move_job(lost, "lose")
         fal, proxy = both.told("GET", f"queue/{NEXT}/requests/{lost}/status{query}")
         # Each such answer has an id of its own.

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Person, account, limited_proxy, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, account, limited_proxy, per, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -85,19 +85,19 @@ def _noon(stack: Stack) -> str:
 
 
 def _calls(stack: Stack, subject: str, tenant: str, *, upload: bool = False) -> None:
-    with Person(stack, stack.token(subject, tenant=tenant)) as person:
-        assert person.run("[[pace run_seconds=0.25]] ?").status_code == 200
-        assert person.run(endpoint=COUNTING).status_code == 200
-        job = person.submitted("[[pace hold=IN_QUEUE]] ?")
+    with Client(stack, stack.token(subject, tenant=tenant)) as client:
+        assert client.run("[[pace run_seconds=0.25]] ?").status_code == 200
+        assert client.run(endpoint=COUNTING).status_code == 200
+        job = client.submitted("[[pace hold=IN_QUEUE]] ?")
         # What was refused, released or is not settled yet is not used.
-        assert person.run(temperature=9).status_code == 422
-        assert person.run("[[fault status=500]] ?").status_code == 500
-        assert person.cancel(job).status_code == 202 and person.status(job).is_success
-        person.submitted("[[pace hold=IN_QUEUE]] ?")
+        assert client.run(temperature=9).status_code == 422
+        assert client.run("[[fault status=500]] ?").status_code == 500
+        assert client.cancel(job).status_code == 202 and client.status(job).is_success
+        client.submitted("[[pace hold=IN_QUEUE]] ?")
         if upload:
             wanted = {"content_type": "image/png", "file_name": "a.png"}
-            slot = person.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
-            assert person.http.put(slot, content=png(77), headers={"content-type": "image/png"}).is_success
+            slot = client.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
+            assert client.http.put(slot, content=png(77), headers={"content-type": "image/png"}).is_success
 
 
 def test_a_session_sees_its_user_and_a_key_its_tenant(past: Past) -> None:

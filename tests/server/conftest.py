@@ -30,8 +30,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 
 @dataclass
-class Desk:
-    """A folder with a plan file and a database, and the environment that names them."""
+class Cli:
+    """The command line in a folder with a plan file and a database, which its environment names."""
 
     folder: Path
     environ: dict[str, str]
@@ -47,24 +47,24 @@ class Desk:
         return done.stdout.removesuffix("\n")
 
 
-def desk_in(folder: Path, commands: Commands) -> Desk:
+def cli_in(folder: Path, commands: Commands) -> Cli:
     (folder / "plans.yaml").write_text(yaml.safe_dump(PLANS))
     environ = {
         "PROXY_CONFIG": str(folder / "plans.yaml"),
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
         "PROXY_SESSION_SECRETS": SECRET,
     }
-    return Desk(folder, environ, commands)
+    return Cli(folder, environ, commands)
 
 
 @pytest.fixture
-def desk(tmp_path: Path, commands: Commands) -> Desk:
-    return desk_in(tmp_path, commands)
+def cli(tmp_path: Path, commands: Commands) -> Cli:
+    return cli_in(tmp_path, commands)
 
 
 @dataclass
 class Running:
-    desk: Desk
+    cli: Cli
     server: Server
     sandbox: SandboxControl
 
@@ -73,10 +73,10 @@ class Running:
 def shared_running(
     shared_sandbox: SandboxControl, commands: Commands, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    desk = desk_in(tmp_path_factory.mktemp("running"), commands)
-    desk.environ |= sandbox_environ(shared_sandbox.url)
-    with serving("serve", environ=desk.environ, folder=desk.folder) as server:
-        yield Running(desk, server, shared_sandbox)
+    cli = cli_in(tmp_path_factory.mktemp("running"), commands)
+    cli.environ |= sandbox_environ(shared_sandbox.url)
+    with serving("serve", environ=cli.environ, folder=cli.folder) as server:
+        yield Running(cli, server, shared_sandbox)
 
 
 #: An origin that every tenant's pages may use, beside those of the tenants.
@@ -98,5 +98,5 @@ def production(shared_production: Stack, sandbox: SandboxControl) -> Stack:
 
 @pytest.fixture
 def beside(shared_running: Running, sandbox: SandboxControl) -> Running:
-    """A server that runs, and the desk of an operator who works beside it on the same database."""
+    """A server that runs, and the command line beside it, on the same database."""
     return shared_running

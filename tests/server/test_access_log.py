@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tests.support.limited import HOSTS, NEXT, Person
+from tests.support.limited import HOSTS, NEXT, Client
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -20,7 +20,7 @@ def test_polls_that_are_answered_from_memory_are_told_at_debug_only(
         told = [record for record in caplog.records if record.name == "proxy.access"]
         return [record.levelname for record in told if getattr(record, "log_fields", {}).get("kind") == kind]
 
-    with Person(stack, stack.token(), HOSTS) as alice:
+    with Client(stack, stack.token(), HOSTS) as alice:
         job = alice.submitted("[[pace hold=IN_PROGRESS]] ?")
         for polls in (1, 2, 3):
             assert alice.status(job, NEXT).status_code == 202

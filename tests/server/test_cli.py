@@ -14,7 +14,7 @@ import yaml
 from proxy import __version__
 from proxy.stores.sql import migrate
 from tests.server.commands import PLAINLY
-from tests.server.conftest import PLANS, Desk, Running
+from tests.server.conftest import PLANS, Cli, Running
 from tests.support.secrets import SECRET
 from tests.support.waiting import wait_until
 
@@ -27,66 +27,66 @@ def call(url: str, credential: str, path: str = "/v1/session", **options: object
     return httpx.request(method, url + path, headers=headers, **PLAINLY, **options)
 
 
-def test_the_version_is_printed(desk: Desk) -> None:
-    assert desk.data("--version") == f"fal-proxy {__version__}"
+def test_the_version_is_printed(cli: Cli) -> None:
+    assert cli.data("--version") == f"fal-proxy {__version__}"
 
 
 # Tenants
 
 
-def test_the_tenants_of_the_plan_file_are_there_before_the_server_ever_ran(desk: Desk) -> None:
-    assert desk.data("tenants", "list") == "acme\tfull\nsmall\tnarrow"
-    rows = json.loads(desk.data("tenants", "list", "--json"))
+def test_the_tenants_of_the_plan_file_are_there_before_the_server_ever_ran(cli: Cli) -> None:
+    assert cli.data("tenants", "list") == "acme\tfull\nsmall\tnarrow"
+    rows = json.loads(cli.data("tenants", "list", "--json"))
     assert [row["id"] for row in rows] == ["acme", "small"] and rows[0]["guests"]["enabled"] is False
 
 
-def test_without_a_plan_file_there_is_a_default_tenant(desk: Desk) -> None:
-    done = desk.run("tenants", "list", PROXY_CONFIG="")
+def test_without_a_plan_file_there_is_a_default_tenant(cli: Cli) -> None:
+    done = cli.run("tenants", "list", PROXY_CONFIG="")
     assert (done.code, done.stdout, done.stderr) == (0, "default\tdefault\n", "")
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_show_tells_a_tenant_with_its_limits(desk: Desk, form: tuple[str, ...]) -> None:
-    shown = json.loads(desk.data("tenants", "show", "small", *form))
+def test_show_tells_a_tenant_with_its_limits(cli: Cli, form: tuple[str, ...]) -> None:
+    shown = json.loads(cli.data("tenants", "show", "small", *form))
     assert (shown["id"], shown["plan"]) == ("small", "narrow")
     assert shown["limits"]["endpoints"] == ["fal-ai/llava-next"] and shown["limits"]["max_tokens"] == 64
 
 
-def test_an_unknown_tenant_is_a_refusal_that_names_those_there_are(desk: Desk) -> None:
+def test_an_unknown_tenant_is_a_refusal_that_names_those_there_are(cli: Cli) -> None:
     for command in (["tenants", "show", "acmee"], ["keys", "list", "acmee"], ["keys", "create", "acmee"]):
-        done = desk.run(*command)
+        done = cli.run(*command)
         assert (done.code, done.stdout) == (1, "")
         assert done.stderr == "there is no tenant acmee; there are: acme, small\n"
 
 
-def test_apply_is_idempotent_and_tells_a_change(desk: Desk) -> None:
-    file = desk.folder / "more.yaml"
+def test_apply_is_idempotent_and_tells_a_change(cli: Cli) -> None:
+    file = cli.folder / "more.yaml"
     file.write_text(yaml.safe_dump({**PLANS, "tenants": [{"id": "globex", "plan": "narrow"}]}))
-    assert desk.data("tenants", "apply", str(file)) == "changed"
-    assert desk.data("tenants", "apply", str(file)) == "unchanged"
-    assert desk.data("tenants", "list") == "acme\tfull\nglobex\tnarrow\nsmall\tnarrow"
+    assert cli.data("tenants", "apply", str(file)) == "changed"
+    assert cli.data("tenants", "apply", str(file)) == "unchanged"
+    assert cli.data("tenants", "list") == "acme\tfull\nglobex\tnarrow\nsmall\tnarrow"
 
 
-def test_what_was_applied_is_not_undone_by_the_next_command(desk: Desk) -> None:
-    file = desk.folder / "moved.yaml"
+def test_what_was_applied_is_not_undone_by_the_next_command(cli: Cli) -> None:
+    file = cli.folder / "moved.yaml"
     file.write_text(yaml.safe_dump({**PLANS, "tenants": [{"id": "acme", "plan": "narrow"}]}))
-    desk.data("tenants", "list")
-    assert desk.data("tenants", "apply", str(file)) == "changed"
-    assert desk.data("tenants", "list") == "acme\tnarrow\nsmall\tnarrow"
+    cli.data("tenants", "list")
+    assert cli.data("tenants", "apply", str(file)) == "changed"
+    assert cli.data("tenants", "list") == "acme\tnarrow\nsmall\tnarrow"
 
 
-def test_apply_refuses_a_file_that_is_wrong_and_changes_nothing(desk: Desk) -> None:
-    file = desk.folder / "wrong.yaml"
+def test_apply_refuses_a_file_that_is_wrong_and_changes_nothing(cli: Cli) -> None:
+    file = cli.folder / "wrong.yaml"
     file.write_text(yaml.safe_dump({"plans": {"full": {"endpoints": ["fal-ai/flux/dev"]}}}))
-    done = desk.run("tenants", "apply", str(file))
+    done = cli.run("tenants", "apply", str(file))
     assert (done.code, done.stdout) == (1, "") and "fal-ai/flux/dev is not in the catalogue" in done.stderr
-    done = desk.run("tenants", "apply", "gone.yaml")
+    done = cli.run("tenants", "apply", "gone.yaml")
     assert (done.code, done.stdout, done.stderr) == (1, "", "there is no file gone.yaml\n")
-    assert len(json.loads(desk.data("tenants", "show", "acme"))["limits"]["endpoints"]) == 2
+    assert len(json.loads(cli.data("tenants", "show", "acme"))["limits"]["endpoints"]) == 2
 
 
-def test_the_schema_of_the_plan_file_accepts_what_the_program_accepts(desk: Desk) -> None:
-    schema = jsonschema_rs.validator_for(json.loads(desk.data("tenants", "schema")))
+def test_the_schema_of_the_plan_file_accepts_what_the_program_accepts(cli: Cli) -> None:
+    schema = jsonschema_rs.validator_for(json.loads(cli.data("tenants", "schema")))
     assert schema.is_valid(PLANS)
     assert not schema.is_valid({**PLANS, "tenant": []})
     assert not schema.is_valid({"plans": {"full": {"endpoints": "fal-ai/llava-next"}}})
@@ -95,36 +95,36 @@ def test_the_schema_of_the_plan_file_accepts_what_the_program_accepts(desk: Desk
 # Keys
 
 
-def test_a_new_key_stands_alone_on_stdout_and_only_its_hash_is_kept(desk: Desk) -> None:
-    done = desk.run("keys", "create", "acme", "--name", "backend")
+def test_a_new_key_stands_alone_on_stdout_and_only_its_hash_is_kept(cli: Cli) -> None:
+    done = cli.run("keys", "create", "acme", "--name", "backend")
     assert done.code == 0
     assert done.stdout.startswith("fpk_") and done.stdout.count("\n") == 1
     key_id, secret = done.stdout.strip().removeprefix("fpk_").split("_", 1)
     assert key_id in done.stderr and secret not in done.stderr
-    with sqlite3.connect(desk.folder / "proxy.db") as database:
+    with sqlite3.connect(cli.folder / "proxy.db") as database:
         assert secret not in "".join(database.iterdump())
     database.close()
 
 
-def test_keys_are_listed_without_their_secrets_until_they_are_revoked(desk: Desk) -> None:
-    made = json.loads(desk.data("keys", "create", "acme", "--name", "backend", "--json"))
+def test_keys_are_listed_without_their_secrets_until_they_are_revoked(cli: Cli) -> None:
+    made = json.loads(cli.data("keys", "create", "acme", "--name", "backend", "--json"))
     assert set(made) == {"id", "tenant", "name", "key"}
-    listed = desk.data("keys", "list", "acme")
+    listed = cli.data("keys", "list", "acme")
     assert listed.startswith(f"{made['id']}\t") and listed.endswith("\tNone\tbackend")
-    (row,) = json.loads(desk.data("keys", "list", "acme", "--json"))
+    (row,) = json.loads(cli.data("keys", "list", "acme", "--json"))
     assert set(row) == {"id", "name", "created_at", "last_used_at"} and row["last_used_at"] is None
-    assert desk.data("keys", "list", "small") == ""
-    assert desk.data("keys", "revoke", made["id"]) == "revoked"
-    assert desk.data("keys", "list", "acme") == ""
-    done = desk.run("keys", "revoke", made["id"])
+    assert cli.data("keys", "list", "small") == ""
+    assert cli.data("keys", "revoke", made["id"]) == "revoked"
+    assert cli.data("keys", "list", "acme") == ""
+    done = cli.run("keys", "revoke", made["id"])
     assert (done.code, done.stdout, done.stderr) == (1, "", f"there is no key {made['id']}\n")
 
 
 # Sessions
 
 
-def test_a_minted_session_stands_alone_on_stdout(desk: Desk) -> None:
-    done = desk.run("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+def test_a_minted_session_stands_alone_on_stdout(cli: Cli) -> None:
+    done = cli.run("sessions", "mint", "--tenant", "acme", "--subject", "alice")
     token = done.stdout.strip()
     assert done.code == 0 and done.stdout == f"{token}\n" and len(token) > 40
     assert done.stderr.startswith("session ") and " for alice of acme, until 20" in done.stderr
@@ -141,8 +141,8 @@ def test_a_minted_session_stands_alone_on_stdout(desk: Desk) -> None:
         (["--tenant", "small", "--subject", "a", "--endpoint", "fal-ai/llavav15-13b"], "--endpoint: the tenant's plan"),
     ],
 )
-def test_a_session_that_may_not_be_is_refused(desk: Desk, arguments: list[str], problem: str) -> None:
-    done = desk.run("sessions", "mint", *arguments)
+def test_a_session_that_may_not_be_is_refused(cli: Cli, arguments: list[str], problem: str) -> None:
+    done = cli.run("sessions", "mint", *arguments)
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
 
 
@@ -160,14 +160,14 @@ def test_a_session_that_may_not_be_is_refused(desk: Desk, arguments: list[str], 
         (["usage", "--tenant", "acme", "--to", "9" * 5000], "to: must be a day"),
     ],
 )
-def test_a_name_or_a_day_that_is_none_is_refused(desk: Desk, arguments: list[str | bytes], problem: str) -> None:
-    done = desk.run(*map(os.fsdecode, arguments))
+def test_a_name_or_a_day_that_is_none_is_refused(cli: Cli, arguments: list[str | bytes], problem: str) -> None:
+    done = cli.run(*map(os.fsdecode, arguments))
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
 
 
-def test_minting_needs_the_secret_and_nothing_else_of_the_server(desk: Desk) -> None:
-    assert "FAL_KEY" not in desk.environ
-    done = desk.run("sessions", "mint", "--tenant", "acme", "--subject", "alice", PROXY_SESSION_SECRETS="")
+def test_minting_needs_the_secret_and_nothing_else_of_the_server(cli: Cli) -> None:
+    assert "FAL_KEY" not in cli.environ
+    done = cli.run("sessions", "mint", "--tenant", "acme", "--subject", "alice", PROXY_SESSION_SECRETS="")
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith("PROXY_SESSION_SECRETS: is not set")
 
 
@@ -187,23 +187,23 @@ def test_minting_needs_the_secret_and_nothing_else_of_the_server(desk: Desk) -> 
     ],
     ids=" ".join,
 )
-def test_bad_usage_is_2_and_prints_no_data(desk: Desk, arguments: list[str]) -> None:
-    done = desk.run(*arguments)
+def test_bad_usage_is_2_and_prints_no_data(cli: Cli, arguments: list[str]) -> None:
+    done = cli.run(*arguments)
     assert (done.code, done.stdout) == (2, "") and done.stderr
 
 
 # The database
 
 
-def test_migrate_prints_the_revision_and_can_be_repeated(desk: Desk) -> None:
-    assert desk.data("migrate") == desk.data("migrate") == migrate.newest()
+def test_migrate_prints_the_revision_and_can_be_repeated(cli: Cli) -> None:
+    assert cli.data("migrate") == cli.data("migrate") == migrate.newest()
 
 
-def test_a_database_that_cannot_be_used_is_a_plain_refusal(desk: Desk) -> None:
-    (desk.folder / "notes.txt").write_text("no database " * 100)
-    for url in (f"sqlite:///{desk.folder / 'notes.txt'}", "sqlite:////gone/proxy.db"):
+def test_a_database_that_cannot_be_used_is_a_plain_refusal(cli: Cli) -> None:
+    (cli.folder / "notes.txt").write_text("no database " * 100)
+    for url in (f"sqlite:///{cli.folder / 'notes.txt'}", "sqlite:////gone/proxy.db"):
         for command in (["tenants", "list"], ["migrate"]):
-            done = desk.run(*command, PROXY_DATABASE_URL=url)
+            done = cli.run(*command, PROXY_DATABASE_URL=url)
             assert (done.code, done.stdout) == (1, ""), done
             assert "database does not answer" in done.stderr and "Traceback" not in done.stderr
 
@@ -213,14 +213,14 @@ def test_a_database_that_cannot_be_used_is_a_plain_refusal(desk: Desk) -> None:
 
 def test_a_session_from_the_command_line_opens_the_running_proxy_until_it_is_revoked(beside: Running) -> None:
     minted = json.loads(
-        beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice", "--ttl", "600", "--json")
+        beside.cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice", "--ttl", "600", "--json")
     )
     assert set(minted) == {"id", "subject", "expires_at", "token"}
     body = {"image_url": "data:image/png;base64,AAAA", "prompt": "?"}
     # The sandbox looked at the picture: the call went all the way.
     assert call(beside.server.url, minted["token"], "/fal/run/fal-ai/llava-next", json=body).status_code == 422
     assert len(beside.sandbox.requests()) == 1
-    assert beside.desk.data("sessions", "revoke", minted["id"]) == "revoked"
+    assert beside.cli.data("sessions", "revoke", minted["id"]) == "revoked"
     wait_until(
         lambda: call(beside.server.url, minted["token"]).json().get("error_type") == "session_revoked",
         "the revocation did not reach the running proxy",
@@ -228,52 +228,52 @@ def test_a_session_from_the_command_line_opens_the_running_proxy_until_it_is_rev
 
 
 def test_a_narrowed_session_is_clamped_to_the_plan(beside: Running) -> None:
-    token = beside.desk.data(
+    token = beside.cli.data(
         "sessions", "mint", "--tenant", "acme", "--subject", "bob", "--endpoint", "fal-ai/llava-next", "--ttl", "99999"
     )
     facts = call(beside.server.url, token).json()
     assert (facts["tenant"], facts["subject"], facts["endpoints"]) == ("acme", "bob", ["fal-ai/llava-next"])
-    done = beside.desk.run("sessions", "mint", "--tenant", "small", "--subject", "x", "--ttl", "99999", "--json")
+    done = beside.cli.run("sessions", "mint", "--tenant", "small", "--subject", "x", "--ttl", "99999", "--json")
     assert done.stderr.strip().endswith(json.loads(done.stdout)["expires_at"])
 
 
 def test_all_sessions_of_one_subject_can_be_revoked(beside: Running) -> None:
     first, second, other = (
-        beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", subject)
+        beside.cli.data("sessions", "mint", "--tenant", "acme", "--subject", subject)
         for subject in ("carol", "carol", "dave")
     )
     assert {call(beside.server.url, token).status_code for token in (first, second, other)} == {200}
-    assert beside.desk.data("sessions", "revoke", "--tenant", "acme", "--subject", "carol") == "revoked"
+    assert beside.cli.data("sessions", "revoke", "--tenant", "acme", "--subject", "carol") == "revoked"
     wait_until(lambda: call(beside.server.url, first).status_code == 401, "the revocation did not arrive")
     assert call(beside.server.url, second).json()["error_type"] == "session_revoked"
     assert call(beside.server.url, other).status_code == 200
-    again = beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "carol")
+    again = beside.cli.data("sessions", "mint", "--tenant", "acme", "--subject", "carol")
     assert call(beside.server.url, again).status_code == 200
 
 
 def test_a_key_counts_in_the_running_proxy_until_it_is_revoked(beside: Running) -> None:
-    made = json.loads(beside.desk.data("keys", "create", "acme", "--json"))
+    made = json.loads(beside.cli.data("keys", "create", "acme", "--json"))
     wait_until(lambda: call(beside.server.url, made["key"]).status_code == 200, "the key did not arrive")
     minted = call(beside.server.url, made["key"], "/v1/sessions", json={"subject": "erin"})
     assert minted.status_code == 201
     assert call(beside.server.url, minted.json()["token"]).json()["subject"] == "erin"
     wait_until(
-        lambda: json.loads(beside.desk.data("keys", "list", "acme", "--json"))[0]["last_used_at"],
+        lambda: json.loads(beside.cli.data("keys", "list", "acme", "--json"))[0]["last_used_at"],
         "the use of the key was not noted",
     )
-    beside.desk.data("keys", "revoke", made["id"])
+    beside.cli.data("keys", "revoke", made["id"])
     wait_until(lambda: call(beside.server.url, made["key"]).status_code == 401, "the revocation did not arrive")
     # What was minted with it counts on: it belongs to the subject.
     assert call(beside.server.url, minted.json()["token"]).status_code == 200
 
 
 def test_a_change_of_the_plans_takes_effect_in_the_running_proxy(beside: Running) -> None:
-    token = beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "frank")
-    file = beside.desk.folder / "wider.yaml"
+    token = beside.cli.data("sessions", "mint", "--tenant", "acme", "--subject", "frank")
+    file = beside.cli.folder / "wider.yaml"
     every = ["fal-ai/llava-next", "fal-ai/llavav15-13b", "fal-ai/llava-llama3-8b-v11"]
     file.write_text(yaml.safe_dump({**PLANS, "plans": {**PLANS["plans"], "full": {"endpoints": every}}}))
     assert len(call(beside.server.url, token).json()["endpoints"]) == 2
-    assert beside.desk.data("tenants", "apply", str(file)) == "changed"
+    assert beside.cli.data("tenants", "apply", str(file)) == "changed"
     wait_until(lambda: len(call(beside.server.url, token).json()["endpoints"]) == 3, "the change did not arrive")
 
 

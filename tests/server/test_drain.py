@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from tests.server.commands import PLAINLY, Server, serving
-from tests.server.conftest import Desk
-from tests.support.books import Books, read_books
+from tests.server.conftest import Cli
+from tests.support.audit import AuditReport, read_report
 from tests.support.images import PIXEL, PIXEL_PNG
 from tests.support.programs import tree
 from tests.support.redis import Redis
@@ -39,19 +39,19 @@ BY_SIGNAL = -signal.SIGTERM
 LONG, SHORT = "600", "4"
 
 
-class Scene:
+class Deployment:
     """A server to be stopped, its sandbox, and callers, each a subject of its own."""
 
-    def __init__(self, server: Server, desk: Desk, sandbox: SandboxControl) -> None:
+    def __init__(self, server: Server, cli: Cli, sandbox: SandboxControl) -> None:
         self.server = server
         self.sandbox = sandbox
-        self._desk = desk
+        self._cli = cli
         self._callers: list[httpx.Client] = []
         self._pool = ThreadPoolExecutor(16)
 
     def caller(self) -> httpx.Client:
         subject = f"caller-{len(self._callers)}"
-        token = self._desk.data("sessions", "mint", "--tenant", "acme", "--subject", subject)
+        token = self._cli.data("sessions", "mint", "--tenant", "acme", "--subject", subject)
         headers = {"authorization": f"Bearer {token}"}
         self._callers.append(httpx.Client(base_url=self.server.url, headers=headers, **PLAINLY))
         return self._callers[-1]
@@ -80,8 +80,8 @@ class Scene:
     def end(self, seconds: float = 20) -> int:
         return self.server.process.wait(timeout=seconds)
 
-    def books(self) -> Books:
-        return asyncio.run(read_books(self._desk.environ["PROXY_DATABASE_URL"]))
+    def books(self) -> AuditReport:
+        return asyncio.run(read_report(self._cli.environ["PROXY_DATABASE_URL"]))
 
     def close(self) -> None:
         for pid in tree(self.server.process.pid):
@@ -93,10 +93,10 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(sandbox: SandboxControl, desk: Desk, drain_seconds: str, **environ: str) -> Iterator[Scene]:
+def deploy(sandbox: SandboxControl, cli: Cli, drain_seconds: str, **environ: str) -> Iterator[Deployment]:
     more = {**sandbox_environ(sandbox.url), "PROXY_DRAIN_SECONDS": drain_seconds, **environ}
-    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at="/readyz") as server:
-        found = Scene(server, desk, sandbox)
+    with serving("serve", environ={**cli.environ, **more}, folder=cli.folder, live_at="/readyz") as server:
+        found = Deployment(server, cli, sandbox)
         try:
             yield found
         finally:
@@ -136,20 +136,24 @@ def connected(server: Server) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), timeout=30)
 
 
-def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxControl, desk: Desk) -> None:
-    with scene(sandbox, desk, LONG) as stage:
-        alice, bob = stage.caller(), stage.caller()
+def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxControl, cli: Cli) -> None:
+    with deploy(sandbox, cli, LONG) as deployment:
+        alice, bob = deployment.caller(), deployment.caller()
         done, other, followed = submitted(alice), submitted(bob, HELD), submitted(bob, HELD)
         place = slot(alice)
         wait_until(lambda: alice.get(f"{QUEUE}/requests/{done}/status").status_code == 200, "the job does not end")
-        run, run_id = stage.meanwhile(lambda: alice.post(RUN, json=asked(f"alice {HELD}")))
-        events = stage.in_background(lambda: bob.get(f"/v1/jobs/{followed}/events"), f"{followed}/status/stream")
-        with connected(stage.server) as silent, connected(stage.server) as idle, idle.makefile("rb") as answered:
+        run, run_id = deployment.meanwhile(lambda: alice.post(RUN, json=asked(f"alice {HELD}")))
+        events = deployment.in_background(lambda: bob.get(f"/v1/jobs/{followed}/events"), f"{followed}/status/stream")
+        with (
+            connected(deployment.server) as silent,
+            connected(deployment.server) as idle,
+            idle.makefile("rb") as answered,
+        ):
             idle.sendall(b"GET /livez HTTP/1.1\r\nhost: proxy\r\n\r\n")
             assert answered.readline().startswith(b"HTTP/1.1 200 ")
-            stage.begin_to_stop()
+            deployment.begin_to_stop()
 
-            refused(httpx.get(f"{stage.server.url}/readyz", **PLAINLY))
+            refused(httpx.get(f"{deployment.server.url}/readyz", **PLAINLY))
             for path, body in ((RUN, asked()), (QUEUE, asked()), (f"{RUN}/stream", asked()), (INITIATE, PNG)):
                 refused(bob.post(path, json=body))
             refused(bob.post("/v1/jobs", json={"endpoint": ENDPOINT, "input": asked()}))
@@ -166,37 +170,39 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             assert sent.status_code == 200
             # A stream that can be resumed anywhere ends at once.
             assert events.result(timeout=30).text.endswith("\n\nretry: 1000\n\n")
-            assert not run.done() and stage.server.process.poll() is None
+            assert not run.done() and deployment.server.process.poll() is None
 
             sandbox.move_job(run_id, "COMPLETED")
             answer = run.result(timeout=30)
             assert answer.status_code == 200 and "You asked: alice" in answer.json()["output"]
             assert answer.headers["connection"] == "close"
-            assert stage.end() == BY_SIGNAL
+            assert deployment.end() == BY_SIGNAL
             assert answered.read().endswith(b'{"status":"ok"}') and silent.recv(1) == b""
     assert len([one for one in sandbox.requests() if one["host"] == "run"]) == 1
-    assert "Traceback" not in stage.server.stderr
+    assert "Traceback" not in deployment.server.stderr
 
 
-def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: SandboxControl, desk: Desk) -> None:
-    with scene(sandbox, desk, SHORT) as stage:
-        runner, submitter, streamer, watcher, poller, uploader = (stage.caller() for _ in range(6))
+def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: SandboxControl, cli: Cli) -> None:
+    with deploy(sandbox, cli, SHORT) as deployment:
+        runner, submitter, streamer, watcher, poller, uploader = (deployment.caller() for _ in range(6))
         watched, polled = submitted(watcher, HELD), submitted(poller, f"{HELD} [[fault delay=60 on=result]]")
         place = urlsplit(slot(uploader))
-        run, _ = stage.meanwhile(lambda: runner.post(RUN, json=asked(HELD)))
+        run, _ = deployment.meanwhile(lambda: runner.post(RUN, json=asked(HELD)))
         streaming = lambda: read_to_the_cut(streamer, "POST", f"{RUN}/stream", asked(HELD))  # noqa: E731
-        stream, _ = stage.meanwhile(streaming)
-        submit = stage.in_background(lambda: submitter.post(QUEUE, json=asked(f"never told {SILENT}")), "llava-next")
+        stream, _ = deployment.meanwhile(streaming)
+        submit = deployment.in_background(
+            lambda: submitter.post(QUEUE, json=asked(f"never told {SILENT}")), "llava-next"
+        )
         wait_until(lambda: "never told" in str(sandbox.requests()), "the submit did not reach the sandbox")
         events = f"{QUEUE}/requests/{watched}/status/stream"
-        watch = stage.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
-        poll = stage.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
-        with connected(stage.server) as upload:
+        watch = deployment.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
+        poll = deployment.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
+        with connected(deployment.server) as upload:
             head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 99999\r\n"
             upload.sendall(head.encode() + b"\r\n" + PIXEL_PNG + bytes(50_000))
             wait_until(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
             began = time.monotonic()
-            assert stage.server.stop(signal.SIGTERM) == BY_SIGNAL
+            assert deployment.server.stop(signal.SIGTERM) == BY_SIGNAL
             assert time.monotonic() - began < float(SHORT)
             with upload.makefile("rb") as answer:
                 assert answer.readline().startswith(b"HTTP/1.1 503 ")
@@ -206,9 +212,9 @@ def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: Sandbox
         refused(poll.result(timeout=30))
         assert stream.result(timeout=30).endswith(b"retry: 1000\n\n")
         assert b'"IN_PROGRESS"' in watch.result(timeout=30) and watch.result().endswith(b"\n\nretry: 1000\n\n")
-        books = stage.books()
-    books.check()
-    states = {(entry.kind, entry.subject): entry.state for entry in books.entries}
+        report = deployment.books()
+    report.check()
+    states = {(entry.kind, entry.subject): entry.state for entry in report.entries}
     assert states == {
         ("run", "caller-0"): "settled",
         ("submit", "caller-1"): "settled",
@@ -217,19 +223,19 @@ def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: Sandbox
         ("submit", "caller-4"): "accepted",
         ("upload", "caller-5"): "released",
     }
-    assert "Traceback" not in stage.server.stderr
+    assert "Traceback" not in deployment.server.stderr
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["terminate", "ctrl-c"])
-def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, desk: Desk, second: signal.Signals) -> None:
-    with scene(sandbox, desk, LONG) as stage:
-        run, _ = stage.meanwhile(stage_run(stage.caller()))
-        stage.begin_to_stop()
+def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, cli: Cli, second: signal.Signals) -> None:
+    with deploy(sandbox, cli, LONG) as deployment:
+        run, _ = deployment.meanwhile(stage_run(deployment.caller()))
+        deployment.begin_to_stop()
         assert not run.done()
-        stage.server.process.send_signal(second)
-        assert stage.end() in (BY_SIGNAL, -second)
+        deployment.server.process.send_signal(second)
+        assert deployment.end() in (BY_SIGNAL, -second)
         assert run.result(timeout=30).json()["error_type"] == "upstream_ambiguous"
-        (entry,) = stage.books().entries
+        (entry,) = deployment.books().entries
         assert entry.state == "settled"
 
 
@@ -239,25 +245,27 @@ def stage_run(caller: httpx.Client) -> Callable[[], httpx.Response]:
 
 @pytest.mark.tools
 @pytest.mark.parametrize("everywhere", [False, True], ids=["terminate", "ctrl-c"])
-def test_several_workers_drain_together(sandbox: SandboxControl, desk: Desk, redis: Redis, everywhere: bool) -> None:
-    with scene(sandbox, desk, LONG, PROXY_WORKERS="3", PROXY_REDIS_URL=redis.url) as stage:
-        caller = stage.caller()
-        run, run_id = stage.meanwhile(stage_run(caller))
-        workers = tree(stage.server.process.pid)[1:]
+def test_several_workers_drain_together(sandbox: SandboxControl, cli: Cli, redis: Redis, everywhere: bool) -> None:
+    with deploy(sandbox, cli, LONG, PROXY_WORKERS="3", PROXY_REDIS_URL=redis.url) as deployment:
+        caller = deployment.caller()
+        run, run_id = deployment.meanwhile(stage_run(caller))
+        workers = tree(deployment.server.process.pid)[1:]
         # A terminal sends its Ctrl-C to the workers as well, and the parent tells them once more.
-        for pid in [stage.server.process.pid, *(workers if everywhere else ())]:
+        for pid in [deployment.server.process.pid, *(workers if everywhere else ())]:
             os.kill(pid, signal.SIGINT if everywhere else signal.SIGTERM)
         # Only the worker that is busy is left, and answers whoever comes.
         wait_until(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
-        wait_until(lambda: not listens(stage.server.process.pid), "connections wait in vain when all workers have gone")
-        wait_until(stage.is_draining, "the busy worker does not stop")
+        wait_until(
+            lambda: not listens(deployment.server.process.pid), "connections wait in vain when all workers have gone"
+        )
+        wait_until(deployment.is_draining, "the busy worker does not stop")
         for _ in range(20):
-            refused(httpx.post(stage.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
+            refused(httpx.post(deployment.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
         assert not run.done()
         sandbox.move_job(run_id, "COMPLETED")
         assert run.result(timeout=30).status_code == 200
-        assert stage.end() == 0
-        assert "Traceback" not in stage.server.stderr
+        assert deployment.end() == 0
+        assert "Traceback" not in deployment.server.stderr
 
 
 def listens(pid: int) -> bool:
@@ -273,27 +281,27 @@ def listens(pid: int) -> bool:
 
 
 @pytest.mark.tools
-def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with scene(sandbox, desk, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
-        run, _ = stage.meanwhile(stage_run(stage.caller()))
-        stage.begin_to_stop()
-        stage.server.process.send_signal(signal.SIGTERM)
-        assert stage.end() == 0
+def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with deploy(sandbox, cli, LONG, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as deployment:
+        run, _ = deployment.meanwhile(stage_run(deployment.caller()))
+        deployment.begin_to_stop()
+        deployment.server.process.send_signal(signal.SIGTERM)
+        assert deployment.end() == 0
         assert run.result(timeout=30).json()["error_type"] == "upstream_ambiguous"
-        (entry,) = stage.books().entries
+        (entry,) = deployment.books().entries
         assert entry.state == "settled"
 
 
 @pytest.mark.tools
-def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with scene(sandbox, desk, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as stage:
-        caller = stage.caller()
-        run, _ = stage.meanwhile(stage_run(caller))
-        workers = tree(stage.server.process.pid)[1:]
-        stage.begin_to_stop()
+def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with deploy(sandbox, cli, SHORT, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as deployment:
+        caller = deployment.caller()
+        run, _ = deployment.meanwhile(stage_run(caller))
+        workers = tree(deployment.server.process.pid)[1:]
+        deployment.begin_to_stop()
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-        assert stage.end() == 0
+        assert deployment.end() == 0
         with pytest.raises(httpx.TransportError):
             run.result(timeout=30)

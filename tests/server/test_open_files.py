@@ -12,16 +12,16 @@ import httpx
 import pytest
 
 from tests.server.commands import PLAINLY, serving
-from tests.server.conftest import Desk
+from tests.server.conftest import Cli
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import sandbox_environ
 
 pytestmark = pytest.mark.slow
 
 
-def test_connections_that_say_nothing_shut_nobody_out(sandbox: SandboxControl, desk: Desk) -> None:
-    environ = {**desk.environ, **sandbox_environ(sandbox.url)}
-    with serving("serve", environ=environ, folder=desk.folder, open_files="90") as server, ExitStack() as held:
+def test_connections_that_say_nothing_shut_nobody_out(sandbox: SandboxControl, cli: Cli) -> None:
+    environ = {**cli.environ, **sandbox_environ(sandbox.url)}
+    with serving("serve", environ=environ, folder=cli.folder, open_files="90") as server, ExitStack() as held:
         port = int(server.url.rpartition(":")[2])
         for number in range(70):
             wire = held.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -36,9 +36,9 @@ def test_connections_that_say_nothing_shut_nobody_out(sandbox: SandboxControl, d
     assert (warning["open_files"], warning["connections"], warning["PROXY_MAX_CONNECTIONS"]) == (90, 13, 12000)
 
 
-def test_the_limit_is_raised_as_far_as_it_may_be(sandbox: SandboxControl, desk: Desk) -> None:
+def test_the_limit_is_raised_as_far_as_it_may_be(sandbox: SandboxControl, cli: Cli) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_MAX_CONNECTIONS": "900"}
-    with serving("serve", environ=environ, folder=desk.folder, open_files="1024:") as server:
+    environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_MAX_CONNECTIONS": "900"}
+    with serving("serve", environ=environ, folder=cli.folder, open_files="1024:") as server:
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     assert "open files" not in server.stderr

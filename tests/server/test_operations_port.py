@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.server.commands import PLAINLY, Commands, Server, serving
-from tests.server.conftest import Desk, desk_in
+from tests.server.conftest import Cli, cli_in
 from tests.server.listening import read_to_end, refusal
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -39,16 +39,16 @@ class TwoListeners:
 
 
 @contextmanager
-def two_listeners(sandbox: SandboxControl, desk: Desk, **more: str) -> Iterator[TwoListeners]:
+def two_listeners(sandbox: SandboxControl, cli: Cli, **more: str) -> Iterator[TwoListeners]:
     port = free_port()
     environ = {
-        **desk.environ,
+        **cli.environ,
         **sandbox_environ(sandbox.url),
         "PROXY_OPS_PORT": str(port),
         "PROXY_ADMIN_TOKEN": ADMIN_TOKEN,
         **more,
     }
-    with serving("serve", environ=environ, folder=desk.folder) as server:
+    with serving("serve", environ=environ, folder=cli.folder) as server:
         yield TwoListeners(server, f"http://127.0.0.1:{port}")
 
 
@@ -56,8 +56,8 @@ def two_listeners(sandbox: SandboxControl, desk: Desk, **more: str) -> Iterator[
 def both(
     shared_sandbox: SandboxControl, commands: Commands, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TwoListeners]:
-    desk = desk_in(tmp_path_factory.mktemp("operations"), commands)
-    with two_listeners(shared_sandbox, desk, PROXY_HEAD_SECONDS="1", PROXY_MAX_CONNECTIONS_PER_ADDRESS="3") as found:
+    cli = cli_in(tmp_path_factory.mktemp("operations"), commands)
+    with two_listeners(shared_sandbox, cli, PROXY_HEAD_SECONDS="1", PROXY_MAX_CONNECTIONS_PER_ADDRESS="3") as found:
         yield found
 
 
@@ -109,23 +109,23 @@ def test_operators_are_let_in_while_callers_are_too_many(both: TwoListeners) -> 
     assert 'fal_proxy_connections_refused_total{limit="address"}' in metrics.text
 
 
-def test_the_settings_name_what_cannot_be(desk: Desk) -> None:
-    done = desk.run("check-config", PROXY_PORT="8787", PROXY_OPS_PORT="8787", FAL_KEY="id:secret")
+def test_the_settings_name_what_cannot_be(cli: Cli) -> None:
+    done = cli.run("check-config", PROXY_PORT="8787", PROXY_OPS_PORT="8787", FAL_KEY="id:secret")
     assert done.code == 1 and "PROXY_OPS_PORT: is the same as PROXY_PORT" in done.stderr
-    done = desk.run("check-config", PROXY_OPS_HOST="127.0.0.1", FAL_KEY="id:secret")
+    done = cli.run("check-config", PROXY_OPS_HOST="127.0.0.1", FAL_KEY="id:secret")
     assert done.code == 1 and "PROXY_OPS_HOST: means nothing without PROXY_OPS_PORT" in done.stderr
 
 
-def test_an_address_that_is_taken_stops_the_start_with_its_name(desk: Desk) -> None:
+def test_an_address_that_is_taken_stops_the_start_with_its_name(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = desk.run("serve", PROXY_PORT=str(free_port()), PROXY_OPS_PORT=port, FAL_KEY="id:secret")
+        done = cli.run("serve", PROXY_PORT=str(free_port()), PROXY_OPS_PORT=port, FAL_KEY="id:secret")
     assert done.code != 0 and "PROXY_OPS_PORT" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_operators_see_the_server_drain(sandbox: SandboxControl, desk: Desk) -> None:
-    token = desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
-    with two_listeners(sandbox, desk, PROXY_DRAIN_SECONDS="20") as found:
+def test_operators_see_the_server_drain(sandbox: SandboxControl, cli: Cli) -> None:
+    token = cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+    with two_listeners(sandbox, cli, PROXY_DRAIN_SECONDS="20") as found:
         port = int(found.server.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), 30) as wire:
             body = json.dumps({"image_url": "data:image/png;base64,AAAA", "prompt": "[[fault delay=2]]"}).encode()
@@ -141,8 +141,8 @@ def test_operators_see_the_server_drain(sandbox: SandboxControl, desk: Desk) -> 
 
 
 @pytest.mark.tools
-def test_several_workers_share_the_port_of_operators(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with two_listeners(sandbox, desk, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as found:
+def test_several_workers_share_the_port_of_operators(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with two_listeners(sandbox, cli, PROXY_WORKERS="2", PROXY_REDIS_URL=redis.url) as found:
         for _ in range(20):
             assert [found.ask(found.operations, path).status_code for path in OPERATORS] == [200] * 3
             assert [found.ask(found.server.url, path).status_code for path in OPERATORS] == [404] * 3

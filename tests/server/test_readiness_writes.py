@@ -14,22 +14,22 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import PostgresDatabases
-from tests.support.limited import NEXT, Person, limited_proxy, per, plan
+from tests.support.limited import NEXT, Client, limited_proxy, per, plan
 from tests.support.postgres import Postgres
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
 PLANS = {"acme": plan(quotas=[per("tenant", "requests", 1000)])}
-Proxy = Callable[..., AbstractContextManager[tuple[Stack, Person]]]
+Proxy = Callable[..., AbstractContextManager[tuple[Stack, Client]]]
 
 
 @pytest.fixture
 def proxy(sandbox: SandboxControl, tmp_path: Path) -> Proxy:
     @contextlib.contextmanager
-    def proxy(database_url: str) -> Iterator[tuple[Stack, Person]]:
+    def proxy(database_url: str) -> Iterator[tuple[Stack, Client]]:
         with (
             limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_DATABASE_URL": database_url}) as own,
-            Person(own, own.token(tenant="acme")) as alice,
+            Client(own, own.token(tenant="acme")) as alice,
         ):
             yield own, alice
 

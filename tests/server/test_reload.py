@@ -17,7 +17,7 @@ import yaml
 
 from proxy.sandbox.app import SANDBOX_KEY
 from tests.server.commands import PLAINLY, PROXY, Commands, Server, serving
-from tests.server.conftest import PLANS, Desk, desk_in
+from tests.server.conftest import PLANS, Cli, cli_in
 from tests.support.images import PIXEL
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -43,14 +43,14 @@ FILES = {
 class Reloadable:
     """A server whose secrets are in files, and what its operator does to it."""
 
-    desk: Desk
+    cli: Cli
     server: Server
     reloads: int = 0
     processes: int = 1
     clients: list[httpx.Client] = field(default_factory=list)
 
     def write(self, name: str, text: str) -> None:
-        (self.desk.folder / name).write_text(text)
+        (self.cli.folder / name).write_text(text)
 
     def write_plans(self, document: dict[str, Any]) -> None:
         self.write("plans.yaml", yaml.safe_dump(document))
@@ -70,7 +70,7 @@ class Reloadable:
 
     def caller(self, secret: str = SECRET) -> httpx.Client:
         mint = ("sessions", "mint", "--tenant", "acme", "--subject", "alice")
-        token = self.desk.run(*mint, PROXY_SESSION_SECRETS=secret).stdout.strip()
+        token = self.cli.run(*mint, PROXY_SESSION_SECRETS=secret).stdout.strip()
         headers = {"authorization": f"Bearer {token}"}
         self.clients.append(httpx.Client(base_url=self.server.url, headers=headers, **PLAINLY))
         return self.clients[-1]
@@ -89,23 +89,23 @@ def endpoints(caller: httpx.Client) -> list[str]:
     return [one["id"] for one in caller.get("/v1/endpoints").raise_for_status().json()["endpoints"]]
 
 
-def environ_of(desk: Desk, sandbox: SandboxControl) -> dict[str, str]:
-    """The environment of a desk, with its secrets in files."""
+def environ_of(cli: Cli, sandbox: SandboxControl) -> dict[str, str]:
+    """The environment of the command line, with its secrets in files."""
     for name, text in FILES.items():
-        (desk.folder / name).write_text(text)
+        (cli.folder / name).write_text(text)
     # Longer than a test: a breaker that is open stays open.
-    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_UPSTREAM_PROBE_SECONDS": "15"}
+    environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_UPSTREAM_PROBE_SECONDS": "15"}
     given = {name: value for name, value in environ.items() if name not in FILES}
-    return {**given, **{f"{name}_FILE": str(desk.folder / name) for name in FILES}}
+    return {**given, **{f"{name}_FILE": str(cli.folder / name) for name in FILES}}
 
 
 @pytest.fixture(scope="module")
 def shared(
     shared_sandbox: SandboxControl, commands: Commands, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Reloadable]:
-    desk = desk_in(tmp_path_factory.mktemp("reload"), commands)
-    with serving("serve", environ=environ_of(desk, shared_sandbox), folder=desk.folder) as server:
-        yield Reloadable(desk, server)
+    cli = cli_in(tmp_path_factory.mktemp("reload"), commands)
+    with serving("serve", environ=environ_of(cli, shared_sandbox), folder=cli.folder) as server:
+        yield Reloadable(cli, server)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_plans_and_tenants_are_applied(reloadable: Reloadable) -> None:
     reloadable.write_plans({"plans": {"full": narrow, "narrow": narrow}, "tenants": tenants})
     reloadable.reload()
     assert endpoints(caller) == ["fal-ai/llava-next"]
-    assert "fresh" in reloadable.desk.data("tenants", "list")
+    assert "fresh" in reloadable.cli.data("tenants", "list")
     line = [one for one in reloadable.server.stderr.splitlines() if "configuration reloaded" in one][-1]
     assert '"plans":"changed"' in line and '"secrets":"unchanged"' in line
 
@@ -162,7 +162,7 @@ def test_a_mistake_is_named_and_changes_nothing(reloadable: Reloadable) -> None:
 
 @pytest.mark.parametrize("text", [None, "plans: [", ""], ids=["gone", "no-yaml", "empty"])
 def test_a_file_that_is_being_written_is_a_mistake(reloadable: Reloadable, text: str | None) -> None:
-    path = reloadable.desk.folder / "plans.yaml"
+    path = reloadable.cli.folder / "plans.yaml"
     path.unlink() if text is None else path.write_text(text)
     reloadable.reload_in_vain("PROXY_CONFIG: ")
     assert reloadable.caller().post(RUN, json=INPUT).status_code == 200
@@ -255,9 +255,9 @@ def _is_still(reloadable: Reloadable) -> Any:
     return is_still
 
 
-def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, desk: Desk) -> None:
-    environ = {**environ_of(desk, sandbox), "PROXY_PORT": str(free_port()), "PATH": os.environ["PATH"]}
-    log = desk.folder / "log"
+def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, cli: Cli) -> None:
+    environ = {**environ_of(cli, sandbox), "PROXY_PORT": str(free_port()), "PATH": os.environ["PATH"]}
+    log = cli.folder / "log"
     with log.open("wb") as out, subprocess.Popen([*PROXY, "serve"], env=environ, stderr=out) as process:
         wait_until(lambda: "Started server process" in log.read_text(), "it does not start")
         process.send_signal(signal.SIGHUP)
@@ -266,27 +266,27 @@ def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, desk: Desk) ->
         assert process.wait(timeout=20) == -signal.SIGTERM, log.read_text()
 
 
-def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, desk: Desk) -> None:
-    environ = environ_of(desk, sandbox)
-    path = desk.folder / "database-url"
+def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, cli: Cli) -> None:
+    environ = environ_of(cli, sandbox)
+    path = cli.folder / "database-url"
     path.write_text(environ.pop("PROXY_DATABASE_URL"))
-    with serving("serve", environ={**environ, "PROXY_DATABASE_URL_FILE": str(path)}, folder=desk.folder) as server:
-        path.write_text(f"sqlite:///{desk.folder}/other.db")
-        reloadable = Reloadable(desk, server)
+    with serving("serve", environ={**environ, "PROXY_DATABASE_URL_FILE": str(path)}, folder=cli.folder) as server:
+        path.write_text(f"sqlite:///{cli.folder}/other.db")
+        reloadable = Reloadable(cli, server)
         reloadable.reload()
         assert "a changed setting needs a restart" in server.stderr and "PROXY_DATABASE_URL" in server.stderr
-        assert not Path(f"{desk.folder}/other.db").exists()
+        assert not Path(f"{cli.folder}/other.db").exists()
         assert reloadable.caller().post(RUN, json=INPUT).status_code == 200
         reloadable.close()
 
 
 @pytest.mark.tools
 @pytest.mark.slow
-def test_several_workers_reload_together(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    environ = {**environ_of(desk, sandbox), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url}
-    with serving("serve", environ=environ, folder=desk.folder) as server:
+def test_several_workers_reload_together(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    environ = {**environ_of(cli, sandbox), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url}
+    with serving("serve", environ=environ, folder=cli.folder) as server:
         wait_until(lambda: server.stderr.count("Started server process") == 2, "a worker does not start")
-        reloadable = Reloadable(desk, server, processes=2)
+        reloadable = Reloadable(cli, server, processes=2)
         reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
         reloadable.reload()
         # Each request has a connection of its own, so that both workers are asked.

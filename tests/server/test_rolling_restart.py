@@ -22,8 +22,8 @@ from proxy.sandbox.app import create_sandbox
 from proxy.sandbox.record import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import ENDPOINT, Answered, Caller, http
-from tests.limits.mortals import Mortals, mortals
-from tests.support.books import Books, read_books
+from tests.limits.forked_servers import ForkedServers, fork_servers
+from tests.support.audit import AuditReport, read_report
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -51,7 +51,7 @@ PLANS = {
 class Fleet:
     """The proxies that callers know of; one that is stopping stays known until it is gone."""
 
-    mortals: Mortals
+    servers: ForkedServers
     environ: dict[str, str]
     session: aiohttp.ClientSession
     living: deque[tuple[str, int]] = field(default_factory=deque)
@@ -59,10 +59,10 @@ class Fleet:
     refusals: Counter[str] = field(default_factory=Counter)
 
     async def grow(self) -> None:
-        self.living.append(await self.mortals.born(self.environ, self.session))
+        self.living.append(await self.servers.start(self.environ, self.session))
 
     async def stop_the_oldest(self) -> None:
-        await self.mortals.stop(self.living[0][1])
+        await self.servers.stop(self.living[0][1])
         self.living.popleft()
 
     async def ask(self, caller: Caller, ask: Callable[[], Awaitable[Answered]]) -> Answered:
@@ -118,7 +118,7 @@ async def _restart_and_judge(
         "PROXY_CONFIG": str(folder / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with mortals(folder) as found:
+    with fork_servers(folder) as found:
         async with http() as session:
             fleet = Fleet(found, environ, session)
             for _ in range(PROXIES):
@@ -131,7 +131,7 @@ async def _restart_and_judge(
             calls = dict(pair for pairs in await asyncio.gather(*callers) for pair in pairs)
             while fleet.living:
                 await fleet.stop_the_oldest()
-    _judge(calls, await read_books(environ["PROXY_DATABASE_URL"]), fal)
+    _judge(calls, await read_report(environ["PROXY_DATABASE_URL"]), fal)
     # A run that hid no stop would show nothing.
     assert fleet.refusals["draining"] and fleet.refusals["connection"]
     with capsys.disabled():
@@ -173,12 +173,12 @@ def _is_own(caller: Caller, answer: Answered) -> None:
     assert answer.status == 200 and f"You asked: {caller.subject} " in answer.body["output"] + " ", (caller, answer)
 
 
-def _judge(calls: dict[str, str | None], books: Books, fal: SandboxControl) -> None:
+def _judge(calls: dict[str, str | None], report: AuditReport, fal: SandboxControl) -> None:
     record = fal.requests()
     assert len(record) < RECORDED_REQUESTS, "the record has forgotten the first of them"
     at_fal = Counter(one["json"]["prompt"].split()[0] for one in record if one["method"] == "POST")
     assert at_fal == dict.fromkeys(calls, 1), "fal was asked for something twice, or for something else"
-    books.check()
-    assert {entry.subject: entry.request_id for entry in books.entries} == calls
-    assert len(books.entries) == len(calls) and books.by_state() == {"settled": len(calls)}
-    assert books.total("requests") == Account(used=len(calls) * MILLION, reserved=0)
+    report.check()
+    assert {entry.subject: entry.request_id for entry in report.entries} == calls
+    assert len(report.entries) == len(calls) and report.by_state() == {"settled": len(calls)}
+    assert report.total("requests") == Account(used=len(calls) * MILLION, reserved=0)

@@ -19,7 +19,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
 from tests.server.commands import PLAINLY, SERVABLE, Server, serving
-from tests.server.conftest import PLANS, Desk, Running
+from tests.server.conftest import PLANS, Cli, Running
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.servers import free_port
@@ -51,11 +51,11 @@ def in_background(work: Callable[[], httpx.Response]) -> tuple[threading.Thread,
 
 
 def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
-    sandbox: SandboxControl, desk: Desk
+    sandbox: SandboxControl, cli: Cli
 ) -> None:
-    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_SESION_SECRETS": "canary-of-a-value"}
-    token, other = (desk.data("sessions", "mint", "--tenant", "acme", "--subject", name) for name in ("alice", "bob"))
-    with serving("serve", environ=environ, folder=desk.folder) as server, client(server.url, token) as alice:
+    environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_SESION_SECRETS": "canary-of-a-value"}
+    token, other = (cli.data("sessions", "mint", "--tenant", "acme", "--subject", name) for name in ("alice", "bob"))
+    with serving("serve", environ=environ, folder=cli.folder) as server, client(server.url, token) as alice:
         # Kubernetes injects variables named after services, so an unknown one cannot stop a start.
         assert "PROXY_SESION_SECRETS: is not a setting; did you mean PROXY_SESSION_SECRETS?" in server.stderr
         job = alice.post(QUEUE, json=asked("?")).json()["request_id"]
@@ -66,7 +66,7 @@ def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
         assert answers[0].status_code == 422 and answers[0].json()["detail"][0]["loc"] == ["body", "image_url"]
         assert "canary" not in server.stderr and SECRET not in server.stderr and "Traceback" not in server.stderr
     with (
-        serving("serve", environ=environ, folder=desk.folder) as server,
+        serving("serve", environ=environ, folder=cli.folder) as server,
         client(server.url, token) as alice,
         client(server.url, other) as bob,
     ):
@@ -74,10 +74,10 @@ def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
         assert bob.get(f"{QUEUE}/requests/{job}/status").status_code == 404
 
 
-def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxControl, desk: Desk) -> None:
-    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_DRAIN_SECONDS": "1"}
-    token = desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
-    with serving("serve", environ=environ, folder=desk.folder) as server, client(server.url, token) as alice:
+def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxControl, cli: Cli) -> None:
+    environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_DRAIN_SECONDS": "1"}
+    token = cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+    with serving("serve", environ=environ, folder=cli.folder) as server, client(server.url, token) as alice:
 
         def run() -> httpx.Response:
             try:
@@ -93,7 +93,7 @@ def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxC
 
 
 def test_the_log_of_a_server_is_json_lines_without_secrets(beside: Running) -> None:
-    token = beside.desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+    token = beside.cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
     with client(beside.server.url, token) as alice:
         done = alice.get(f"/s/{token}/api/fal/proxy", headers={"x-request-id": "log-line-1"})
         assert done.status_code == 400
@@ -108,13 +108,13 @@ def test_the_log_of_a_server_is_json_lines_without_secrets(beside: Running) -> N
 # The sandbox and dev
 
 
-def test_the_sandbox_prints_settings_that_work(desk: Desk) -> None:
+def test_the_sandbox_prints_settings_that_work(cli: Cli) -> None:
     port = free_port()
     command = ("sandbox", "--port", str(port))
-    with serving(*command, environ={}, folder=desk.folder, live_at="/_sandbox/pace", port=port) as server:
+    with serving(*command, environ={}, folder=cli.folder, live_at="/_sandbox/pace", port=port) as server:
         settings = dict(line.split("=", 1) for line in server.stdout.splitlines())
         assert sorted(settings) == ["FAL_CDN_URL", "FAL_KEY", "FAL_QUEUE_URL", "FAL_REST_URL", "FAL_RUN_URL"]
-        assert desk.run("check-config", **settings).stdout == "ok\n"
+        assert cli.run("check-config", **settings).stdout == "ok\n"
         headers = {"authorization": f"Key {settings['FAL_KEY']}"}
         url = f"{settings['FAL_RUN_URL']}/fal-ai/llava-next"
         assert httpx.post(url, headers=headers, json=asked("?"), **PLAINLY).status_code == 422
@@ -215,12 +215,12 @@ def test_dev_without_a_key_takes_guests_and_has_no_quota(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "dev.example"])
-def test_dev_with_a_key_listens_on_loopback_only(sandbox: SandboxControl, desk: Desk, host: str) -> None:
+def test_dev_with_a_key_listens_on_loopback_only(sandbox: SandboxControl, cli: Cli, host: str) -> None:
     # The sandbox has that port: a command that did not refuse would end all the same, with other words.
     port = sandbox.url.rpartition(":")[2]
     environ = {**has_a_key(sandbox), "PROXY_HOST": host, "PROXY_PORT": port}
-    for more in ({}, {"PROXY_CONFIG": desk.environ["PROXY_CONFIG"]}):
-        done = desk.commands("dev", environ={**environ, **more}, cwd=desk.folder)
+    for more in ({}, {"PROXY_CONFIG": cli.environ["PROXY_CONFIG"]}):
+        done = cli.commands("dev", environ={**environ, **more}, cwd=cli.folder)
         assert (done.code, done.stdout) == (1, "")
         assert done.stderr.startswith(f"PROXY_HOST: others can reach {host}") and "--yes-expose" in done.stderr
 
@@ -231,14 +231,14 @@ def test_dev_with_a_key_can_be_exposed_on_purpose(sandbox: SandboxControl, tmp_p
         wait_until(lambda: "in front of fal." in server.stdout, "dev says nothing")
 
 
-def test_dev_refuses_settings_that_cannot_be_used(desk: Desk) -> None:
-    done = desk.commands("dev", environ={"PROXY_PORT": "none", "FAL_KEY": "an id"}, cwd=desk.folder)
+def test_dev_refuses_settings_that_cannot_be_used(cli: Cli) -> None:
+    done = cli.commands("dev", environ={"PROXY_PORT": "none", "FAL_KEY": "an id"}, cwd=cli.folder)
     assert (done.code, done.stdout) == (1, "")
     assert sorted(line.partition(":")[0] for line in done.stderr.splitlines()) == ["FAL_KEY", "PROXY_PORT"]
 
 
-def test_dev_needs_a_tenant_to_be(desk: Desk) -> None:
-    (desk.folder / "plans.yaml").write_text(yaml.safe_dump({"plans": PLANS["plans"]}))
-    done = desk.run("dev", FAL_KEY="an-id:a-secret")
+def test_dev_needs_a_tenant_to_be(cli: Cli) -> None:
+    (cli.folder / "plans.yaml").write_text(yaml.safe_dump({"plans": PLANS["plans"]}))
+    done = cli.run("dev", FAL_KEY="an-id:a-secret")
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr == "PROXY_CONFIG: names no tenant to try things out as\n"

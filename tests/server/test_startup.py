@@ -17,7 +17,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
 from tests.server.commands import PLAINLY, PROXY, Server, serving
-from tests.server.conftest import Desk
+from tests.server.conftest import Cli
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.limited import asking
 from tests.support.postgres import Postgres, running_postgres
@@ -38,8 +38,8 @@ def own_postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def environ(desk: Desk, sandbox: SandboxControl) -> dict[str, str]:
-    return {**desk.environ, **sandbox_environ(sandbox.url)}
+def environ(cli: Cli, sandbox: SandboxControl) -> dict[str, str]:
+    return {**cli.environ, **sandbox_environ(sandbox.url)}
 
 
 def get(server: Server, path: str) -> tuple[int, dict[str, Any]]:

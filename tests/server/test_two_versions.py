@@ -17,7 +17,7 @@ from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import migrate
 from tests.server.commands import PLAINLY, PROXY, Server, serving
-from tests.server.conftest import Desk
+from tests.server.conftest import Cli
 from tests.support.databases import PostgresDatabases
 from tests.support.expansion import EXPANSION, NEXT
 from tests.support.limited import asking
@@ -85,7 +85,7 @@ def is_ready(server: Server) -> bool:
 
 
 def test_a_rolling_upgrade_and_the_way_back(
-    desk: Desk,
+    cli: Cli,
     newer: Path,
     sandbox: SandboxControl,
     redis: Redis,
@@ -93,8 +93,8 @@ def test_a_rolling_upgrade_and_the_way_back(
     postgres_databases: PostgresDatabases,
 ) -> None:
     url, alice = postgres_databases.migrated(), Alice()
-    environ = {**desk.environ, **sandbox_environ(sandbox.url), "PROXY_DATABASE_URL": url, "PROXY_REDIS_URL": redis.url}
-    with serving("serve", environ=environ, folder=desk.folder) as old:
+    environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_DATABASE_URL": url, "PROXY_REDIS_URL": redis.url}
+    with serving("serve", environ=environ, folder=cli.folder) as old:
         first = alice.submit(old, **{"idempotency-key": "first"})
         assert migrated(environ, newer) == NEXT
         with serving("serve", environ=environ, folder=newer) as new:
@@ -110,8 +110,8 @@ def test_a_rolling_upgrade_and_the_way_back(
         assert is_ready(old) and alice.submit(old)
         assert old.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
     # The way back needs no downgrade: what a deployment of the older version runs changes nothing.
-    assert migrated(environ, desk.folder) == NEXT
-    with serving("serve", environ=environ, folder=desk.folder) as old:
+    assert migrated(environ, cli.folder) == NEXT
+    with serving("serve", environ=environ, folder=cli.folder) as old:
         assert is_ready(old) and alice.submit(old, **{"idempotency-key": "first"}) == first
         assert "another revision of this release" in old.stderr
     settled = "SELECT count(*) FROM jobs WHERE state = 'settled' AND priority = 0"

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.telemetry.worker_metrics import WorkerMetrics, retire
 from tests.server.commands import PLAINLY, Commands, Server
-from tests.server.conftest import desk_in
+from tests.server.conftest import cli_in
 from tests.server.test_workers import two_workers, workers_of
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -62,7 +62,7 @@ def scraped(
     folder, port = tmp_path_factory.mktemp("metrics"), free_port()
     (temporary := folder / "tmp").mkdir()
     more = {"PROXY_OPS_PORT": str(port), "TMPDIR": str(temporary)}
-    with two_workers(shared_sandbox, desk_in(folder, commands), shared_redis, live_at="/livez", **more) as server:
+    with two_workers(shared_sandbox, cli_in(folder, commands), shared_redis, live_at="/livez", **more) as server:
         yield Scraped(server, port, temporary)
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.server.commands import PLAINLY, PROXY, Server, serving
-from tests.server.conftest import Desk
+from tests.server.conftest import Cli
 from tests.support.images import PIXEL
 from tests.support.programs import tree
 from tests.support.redis import Redis
@@ -31,10 +31,10 @@ HELD = {"image_url": PIXEL, "prompt": "[[pace hold=IN_PROGRESS]]"}
 
 @contextmanager
 def two_workers(
-    sandbox: SandboxControl, desk: Desk, redis: Redis, *, live_at: str = "/readyz", **environ: str
+    sandbox: SandboxControl, cli: Cli, redis: Redis, *, live_at: str = "/readyz", **environ: str
 ) -> Iterator[Server]:
     more = {**sandbox_environ(sandbox.url), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, **environ}
-    with serving("serve", environ={**desk.environ, **more}, folder=desk.folder, live_at=live_at) as server:
+    with serving("serve", environ={**cli.environ, **more}, folder=cli.folder, live_at=live_at) as server:
         processes: set[int] = set()
         try:
             wait_until(lambda: len(workers_of(server)) == 2, "the workers do not start")
@@ -69,8 +69,8 @@ def is_live(server: Server) -> bool:
     return httpx.get(f"{server.url}/livez", **PLAINLY).status_code == 200
 
 
-def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with two_workers(sandbox, desk, redis) as server:
+def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with two_workers(sandbox, cli, redis) as server:
         first, other = workers_of(server)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: len(workers_of(server)) == 2 and first not in workers_of(server), "nothing takes its place")
@@ -78,8 +78,8 @@ def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, desk: Desk, red
         assert server.stop(signal.SIGTERM) == 0
 
 
-def test_hangups_do_not_reach_a_worker_before_it_heeds_them(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with two_workers(sandbox, desk, redis) as server:
+def test_hangups_do_not_reach_a_worker_before_it_heeds_them(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with two_workers(sandbox, cli, redis) as server:
         first, other = workers_of(server)
         os.kill(first, signal.SIGKILL)
 
@@ -96,10 +96,10 @@ def test_hangups_do_not_reach_a_worker_before_it_heeds_them(sandbox: SandboxCont
         assert server.stderr.count("worker died") == 1, server.stderr
 
 
-def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    plans = desk.folder / "plans.yaml"
+def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    plans = cli.folder / "plans.yaml"
     text = plans.read_text()
-    with two_workers(sandbox, desk, redis) as server:
+    with two_workers(sandbox, cli, redis) as server:
         first, other = workers_of(server)
         plans.write_text("plans: [")
         os.kill(first, signal.SIGKILL)
@@ -113,16 +113,16 @@ def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxContr
 
 
 def test_a_worker_that_dies_without_its_database_is_tried_again(
-    sandbox: SandboxControl, desk: Desk, redis: Redis
+    sandbox: SandboxControl, cli: Cli, redis: Redis
 ) -> None:
-    (folder := desk.folder / "database").mkdir()
-    with two_workers(sandbox, desk, redis, PROXY_DATABASE_URL=f"sqlite:///{folder}/proxy.db") as server:
+    (folder := cli.folder / "database").mkdir()
+    with two_workers(sandbox, cli, redis, PROXY_DATABASE_URL=f"sqlite:///{folder}/proxy.db") as server:
         first, other = workers_of(server)
-        folder.rename(desk.folder / "away")
+        folder.rename(cli.folder / "away")
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: "worker died" in server.stderr and len(workers_of(server)) == 2, "nothing takes its place")
         assert is_live(server) and other in workers_of(server)
-        (desk.folder / "away").rename(folder)
+        (cli.folder / "away").rename(folder)
 
         def is_ready() -> bool:
             answers = [httpx.get(f"{server.url}/readyz", **PLAINLY).status_code for _ in range(20)]
@@ -133,10 +133,10 @@ def test_a_worker_that_dies_without_its_database_is_tried_again(
         assert server.stop(signal.SIGTERM) == 0
 
 
-def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, redis: Redis) -> None:
-    with two_workers(sandbox, desk, redis, PROXY_DRAIN_SECONDS="30") as server:
+def test_workers_end_with_their_supervisor(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
+    with two_workers(sandbox, cli, redis, PROXY_DRAIN_SECONDS="30") as server:
         workers = workers_of(server)
-        token = desk.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
+        token = cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
         headers = {"authorization": f"Bearer {token}"}
         earlier = len(sandbox.jobs())
         with ThreadPoolExecutor(1) as pool:
@@ -152,12 +152,12 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, desk: Desk, 
         assert server.stderr.count("the supervisor of the workers is gone") == 2
 
 
-def test_workers_that_cannot_start_end_the_server_with_a_failure(desk: Desk, redis: Redis) -> None:
+def test_workers_that_cannot_start_end_the_server_with_a_failure(cli: Cli, redis: Redis) -> None:
     # What stands in a pipe is read once: by the first process, and there is nothing left for the others.
     more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "PROXY_PORT": str(free_port())}
-    environ = {**desk.environ, **more, "FAL_KEY_FILE": "/dev/stdin", "PATH": os.environ["PATH"]}
+    environ = {**cli.environ, **more, "FAL_KEY_FILE": "/dev/stdin", "PATH": os.environ["PATH"]}
     done = subprocess.run(
-        [*PROXY, "serve"], env=environ, cwd=desk.folder, input="id:secret", capture_output=True, text=True, timeout=60
+        [*PROXY, "serve"], env=environ, cwd=cli.folder, input="id:secret", capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 3, done.stderr
     assert "FAL_KEY: is not set" in done.stderr and "Traceback" not in done.stderr

@@ -19,7 +19,7 @@ from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.schema import quota_usage
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
-from tests.support.books import read_books
+from tests.support.audit import read_report
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until_async
@@ -72,7 +72,7 @@ async def test_an_id_that_is_known_already_fails_alone(stores: SqlStores, databa
     assert outcomes == [Granted()] * STRANGERS and [type(one) for one in failures] == [DataRefused]
     found = await stores.ledger.find("taken")
     assert found is not None and found.id == first.id
-    entries = {entry.id: entry for entry in (await read_books(database_url)).entries}
+    entries = {entry.id: entry for entry in (await read_report(database_url)).entries}
     assert [entries[one.job_id].request_id for one in accepted] == [one.request_id for one in accepted]
 
 
@@ -94,9 +94,9 @@ async def test_data_that_cannot_be_written_fails_alone(stores: SqlStores, databa
     assert len(failures) == 1 and isinstance(failures[0], StoreUnavailable)
     # Halves of halves, and not one by one.
     assert len(ledger.sizes) < 20
-    books = await read_books(database_url)
-    books.check()
-    assert books.accounts[REQUESTS].reserved == STRANGERS
+    report = await read_report(database_url)
+    report.check()
+    assert report.accounts[REQUESTS].reserved == STRANGERS
 
 
 async def test_several_at_fault_fail_alone(stores: SqlStores) -> None:

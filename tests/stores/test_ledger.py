@@ -12,7 +12,7 @@ from proxy.stores.ledger import Accept, Account, Bucket, Charge, Exhausted, Gran
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
-from tests.support.books import read_books
+from tests.support.audit import read_report
 
 pytestmark = pytest.mark.anyio
 BOBS = ALICES._replace(subject="bob")
@@ -127,7 +127,7 @@ async def test_a_whole_life_fits_into_one_batch(stores: SqlStores, database_url:
     assert await stores.ledger.commit(life) == [Granted()] * 3
     settled = replace(one, state="settled", checked_at=1010.0, used={"requests": 2, "tokens": 7})
     assert await stores.ledger.get(one.id) == replace(settled, request_id="fal-1", expires_at=5000.0)
-    (await read_books(database_url)).check()
+    (await read_report(database_url)).check()
 
 
 async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
@@ -140,9 +140,9 @@ async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
         for tenant in (f"tenant-{number}" for number in range(MOST_AT_ONCE))
     ]
     assert await stores.ledger.commit(calls) == [Granted()] * len(calls)
-    books = await read_books(database_url)
-    books.check()
-    assert len(books.accounts) == 48 * MOST_AT_ONCE
+    report = await read_report(database_url)
+    report.check()
+    assert len(report.accounts) == 48 * MOST_AT_ONCE
 
 
 async def test_no_operations(stores: SqlStores) -> None:
@@ -155,9 +155,9 @@ async def test_a_batch_that_fails_leaves_nothing(stores: SqlStores, database_url
     await stores.ledger.commit([Reserve(one)])
     with pytest.raises(StoreUnavailable):
         await stores.ledger.commit([Reserve(job(Charge(ALICES, 5, 10))), Reserve(one)])
-    books = await read_books(database_url)
-    books.check()
-    assert [entry.id for entry in books.entries] == [one.id] and books.accounts == {REQUESTS: Account(0, 5)}
+    report = await read_report(database_url)
+    report.check()
+    assert [entry.id for entry in report.entries] == [one.id] and report.accounts == {REQUESTS: Account(0, 5)}
 
 
 # Jobs that nobody watches

@@ -25,7 +25,7 @@ from proxy.stores.ledger import (
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import job
-from tests.support.books import read_books
+from tests.support.audit import read_report
 
 pytestmark = pytest.mark.anyio
 BATCHES = 60
@@ -131,4 +131,4 @@ async def test_random_lives(seed: int, open_stores: OpenStores, database_url: st
         seen.update(type(outcome) for outcome in outcomes)
     assert min(seen[Granted], seen[Exhausted], seen[Stale]) >= 10
     assert {one.id for one in await processes[0].ledger.open_jobs()} == model.open.keys()
-    (await read_books(database_url)).check()
+    (await read_report(database_url)).check()

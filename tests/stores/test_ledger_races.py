@@ -19,7 +19,7 @@ from proxy.tenants.terms import guest_terms, user_terms
 from tests.stores.conftest import OpenStores
 from tests.stores.records import REQUESTS, job
 from tests.stores.test_ledger_model import BUCKETS
-from tests.support.books import read_books
+from tests.support.audit import read_report
 from tests.support.databases import PostgresDatabases
 from tests.support.postgres import Postgres
 
@@ -41,9 +41,9 @@ async def test_no_more_is_granted_than_there_is(hands: list[SqlStores], database
 
     await _all_at_once(ask, 60)
     assert outcomes == {Granted: 70, Exhausted: 50}
-    books = await read_books(database_url)
-    books.check()
-    assert books.accounts == {REQUESTS: Account(0, 70)}
+    report = await read_report(database_url)
+    report.check()
+    assert report.accounts == {REQUESTS: Account(0, 70)}
 
 
 async def test_a_job_is_settled_once_whoever_comes_first(hands: list[SqlStores], database_url: str) -> None:
@@ -61,9 +61,9 @@ async def test_a_job_is_settled_once_whoever_comes_first(hands: list[SqlStores],
     await _all_at_once(settle, 24)
     assert all(len(numbers) == 1 for numbers in first.values())
     booked = sum(number for (number,) in first.values() if number % 3)
-    books = await read_books(database_url)
-    books.check()
-    assert books.accounts == {REQUESTS: Account(booked, 0)}
+    report = await read_report(database_url)
+    report.check()
+    assert report.accounts == {REQUESTS: Account(booked, 0)}
 
 
 async def test_due_jobs_are_taken_by_one_of_many(hands: list[SqlStores]) -> None:
@@ -109,7 +109,7 @@ async def test_no_deadlock_whatever_the_order(
             await work(number)
 
     await _all_at_once(bounded, 300)
-    (await read_books(url)).check()
+    (await read_report(url)).check()
     name = url.rpartition("/")[2]
     assert postgres.ask(name, f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'") == "0"
 
@@ -161,11 +161,11 @@ async def test_processes_share_one_ledger(database_url: str) -> None:
         return int(granted), int(settled)
 
     granted, settled = map(sum, zip(*await asyncio.gather(*map(run, "abc")), strict=True))
-    books = await read_books(database_url)
-    books.check()
-    assert granted == len(books.entries) == 60
-    assert settled == books.by_state()["settled"]
-    assert books.accounts == {REQUESTS: Account(settled, 60 - settled)}
+    report = await read_report(database_url)
+    report.check()
+    assert granted == len(report.entries) == 60
+    assert settled == report.by_state()["settled"]
+    assert report.accounts == {REQUESTS: Account(settled, 60 - settled)}
 
 
 async def _all_at_once(work: Callable[[int], Awaitable[None]], number: int) -> None:
@@ -199,9 +199,9 @@ async def test_guests_and_users_at_once_exceed_no_account(hands: list[SqlStores]
         granted[name] += isinstance(outcome, Granted)
 
     await _all_at_once(ask, 120)
-    books = await read_books(database_url)
-    books.check()
-    standing = {bucket.subject: account.reserved // MILLION for bucket, account in books.accounts.items()}
+    report = await read_report(database_url)
+    report.check()
+    standing = {bucket.subject: account.reserved // MILLION for bucket, account in report.accounts.items()}
     guests = {name: calls for name, calls in granted.items() if name != "alice"}
     assert standing.pop("") == sum(granted.values()) == 40
     assert standing.pop(ALL_GUESTS) == sum(guests.values()) <= 25

@@ -20,7 +20,7 @@ from tests.server.commands import PROXY, SERVABLE
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, CLAIM, PLANS, REQUESTS, UPLOAD, job
 from tests.support.databases import PostgresDatabases
-from tests.support.limited import NEXT, Person, asking, limited_proxy, per, plan
+from tests.support.limited import NEXT, Client, asking, limited_proxy, per, plan
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgres import Postgres
 from tests.support.relay import relaying
@@ -54,7 +54,7 @@ def test_many_callers_at_once(
     environ = {"PROXY_DATABASE_URL": f"{pooled_url}{parameters}"}
     with (
         limited_proxy(sandbox, tmp_path, plans, environ=environ) as own,
-        Person(own, own.token(tenant="acme")) as alice,
+        Client(own, own.token(tenant="acme")) as alice,
         ThreadPoolExecutor(CALLERS) as pool,
     ):
 

@@ -78,7 +78,7 @@ def operating(stack: Stack) -> httpx.Client:
     return stack.client(ADMIN_TOKEN)
 
 
-class Person:
+class Client:
     """A caller, and what it can ask of the proxy; `surface` is the form in which it asks for fal's calls."""
 
     def __init__(self, stack: Stack, token: str, surface: str = HOSTS, **headers: str) -> None:
@@ -87,7 +87,7 @@ class Person:
         self.http = stack.client(token, headers=headers)
         self._surface = surface
 
-    def __enter__(self) -> Person:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -33,5 +33,5 @@ LONGEST_FIRST = (
     "server/test_serve.py",
     "browser/test_looks.py",
     "server/test_startup.py",
-    "routes/test_store_down.py",
+    "limits/test_store_down.py",
 )

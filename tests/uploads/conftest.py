@@ -39,22 +39,22 @@ class Uploads:
         #: Without any credential.
         self.http = stack.client("")
 
-    def person(self, subject: str = "alice", tenant: str = "acme") -> httpx.Client:
+    def client(self, subject: str = "alice", tenant: str = "acme") -> httpx.Client:
         return self.stack.client(self.stack.token(subject, tenant=tenant, ttl_seconds=10**6))
 
     def slot(self, subject: str = "alice", tenant: str = "acme", *, in_parts: bool = False, **more: Any) -> Slot:
         kind = "initiate-multipart" if in_parts else "initiate"
         wanted = {"content_type": "image/png", "file_name": "a.png", **more}
-        with self.person(subject, tenant) as person:
-            answer = person.post(f"/fal/rest/storage/upload/{kind}", json=wanted)
+        with self.client(subject, tenant) as client:
+            answer = client.post(f"/fal/rest/storage/upload/{kind}", json=wanted)
         assert answer.status_code == 200, answer.text
         self.sandbox.forget()
         return Slot(self, **answer.json())
 
     def token(self, subject: str = "alice", tenant: str = "acme") -> dict[str, str]:
         """The headers of the Python client, with a token for uploads."""
-        with self.person(subject, tenant) as person:
-            answer = person.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={})
+        with self.client(subject, tenant) as client:
+            answer = client.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={})
         assert answer.status_code == 200, answer.text
         self.sandbox.forget()
         return {"authorization": f"{answer.json()['token_type']} {answer.json()['token']}"}

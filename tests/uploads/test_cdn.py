@@ -36,7 +36,7 @@ class Multipart:
 
 
 def test_the_token_is_our_own(uploads: Uploads) -> None:
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         answer = alice.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={})
     told = answer.json()
     assert (told["token_type"], told["base_url"]) == ("Bearer", f"{uploads.stack.url}/fal/cdn")
@@ -64,7 +64,7 @@ def test_a_file_in_parts_and_its_url_in_an_input(uploads: Uploads) -> None:
     fals = upload.url.replace(f"{uploads.stack.url}/fal/cdn", f"{uploads.sandbox.url}/cdn")
     assert uploads.has(fals, FIRST + SECOND)
     uploads.sandbox.forget()
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         alice.post(f"/fal/run/{NEXT}", json={"prompt": "?", "image_url": upload.url})
     (run,) = [record for record in uploads.sandbox.requests() if record["host"] == "run"]
     assert run["json"]["image_url"] == fals
@@ -147,7 +147,7 @@ def test_the_plan_holds_here_too(uploads: Uploads, path: str) -> None:
 def test_where_fal_has_no_place_its_answer_is_passed_on(uploads: Uploads) -> None:
     bearer = uploads.token()
     uploads.sandbox.fault("status", status=422, on={"host": "rest"})
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         answers = [
             uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers={**bearer, **PNG}),
             uploads.http.post("/fal/cdn/files/upload/multipart", headers={**bearer, **PNG}),

@@ -42,7 +42,7 @@ class Swift:
 
 @pytest.fixture
 def swift(uploads: Uploads) -> Iterator[Swift]:
-    with uploads.person() as client:
+    with uploads.client() as client:
         yield Swift(uploads, client)
 
 
@@ -78,7 +78,7 @@ def test_bounds_are_those_of_files(uploads: Uploads, swift: Swift) -> None:
 def test_a_large_file_is_not_bound_as_a_body(uploads: Uploads) -> None:
     """More than `PROXY_MAX_BODY_BYTES`."""
     file = png(13 * 1024 * 1024)
-    with uploads.person(tenant="large") as client:
+    with uploads.client(tenant="large") as client:
         answer = Swift(uploads, client).send("POST", f"{CDN}/files/upload", file, content_type="image/png")
     assert answer.status_code == 200, answer.text
 
@@ -89,14 +89,14 @@ def test_a_token_that_does_not_count_is_refused(uploads: Uploads, swift: Swift) 
         answer = swift.send("POST", url, FILE, content_type="image/png", x_fal_cdn_authorization=token)
         refusal(answer, 401, "unauthenticated")
     begun = swift.send("POST", f"{url}/multipart", content_type="image/png").json()
-    with uploads.person("eve") as client:
+    with uploads.client("eve") as client:
         part = f"{begun['access_url']}/multipart/{begun['uploadId']}/1"
         refusal(Swift(uploads, client).send("PUT", part, FILE), 404, "not_found")
     assert not uploads.at_files()
 
 
 def test_without_a_token_it_is_no_target(uploads: Uploads) -> None:
-    with uploads.person() as client:
+    with uploads.client() as client:
         answer = client.post(PATH, content=FILE, headers={"x-fal-target-url": f"{CDN}/files/upload"})
     refusal(answer, 400, "bad_target")
 

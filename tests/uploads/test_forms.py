@@ -43,12 +43,12 @@ def shared_uploads(shared_sandbox: SandboxControl, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def alice(uploads: Uploads) -> Iterator[httpx.Client]:
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         yield alice
 
 
-def post(person: httpx.Client, body: bytes, content_type: str = "multipart/form-data; boundary=b") -> httpx.Response:
-    return person.post("/v1/uploads", content=body, headers={"content-type": content_type}, timeout=60)
+def post(client: httpx.Client, body: bytes, content_type: str = "multipart/form-data; boundary=b") -> httpx.Response:
+    return client.post("/v1/uploads", content=body, headers={"content-type": content_type}, timeout=60)
 
 
 #: What stands before the form and after its last delimiter.
@@ -133,7 +133,7 @@ def test_files_that_are_held_have_their_share_of_memory(sandbox: SandboxControl,
     plans = {"acme": plan(uploads={"max_bytes": MOST})}
     with limited_proxy(sandbox, tmp_path, plans, environ=environ) as stack:
         proxy = Uploads(stack, tmp_path)
-        with proxy.person() as alice:
+        with proxy.client() as alice:
             # An address has a quarter, and what was held is free again after each.
             for size, status in ((MIB // 2, 201), (3 * MIB, 503), (MIB // 2, 201), (6 * MIB, 201)):
                 answer = post(alice, b"--b\r\n" + HEAD + png(size) + b"\r\n--b--")

@@ -17,8 +17,8 @@ import pytest
 
 from proxy.limits.quotas import MILLION
 from proxy.uploads.transfer import LIFE_SECONDS
-from tests.limits.aftermath import after
-from tests.support.books import Books, read_books
+from tests.limits.successor import start_successor
+from tests.support.audit import AuditReport, read_report
 from tests.support.images import png
 from tests.support.sandbox import SandboxControl
 from tests.support.waiting import wait_until
@@ -36,15 +36,15 @@ def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Served]:
         yield served
 
 
-def books(proxy: Served) -> Books:
-    return asyncio.run(read_books(proxy.environ["PROXY_DATABASE_URL"]))
+def books(proxy: Served) -> AuditReport:
+    return asyncio.run(read_report(proxy.environ["PROXY_DATABASE_URL"]))
 
 
-def settled(proxy: Served) -> Books:
-    """The books, when a later proxy has looked after what was left."""
+def settled(proxy: Served) -> AuditReport:
+    """The report, when a later proxy has looked after what was left."""
 
     async def look_after() -> None:
-        async with after(proxy.environ) as later:
+        async with start_successor(proxy.environ) as later:
             later.clock.advance(LIFE_SECONDS)
             await later.settle_everything()
 

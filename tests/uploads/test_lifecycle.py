@@ -139,7 +139,7 @@ def test_a_call_tells_fal_no_more_than_its_caller_wished() -> None:
 @pytest.mark.parametrize("way", ["slot", "native", "parts"])
 def test_a_file_is_as_private_as_it_was_asked_to_be(uploads: Uploads, way: str, decision: str, status: int) -> None:
     headers = {LIFECYCLE: wish(initial_acl={"default": decision})}
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         if way == "native":
             answer = alice.post("/v1/uploads", content=FILE, headers={**headers, "content-type": "image/png"})
             url = answer.raise_for_status().json()["url"]
@@ -158,7 +158,7 @@ def test_a_file_is_as_private_as_it_was_asked_to_be(uploads: Uploads, way: str, 
 def test_a_wish_that_cannot_be_read_costs_nothing(uploads: Uploads) -> None:
     before = uploads.booked()
     headers = {LIFECYCLE: '{"initial_acl": "forbid"}'}
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         refusal(alice.post(INITIATE, json={"content_type": "image/png"}, headers=headers), 400, "bad_request")
         refusal(
             alice.post("/v1/uploads", content=FILE, headers={**headers, "content-type": "image/png"}),

@@ -23,7 +23,7 @@ CHELSEA, ROCKET = PICTURES / "chelsea.png", PICTURES / "rocket.jpg"
 
 @pytest.fixture
 def alice(uploads: Uploads) -> Iterator[httpx.Client]:
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         yield alice
 
 
@@ -45,7 +45,7 @@ def test_a_form_holds_the_file(uploads: Uploads, alice: httpx.Client) -> None:
 
 def test_its_url_works_as_a_picture(uploads: Uploads) -> None:
     content = CHELSEA.read_bytes()
-    with uploads.person(tenant="kept") as alice:
+    with uploads.client(tenant="kept") as alice:
         url = alice.post("/v1/uploads", content=content, headers=PNG).json()["url"]
         answer = alice.post(f"/fal/run/{NEXT}", json={"prompt": "What is it?", "image_url": url})
     assert "PNG picture of 451 × 300 pixels" in answer.json()["output"]
@@ -94,8 +94,8 @@ def test_what_is_refused(uploads: Uploads, alice: httpx.Client, wrong: dict[str,
 @pytest.mark.parametrize("size", [1000, 1001])
 def test_a_quota_of_bytes_a_day(uploads: Uploads, size: int) -> None:
     name = f"quota-{size}"
-    with uploads.person(name, "frugal") as person:
-        answer = person.post("/v1/uploads", content=png(size), headers=PNG)
+    with uploads.client(name, "frugal") as client:
+        answer = client.post("/v1/uploads", content=png(size), headers=PNG)
     if size > 1000:
         refusal(answer, 402, "quota_exceeded", "subject")
         assert not uploads.sandbox.requests()
@@ -114,9 +114,9 @@ def field(content: bytes, name: str = "file", file_name: str = '; filename="a.pn
     return head.encode() + content
 
 
-def send(person: httpx.Client, body: bytes, boundary: str = "; boundary=b") -> httpx.Response:
+def send(client: httpx.Client, body: bytes, boundary: str = "; boundary=b") -> httpx.Response:
     headers = {"content-type": f"multipart/form-data{boundary}"}
-    return person.post("/v1/uploads", content=body, headers=headers)
+    return client.post("/v1/uploads", content=body, headers=headers)
 
 
 @pytest.mark.parametrize("size", [MOST, MOST + 1])

@@ -90,7 +90,7 @@ def interrupted(revoke: Callable[[], None]) -> Iterator[bytes]:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_under_way_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
     before, (prepare, has_slot) = uploads.booked(), WAYS[way]
-    with uploads.person(f"ida-{way}") as ida:
+    with uploads.client(f"ida-{way}") as ida:
         send = prepare(uploads, ida)
         uploads.sandbox.forget()
 
@@ -123,5 +123,5 @@ def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads,
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_nobody_revokes_arrives(uploads: Uploads, way: str) -> None:
     """The same as above, without the revocation."""
-    with uploads.person(f"ida-{way}") as ida:
+    with uploads.client(f"ida-{way}") as ida:
         assert WAYS[way][0](uploads, ida)(interrupted(lambda: None)).status_code in (200, 201)

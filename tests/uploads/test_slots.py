@@ -81,7 +81,7 @@ def chunks(content: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("kind", ["initiate", "initiate-multipart"])
 def test_every_form_of_the_call_leads_to_the_proxy(uploads: Uploads, host: str, query: str, kind: str) -> None:
     target = {"x-fal-target-url": f"https://{host}/storage/upload/{kind}{query}"}
-    with uploads.person() as alice:
+    with uploads.client() as alice:
         wanted = {"content_type": "image/png", "file_name": "a.png"}
         answer = alice.post("/api/fal/proxy", json=wanted, headers=target)
     assert answer.status_code == 200
@@ -99,7 +99,7 @@ def test_the_plan_says_how_long_fal_keeps_a_file(uploads: Uploads, tenant: str, 
         "x-fal-object-lifecycle": '{"expiration_duration_seconds":0,"initial_acl":{"default":"allow"}}',
         "x-fal-object-lifecycle-preference": '{"initial_acl":{"rules":[{"user":"eve","decision":"allow"}]}}',
     }
-    with uploads.person(tenant=tenant) as alice:
+    with uploads.client(tenant=tenant) as alice:
         alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"}, headers=wish)
     (record,) = uploads.sandbox.requests()
     told = dict(record["headers"]).get("x-fal-object-lifecycle")

@@ -18,7 +18,7 @@ from tests.support.limited import (
     COUNTING,
     NEXT,
     NOTHING,
-    Person,
+    Client,
     account,
     asking,
     limited_proxy,
@@ -61,28 +61,28 @@ def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def alice(proxy: Stack) -> Iterator[Person]:
-    with Person(proxy, proxy.token("alice", tenant="plenty")) as person:
-        yield person
+def alice(proxy: Stack) -> Iterator[Client]:
+    with Client(proxy, proxy.token("alice", tenant="plenty")) as client:
+        yield client
 
 
 @pytest.fixture
-def bob(proxy: Stack) -> Iterator[Person]:
-    with Person(proxy, proxy.token("bob", tenant="plenty")) as person:
-        yield person
+def bob(proxy: Stack) -> Iterator[Client]:
+    with Client(proxy, proxy.token("bob", tenant="plenty")) as client:
+        yield client
 
 
-def closed(person: Person) -> list[str]:
+def closed(client: Client) -> list[str]:
     """What takes no new calls, as operators see it; the gauge says the same."""
-    names: list[str] = person.http.get("/readyz").raise_for_status().json()["upstream"]["closed"]
-    assert f"fal_proxy_upstream_breakers_open {len(names)}.0" in person.http.get("/metrics").text
+    names: list[str] = client.http.get("/readyz").raise_for_status().json()["upstream"]["closed"]
+    assert f"fal_proxy_upstream_breakers_open {len(names)}.0" in client.http.get("/metrics").text
     return names
 
 
-def fail(person: Person, times: int = 5, call: str = "run") -> None:
+def fail(client: Client, times: int = 5, call: str = "run") -> None:
     path, body = CALLS[call]
     for _ in range(times):
-        assert person.call("POST", path, body).status_code >= 500
+        assert client.call("POST", path, body).status_code >= 500
 
 
 async def rush(stack: Stack, tokens: list[str]) -> list[httpx.Response]:
@@ -132,7 +132,7 @@ def reservations(folder: Path) -> int:
 
 
 def test_an_outage_writes_nothing_for_calls_that_are_not_sent(
-    proxy: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
+    proxy: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(200)]
     sandbox.fault("status", status=503)
@@ -156,8 +156,8 @@ def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxContr
     plans = {**PLANS, "spent": plan(quotas=[per("subject", "requests", 5)])}
     with (
         limited_proxy(sandbox, tmp_path, plans, environ=GUARDED) as stack,
-        Person(stack, stack.token("carol", tenant="spent")) as carol,
-        Person(stack, stack.token("bob", tenant="plenty")) as bob,
+        Client(stack, stack.token("carol", tenant="spent")) as carol,
+        Client(stack, stack.token("bob", tenant="plenty")) as bob,
     ):
         for _ in range(5):
             assert carol.run().status_code == 200
@@ -172,7 +172,7 @@ def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxContr
 
 @pytest.mark.parametrize("reason", ["account_locked", "balance_used_up"])
 def test_a_locked_account_takes_nothing_new_and_goes_on_with_the_rest(
-    alice: Person, proxy: Stack, sandbox: SandboxControl, tmp_path: Path, reason: str
+    alice: Client, proxy: Stack, sandbox: SandboxControl, tmp_path: Path, reason: str
 ) -> None:
     job = alice.submitted("[[pace hold=IN_QUEUE]] ?")
     booked = account(tmp_path, "plenty", "requests")
@@ -194,7 +194,7 @@ def test_a_locked_account_takes_nothing_new_and_goes_on_with_the_rest(
     ("call", "host"), [("run", "run"), ("stream", "run"), ("submit", "queue"), ("rest", "storage")]
 )
 def test_an_endpoint_that_fails_takes_nothing_new_and_others_do(
-    alice: Person, sandbox: SandboxControl, tmp_path: Path, call: str, host: str
+    alice: Client, sandbox: SandboxControl, tmp_path: Path, call: str, host: str
 ) -> None:
     sandbox.fault("nginx", status=502, on={"operation": call})
     fail(alice, 4, call)
@@ -213,7 +213,7 @@ def test_an_endpoint_that_fails_takes_nothing_new_and_others_do(
 
 
 def test_probes_become_rare_and_a_success_ends_the_pause(
-    alice: Person, bob: Person, proxy: Stack, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+    alice: Client, bob: Client, proxy: Stack, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "proxy.upstream.breaker")
     sandbox.fault("status", status=503)
@@ -238,7 +238,7 @@ def test_probes_become_rare_and_a_success_ends_the_pause(
     assert events.count("upstream probe sent") == len(probed_at) + 1
 
 
-def test_a_relapse_is_probed_less_often(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+def test_a_relapse_is_probed_less_often(alice: Client, proxy: Stack, sandbox: SandboxControl) -> None:
     waits = []
     for _ in range(4):
         sandbox.fault("refuse", reason="account_locked")
@@ -264,7 +264,7 @@ def test_a_relapse_is_probed_less_often(alice: Person, proxy: Stack, sandbox: Sa
     ],
 )
 def test_the_input_of_one_caller_closes_nothing(
-    alice: Person, bob: Person, sandbox: SandboxControl, marker: str
+    alice: Client, bob: Client, sandbox: SandboxControl, marker: str
 ) -> None:
     for _ in range(8):
         assert alice.run(f"{marker} ?").status_code >= 422
@@ -275,14 +275,14 @@ def test_the_input_of_one_caller_closes_nothing(
     assert bob.run().status_code == 200
 
 
-def test_time_that_callers_set_closes_nothing(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+def test_time_that_callers_set_closes_nothing(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("fail", error_type="request_timeout")
     tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(8)]
     assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens))} == {504}
     assert closed(alice) == []
 
 
-def test_what_fails_for_many_callers_is_fals_failure(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+def test_what_fails_for_many_callers_is_fals_failure(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("status", status=500)
     tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(5)]
     asyncio.run(rush(proxy, tokens[:4]))
@@ -292,7 +292,7 @@ def test_what_fails_for_many_callers_is_fals_failure(proxy: Stack, alice: Person
 
 
 def test_one_bad_input_does_not_take_every_probe(
-    alice: Person, bob: Person, proxy: Stack, sandbox: SandboxControl
+    alice: Client, bob: Client, proxy: Stack, sandbox: SandboxControl
 ) -> None:
     sandbox.fault("status", status=503, times=5)
     fail(alice)
@@ -304,7 +304,7 @@ def test_one_bad_input_does_not_take_every_probe(
 
 
 def test_successes_in_between_and_old_failures_do_not_count(
-    alice: Person, proxy: Stack, sandbox: SandboxControl
+    alice: Client, proxy: Stack, sandbox: SandboxControl
 ) -> None:
     for _ in range(3):
         sandbox.fault("status", status=503, times=4)
@@ -317,7 +317,7 @@ def test_successes_in_between_and_old_failures_do_not_count(
     assert closed(alice) == []
 
 
-def test_a_clock_that_is_set_back_prolongs_no_pause(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+def test_a_clock_that_is_set_back_prolongs_no_pause(alice: Client, proxy: Stack, sandbox: SandboxControl) -> None:
     sandbox.fault("status", status=503, times=5)
     fail(alice)
     proxy.clock.advance(-3600)
@@ -328,7 +328,7 @@ def test_a_host_that_cannot_be_reached_is_left_alone(sandbox: SandboxControl, tm
     nowhere = {"FAL_RUN_URL": f"http://127.0.0.1:{free_port()}"}
     with (
         limited_proxy(sandbox, tmp_path, PLANS, environ={**GUARDED, **nowhere}) as stack,
-        Person(stack, stack.token(tenant="plenty")) as alice,
+        Client(stack, stack.token(tenant="plenty")) as alice,
     ):
         for endpoint in (NEXT, COUNTING, NEXT, COUNTING, NEXT):
             refusal(alice.run(endpoint=endpoint), 503, "upstream_unavailable", "upstream")
@@ -347,7 +347,7 @@ def test_without_probes_every_call_is_sent(sandbox: SandboxControl, tmp_path: Pa
         assert len(posts(sandbox)) == 40
 
 
-def test_a_slow_model_holds_back_no_call_for_long(alice: Person, proxy: Stack, sandbox: SandboxControl) -> None:
+def test_a_slow_model_holds_back_no_call_for_long(alice: Client, proxy: Stack, sandbox: SandboxControl) -> None:
     """Calls wait for the first success when many come at once, and all are answered."""
     sandbox.pace(run_seconds=0.3)
     tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(60)]

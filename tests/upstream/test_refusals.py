@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.upstream.refusals import Reason, reason_of
-from tests.support.limited import NEXT, NOTHING, Person, account, asking, limited_proxy, refusal
+from tests.support.limited import NEXT, NOTHING, Client, account, asking, limited_proxy, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -57,7 +57,7 @@ def test_a_refusal_has_its_own_code_and_costs_nothing(
 ) -> None:
     status, code, reason = REFUSALS[name]
     scope = None if code == "upstream_rejected_key" else "upstream"
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         for operation, (path, body) in CALLS.items():
             sandbox.fault("refuse", reason=name, on={"operation": operation})
             answer = alice.call("POST", path, body)
@@ -78,7 +78,7 @@ def test_a_refusal_has_its_own_code_and_costs_nothing(
 @pytest.mark.parametrize("name", sorted(set(REFUSALS) - {"endpoint_unknown"}))
 def test_a_refused_poll_or_result_says_so_too(proxy: Stack, sandbox: SandboxControl, name: str) -> None:
     status, code, _ = REFUSALS[name]
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         job = alice.submitted("[[pace hold=IN_QUEUE]] ?")
         sandbox.fault("refuse", reason=name)
         for answer in (alice.status(job), alice.result(job), alice.cancel(job)):
@@ -88,7 +88,7 @@ def test_a_refused_poll_or_result_says_so_too(proxy: Stack, sandbox: SandboxCont
 
 
 def test_how_long_fal_says_to_wait_is_passed_on(proxy: Stack, sandbox: SandboxControl) -> None:
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         for given, told in (("7", 7), ("3600", 3600), ("3601", 1), ("soon", 1), ("9" * 5000, 1), ("0", 1)):
             sandbox.clear_faults()
             sandbox.fault("refuse", reason="rate_limit", headers={"retry-after": given})
@@ -97,7 +97,7 @@ def test_how_long_fal_says_to_wait_is_passed_on(proxy: Stack, sandbox: SandboxCo
 
 def test_the_models_own_words_pass_on(proxy: Stack, sandbox: SandboxControl) -> None:
     """A model may not find something either; only what fal itself says of an application is about the endpoint."""
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         sandbox.fault("status", status=404, body={"detail": "No face found, application of the filter not found"})
         answer = alice.run()
         assert answer.status_code == 404 and answer.json()["detail"].startswith("No face")
@@ -126,7 +126,7 @@ def test_the_models_own_words_pass_on(proxy: Stack, sandbox: SandboxControl) -> 
 )
 def test_a_refusal_without_good_words(proxy: Stack, sandbox: SandboxControl, fault: dict[str, Any], code: str) -> None:
     sandbox.fault(**fault)
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         assert alice.run().json()["error_type"] == code
 
 

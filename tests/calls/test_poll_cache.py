@@ -23,7 +23,7 @@ from proxy.tenants.caller import Session
 from proxy.tenants.directory import Snapshot
 from tests.routes.jobs import HELD
 from tests.support.clock import MovableClock
-from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Person, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Client, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -46,9 +46,9 @@ def proxy(shared: Stack, sandbox: SandboxControl) -> Stack:
     return shared
 
 
-def polled(person: Person, job: str, times: int = 3) -> httpx.Response:
+def polled(client: Client, job: str, times: int = 3) -> httpx.Response:
     """The last of some polls whose bytes are the same; of a job that runs."""
-    answers = [person.status(job) for _ in range(times)]
+    answers = [client.status(job) for _ in range(times)]
     assert {answer.status_code for answer in answers} == {202}, answers[-1].text
     return answers[-1]
 
@@ -58,7 +58,7 @@ def polled(person: Person, job: str, times: int = 3) -> httpx.Response:
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
 def test_each_tells_what_is_so_then(proxy: Stack, sandbox: SandboxControl, surface: str) -> None:
-    with Person(proxy, proxy.token(tenant="free"), surface) as alice:
+    with Client(proxy, proxy.token(tenant="free"), surface) as alice:
         job = alice.submitted("[[pace hold=IN_QUEUE]]")
         queued = polled(alice, job)
         assert queued.json()["status"] == "IN_QUEUE"
@@ -81,7 +81,7 @@ def test_each_tells_what_is_so_then(proxy: Stack, sandbox: SandboxControl, surfa
 
 
 def test_each_is_counted(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="rated")) as alice:
+    with Client(proxy, proxy.token(tenant="rated")) as alice:
         job = alice.submitted(HELD)
         left = [polled(alice, job, 1).headers["ratelimit"] for _ in range(6)]
         assert [one.split(";")[1] for one in left] == [f"r={number}" for number in (5, 4, 3, 2, 1, 0)]
@@ -92,7 +92,7 @@ def test_each_is_counted(proxy: Stack) -> None:
 
 
 def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="by-address")) as here:
+    with Client(proxy, proxy.token(tenant="by-address")) as here:
         job = here.submitted(HELD)
         polled(here, job, 6)
         refusal(here.status(job), 429, "rate_limited", "ip")
@@ -103,7 +103,7 @@ def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
 
 
 def test_whoever_has_another_session_is_not_taken_for_the_first(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="free")) as alice, Person(proxy, proxy.token("bob", tenant="free")) as bob:
+    with Client(proxy, proxy.token(tenant="free")) as alice, Client(proxy, proxy.token("bob", tenant="free")) as bob:
         job = alice.submitted(HELD)
         polled(alice, job)
         refusal(bob.status(job), 404, "not_found")
@@ -112,7 +112,7 @@ def test_whoever_has_another_session_is_not_taken_for_the_first(proxy: Stack) ->
 
 
 def test_a_session_that_has_expired_is_refused(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="free", ttl_seconds=60)) as alice:
+    with Client(proxy, proxy.token(tenant="free", ttl_seconds=60)) as alice:
         job = alice.submitted(HELD)
         # The last poll before the end, read anew just now, so that only the session is too old after it.
         proxy.clock.advance(59)
@@ -124,7 +124,7 @@ def test_a_session_that_has_expired_is_refused(proxy: Stack) -> None:
 def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None:
     """What was found out about a poll without an Origin holds for none that has one."""
     token = proxy.token(tenant="free")
-    with Person(proxy, token) as alice, proxy.client("") as page:
+    with Client(proxy, token) as alice, proxy.client("") as page:
         job = alice.submitted(HELD)
         polled(alice, job, 2)
         path, cookie = f"/fal/queue/{NEXT}/requests/{job}/status", {"cookie": proxy.cookie(token)}
@@ -135,7 +135,7 @@ def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None
 
 
 def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="free")) as alice:
+    with Client(proxy, proxy.token(tenant="free")) as alice:
         job = alice.submitted(HELD)
         polled(alice, job)
         assert alice.http.delete("/v1/session").status_code == 204
@@ -143,12 +143,12 @@ def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
 
 
 def test_a_tenants_own_key_may_poll(proxy: Stack) -> None:
-    with Person(proxy, proxy.tenant_key("free")) as tenant:
+    with Client(proxy, proxy.tenant_key("free")) as tenant:
         polled(tenant, tenant.submitted(HELD))
 
 
 def test_an_endpoint_that_a_plan_has_lost_is_refused(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="free")) as alice, proxy.client(ADMIN_TOKEN) as admin:
+    with Client(proxy, proxy.token(tenant="free")) as alice, proxy.client(ADMIN_TOKEN) as admin:
         job = alice.submitted(HELD)
         polled(alice, job)
         for endpoints, then in ((["fal-ai/llavav15-13b"], 403), ([NEXT], 202)):
@@ -160,7 +160,7 @@ def test_an_endpoint_that_a_plan_has_lost_is_refused(proxy: Stack) -> None:
 @pytest.mark.parametrize("header", ["origin", "x-request-id"])
 def test_an_origin_and_an_id_are_answered_each_time(stack: Stack, header: str) -> None:
     sent = {"origin": stack.other_origin, "x-request-id": "a-request"}[header]
-    with Person(stack, stack.token(), **{header: sent}) as alice:
+    with Client(stack, stack.token(), **{header: sent}) as alice:
         answer = polled(alice, alice.submitted(HELD))
     assert (answer.headers.get("access-control-allow-origin") == sent) is (header == "origin")
     assert (answer.headers["x-request-id"] == sent) is (header == "x-request-id")

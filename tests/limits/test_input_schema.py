@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.catalog import MAX_PROBLEMS, endpoint_from
 from proxy.errors import BadRequest, InvalidInput
 from proxy.limits.inputs import MAX_DEPTH, MAX_URLS, check_input
-from tests.policy.checks import FREE, OWN_FILES
+from tests.limits.input_checks import FREE, OWN_FILES
 
 OPERATORS_OWN = {
     "type": "object",

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import ADMIN_TOKEN, NEXT, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -71,7 +71,7 @@ def test_unless_the_tenant_says_otherwise(proxy: Stack) -> None:
 def test_a_guest_has_the_plan_of_guests_and_is_a_user_of_its_own(proxy: Stack) -> None:
     tokens = [guest(proxy, f"198.51.100.{number}").json()["token"] for number in range(2)]
     for token in tokens:
-        with Person(proxy, token) as someone:
+        with Client(proxy, token) as someone:
             assert someone.facts()["endpoints"] == [NEXT]
             assert [someone.run().status_code, someone.run().status_code] == [200, 402]
             refusal(someone.run(endpoint="fal-ai/llavav15-13b"), 403, "endpoint_not_allowed")
@@ -85,22 +85,22 @@ def test_a_session_of_yesterdays_secret_still_counts_until_that_is_gone(
 ) -> None:
     new = "a-new-secret-of-the-tests-with-more-than-32-bytes"
     limits = {"page": PLANS["page"]}
-    with limited_proxy(sandbox, tmp_path, limits) as before, Person(before, before.token(tenant="page")) as alice:
+    with limited_proxy(sandbox, tmp_path, limits) as before, Client(before, before.token(tenant="page")) as alice:
         job, token = alice.submitted(QUEUED), alice.token
     rotated = {"PROXY_SESSION_SECRETS": f"{new},{SECRET}"}
     with limited_proxy(sandbox, tmp_path, limits, environ=rotated, clock=before.clock) as during:
-        with Person(during, token) as alice:
+        with Client(during, token) as alice:
             assert alice.status(job).json()["status"] == "IN_QUEUE" and alice.run().status_code == 200
         fresh = during.token(tenant="page")
-        with Person(during, fresh) as again:
+        with Client(during, fresh) as again:
             # The same user: the job is theirs, and so is the quota.
             assert again.status(job).is_success
             assert [again.run().status_code, again.run().status_code] == [200, 402]
     gone = {"PROXY_SESSION_SECRETS": new}
     with limited_proxy(sandbox, tmp_path, limits, environ=gone, clock=before.clock) as after:
-        with Person(after, token) as alice:
+        with Client(after, token) as alice:
             refusal(alice.status(job), 401, "unauthenticated")
-        with Person(after, fresh) as alice:
+        with Client(after, fresh) as alice:
             assert alice.status(job).is_success
 
 
@@ -124,7 +124,7 @@ def test_a_key_that_is_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_p
     with limited_proxy(sandbox, tmp_path, {"page": PLANS["page"]}) as own:
         operator = Operator(own)
         old, new = (operator("POST", "/tenants/page/keys", {"name": name}).json() for name in ("old", "new"))
-        with Person(own, old["key"]) as server, Person(own, new["key"]) as same_server:
+        with Client(own, old["key"]) as server, Client(own, new["key"]) as same_server:
             job = server.submitted(QUEUED)
             minted = server.http.post("/v1/sessions", json={"subject": "alice"}).json()["token"]
             assert same_server.status(job).is_success
@@ -134,7 +134,7 @@ def test_a_key_that_is_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_p
             # What the key did stays: the job is the tenant's, and its users' sessions are theirs.
             assert same_server.status(job).json()["status"] == "IN_QUEUE"
             assert same_server.cancel(job).status_code == 202
-            with Person(own, minted) as alice:
+            with Client(own, minted) as alice:
                 assert alice.run().status_code == 200
 
 
@@ -143,7 +143,7 @@ def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path
         file = {"plans": {"page": plan(**limits)}, "tenants": [{"id": "page", "plan": "page"}]}
         assert operator("PUT", "/tenants", file).json() == {"changed": True}
 
-    with limited_proxy(sandbox, tmp_path, {"page": plan()}) as own, Person(own, own.token(tenant="page")) as alice:
+    with limited_proxy(sandbox, tmp_path, {"page": plan()}) as own, Client(own, own.token(tenant="page")) as alice:
         operator = Operator(own)
         jobs = [alice.submitted(QUEUED) for _ in range(3)]
         applied(concurrency={"subject": 2, "tenant": 2}, quotas=[per("tenant", "requests", 2)], max_tokens=16)
@@ -169,7 +169,7 @@ def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path
 def test_a_quota_that_is_lowered_below_what_is_used(sandbox: SandboxControl, tmp_path: Path) -> None:
     with (
         limited_proxy(sandbox, tmp_path, {"page": plan(quotas=[per("subject", "requests", 5)])}) as own,
-        Person(own, own.token(tenant="page")) as alice,
+        Client(own, own.token(tenant="page")) as alice,
     ):
         assert [alice.run().status_code for _ in range(3)] == [200] * 3
         lower = {"plans": {"page": plan(quotas=[per("subject", "requests", 2)])}}
@@ -184,7 +184,7 @@ def test_another_process_follows_within_five_seconds(sandbox: SandboxControl, tm
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
-    with limited_proxy(sandbox, first, {"page": plan()}) as one, Person(one, one.token(tenant="page")) as alice:
+    with limited_proxy(sandbox, first, {"page": plan()}) as one, Client(one, one.token(tenant="page")) as alice:
         assert alice.run().status_code == 200
         same = {"PROXY_DATABASE_URL": one.settings.stores.database_url.reveal()}
         lowered = {"page": plan(max_tokens=16)}

@@ -14,7 +14,7 @@ from proxy.catalog import built_in
 from proxy.errors import InvalidInput
 from proxy.limits.inputs import check_input
 from proxy.tenants.addresses import MAX_URL_LENGTH, public_url
-from tests.policy.checks import FREE, OWN_FILES, checked, each, problems
+from tests.limits.input_checks import FREE, OWN_FILES, checked, each, problems
 from tests.support.images import PIXEL
 from tests.support.limited import NEXT
 

@@ -16,7 +16,7 @@ from tests.support.limited import (
     NEXT,
     PROTOCOL,
     Booked,
-    Person,
+    Client,
     account,
     asking,
     hanging_up,
@@ -63,14 +63,14 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 
 @pytest.fixture(params=[HOSTS, PROTOCOL])
-def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Person]:
+def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
     """A user of her own for each test, so that no key was used before."""
-    with Person(proxy, proxy.token(request.node.name, tenant="plenty", ttl_seconds=10**6), request.param) as person:
-        yield person
+    with Client(proxy, proxy.token(request.node.name, tenant="plenty", ttl_seconds=10**6), request.param) as client:
+        yield client
 
 
-def send(person: Person, kind: str, key: str, prompt: str = "?", **more: Any) -> httpx.Response:
-    return person.call("POST", f"{kind}/{NEXT}", asking(prompt, **more), **{KEY: key})
+def send(client: Client, kind: str, key: str, prompt: str = "?", **more: Any) -> httpx.Response:
+    return client.call("POST", f"{kind}/{NEXT}", asking(prompt, **more), **{KEY: key})
 
 
 def is_replay(answer: httpx.Response) -> bool:
@@ -81,7 +81,7 @@ def is_replay(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_key_and_body_get_the_same_answer(alice: Person, sandbox: SandboxControl, kind: str) -> None:
+def test_the_same_key_and_body_get_the_same_answer(alice: Client, sandbox: SandboxControl, kind: str) -> None:
     first, *others = [send(alice, kind, "one") for _ in range(3)]
     assert first.status_code == 200 and not is_replay(first)
     for other in others:
@@ -90,7 +90,7 @@ def test_the_same_key_and_body_get_the_same_answer(alice: Person, sandbox: Sandb
     assert len(posts(sandbox)) == 1
 
 
-def test_bodies_are_the_same_however_they_are_written(alice: Person, sandbox: SandboxControl) -> None:
+def test_bodies_are_the_same_however_they_are_written(alice: Client, sandbox: SandboxControl) -> None:
     send(alice, "run", "one", temperature=0.5)
     turned = dict(reversed(asking("?", temperature=0.5).items()))
     assert is_replay(alice.call("POST", f"run/{NEXT}", turned, **{KEY: "one"}))
@@ -98,7 +98,7 @@ def test_bodies_are_the_same_however_they_are_written(alice: Person, sandbox: Sa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_body_is_refused(alice: Person, sandbox: SandboxControl, kind: str) -> None:
+def test_another_body_is_refused(alice: Client, sandbox: SandboxControl, kind: str) -> None:
     assert send(alice, kind, "one").status_code == 200
     other_kind = "queue" if kind == "run" else "run"
     other_endpoint = alice.call("POST", f"{kind}/fal-ai/llavav15-13b", asking("?"), **{KEY: "one"})
@@ -110,13 +110,13 @@ def test_another_body_is_refused(alice: Person, sandbox: SandboxControl, kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_key_and_no_key_are_other_calls(alice: Person, sandbox: SandboxControl, kind: str) -> None:
+def test_another_key_and_no_key_are_other_calls(alice: Client, sandbox: SandboxControl, kind: str) -> None:
     answers = [send(alice, kind, "one"), send(alice, kind, "two"), alice.call("POST", f"{kind}/{NEXT}", asking("?"))]
     assert not any(map(is_replay, answers)) and len(posts(sandbox)) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_key_is_its_callers_own(proxy: Stack, alice: Person, kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_key_is_its_callers_own(proxy: Stack, alice: Client, kind: str, request: pytest.FixtureRequest) -> None:
     key = request.node.name
     first = send(alice, kind, key)
     tokens = {
@@ -125,17 +125,17 @@ def test_a_key_is_its_callers_own(proxy: Stack, alice: Person, kind: str, reques
         "the tenant itself": proxy.tenant_key("plenty"),
     }
     for token in tokens.values():
-        with Person(proxy, token) as other:
+        with Client(proxy, token) as other:
             # The body is another than alice's: were the key shared, it would be refused.
             answer = send(other, kind, key, "!")
             assert answer.status_code == 200 and not is_replay(answer)
     assert is_replay(send(alice, kind, key)) and first.status_code == 200
 
 
-def test_another_session_of_the_same_user_has_the_same_keys(proxy: Stack, alice: Person) -> None:
+def test_another_session_of_the_same_user_has_the_same_keys(proxy: Stack, alice: Client) -> None:
     first = send(alice, "queue", "one").json()
     name = alice.facts()["subject"]
-    with Person(proxy, proxy.token(name, tenant="plenty")) as again:
+    with Client(proxy, proxy.token(name, tenant="plenty")) as again:
         answer = send(again, "queue", "one")
         assert is_replay(answer) and answer.json()["request_id"] == first["request_id"]
 
@@ -146,25 +146,25 @@ def test_each_surface_gets_the_answer_in_its_own_form(proxy: Stack, sandbox: San
         token = proxy.token(f"{name} and back", tenant="plenty")
         ids = set()
         for surface in surfaces:
-            with Person(proxy, token, surface) as person:
-                answer = send(person, "queue", "one").json()
+            with Client(proxy, token, surface) as client:
+                answer = send(client, "queue", "one").json()
                 ids.add(answer["request_id"])
                 if surface == HOSTS:
                     assert answer["status_url"].startswith(f"{proxy.url}/fal/queue/")
-                    assert httpx.get(answer["status_url"], headers=person.http.headers, trust_env=False).is_success
+                    assert httpx.get(answer["status_url"], headers=client.http.headers, trust_env=False).is_success
         assert len(ids) == 1
     assert len(posts(sandbox)) == 2
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "käse", "tab\there"])
-def test_a_key_that_is_none_is_refused(alice: Person, sandbox: SandboxControl, key: str) -> None:
+def test_a_key_that_is_none_is_refused(alice: Client, sandbox: SandboxControl, key: str) -> None:
     headers = [*alice.http.headers.raw, (KEY.encode(), key.encode())]
     answer = alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=headers)
     refusal(answer, 400, "bad_request")
     assert not posts(sandbox)
 
 
-def test_two_keys_are_refused_and_the_longest_is_not(alice: Person, sandbox: SandboxControl) -> None:
+def test_two_keys_are_refused_and_the_longest_is_not(alice: Client, sandbox: SandboxControl) -> None:
     twice = [*alice.http.headers.raw, (KEY.encode(), b"one"), (KEY.encode(), b"one")]
     refusal(alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=twice), 400, "bad_request")
     assert not posts(sandbox)
@@ -175,7 +175,7 @@ def test_two_keys_are_refused_and_the_longest_is_not(alice: Person, sandbox: San
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_calls_at_the_same_time_are_one_at_fal(alice: Person, sandbox: SandboxControl, kind: str) -> None:
+def test_calls_at_the_same_time_are_one_at_fal(alice: Client, sandbox: SandboxControl, kind: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: send(alice, kind, "one"), range(8)))
     assert [answer.status_code for answer in answers] == [200] * 8
@@ -183,7 +183,7 @@ def test_calls_at_the_same_time_are_one_at_fal(alice: Person, sandbox: SandboxCo
     assert sum(map(is_replay, answers)) == 7
 
 
-def test_whoever_comes_while_the_first_runs_waits_for_it(proxy: Stack, alice: Person) -> None:
+def test_whoever_comes_while_the_first_runs_waits_for_it(proxy: Stack, alice: Client) -> None:
     running = meanwhile(lambda: send(alice, "run", "one", RUNNING), proxy.sandbox)
     with running as (first, call), ThreadPoolExecutor(1) as pool:
         second = pool.submit(send, alice, "run", "one", RUNNING)
@@ -200,8 +200,8 @@ def test_in_another_process_too(proxy: Stack, folder: Path, sandbox: SandboxCont
     token = proxy.token("two processes", tenant="plenty")
     with (
         limited_proxy(sandbox, tmp_path, PLANS, environ=same, clock=proxy.clock) as other,
-        Person(proxy, token) as here,
-        Person(other, token) as there,
+        Client(proxy, token) as here,
+        Client(other, token) as there,
     ):
         submitted = send(here, "queue", "submit").json()
         again = send(there, "queue", "submit")
@@ -220,19 +220,19 @@ def test_in_another_process_too(proxy: Stack, folder: Path, sandbox: SandboxCont
 
 
 def test_what_was_refused_frees_the_key(proxy: Stack, sandbox: SandboxControl) -> None:
-    with Person(proxy, proxy.token("freed", tenant="single")) as person:
-        held = person.submitted(QUEUED)
-        refusal(send(person, "queue", "one"), 429, "too_many_jobs", "subject")
-        refusal(send(person, "queue", "one", temperature=9), 422, "invalid_input")
+    with Client(proxy, proxy.token("freed", tenant="single")) as client:
+        held = client.submitted(QUEUED)
+        refusal(send(client, "queue", "one"), 429, "too_many_jobs", "subject")
+        refusal(send(client, "queue", "one", temperature=9), 422, "invalid_input")
         sandbox.move_job(held, "finish")
-        person.status(held)
-        answer = send(person, "queue", "one")
+        client.status(held)
+        answer = send(client, "queue", "one")
         assert answer.status_code == 200 and not is_replay(answer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_fal_refused_for_now_frees_the_key(alice: Person, sandbox: SandboxControl, kind: str, status: int) -> None:
+def test_what_fal_refused_for_now_frees_the_key(alice: Client, sandbox: SandboxControl, kind: str, status: int) -> None:
     sandbox.fault("status", status=status, times=1)
     # A limit of fal's own is not one of the caller's.
     assert send(alice, kind, "one").status_code == (503 if status == 429 else status)
@@ -241,7 +241,7 @@ def test_what_fal_refused_for_now_frees_the_key(alice: Person, sandbox: SandboxC
     assert len(posts(sandbox)) == 2
 
 
-def test_what_fal_refuses_for_good_is_kept(alice: Person, sandbox: SandboxControl) -> None:
+def test_what_fal_refuses_for_good_is_kept(alice: Client, sandbox: SandboxControl) -> None:
     prompt = "[[fault fail=image_load_error]] ?"
     first, second = send(alice, "run", "one", prompt), send(alice, "run", "one", prompt)
     assert first.status_code == second.status_code == 422 and first.json() == second.json() and is_replay(second)
@@ -249,33 +249,33 @@ def test_what_fal_refuses_for_good_is_kept(alice: Person, sandbox: SandboxContro
 
 
 def test_a_quota_that_is_used_up_frees_the_key(proxy: Stack) -> None:
-    with Person(proxy, proxy.token("poor", tenant="quota", ttl_seconds=10**5)) as person:
-        assert send(person, "run", "one").status_code == 200
-        wait = refusal(send(person, "run", "two"), 402, "quota_exceeded", "subject")["retry_after"]
+    with Client(proxy, proxy.token("poor", tenant="quota", ttl_seconds=10**5)) as client:
+        assert send(client, "run", "one").status_code == 200
+        wait = refusal(send(client, "run", "two"), 402, "quota_exceeded", "subject")["retry_after"]
         # What was paid for is replayed, whatever is left.
-        assert is_replay(send(person, "run", "one"))
+        assert is_replay(send(client, "run", "one"))
         proxy.clock.advance(wait)
-        assert not is_replay(send(person, "run", "two"))
+        assert not is_replay(send(client, "run", "two"))
 
 
 def test_a_replay_costs_what_a_poll_costs(proxy: Stack) -> None:
-    with Person(proxy, proxy.token("rated", tenant="rated")) as person:
-        first = send(person, "run", "one")
+    with Client(proxy, proxy.token("rated", tenant="rated")) as client:
+        first = send(client, "run", "one")
         assert first.headers["ratelimit"] == '"session";r=1;t=60'
-        assert [send(person, "run", "one").status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert [send(client, "run", "one").status_code for _ in range(4)] == [200, 200, 200, 429]
         # The right to call is untouched by it, and one that was refused has freed its key.
-        assert [send(person, "run", f"{n}").status_code for n in (2, 3)] == [200, 429]
+        assert [send(client, "run", f"{n}").status_code for n in (2, 3)] == [200, 429]
         proxy.clock.advance(60)
-        answer = send(person, "run", "3")
+        answer = send(client, "run", "3")
         assert answer.status_code == 200 and not is_replay(answer)
 
 
-def test_an_endpoint_that_is_not_open_any_more_is_not_replayed(proxy: Stack, alice: Person) -> None:
+def test_an_endpoint_that_is_not_open_any_more_is_not_replayed(proxy: Stack, alice: Client) -> None:
     name = alice.facts()["subject"]
     assert send(alice, "run", "one").status_code == 200
     narrowed = proxy.token(name, tenant="plenty", endpoints=["fal-ai/llavav15-13b"])
-    with Person(proxy, narrowed) as person:
-        refusal(send(person, "run", "one"), 403, "endpoint_not_allowed")
+    with Client(proxy, narrowed) as client:
+        refusal(send(client, "run", "one"), 403, "endpoint_not_allowed")
 
 
 # --- answers that were lost
@@ -283,7 +283,7 @@ def test_an_endpoint_that_is_not_open_any_more_is_not_replayed(proxy: Stack, ali
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lost_answer_is_never_made_up_for_by_a_second_call(
-    alice: Person, sandbox: SandboxControl, folder: Path, kind: str
+    alice: Client, sandbox: SandboxControl, folder: Path, kind: str
 ) -> None:
     before = account(folder, "plenty", "requests")
     sandbox.fault("drop", when="lost", times=1)
@@ -296,13 +296,13 @@ def test_a_lost_answer_is_never_made_up_for_by_a_second_call(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nor_after_a_restart(sandbox: SandboxControl, tmp_path: Path, kind: str) -> None:
-    with limited_proxy(sandbox, tmp_path, PLANS) as before, Person(before, before.token(tenant="plenty")) as alice:
+    with limited_proxy(sandbox, tmp_path, PLANS) as before, Client(before, before.token(tenant="plenty")) as alice:
         good = send(alice, kind, "good")
         sandbox.fault("drop", when="lost", times=1)
         refusal(send(alice, kind, "lost"), 500, "upstream_ambiguous")
     with (
         limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after,
-        Person(after, after.token(tenant="plenty")) as alice,
+        Client(after, after.token(tenant="plenty")) as alice,
     ):
         refusal(send(alice, kind, "lost"), 500, "upstream_ambiguous")
         again = send(alice, kind, "good")
@@ -322,14 +322,14 @@ def test_a_process_that_is_stopped_in_the_middle_gives_no_second_call(sandbox: S
             pass
         # The caller is gone, the call goes on; now the server stops without waiting for it.
     sandbox.forget()
-    with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after, Person(after, token) as alice:
+    with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after, Client(after, token) as alice:
         refusal(send(alice, "run", "one", RUNNING), 500, "upstream_ambiguous")
     assert not posts(sandbox)
     assert account(tmp_path, "plenty", "requests") == Booked(1, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_caller_who_hangs_up_finds_the_answer(proxy: Stack, alice: Person, kind: str) -> None:
+def test_a_caller_who_hangs_up_finds_the_answer(proxy: Stack, alice: Client, kind: str) -> None:
     prompt = RUNNING if kind == "run" else QUEUED
     with hanging_up(proxy, alice.token, f"{kind}/{NEXT}", asking(prompt), **{KEY: "one"}) as call:
         pass
@@ -346,7 +346,7 @@ def test_a_caller_who_hangs_up_finds_the_answer(proxy: Stack, alice: Person, kin
 # --- time
 
 
-def test_an_answer_is_kept_for_a_day(alice: Person, proxy: Stack) -> None:
+def test_an_answer_is_kept_for_a_day(alice: Client, proxy: Stack) -> None:
     first = send(alice, "queue", "one").json()["request_id"]
     proxy.clock.advance(KEPT_SECONDS)
     assert send(alice, "queue", "one").json()["request_id"] == first

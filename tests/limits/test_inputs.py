@@ -13,9 +13,9 @@ import pytest
 from proxy.catalog import TOKEN_FIELDS, endpoint_from
 from proxy.errors import InvalidInput
 from proxy.limits.inputs import MAX_TOKENS, check_input
-from tests.policy.checks import FREE, OWN_FILES, checked, problems
+from tests.limits.input_checks import FREE, OWN_FILES, checked, problems
 from tests.support.images import PIXEL
-from tests.support.limited import COUNTING, NEXT, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import COUNTING, NEXT, Client, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -97,12 +97,12 @@ def ceilings(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def alice(ceilings: Stack, sandbox: SandboxControl) -> Iterator[Person]:
-    with Person(ceilings, ceilings.token(tenant="narrow")) as person:
-        yield person
+def alice(ceilings: Stack, sandbox: SandboxControl) -> Iterator[Client]:
+    with Client(ceilings, ceilings.token(tenant="narrow")) as client:
+        yield client
 
 
-def test_fal_is_told_the_ceiling_that_the_caller_did_not_give(alice: Person, sandbox: SandboxControl) -> None:
+def test_fal_is_told_the_ceiling_that_the_caller_did_not_give(alice: Client, sandbox: SandboxControl) -> None:
     assert alice.run().status_code == 200
     alice.submitted(endpoint=COUNTING)
     alice.submitted(max_new_tokens=7)
@@ -114,7 +114,7 @@ def test_fal_is_told_the_ceiling_that_the_caller_did_not_give(alice: Person, san
     ]
 
 
-def test_a_whole_number_with_a_point_reaches_fal_without_it(alice: Person, sandbox: SandboxControl) -> None:
+def test_a_whole_number_with_a_point_reaches_fal_without_it(alice: Client, sandbox: SandboxControl) -> None:
     assert alice.run(max_tokens=8.0).status_code == 200
     alice.submitted(endpoint=COUNTING, max_new_tokens=7.0)
     told = [next(record["json"][name] for name in TOKEN_FIELDS if name in record["json"]) for record in posts(sandbox)]
@@ -133,7 +133,7 @@ def test_a_whole_number_with_a_point_reaches_fal_without_it(alice: Person, sandb
 )
 @pytest.mark.parametrize("kind", ["run", "queue"])
 def test_what_is_over_a_ceiling_is_422_and_costs_nothing(
-    alice: Person, sandbox: SandboxControl, kind: str, wrong: dict[str, Any]
+    alice: Client, sandbox: SandboxControl, kind: str, wrong: dict[str, Any]
 ) -> None:
     before = alice.facts()
     answer: httpx.Response = (alice.run if kind == "run" else alice.submit)(**{"prompt": "?", **wrong})
@@ -143,7 +143,7 @@ def test_what_is_over_a_ceiling_is_422_and_costs_nothing(
     assert not posts(sandbox)
 
 
-def test_a_picture_that_was_uploaded_is_let_through_whatever_the_schemes(alice: Person, ceilings: Stack) -> None:
+def test_a_picture_that_was_uploaded_is_let_through_whatever_the_schemes(alice: Client, ceilings: Stack) -> None:
     wanted = {"content_type": "image/png", "file_name": "a.png"}
     slot = alice.call("POST", "rest/storage/upload/initiate", wanted).json()
     picture = Path(__file__).parents[1] / "pictures" / "chelsea.png"

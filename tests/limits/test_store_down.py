@@ -17,7 +17,7 @@ from tests.support.limited import (
     COUNTING,
     NEXT,
     Booked,
-    Person,
+    Client,
     account,
     asking,
     limited_proxy,
@@ -43,9 +43,9 @@ def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def alice(own: Stack) -> Iterator[Person]:
-    with Person(own, own.token(tenant="acme")) as person:
-        yield person
+def alice(own: Stack) -> Iterator[Client]:
+    with Client(own, own.token(tenant="acme")) as client:
+        yield client
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
         database.close()
 
 
-def test_a_database_that_is_locked(own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path) -> None:
     job = alice.submitted(QUEUED)
     sandbox.forget()
     calls = [
@@ -89,7 +89,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Person, sandbox: SandboxCo
 
 
 def test_locked_between_a_reservation_and_its_booking(
-    own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
+    own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     """The answer is the caller's all the same, and is booked as soon as that can be."""
     with ThreadPoolExecutor(1) as pool:
@@ -107,7 +107,7 @@ def test_locked_between_a_reservation_and_its_booking(
 
 @pytest.mark.parametrize("key", [None, "one"], ids=["without a key", "with an Idempotency-Key"])
 def test_locked_when_fal_has_accepted(
-    own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path, key: str | None
+    own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path, key: str | None
 ) -> None:
     """Nobody sees a job before it is noted whose it is. Then its owner does, and a repetition gets it."""
 
@@ -115,7 +115,7 @@ def test_locked_when_fal_has_accepted(
         return alice.call("POST", f"queue/{NEXT}", asking(QUEUED), **({"idempotency-key": key} if key else {}))
 
     sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
-    with ThreadPoolExecutor(1) as pool, Person(own, own.token("mallory", tenant="acme")) as mallory:
+    with ThreadPoolExecutor(1) as pool, Client(own, own.token("mallory", tenant="acme")) as mallory:
         submitting = pool.submit(submit)
         wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
         with locked(tmp_path):
@@ -141,7 +141,7 @@ def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp
     sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
     with (
         limited_proxy(sandbox, tmp_path, PLANS) as own,
-        Person(own, own.token(tenant="acme")) as alice,
+        Client(own, own.token(tenant="acme")) as alice,
         ThreadPoolExecutor(1) as pool,
     ):
         submitting = pool.submit(alice.submit, QUEUED)
@@ -161,7 +161,7 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
     with contextlib.ExitStack() as unlocking, ThreadPoolExecutor(1) as pool:
         with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=1.0)) as own:
             token, mallorys = own.token(tenant="acme"), own.token("mallory", tenant="acme")
-            with Person(own, token) as alice:
+            with Client(own, token) as alice:
                 submitting = pool.submit(alice.submit, QUEUED)
                 wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
                 unlocking.enter_context(locked(tmp_path))
@@ -171,8 +171,8 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
     job = sandbox.jobs()[-1]["id"]
     with (
         limited_proxy(sandbox, tmp_path, PLANS, clock=own.clock) as after,
-        Person(after, token) as alice,
-        Person(after, mallorys) as mallory,
+        Client(after, token) as alice,
+        Client(after, mallorys) as mallory,
     ):
         wait_until(lambda: alice.status(job).status_code == 202, "the job was lost")
         assert mallory.status(job).status_code == 404
@@ -190,7 +190,7 @@ def deferred(stack: Stack) -> float:
 def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    with limited_proxy(sandbox, folder, PLANS) as own, Person(own, own.token(tenant="acme")) as alice:
+    with limited_proxy(sandbox, folder, PLANS) as own, Client(own, own.token(tenant="acme")) as alice:
         assert alice.run().status_code == 200
         ready = f"{own.url}/readyz"
         # As by a restore that goes on under a running proxy.
@@ -211,7 +211,7 @@ def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl,
 
 
 def test_a_key_that_could_not_be_freed_is_free_all_the_same(
-    own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path
+    own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     """What makes a call fail keeps its Idempotency-Key in the database: the next try is not to wait for the first."""
 
@@ -230,7 +230,7 @@ def test_a_key_that_could_not_be_freed_is_free_all_the_same(
     assert len(posts(sandbox)) == 1 and account(tmp_path, "acme", "requests") == Booked(1, 0)
 
 
-def test_revocations_that_cannot_be_read(own: Stack, alice: Person, sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_revocations_that_cannot_be_read(own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path) -> None:
     """Plans and revocations are at most a few seconds old, or nobody gets in."""
     with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database:
         database.execute("ALTER TABLE directory_version RENAME TO elsewhere")

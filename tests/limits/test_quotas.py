@@ -23,7 +23,7 @@ from tests.support.limited import (
     NOTHING,
     PROTOCOL,
     Booked,
-    Person,
+    Client,
     account,
     asking,
     hanging_up,
@@ -85,7 +85,7 @@ def seconds_until(proxy: Stack, moment: str) -> float:
 def test_a_user_and_a_tenant_get_exactly_so_many(proxy: Stack, folder: Path, surface: str) -> None:
     proxy.clock.advance(86_400)
     names = [f"{name} {surface}" for name in ("ann", "ben")]
-    ann, ben = (Person(proxy, proxy.token(name, tenant="requests"), surface) for name in names)
+    ann, ben = (Client(proxy, proxy.token(name, tenant="requests"), surface) for name in names)
     assert [ann.run().status_code, ann.submit().status_code] == [200, 200]
     for refused in (ann.run(), ann.submit(), ann.call("POST", f"run/{NEXT}/stream", asking("?"))):
         body = refusal(refused, 402, "quota_exceeded", "subject")
@@ -103,7 +103,7 @@ def test_a_user_and_a_tenant_get_exactly_so_many(proxy: Stack, folder: Path, sur
 
 @pytest.mark.parametrize("window", ["minute", "hour", "day", "month"])
 def test_the_wait_goes_to_the_end_of_the_calendar_window(proxy: Stack, window: str) -> None:
-    with Person(proxy, proxy.token(tenant=window, ttl_seconds=10**8)) as alice:
+    with Client(proxy, proxy.token(tenant=window, ttl_seconds=10**8)) as alice:
         proxy.clock.advance(7.5)
         assert alice.run().status_code == 200
         wait = refusal(alice.run(), 402, "quota_exceeded", "subject")["retry_after"]
@@ -130,7 +130,7 @@ def test_a_window_ends_where_the_calendar_says(
     clock.set(last)
     with (
         limited_proxy(sandbox, tmp_path, {window: PLANS[window]}, clock=clock) as own,
-        Person(own, own.token(tenant=window)) as alice,
+        Client(own, own.token(tenant=window)) as alice,
     ):
         held = alice.submitted(QUEUED)
         assert refusal(alice.run(), 402, "quota_exceeded", "subject")["retry_after"] == 1
@@ -144,7 +144,7 @@ def test_a_window_ends_where_the_calendar_says(
 
 
 def test_what_is_refused_is_spent_nowhere(proxy: Stack, folder: Path) -> None:
-    with Person(proxy, proxy.token(tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(tenant="plenty")) as alice:
         before = {unit: account(folder, "plenty", unit) for unit in UNITS}
         for status, answer in (
             (422, alice.run(temperature=3)),
@@ -161,7 +161,7 @@ def test_what_is_refused_is_spent_nowhere(proxy: Stack, folder: Path) -> None:
 
 
 def test_tokens_are_reserved_as_the_ceiling_and_booked_as_reported(proxy: Stack, folder: Path) -> None:
-    with Person(proxy, proxy.token(tenant="tokens")) as alice:
+    with Client(proxy, proxy.token(tenant="tokens")) as alice:
         job = alice.submitted(QUEUED, COUNTING, max_tokens=150)
         assert account(folder, "tokens", "tokens") == Booked(0, 150)
         refusal(alice.run(endpoint=COUNTING, max_new_tokens=51), 402, "quota_exceeded", "tenant")
@@ -183,7 +183,7 @@ def test_tokens_are_reserved_as_the_ceiling_and_booked_as_reported(proxy: Stack,
 
 def test_without_a_ceiling_the_models_own_is_reserved(proxy: Stack, folder: Path) -> None:
     before = account(folder, "tokens", "tokens")
-    with Person(proxy, proxy.token(tenant="tokens")) as alice:
+    with Client(proxy, proxy.token(tenant="tokens")) as alice:
         job = alice.submitted(QUEUED)
         assert account(folder, "tokens", "tokens") == Booked(before.used, 64)
         alice.cancel(job)
@@ -192,7 +192,7 @@ def test_without_a_ceiling_the_models_own_is_reserved(proxy: Stack, folder: Path
 
 
 def test_compute_seconds_are_those_that_fal_tells(proxy: Stack, folder: Path) -> None:
-    with Person(proxy, proxy.token(tenant="compute")) as alice:
+    with Client(proxy, proxy.token(tenant="compute")) as alice:
 
         def seconds() -> Booked:
             return account(folder, "compute", "compute_seconds", "alice")
@@ -217,7 +217,7 @@ def test_compute_seconds_are_those_that_fal_tells(proxy: Stack, folder: Path) ->
 
 
 def test_money_is_compute_seconds_at_the_operators_price(proxy: Stack, folder: Path) -> None:
-    with Person(proxy, proxy.token(tenant="usd")) as alice:
+    with Client(proxy, proxy.token(tenant="usd")) as alice:
         job = alice.submitted(QUEUED, COUNTING)
         assert account(folder, "usd", "usd") == Booked(0, COMPUTE_SECONDS_CEILING * PRICE)
         refusal(alice.run(), 402, "quota_exceeded", "tenant")
@@ -228,21 +228,21 @@ def test_money_is_compute_seconds_at_the_operators_price(proxy: Stack, folder: P
 
 
 def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
-    def slot(person: Person) -> str:
+    def slot(client: Client) -> str:
         wanted = {"content_type": "image/png", "file_name": "a.png"}
-        answer = person.call("POST", "rest/storage/upload/initiate", wanted)
+        answer = client.call("POST", "rest/storage/upload/initiate", wanted)
         assert answer.status_code == 200, answer.text
         url: str = answer.json()["upload_url"]
         return url
 
-    def put(person: Person, url: str, size: int) -> httpx.Response:
-        return person.http.put(url, content=png(size), headers={"content-type": "image/png"})
+    def put(client: Client, url: str, size: int) -> httpx.Response:
+        return client.http.put(url, content=png(size), headers={"content-type": "image/png"})
 
     def total(subject: str = "") -> Booked:
         return account(folder, "uploads", "upload_bytes", subject)
 
     tokens = [proxy.token(name, tenant="uploads", ttl_seconds=10**6) for name in ("ann", "ben")]
-    with Person(proxy, tokens[0]) as ann, Person(proxy, tokens[1]) as ben:
+    with Client(proxy, tokens[0]) as ann, Client(proxy, tokens[1]) as ben:
         refusal(put(ann, slot(ann), 201), 413, "body_too_large")
         assert put(ann, slot(ann), 100).status_code == 200
         assert (total("ann"), total()) == (Booked(100, 0), Booked(100, 0))
@@ -265,13 +265,13 @@ def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
 # --- what is booked for each end
 
 
-Call = Callable[[Person, SandboxControl], Any]
+Call = Callable[[Client, SandboxControl], Any]
 
 
 def fails(fault: str, operation: str, **more: Any) -> Call:
     """A call, of that operation, that suffers a fault."""
 
-    def call(alice: Person, sandbox: SandboxControl) -> None:
+    def call(alice: Client, sandbox: SandboxControl) -> None:
         sandbox.fault(fault, on={"operation": operation}, **more)
         answer = alice.run("?", COUNTING) if operation == "run" else alice.submit("?", COUNTING)
         assert answer.status_code >= 400
@@ -280,7 +280,7 @@ def fails(fault: str, operation: str, **more: Any) -> Call:
 
 
 def failing_job(error_type: str, *, at: str) -> Call:
-    def call(alice: Person, sandbox: SandboxControl) -> None:
+    def call(alice: Client, sandbox: SandboxControl) -> None:
         job = alice.submitted(f"[[fault fail={error_type}]] [[pace hold=IN_QUEUE]] ?", COUNTING)
         sandbox.move_job(job, "finish")
         answer = alice.status(job, COUNTING) if at == "status" else alice.result(job, COUNTING)
@@ -290,7 +290,7 @@ def failing_job(error_type: str, *, at: str) -> Call:
 
 
 def cancelled(state: str) -> Call:
-    def call(alice: Person, sandbox: SandboxControl) -> None:
+    def call(alice: Client, sandbox: SandboxControl) -> None:
         job = alice.submitted(QUEUED, COUNTING)
         sandbox.move_job(job, state)
         assert alice.cancel(job, COUNTING).status_code == 202
@@ -301,7 +301,7 @@ def cancelled(state: str) -> Call:
 
 
 def hung_up_on(path: str) -> Call:
-    def call(alice: Person, sandbox: SandboxControl) -> None:
+    def call(alice: Client, sandbox: SandboxControl) -> None:
         before = alice.slots()
         with hanging_up(alice.stack, alice.token, path, asking(RUNNING)):
             pass
@@ -310,19 +310,19 @@ def hung_up_on(path: str) -> Call:
     return call
 
 
-def too_late(alice: Person, sandbox: SandboxControl) -> None:
+def too_late(alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted("?", COUNTING)
     sandbox.move_job(job, "finish")
     assert alice.cancel(job, COUNTING).json() == {"status": "ALREADY_COMPLETED"}
     assert alice.result(job, COUNTING).status_code == 200
 
 
-def streamed(alice: Person, sandbox: SandboxControl) -> None:
+def streamed(alice: Client, sandbox: SandboxControl) -> None:
     answer = alice.call("POST", f"run/{COUNTING}/stream", asking("?"))
     assert answer.status_code == 200 and '"num_output_tokens"' in answer.text
 
 
-def broken_stream(alice: Person, sandbox: SandboxControl) -> None:
+def broken_stream(alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("drop_at", bytes=200, on={"operation": "stream"})
     with contextlib.suppress(httpx.RemoteProtocolError):
         alice.call("POST", f"run/{COUNTING}/stream", asking("?"))
@@ -362,7 +362,7 @@ ENDS: dict[str, tuple[Call, Booked | None]] = {
 @pytest.mark.parametrize("end", ENDS)
 def test_what_is_booked_for_each_end_of_a_call(proxy: Stack, folder: Path, end: str) -> None:
     call, booked = ENDS[end]
-    with Person(proxy, proxy.token(end, tenant="plenty")) as alice:
+    with Client(proxy, proxy.token(end, tenant="plenty")) as alice:
         before = {unit: account(folder, "plenty", unit) for unit in UNITS}
         call(alice, proxy.sandbox)
 
@@ -396,7 +396,7 @@ class Hurried(EngineTransport):
 def test_a_call_that_fal_is_silent_about_is_booked_as_reserved(sandbox: SandboxControl, tmp_path: Path) -> None:
     with (
         limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, endpoints=PRICES, transport=Hurried()) as own,
-        Person(own, own.token(tenant="plenty")) as alice,
+        Client(own, own.token(tenant="plenty")) as alice,
     ):
         sandbox.fault("hang")
         for count, answer in enumerate((alice.run(), alice.submit()), start=1):
@@ -423,7 +423,7 @@ def test_a_job_that_nobody_watches_is_booked_all_the_same(
     counters = MemoryCounters()
     with (
         limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, counters=counters) as own,
-        Person(own, own.token(tenant="plenty")) as alice,
+        Client(own, own.token(tenant="plenty")) as alice,
     ):
         job = alice.submitted(QUEUED, COUNTING)
         own.clock.advance(QUIET_SECONDS + 1)
@@ -441,7 +441,7 @@ def test_a_job_that_nobody_watches_is_booked_all_the_same(
 def test_nothing_stays_reserved_beyond_its_time(sandbox: SandboxControl, tmp_path: Path) -> None:
     counters = MemoryCounters()
     with limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, counters=counters) as own:
-        with Person(own, own.token(tenant="plenty")) as alice:
+        with Client(own, own.token(tenant="plenty")) as alice:
             alice.submitted(QUEUED)
         sandbox.fault("drop", when="before")
         own.clock.advance(JOB_SECONDS - 1)
@@ -453,7 +453,7 @@ def test_nothing_stays_reserved_beyond_its_time(sandbox: SandboxControl, tmp_pat
 
 
 def test_of_two_quotas_of_one_account_the_lower_one_holds_and_is_shown(proxy: Stack) -> None:
-    with Person(proxy, proxy.token("ann", tenant="twice")) as ann:
+    with Client(proxy, proxy.token("ann", tenant="twice")) as ann:
         assert ann.http.post("/v1/uploads", content=png(64), headers={"content-type": "image/png"}).status_code == 201
         assert ann.run().status_code == 200
         quotas = [(one["per"], one["unit"], one["limit"], one["used"], one["left"]) for one in ann.facts()["quotas"]]

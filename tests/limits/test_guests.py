@@ -17,7 +17,7 @@ import yaml
 from proxy.limits.quotas import ALL_GUESTS
 from tests.routes.jobs import HELD, JOBS, SSE, created, new, watching
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, Booked, Person, account, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import ADMIN_TOKEN, Booked, Client, account, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import TTL_SECONDS, Stack
 from tests.support.waiting import wait_until
@@ -69,16 +69,16 @@ def open_() -> Iterator[ExitStack]:
         yield stack
 
 
-def guest(proxy: Stack, tenant: str) -> Person:
+def guest(proxy: Stack, tenant: str) -> Client:
     """A visitor of one of the tenant's pages."""
     with proxy.client("", headers={"origin": ORIGIN}) as visitor:
         answer = visitor.post("/v1/sessions/guest", json={"tenant": tenant})
     assert answer.status_code == 201, answer.text
-    return Person(proxy, answer.json()["token"])
+    return Client(proxy, answer.json()["token"])
 
 
-def user(proxy: Stack, tenant: str, name: str = "alice") -> Person:
-    return Person(proxy, proxy.token(name, tenant=tenant, ttl_seconds=TTL_SECONDS))
+def user(proxy: Stack, tenant: str, name: str = "alice") -> Client:
+    return Client(proxy, proxy.token(name, tenant=tenant, ttl_seconds=TTL_SECONDS))
 
 
 # --- the tenant's accounts
@@ -127,7 +127,7 @@ def test_an_account_per_tenant_in_the_plan_of_guests_is_that_of_all_guests(
     proxy: Stack, folder: Path, open_: ExitStack
 ) -> None:
     alice, one, other, third = (
-        open_.enter_context(person) for person in (user(proxy, "crowd"), *(guest(proxy, "crowd") for _ in range(3)))
+        open_.enter_context(client) for client in (user(proxy, "crowd"), *(guest(proxy, "crowd") for _ in range(3)))
     )
     assert [alice.run().status_code for _ in range(4)] == [200] * 4
     assert [one.run().status_code, one.run().status_code, other.run().status_code] == [200] * 3
@@ -185,7 +185,7 @@ def test_slots_of_guests_are_taken_again_after_a_restart(sandbox: SandboxControl
         jobs = [visitor.submitted(QUEUED) for _ in range(2)]
     with (
         limited_proxy(sandbox, tmp_path, plans, tenants=tenants, clock=before.clock) as after,
-        Person(after, visitor.token) as again,
+        Client(after, visitor.token) as again,
         user(after, "slots") as alice,
     ):
         refusal(again.submit(), 429, "too_many_jobs", "tenant")
@@ -233,14 +233,14 @@ def test_guests_take_a_share_of_the_polls(proxy: Stack, open_: ExitStack) -> Non
         owner.status(job)
 
 
-def uploaded(person: Person, size: int, way: str) -> httpx.Response:
+def uploaded(client: Client, size: int, way: str) -> httpx.Response:
     """A file by one of the ways to send one."""
     content, headers = png(size), {"content-type": "image/png"}
     if way == "native":
-        return person.http.post("/v1/uploads", content=content, headers=headers)
+        return client.http.post("/v1/uploads", content=content, headers=headers)
     wanted = {"content_type": "image/png", "file_name": "a.png"}
-    slot = person.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
-    return person.http.put(slot, content=content, headers=headers)
+    slot = client.call("POST", "rest/storage/upload/initiate", wanted).json()["upload_url"]
+    return client.http.put(slot, content=content, headers=headers)
 
 
 @pytest.mark.parametrize("way", ["slot", "native"])
@@ -271,16 +271,16 @@ def test_where_only_users_are_limited_guests_share_what_one_user_may_upload(prox
 # --- streams
 
 
-def refused_stream(person: Person) -> str:
+def refused_stream(client: Client) -> str:
     """How a stream too many of the tenant's is refused."""
-    detail: str = refusal(person.http.post(JOBS, json=new(), headers=SSE), 429, "rate_limited", "tenant")["detail"]
+    detail: str = refusal(client.http.post(JOBS, json=new(), headers=SSE), 429, "rate_limited", "tenant")["detail"]
     return detail
 
 
-def watch(person: Person, open_: ExitStack) -> str:
+def watch(client: Client, open_: ExitStack) -> str:
     """Open a stream that stays open; the job that it follows."""
-    job = created(person.http, HELD)
-    stream = open_.enter_context(watching(person.http, job))
+    job = created(client.http, HELD)
+    stream = open_.enter_context(watching(client.http, job))
     next(stream)
     # Without a reference the iterator ends, and the connection with it.
     open_.callback(lambda: stream)
@@ -296,7 +296,7 @@ def test_no_tenant_takes_all_streams_and_guests_only_a_share_of_its(proxy: Stack
     jobs = [watch(one, open_), watch(other, open_)]
     assert refused_stream(other).startswith("All guests of this tenant together have 2 streams open")
     sessions = [open_.enter_context(user(proxy, "streams", f"alice {number}")) for number in range(5)]
-    hers = [watch(person, open_) for person in (alice, *sessions)]
+    hers = [watch(client, open_) for client in (alice, *sessions)]
     assert refused_stream(alice).startswith("This tenant has 8 streams open")
     theirs = watch(bob, open_)
     for job in (*jobs, *hers, theirs):

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from proxy.limits.rates import DESCRIPTION_LIMIT, network_of
 from tests.support.images import png
-from tests.support.limited import NEXT, PROTOCOL, Person, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, PROTOCOL, Client, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -47,9 +47,9 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
     return limited
 
 
-def person(proxy: Stack, tenant: str, subject: str = "alice", address: str = "192.0.2.1", **more: str) -> Person:
+def client(proxy: Stack, tenant: str, subject: str = "alice", address: str = "192.0.2.1", **more: str) -> Client:
     """A caller with a session of its own, from an address of its own."""
-    return Person(proxy, proxy.token(subject, tenant=tenant), **more, **{"x-forwarded-for": address})
+    return Client(proxy, proxy.token(subject, tenant=tenant), **more, **{"x-forwarded-for": address})
 
 
 # --- each scope
@@ -68,32 +68,32 @@ def test_a_scope_is_full_for_all_of_it_and_for_nobody_else(
     proxy: Stack, scope: str, same: dict[str, str], other: dict[str, str] | None, surface: str
 ) -> None:
     proxy.clock.advance(60)
-    with person(proxy, scope, surface=surface) as alice, person(proxy, scope, **same) as another:
+    with client(proxy, scope, surface=surface) as alice, client(proxy, scope, **same) as another:
         assert [alice.run().status_code, another.run().status_code] == [200, 200]
         for refused in (alice.run(), another.submit()):
             body = refusal(refused, 429, "rate_limited", scope)
             assert body["retry_after"] == 60
     assert len(posts(proxy.sandbox)) == 2
     if other is not None:
-        with person(proxy, scope, **other) as stranger:
+        with client(proxy, scope, **other) as stranger:
             assert stranger.run().status_code == 200
 
 
 def test_another_session_of_the_same_user_has_a_limit_of_its_own(proxy: Stack) -> None:
-    with person(proxy, "session") as first, person(proxy, "session") as second:
+    with client(proxy, "session") as first, client(proxy, "session") as second:
         assert [first.run().status_code for _ in range(3)] == [200, 200, 429]
         assert [second.run().status_code for _ in range(3)] == [200, 200, 429]
         refusal(second.run(), 429, "rate_limited", "session")
 
 
 def test_subjects_of_two_tenants_share_a_name_and_no_limit(proxy: Stack) -> None:
-    with person(proxy, "subject", "carol") as here, person(proxy, "sliding", "carol") as there:
+    with client(proxy, "subject", "carol") as here, client(proxy, "sliding", "carol") as there:
         assert [here.run().status_code for _ in range(3)] == [200, 200, 429]
         assert [there.run().status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_a_tenants_own_calls_are_limited_as_one_session(proxy: Stack) -> None:
-    with Person(proxy, proxy.tenant_key("session")) as server:
+    with Client(proxy, proxy.tenant_key("session")) as server:
         assert [server.run().status_code for _ in range(3)] == [200, 200, 429]
         refusal(server.run(), 429, "rate_limited", "session")
 
@@ -104,7 +104,7 @@ def test_a_tenants_own_calls_are_limited_as_one_session(proxy: Stack) -> None:
 @pytest.mark.parametrize("scope", ["ip", "session", "subject", "tenant"])
 def test_the_wait_that_is_told_is_right_to_the_second(proxy: Stack, scope: str) -> None:
     proxy.clock.advance(61)
-    with person(proxy, scope, "dora") as dora:
+    with client(proxy, scope, "dora") as dora:
         assert dora.run().status_code == 200
         proxy.clock.advance(20)
         assert dora.run().status_code == 200
@@ -119,7 +119,7 @@ def test_the_wait_that_is_told_is_right_to_the_second(proxy: Stack, scope: str) 
 
 
 def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
-    with person(proxy, "sliding", "eve") as eve:
+    with client(proxy, "sliding", "eve") as eve:
         for _ in range(3):
             assert eve.run().status_code == 200
             proxy.clock.advance(19)
@@ -132,7 +132,7 @@ def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
 
 
 def test_a_wait_is_never_told_as_nothing(proxy: Stack) -> None:
-    with person(proxy, "session", "finn") as finn:
+    with client(proxy, "session", "finn") as finn:
         assert [finn.run().status_code for _ in range(2)] == [200, 200]
         proxy.clock.advance(59.875)
         refused = finn.run()
@@ -144,7 +144,7 @@ def test_a_wait_is_never_told_as_nothing(proxy: Stack) -> None:
 
 
 def test_a_refusal_by_one_scope_spends_nothing_of_the_others(proxy: Stack) -> None:
-    with person(proxy, "both", "alice") as alice, person(proxy, "both", "bob") as bob:
+    with client(proxy, "both", "alice") as alice, client(proxy, "both", "bob") as bob:
         assert [alice.run().status_code for _ in range(2)] == [200, 200]
         for _ in range(5):
             refusal(alice.run(), 429, "rate_limited", "session")
@@ -160,12 +160,12 @@ def test_a_refusal_by_one_scope_spends_nothing_of_the_others(proxy: Stack) -> No
 
 def test_the_scope_that_is_named_is_the_one_that_lasts_longest(proxy: Stack) -> None:
     proxy.clock.advance(3600)
-    people = [person(proxy, "hourly", f"user-{number}") for number in range(10)]
+    people = [client(proxy, "hourly", f"user-{number}") for number in range(10)]
     for one in people:
         assert one.run().status_code == 200
     # Both are full: the session for an hour, the tenant for a second.
     assert refusal(people[0].run(), 429, "rate_limited", "session")["retry_after"] == 3600
-    with person(proxy, "hourly", "fresh") as fresh:
+    with client(proxy, "hourly", "fresh") as fresh:
         assert refusal(fresh.run(), 429, "rate_limited", "tenant")["retry_after"] == 1
     for one in people:
         one.http.close()
@@ -173,7 +173,7 @@ def test_the_scope_that_is_named_is_the_one_that_lasts_longest(proxy: Stack) -> 
 
 def test_what_is_refused_before_spends_nothing(proxy: Stack) -> None:
     """An endpoint that is not open and a job that is not there cost no call; a wrong input was read, and does."""
-    with person(proxy, "session", "gina") as gina:
+    with client(proxy, "session", "gina") as gina:
         for _ in range(3):
             assert gina.run(endpoint="fal-ai/llava-llama3-8b-v11").status_code == 403
             assert gina.call("GET", f"queue/{NEXT}/requests/nothing/status").status_code == 404
@@ -189,7 +189,7 @@ READS = ("/v1/session", "/v1/endpoints", f"/v1/endpoints/{NEXT}", "/v1/jobs")
 @pytest.mark.parametrize("path", READS)
 def test_reads_of_own_facts_count_as_polls(proxy: Stack, path: str) -> None:
     proxy.clock.advance(60)
-    with person(proxy, "polls", f"reader of {path}") as reader:
+    with client(proxy, "polls", f"reader of {path}") as reader:
         answers = [reader.http.get(path) for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
         assert answers[0].headers["ratelimit"] == '"session";r=4;t=1'
@@ -201,7 +201,7 @@ def test_reads_of_own_facts_count_as_polls(proxy: Stack, path: str) -> None:
 
 def test_reads_of_usage_count_as_calls(proxy: Stack) -> None:
     proxy.clock.advance(60)
-    with person(proxy, "polls", "accountant") as accountant:
+    with client(proxy, "polls", "accountant") as accountant:
         answers = [accountant.http.get("/v1/usage") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         refusal(answers[-1], 429, "rate_limited", "session")
@@ -211,8 +211,8 @@ def test_reads_of_usage_count_as_calls(proxy: Stack) -> None:
 def test_the_description_has_a_flood_guard(proxy: Stack) -> None:
     most = int(DESCRIPTION_LIMIT.partition("/")[0])
     with (
-        person(proxy, "plain", address="192.0.2.200") as reader,
-        person(proxy, "plain", address="192.0.2.201") as other,
+        client(proxy, "plain", address="192.0.2.200") as reader,
+        client(proxy, "plain", address="192.0.2.201") as other,
     ):
         assert {reader.http.get("/openapi.json").status_code for _ in range(most)} == {200}
         assert refusal(reader.http.get("/openapi.json"), 429, "rate_limited", "ip")["retry_after"] == 60
@@ -220,7 +220,7 @@ def test_the_description_has_a_flood_guard(proxy: Stack) -> None:
 
 
 def test_polls_have_a_budget_of_their_own(proxy: Stack) -> None:
-    with person(proxy, "polls", "hana") as hana:
+    with client(proxy, "polls", "hana") as hana:
         job = hana.submitted()
         answers = [hana.status(job) for _ in range(6)]
         assert [answer.is_success for answer in answers] == [True] * 5 + [False]
@@ -241,7 +241,7 @@ def test_polls_have_a_budget_of_their_own(proxy: Stack) -> None:
 def test_the_headers_tell_every_limit_and_what_is_left_of_the_nearest(proxy: Stack) -> None:
     proxy.clock.advance(61)
     told = []
-    with person(proxy, "both", "ines") as ines:
+    with client(proxy, "both", "ines") as ines:
         for _ in range(3):
             answer = ines.run()
             assert answer.headers["ratelimit-policy"] == '"session";q=2;w=60, "tenant";q=3;w=60'
@@ -253,7 +253,7 @@ def test_the_headers_tell_every_limit_and_what_is_left_of_the_nearest(proxy: Sta
 
 
 def test_a_call_that_is_refused_after_it_was_counted_has_the_headers_too(proxy: Stack) -> None:
-    with person(proxy, "sliding", "carol") as carol:
+    with client(proxy, "sliding", "carol") as carol:
         wrong = carol.call("POST", f"run/{NEXT}", {"image_url": "https://files.example/a.png"})
         assert wrong.status_code == 422 and wrong.headers["ratelimit"].startswith('"subject";r=2;')
         assert carol.run().headers["ratelimit"].startswith('"subject";r=1;')
@@ -265,7 +265,7 @@ def test_a_call_that_is_refused_after_it_was_counted_has_the_headers_too(proxy: 
 
 
 def test_where_there_is_no_limit_there_is_no_header(proxy: Stack) -> None:
-    with person(proxy, "plain") as free:
+    with client(proxy, "plain") as free:
         answer = free.run()
         assert answer.status_code == 200 and not [name for name in answer.headers if name.startswith("ratelimit")]
 
@@ -275,7 +275,7 @@ def test_pages_may_read_the_headers(proxy: Stack, sandbox: SandboxControl, tmp_p
     tenants = {"page": {"allowed_origins": [origin]}}
     with (
         limited_proxy(sandbox, tmp_path, {"page": PLANS["session"]}, tenants=tenants) as own,
-        Person(own, own.token(tenant="page"), origin=origin) as page,
+        Client(own, own.token(tenant="page"), origin=origin) as page,
     ):
         answers = [page.run() for _ in range(3)]
     for answer in answers:
@@ -291,7 +291,7 @@ def test_all_addresses_of_one_ipv6_household_count_as_one(proxy: Stack) -> None:
     def calls(*addresses: str) -> list[int]:
         found = []
         for number, address in enumerate(addresses):
-            with person(proxy, "ip", f"user-{number}", address) as one:
+            with client(proxy, "ip", f"user-{number}", address) as one:
                 found.append(one.run().status_code)
         return found
 
@@ -329,7 +329,7 @@ def test_forwarded_addresses_are_believed_from_trusted_networks_only(sandbox: Sa
         with limited_proxy(sandbox, folder, {"ip": PLANS["ip"]}, server=settings) as own:
             statuses = []
             for number in range(3):
-                with person(own, "ip", f"user-{number}", f"192.0.2.{number}") as one:
+                with client(own, "ip", f"user-{number}", f"192.0.2.{number}") as one:
                     statuses.append(one.run().status_code)
             assert statuses == [200, 200, 429]
 
@@ -338,7 +338,7 @@ def test_of_a_chain_of_proxies_the_last_that_is_not_trusted_counts(proxy: Stack)
     """What stands before it, the caller wrote."""
     statuses = []
     for number in range(3):
-        with person(proxy, "ip", f"user-{number}", f"203.0.113.{number}, 192.0.2.77, 127.0.0.5") as one:
+        with client(proxy, "ip", f"user-{number}", f"203.0.113.{number}, 192.0.2.77, 127.0.0.5") as one:
             statuses.append(one.run().status_code)
     assert statuses == [200, 200, 429]
 
@@ -355,7 +355,7 @@ def metric(stack: Stack, name: str) -> float:
 
 def test_counters_that_are_down_let_nobody_through(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = {"PROXY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
-    with limited_proxy(sandbox, tmp_path, PLANS, environ=nowhere) as own, person(own, "session") as alice:
+    with limited_proxy(sandbox, tmp_path, PLANS, environ=nowhere) as own, client(own, "session") as alice:
         initiate = alice.call("POST", "rest/storage/upload/initiate", {})
         native = alice.http.post("/v1/uploads", content=png(99), headers={"content-type": "image/png"})
         for refused in (alice.run(), alice.submit(), initiate, native):
@@ -372,7 +372,7 @@ def test_unless_the_operator_wants_them_open(sandbox: SandboxControl, tmp_path: 
         "PROXY_RATE_LIMIT_ON_ERROR": "open",
     }
     plans = {"session": {**PLANS["session"], "quotas": [per("tenant", "requests", 4)]}}
-    with limited_proxy(sandbox, tmp_path, plans, environ=nowhere) as own, person(own, "session") as alice:
+    with limited_proxy(sandbox, tmp_path, plans, environ=nowhere) as own, client(own, "session") as alice:
         assert [alice.run().status_code for _ in range(3)] == [200, 200, 200]
         job = alice.submitted()
         assert alice.status(job).is_success

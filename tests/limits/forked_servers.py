@@ -43,13 +43,13 @@ for line in sys.stdin:
 """
 
 
-class Mortals:
+class ForkedServers:
     def __init__(self, parent: subprocess.Popen[str], log: Path) -> None:
         self._parent = parent
         self._log = log
         self._living: set[int] = set()
 
-    async def born(self, environ: Mapping[str, str], http: aiohttp.ClientSession) -> tuple[str, int]:
+    async def start(self, environ: Mapping[str, str], http: aiohttp.ClientSession) -> tuple[str, int]:
         """A proxy that is ready: its URL and its process."""
         port = free_port()
         order = {"environ": {**environ, "PROXY_PORT": str(port)}, "log": str(self._log)}
@@ -80,7 +80,7 @@ class Mortals:
 
     @staticmethod
     @contextlib.contextmanager
-    def frozen(pid: int) -> Iterator[None]:
+    def paused(pid: int) -> Iterator[None]:
         """There, but nothing of it runs during the block."""
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -108,10 +108,10 @@ class Mortals:
 
 
 @contextlib.contextmanager
-def mortals(folder: Path) -> Iterator[Mortals]:
-    pipe, log = subprocess.PIPE, folder / "mortals.log"
+def fork_servers(folder: Path) -> Iterator[ForkedServers]:
+    pipe, log = subprocess.PIPE, folder / "servers.log"
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdin=pipe, stdout=pipe, text=True) as parent:
-        found = Mortals(parent, log)
+        found = ForkedServers(parent, log)
         try:
             yield found
         finally:

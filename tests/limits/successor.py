@@ -25,7 +25,7 @@ from tests.support.clock import MovableClock
 
 
 @dataclass
-class Aftermath:
+class Successor:
     """The parts of a started proxy that look after what others left behind."""
 
     ledger: Ledger
@@ -50,7 +50,7 @@ class Aftermath:
 
 
 @asynccontextmanager
-async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
+async def start_successor(environ: dict[str, str]) -> AsyncIterator[Successor]:
     """A proxy that has started with these settings, without its HTTP side; its clock is moved by the test."""
     settings, clock = read(environ, dev=False), MovableClock()
     stores = SqlStores(settings.stores.database_url.reveal())
@@ -63,7 +63,7 @@ async def after(environ: dict[str, str]) -> AsyncIterator[Aftermath]:
     await stores.prepare()
     await leases.keeper.keep()
     try:
-        yield Aftermath(stores.ledger, counters, clock, reconciler, leases)
+        yield Successor(stores.ledger, counters, clock, reconciler, leases)
     finally:
         await reconciler.close()
         await quotas.close()

@@ -19,7 +19,7 @@ from tests.support.limited import (
     NEXT,
     PROTOCOL,
     Booked,
-    Person,
+    Client,
     account,
     asking,
     hanging_up,
@@ -58,10 +58,10 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 
 @pytest.fixture
-def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Person]:
+def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
     """A user of her own for each test, with one slot."""
-    with Person(proxy, proxy.token(f"alice of {request.node.name}"[:200], tenant="one")) as person:
-        yield person
+    with Client(proxy, proxy.token(f"alice of {request.node.name}"[:200], tenant="one")) as client:
+        yield client
 
 
 def full(answer: httpx.Response, scope: str = "subject") -> None:
@@ -73,7 +73,7 @@ def full(answer: httpx.Response, scope: str = "subject") -> None:
 
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
 def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: str) -> None:
-    people = [Person(proxy, proxy.token(f"{name} {surface}", tenant="two"), surface) for name in ("ann", "ben", "cy")]
+    people = [Client(proxy, proxy.token(f"{name} {surface}", tenant="two"), surface) for name in ("ann", "ben", "cy")]
     ann, ben, cy = people
     jobs = [ann.submitted(QUEUED), ann.submitted(QUEUED)]
     for refused in (ann.submit(), ann.run(), ann.call("POST", f"run/{NEXT}/stream", asking("?"))):
@@ -96,16 +96,16 @@ def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: st
         one.http.close()
 
 
-def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, alice: Person) -> None:
+def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, alice: Client) -> None:
     alice.submitted(QUEUED)
-    with Person(proxy, proxy.token("somebody else", tenant="one")) as other:
+    with Client(proxy, proxy.token("somebody else", tenant="one")) as other:
         job = other.submitted(QUEUED)
         full(other.submit())
         assert other.cancel(job).status_code == 202
 
 
 def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
-    with Person(proxy, proxy.tenant_key("one")) as server:
+    with Client(proxy, proxy.tenant_key("one")) as server:
         job = server.submitted(QUEUED)
         full(server.submit())
         proxy.sandbox.move_job(job, "finish")
@@ -113,20 +113,20 @@ def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
 
 
 def test_without_a_limit_they_are_counted_all_the_same(proxy: Stack) -> None:
-    with Person(proxy, proxy.token(tenant="free")) as person:
-        jobs = [person.submitted(QUEUED) for _ in range(12)]
-        facts = person.facts()["in_flight"]
+    with Client(proxy, proxy.token(tenant="free")) as client:
+        jobs = [client.submitted(QUEUED) for _ in range(12)]
+        facts = client.facts()["in_flight"]
         assert facts == {"subject": {"used": 12, "limit": None}, "tenant": {"used": 12, "limit": None}}
         for job in jobs:
             proxy.sandbox.move_job(job, "finish")
-            person.status(job)
-        assert person.slots() == (0, 0)
+            client.status(job)
+        assert client.slots() == (0, 0)
 
 
 # --- for how long
 
 
-def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Person) -> None:
+def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Client) -> None:
     with meanwhile(lambda: alice.run(RUNNING), proxy.sandbox) as (answer, call):
         assert alice.slots()[0] == 1
         full(alice.run())
@@ -135,7 +135,7 @@ def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Person) -> N
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
 
 
-def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Person) -> None:
+def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Client) -> None:
     def streamed() -> list[str]:
         with alice.http.stream("POST", f"/fal/run/{NEXT}/stream", json=asking(RUNNING)) as answer:
             return [line for line in answer.iter_lines() if line.startswith("data:")]
@@ -148,22 +148,22 @@ def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Person) -> N
     assert alice.slots()[0] == 0
 
 
-def by_poll(alice: Person, job: str) -> None:
+def by_poll(alice: Client, job: str) -> None:
     assert alice.status(job, COUNTING).json()["status"] == "COMPLETED"
 
 
-def by_result(alice: Person, job: str) -> None:
+def by_result(alice: Client, job: str) -> None:
     assert alice.result(job, COUNTING).status_code == 200
 
 
-def by_stream(alice: Person, job: str) -> None:
+def by_stream(alice: Client, job: str) -> None:
     with alice.http.stream("GET", f"/fal/queue/{COUNTING}/requests/{job}/status/stream") as answer:
         assert answer.is_success and '"COMPLETED"' in answer.read().decode()
 
 
 @pytest.mark.parametrize("learn", [by_poll, by_result, by_stream])
 def test_a_job_keeps_its_slot_until_its_end_is_learned(
-    proxy: Stack, alice: Person, learn: Callable[[Person, str], None]
+    proxy: Stack, alice: Client, learn: Callable[[Client, str], None]
 ) -> None:
     job = alice.submitted(QUEUED, COUNTING)
     for state in ("IN_QUEUE", "IN_PROGRESS"):
@@ -176,7 +176,7 @@ def test_a_job_keeps_its_slot_until_its_end_is_learned(
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
 
 
-def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alice: Person) -> None:
+def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alice: Client) -> None:
     job = alice.submitted(QUEUED, COUNTING)
     assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
     full(alice.submit())
@@ -185,7 +185,7 @@ def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alic
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])
-def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, alice: Person, state: str) -> None:
+def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, alice: Client, state: str) -> None:
     job = alice.submitted(QUEUED)
     proxy.sandbox.move_job(job, state)
     assert alice.cancel(job).json() == {"status": "CANCELLATION_REQUESTED"}
@@ -193,7 +193,7 @@ def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, ali
     assert alice.slots()[0] == 0
 
 
-def test_asking_too_early_returns_nothing(alice: Person) -> None:
+def test_asking_too_early_returns_nothing(alice: Client) -> None:
     job = alice.submitted(QUEUED)
     assert alice.result(job).status_code == 400
     full(alice.submit())
@@ -214,7 +214,7 @@ def test_asking_too_early_returns_nothing(alice: Person) -> None:
         {"fault": "fail", "error_type": "content_policy_violation"},
     ],
 )
-def test_a_refused_call_gives_its_slot_back(alice: Person, sandbox: SandboxControl, fault: dict[str, Any]) -> None:
+def test_a_refused_call_gives_its_slot_back(alice: Client, sandbox: SandboxControl, fault: dict[str, Any]) -> None:
     kinds = ("run",) if fault["fault"] == "fail" else ("run", "submit")
     for kind in kinds:
         sandbox.clear_faults()
@@ -227,7 +227,7 @@ def test_a_refused_call_gives_its_slot_back(alice: Person, sandbox: SandboxContr
 
 
 @pytest.mark.parametrize("error_type", ["image_load_error", "client_cancelled", "no_media_generated"])
-def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice: Person, error_type: str) -> None:
+def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice: Client, error_type: str) -> None:
     job = alice.submitted(f"[[fault fail={error_type}]] ?")
     proxy.sandbox.move_job(job, "finish")
     assert alice.result(job).status_code in (422, 499)
@@ -235,7 +235,7 @@ def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice:
 
 
 def test_what_is_refused_here_takes_no_slot(proxy: Stack) -> None:
-    with Person(proxy, proxy.token("pete", tenant="poor")) as pete:
+    with Client(proxy, proxy.token("pete", tenant="poor")) as pete:
         refusal(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
         refusal(pete.run(temperature=9), 422, "invalid_input")
         assert pete.slots() == (0, 0) and pete.run(max_tokens=36).status_code == 200
@@ -244,27 +244,27 @@ def test_what_is_refused_here_takes_no_slot(proxy: Stack) -> None:
 def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     environ = {"FAL_RUN_URL": f"{nowhere}/run", "FAL_QUEUE_URL": f"{nowhere}/queue"}
-    with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as own, Person(own, own.token(tenant="one")) as alice:
+    with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as own, Client(own, own.token(tenant="one")) as alice:
         for answer in (alice.run(), alice.submit(), alice.call("POST", f"run/{NEXT}/stream", asking("?"))):
             refusal(answer, 503, "upstream_unavailable", "upstream")
         assert alice.slots() == (0, 0)
 
 
 @pytest.mark.parametrize("path", [f"run/{NEXT}", f"run/{NEXT}/stream"])
-def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Person, path: str) -> None:
+def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Client, path: str) -> None:
     with hanging_up(proxy, alice.token, path, asking(RUNNING)):
         assert alice.slots()[0] == 1
     wait_until(lambda: alice.slots()[0] == 0, "the slot did not come back")
 
 
-def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Person, sandbox: SandboxControl) -> None:
+def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "run"})
     refusal(alice.run(), 500, "upstream_ambiguous")
     assert alice.slots()[0] == 0
 
 
 def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
-    proxy: Stack, alice: Person, sandbox: SandboxControl
+    proxy: Stack, alice: Client, sandbox: SandboxControl
 ) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "submit"})
     refusal(alice.submit(QUEUED), 500, "upstream_ambiguous")
@@ -279,7 +279,7 @@ def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
 # --- time, restarts, and jobs that nobody watches
 
 
-def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
     # No word from fal either way, so that only time can free it.
     sandbox.fault("drop", when="before", on={"operation": "status"})
@@ -291,7 +291,7 @@ def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Perso
     proxy.sandbox.move_job(job, "finish")
 
 
-def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Person, sandbox: SandboxControl) -> None:
+def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
     for _ in range(3):
         proxy.clock.advance(LEASE_SECONDS - 1)
@@ -302,19 +302,19 @@ def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Person, 
 
 def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as before:
-        with Person(before, before.token(tenant="one")) as alice:
+        with Client(before, before.token(tenant="one")) as alice:
             waiting = alice.submitted(QUEUED)
-        with Person(before, before.token("bob", tenant="one")) as bob:
+        with Client(before, before.token("bob", tenant="one")) as bob:
             ended = bob.submitted(QUEUED)
             sandbox.move_job(ended, "finish")
             assert bob.status(ended).is_success
     with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after:
-        with Person(after, after.token(tenant="one")) as alice:
+        with Client(after, after.token(tenant="one")) as alice:
             assert alice.slots() == (1, 1)
             full(alice.submit())
             sandbox.move_job(waiting, "finish")
             assert alice.status(waiting).is_success and alice.slots() == (0, 0)
-        with Person(after, after.token("bob", tenant="one")) as bob:
+        with Client(after, after.token("bob", tenant="one")) as bob:
             assert bob.run().status_code == 200
 
 
@@ -322,7 +322,7 @@ def test_the_slot_of_a_job_that_nobody_watches_is_looked_after(sandbox: SandboxC
     counters = MemoryCounters()
     with (
         limited_proxy(sandbox, tmp_path, PLANS, counters=counters) as own,
-        Person(own, own.token(tenant="one")) as alice,
+        Client(own, own.token(tenant="one")) as alice,
     ):
         job = alice.submitted(QUEUED)
         for _ in range(12):
@@ -343,7 +343,7 @@ def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl,
     counters = MemoryCounters()
     with (
         limited_proxy(sandbox, tmp_path, {"poor": PLANS["poor"]}, counters=counters) as own,
-        Person(own, own.token(tenant="poor")) as alice,
+        Client(own, own.token(tenant="poor")) as alice,
     ):
         alice.submitted(QUEUED)
         sandbox.fault("status", status=500, on={"operation": "status"})
@@ -360,12 +360,12 @@ def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl,
 def test_a_proxy_that_starts_before_its_redis(sandbox: SandboxControl, tmp_path: Path, redis: Redis) -> None:
     """It is not ready and lets no call through; once Redis is there, the jobs of before have their slots."""
     environ = {"PROXY_REDIS_URL": redis.url}
-    with limited_proxy(sandbox, tmp_path, PLANS) as before, Person(before, before.token(tenant="one")) as alice:
+    with limited_proxy(sandbox, tmp_path, PLANS) as before, Client(before, before.token(tenant="one")) as alice:
         job = alice.submitted(QUEUED)
     with contextlib.ExitStack() as stack:
         with redis.stopped():
             after = stack.enter_context(limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock, environ=environ))
-            alice = stack.enter_context(Person(after, after.token(tenant="one")))
+            alice = stack.enter_context(Client(after, after.token(tenant="one")))
             refusal(alice.http.get("/readyz"), 503, "store_unavailable")
             refusal(alice.run(), 503, "store_unavailable")
         full(alice.run())

@@ -34,16 +34,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Books:
+class AuditReport:
     """One consistent reading."""
 
     entries: tuple[Entry, ...]
     accounts: Mapping[Bucket, Account]
 
-    def of(self, tenant: str) -> Books:
+    def of(self, tenant: str) -> AuditReport:
         """The part of one tenant."""
         entries = tuple(entry for entry in self.entries if entry.tenant == tenant)
-        return Books(entries, {bucket: one for bucket, one in self.accounts.items() if bucket.tenant == tenant})
+        return AuditReport(entries, {bucket: one for bucket, one in self.accounts.items() if bucket.tenant == tenant})
 
     def by_state(self) -> Counter[str]:
         return Counter(entry.state for entry in self.entries)
@@ -77,17 +77,17 @@ class Auditor:
     def __init__(self, url: str) -> None:
         self._database = Database(url)
 
-    async def read(self) -> Books:
+    async def read(self) -> AuditReport:
         async with self._database.reading() as connection:
             entries = tuple(_entry(row) for row in await connection.execute(select(jobs)))
             rows = list(await connection.execute(select(quota_usage)))
-        return Books(entries, {_bucket(row): Account(row.used, row.reserved) for row in rows})
+        return AuditReport(entries, {_bucket(row): Account(row.used, row.reserved) for row in rows})
 
     async def close(self) -> None:
         await self._database.close()
 
 
-async def read_books(url: str) -> Books:
+async def read_report(url: str) -> AuditReport:
     auditor = Auditor(url)
     try:
         return await auditor.read()
