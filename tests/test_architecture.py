@@ -134,7 +134,7 @@ def test_routes_know_no_driver_and_no_concrete_store() -> None:
             assert not {name for name in concrete if "proxy.stores.counters.base" not in name}, path
 
 
-def test_nobody_imports_the_application_but_the_command_line() -> None:
+def test_only_the_command_line_imports_the_application() -> None:
     importers = {room_of(path) for path in FILES if "app" in own_rooms(path)}
     assert importers <= {"cli", "playground"}
 

@@ -62,7 +62,7 @@ def test_an_empty_environment_names_what_is_missing() -> None:
     assert names({}) == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_named_at_once() -> None:
     wrong = {
         "FAL_RUN_URL": "http://fal.run",
         "PROXY_PORT": "http",
@@ -243,7 +243,7 @@ def test_an_origin_is_brought_to_the_spelling_that_browsers_send(written: str, s
         assert read({**GOOD, "PROXY_PUBLIC_URL": f"{written}/ai/"}).server.own_origin == sent
 
 
-def test_what_waits_for_the_database_lies_beside_it_or_where_it_is_told(tmp_path: Path) -> None:
+def test_the_spool_is_beside_the_database_or_where_the_setting_says(tmp_path: Path) -> None:
     def folder(**more: str) -> Path | None:
         return read({**GOOD, **more}).stores.spool_folder
 
@@ -375,7 +375,7 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name(name: str, meant
     assert settings.warnings == (f"{name}: is not a setting" + (f"; did you mean {meant}?" if meant else ""),)
 
 
-def test_only_the_names_of_unknown_variables_are_told() -> None:
+def test_only_the_names_of_unknown_variables_are_printed() -> None:
     assert "hidden" not in "".join(unknown_variables({"PROXY_PASSWORD": "hidden", "OTHER": "x"}))
 
 

@@ -40,7 +40,7 @@ def test_the_packages_are_those_of_the_development_page() -> None:
     assert example["dependencies"].items() <= {**page["dependencies"], **page["devDependencies"]}.items()
 
 
-def test_the_example_answers_and_tells_a_refusal(chromium: Browser, stack: Stack, page_folder: Path) -> None:
+def test_the_example_shows_answers_and_refusals(chromium: Browser, stack: Stack, page_folder: Path) -> None:
     app = Starlette(routes=[Mount("/", StaticFiles(directory=page_folder, html=True))])
     with running(app, port=urlsplit(stack.other_origin).port), chromium.new_context() as context:
         page = context.new_page()

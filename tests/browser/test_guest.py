@@ -45,7 +45,7 @@ def test_a_session_that_ran_out_is_renewed_at_the_next_ask(guest: Visit) -> None
     assert guest.badge.inner_text() != before
 
 
-def test_a_revoked_session_is_told_and_replaced(guest: Visit) -> None:
+def test_a_revoked_session_shows_an_error_and_is_replaced(guest: Visit) -> None:
     assert guest.page.evaluate("fetch('/v1/session', { method: 'DELETE' }).then((answer) => answer.status)") == 204
     guest.expect_refusal(401, "/api/fal/proxy")
     guest.ask("Who am I?")

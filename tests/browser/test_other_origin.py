@@ -90,7 +90,7 @@ def test_without_a_token_nothing_is_sent(stack: Stack, elsewhere: str, visit: Vi
     assert [one.url for one in visit.leave() if one.url.startswith(stack.url)] == []
 
 
-def test_a_wrong_token_is_told(stack: Stack, elsewhere: str, visit: Visit) -> None:
+def test_a_wrong_token_shows_an_error(stack: Stack, elsewhere: str, visit: Visit) -> None:
     visit.expect_refusal(401, "/v1/session")
     visit.page.goto(f"{elsewhere}/?proxy={stack.url}")
     visit.connect("not-a-token")
@@ -98,7 +98,7 @@ def test_a_wrong_token_is_told(stack: Stack, elsewhere: str, visit: Visit) -> No
     expect(visit.page.locator("#failure-type")).to_have_text("unauthenticated")
 
 
-def test_an_address_that_is_no_proxy_is_told(elsewhere: str, visit: Visit) -> None:
+def test_an_address_that_is_no_proxy_shows_an_error(elsewhere: str, visit: Visit) -> None:
     visit.expect_refusal(404, "/v1/session")
     visit.page.goto(elsewhere)
     expect(visit.failure).to_contain_text("does not answer like a fal-proxy")

@@ -231,7 +231,7 @@ def test_a_question_about_a_refused_one_is_refused_too(user: Visit) -> None:
     expect(user.page.locator("#failure-request-id")).not_to_have_text("none")
 
 
-def test_a_line_that_breaks_is_told_and_asking_tries_again(stack: Stack, user: Visit) -> None:
+def test_a_broken_connection_shows_an_error_and_can_be_retried(stack: Stack, user: Visit) -> None:
     user.expect_complaint("ERR_FAILED")
     user.page.route(f"**{UPLOADS}*", lambda route: route.abort(), times=1)
     user.choose(as_file(noise(1)))

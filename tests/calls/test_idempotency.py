@@ -183,7 +183,7 @@ def test_calls_at_the_same_time_are_one_at_fal(alice: Client, sandbox: SandboxCo
     assert sum(map(is_replay, answers)) == 7
 
 
-def test_whoever_comes_while_the_first_runs_waits_for_it(proxy: Stack, alice: Client) -> None:
+def test_a_repetition_while_the_first_call_runs_waits_for_it(proxy: Stack, alice: Client) -> None:
     running = meanwhile(lambda: send(alice, "run", "one", RUNNING), proxy.sandbox)
     with running as (first, call), ThreadPoolExecutor(1) as pool:
         second = pool.submit(send, alice, "run", "one", RUNNING)

@@ -57,7 +57,7 @@ def polled(client: Client, job: str, times: int = 3) -> httpx.Response:
 
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
-def test_each_tells_what_is_so_then(proxy: Stack, sandbox: SandboxControl, surface: str) -> None:
+def test_each_poll_answers_with_the_state_of_its_moment(proxy: Stack, sandbox: SandboxControl, surface: str) -> None:
     with Client(proxy, proxy.token(tenant="free"), surface) as alice:
         job = alice.submitted("[[pace hold=IN_QUEUE]]")
         queued = polled(alice, job)
@@ -102,7 +102,7 @@ def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
             assert [there.get(url).status_code for _ in range(7)] == [202] * 6 + [429]
 
 
-def test_whoever_has_another_session_is_not_taken_for_the_first(proxy: Stack) -> None:
+def test_a_poll_with_another_session_is_not_taken_for_the_first(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as alice, Client(proxy, proxy.token("bob", tenant="free")) as bob:
         job = alice.submitted(HELD)
         polled(alice, job)

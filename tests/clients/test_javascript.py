@@ -247,7 +247,7 @@ def test_endpoint_that_the_session_leaves_out(client: Driver, stack: Stack) -> N
     assert_refusal(client.error("run", input=asked(), session=session), 403, "endpoint_not_allowed")
 
 
-def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
+def test_job_of_another_caller(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     for scenario in ("status", "result"):
         error = client.error(scenario, requestId=job, session=stack.token("mallory"))
@@ -256,7 +256,7 @@ def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
 
 
 @all_but_oldest
-def test_status_stream_of_somebody_else(client: Driver, stack: Stack) -> None:
+def test_status_stream_of_another_caller(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     error = client.error("streamStatus", requestId=job, session=stack.token("mallory"))
     assert_refusal(error, 404, "not_found")

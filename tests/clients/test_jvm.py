@@ -117,7 +117,7 @@ def test_expired_session(client: Driver, stack: Stack) -> None:
     assert_refusal(client.error("run", input=asked(), session=session), 401)
 
 
-def test_job_of_somebody_else(client: Driver, stack: Stack) -> None:
+def test_job_of_another_caller(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     for scenario in ("status", "result"):
         assert_refusal(client.error(scenario, requestId=job, session=stack.token("mallory")), 404)

@@ -209,7 +209,7 @@ def test_refused_stream(client: Driver, face: str) -> None:
     assert "application/json" in error["message"]
 
 
-def test_job_of_somebody_else(client: Driver, tls_stack: Stack) -> None:
+def test_job_of_another_caller(client: Driver, tls_stack: Stack) -> None:
     job = client.outcome("submit_status_result", input=asked())["request_id"]
     for scenario in ("status", "result"):
         error = client.error(scenario, request_id=job, session=tls_stack.token("mallory"))

@@ -154,7 +154,7 @@ def test_expired_session(app: App, stack: Stack) -> None:
     assert_refusal(app.send("run", session=session), 401, "session_expired")
 
 
-def test_job_of_somebody_else(app: App, stack: Stack) -> None:
+def test_job_of_another_caller(app: App, stack: Stack) -> None:
     job = app.send("submit").json["request_id"]
     assert_refusal(app.send("status", request_id=job, logs=0, session=stack.token("mallory")), 404, "not_found")
     assert_refusal(app.send("result", request_id=job, session=stack.token("mallory")), 404, "not_found")

@@ -121,7 +121,7 @@ def test_5_endpoint_not_on_the_list(contest: Contest, sandbox: SandboxControl, m
 
 @pytest.mark.parametrize("method, operation", [("GET", "/status"), ("GET", ""), ("PUT", "/cancel")])
 @compared(everywhere("fal was reached"))
-def test_5_job_of_somebody_else(contest: Contest, sandbox: SandboxControl, method: str, operation: str) -> None:
+def test_5_job_of_another_caller(contest: Contest, sandbox: SandboxControl, method: str, operation: str) -> None:
     with contest() as proxy:
         job = submitted(proxy, asked())
         sandbox.forget()

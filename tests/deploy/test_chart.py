@@ -59,7 +59,7 @@ def test_every_object_has_its_labels_and_its_release(manifests: list[Manifest]) 
         assert manifest["metadata"]["name"].startswith("demo-fal-proxy")
 
 
-def test_pods_run_as_nobody_with_nothing(manifests: list[Manifest]) -> None:
+def test_pods_run_as_an_unprivileged_user_without_capabilities(manifests: list[Manifest]) -> None:
     for pod in pod_specs(manifests):
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
@@ -273,7 +273,7 @@ def notes(values_file: Path, folder: Path) -> str:
     return told
 
 
-def test_the_operator_is_told_the_next_commands_and_no_secret(tmp_path: Path) -> None:
+def test_the_notes_show_the_next_commands_and_no_secret(tmp_path: Path) -> None:
     told = notes(INGRESS, tmp_path)
     assert "exec deploy/demo-fal-proxy -- " in told and "fal-proxy sessions mint --tenant TENANT" in told
     assert 'proxyUrl: "https://ai.example.com/api/fal/proxy"' in told

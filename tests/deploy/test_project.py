@@ -174,7 +174,7 @@ def test_with_an_old_python_it_says_that_it_is_too_old(tmp_path: Path) -> None:
     assert said.stderr.startswith("Python 3.9.2 is too old: fal-proxy needs Python 3.11 or newer")
 
 
-def test_who_is_not_root_is_told_what_to_install(tmp_path: Path) -> None:
+def test_users_without_root_see_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
     (tmp_path / "id").chmod(0o755)
     command = ["/bin/bash", str(ROOT / "tests" / "tools" / "apt.sh"), "bash:bash", "nobodys-program:nobodys-package"]

@@ -42,7 +42,7 @@ def test_ratios_are_the_medians_of_the_rounds() -> None:
     assert "## Limits" not in written and "minutes" not in written
 
 
-def test_what_was_measured_besides_is_told_too() -> None:
+def test_other_measurements_are_stated_too() -> None:
     stores = {"SQLite, off": 2000, "SQLite, on": 1500, "PostgreSQL, off": 1000, "PostgreSQL, on": 600}
     limits = {"results": {"submit": {name: turns(rate) for name, rate in stores.items()}}}
     held = {"streams": 2000, "kib_each": 20.0, "seconds_between": 10.0, "kib_each_over_time": [20.0] * 60 + [21.5]}

@@ -64,7 +64,7 @@ def test_node(stack: Stack, node_folder: Path) -> None:
 
 
 @tools
-def test_node_tells_a_refusal(stack: Stack, node_folder: Path) -> None:
+def test_node_prints_a_refusal(stack: Stack, node_folder: Path) -> None:
     session = stack.token(endpoints=["fal-ai/llavav15-13b"])
     done = run(["node", "ask.mjs", str(PICTURE)], stack, session, node_folder)
     assert (done.returncode, done.stdout) == (1, "") and "(endpoint_not_allowed)" in done.stderr
@@ -80,7 +80,7 @@ def test_python(tls_stack: Stack) -> None:
 
 
 @tools
-def test_python_tells_a_refusal(tls_stack: Stack) -> None:
+def test_python_prints_a_refusal(tls_stack: Stack) -> None:
     python = str(python_of("1.0.3") / "bin" / "python")
     done = run([python, str(EXAMPLES / "python" / "ask.py"), str(PICTURE)], tls_stack, session="nonsense")
     assert (done.returncode, done.stdout) == (1, "") and "(unauthenticated)" in done.stderr
@@ -100,7 +100,7 @@ def test_curl(stack: Stack) -> None:
 
 
 @tools
-def test_curl_tells_a_refusal(stack: Stack) -> None:
+def test_curl_prints_a_refusal(stack: Stack) -> None:
     done = run([str(EXAMPLES / "curl" / "ask.sh"), str(PICTURE)], stack, session="nonsense")
     assert done.returncode == 22 and prompts(stack) == []
 

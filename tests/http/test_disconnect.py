@@ -70,7 +70,7 @@ async def never_receiving() -> dict[str, str]:
     raise AssertionError
 
 
-async def test_a_caller_who_sends_too_much_meanwhile_is_told() -> None:
+async def test_a_caller_who_sends_too_much_meanwhile_is_refused() -> None:
     async def receive() -> dict[str, str]:
         raise BodyTooLarge("too much")
 
@@ -78,7 +78,7 @@ async def test_a_caller_who_sends_too_much_meanwhile_is_told() -> None:
         await cancel_on_disconnect(ReceivedDisconnect(receive), never())
 
 
-async def test_work_that_is_done_leaves_nobody_behind() -> None:
+async def test_finished_work_leaves_no_task_behind() -> None:
     before = asyncio.all_tasks()
     looked = asyncio.Event()
 

@@ -54,7 +54,7 @@ async def test_everybody_reads_one_stream() -> None:
     assert bench.recorder.saw[-1] == {"job": "1", "status": "COMPLETED"} and fal.open == 0
 
 
-async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
+async def test_a_poll_at_the_very_end_of_a_job_opens_no_stream() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
         await bench.hub.get_or_watch(JOB)
@@ -68,7 +68,7 @@ async def test_whoever_comes_at_the_very_end_opens_no_stream() -> None:
     assert fal.calls == ["stream"]
 
 
-async def test_a_job_that_nobody_asks_for_is_let_go() -> None:
+async def test_a_job_without_readers_is_forgotten() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
         assert not bench.hub.is_watching(JOB)
@@ -120,7 +120,7 @@ async def test_polls_ask_fal_one_at_a_time() -> None:
         assert len({answer.reply.body for answer in answers}) == 1 and fal.calls == ["status"]
 
 
-async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
+async def test_a_stream_that_never_sends_an_event_is_given_up() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(10, pieces, "drop"))
     async with hub_before(fal, backoff=(0.001,) * 7) as bench:
         with reading(bench.hub) as watch, pytest.raises(StreamBroken):
@@ -129,7 +129,7 @@ async def test_a_stream_that_never_tells_anything_is_given_up() -> None:
         await wait_until_async(lambda: len(bench.hub) == 0, seconds=20)
 
 
-async def test_pauses_grow_while_there_is_no_news_but_a_stream_that_tells_is_never_given_up() -> None:
+async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_given_up() -> None:
     async def whole_first(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield await anext(pieces)
         if number < 20:
@@ -156,7 +156,7 @@ async def test_fal_does_not_know_the_job_any_more() -> None:
         assert (await bench.queue.status(JOB, logs=False)).reply.status == 404
 
 
-async def test_whoever_waits_when_the_hub_closes_is_told() -> None:
+async def test_a_waiting_reader_gets_an_error_when_the_hub_closes() -> None:
     fal = ScriptedFal()
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:

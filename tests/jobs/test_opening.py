@@ -113,7 +113,7 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
         assert await bench.hub.get_or_watch(job(10)) is not None
 
 
-async def test_tenants_take_turns_and_who_is_gone_takes_none() -> None:
+async def test_tenants_take_turns_and_cancelled_waits_take_none() -> None:
     turns, order = Turns(100), list[str]()
 
     async def take(tenant: str) -> None:

@@ -71,7 +71,7 @@ async def test_work_goes_on_while_anyone_waits_and_ends_with_the_last_one() -> N
     assert work.cancelled == 1
 
 
-async def test_whoever_comes_while_work_is_given_up_begins_anew_and_alone() -> None:
+async def test_a_caller_who_comes_while_work_is_cancelled_starts_it_again() -> None:
     single, given_up, work = SingleFlight[Any](), Work(), Work()
     leaving = asyncio.create_task(single.run("key", given_up))
     await turn()
@@ -100,7 +100,7 @@ async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_ke
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_whoever_asks_while_the_first_is_being_told_does_not_ask_fal(turns: int) -> None:
+async def test_a_caller_who_asks_while_the_first_is_answered_does_not_ask_fal(turns: int) -> None:
     results, work = ResultCache(), Work(BufferedResponse(200, {}, b"x"))
     first = asyncio.create_task(results.get("id", work))
     await turn()

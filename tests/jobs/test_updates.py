@@ -51,7 +51,7 @@ def test_the_log_in_a_document(document: dict[str, Any], first: int | None, logs
     assert orjson.loads(Update("e", document, log, 1).encoded(first))["logs"] == logs
 
 
-def test_a_log_that_fal_does_not_tell_stays_untold() -> None:
+def test_a_log_that_fal_does_not_send_is_not_sent_on() -> None:
     assert orjson.loads(Update("e", {"status": "IN_QUEUE", "logs": None}, Log(), 0).encoded(0))["logs"] is None
     assert "logs" not in orjson.loads(Update("e", {"status": "IN_QUEUE"}, Log(), 0).encoded(0))
 

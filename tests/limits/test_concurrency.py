@@ -162,7 +162,7 @@ def by_stream(alice: Client, job: str) -> None:
 
 
 @pytest.mark.parametrize("learn", [by_poll, by_result, by_stream])
-def test_a_job_keeps_its_slot_until_its_end_is_learned(
+def test_a_job_holds_its_lease_until_its_end_is_known(
     proxy: Stack, alice: Client, learn: Callable[[Client, str], None]
 ) -> None:
     job = alice.submitted(QUEUED, COUNTING)
@@ -318,7 +318,7 @@ def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path
             assert bob.run().status_code == 200
 
 
-def test_the_slot_of_a_job_that_nobody_watches_is_looked_after(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_the_lease_of_a_job_without_watchers_is_renewed_and_released(sandbox: SandboxControl, tmp_path: Path) -> None:
     counters = MemoryCounters()
     with (
         limited_proxy(sandbox, tmp_path, PLANS, counters=counters) as own,
@@ -338,7 +338,7 @@ def test_the_slot_of_a_job_that_nobody_watches_is_looked_after(sandbox: SandboxC
         assert alice.run().status_code == 200
 
 
-def test_a_status_that_tells_nothing_keeps_no_job_alive(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_failed_status_query_renews_no_lease(sandbox: SandboxControl, tmp_path: Path) -> None:
     """fal answers, but not about the job: its reservation and its slot end in their time."""
     counters = MemoryCounters()
     with (

@@ -156,7 +156,7 @@ async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(deploy
 
 
 @pytest.mark.tools
-async def test_redis_that_starts_again_without_its_data_gives_nobody_a_slot_too_many(
+async def test_a_redis_that_lost_its_data_grants_no_lease_beyond_the_limit(
     deployment: Deployment, redis: Redis
 ) -> None:
     deployment.environ["PROXY_REDIS_URL"] = redis.url

@@ -79,7 +79,7 @@ def test_the_length_of_a_prompt() -> None:
     assert problems({"prompt": "äöü😀!."}, limits) == [(["body", "prompt"], "string_too_long")]
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_named_at_once() -> None:
     limits = FREE.model_copy(update={"max_prompt_chars": 5, "max_tokens": 9})
     found = problems({"prompt": "too long", "max_tokens": 10, "image_url": "ftp://a/", "temperature": 3}, limits)
     assert sorted(str(where[-1]) for where, _ in found) == ["image_url", "max_tokens", "prompt", "temperature"]
@@ -102,7 +102,7 @@ def alice(ceilings: Stack, sandbox: SandboxControl) -> Iterator[Client]:
         yield client
 
 
-def test_fal_is_told_the_ceiling_that_the_caller_did_not_give(alice: Client, sandbox: SandboxControl) -> None:
+def test_fal_receives_the_plans_ceiling_where_the_caller_gives_none(alice: Client, sandbox: SandboxControl) -> None:
     assert alice.run().status_code == 200
     alice.submitted(endpoint=COUNTING)
     alice.submitted(max_new_tokens=7)

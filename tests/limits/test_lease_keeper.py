@@ -242,7 +242,7 @@ async def test_a_process_that_paused_takes_its_leases_again(starts: Starts) -> N
 
 
 @pytest.mark.tools
-async def test_after_a_time_without_redis_nobody_is_taken_for_dead(starts: Starts) -> None:
+async def test_after_an_outage_of_redis_no_holder_is_taken_for_dead(starts: Starts) -> None:
     first, second = starts(), starts()
     for one in (first, second):
         await one.leases.keeper.keep()

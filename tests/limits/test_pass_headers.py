@@ -63,7 +63,7 @@ def test_a_plan_lets_pass_what_it_names(plans: Stack, path: str, tenant: str, dr
     assert at_fal(plans) == {name: value for name, value in GOOD.items() if name not in (dropped or "").split(", ")}
 
 
-def test_a_repetition_is_told_the_same(plans: Stack) -> None:
+def test_a_repeated_call_names_the_same_dropped_headers(plans: Stack) -> None:
     key = {"idempotency-key": "a-key-of-the-test"}
     answers = [call(plans, "tags", SUBMIT, **GOOD, **key) for _ in range(2)]
     assert [one.headers.get("idempotency-replayed") for one in answers] == [None, "true"]
@@ -71,7 +71,7 @@ def test_a_repetition_is_told_the_same(plans: Stack) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_a_job_of_the_native_api_is_told_the_same(plans: Stack, accept: str) -> None:
+def test_the_native_api_names_the_same_dropped_headers(plans: Stack, accept: str) -> None:
     body = {"endpoint": "fal-ai/llava-next", "input": INPUT}
     with plans.client(plans.token(tenant="tags"), headers={**GOOD, "accept": accept}) as client:
         answer = client.post("/v1/jobs", json=body)

@@ -191,7 +191,7 @@ def test_without_a_ceiling_the_models_own_is_reserved(proxy: Stack, folder: Path
     assert account(folder, "tokens", "tokens") == before
 
 
-def test_compute_seconds_are_those_that_fal_tells(proxy: Stack, folder: Path) -> None:
+def test_compute_seconds_are_those_that_fal_reports(proxy: Stack, folder: Path) -> None:
     with Client(proxy, proxy.token(tenant="compute")) as alice:
 
         def seconds() -> Booked:
@@ -417,7 +417,7 @@ def test_a_call_that_fal_is_silent_about_is_booked_as_reserved(sandbox: SandboxC
     ],
     ids=["finished", "failed", "forgotten by fal"],
 )
-def test_a_job_that_nobody_watches_is_booked_all_the_same(
+def test_a_job_without_watchers_is_booked(
     sandbox: SandboxControl, tmp_path: Path, end: dict[str, str], booked: Booked
 ) -> None:
     counters = MemoryCounters()

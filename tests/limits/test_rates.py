@@ -64,7 +64,7 @@ def client(proxy: Stack, tenant: str, subject: str = "alice", address: str = "19
     ],
 )
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
-def test_a_scope_is_full_for_all_of_it_and_for_nobody_else(
+def test_a_full_scope_refuses_all_callers_in_it_and_no_others(
     proxy: Stack, scope: str, same: dict[str, str], other: dict[str, str] | None, surface: str
 ) -> None:
     proxy.clock.advance(60)
@@ -102,7 +102,7 @@ def test_a_tenants_own_calls_are_limited_as_one_session(proxy: Stack) -> None:
 
 
 @pytest.mark.parametrize("scope", ["ip", "session", "subject", "tenant"])
-def test_the_wait_that_is_told_is_right_to_the_second(proxy: Stack, scope: str) -> None:
+def test_retry_after_is_right_to_the_second(proxy: Stack, scope: str) -> None:
     proxy.clock.advance(61)
     with client(proxy, scope, "dora") as dora:
         assert dora.run().status_code == 200
@@ -131,7 +131,7 @@ def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
         assert [eve.run().status_code, eve.run().status_code] == [200, 429]
 
 
-def test_a_wait_is_never_told_as_nothing(proxy: Stack) -> None:
+def test_retry_after_is_never_zero(proxy: Stack) -> None:
     with client(proxy, "session", "finn") as finn:
         assert [finn.run().status_code for _ in range(2)] == [200, 200]
         proxy.clock.advance(59.875)
@@ -353,7 +353,7 @@ def metric(stack: Stack, name: str) -> float:
     return float(found[1])
 
 
-def test_counters_that_are_down_let_nobody_through(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = {"PROXY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=nowhere) as own, client(own, "session") as alice:
         initiate = alice.call("POST", "rest/storage/upload/initiate", {})

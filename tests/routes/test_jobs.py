@@ -231,7 +231,7 @@ def test_a_last_event_id_that_is_none_is_refused(stack: Stack) -> None:
             refusal(answer, 400, "bad_request")
 
 
-def test_somebody_elses_job_looks_like_none(stack: Stack) -> None:
+def test_another_callers_job_is_not_found(stack: Stack) -> None:
     with stack.client() as alice, stack.client(stack.token("bob")) as bob:
         id_ = created(alice)
         unknown = "00000000-0000-0000-0000-000000000000"

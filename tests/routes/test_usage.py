@@ -203,7 +203,7 @@ def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, 
         refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query), 400, "bad_request")
 
 
-def test_nobody_sees_it_without_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
+def test_usage_needs_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
     refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False), 401, "unauthenticated")
     refusal(past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated")
     refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage"), 404, "not_found")
@@ -220,7 +220,7 @@ def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_line_tells_the_same(past: Past) -> None:
+def test_the_command_line_prints_the_same(past: Past) -> None:
     period = ("--from", past.first, "--to", past.second)
     groups = "day,endpoint,subject"
     as_json = command(past, "--tenant", "acme", *period, "--group-by", groups, "--json")

@@ -262,7 +262,7 @@ def test_a_marker_waits_for_the_operation_it_names(fal: Fal) -> None:
     assert fal.client.put(job["cancel_url"]).status_code == 400
 
 
-def test_a_fault_strikes_as_often_as_it_is_told(fal: Fal) -> None:
+def test_a_fault_strikes_as_often_as_requested(fal: Fal) -> None:
     fal.fault("status", status=502, times=2)
     assert [fal.run().status_code for _ in range(3)] == [502, 502, 200]
     fal.fault("status", status=500, times=None)
@@ -282,7 +282,7 @@ def test_a_fault_strikes_as_often_as_it_is_told(fal: Fal) -> None:
         ({"host": "run", "path_contains": "llavav15"}, set()),
     ],
 )
-def test_a_fault_strikes_where_it_is_told(fal: Fal, on: dict[str, str], strikes: set[str]) -> None:
+def test_a_fault_strikes_only_where_requested(fal: Fal, on: dict[str, str], strikes: set[str]) -> None:
     fal.fault("status", status=500, on=on)
     struck = {
         "run": fal.run().status_code,

@@ -28,7 +28,7 @@ GUARDED = [
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_without_a_key_nobody_comes_in(fal: Fal, stranger: httpx.Client, method: str, path: str) -> None:
+def test_requests_without_a_key_are_refused(fal: Fal, stranger: httpx.Client, method: str, path: str) -> None:
     answer = stranger.request(method, fal.url + path)
     assert (answer.status_code, answer.json()) == (401, {"detail": "Authorization header is required"})
 

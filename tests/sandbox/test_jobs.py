@@ -133,7 +133,7 @@ async def test_a_watcher_of_a_finished_job_sees_one_step() -> None:
     assert [step.state async for step in job.watch() if step] == [COMPLETED]
 
 
-async def test_a_watcher_is_told_when_a_job_is_moved_by_hand() -> None:
+async def test_a_watcher_sees_a_job_that_is_moved_by_hand() -> None:
     job = _job(MovableClock(), PACE.override({"hold": IN_QUEUE}))
     watch = job.watch()
     await anext(watch)

@@ -159,7 +159,7 @@ def test_a_narrow_plan_has_its_own_ceilings(stack: Stack, wire: Wire) -> None:
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_every_problem_is_told_at_once_and_no_picture_quoted(stack: Stack, wire: Wire) -> None:
+def test_all_problems_are_named_at_once_and_no_picture_is_quoted(stack: Stack, wire: Wire) -> None:
     body = changed(max_tokens="x", temperature=9, prompt=None, image_url=["data:" + "x" * 100_000])
     answer = call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", body)
     expect(answer, 422, "invalid_input", "all")

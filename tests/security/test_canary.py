@@ -390,7 +390,7 @@ def test_a_refused_key_is_not_quoted(environ: dict[str, str]) -> None:
         assert "canary" not in said and token[:20] not in said and "c" * 43 not in said
 
 
-def test_fal_out_of_reach_is_told_without_its_key(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_an_unreachable_fal_is_reported_without_the_key(tmp_path: Path, environ: dict[str, str]) -> None:
     closed = f"http://127.0.0.1:{free_port()}"
     urls = {f"FAL_{name}_URL": f"{closed}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
     token, _ = mint(environ)

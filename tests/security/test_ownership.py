@@ -89,7 +89,7 @@ def test_the_owner_may_do_all_of_it_with_any_session_of_theirs(stack: Stack, wir
     assert {call["path"].split("/")[4] for call in stack.sandbox.requests()[1:]} == {job}
 
 
-def test_what_was_cancelled_by_nobody_goes_on(stack: Stack, wire: Wire) -> None:
+def test_jobs_that_were_not_cancelled_go_on(stack: Stack, wire: Wire) -> None:
     """A stranger's cancel is not only answered as if there were no job: it does nothing."""
     token = stack.token()
     job = submit(wire, token)

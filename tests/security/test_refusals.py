@@ -218,7 +218,7 @@ def test_keys_mint_and_sessions_do_not(stack: Stack, wire: Wire) -> None:
     assert_refusal(run(wire, bearer(token)), 401, "session_expired")
 
 
-def test_a_flood_of_guests_is_told_to_wait(own: Stack) -> None:
+def test_a_flood_of_guests_gets_429_with_retry_after(own: Stack) -> None:
     with Wire(own.url) as wire:
         answers = [wire.exchange("POST", "/v1/sessions/guest", [("origin", own.other_origin)]) for _ in range(61)]
     assert [answer.status for answer in answers[:60]] == [201] * 60
@@ -378,7 +378,7 @@ NO_IDS = [
 @pytest.mark.parametrize(
     "body", [None, {}, [], "x", {"request_id": None}, {"request_id": 5}, *({"request_id": id_} for id_ in NO_IDS)]
 )
-def test_a_job_without_an_id_is_nobodys(stack: Stack, wire: Wire, body: object) -> None:
+def test_a_job_without_an_id_belongs_to_no_caller(stack: Stack, wire: Wire, body: object) -> None:
     stack.sandbox.fault("status", status=200, body=body)
     assert_refusal(call(wire, "protocol", stack.token(), "POST", f"queue/{NEXT}", BODY), 500, "upstream_ambiguous")
 
@@ -509,7 +509,7 @@ def metrics_with(wire: Wire, hung_up: int) -> bytes:
 # --- our own store
 
 
-def test_a_store_that_is_down_lets_nobody_through(own: Stack, tmp_path: Path) -> None:
+def test_no_call_passes_while_a_store_is_down(own: Stack, tmp_path: Path) -> None:
     with Wire(own.url) as wire:
         job = submit(wire, own.token())
         with sqlite3.connect(tmp_path / "proxy.db") as database:

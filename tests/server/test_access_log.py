@@ -11,9 +11,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
 
-def test_polls_that_are_answered_from_memory_are_told_at_debug_only(
-    stack: Stack, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_polls_answered_from_memory_are_logged_at_debug_only(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "proxy.access")
 
     def levels(kind: str) -> list[str]:

@@ -61,7 +61,7 @@ def serving(port: int) -> Iterator[Holding]:
         assert not thread.is_alive()
 
 
-def test_connections_that_nobody_has_accepted_yet_are_answered() -> None:
+def test_connections_in_the_backlog_are_answered() -> None:
     port = free_port()
     with serving(port) as server, contextlib.ExitStack() as callers:
         server.should_exit = True

@@ -231,7 +231,7 @@ def test_bad_usage_is_2(commands: Commands, tmp_path: Path) -> None:
         assert commands(*arguments, environ=SERVABLE, cwd=tmp_path).code == 2
 
 
-def test_unknown_names_are_told_beside_a_broken_form(check: Any, tmp_path: Path) -> None:
+def test_unknown_names_are_reported_beside_a_broken_form(check: Any, tmp_path: Path) -> None:
     plans = {"free": {"endpoints": ["fal-ai/llava-nxt"], "max_token": 7}, "paid": {"endpoints": "all"}}
     tenants = [{"id": "acme", "plan": "gold"}, {"id": "Acme!", "plan": "free"}]
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump({"plans": plans, "tenants": tenants}))

@@ -46,7 +46,7 @@ def test_without_a_plan_file_there_is_a_default_tenant(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_show_tells_a_tenant_with_its_limits(cli: Cli, form: tuple[str, ...]) -> None:
+def test_show_prints_a_tenant_with_its_limits(cli: Cli, form: tuple[str, ...]) -> None:
     shown = json.loads(cli.data("tenants", "show", "small", *form))
     assert (shown["id"], shown["plan"]) == ("small", "narrow")
     assert shown["limits"]["endpoints"] == ["fal-ai/llava-next"] and shown["limits"]["max_tokens"] == 64
@@ -59,7 +59,7 @@ def test_an_unknown_tenant_is_a_refusal_that_names_those_there_are(cli: Cli) -> 
         assert done.stderr == "there is no tenant acmee; there are: acme, small\n"
 
 
-def test_apply_is_idempotent_and_tells_a_change(cli: Cli) -> None:
+def test_apply_is_idempotent_and_prints_whether_it_changed_anything(cli: Cli) -> None:
     file = cli.folder / "more.yaml"
     file.write_text(yaml.safe_dump({**PLANS, "tenants": [{"id": "globex", "plan": "narrow"}]}))
     assert cli.data("tenants", "apply", str(file)) == "changed"

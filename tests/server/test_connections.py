@@ -118,7 +118,7 @@ def test_an_answer_before_the_end_of_its_request_arrives_and_closes(short: Liste
     assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nconnection: close\r\n" in answer and answer.endswith(b"/early")
 
 
-def test_a_body_that_nobody_reads_does_not_hold_its_connection(short: Listening) -> None:
+def test_an_unread_body_does_not_hold_its_connection(short: Listening) -> None:
     with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\n") as wire:
         read_answer(wire)
         assert trickle(wire, b"x") < SOON

@@ -37,7 +37,7 @@ def names(header: str) -> set[str]:
 
 @pytest.mark.parametrize("origin", ["{tenant}", "https://app.globex.example", EVERYWHERE])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
-def test_an_allowed_page_is_told_what_it_may_send(
+def test_an_allowed_page_learns_which_headers_it_may_send(
     production: Stack, page: httpx.Client, origin: str, method: str
 ) -> None:
     origin = origin.format(tenant=production.other_origin)
@@ -61,7 +61,7 @@ def test_a_foreign_page_is_refused_in_the_shape_of_errors(page: httpx.Client, or
     assert "origin" in names(answer.headers["vary"])
 
 
-def test_a_method_or_a_header_nobody_needs_is_refused(page: httpx.Client) -> None:
+def test_a_method_or_header_without_use_is_refused(page: httpx.Client) -> None:
     assert preflight(page, EVERYWHERE, method="PATCH").status_code == 403
     assert preflight(page, EVERYWHERE, headers="authorization,x-anything").status_code == 403
 

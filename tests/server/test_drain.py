@@ -182,7 +182,7 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
     assert "Traceback" not in deployment.server.stderr
 
 
-def test_what_does_not_finish_in_time_is_cut_told_so_and_booked(sandbox: SandboxControl, cli: Cli) -> None:
+def test_a_call_that_outlives_the_drain_is_cut_with_an_error_and_booked(sandbox: SandboxControl, cli: Cli) -> None:
     with deploy(sandbox, cli, SHORT) as deployment:
         runner, submitter, streamer, watcher, poller, uploader = (deployment.caller() for _ in range(6))
         watched, polled = submitted(watcher, HELD), submitted(poller, f"{HELD} [[fault delay=60 on=result]]")

@@ -19,7 +19,7 @@ from tests.support.stack import sandbox_environ
 pytestmark = pytest.mark.slow
 
 
-def test_connections_that_say_nothing_shut_nobody_out(sandbox: SandboxControl, cli: Cli) -> None:
+def test_silent_connections_do_not_keep_others_out(sandbox: SandboxControl, cli: Cli) -> None:
     environ = {**cli.environ, **sandbox_environ(sandbox.url)}
     with serving("serve", environ=environ, folder=cli.folder, open_files="90") as server, ExitStack() as held:
         port = int(server.url.rpartition(":")[2])

@@ -215,7 +215,9 @@ def test_two_session_cookies_are_refused(stack: Stack, nobody: httpx.Client) -> 
 @pytest.mark.parametrize(
     "origin", [None, "https://evil.example", "null", "https://app.globex.example", "http://127.0.0.1"], ids=str
 )
-def test_a_page_of_nobody_gets_no_guest(nobody: httpx.Client, origin: str | None, body: dict[str, str]) -> None:
+def test_a_page_of_no_tenant_gets_no_guest_session(
+    nobody: httpx.Client, origin: str | None, body: dict[str, str]
+) -> None:
     headers = {"origin": origin} if origin else {}
     answer = nobody.post("/v1/sessions/guest", json=body, headers=headers)
     refused(answer, 403, "origin_not_allowed")

@@ -94,7 +94,9 @@ def test_a_job_whose_stream_cannot_be_opened_ends_in_an_error_event(impatient: S
                 assert error_of(until_cut(stream)) == "upstream_timeout"
 
 
-def test_a_late_refusal_of_a_models_stream_is_told_and_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_late_refusal_of_a_models_stream_is_an_event_and_costs_nothing(
+    sandbox: SandboxControl, tmp_path: Path
+) -> None:
     limits = {"acme": plan(quotas=[per("subject", "requests", 1)], concurrency={"subject": 1})}
     wrong = asking("What is it?", image_url="data:image/png;base64,bm8gcGljdHVyZQ==")
     with limited_proxy(sandbox, tmp_path, limits) as stack, stack.client() as client:
@@ -111,7 +113,7 @@ def test_a_late_refusal_of_a_models_stream_is_told_and_costs_nothing(sandbox: Sa
         wait_until(lambda: account(tmp_path, "acme", "requests", "alice").used == 1, "the call was not booked")
 
 
-def test_a_late_failure_of_a_models_stream_is_told_in_our_words(impatient: Stack, sandbox: SandboxControl) -> None:
+def test_a_late_failure_of_a_models_stream_is_an_error_event(impatient: Stack, sandbox: SandboxControl) -> None:
     sandbox.fault(fault="hang", on={"operation": "stream"})
     with (
         impatient.client() as client,

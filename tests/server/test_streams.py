@@ -112,7 +112,7 @@ def test_what_is_no_json_is_left_out_of_a_models_stream(stack: Stack) -> None:
     assert found[-1]["partial"] is False and "You asked: What is it?" in found[-1]["output"]
 
 
-def test_an_input_that_is_wrong_for_fal_is_told_as_json_on_a_stream(stack: Stack) -> None:
+def test_an_input_that_fal_refuses_is_a_json_error_on_a_stream_route(stack: Stack) -> None:
     wrong = {"image_url": "data:image/png;base64,bm8gcGljdHVyZQ==", "prompt": "What is it?"}
     with stack.client() as client:
         answer = client.post(f"/fal/run/{APP}/stream", json=wrong)

@@ -122,7 +122,7 @@ async def test_the_end_of_the_process_waits_for_a_store_that_is_slow(url: str, o
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["caller gone", "patience over"])
-async def test_a_reservation_that_nobody_waits_for_is_undone(
+async def test_a_reservation_whose_caller_gave_up_is_undone(
     url: str, open_stores: OpenStores, is_cancelled: bool
 ) -> None:
     """It is on its way, and is written when the lock is free; its call has been refused meanwhile."""
@@ -192,7 +192,7 @@ async def test_an_acceptance_whose_commit_was_not_answered_is_written_once(
 
 
 @pytest.mark.tools
-async def test_a_server_that_lets_nobody_in_is_a_store_that_is_down(
+async def test_a_server_that_refuses_connections_is_a_store_that_is_down(
     postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
 ) -> None:
     """PostgreSQL says so with an error of its own, as it does while it starts."""

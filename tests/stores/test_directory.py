@@ -28,7 +28,7 @@ async def test_plans_and_tenants_come_out_as_they_went_in(stores: SqlStores) -> 
     assert rows.plans == PLANS and rows.tenants == [ACME]
 
 
-async def test_apply_tells_a_change_and_keeps_what_is_not_named(stores: SqlStores) -> None:
+async def test_apply_reports_a_change_and_leaves_what_is_not_named(stores: SqlStores) -> None:
     assert await stores.directory.apply(PLANS, [ACME, GLOBEX])
     assert not await stores.directory.apply(PLANS, [ACME])
     assert await stores.directory.apply(PLANS, [{**ACME, "plan": "gold"}])

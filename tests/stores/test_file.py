@@ -134,7 +134,7 @@ async def test_writers_take_turns_in_the_order_of_their_arrival(
     assert order == ["ledger", "upload"] * 20
 
 
-async def test_whoever_waits_for_his_turn_too_long_is_told(
+async def test_a_writer_that_waits_too_long_for_its_turn_fails(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
     url = sqlite_databases.migrated()
@@ -150,7 +150,7 @@ async def test_whoever_waits_for_his_turn_too_long_is_told(
     holder.close()
 
 
-async def test_nobody_waits_for_ever_for_one_who_does_not_come_to_an_end(sqlite_databases: SqliteDatabases) -> None:
+async def test_writers_do_not_wait_forever_for_one_that_does_not_end(sqlite_databases: SqliteDatabases) -> None:
     database = Database(sqlite_databases.migrated(), 0.05)
     async with database.writing():
         with pytest.raises(StoreUnavailable):

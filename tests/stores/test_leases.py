@@ -69,7 +69,7 @@ async def test_a_slot_is_returned_and_only_its_own(counters: Counters) -> None:
     assert await in_use(counters) == (1, 1)
 
 
-async def test_a_slot_is_kept_by_renewing_it(counters: Counters) -> None:
+async def test_a_renewed_lease_goes_on(counters: Counters) -> None:
     await counters.acquire("a", [TWO, THREE], NOW, LATER)
     await counters.renew("a", KEYS, NOW + 500, NOW + 1100)
     assert await in_use(counters, NOW + 1099.75) == (1, 1)
@@ -149,7 +149,7 @@ async def test_memory_forgets_a_pool_with_its_last_lease() -> None:
     assert set(counters._scopes) == {"tenant"}
 
 
-async def test_memory_forgets_pools_whose_leases_nobody_returned() -> None:
+async def test_memory_forgets_scopes_whose_leases_expired() -> None:
     counters = MemoryCounters()
     for number in range(3 * SWEEP_EVERY):
         await counters.acquire(f"lost {number}", [LeaseScope(f"subject {number}", 1)], NOW + number, NOW + number + 600)

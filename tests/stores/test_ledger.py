@@ -46,7 +46,7 @@ async def test_what_fal_ran_is_booked_even_beyond_the_limit(stores: SqlStores) -
     assert await stores.ledger.commit([Reserve(job(Charge(REQUESTS, 1, 10)))]) == [Exhausted(REQUESTS, 0)]
 
 
-async def test_a_refusal_takes_nothing_and_tells_what_is_left(stores: SqlStores) -> None:
+async def test_a_refusal_takes_nothing_and_says_what_is_left(stores: SqlStores) -> None:
     first = job(Charge(REQUESTS, 4, 10), Charge(ALICES, 90, 100))
     refused = job(Charge(REQUESTS, 4, 10), Charge(ALICES, 11, 100))
     assert await stores.ledger.commit([Reserve(first), Reserve(refused)]) == [Granted(), Exhausted(ALICES, 10)]

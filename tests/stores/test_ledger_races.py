@@ -46,7 +46,7 @@ async def test_no_more_is_granted_than_there_is(hands: list[SqlStores], database
     assert report.accounts == {REQUESTS: Account(0, 70)}
 
 
-async def test_a_job_is_settled_once_whoever_comes_first(hands: list[SqlStores], database_url: str) -> None:
+async def test_a_job_is_settled_once_by_the_first_to_settle_it(hands: list[SqlStores], database_url: str) -> None:
     jobs = [job(Charge(REQUESTS, 10, 1000)) for _ in range(12)]
     await hands[0].ledger.commit([Reserve(one) for one in jobs])
     first: dict[str, list[int]] = {one.id: [] for one in jobs}

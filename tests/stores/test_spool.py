@@ -102,7 +102,7 @@ def test_a_file_that_makes_no_sense_is_logged_and_stays(
     assert (folder / name).read_bytes() == document
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "spool").write_text("a file is in its place")
     assert Spool(tmp_path / "spool").keep(FACTS) == 3
     assert "ledger operations not spooled" in caplog.text

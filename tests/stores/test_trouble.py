@@ -124,7 +124,7 @@ async def test_a_slow_database_is_waited_for(
 
 
 @pytest.mark.tools
-async def test_a_frozen_database_freezes_nobody(
+async def test_a_frozen_database_does_not_block_other_work(
     postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
 ) -> None:
     stores, wanted = open_stores(postgres_databases.migrated()), job()

@@ -32,7 +32,7 @@ async def test_each_hit_takes_one_of_each(counters: Counters) -> None:
     assert await counters.hit([TWO, THREE], NOW + 15) == Hit(None, 0.0, (0, 1), (45.0, 3585.0))
 
 
-async def test_a_full_window_refuses_and_tells_to_the_moment_when_it_has_room(counters: Counters) -> None:
+async def test_a_full_window_refuses_and_says_exactly_when_it_has_room(counters: Counters) -> None:
     await counters.hit([TWO], NOW)
     await counters.hit([TWO], NOW + 10)
     assert await counters.hit([TWO], NOW + 59.75) == Hit(0, 0.25, (0,), (0.25,))

@@ -80,7 +80,7 @@ def test_a_guest_has_the_plan_of_guests_and_is_a_user_of_its_own(proxy: Stack) -
 # --- secrets
 
 
-def test_a_session_of_yesterdays_secret_still_counts_until_that_is_gone(
+def test_a_session_signed_with_an_old_secret_counts_until_the_secret_is_removed(
     sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     new = "a-new-secret-of-the-tests-with-more-than-32-bytes"

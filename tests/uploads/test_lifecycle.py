@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
         of_call(headers, 3600, NOTHING)
 
 
-def test_a_call_tells_fal_no_more_than_its_caller_wished() -> None:
+def test_a_call_asks_fal_for_no_more_than_its_caller_did() -> None:
     def told(**document: Any) -> Any:
         sent, dropped = of_call(Headers({PREFERENCE: wish(**document)}), 3600, NOTHING)
         assert dropped == "" and set(sent) <= {PREFERENCE}

@@ -51,7 +51,7 @@ def test_its_url_works_as_a_picture(uploads: Uploads) -> None:
     assert "PNG picture of 451 × 300 pixels" in answer.json()["output"]
 
 
-def test_it_takes_a_tenant_key_and_tells_the_rates(uploads: Uploads) -> None:
+def test_it_takes_a_tenant_key_and_shows_the_rates(uploads: Uploads) -> None:
     with uploads.stack.client(uploads.stack.tenant_key("acme")) as backend:
         answer = backend.post("/v1/uploads", content=FILE, headers=PNG)
     assert answer.status_code == 201

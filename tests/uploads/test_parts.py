@@ -124,7 +124,7 @@ def test_all_parts_together_fit_the_plan(uploads: Uploads) -> None:
     assert slot.complete([first, second]).status_code == 200
 
 
-def test_the_first_part_tells_what_the_file_is(uploads: Uploads) -> None:
+def test_the_first_part_is_checked_against_the_announced_type(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     second = slot.part(2, b"MZ" + bytes(200)).json()
     refusal(slot.part(1, b"MZ" + bytes(200)), 415, "unsupported_media_type")

@@ -121,7 +121,7 @@ def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_nobody_revokes_arrives(uploads: Uploads, way: str) -> None:
+def test_a_file_whose_session_is_not_revoked_is_stored(uploads: Uploads, way: str) -> None:
     """The same as above, without the revocation."""
     with uploads.client(f"ida-{way}") as ida:
         assert WAYS[way][0](uploads, ida)(interrupted(lambda: None)).status_code in (200, 201)

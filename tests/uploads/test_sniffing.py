@@ -61,7 +61,7 @@ def test_other_files_are_too(kind: str, head: bytes) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"RIFF", b"RIFF\0\0\0\0<html>"])
-def test_a_container_tells_what_it_holds(head: bytes) -> None:
+def test_a_container_names_what_it_holds(head: bytes) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_head(head, "image/webp")
 
