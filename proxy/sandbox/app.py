@@ -2,9 +2,9 @@
 
     /run/…    fal.run            /rest/…   rest.fal.ai
     /queue/…  queue.fal.run      /cdn/…    v3.fal.media
-    /_sandbox/…                  the record, faults, pace and jobs: see `control`
+    /_sandbox/…                  the request log, faults, timing and jobs: see `control`
 
-A prompt can choose the pace and the faults of its own job: see `markers`, `pace` and `faults`.
+A prompt can choose the pace and the faults of its own job: see `directives`, `timing` and `faults`.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
+from proxy.sandbox.auth import KeyCheck, UnwantedHeaders
 from proxy.sandbox.cdn import Cdn
 from proxy.sandbox.control import Control
 from proxy.sandbox.faults import Fault, Faulty
-from proxy.sandbox.guard import Guard, UnwantedHeaders
-from proxy.sandbox.house import House
-from proxy.sandbox.pace import Pace
 from proxy.sandbox.queue import Queue
-from proxy.sandbox.record import Recording
 from proxy.sandbox.replies import reply
+from proxy.sandbox.request_log import Recording
 from proxy.sandbox.rest import Rest
 from proxy.sandbox.runner import Runner
+from proxy.sandbox.state import SandboxState
+from proxy.sandbox.timing import Timing
 from proxy.sandbox.webhooks import Webhooks
 
 #: What the sandbox takes for a FAL_KEY by default. It opens nothing else.
 SANDBOX_KEY = "sandbox-key-id:sandbox-key-secret"
 
 
-def create_sandbox(*, key: str = SANDBOX_KEY, pace: Pace | None = None, base_url: str | None = None) -> Starlette:
+def create_sandbox(*, key: str = SANDBOX_KEY, timing: Timing | None = None, base_url: str | None = None) -> Starlette:
     """Build a sandbox.
 
     Args:
         key: the only `FAL_KEY` that it accepts.
-        pace: how fast jobs go; can be changed later.
+        timing: how fast jobs go; can be changed later.
         base_url: what the URLs in its answers begin with; without one, the address that the caller used.
     """
-    house = House(key, pace or Pace(), base_url)
+    sandbox = SandboxState(key, timing or Timing(), base_url)
     webhooks = Webhooks()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await house.close()
+        await sandbox.close()
 
     def faults_of_job(id: str) -> tuple[Fault, ...]:
-        job = house.jobs.get(id)
+        job = sandbox.jobs.get(id)
         return job.faults if job else ()
 
     app = Starlette(
         routes=[
-            _host("/run", Runner(house).routes()),
-            _host("/queue", Queue(house, webhooks).routes()),
-            _host("/rest", Rest(house, webhooks).routes()),
-            _host("/cdn", Cdn(house).routes()),
-            _host("/_sandbox", Control(house).routes()),
+            _host("/run", Runner(sandbox).routes()),
+            _host("/queue", Queue(sandbox, webhooks).routes()),
+            _host("/rest", Rest(sandbox, webhooks).routes()),
+            _host("/cdn", Cdn(sandbox).routes()),
+            _host("/_sandbox", Control(sandbox).routes()),
         ],
         middleware=[
-            Middleware(Recording, record=house.record),
+            Middleware(Recording, request_log=sandbox.request_log),
             Middleware(UnwantedHeaders),
-            Middleware(Faulty, faults=house.faults, faults_of_job=faults_of_job),
-            Middleware(Guard, key=key),
+            Middleware(Faulty, faults=sandbox.faults, faults_of_job=faults_of_job),
+            Middleware(KeyCheck, key=key),
         ],
         exception_handlers={HTTPException: _refusal},
         lifespan=lifespan,

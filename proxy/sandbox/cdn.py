@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from proxy.sandbox.house import House
 from proxy.sandbox.replies import reply
+from proxy.sandbox.state import SandboxState
 
 _OCTETS = "application/octet-stream"
 _MOST_PARTS = 10_000
@@ -21,8 +21,8 @@ _FILE = "/files/b/{store}/{name}"
 class Cdn:
     """The routes of the CDN. Everything that writes carries its own proof: a signature or a bearer token."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, sandbox: SandboxState) -> None:
+        self.sandbox = sandbox
 
     def routes(self) -> list[Route]:
         return [
@@ -40,19 +40,19 @@ class Cdn:
         if not self._has_token(request):
             return _forbidden(401)
         path = self._new_path(request)
-        await self.house.files.put(path, request.stream())
-        return reply({"access_url": self.house.url(request, f"/cdn/files{path}")})
+        await self.sandbox.files.put(path, request.stream())
+        return reply({"access_url": self.sandbox.url(request, f"/cdn/files{path}")})
 
     async def begin(self, request: Request) -> Response:
         if not self._has_token(request):
             return _forbidden(401)
         path = self._new_path(request)
-        return reply({"access_url": self.house.url(request, f"/cdn/files{path}"), "uploadId": secrets.token_hex(8)})
+        return reply({"access_url": self.sandbox.url(request, f"/cdn/files{path}"), "uploadId": secrets.token_hex(8)})
 
     async def put(self, request: Request) -> Response:
         if not self._may_write(request):
             return _forbidden(403)
-        await self.house.files.put(_path(request), request.stream(), _type(request))
+        await self.sandbox.files.put(_path(request), request.stream(), _type(request))
         return reply({})
 
     async def part(self, request: Request) -> Response:
@@ -62,7 +62,7 @@ class Cdn:
         number = request.path_params["number"]
         if not 1 <= number <= _MOST_PARTS:
             return reply({"detail": f"Part numbers lie between 1 and {_MOST_PARTS}"}, 400)
-        part = await self.house.files.put_part(_upload(request), number, request.stream())
+        part = await self.sandbox.files.put_part(_upload(request), number, request.stream())
         return reply({"partNumber": number, "etag": part.etag}, headers={"etag": part.etag})
 
     async def complete(self, request: Request) -> Response:
@@ -70,13 +70,13 @@ class Cdn:
             return _forbidden(403)
         try:
             parts = orjson.loads(await request.body())["parts"]
-            await self.house.files.complete(_upload(request), _path(request), parts)
+            await self.sandbox.files.complete(_upload(request), _path(request), parts)
         except (ValueError, TypeError, KeyError) as error:
             return reply({"detail": f"Cannot complete the upload: {error}"}, 400)
-        return reply({"access_url": self.house.url(request, f"/cdn/files{_path(request)}")})
+        return reply({"access_url": self.sandbox.url(request, f"/cdn/files{_path(request)}")})
 
     async def get(self, request: Request) -> Response:
-        file = self.house.files.at("/files" + _path(request))
+        file = self.sandbox.files.at("/files" + _path(request))
         if file is None or file.decision == "hide":
             return reply({"detail": "File not found"}, 404)
         if file.decision == "forbid":
@@ -88,17 +88,17 @@ class Cdn:
 
     def _new_path(self, request: Request) -> str:
         name = request.headers.get("x-fal-file-name", "file")
-        return self.house.files.new_path(name, _type(request), lives_seconds(request), decision_of(request))
+        return self.sandbox.files.new_path(name, _type(request), lives_seconds(request), decision_of(request))
 
     def _may_write(self, request: Request) -> bool:
         """Parts of the token flow name their upload in the path and show the token; all others are signed."""
         if "upload" in request.path_params:
             return self._has_token(request)
-        return self.house.signer.allows(_path(request), request.url.query)
+        return self.sandbox.signer.allows(_path(request), request.url.query)
 
     def _has_token(self, request: Request) -> bool:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        return kind == "Bearer" and self.house.signer.accepts("cdn", token)
+        return kind == "Bearer" and self.sandbox.signer.accepts("cdn", token)
 
 
 def lives_seconds(request: Request) -> float:

@@ -1,7 +1,7 @@
 """The sandbox's own routes, for tests and for the curious.
 
 GET    /_sandbox/requests     every request received, oldest first; DELETE empties the list
-POST   /_sandbox/faults       set a fault for coming requests (see `faults` and `damage`); DELETE clears them
+POST   /_sandbox/faults       set a fault for coming requests (see `faults` and `fault_kinds`); DELETE clears them
 POST   /_sandbox/pace         change the pace of coming jobs (see `pace`); DELETE brings the first one back
 GET    /_sandbox/jobs         all jobs, oldest first
 POST   /_sandbox/jobs/{id}    move a job: `{"state": s}`, where s is
@@ -25,56 +25,56 @@ from starlette.routing import Route
 
 from proxy.sandbox import faults
 from proxy.sandbox.answers import failure
-from proxy.sandbox.house import House
 from proxy.sandbox.jobs import Job
+from proxy.sandbox.state import SandboxState
 
 
 class Control:
     """The routes under `/_sandbox`."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
-        self.first_pace = house.pace
+    def __init__(self, sandbox: SandboxState) -> None:
+        self.sandbox = sandbox
+        self.first_pace = sandbox.timing
 
     def routes(self) -> list[Route]:
         return [
             Route("/requests", self.requests, methods=["GET", "DELETE"]),
             Route("/faults", self.faults, methods=["POST", "DELETE"]),
-            Route("/pace", self.pace, methods=["GET", "POST", "DELETE"]),
+            Route("/pace", self.timing, methods=["GET", "POST", "DELETE"]),
             Route("/jobs", self.jobs, methods=["GET"]),
             Route("/jobs/{id}", self.move, methods=["POST"]),
         ]
 
     async def requests(self, request: Request) -> Response:
         if request.method == "DELETE":
-            self.house.record.forget()
-        return _json(self.house.record.as_json())
+            self.sandbox.request_log.forget()
+        return _json(self.sandbox.request_log.as_json())
 
     async def faults(self, request: Request) -> Response:
         if request.method == "DELETE":
-            self.house.faults.clear()
+            self.sandbox.faults.clear()
             return _json({})
         try:
-            self.house.faults.add(faults.from_json(await _object(request)))
+            self.sandbox.faults.add(faults.from_json(await _object(request)))
         except (ValueError, TypeError) as error:
             return _json({"detail": str(error)}, 422)
         return _json({}, 201)
 
-    async def pace(self, request: Request) -> Response:
+    async def timing(self, request: Request) -> Response:
         try:
             if request.method == "DELETE":
-                self.house.pace = self.first_pace
+                self.sandbox.timing = self.first_pace
             if request.method == "POST":
-                self.house.pace = self.house.pace.override(await _object(request))
+                self.sandbox.timing = self.sandbox.timing.override(await _object(request))
         except (ValueError, TypeError) as error:
             return _json({"detail": str(error)}, 422)
-        return _json(asdict(self.house.pace))
+        return _json(asdict(self.sandbox.timing))
 
     async def jobs(self, request: Request) -> Response:
-        return _json([job.as_json() for job in self.house.jobs])
+        return _json([job.as_json() for job in self.sandbox.jobs])
 
     async def move(self, request: Request) -> Response:
-        job = self.house.jobs.get(request.path_params["id"])
+        job = self.sandbox.jobs.get(request.path_params["id"])
         if job is None:
             return _json({"detail": "no such job"}, 404)
         try:
@@ -96,7 +96,7 @@ class Control:
             case "fail":
                 job.end(failure(str(order.get("error_type", "runner_disconnected"))))
             case "lose":
-                self.house.jobs.forget(job.id)
+                self.sandbox.jobs.forget(job.id)
             case unknown:
                 raise ValueError(f"no such state: {unknown!r}")
 

@@ -1,8 +1,8 @@
 """Faults: which requests are to go wrong, and the ASGI layer that lets them.
 
 A fault comes from `POST /_sandbox/faults`, `{"fault": name, "on": {"host", "method", "path_contains", "operation"},
-"times": n or null, …parameters}`, for coming requests; or from a marker in a prompt, `[[fault name=value on=operation
-times=n …]]`. A marker acts on the request that carries it, unless `on` names an operation; on a submitted job's own
+"times": n or null, …parameters}`, for coming requests; or from a directive in a prompt, `[[fault name=value on=operation
+times=n …]]`. A directive acts on the request that carries it, unless `on` names an operation; on a submitted job's own
 operations (status, status-stream, result, cancel) it acts when they come. The kinds are those of `damage`.
 
 Operations: run, stream, submit, status, status-stream, result, cancel, rest, cdn.
@@ -16,10 +16,10 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.sandbox.damage import DAMAGES
-from proxy.sandbox.markers import markers_of
-from proxy.sandbox.record import Exchange
+from proxy.sandbox.directives import parse_directives
+from proxy.sandbox.fault_kinds import FAULT_KINDS
 from proxy.sandbox.replies import reply
+from proxy.sandbox.request_log import Exchange
 
 _JOB_OPERATIONS = {
     "": "result", "response": "result", "status": "status", "status/stream": "status-stream", "cancel": "cancel",
@@ -38,8 +38,8 @@ class Fault:
     times: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in DAMAGES:
-            raise ValueError(f"no such fault: {self.kind}; there is {', '.join(DAMAGES)}")
+        if self.kind not in FAULT_KINDS:
+            raise ValueError(f"no such fault: {self.kind}; there is {', '.join(FAULT_KINDS)}")
         if unknown := set(self.on) - set(_CONDITIONS):
             raise ValueError(
                 f"a fault has no condition {', '.join(sorted(unknown))}; there is {', '.join(_CONDITIONS)}"
@@ -69,7 +69,7 @@ def from_json(document: Mapping[str, Any]) -> Fault:
     return Fault(kind, rest, document.get("on") or {}, None if times is None else int(times))
 
 
-def from_marker(pairs: Iterable[tuple[str, str]]) -> Fault:
+def from_directive(pairs: Iterable[tuple[str, str]]) -> Fault:
     """A fault as a prompt names it.
 
     Raises:
@@ -125,21 +125,21 @@ class Faulty:
         if exchange is None:
             return await self.app(scope, receive, send)
         try:
-            app = self._damage(exchange)
+            app = self._apply(exchange)
         except (ValueError, TypeError) as error:
             return await reply({"detail": f"sandbox: {error}"}, 400)(scope, receive, send)
         return await app(scope, receive, send)
 
-    def _damage(self, exchange: Exchange) -> ASGIApp:
+    def _apply(self, exchange: Exchange) -> ASGIApp:
         operation = operation_of(exchange.host, exchange.path)
-        exchange.markers = markers_of(exchange.json)
+        exchange.directives = parse_directives(exchange.json)
         app = self.app
         for fault in [
             *self.faults.find_striking(exchange, operation),
             *(fault for fault in self._of_job(exchange) if fault.strikes(exchange, operation)),
             *self._of_prompt(exchange, operation),
         ]:
-            app = DAMAGES[fault.kind](app, exchange, fault.params)
+            app = FAULT_KINDS[fault.kind](app, exchange, fault.params)
         return app
 
     def _of_job(self, exchange: Exchange) -> Iterable[Fault]:
@@ -148,6 +148,6 @@ class Faulty:
 
     def _of_prompt(self, exchange: Exchange, operation: str) -> list[Fault]:
         """The faults in this request's own prompt; those for later operations are kept for the job."""
-        faults = [from_marker(pairs) for pairs in exchange.markers.faults]
+        faults = [from_directive(pairs) for pairs in exchange.directives.faults]
         exchange.later = tuple(fault for fault in faults if fault.on)
         return [fault for fault in faults if not fault.on or fault.strikes(exchange, operation)]

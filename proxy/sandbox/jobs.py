@@ -20,7 +20,7 @@ import anyio
 from proxy.catalog import Endpoint
 from proxy.sandbox.answers import Answer, platform_failure
 from proxy.sandbox.faults import Fault
-from proxy.sandbox.pace import COMPLETED, IN_PROGRESS, IN_QUEUE, STATES, Pace
+from proxy.sandbox.timing import COMPLETED, IN_PROGRESS, IN_QUEUE, STATES, Timing
 
 KEPT_JOBS = 20_000
 LOG_LINES = ("Loading the picture", "Looking at the picture", "Writing the answer", "Done")
@@ -36,28 +36,28 @@ class Step:
     done: int = 0
 
 
-def queued_steps(pace: Pace) -> list[Step]:
+def queued_steps(timing: Timing) -> list[Step]:
     """The way of a submitted job: down the queue, through the run with a log line each third, to the end."""
-    wait = pace.seconds_per_position
-    positions = max(pace.queue_positions, 1)
-    start = pace.queue_positions * wait
+    wait = timing.seconds_per_position
+    positions = max(timing.queue_positions, 1)
+    start = timing.queue_positions * wait
     working = len(LOG_LINES) - 1
     return [
         *(Step(i * wait, IN_QUEUE, positions - 1 - i) for i in range(positions)),
-        *(Step(start + i / working * pace.run_seconds, IN_PROGRESS, done=i + 1) for i in range(working)),
-        Step(start + pace.run_seconds, COMPLETED, done=len(LOG_LINES)),
+        *(Step(start + i / working * timing.run_seconds, IN_PROGRESS, done=i + 1) for i in range(working)),
+        Step(start + timing.run_seconds, COMPLETED, done=len(LOG_LINES)),
     ]
 
 
-def direct_steps(pace: Pace) -> list[Step]:
+def direct_steps(timing: Timing) -> list[Step]:
     """The way of a direct run: no queue, perhaps a wait for a runner."""
-    start = pace.start_seconds
-    return [Step(0, IN_QUEUE), Step(start, IN_PROGRESS), Step(start + pace.run_seconds, COMPLETED)]
+    start = timing.start_seconds
+    return [Step(0, IN_QUEUE), Step(start, IN_PROGRESS), Step(start + timing.run_seconds, COMPLETED)]
 
 
-def streamed_steps(pace: Pace, words: int) -> list[Step]:
+def streamed_steps(timing: Timing, words: int) -> list[Step]:
     """The way of a model stream: a step a word."""
-    start, word = pace.start_seconds, 1 / pace.words_per_second
+    start, word = timing.start_seconds, 1 / timing.words_per_second
     writing = [Step(start + i * word, IN_PROGRESS, done=i) for i in range(words)]
     return [Step(0, IN_QUEUE), *writing, Step(start + words * word, COMPLETED, done=words)]
 
@@ -77,7 +77,7 @@ class Job:
         steps: list[Step],
         work: asyncio.Task[Answer],
         *,
-        pace: Pace,
+        timing: Timing,
         start_within: float | None = None,
         faults: tuple[Fault, ...] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -85,7 +85,7 @@ class Job:
         self.id = str(uuid.uuid4())
         self.kind = kind
         self.endpoint = endpoint
-        self.pace = pace
+        self.timing = timing
         self.faults = faults
         self.created = time.time()
         self._clock = clock
@@ -99,7 +99,7 @@ class Job:
             self._verdict = platform_failure("request_timeout", "Request timed out before it could start")
             self._steps = [step for step in steps if step.at < start_within] + [Step(start_within, COMPLETED)]
         #: The number of the step that the job may not pass yet.
-        self._stop = self._last_of(pace.hold or COMPLETED)
+        self._stop = self._last_of(timing.hold or COMPLETED)
 
     @property
     def index(self) -> int:
@@ -160,13 +160,13 @@ class Job:
         yield step
         quiet_since = self._clock()
         while step.state != COMPLETED:
-            await self.change(seen, quiet_since + self.pace.ping_seconds - self._clock())
+            await self.change(seen, quiet_since + self.timing.ping_seconds - self._clock())
             now = self.index
             news = self._steps[seen + 1 : now + 1] if now >= seen else [self._steps[now]]
             for step in news:
                 yield step
             seen = now
-            if news or self._clock() - quiet_since >= self.pace.ping_seconds:
+            if news or self._clock() - quiet_since >= self.timing.ping_seconds:
                 quiet_since = self._clock()
                 if not news:
                     yield None
@@ -175,7 +175,7 @@ class Job:
         """Ask the job to stop; False if it was completed already."""
         if self.step.state == COMPLETED:
             return False
-        if self.pace.heeds_cancel or self.step.state == IN_QUEUE:
+        if self.timing.heeds_cancel or self.step.state == IN_QUEUE:
             self.end(platform_failure("client_cancelled", "Request was cancelled"))
         return True
 

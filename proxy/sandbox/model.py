@@ -9,9 +9,9 @@ import anyio.to_thread
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.sandbox.answers import Answer, failure, refuse, success
-from proxy.sandbox.markers import without_markers
-from proxy.sandbox.pace import Pace
+from proxy.sandbox.directives import remove_directives
 from proxy.sandbox.pictures import Unloadable
+from proxy.sandbox.timing import Timing
 from proxy.sandbox.vision import NotAPicture, look_at
 
 #: LLaVA turns a picture into a grid of 24 × 24 patches, a token each.
@@ -19,7 +19,7 @@ PICTURE_TOKENS = 576
 Load = Callable[[str], Awaitable[bytes]]
 
 
-async def answer(endpoint: Endpoint, body: Any, load: Load, pace: Pace, fail: str | None = None) -> Answer:
+async def answer(endpoint: Endpoint, body: Any, load: Load, timing: Timing, fail: str | None = None) -> Answer:
     """Run the model.
 
     Args:
@@ -36,9 +36,9 @@ async def answer(endpoint: Endpoint, body: Any, load: Load, pace: Pace, fail: st
         return _bad_picture(error.kind, str(error))
     except NotAPicture as error:
         return _bad_picture("image_load_error", f"Failed to load the image: {error}")
-    prompt = without_markers(body["prompt"])
+    prompt = remove_directives(body["prompt"])
     words = f"{picture} You asked: {prompt}".split()[: _ceiling(endpoint, body)]
-    return success(_output(endpoint, prompt, words), pace.run_seconds)
+    return success(_output(endpoint, prompt, words), timing.run_seconds)
 
 
 def partial_outputs(body: Mapping[str, Any]) -> list[dict[str, Any]]:

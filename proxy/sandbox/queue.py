@@ -13,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from proxy.catalog import Endpoint
-from proxy.sandbox.house import House
 from proxy.sandbox.jobs import LOG_LINES, Job, Step, queued_steps
-from proxy.sandbox.pace import COMPLETED, IN_QUEUE
-from proxy.sandbox.record import Exchange
 from proxy.sandbox.replies import reply, reply_with
+from proxy.sandbox.request_log import Exchange
+from proxy.sandbox.state import SandboxState
+from proxy.sandbox.timing import COMPLETED, IN_QUEUE
 from proxy.sandbox.webhooks import Webhooks
 
 _JOB_PATH = re.compile(r"/(?P<app>.+)/requests/(?P<id>[^/]+)(?:/(?P<rest>.+))?")
@@ -28,8 +28,8 @@ Handler = Callable[[Request, Job], Awaitable[Response]]
 class Queue:
     """The routes of the queue; `webhooks` gets the jobs that want one."""
 
-    def __init__(self, house: House, webhooks: Webhooks) -> None:
-        self.house = house
+    def __init__(self, sandbox: SandboxState, webhooks: Webhooks) -> None:
+        self.sandbox = sandbox
         self.webhooks = webhooks
         self._of_job: dict[tuple[str, str], Handler] = {
             ("GET", "status"): self.status,
@@ -52,14 +52,14 @@ class Queue:
         if handler is None:
             is_known = found["rest"] in {rest or None for _, rest in self._of_job}
             return reply({"detail": "Method Not Allowed"}, 405) if is_known else reply({"detail": "Not Found"}, 404)
-        job = self.house.jobs.get(found["id"])
+        job = self.sandbox.jobs.get(found["id"])
         if job is None or job.kind != "queue" or job.endpoint.app != found["app"]:
             return reply({"status": "NOT_FOUND"}, 404)
         return await handler(request, job)
 
     async def submit(self, request: Request, id: str) -> Response:
         exchange: Exchange = request.scope["sandbox"]
-        endpoint = self.house.endpoint(id)
+        endpoint = self.sandbox.endpoint(id)
         if endpoint is None:
             return reply({"detail": f'Application "{id}" not found'}, 404)
         if request.method != "POST":
@@ -68,19 +68,19 @@ class Queue:
             orjson.loads(exchange.body)
             if self._is_full(request, endpoint):
                 return reply({"detail": "The queue is longer than fal_max_queue_length"}, 429)
-            pace = self.house.pace_for(exchange)
-            work = self.house.work(endpoint, exchange, pace)
-            job = self.house.job("queue", endpoint, exchange, pace, work, queued_steps(pace))
+            timing = self.sandbox.timing_for(exchange)
+            work = self.sandbox.work(endpoint, exchange, timing)
+            job = self.sandbox.job("queue", endpoint, exchange, timing, work, queued_steps(timing))
         except ValueError as error:
             return reply({"detail": f"Invalid request: {error}", "error_type": "bad_request"}, 400)
         if webhook := request.query_params.get("fal_webhook"):
-            self.house.start(self.webhooks.deliver(job, webhook))
+            self.sandbox.start(self.webhooks.deliver(job, webhook))
         place: dict[str, Any] = {"logs": None, "metrics": {}, "queue_position": job.first.position}
         return reply({"status": IN_QUEUE, **self._urls(request, job), **place}, request_id=job.id)
 
     def _is_full(self, request: Request, endpoint: Endpoint) -> bool:
         longest = request.query_params.get("fal_max_queue_length")
-        return longest is not None and self.house.jobs.count_waiting(endpoint.app) > int(longest)
+        return longest is not None and self.sandbox.jobs.count_waiting(endpoint.app) > int(longest)
 
     async def status(self, request: Request, job: Job) -> Response:
         step = job.step
@@ -130,7 +130,7 @@ class Queue:
         return body
 
     def _urls(self, request: Request, job: Job) -> dict[str, Any]:
-        url = self.house.url(request, f"/queue/{job.endpoint.app}/requests/{job.id}")
+        url = self.sandbox.url(request, f"/queue/{job.endpoint.app}/requests/{job.id}")
         return {
             "request_id": job.id,
             "response_url": url,

@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from proxy.sandbox.answers import refuse
 from proxy.sandbox.cdn import decision_of, lives_seconds
-from proxy.sandbox.house import House
 from proxy.sandbox.replies import reply, reply_with
+from proxy.sandbox.state import SandboxState
 from proxy.sandbox.webhooks import Webhooks
 
 TOKEN_SECONDS = 120
@@ -23,8 +23,8 @@ STORAGE_TYPES = ("fal-cdn-v3", "gcs")
 class Rest:
     """The routes of the REST host."""
 
-    def __init__(self, house: House, webhooks: Webhooks) -> None:
-        self.house = house
+    def __init__(self, sandbox: SandboxState, webhooks: Webhooks) -> None:
+        self.sandbox = sandbox
         self.webhooks = webhooks
 
     def routes(self) -> list[Route]:
@@ -44,20 +44,20 @@ class Rest:
             return missing
         if request.query_params.get("storage_type", STORAGE_TYPES[0]) not in STORAGE_TYPES:
             return reply({"detail": "Unknown storage_type"}, 400)
-        path = self.house.files.new_path(
+        path = self.sandbox.files.new_path(
             body["file_name"], body["content_type"], lives_seconds(request), decision_of(request)
         )
-        query = self.house.signer.query(path, self.house.pace.upload_seconds)
-        url = self.house.url(request, f"/cdn/files{path}")
+        query = self.sandbox.signer.query(path, self.sandbox.timing.upload_seconds)
+        url = self.sandbox.url(request, f"/cdn/files{path}")
         return reply({"file_url": url, "upload_url": f"{url}?{query}"})
 
     async def cdn_token(self, request: Request) -> Response:
         expires = datetime.now(UTC) + timedelta(seconds=CDN_TOKEN_SECONDS)
         return reply(
             {
-                "token": self.house.signer.token("cdn", CDN_TOKEN_SECONDS),
+                "token": self.sandbox.signer.token("cdn", CDN_TOKEN_SECONDS),
                 "token_type": "Bearer",
-                "base_url": self.house.url(request, "/cdn"),
+                "base_url": self.sandbox.url(request, "/cdn"),
                 "expires_at": expires.isoformat(timespec="seconds"),
             }
         )
@@ -73,7 +73,7 @@ class Rest:
         return reply(self.webhooks.jwks())
 
     def _token(self) -> str:
-        return self.house.signer.token("jwt", TOKEN_SECONDS)
+        return self.sandbox.signer.token("jwt", TOKEN_SECONDS)
 
 
 def _missing_field(body: Any, *names: str) -> Response | None:

@@ -13,12 +13,12 @@ from starlette.routing import Route
 
 from proxy.catalog import Endpoint, app_of
 from proxy.sandbox.answers import platform_failure, refuse
-from proxy.sandbox.house import House
 from proxy.sandbox.jobs import Job, direct_steps, streamed_steps
 from proxy.sandbox.model import partial_outputs
-from proxy.sandbox.pace import COMPLETED, IN_PROGRESS, Pace
-from proxy.sandbox.record import Exchange
 from proxy.sandbox.replies import reply, reply_with
+from proxy.sandbox.request_log import Exchange
+from proxy.sandbox.state import SandboxState
+from proxy.sandbox.timing import COMPLETED, IN_PROGRESS, Timing
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _NOT_JSON = {"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}
@@ -27,8 +27,8 @@ _NOT_JSON = {"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"
 class Runner:
     """The routes of direct calls. A direct call is a job too, so that a test can hold it."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, sandbox: SandboxState) -> None:
+        self.sandbox = sandbox
 
     def routes(self) -> list[Route]:
         return [Route("/{path:path}", self.handle, methods=_METHODS)]
@@ -36,7 +36,7 @@ class Runner:
     async def handle(self, request: Request) -> Response:
         path = request.path_params["path"]
         app = app_of(path)
-        endpoint = self.house.endpoint(app)
+        endpoint = self.sandbox.endpoint(app)
         if endpoint is None:
             return reply({"detail": f'Application "{app}" not found'}, 404)
         below = path.removeprefix(app)
@@ -55,28 +55,28 @@ class Runner:
         except orjson.JSONDecodeError:
             return reply_with(refuse([_NOT_JSON]))
         try:
-            pace = self.house.pace_for(exchange)
-            return await (self._stream if streams else self._run)(exchange, endpoint, pace)
+            timing = self.sandbox.timing_for(exchange)
+            return await (self._stream if streams else self._run)(exchange, endpoint, timing)
         except ValueError as error:
             return reply({"detail": f"sandbox: {error}"}, 400)
 
-    async def _run(self, exchange: Exchange, endpoint: Endpoint, pace: Pace) -> Response:
+    async def _run(self, exchange: Exchange, endpoint: Endpoint, timing: Timing) -> Response:
         """The answer, unless the caller leaves first: then the job ends as fal ends it."""
-        work = self.house.work(endpoint, exchange, pace)
-        job = self.house.job("run", endpoint, exchange, pace, work, direct_steps(pace))
-        left, answer = self.house.start(exchange.wait_for_end()), self.house.start(job.wait_for_answer())
+        work = self.sandbox.work(endpoint, exchange, timing)
+        job = self.sandbox.job("run", endpoint, exchange, timing, work, direct_steps(timing))
+        left, answer = self.sandbox.start(exchange.wait_for_end()), self.sandbox.start(job.wait_for_answer())
         await asyncio.wait((left, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             job.end(platform_failure("client_disconnected"))
         left.cancel()
         return reply_with(await answer, job.id)
 
-    async def _stream(self, exchange: Exchange, endpoint: Endpoint, pace: Pace) -> Response:
+    async def _stream(self, exchange: Exchange, endpoint: Endpoint, timing: Timing) -> Response:
         """Frames, or plain JSON when the model refuses its input or does not come to start."""
-        work = self.house.work(endpoint, exchange, pace)
+        work = self.sandbox.work(endpoint, exchange, timing)
         answer = await work
         parts = partial_outputs(answer.body) if answer.status == 200 else []
-        job = self.house.job("stream", endpoint, exchange, pace, work, streamed_steps(pace, len(parts)))
+        job = self.sandbox.job("stream", endpoint, exchange, timing, work, streamed_steps(timing, len(parts)))
         await job.reaches(IN_PROGRESS)
         if job.step.state == COMPLETED and (answer := await job.answer()).status != 200:
             return reply_with(answer, job.id)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
-from proxy.sandbox.guard import UNWANTED_HEADERS
+from proxy.sandbox.auth import UNWANTED_HEADERS
 from tests.clients.expectations import BROKEN_PICTURE, ENDPOINT, HELD, asked, describes_the_picture
 from tests.comparison.checks import QUEUE, RUN, assert_fal_not_reached, assert_refused, assert_success, submitted
 from tests.comparison.conftest import Contest

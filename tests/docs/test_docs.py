@@ -14,9 +14,9 @@ import yaml
 
 from proxy import cli, errors
 from proxy.sandbox.control import Control
-from proxy.sandbox.damage import DAMAGES
-from proxy.sandbox.house import House
-from proxy.sandbox.pace import Pace
+from proxy.sandbox.fault_kinds import FAULT_KINDS
+from proxy.sandbox.state import SandboxState
+from proxy.sandbox.timing import Timing
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.plan_file import read_file
@@ -143,18 +143,18 @@ def test_every_metric_stands_in_the_operations_page_and_no_other() -> None:
 
 def test_every_pace_stands_in_the_sandbox_page_with_its_default() -> None:
     told = {code(cells[0]): cells[1] for cells in rows(page("sandbox")) if len(cells) == 3}
-    assert told == {one.name: str(one.default).replace("True", "true") for one in fields(Pace)}
+    assert told == {one.name: str(one.default).replace("True", "true") for one in fields(Timing)}
 
 
 def test_every_fault_stands_in_the_sandbox_page() -> None:
     table = section(page("sandbox"), "In a prompt").partition("| fault |")[2]
     told = re.findall(r"^\| `([a-z_]+)", table, re.MULTILINE)
-    assert sorted(told) == sorted(DAMAGES)
+    assert sorted(told) == sorted(FAULT_KINDS)
 
 
 def test_every_control_route_stands_in_the_sandbox_page() -> None:
     table = section(page("sandbox"), "By its control routes")
-    for route in Control(House("key", Pace())).routes():
+    for route in Control(SandboxState("key", Timing())).routes():
         assert f"/_sandbox{route.path}`" in table
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from proxy.limits.quotas import MILLION
-from proxy.sandbox.record import RECORDED_REQUESTS
+from proxy.sandbox.request_log import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import QUICK, Answered, Caller
 from tests.support.audit import AuditReport, Entry

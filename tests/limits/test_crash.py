@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from proxy.limits.quotas import MILLION
-from proxy.sandbox.record import RECORDED_REQUESTS
+from proxy.sandbox.request_log import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
 from tests.limits.forked_servers import ForkedServers, fork_servers

@@ -16,10 +16,10 @@ import orjson
 import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
-from proxy.sandbox.pace import Pace
+from proxy.sandbox.timing import Timing
 from tests.support.servers import running
 
-FAST = Pace(queue_positions=2, seconds_per_position=0.01, run_seconds=0.02, words_per_second=2000)
+FAST = Timing(queue_positions=2, seconds_per_position=0.01, run_seconds=0.02, words_per_second=2000)
 PICTURES = Path(__file__).parents[1] / "pictures"
 CHELSEA = (PICTURES / "chelsea.png").read_bytes()
 CHELSEA_URI = "data:image/png;base64," + base64.b64encode(CHELSEA).decode()
@@ -106,7 +106,7 @@ def _forgetful(**options: Any) -> httpx.Client:
 def calling(http: str) -> Iterator[Fal]:
     """A sandbox behind one of uvicorn's two HTTP parsers."""
     with (
-        running(create_sandbox(pace=FAST), http=http) as url,
+        running(create_sandbox(timing=FAST), http=http) as url,
         _forgetful(base_url=url, headers={"authorization": f"Key {SANDBOX_KEY}"}) as client,
     ):
         yield Fal(url, client)

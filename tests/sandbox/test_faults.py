@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
-from proxy.sandbox.damage import DAMAGES
+from proxy.sandbox.fault_kinds import FAULT_KINDS
 from proxy.sandbox.refusals import REFUSALS
 from tests.sandbox.conftest import Fal, documents
 from tests.support.waiting import wait_until
@@ -323,7 +323,7 @@ def test_every_fault_is_shown_here() -> None:
     import pathlib
 
     text = pathlib.Path(__file__).read_text()
-    assert [name for name in DAMAGES if f"fault {name}" not in text and f'fault("{name}"' not in text] == []
+    assert [name for name in FAULT_KINDS if f"fault {name}" not in text and f'fault("{name}"' not in text] == []
 
 
 def _asked(fal: Fal, path: str, prompt: str) -> socket.socket:

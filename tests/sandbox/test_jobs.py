@@ -10,22 +10,22 @@ import pytest
 from proxy.catalog import built_in
 from proxy.sandbox.answers import Answer, platform_failure, success
 from proxy.sandbox.jobs import Job, Jobs, direct_steps, queued_steps, streamed_steps
-from proxy.sandbox.pace import COMPLETED, IN_PROGRESS, IN_QUEUE, Pace
+from proxy.sandbox.timing import COMPLETED, IN_PROGRESS, IN_QUEUE, Timing
 from tests.support.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
-PACE = Pace(queue_positions=3, seconds_per_position=1, run_seconds=3)
+PACE = Timing(queue_positions=3, seconds_per_position=1, run_seconds=3)
 
 
 async def _answer() -> Answer:
     return success({"output": "yes"}, 3)
 
 
-def _job(clock: MovableClock, pace: Pace = PACE, **more: float) -> Job:
+def _job(clock: MovableClock, pace: Timing = PACE, **more: float) -> Job:
     endpoint = built_in().get("fal-ai/llava-next")
     assert endpoint is not None
     work = asyncio.create_task(_answer())
-    return Job("queue", endpoint, queued_steps(pace), work, pace=pace, clock=clock.now, start_within=more.get("within"))
+    return Job("queue", endpoint, queued_steps(pace), work, timing=pace, clock=clock.now, start_within=more.get("within"))
 
 
 async def test_positions_count_down_and_the_states_follow() -> None:
@@ -48,7 +48,7 @@ async def test_positions_count_down_and_the_states_follow() -> None:
 
 
 async def test_an_empty_queue_still_shows_position_zero_at_submit() -> None:
-    steps = queued_steps(Pace(queue_positions=0))
+    steps = queued_steps(Timing(queue_positions=0))
     assert (steps[0].state, steps[0].position) == (IN_QUEUE, 0)
     assert (steps[1].state, steps[1].at) == (IN_PROGRESS, 0)
 
@@ -154,9 +154,9 @@ async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(t
 
     endpoint = built_in().get("fal-ai/llava-next")
     assert endpoint is not None
-    pace = Pace(queue_positions=3, seconds_per_position=0.01, run_seconds=0.03)
+    pace = Timing(queue_positions=3, seconds_per_position=0.01, run_seconds=0.03)
     watched, awaited = (
-        Job("queue", endpoint, queued_steps(pace), asyncio.create_task(_answer()), pace=pace, clock=now)
+        Job("queue", endpoint, queued_steps(pace), asyncio.create_task(_answer()), timing=pace, clock=now)
         for _ in range(2)
     )
     with anyio.fail_after(10):
@@ -165,8 +165,8 @@ async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(t
 
 
 def test_a_stream_has_a_step_a_word_and_a_run_none() -> None:
-    assert [step.done for step in streamed_steps(Pace(), 3)] == [0, 0, 1, 2, 3]
-    assert [step.state for step in direct_steps(Pace())] == [IN_QUEUE, IN_PROGRESS, COMPLETED]
+    assert [step.done for step in streamed_steps(Timing(), 3)] == [0, 0, 1, 2, 3]
+    assert [step.state for step in direct_steps(Timing())] == [IN_QUEUE, IN_PROGRESS, COMPLETED]
 
 
 async def test_the_oldest_job_is_forgotten_beyond_the_bound() -> None:
@@ -182,9 +182,9 @@ async def test_the_oldest_job_is_forgotten_beyond_the_bound() -> None:
 )
 def test_a_pace_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        Pace().override(values)
+        Timing().override(values)
 
 
 def test_a_pace_takes_the_words_of_a_marker() -> None:
-    pace = Pace().override({"queue_positions": "5", "run_seconds": "1.5", "heeds_cancel": "no", "hold": "IN_QUEUE"})
-    assert pace == Pace(queue_positions=5, run_seconds=1.5, heeds_cancel=False, hold="IN_QUEUE")
+    pace = Timing().override({"queue_positions": "5", "run_seconds": "1.5", "heeds_cancel": "no", "hold": "IN_QUEUE"})
+    assert pace == Timing(queue_positions=5, run_seconds=1.5, heeds_cancel=False, hold="IN_QUEUE")

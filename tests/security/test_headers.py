@@ -10,7 +10,7 @@ import pytest
 
 from proxy import __version__
 from proxy.sandbox.app import SANDBOX_KEY
-from proxy.sandbox.guard import UNWANTED_HEADERS
+from proxy.sandbox.auth import UNWANTED_HEADERS
 from tests.security.calls import JSON, SURFACES, call, submit
 from tests.security.hostile import NEXT
 from tests.security.shape import BODY, assert_refusal

@@ -19,7 +19,7 @@ import yaml
 
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
-from proxy.sandbox.record import RECORDED_REQUESTS
+from proxy.sandbox.request_log import RECORDED_REQUESTS
 from proxy.stores.ledger import Account
 from tests.limits.callers import ENDPOINT, Answered, Caller, http
 from tests.limits.forked_servers import ForkedServers, fork_servers

@@ -15,25 +15,25 @@ from proxy.sandbox.answers import Answer
 from proxy.sandbox.faults import Faults
 from proxy.sandbox.files import Files
 from proxy.sandbox.jobs import Job, Jobs, Step
-from proxy.sandbox.pace import Pace
 from proxy.sandbox.pictures import loader
-from proxy.sandbox.record import Exchange, Record
+from proxy.sandbox.request_log import Exchange, RequestLog
 from proxy.sandbox.signing import Signer
+from proxy.sandbox.timing import Timing
 
 T = TypeVar("T")
 
 
 @dataclass
-class House:
+class SandboxState:
     """One sandbox: the key it wants, the pace of coming jobs, and all that it remembers.
 
     `base_url` is what the URLs in its answers start with; without one, they start with what the caller called it.
     """
 
     key: str
-    pace: Pace
+    timing: Timing
     base_url: str | None = None
-    record: Record = field(default_factory=Record)
+    request_log: RequestLog = field(default_factory=RequestLog)
     faults: Faults = field(default_factory=Faults)
     jobs: Jobs = field(default_factory=Jobs)
     files: Files = field(default_factory=Files)
@@ -50,24 +50,24 @@ class House:
     def endpoint(self, id: str) -> Endpoint | None:
         return built_in().get(id)
 
-    def pace_for(self, exchange: Exchange) -> Pace:
+    def timing_for(self, exchange: Exchange) -> Timing:
         """The pace that a request's prompt asks for.
 
         Raises:
             ValueError: there is no such pace.
         """
-        return self.pace.override(exchange.markers.pace)
+        return self.timing.override(exchange.directives.timing)
 
-    def work(self, endpoint: Endpoint, exchange: Exchange, pace: Pace) -> asyncio.Task[Answer]:
+    def work(self, endpoint: Endpoint, exchange: Exchange, timing: Timing) -> asyncio.Task[Answer]:
         """Start the model on a request's input."""
-        return self.start(model.answer(endpoint, exchange.json, self.load, pace, exchange.fail))
+        return self.start(model.answer(endpoint, exchange.json, self.load, timing, exchange.fail))
 
     def job(
         self,
         kind: str,
         endpoint: Endpoint,
         exchange: Exchange,
-        pace: Pace,
+        timing: Timing,
         work: asyncio.Task[Answer],
         steps: list[Step],
     ) -> Job:
@@ -78,7 +78,9 @@ class House:
         """
         within = dict(exchange.headers).get("x-fal-request-timeout")
         deadline = None if within is None else float(within)
-        return self.jobs.add(Job(kind, endpoint, steps, work, pace=pace, start_within=deadline, faults=exchange.later))
+        return self.jobs.add(
+            Job(kind, endpoint, steps, work, timing=timing, start_within=deadline, faults=exchange.later)
+        )
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run in the background; the loop itself keeps only weak references to tasks."""

@@ -15,7 +15,7 @@ MAX_POSITIONS = 10_000
 
 
 @dataclass(frozen=True)
-class Pace:
+class Timing:
     """The speeds of one job.
 
     Attributes:
@@ -44,8 +44,8 @@ class Pace:
         if self.words_per_second <= 0 or self.ping_seconds <= 0:
             raise ValueError("words_per_second and ping_seconds are above 0")
 
-    def override(self, values: Mapping[str, Any]) -> Pace:
-        """This pace with some values changed, from JSON or from the words of a marker.
+    def override(self, values: Mapping[str, Any]) -> Timing:
+        """This timing with some values changed, from JSON or from the words of a directive.
 
         Raises:
             ValueError: an unknown name, or a value that does not fit.

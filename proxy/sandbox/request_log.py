@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.sandbox.markers import NO_MARKERS
+from proxy.sandbox.directives import NO_DIRECTIVES
 
 RECORDED_REQUESTS = 10_000
 #: How much of recorded JSON bodies is kept, over all requests: data URIs are big.
@@ -32,7 +32,7 @@ class Exchange:
     Attributes:
         body: the whole body, read before anything else happens; empty for the CDN, where it flows.
         answered: the status that was sent, if any.
-        markers: what the prompt asks of the sandbox; `later` are its faults for the job's coming requests.
+        directives: what the prompt asks of the sandbox; `later` are its faults for the job's coming requests.
         fail: the failure that the model's run is to end in, if any.
         ended: `complete`, `dropped` (the sandbox hung up) or `left` (the caller did); None while it lasts.
     """
@@ -51,7 +51,7 @@ class Exchange:
         self.json: Any = None
         self.answered: int | None = None
         self.ended: str | None = None
-        self.markers = NO_MARKERS
+        self.directives = NO_DIRECTIVES
         self.later: tuple[Any, ...] = ()
         self.fail: str | None = None
         self._receive = receive
@@ -94,7 +94,7 @@ class Exchange:
         }
 
 
-class Record:
+class RequestLog:
     """The latest requests, oldest first; what is older than the ring is forgotten."""
 
     def __init__(self) -> None:
@@ -128,17 +128,17 @@ class Record:
 class Recording:
     """ASGI layer: records what arrives on fal's hosts, reads JSON bodies ahead, notes how the answer ended."""
 
-    def __init__(self, app: ASGIApp, record: Record) -> None:
+    def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
         self.app = app
-        self.record = record
+        self.request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/_sandbox"):
             return await self.app(scope, receive, send)
-        exchange = scope["sandbox"] = self.record.open(scope, receive)
+        exchange = scope["sandbox"] = self.request_log.open(scope, receive)
         if exchange.host != "cdn":
             exchange.body = await _body(exchange, receive)
-            self.record.keep_json(exchange)
+            self.request_log.keep_json(exchange)
             if exchange.ended:
                 return None
             if exchange.body_size > MAX_JSON_BYTES:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from proxy.sandbox.app import SANDBOX_KEY
-from proxy.sandbox.guard import UNWANTED_HEADERS
+from proxy.sandbox.auth import UNWANTED_HEADERS
 from tests.sandbox.conftest import Fal
 
 GUARDED = [

@@ -1,6 +1,6 @@
 """What a prompt asks of the sandbox itself: `[[fault …]]` and `[[pace …]]`, taken out before the model sees it.
 
-A marker is a word and `name=value` pairs, without spaces inside a value. The first pair of a fault names it, its value
+A directive is a word and `name=value` pairs, without spaces inside a value. The first pair of a fault names it, its value
 is the fault's main parameter: `[[fault drop=before]]`, `[[fault status=503]]`, `[[fault stall=2 on=status-stream]]`. A
 fault without a main parameter stands alone: `[[fault gzip]]`.
 """
@@ -10,34 +10,34 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_MARKER = re.compile(r"\[\[\s*(fault|pace)\s+([^\]]*)\]\]")
+_DIRECTIVE = re.compile(r"\[\[\s*(fault|pace)\s+([^\]]*)\]\]")
 
 
 @dataclass(frozen=True)
-class Markers:
-    """The markers of one prompt: the faults in order, each as its list of (name, value) pairs, and the pace."""
+class Directives:
+    """The directives of one prompt: the faults in order, each as its list of (name, value) pairs, and the pace."""
 
     faults: tuple[tuple[tuple[str, str], ...], ...]
-    pace: dict[str, str]
+    timing: dict[str, str]
 
 
-NO_MARKERS = Markers((), {})
+NO_DIRECTIVES = Directives((), {})
 
 
-def markers_of(body: object) -> Markers:
-    """The markers in the `prompt` of a request body; none if there is no prompt."""
+def parse_directives(body: object) -> Directives:
+    """The directives in the `prompt` of a request body; none if there is no prompt."""
     prompt = body.get("prompt") if isinstance(body, dict) else None
-    found = _MARKER.findall(prompt) if isinstance(prompt, str) else []
+    found = _DIRECTIVE.findall(prompt) if isinstance(prompt, str) else []
     pairs = [(kind, tuple(_pair(item) for item in text.split())) for kind, text in found]
-    return Markers(
+    return Directives(
         faults=tuple(items for kind, items in pairs if kind == "fault" and items),
-        pace={name: value for kind, items in pairs if kind == "pace" for name, value in items},
+        timing={name: value for kind, items in pairs if kind == "pace" for name, value in items},
     )
 
 
-def without_markers(prompt: str) -> str:
+def remove_directives(prompt: str) -> str:
     """The prompt as the model is to see it."""
-    return " ".join(_MARKER.sub(" ", prompt).split()) if _MARKER.search(prompt) else prompt
+    return " ".join(_DIRECTIVE.sub(" ", prompt).split()) if _DIRECTIVE.search(prompt) else prompt
 
 
 def _pair(item: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ def live(
     async def flowing(scope: Scope, receive: Receive, send: Send) -> None:
         async def write(data: bytes) -> None:
             if data:
-                await send(more(data))
+                await send(body_message(data))
 
         async def change(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,7 +44,7 @@ def live(
     return flowing
 
 
-async def taken(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+async def read_response(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
     """The whole answer of an application, nothing of it sent."""
     messages: list[Message] = []
 
@@ -63,13 +63,13 @@ async def drain(receive: Receive) -> None:
             return
 
 
-async def spaced(pieces: Iterable[bytes], gap_seconds: float, write: Write) -> None:
+async def write_spaced(pieces: Iterable[bytes], gap_seconds: float, write: Write) -> None:
     for piece in pieces:
         await write(piece)
         await asyncio.sleep(gap_seconds)
 
 
-def more(data: bytes) -> Message:
+def body_message(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 

@@ -8,8 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.sandbox.record import Exchange
 from proxy.sandbox.replies import reply
+from proxy.sandbox.request_log import Exchange
 
 #: What fal, its runners and the machines in front of them may add, and a proxy must not hand on.
 UNWANTED_HEADERS = {
@@ -49,7 +49,7 @@ class UnwantedHeaders:
         await self.app(scope, receive, add_unwanted if "sandbox" in scope else send)
 
 
-class Guard:
+class KeyCheck:
     """Lets in only `Authorization: Key <key>`; the CDN checks its own signatures and tokens."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:

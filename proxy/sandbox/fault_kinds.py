@@ -38,13 +38,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.sandbox.answers import failure, platform_failure
-from proxy.sandbox.record import Exchange
+from proxy.sandbox.asgi import Write, body_message, drain, is_comment, live, read_response, write_spaced
 from proxy.sandbox.refusals import refusal
 from proxy.sandbox.replies import reply, reply_with
-from proxy.sandbox.wire import Write, drain, is_comment, live, more, spaced, taken
+from proxy.sandbox.request_log import Exchange
 
 Params = Mapping[str, Any]
-Damage = Callable[[ASGIApp, Exchange, Params], ASGIApp]
+FaultKind = Callable[[ASGIApp, Exchange, Params], ASGIApp]
 
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
 _REFUSALS = {401: "wrong_key", 402: "payment_required", 403: "balance_used_up"}
@@ -126,12 +126,12 @@ def drop(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         if when == "before":
             await drain(receive)
             return await exchange.hang_up()
-        start, body = await taken(app, scope, receive)
+        start, body = await read_response(app, scope, receive)
         if when != "lost":
             if when == "after":
                 del MutableHeaders(scope=start)["content-length"]
             await send(start)
-            await send(more(body if when == "after" else body[: len(body) // 2]))
+            await send(body_message(body if when == "after" else body[: len(body) // 2]))
         return await exchange.hang_up()
 
     return dropped
@@ -201,7 +201,7 @@ def split(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def tear(data: bytes, write: Write) -> None:
         cuts = [found.start() + 1 for found in _MULTIBYTE.finditer(data)]
         pieces = (data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))
-        await spaced(pieces, gap, write)
+        await write_spaced(pieces, gap, write)
 
     return live(app, tear, keeps_length=True)
 
@@ -211,7 +211,7 @@ def chunk(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     gap = float(params.get("gap_seconds", 0))
 
     async def mince(data: bytes, write: Write) -> None:
-        await spaced((data[i : i + size] for i in range(0, len(data), size)), gap, write)
+        await write_spaced((data[i : i + size] for i in range(0, len(data), size)), gap, write)
 
     return live(app, mince, keeps_length=True)
 
@@ -263,7 +263,7 @@ def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     return live(app, pack, sets={"content-encoding": "gzip"})
 
 
-DAMAGES: Mapping[str, Damage] = {
+FAULT_KINDS: Mapping[str, FaultKind] = {
     damage.__name__: damage
     for damage in (
         delay, status, refuse, nginx, redirect, huge, headers, fail, drop, drop_at, stall_at, cut, hang, stall, split,
