@@ -2,7 +2,7 @@
 
 GET    /_sandbox/requests     every request received, oldest first; DELETE empties the list
 POST   /_sandbox/faults       set a fault for coming requests (see `faults` and `fault_kinds`); DELETE clears them
-POST   /_sandbox/pace         change the pace of coming jobs (see `pace`); DELETE brings the first one back
+POST   /_sandbox/pace         change the pace of coming jobs (see `timing`); DELETE brings the first one back
 GET    /_sandbox/jobs         all jobs, oldest first
 POST   /_sandbox/jobs/{id}    move a job: `{"state": s}`, where s is
                               hold                      stay where it is
