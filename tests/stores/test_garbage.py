@@ -67,7 +67,7 @@ async def _upload(stores: SqlStores) -> None:
     await stores.uploads.begin(part)
     await stores.uploads.is_current(part)
     await stores.uploads.land(part, "etag")
-    await stores.uploads.landed(part.upload)
+    await stores.uploads.list_parts(part.upload)
     await stores.uploads.finish(part.upload, 1)
     await stores.uploads.drop(part)
 
