@@ -1,8 +1,8 @@
 """What a prompt asks of the sandbox itself: `[[fault …]]` and `[[pace …]]`, taken out before the model sees it.
 
-A directive is a word and `name=value` pairs, without spaces inside a value. The first pair of a fault names it, its value
-is the fault's main parameter: `[[fault drop=before]]`, `[[fault status=503]]`, `[[fault stall=2 on=status-stream]]`. A
-fault without a main parameter stands alone: `[[fault gzip]]`.
+A directive is a word and `name=value` pairs, without spaces inside a value. The first pair of a fault names it, its
+value is the fault's main parameter: `[[fault drop=before]]`, `[[fault status=503]]`,
+`[[fault stall=2 on=status-stream]]`. A fault without a main parameter stands alone: `[[fault gzip]]`.
 """
 
 from __future__ import annotations

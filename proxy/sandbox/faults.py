@@ -1,9 +1,10 @@
 """Faults: which requests are to go wrong, and the ASGI layer that lets them.
 
 A fault comes from `POST /_sandbox/faults`, `{"fault": name, "on": {"host", "method", "path_contains", "operation"},
-"times": n or null, …parameters}`, for coming requests; or from a directive in a prompt, `[[fault name=value on=operation
-times=n …]]`. A directive acts on the request that carries it, unless `on` names an operation; on a submitted job's own
-operations (status, status-stream, result, cancel) it acts when they come. The kinds are those of `fault_kinds`.
+"times": n or null, …parameters}`, for coming requests; or from a directive in a prompt, `[[fault name=value
+on=operation times=n …]]`. A directive acts on the request that carries it, unless `on` names an operation; on a
+submitted job's own operations (status, status-stream, result, cancel) it acts when they come. The kinds are those of
+`fault_kinds`.
 
 Operations: run, stream, submit, status, status-stream, result, cancel, rest, cdn.
 """

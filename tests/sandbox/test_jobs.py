@@ -25,7 +25,9 @@ def _job(clock: MovableClock, pace: Timing = PACE, **more: float) -> Job:
     endpoint = built_in().get("fal-ai/llava-next")
     assert endpoint is not None
     work = asyncio.create_task(_answer())
-    return Job("queue", endpoint, queued_steps(pace), work, timing=pace, clock=clock.now, start_within=more.get("within"))
+    return Job(
+        "queue", endpoint, queued_steps(pace), work, timing=pace, clock=clock.now, start_within=more.get("within")
+    )
 
 
 async def test_positions_count_down_and_the_states_follow() -> None:
