@@ -1,7 +1,7 @@
 """Writes down the outcomes of calls with an Idempotency-Key, later if the database does not take them now.
 
 A call that the database made fail leaves its key in it: the repetition, at whichever process, would wait for a call
-that nobody makes any more. An answer that is not written down would be lost for the repetition.
+that has ended. An answer that is not written down would be lost for the repetition.
 """
 
 from __future__ import annotations
@@ -122,12 +122,17 @@ class OutcomeNotes:
             try:
                 await self._write_all_late()
             except StoreUnavailable as problem:
-                facts = {"outcomes": len(self._late), "problem": type(problem).__name__}
-                _log.warning("outcomes of Idempotency-Keys are written later", extra={"log_fields": facts})
+                fields = {"outcomes": len(self._late), "problem": type(problem).__name__}
+                _log.warning("outcomes of Idempotency-Keys are written later", extra={"log_fields": fields})
 
     async def _write_all_late(self) -> None:
         for job_id, note in list(self._late.items()):
-            await self._write(note)
+            try:
+                await self._write(note)
+            except StoreUnavailable:
+                # To the end: one that fails by itself does not hold up the others.
+                self._late[job_id] = self._late.pop(job_id)
+                raise
             del self._late[job_id]
             self._late_bytes -= note.size
 

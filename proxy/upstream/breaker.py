@@ -15,8 +15,9 @@ from proxy.targets import Kind
 FAILURES, WINDOW_SECONDS = 5, 30.0
 #: The pause before the next probe doubles up to this; each is varied by this fraction of itself.
 MOST_PAUSE_SECONDS, JITTER = 15.0, 0.2
-#: How long the next probe is kept for the caller who was let in for it: it is yet to be booked.
-CLAIM_SECONDS = 1.0
+#: How long the next probe is kept for the caller who was let in for it, whose call is yet to be booked, and when that
+#: caller may be let in again: some calls are never booked, and must not keep the probe from others.
+CLAIM_SECONDS, AGAIN_SECONDS = 1.0, 10.0
 #: The caller of the last probe waits longer by this fraction of the pause: others have their turn first.
 _TURN = 0.5
 _RUNS_MODEL = frozenset({Kind.RUN, Kind.STREAM})
@@ -90,8 +91,8 @@ class Breaker:
         self._first_pause = self._pause = first_pause
         self._probe_at = 0.0
         self._prober: Hashable = object()
-        self._claimant: Hashable = None
-        self._claimed_until = 0.0
+        #: When callers were let in for the next probe.
+        self._claims: dict[Hashable, float] = {}
         self._changed_at = 0.0
         #: When calls failed, each with the caller of whom it may be the fault.
         self._failures: list[tuple[float, Hashable]] = []
@@ -105,17 +106,21 @@ class Breaker:
         wait = min(self._probe_at - now, self._pause * (1 + JITTER))
         return wait + self._pause * _TURN if caller == self._prober else wait
 
-    def claimed_seconds(self, now: float, caller: Hashable = None) -> float:
-        """Seconds for which the next probe is another caller's; never longer than a claim counts."""
-        return 0.0 if caller is not None and caller == self._claimant else min(self._claimed_until - now, CLAIM_SECONDS)
+    def claimed_seconds(self, now: float, caller: Hashable) -> float:
+        """Seconds until this caller may be let in for the next probe: another one is, or it was itself."""
+        self._claims = {who: at for who, at in self._claims.items() if 0 <= now - at < AGAIN_SECONDS}
+        if caller in self._claims:
+            return self._claims[caller] + AGAIN_SECONDS - now
+        return max(self._claims.values(), default=now - CLAIM_SECONDS) + CLAIM_SECONDS - now
 
     def claim_probe(self, now: float, caller: Hashable) -> None:
-        """Keep the next probe for a caller, for a moment."""
-        self._claimant, self._claimed_until = caller, now + CLAIM_SECONDS
+        """Let a caller in for the next probe."""
+        self._claims[caller] = now
 
     def take_probe(self, now: float, caller: Hashable) -> None:
         """Note that a probe leaves, and put the next one off."""
-        self._prober, self._claimed_until = caller, now
+        self._prober = caller
+        self._claims.clear()
         self._pause = min(self._pause * 2, MOST_PAUSE_SECONDS)
         self._put_off(now)
         _log.info(

@@ -81,7 +81,7 @@ class Guard:
         now = self._clock.now()
         shut = [breaker for breaker in self._of(target) if breaker.is_open]
         for breaker in shut:
-            if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now))) > 0:
+            if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now, caller))) > 0:
                 raise _refusal(breaker, wait)
         for breaker in shut:
             breaker.claim_probe(now, caller)
@@ -93,7 +93,7 @@ class Guard:
         now = self._clock.now()
         shut = [breaker for breaker in self._of(target) if breaker.is_open]
         for breaker in shut:
-            if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now, caller))) > 0:
+            if (wait := breaker.wait(now, caller)) > 0:
                 raise _refusal(breaker, wait)
         for breaker in shut:
             breaker.take_probe(now, caller)

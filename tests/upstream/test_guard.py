@@ -167,6 +167,8 @@ def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxContr
         refusal(carol.run(), 402, "quota_exceeded", "subject")
         refusal(bob.run(), 503, "upstream_unavailable", "upstream")
         stack.clock.advance(1)
+        # However often she comes, it is the turn of others now.
+        refusal(carol.run(), 503, "upstream_unavailable", "upstream")
         assert bob.run().status_code == 200 and closed(bob) == []
 
 
