@@ -24,10 +24,10 @@ def parse_whole(text: str, most: int, least: int = 0) -> int | None:
 
 def parse_decimal(text: str, most: float) -> float | None:
     """Read a decimal number without a sign; None for any other text, or one above `most`."""
-    return clamp_number(float(text), most) if _DECIMAL.fullmatch(text) else None
+    return number_in_range(float(text), most) if _DECIMAL.fullmatch(text) else None
 
 
-def clamp_number(value: object, most: float) -> float | None:
+def number_in_range(value: object, most: float) -> float | None:
     """Return a JSON number from 0 to `most` as it is; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

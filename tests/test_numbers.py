@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.numbers import MOST, clamp_number, parse_decimal, parse_whole
+from proxy.numbers import MOST, number_in_range, parse_decimal, parse_whole
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("0099", 99), ("100", 100)])
@@ -47,7 +47,7 @@ def test_what_is_no_decimal_number(text: str) -> None:
     "value", [None, True, False, "1", [1], {}, -1, -0.001, 100.5, math.inf, -math.inf, math.nan, 10**400]
 )
 def test_what_is_out_of_bounds(value: object) -> None:
-    assert clamp_number(value, 100) is None
+    assert number_in_range(value, 100) is None
 
 
 @given(st.text(st.sampled_from("0123456789²１_+-. e"), max_size=25))

@@ -77,10 +77,10 @@ def _detail(error: Any) -> Detail:
     where: list[str | int] = ["body", *error.instance_path]
     if kind == "required":
         return {"loc": [*where, error.kind.property], "msg": "Field required", "type": "missing"}
-    return {"loc": where, "msg": _quote(error.message), "type": kind}
+    return {"loc": where, "msg": _shorten(error.message), "type": kind}
 
 
-def _quote(message: str, limit: int = 200) -> str:
+def _shorten(message: str, limit: int = 200) -> str:
     """The validator's sentence, without the megabytes of a data URI that it may quote."""
     return message if len(message) <= limit else f"{message[: limit // 2]} … {message[-limit // 2 :]}"
 

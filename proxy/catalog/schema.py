@@ -61,22 +61,22 @@ def _shape(schemas: Iterable[Any], root: Mapping[str, Any], known: dict[frozense
         return known[key]
     shape = known[key] = Shape(
         is_url=any(node.get("format") in _URL_FORMATS for node in nodes if isinstance(node.get("format"), str)),
-        is_integer=any("integer" in _list_schemas(node.get("type")) for node in nodes),
+        is_integer=any("integer" in _as_list(node.get("type")) for node in nodes),
     )
     named: dict[str, list[Any]] = {}
     for node in nodes:
         for name, inner in _mapping(node.get("properties")).items():
             named.setdefault(name, []).append(inner)
     for name, inners in named.items():
-        shape.properties[name] = _collect_named(name, _shape(inners, root, known))
-    if items := [item for node in nodes for key in ("prefixItems", "items") for item in _list_schemas(node.get(key))]:
+        shape.properties[name] = _shape_of_name(name, _shape(inners, root, known))
+    if items := [item for node in nodes for key in ("prefixItems", "items") for item in _as_list(node.get(key))]:
         shape.items = _shape(items, root, known)
     if others := [one for node in nodes for one in _other_schemas(node)]:
         shape.others = _shape(others, root, known)
     return shape
 
 
-def _collect_named(name: str, shape: Shape) -> Shape:
+def _shape_of_name(name: str, shape: Shape) -> Shape:
     """The shape under a name: a name that means a URL makes it one, without a word in the schema."""
     if shape.is_url or not is_url_name(name):
         return shape
@@ -92,7 +92,7 @@ def _resolve(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mappin
             continue
         seen.add(id(node))
         yield node
-        waiting += [one for key in _ALTERNATIVES for one in _list_schemas(node.get(key))]
+        waiting += [one for key in _ALTERNATIVES for one in _as_list(node.get(key))]
         waiting += [node.get("then"), node.get("else"), _follow_reference(node.get("$ref"), root)]
 
 
@@ -118,5 +118,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _list_schemas(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

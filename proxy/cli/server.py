@@ -32,7 +32,7 @@ def serve(
         if value is not None:
             # In the environment, so that worker processes read the same.
             os.environ[name] = str(value)
-    settings = _read_checked()
+    settings = _read_settings()
     for warning in settings.warnings:
         say(f"warning: {warning}")
     # Of this process, which supervises the workers if there are several.
@@ -86,7 +86,7 @@ def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None
 
 def check_config() -> None:
     """Check every setting and the plan file; print every problem, or 'ok'."""
-    _read_checked(warnings_too=True)
+    _read_settings(warnings_too=True)
     print("ok")
 
 
@@ -99,7 +99,7 @@ def migrate() -> None:
     print(run_on_database(run, prepare=False))
 
 
-def _read_checked(*, warnings_too: bool = False) -> Settings:
+def _read_settings(*, warnings_too: bool = False) -> Settings:
     """Read the settings and check the plan file too; print every problem and exit 1 if there is one."""
     problems: list[str] = []
     settings: Settings | None = None

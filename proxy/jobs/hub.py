@@ -152,10 +152,10 @@ class Hub:
             on_status, now = self._settlement.record_status, self._clock.now()
             watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._backoff)
             self._watches.add(id_, watch)
-            watch.start(self._is_over)
+            watch.start(self._forget_watch)
         return watch
 
-    def _is_over(self, watch: Watch) -> None:
+    def _forget_watch(self, watch: Watch) -> None:
         id_ = _id(watch.job)
         if watch.latest is not None and watch.latest.is_last:
             self._ended[id_] = watch.latest

@@ -107,7 +107,7 @@ class StreamOpener:
         try:
             response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=True))
         except ProxyError as problem:
-            self._refusal_of(problem.retry_after)
+            self._note_refusal(problem.retry_after)
             raise
         if is_event_stream(response):
             self.is_refused = False
@@ -115,10 +115,10 @@ class StreamOpener:
         await response.aclose()
         if response.status_code == 404:
             raise JobUnknown("fal does not know the job")
-        self._refusal_of(retry_after_of(response.headers))
+        self._note_refusal(retry_after_of(response.headers))
         raise StreamBroken(f"fal answered with status {response.status_code} instead of a stream")
 
-    def _refusal_of(self, retry_after: float | None) -> None:
+    def _note_refusal(self, retry_after: float | None) -> None:
         self.is_refused = True
         if retry_after:
             self._turns.postpone(min(retry_after, MOST_WAIT_SECONDS) * random.uniform(1, 1 + JITTER))

@@ -21,7 +21,7 @@ from proxy.errors import NOTHING_RAN, ProxyError
 from proxy.limits.inputs import MAX_TOKENS
 from proxy.limits.leases import LEASE_SECONDS, Leases
 from proxy.limits.quotas import MILLION, Quotas
-from proxy.numbers import clamp_number, parse_decimal
+from proxy.numbers import number_in_range, parse_decimal
 from proxy.stores.ledger import Job
 
 REMEMBERED = 50_000
@@ -161,7 +161,7 @@ class Settlement:
             return
         metrics = status.get("metrics")
         report = metrics.get("inference_time") if isinstance(metrics, dict) else None
-        seconds = _clamp_seconds(job, "seconds", report, clamp_number(report, MOST_SECONDS))
+        seconds = _accept_report(job, "seconds", report, number_in_range(report, MOST_SECONDS))
         if status.get("error") and not seconds:
             await self.free(job)
         elif self.reports_tokens(job) and not status.get("error"):
@@ -198,18 +198,18 @@ def parse_document(body: bytes) -> Any:
 
 def _seconds_of(job: Job, units: str | None) -> float | None:
     """The seconds that fal's header of billable units reports."""
-    return _clamp_seconds(job, "seconds", units, None if units is None else parse_decimal(units, MOST_SECONDS))
+    return _accept_report(job, "seconds", units, None if units is None else parse_decimal(units, MOST_SECONDS))
 
 
 def _tokens_of(job: Job, body: Any) -> int | None:
     """The output tokens that a model's answer reports."""
     stats = body.get("stats") if isinstance(body, dict) else None
     report = stats.get("num_output_tokens") if isinstance(stats, dict) else None
-    number = clamp_number(report, MAX_TOKENS)
-    return _clamp_seconds(job, "tokens", report, int(number) if number is not None and number == int(number) else None)
+    number = number_in_range(report, MAX_TOKENS)
+    return _accept_report(job, "tokens", report, int(number) if number is not None and number == int(number) else None)
 
 
-def _clamp_seconds(job: Job, what: str, report: object, number: N | None) -> N | None:
+def _accept_report(job: Job, what: str, report: object, number: N | None) -> N | None:
     """The number in a report. One that no call can have used is logged, and booked as if fal had reported none."""
     if number is None and report is not None:
         fields = {"job": job.id, "what": what, "report": repr(report)[:_MAX_SHOWN]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from proxy.numbers import clamp_number
+from proxy.numbers import number_in_range
 
 COMPLETED = "COMPLETED"
 STATES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
@@ -42,7 +42,7 @@ class Log:
 
     def add(self, lines: Iterable[Any]) -> None:
         """Take up the lines that are new: a stream that is opened again begins with those that are known."""
-        for encoded in self._drop_known([_encode_json(line) for line in lines]):
+        for encoded in self._select_new([_encode_json(line) for line in lines]):
             self._known.add(encoded)
             self._lines.append(encoded)
             self.bytes += len(encoded)
@@ -52,7 +52,7 @@ class Log:
             self.bytes -= len(oldest)
             self._gone += 1
 
-    def _drop_known(self, lines: list[bytes]) -> list[bytes]:
+    def _select_new(self, lines: list[bytes]) -> list[bytes]:
         if self._gone:
             # What stands before a line that is known is old: it was let go.
             known = [number for number, line in enumerate(lines, 1) if line in self._known]
@@ -95,7 +95,7 @@ class Update:
     @property
     def mark(self) -> str:
         """Where in a job's life this is, the same in every process: what an event stream can be resumed after."""
-        position = clamp_number(self.document.get("queue_position"), _MOST_POSITION)
+        position = number_in_range(self.document.get("queue_position"), _MOST_POSITION)
         return f"{self.state}.{'' if position is None else int(position)}.{self.lines}"
 
     def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:

@@ -163,7 +163,7 @@ class _Scan:
                 self._complain(where, f"An input may name {MAX_URLS} URLs", "too_many_urls")
             return given
         try:
-            return _check_sendable(self.plan, given, self.own_files)
+            return _to_sendable_url(self.plan, given, self.own_files)
         except ValueError as problem:
             is_picture = any("image" in str(step) for step in where)
             self._complain(where, str(problem), "image_url" if is_picture else "url")
@@ -174,7 +174,7 @@ class _Scan:
             self.problems.append(_problem(where, message, kind))
 
 
-def _check_sendable(plan: Plan, given: str, own_files: str) -> str:
+def _to_sendable_url(plan: Plan, given: str, own_files: str) -> str:
     """A URL of an input as it may be sent.
 
     Raises:

@@ -105,13 +105,13 @@ class Files:
     async def put(self, path: str, stream: AsyncIterator[bytes], content_type: str | None = None) -> StoredFile:
         """Store a file; its type is the announced one unless another comes with the bytes."""
         announced, expires_at, decision = self._announced.get(path, ("", float("inf"), "allow"))
-        file = await _fill(content_type or announced, stream)
+        file = await _store_stream(content_type or announced, stream)
         file.expires_at, file.decision = expires_at, decision
         await self._keep(path, file)
         return file
 
     async def put_part(self, upload: str, number: int, stream: AsyncIterator[bytes]) -> StoredFile:
-        file = await _fill("", stream)
+        file = await _store_stream("", stream)
         parts = self._parts.setdefault(upload, {})
         if (old := parts.get(number)) is not None:
             await old.close()
@@ -127,7 +127,7 @@ class Files:
             ValueError: a part is missing, not named, or not the one that its etag says.
         """
         parts = self._parts.get(upload, {})
-        if not parts or {_name_file(part) for part in named} != {(n, part.etag) for n, part in parts.items()}:
+        if not parts or {_parse_part(part) for part in named} != {(n, part.etag) for n, part in parts.items()}:
             raise ValueError("the parts do not match what was uploaded")
 
         async def join_parts() -> AsyncIterator[bytes]:
@@ -157,7 +157,7 @@ class Files:
         return sum(file.size for file in self._files.values() if file.is_kept)
 
 
-async def _fill(content_type: str, stream: AsyncIterator[bytes]) -> StoredFile:
+async def _store_stream(content_type: str, stream: AsyncIterator[bytes]) -> StoredFile:
     file = StoredFile(content_type)
     try:
         async for chunk in stream:
@@ -174,7 +174,7 @@ async def _close_all(files: Any) -> None:
         await file.close()
 
 
-def _name_file(part: Any) -> tuple[int, str]:
+def _parse_part(part: Any) -> tuple[int, str]:
     try:
         return int(part["partNumber"]), str(part["etag"])
     except (KeyError, TypeError, ValueError) as error:

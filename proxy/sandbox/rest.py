@@ -40,7 +40,7 @@ class Rest:
     async def initiate(self, request: Request) -> Response:
         """Both kinds of upload begin alike: where the file will be, and a signed URL that takes it."""
         body = request.scope["sandbox"].json
-        if missing := _missing_field(body, "content_type", "file_name"):
+        if missing := _refuse_missing(body, "content_type", "file_name"):
             return missing
         if request.query_params.get("storage_type", STORAGE_TYPES[0]) not in STORAGE_TYPES:
             return reply({"detail": "Unknown storage_type"}, 400)
@@ -64,10 +64,10 @@ class Rest:
 
     async def token(self, request: Request) -> Response:
         """The body is a JSON string, not an object."""
-        return _missing_field(request.scope["sandbox"].json, "allowed_apps") or reply(self._token())
+        return _refuse_missing(request.scope["sandbox"].json, "allowed_apps") or reply(self._token())
 
     async def realtime_token(self, request: Request) -> Response:
-        return _missing_field(request.scope["sandbox"].json, "allowed_apps") or reply({"token": self._token()})
+        return _refuse_missing(request.scope["sandbox"].json, "allowed_apps") or reply({"token": self._token()})
 
     async def jwks(self, request: Request) -> Response:
         return reply(self.webhooks.jwks())
@@ -76,7 +76,7 @@ class Rest:
         return self.sandbox.signer.token("jwt", TOKEN_SECONDS)
 
 
-def _missing_field(body: Any, *names: str) -> Response | None:
+def _refuse_missing(body: Any, *names: str) -> Response | None:
     """A refusal of a body without these fields: strings, but for the list of apps."""
     given = body if isinstance(body, dict) else {}
     missing = [name for name in names if not isinstance(given.get(name), list if name == "allowed_apps" else str)]

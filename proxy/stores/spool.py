@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from proxy.numbers import MOST, clamp_number
+from proxy.numbers import MOST, number_in_range
 from proxy.stores.ledger import Accept, Settle
 from proxy.targets import is_request_id
 
@@ -135,15 +135,15 @@ def _parse(job_id: str, kind: str, document: Any) -> Fact:
     if not isinstance(document, dict) or document.get("job_id") != job_id:
         raise ValueError("not an operation of that job")
     if kind == "accept":
-        request_id, expires_at = document.get("request_id"), clamp_number(document.get("expires_at"), MOST)
+        request_id, expires_at = document.get("request_id"), number_in_range(document.get("expires_at"), MOST)
         if not is_request_id(request_id) or expires_at is None:
             raise ValueError("not an acceptance")
         return Accept(job_id, request_id, expires_at)
-    used, at = document.get("used", ""), clamp_number(document.get("at"), MOST)
+    used, at = document.get("used", ""), number_in_range(document.get("at"), MOST)
     if at is None or not (used is None or (isinstance(used, dict) and all(map(_is_amount, used.values())))):
         raise ValueError("not a settlement")
     return Settle(job_id, used, at)
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int) and clamp_number(value, MOST) is not None
+    return isinstance(value, int) and number_in_range(value, MOST) is not None

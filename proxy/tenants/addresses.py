@@ -111,11 +111,11 @@ def _address(host: str) -> Address:
 def _check_public(address: Address) -> None:
     if isinstance(address, ipaddress.IPv6Address) and not (address in _UNICAST or address in _TRANSLATED):
         raise ValueError(_NOT_PUBLIC)
-    if not all(one.is_global and not one.is_multicast for one in (address, *_is_inside(address))):
+    if not all(one.is_global and not one.is_multicast for one in (address, *_embedded_addresses(address))):
         raise ValueError(_NOT_PUBLIC)
 
 
-def _is_inside(address: Address) -> list[Address]:
+def _embedded_addresses(address: Address) -> list[Address]:
     """The IPv4 addresses that an IPv6 address leads to, by translation or a tunnel."""
     if isinstance(address, ipaddress.IPv4Address):
         return []

@@ -145,7 +145,7 @@ class Directory:
         rows = await self._store.load(known.newest_revocation)
         revoked = RevokedSessions() if rows.are_all else known.revoked
         revoked.add(rows.revocations, now)
-        return _index(rows, revoked)
+        return _build_snapshot(rows, revoked)
 
     async def apply(self, file: PlanFile) -> bool:
         """Make a plan file hold; False when it did already."""
@@ -184,7 +184,7 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         _log.warning("tenants and plans could not be read again: %s", type(failure).__name__)
 
 
-def _index(rows: DirectoryRows, revoked: RevokedSessions) -> Snapshot:
+def _build_snapshot(rows: DirectoryRows, revoked: RevokedSessions) -> Snapshot:
     try:
         plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
         tenants = [Tenant.model_validate(document) for document in rows.tenants]

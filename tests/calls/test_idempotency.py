@@ -120,7 +120,7 @@ def test_a_key_is_its_callers_own(proxy: Stack, alice: Client, kind: str, reques
     key = request.node.name
     first = send(alice, kind, key)
     tokens = {
-        "another user": proxy.token("somebody else", tenant="plenty"),
+        "another user": proxy.token("another user", tenant="plenty"),
         "another tenant": proxy.token(tenant="other"),
         "the tenant itself": proxy.tenant_key("plenty"),
     }

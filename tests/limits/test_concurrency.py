@@ -98,7 +98,7 @@ def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: st
 
 def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, alice: Client) -> None:
     alice.submitted(QUEUED)
-    with Client(proxy, proxy.token("somebody else", tenant="one")) as other:
+    with Client(proxy, proxy.token("another user", tenant="one")) as other:
         job = other.submitted(QUEUED)
         full(other.submit())
         assert other.cancel(job).status_code == 202
@@ -181,7 +181,7 @@ def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alic
     assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
     full(alice.submit())
     proxy.sandbox.move_job(job, "finish")
-    wait_until(lambda: alice.slots()[0] == 0, "nobody learned of the job's end")
+    wait_until(lambda: alice.slots()[0] == 0, "the end of the job was not noticed")
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])

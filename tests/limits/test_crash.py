@@ -140,7 +140,7 @@ async def test_thirty_kills_on_postgresql_and_redis(
     async def is_quiet() -> bool:
         return postgres.ask("postgres", connected) == "0"
 
-    await wait_until_async(is_quiet, "somebody is still connected")
+    await wait_until_async(is_quiet, "a caller is still connected")
     await _judge(deployment, records, capsys)
 
 

@@ -39,7 +39,7 @@ class RedisHolder:
     @property
     def key(self) -> str:
         """The hash of its leases."""
-        return _held_leases(self.id)
+        return _held_key(self.id)
 
     async def beat(self, now: float, expires_at: float) -> Beat:
         async with translate_errors():
@@ -64,13 +64,13 @@ class RedisHolder:
 
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
         async with translate_errors():
-            found = await self._redis.hgetall(_held_leases(holder))
+            found = await self._redis.hgetall(_held_key(holder))
         return {lease.decode(): orjson.loads(keys) for lease, keys in found.items()}
 
     async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
         # At least one step, which forgets a holder without leases.
         for some in batches(leases) if leases else [leases]:
-            keys = [_HOLDERS, _held_leases(holder), *[key for keys in some.values() for key in keys]]
+            keys = [_HOLDERS, _held_key(holder), *[key for keys in some.values() for key in keys]]
             async with translate_errors():
                 await self._free(keys=keys, args=[self._time(now), expires_at - now, holder, *sizes(some)])
 
@@ -79,5 +79,5 @@ class RedisHolder:
             await self._redis.zrem(_HOLDERS, self.id)
 
 
-def _held_leases(holder: str) -> str:
+def _held_key(holder: str) -> str:
     return f"{PREFIX}held:{holder}"
