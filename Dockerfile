@@ -1,4 +1,4 @@
-# The production image: the proxy alone. The development page, the tests and every build tool stay out of it.
+# The production image: the proxy alone. The tests and every build tool stay out of it.
 
 # Both stages must start from the same image: the virtual environment points at its Python.
 # Pin it by digest where builds must repeat exactly: --build-arg PYTHON_IMAGE=docker.io/library/python:3.13-slim@sha256:…
@@ -10,30 +10,43 @@ WORKDIR /src
 
 # Dependencies first: this layer is reused until a requirement changes. They come as hashed wheels, so that nothing is
 # compiled and nothing runs while they are installed. The environment has no pip of its own: the image cannot install.
-COPY requirements/build.txt requirements/runtime.txt requirements/
+# Pillow is for the sandbox, which is no part of production, and for plans with `strip_metadata`: 22 MB. With
+# --build-arg PICTURES=on it stays. It is a dependency, as pip installs no extra by itself and `pip install fal-proxy` is
+# to give a `fal-proxy dev` that works.
+ARG PICTURES=off
+COPY requirements/build.txt requirements/runtime.txt requirements/sbom.txt requirements/
 RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt \
+ && python -m venv /opt/sbom \
+ && /opt/sbom/bin/pip install --require-hashes --only-binary :all: -r requirements/sbom.txt \
  && python -m venv --without-pip /opt/fal-proxy \
  && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install \
-      --require-hashes --only-binary :all: -r requirements/runtime.txt
+      --require-hashes --only-binary :all: -r requirements/runtime.txt \
+ && { [ "${PICTURES}" = on ] || /opt/build/bin/pip --python /opt/fal-proxy/bin/python uninstall --yes pillow; }
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY proxy/ proxy/
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
- && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install --no-deps --no-index /wheel/*.whl
+ && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install --no-deps --no-index /wheel/*.whl \
+ && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+      --output-file /opt/fal-proxy/sbom.cdx.json /opt/fal-proxy/bin/python
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=dev
+# The commit that is built; empty if it is not known.
+ARG COMMIT=
 LABEL org.opencontainers.image.title="fal-proxy" \
       org.opencontainers.image.description="Holds your FAL_KEY on the server: sessions, limits and live queue updates" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.vendor="The fal-proxy authors" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}"
 
 COPY --from=build /opt/fal-proxy /opt/fal-proxy
 
 # The one directory that is written to: without PROXY_DATABASE_URL the SQLite file comes to lie in it. The root file
-# system may be read-only.
-RUN install -d -o 10001 -g 10001 -m 0750 /data
+# system may be read-only. OpenShift runs the image as another user, of the group 0.
+RUN install -d -o 10001 -g 0 -m 0770 /data
 VOLUME ["/data"]
 WORKDIR /data
 
@@ -47,6 +60,7 @@ ENV PATH=/opt/fal-proxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PROXY_STATE_DIR=/data \
+    PROXY_COMMIT=${COMMIT} \
     PROXY_HOST=0.0.0.0 \
     PROXY_PORT=8787
 

@@ -8,6 +8,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
+# Each process of the tests would compile all of them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,10 +20,19 @@ PIP_HASHED := $(PIP) install --require-hashes --no-deps
 PAGE := proxy/playground/web
 BUNDLE := $(PAGE)/static/bundle/main.js
 PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
+# The viewer of /docs, from a package.
+VIEWER := proxy/routes/openapi/viewer/bundle
+VIEWER_FILES := swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css LICENSE NOTICE
 # Programs outside Python, each with the Debian package that brings it.
 TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-headless mvn:maven go:golang chromium:chromium \
-  nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql pgbouncer:pgbouncer
+  nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql pgbouncer:pgbouncer \
+  promtool:prometheus sqlite3:sqlite3 caddy:caddy
 BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
+
+# Distributions build CPython with profile-guided optimisation, and so is the image's; one built by hand often is not, which
+# flatters nobody. `make bench BENCH_PYTHON=…` measures with another.
+BENCH_PYTHON ?= $(firstword $(wildcard $(addprefix /usr/bin/python3.,14 13 12 11)) $(PYTHON))
+BENCH := .tools/bench-python
 
 # Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built, and
 # the files keep the order of tests/support/order.py, the longest first.
@@ -29,23 +40,41 @@ WORKERS ?= 3
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fal-proxy:latest
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
+BUILD_FACTS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
+PLATFORMS ?= linux/amd64,linux/arm64
 IMAGE_BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
 
 ##@ Use
 
 .PHONY: run
-run: .venv/.runtime $(BUNDLE) ## Start everything on this machine; with FAL_KEY set it talks to fal, else to the sandbox
+run: .venv/.runtime $(BUNDLE) $(VIEWER)/LICENSE ## Start everything on this machine; with FAL_KEY set it talks to fal, else to the sandbox
 	@exec $(BIN)/fal-proxy dev
 
 .PHONY: image
-image: ## Build the production image (IMAGE=fal-proxy:latest)
+image: $(BUNDLE) $(VIEWER)/LICENSE ## Build the production image (IMAGE=fal-proxy:latest)
 	@test -n "$(IMAGE_BUILDER)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
-	$(IMAGE_BUILDER) build -t $(IMAGE) --build-arg VERSION=$(VERSION) .
+	$(IMAGE_BUILDER) build -t $(IMAGE) $(BUILD_FACTS) .
+
+.PHONY: image-push
+image-push: $(BUNDLE) $(VIEWER)/LICENSE ## Build it for amd64 and arm64 and push it (IMAGE=registry.example.com/fal-proxy:1.0)
+	docker buildx build --platform $(PLATFORMS) -t $(IMAGE) $(BUILD_FACTS) --sbom=true --provenance=true --push .
+
+.PHONY: sbom
+sbom: .venv/.dev ## List the packages that a server runs on, with their versions, in build/sbom.cdx.json (CycloneDX)
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python build/server
+	@$(BIN)/uv pip install -q --python build/server/bin/python --require-hashes --no-deps -r requirements/runtime.txt
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file build/sbom.cdx.json build/server/bin/python
+
+.PHONY: docs
+docs: .venv/.dev ## Build the documentation's site into build/site
+	@$(BIN)/python -m mkdocs build --strict
 
 ##@ Check
 
 .PHONY: test
-test: tools .venv/.dev $(BUNDLE) clients lint types page-types ## Install what the tests need, then run all of them
+test: tools .venv/.dev bundle clients lint types page-types ## Install what the tests need, then run all of them
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
@@ -54,8 +83,8 @@ test-fast: lint types ## Lint, types and the tests that need nothing but Python:
 
 .PHONY: lint
 lint: .venv/.dev ## Ruff over everything
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --check --no-cache --quiet .
 
 .PHONY: types
 types: .venv/.dev ## mypy, strict, over proxy/
@@ -66,11 +95,10 @@ page-types: $(PAGE)/node_modules/.installed ## The TypeScript compiler over the 
 	@cd $(PAGE) && npm run --silent check
 
 .PHONY: bench
-bench: .venv/.dev ## Compare with the official proxy and nginx, and tell what the limits cost; prints ratios
+bench: $(BENCH)/.installed ## Compare with the official proxy and nginx, and tell what the limits cost; prints ratios
 	@tests/tools/apt.sh $(BENCH_PROGRAMS)
-	@$(BIN)/python -m tests.bench
-	@$(BIN)/python -m tests.bench.limits
-	@$(BIN)/python -m tests.bench.uploads
+	@set -e; for part in tests.bench tests.bench.limits tests.bench.endurance tests.bench.uploads; do \
+	  $(BENCH)/bin/python -m $$part; done
 
 .PHONY: soak
 soak: .venv/.dev ## Ten minutes of hundreds of jobs and a restart: nothing is lost, nothing accumulates (MINUTES=10)
@@ -85,9 +113,10 @@ fuzz: .venv/.dev ## A quarter of an hour of broken HTTP, lying JSON and mutated 
 ##@ Prepare
 
 .PHONY: tools
-tools: ## The programs outside Python that the tests drive (Debian packages when root, helm by Go)
+tools: ## The programs outside Python that the tests drive (Debian packages when root, helm and kubeconform by Go)
 	@tests/tools/apt.sh $(TEST_PROGRAMS)
 	@tests/tools/helm.sh
+	@tests/tools/kubeconform.sh
 
 .PHONY: clients
 clients: .venv/.dev ## The published fal clients and the official proxy that the tests run
@@ -95,18 +124,19 @@ clients: .venv/.dev ## The published fal clients and the official proxy that the
 	@$(BIN)/python -m tests.comparison.install
 
 .PHONY: bundle
-bundle: $(BUNDLE) ## The development page's script, with the published fal client in it
+bundle: $(BUNDLE) $(VIEWER)/LICENSE ## The playground's script, with the fal client in it, and the viewer of /docs
 
 .PHONY: requirements
 requirements: $(BIN)/uv ## Pin pyproject.toml's dependencies again, with hashes (UPGRADE=--upgrade for newer ones)
 	@compile="$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate $(UPGRADE)"; \
 	$$compile pyproject.toml -o requirements/runtime.txt; \
 	$$compile pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
-	$(BIN)/python requirements/build.py | $$compile - -c requirements/dev.txt -o requirements/build.txt
+	$(BIN)/python requirements/build.py | $$compile - -c requirements/dev.txt -o requirements/build.txt; \
+	$$compile --group sbom -c requirements/dev.txt -o requirements/sbom.txt
 
 .PHONY: clean
 clean: ## Remove everything that was installed or built
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(PAGE)/static/bundle
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(PAGE)/static/bundle $(VIEWER)
 	find . -name node_modules -prune -exec rm -rf {} +
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -132,6 +162,15 @@ help: ## This list
 	@$(PIP_HASHED) -r requirements/dev.txt
 	@touch $@
 
+# The same packages as in .venv, on the interpreter that the benchmarks use.
+$(BENCH)/.installed: .venv/.dev
+	@echo "Installing the hashed requirements for $(BENCH_PYTHON)" >&2
+	@$(BIN)/uv venv -q --clear --seed --python $(BENCH_PYTHON) $(BENCH)
+	@$(BIN)/uv pip install -q --python $(BENCH)/bin/python --require-hashes --no-deps -r requirements/build.txt \
+	  -r requirements/runtime.txt -r requirements/dev.txt
+	@$(BIN)/uv pip install -q --python $(BENCH)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
 # Only `make requirements` needs it before the requirements can be installed.
 $(BIN)/uv: | .venv/.created
 	@$(PIP) install uv
@@ -143,4 +182,9 @@ $(PAGE)/node_modules/.installed: $(PAGE)/package.json $(PAGE)/package-lock.json
 
 $(BUNDLE): $(PAGE)/node_modules/.installed $(PAGE_SOURCES)
 	@cd $(PAGE) && npm run --silent build >&2
+	@touch $@
+
+$(VIEWER)/LICENSE: $(PAGE)/node_modules/.installed
+	@mkdir -p $(VIEWER)
+	@cp $(VIEWER_FILES:%=$(PAGE)/node_modules/swagger-ui-dist/%) $(VIEWER)/
 	@touch $@

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.background import Background
 from proxy.calls.poll_cache import RepeatedPolls
 from proxy.clock import Clock, SystemClock
 from proxy.container import Container
@@ -18,6 +21,7 @@ from proxy.http.body_memory import BodyMemory
 from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
 from proxy.http.middleware import BodyLimit, Errors, RequestContext
+from proxy.http.refused_origins import RefusedOrigins
 from proxy.limits.refusals import RefusalBudget
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.reload import Reloader
@@ -25,21 +29,28 @@ from proxy.routes import uploads
 from proxy.routes.operations import livez_route
 from proxy.settings import Settings
 from proxy.startup import Startup
+from proxy.stores.audit import Author
 from proxy.stores.base import Stores
 from proxy.stores.batching import LedgerTimeouts
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.counters.base import Counters
+from proxy.stores.counters import Counters
+from proxy.stores.memory import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.surfaces import operators_routes, public_routes
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.loop_lag import LoopLag
+from proxy.telemetry.metrics import LiveValues, Metrics
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
+from proxy.tenants.removal import finish_interrupted
+from proxy.tracing import open_traces, trace_calls, trace_requests
 from proxy.upstream.client import Timeouts, Upstream
 from proxy.upstream.guard import Guard
+from proxy.upstream.refusals import Reason
 from proxy.upstream.transport import EngineTransport
 
 if TYPE_CHECKING:
     import httpx
+
+    from proxy.telemetry.traces import Traces
 
 
 def create_app(
@@ -55,7 +66,7 @@ def create_app(
     reconciles: bool = True,
     read_settings: Callable[[], Settings] | None = None,
     ledger_timeouts: LedgerTimeouts | None = None,
-    page: ASGIApp | None = None,
+    issuer_tls: ssl.SSLContext | None = None,
 ) -> Starlette:
     """The proxy as an ASGI application.
 
@@ -63,6 +74,7 @@ def create_app(
         transport: how fal is reached; the fast one if not given.
         timeouts: how long fal may be silent; for tests that cannot wait that long.
         ledger_timeouts: how long callers wait for the ledger; for such tests too.
+        issuer_tls: what verifies the servers of issuers' keys, if not what verifies fal.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.
@@ -70,7 +82,6 @@ def create_app(
             leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
         drain: what tells of the end of this process; one that only the server starts if not given.
-        page: answers what no route does, with a page that is served beside the proxy.
         read_settings: reads the settings again, for a server that reloads them; without it, none can.
 
     Raises:
@@ -78,33 +89,34 @@ def create_app(
     """
     # Long: it names every part that its caller may put in.
     file, catalog = read_file(settings.config_path)
-    metrics, clock = Metrics(), clock or SystemClock()
-    guard = Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds)
-    transport = transport or EngineTransport(idle_seconds=settings.fal.idle_seconds)
+    metrics, clock = Metrics(settings.commit), clock or SystemClock()
+    metrics.expect_upstream_refusals(Reason)
+    waited = metrics.queue_seconds.of("upstream").observe
+    guard = Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds, waited)
+    traces = open_traces(settings.traces)
+    engine = trace_requests(transport or EngineTransport(idle_seconds=settings.fal.idle_seconds), traces)
     parts = Container(
         settings=settings,
         catalog=catalog,
         metrics=metrics,
-        upstream=Upstream(settings.fal, transport, timeouts, guard),
-        stores=stores or SqlStores.of(settings.stores),
-        counters=counters or open_counters(settings),
+        upstream=Upstream(settings.fal, engine, timeouts, guard, metrics.count_upstream),
+        stores=stores or SqlStores.of(settings.stores, metrics.store_seconds),
+        counters=counters or open_counters(settings, metrics),
         clock=clock,
         drain=drain or Drain(settings.server.drain_seconds),
         ledger_timeouts=ledger_timeouts,
+        issuer_tls=issuer_tls,
     )
     _observe(parts)
     reloader = read_settings and _reloader(parts, read_settings)
     app = Application(
         operations=_operations(parts) if settings.server.ops_port else None,
         routes=public_routes(parts),
-        middleware=_middleware(parts),
-        lifespan=_lifespan(parts, plan_file or file, reloader, reconciles=reconciles),
+        middleware=_middleware(parts, traces=traces),
+        lifespan=_lifespan(parts, plan_file or file, reloader, traces, reconciles=reconciles),
     )
     # The fal clients follow redirects with all their headers, so none is ever sent.
     app.router.redirect_slashes = False
-    if page is not None:
-        # Not mounted at "/": a mount there would answer wrong methods of other routes.
-        app.router.default = page
     return app
 
 
@@ -138,20 +150,28 @@ class ByListener:
         return app(scope, receive, send)
 
 
-def open_counters(settings: Settings) -> Counters:
+def open_counters(settings: Settings, metrics: Metrics) -> Counters:
     """Give the counters that the settings name."""
     if settings.stores.redis_url is None:
         return MemoryCounters()
     # Imported here: its client library takes memory that a proxy without Redis has better uses for.
-    from proxy.stores.counters.redis import RedisCounters
+    from proxy.stores.redis.measured import MeasuredRedisCounters
 
-    return RedisCounters(settings.stores.redis_url.reveal())
+    return MeasuredRedisCounters(settings.stores.redis_url.reveal(), metrics.store_seconds)
 
 
 def _observe(parts: Container) -> None:
     """Let the metrics read what the parts hold."""
     hub, streams, breakers = parts.hub, parts.streams, parts.upstream.guard.open_names
-    parts.metrics.gauge(lambda: len(hub), lambda: streams.total, lambda: len(breakers()), parts.quotas.waiting)
+    parts.metrics.gauge(
+        LiveValues(
+            watched_jobs=lambda: len(hub),
+            open_streams=lambda: streams.total,
+            open_breakers=lambda: len(breakers()),
+            deferred=parts.quotas.waiting,
+            max_streams=parts.settings.server.max_streams,
+        )
+    )
 
 
 def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
@@ -162,10 +182,12 @@ def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reload
         catalog=parts.catalog,
         upstream=parts.upstream,
         sessions=parts.sessions,
-        admin_token=parts.admin_token,
+        admin_tokens=parts.admin_tokens,
         poll_cache=parts.poll_cache,
         stream_guard=parts.stream_guard,
         metrics=parts.metrics,
+        audit=parts.stores.audit,
+        clock=parts.clock,
     )
 
 
@@ -177,13 +199,14 @@ def _operations(parts: Container) -> Application:
     return app
 
 
-def _middleware(parts: Container, *, is_public: bool = True) -> list[Middleware]:
+def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | None = None) -> list[Middleware]:
     """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
     server, metrics, drain = parts.settings.server, parts.metrics, parts.drain
     memory = parts.body_memory if is_public else BodyMemory(server.max_body_memory)
     budget = RefusalBudget(server.refusals_per_address, parts.clock, parts.authenticator.recognize, metrics.unheard.inc)
     context = Middleware(RequestContext, metrics=metrics, drain=drain, body_memory=memory, budget=budget)
-    errors = Middleware(Errors, metrics=metrics, drain=drain, budget=budget)
+    origins = RefusedOrigins(metrics)
+    errors = Middleware(Errors, metrics=metrics, drain=drain, budget=budget, origins=origins)
     is_file = uploads.carries_file if is_public else lambda path: False
     limit = Middleware(BodyLimit, max_bytes=server.max_body_bytes, is_file=is_file, body_memory=memory)
     if not is_public:
@@ -192,8 +215,10 @@ def _middleware(parts: Container, *, is_public: bool = True) -> list[Middleware]
     cors = Middleware(
         Cors,
         is_allowed=lambda origin: origin in server.allowed_origins or origin in parts.directory.latest.origins,
+        list_allowed=lambda: server.allowed_origins | parts.directory.latest.origins,
         metrics=metrics,
         check=budget.check,
+        origins=origins,
     )
     cdn = Middleware(CdnTargets, files=parts.files, public_url=server.public_url)
     repeated = Middleware(
@@ -203,19 +228,39 @@ def _middleware(parts: Container, *, is_public: bool = True) -> list[Middleware]
         limiter=parts.limiter,
         settlement=parts.settlement,
     )
-    return [context, cors, errors, cdn, limit, repeated]
+    tracing = trace_calls(traces, parts.authenticator.recognize)
+    return [context, *tracing, cors, errors, cdn, limit, repeated]
+
+
+async def _prepare(parts: Container, file: PlanFile) -> None:
+    await parts.stores.prepare()
+    # A reload may have applied a newer file meanwhile.
+    if not parts.directory.is_open:
+        await finish_interrupted(parts.stores.directory, parts.stores.removal)
+        await parts.directory.apply(file, by=Author.of_process("server:start", parts.clock.now()))
+
+
+async def _close(parts: Container, background: Background) -> None:
+    """Close each part before those that it works with."""
+    await parts.stream_guard.close()
+    await parts.hub.close()
+    await background.close()
+    await parts.idempotency.close()
+    await parts.quotas.close()
+    await parts.directory.close()
+    await parts.identity_tokens.close()
+    await parts.guest_proofs.close()
+    await parts.leases.keeper.close()
+    await parts.counters.close()
+    await parts.upstream.close()
+    await parts.stores.close()
 
 
 def _lifespan(
-    parts: Container, file: PlanFile, reloader: Reloader | None, *, reconciles: bool
+    parts: Container, file: PlanFile, reloader: Reloader | None, traces: Traces | None, *, reconciles: bool
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
-    async def prepare() -> None:
-        await parts.stores.prepare()
-        # A reload may have applied a newer file meanwhile.
-        if not parts.directory.is_open:
-            await parts.directory.apply(file)
-
-    startup = Startup(prepare)
+    startup, background = Startup(partial(_prepare, parts, file)), Background(parts)
+    loop_lag = LoopLag(parts.metrics.loop_lag.of().observe)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -223,10 +268,10 @@ def _lifespan(
         parts.quotas.start()
         await parts.leases.keeper.start()
         if reconciles:
-            parts.reconciler.start()
-            parts.cleaner.start()
+            background.start()
         parts.hub.start()
         parts.stream_guard.start()
+        loop_lag.start()
         try:
             # This is how ASGI hands the server something.
             yield {"drain": parts.drain, "metrics": parts.metrics, "reload": reloader and reloader.request}
@@ -236,16 +281,9 @@ def _lifespan(
             await startup.close()
             if reloader is not None:
                 await reloader.close()
-            await parts.stream_guard.close()
-            await parts.hub.close()
-            await parts.reconciler.close()
-            await parts.cleaner.close()
-            await parts.idempotency.close()
-            await parts.quotas.close()
-            await parts.directory.close()
-            await parts.leases.keeper.close()
-            await parts.counters.close()
-            await parts.upstream.close()
-            await parts.stores.close()
+            loop_lag.close()
+            await _close(parts, background)
+            if traces is not None:
+                await traces.close()
 
     return lifespan

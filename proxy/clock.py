@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -15,3 +16,8 @@ class Clock(Protocol):
 class SystemClock:
     def now(self) -> float:
         return time.time()
+
+
+def to_iso(seconds: float, timespec: str = "seconds") -> str:
+    """Write a moment as ISO 8601 in UTC, with an offset and not a `Z`, which Python 3.10 cannot read."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec)

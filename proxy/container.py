@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import cached_property
 
 from slowapi import Limiter
 
-from proxy.auth.admin_token import AdminToken
+from proxy.auth.admin_tokens import AdminTokens
 from proxy.auth.authenticator import Authenticator
+from proxy.auth.identity import IdentityTokens
+from proxy.auth.issuer_keys import KeySources
+from proxy.auth.key_fetcher import KeyFetcher
+from proxy.auth.proofs import GuestProofs
 from proxy.auth.sessions import Sessions
 from proxy.calls.admission import Admission
 from proxy.calls.handler import Handlers, new_handlers
@@ -20,11 +25,10 @@ from proxy.clock import Clock
 from proxy.drain import Drain
 from proxy.http.body_memory import BodyMemory
 from proxy.jobs.fal_queue import FalQueue
+from proxy.jobs.grace import GracePeriod
 from proxy.jobs.hub import Hub
 from proxy.jobs.ownership import Ownership
-from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.results import ResultCache
-from proxy.jobs.retention import Cleaner
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.watches import watches_per_tenant
 from proxy.limits.leases import Leases
@@ -33,20 +37,18 @@ from proxy.limits.rates import RateLimiter, flood_guard
 from proxy.limits.retries import RetryAllowance
 from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
+from proxy.pictures.cleaner import PictureCleaner
+from proxy.pictures.data_uris import InputPictures
 from proxy.settings import Settings
 from proxy.stores.base import Stores
 from proxy.stores.batching import LedgerTimeouts
-from proxy.stores.counters.base import Counters
+from proxy.stores.counters import Counters
+from proxy.stores.ledger_metrics import LedgerMetrics
 from proxy.stores.spool import Spool
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
-from proxy.uploads.destinations import Destinations
-from proxy.uploads.new_files import NewFiles
-from proxy.uploads.part_attempts import PartAttempts
-from proxy.uploads.parts import Parts
-from proxy.uploads.slots import Slots
-from proxy.uploads.transfer import Transfers
-from proxy.uploads.whole_files import WholeFiles
+from proxy.uploads.services import UploadServices
+from proxy.uploads.sniffing import recognise
 from proxy.upstream.client import Upstream
 from proxy.upstream.file_urls import FileUrls
 
@@ -58,6 +60,7 @@ class Container:
 
     Args:
         ledger_timeouts: how long callers wait for the ledger; the default if None.
+        issuer_tls: what verifies the servers of issuers' keys; as for fal if None.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Container:
         clock: Clock,
         drain: Drain,
         ledger_timeouts: LedgerTimeouts | None = None,
+        issuer_tls: ssl.SSLContext | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -83,13 +87,16 @@ class Container:
         self.drain = drain
         self.public_url = settings.server.public_url
         self._ledger_timeouts = ledger_timeouts
+        self._issuer_tls = issuer_tls
         self._fails_open = settings.stores.rate_limit_on_error == "open"
 
     # Who asks.
 
     @cached_property
     def directory(self) -> Directory:
-        return Directory(self.stores.directory, self.clock, is_open=False)
+        directory = Directory(self.stores.directory, self.clock, is_open=False)
+        directory.listen(lambda snapshot: self.catalog.set_prices(snapshot.prices))
+        return directory
 
     @cached_property
     def sessions(self) -> Sessions:
@@ -97,11 +104,22 @@ class Container:
 
     @cached_property
     def authenticator(self) -> Authenticator:
-        return Authenticator(self.sessions, self.directory, self.settings, self.clock)
+        return Authenticator(
+            self.sessions, self.identity_tokens, self.directory, self.stores.ledger, self.settings, self.clock
+        )
 
     @cached_property
-    def admin_token(self) -> AdminToken:
-        return AdminToken(self.settings.sessions.admin_token)
+    def identity_tokens(self) -> IdentityTokens:
+        fetcher = KeyFetcher(self.settings.sessions.issuer_networks, self._issuer_tls)
+        return IdentityTokens(KeySources(fetcher.fetch, self.clock), self.clock)
+
+    @cached_property
+    def guest_proofs(self) -> GuestProofs:
+        return GuestProofs(self.settings, self.sessions, self.counters, self.clock, self._issuer_tls)
+
+    @cached_property
+    def admin_tokens(self) -> AdminTokens:
+        return AdminTokens(self.settings.sessions.admin_token, self.stores.admin_tokens, self.clock)
 
     # How much they may ask.
 
@@ -122,7 +140,9 @@ class Container:
     @cached_property
     def quotas(self) -> Quotas:
         spool = Spool(self.settings.stores.spool_folder)
-        return Quotas(self.stores.ledger, self.clock, self._ledger_timeouts, spool)
+        metrics, list_granted = LedgerMetrics(self.metrics), lambda: self.directory.latest.granted
+        ledger, grants, learned = self.stores.ledger, self.stores.grants, self.stores.learned
+        return Quotas(ledger, self.clock, self._ledger_timeouts, spool, metrics, grants, list_granted, learned)
 
     @cached_property
     def retries(self) -> RetryAllowance:
@@ -149,11 +169,16 @@ class Container:
 
     @cached_property
     def owners(self) -> Ownership:
-        return Ownership(self.stores.ledger)
+        return Ownership(self.stores.ledger, self.directory)
+
+    @cached_property
+    def grace(self) -> GracePeriod:
+        return GracePeriod(self.authenticator, self.owners)
 
     @cached_property
     def settlement(self) -> Settlement:
-        return Settlement(self.quotas, self.leases, self.catalog, self.clock)
+        queued = self.metrics.queue_seconds.of("fal").observe
+        return Settlement(self.quotas, self.leases, self.catalog, self.clock, queued)
 
     @cached_property
     def queue(self) -> FalQueue:
@@ -169,16 +194,6 @@ class Container:
             self.drain,
             most_per_tenant=lambda: watches_per_tenant(len(self.directory.latest.tenants)),
         )
-
-    @cached_property
-    def reconciler(self) -> Reconciler:
-        ledger, is_watching = self.stores.ledger, self.hub.is_watching
-        return Reconciler(ledger, self.upstream, self.queue, self.settlement, self.leases, self.clock, is_watching)
-
-    @cached_property
-    def cleaner(self) -> Cleaner:
-        seconds = self.settings.stores.retention_seconds
-        return Cleaner(self.stores.retention, self.clock, seconds, self.metrics.rows_removed)
 
     # Calls.
 
@@ -197,7 +212,12 @@ class Container:
             self.drain,
             self.files,
             self.upstream.guard,
+            InputPictures(self.picture_cleaner),
         )
+
+    @cached_property
+    def picture_cleaner(self) -> PictureCleaner:
+        return PictureCleaner(self.settings.server.picture_processes, recognise)
 
     @cached_property
     def idempotency(self) -> Idempotency:
@@ -242,29 +262,16 @@ class Container:
     # Uploads.
 
     @cached_property
-    def destinations(self) -> Destinations:
-        return Destinations(self.upstream, self.files)
-
-    @cached_property
-    def slots(self) -> Slots:
-        return Slots(self.stores.uploads, self.directory, self.clock)
-
-    @cached_property
-    def part_attempts(self) -> PartAttempts:
-        return PartAttempts(self.stores.uploads, self.directory)
-
-    @cached_property
-    def transfers(self) -> Transfers:
-        return Transfers(self.quotas, self.stores.ledger, self.retries, self.clock)
-
-    @cached_property
-    def parts(self) -> Parts:
-        return Parts(self.upstream, self.stores.uploads, self.part_attempts, self.transfers)
-
-    @cached_property
-    def whole_files(self) -> WholeFiles:
-        return WholeFiles(self.upstream, self.stores.uploads, self.part_attempts, self.transfers, self.retries)
-
-    @cached_property
-    def new_files(self) -> NewFiles:
-        return NewFiles(self.upstream, self.destinations, self.transfers, self.authenticator, self.body_memory)
+    def uploads(self) -> UploadServices:
+        return UploadServices(
+            upstream=self.upstream,
+            files=self.files,
+            stores=self.stores,
+            directory=self.directory,
+            authenticator=self.authenticator,
+            quotas=self.quotas,
+            retries=self.retries,
+            body_memory=self.body_memory,
+            cleaner=self.picture_cleaner,
+            clock=self.clock,
+        )

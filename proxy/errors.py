@@ -1,4 +1,4 @@
-"""The tree of failures that are expected, and the one function that turns any of them into a response.
+"""The tree of failures that are expected; http/error_response.py turns any of them into a response.
 
     ProxyError
     ├── BadTarget                400  bad_target            the wanted fal URL cannot be understood, or may not be
@@ -6,11 +6,15 @@
     ├── WebhookNotAllowed        400  webhook_not_allowed
     ├── Unauthenticated          401  unauthenticated
     │   ├── SessionExpired            session_expired
-    │   └── SessionRevoked            session_revoked
+    │   ├── SessionRevoked            session_revoked
+    │   ├── InvalidToken              invalid_token         an identity token; an expired one is a SessionExpired too
+    │   ├── ProofRequired             proof_required        a guest without the proof that its tenant wants
+    │   └── ProofInvalid              proof_invalid
     ├── QuotaExceeded            402  quota_exceeded        not 429: the fal clients repeat a 429 up to ten times
     ├── NotAllowed               403  not_allowed
     │   ├── EndpointNotAllowed        endpoint_not_allowed
-    │   └── OriginNotAllowed          origin_not_allowed
+    │   ├── OriginNotAllowed          origin_not_allowed
+    │   └── TenantSuspended           tenant_suspended      the operator has switched the tenant off
     ├── NotFound                 404  not_found             an unknown job, and another user's job, alike
     ├── MethodNotAllowed         405  method_not_allowed
     ├── RequestTimeout           408  request_timeout       the head of a request did not end in time
@@ -31,6 +35,8 @@
         ├── UpstreamAccountLocked     upstream_account_locked  also when its balance is used up
         ├── UpstreamBusy              upstream_busy         a limit of fal's own
         ├── StoreUnavailable          store_unavailable
+        ├── IdentityUnavailable       identity_unavailable  the keys of a token's issuer cannot be had
+        ├── ProofUnavailable          proof_unavailable     the verifier of a guest's proof gives no valid answer
         ├── Overloaded                overloaded            the bodies of all requests take too much memory
         ├── TooManyConnections        too_many_connections
         └── Draining                  draining
@@ -44,8 +50,7 @@ from __future__ import annotations
 import math
 from typing import Any, TypedDict
 
-import orjson
-from starlette.responses import Response
+from proxy.origins import OriginRefusal
 
 
 class Detail(TypedDict):
@@ -111,6 +116,18 @@ class SessionRevoked(Unauthenticated):
     code = "session_revoked"
 
 
+class InvalidToken(Unauthenticated):
+    code = "invalid_token"
+
+
+class ProofRequired(Unauthenticated):
+    code = "proof_required"
+
+
+class ProofInvalid(Unauthenticated):
+    code = "proof_invalid"
+
+
 class QuotaExceeded(ProxyError):
     status, code = 402, "quota_exceeded"
 
@@ -124,7 +141,17 @@ class EndpointNotAllowed(NotAllowed):
 
 
 class OriginNotAllowed(NotAllowed):
+    """A page may not call. `refusal` is for the log: the page does not learn who may."""
+
     code = "origin_not_allowed"
+
+    def __init__(self, message: str, refusal: OriginRefusal | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class TenantSuspended(NotAllowed):
+    code = "tenant_suspended"
 
 
 class NotFound(ProxyError):
@@ -232,6 +259,14 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class IdentityUnavailable(Unavailable):
+    code = "identity_unavailable"
+
+
+class ProofUnavailable(Unavailable):
+    code = "proof_unavailable"
+
+
 class Overloaded(Unavailable):
     code = "overloaded"
 
@@ -246,18 +281,6 @@ class Draining(Unavailable):
 
 #: The failures of a call at fal that ran nothing there, and so cost nothing.
 NOTHING_RAN = (UpstreamUnavailable, UpstreamAccountLocked, UpstreamBusy, UpstreamRejectedKey, UpstreamRefusedEndpoint)
-
-
-def respond(error: ProxyError, request_id: str) -> Response:
-    """The one way from a failure to an answer: always the same JSON shape, with the headers that mirror it."""
-    body = error.body() | {"request_id": request_id}
-    headers = {**error.headers, "x-fal-error-type": error.code}
-    if error.scope is not None:
-        body["scope"] = error.scope
-    if error.retry_after is not None:
-        body["retry_after"] = error.retry_after
-        headers["retry-after"] = str(error.retry_after)
-    return Response(orjson.dumps(body), error.status, headers, media_type="application/json")
 
 
 def without_frames(error: Exception) -> Exception:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 #: The ports that a browser leaves out.
@@ -55,3 +57,18 @@ def _shorten_ipv4(name: str) -> str:
         return socket.inet_ntoa(socket.inet_aton(name.rstrip(".")))
     except OSError:
         raise ValueError(f"{name!r} is not an IP address") from None
+
+
+class OriginRefusal(NamedTuple):
+    """What an operator has to know of a page that was refused for its origin.
+
+    Attributes:
+        check: what was refused: `preflight`, `cookie` or `guest`.
+        list_allowed: gives the origins that may. It is asked for a line of the log only, as there may be very many.
+        setting: what to change if the page may call.
+    """
+
+    check: str
+    origin: str
+    list_allowed: Callable[[], Collection[str]]
+    setting: str

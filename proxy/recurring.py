@@ -41,6 +41,6 @@ class Recurring:
             try:
                 await self._work()
             except ProxyError as problem:
-                _log.warning("%s postponed", self._name, extra={"log_fields": {"problem": problem.code}})
+                _log.warning("work postponed", extra={"log_fields": {"work": self._name, "problem": problem.code}})
             except Exception:
-                _log.exception("%s failed", self._name)
+                _log.exception("work failed", extra={"log_fields": {"work": self._name}})

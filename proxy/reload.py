@@ -10,13 +10,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from proxy.auth.admin_token import AdminToken
+from proxy.auth.admin_tokens import AdminTokens
 from proxy.auth.sessions import Sessions
 from proxy.calls.poll_cache import PollCache
 from proxy.catalog import Catalog
+from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.limits.stream_guard import StreamGuard
 from proxy.settings import Settings, SettingsError
+from proxy.stores.audit import Author, Change
+from proxy.stores.audit_store import AuditStore
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
@@ -42,10 +45,12 @@ class Reloader:
         catalog: Catalog,
         upstream: Upstream,
         sessions: Sessions,
-        admin_token: AdminToken,
+        admin_tokens: AdminTokens,
         poll_cache: PollCache,
         stream_guard: StreamGuard,
         metrics: Metrics,
+        audit: AuditStore,
+        clock: Clock,
     ) -> None:
         self._started_with = settings
         self._current = settings
@@ -54,10 +59,12 @@ class Reloader:
         self._catalog = catalog
         self._upstream = upstream
         self._sessions = sessions
-        self._admin_token = admin_token
+        self._admin_tokens = admin_tokens
         self._poll_cache = poll_cache
         self._stream_guard = stream_guard
         self._metrics = metrics
+        self._audit = audit
+        self._clock = clock
         self._is_requested = False
         self._running: asyncio.Task[None] | None = None
 
@@ -90,9 +97,12 @@ class Reloader:
     async def _reload(self) -> None:
         # In a thread: a plan file of many tenants takes a second to read.
         settings, file, catalog = await asyncio.to_thread(self._read)
-        has_changed = settings.config_path is not None and await self._directory.apply(file)
+        author = Author.of_process("server:reload", self._clock.now())
+        has_changed = settings.config_path is not None and await self._directory.apply(file, by=author)
         self._catalog.replace(catalog)
-        replaced = self._replace_secrets(settings)
+        replaced = _changed_secrets(self._current, settings)
+        await self._audit.record(author, *(Change("secret.replace", target=name) for name in replaced))
+        self._replace_secrets(settings, replaced)
         fields = {"plans": "changed" if has_changed else "unchanged", "secrets": " ".join(replaced) or "unchanged"}
         _log.info("configuration reloaded", extra={"log_fields": fields})
 
@@ -111,21 +121,17 @@ class Reloader:
             raise SettingsError(problems)
         return settings, file, catalog
 
-    def _replace_secrets(self, new: Settings) -> list[str]:
-        """Use the secrets of other settings from now on; the names of those that have changed."""
-        old, replaced = self._current, list[str]()
-        if new.fal.key != old.fal.key:
+    def _replace_secrets(self, new: Settings, names: list[str]) -> None:
+        """Use the secrets of other settings from now on, which are those that these names stand for."""
+        if "FAL_KEY" in names:
             self._upstream.replace_key(new.fal.key)
-            replaced.append("FAL_KEY")
-        if new.sessions.secrets != old.sessions.secrets:
+        if "PROXY_SESSION_SECRETS" in names:
             self._sessions.replace_secrets(new.sessions.secrets)
             # They are answered without a look at the token.
             self._poll_cache.clear()
             self._stream_guard.refuse_unsigned(self._sessions.is_signed)
-            replaced.append("PROXY_SESSION_SECRETS")
-        if new.sessions.admin_token != old.sessions.admin_token:
-            self._admin_token.replace(new.sessions.admin_token)
-            replaced.append("PROXY_ADMIN_TOKEN")
+        if "PROXY_ADMIN_TOKEN" in names:
+            self._admin_tokens.replace_setting(new.sessions.admin_token)
         for name, is_same in (
             ("PROXY_DATABASE_URL", new.stores.database_url == self._started_with.stores.database_url),
             ("PROXY_REDIS_URL", new.stores.redis_url == self._started_with.stores.redis_url),
@@ -133,7 +139,16 @@ class Reloader:
             if not is_same:
                 _log.warning("a changed setting needs a restart", extra={"log_fields": {"setting": name}})
         self._current = new
-        return replaced
+
+
+def _changed_secrets(old: Settings, new: Settings) -> list[str]:
+    """The names of the secrets that differ, and can be replaced while the process runs."""
+    pairs = {
+        "FAL_KEY": (old.fal.key, new.fal.key),
+        "PROXY_SESSION_SECRETS": (old.sessions.secrets, new.sessions.secrets),
+        "PROXY_ADMIN_TOKEN": (old.sessions.admin_token, new.sessions.admin_token),
+    }
+    return [name for name, (before, after) in pairs.items() if before != after]
 
 
 def _log_problems(problems: list[str]) -> None:

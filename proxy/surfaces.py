@@ -7,22 +7,36 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
+from proxy.auth.forgetting import Forgetting
 from proxy.calls.call import Form
+from proxy.calls.estimates import Estimator
 from proxy.container import Container
-from proxy.routes import fal_hosts, fal_proxy, openapi
+from proxy.routes import fal_hosts, fal_proxy, openapi, playground, reference
 from proxy.routes.admin import AdminRoutes
+from proxy.routes.admin_alerts import AlertRoutes
+from proxy.routes.admin_audit import AuditRoutes
+from proxy.routes.admin_door import AdminDoor
+from proxy.routes.admin_jobs import AdminJobRoutes
+from proxy.routes.admin_tokens import AdminTokenRoutes
+from proxy.routes.admin_upstreams import UpstreamRoutes
 from proxy.routes.endpoints import EndpointRoutes
+from proxy.routes.estimate import EstimateRoutes
 from proxy.routes.fal_surface import FalSurface
+from proxy.routes.grants import GrantRoutes, Grants
+from proxy.routes.guests import GuestRoutes
 from proxy.routes.jobs import JobRoutes
 from proxy.routes.operations import OperationsRoutes, livez_route
+from proxy.routes.overrides import OverrideEditor, OverrideRoutes
 from proxy.routes.readiness import Readiness
 from proxy.routes.sessions import SessionRoutes
+from proxy.routes.tenants import TenantLifecycle
 from proxy.routes.uploads.calls import UploadCalls
 from proxy.routes.uploads.cdn import CdnRoutes
 from proxy.routes.uploads.native import NativeUploads
 from proxy.routes.uploads.slots import SlotRoutes
 from proxy.routes.usage import UsageReports, UsageRoutes
 from proxy.targets import Target
+from proxy.tenants.removal import TenantRemoval
 
 
 def public_routes(parts: Container) -> list[BaseRoute]:
@@ -30,30 +44,34 @@ def public_routes(parts: Container) -> list[BaseRoute]:
     return [
         *fal_proxy.routes(_fal_surface(parts, fal_proxy.parse_target, Form())),
         *_job_routes(parts),
+        *_estimate_routes(parts),
         *_upload_routes(parts),
         *fal_hosts.routes(
             _fal_surface(parts, fal_hosts.parse_target, Form(fal_hosts.rewriter(parts.settings.server.public_url)))
         ),
         *_session_routes(parts),
+        *_guest_routes(parts),
         *EndpointRoutes(parts.authenticator, parts.limiter, parts.admission, parts.catalog).routes(),
-        *UsageRoutes(parts.authenticator, parts.limiter, UsageReports(parts.stores.ledger, parts.clock)).routes(),
+        *UsageRoutes(parts.authenticator, parts.limiter, _usage_reports(parts)).routes(),
         *([] if parts.settings.server.ops_port else operators_routes(parts)),
         livez_route(),
         *openapi.routes(parts.flood_guard, parts.settings.server.public_url),
+        *reference.routes(parts.flood_guard),
+        *_playground_routes(parts),
     ]
 
 
 def operators_routes(parts: Container) -> list[BaseRoute]:
     """What operators ask, besides `/livez`."""
+    door = AdminDoor(parts.admin_tokens, parts.flood_guard, parts.clock, parts.stores.audit)
     admin = AdminRoutes(
-        admin_token=parts.admin_token,
+        door=door,
         directory=parts.directory,
         sessions=parts.sessions,
         catalog=parts.catalog,
         ledger=parts.stores.ledger,
-        reports=UsageReports(parts.stores.ledger, parts.clock),
+        reports=_usage_reports(parts),
         clock=parts.clock,
-        flood_guard=parts.flood_guard,
     )
 
     async def check_database() -> None:
@@ -62,19 +80,46 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
 
     readiness = Readiness({"database": check_database, "counters": parts.counters.ping}, parts.clock)
     operations = OperationsRoutes(readiness, parts.upstream.guard, parts.metrics, parts.drain)
-    return [*admin.routes(), *operations.routes()]
+    grants = GrantRoutes(door, parts.directory, Grants(parts.stores.grants, parts.directory, parts.clock))
+    editor = OverrideEditor(parts.stores.directory, parts.directory, parts.clock)
+    overrides = OverrideRoutes(door, parts.directory, editor)
+    jobs = AdminJobRoutes(door, parts.stores.ledger, parts.job_handler)
+    upstreams = UpstreamRoutes(door, parts.upstream.guard, parts.stores.ledger)
+    removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
+    forgetting = Forgetting(parts.directory, parts.stores, parts.clock)
+    lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
+    audit, alerts = AuditRoutes(door, parts.stores.audit), AlertRoutes(door, parts.stores.alerts)
+    tokens = AdminTokenRoutes(door, parts.admin_tokens)
+    surfaces = (admin, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)
+    return [route for part in surfaces for route in part.routes()]
+
+
+def _usage_reports(parts: Container) -> UsageReports:
+    return UsageReports(parts.stores.ledger, parts.stores.grants, parts.clock)
+
+
+def _playground_routes(parts: Container) -> list[Route]:
+    settings = parts.settings
+    if not settings.dev and not settings.server.playground:
+        return []
+    return playground.routes(parts.flood_guard, is_dev=settings.dev)
 
 
 def _fal_surface(parts: Container, parse: Callable[[Request], Target], form: Form) -> FalSurface:
     uploads = UploadCalls(
-        parts.authenticator, parts.admission, parts.destinations, parts.slots, parts.settings.server.public_url
+        parts.authenticator,
+        parts.admission,
+        parts.uploads.destinations,
+        parts.uploads.slots,
+        parts.settings.server.public_url,
     )
-    return FalSurface(parts.authenticator, parts.handlers, uploads, parts.stream_guard, parse, form)
+    return FalSurface(parts.authenticator, parts.grace, parts.handlers, uploads, parts.stream_guard, parse, form)
 
 
 def _job_routes(parts: Container) -> list[Route]:
     return JobRoutes(
         authenticator=parts.authenticator,
+        grace=parts.grace,
         handlers=parts.handlers,
         job_handler=parts.job_handler,
         owners=parts.owners,
@@ -87,6 +132,11 @@ def _job_routes(parts: Container) -> list[Route]:
     ).routes()
 
 
+def _estimate_routes(parts: Container) -> list[Route]:
+    estimator = Estimator(parts.admission, parts.limiter, parts.leases, parts.quotas, parts.upstream.guard)
+    return EstimateRoutes(parts.authenticator, parts.limiter, estimator).routes()
+
+
 def _session_routes(parts: Container) -> list[Route]:
     return SessionRoutes(
         authenticator=parts.authenticator,
@@ -96,24 +146,39 @@ def _session_routes(parts: Container) -> list[Route]:
         limiter=parts.limiter,
         leases=parts.leases,
         ledger=parts.stores.ledger,
+        grants=parts.stores.grants,
         clock=parts.clock,
         flood_guard=parts.flood_guard,
     ).routes()
 
 
+def _guest_routes(parts: Container) -> list[Route]:
+    return GuestRoutes(
+        sessions=parts.sessions,
+        cookie=parts.authenticator.cookie,
+        proofs=parts.guest_proofs,
+        directory=parts.directory,
+        limiter=parts.limiter,
+        clock=parts.clock,
+        flood_guard=parts.flood_guard,
+        own_origin=parts.settings.server.own_origin,
+    ).routes()
+
+
 def _upload_routes(parts: Container) -> list[Route]:
+    uploads = parts.uploads
     cdn = CdnRoutes(
         authenticator=parts.authenticator,
         admission=parts.admission,
-        destinations=parts.destinations,
-        slots=parts.slots,
-        parts=parts.parts,
-        new_files=parts.new_files,
+        destinations=uploads.destinations,
+        slots=uploads.slots,
+        parts=uploads.parts,
+        new_files=uploads.new_files,
         files=parts.files,
         public_url=parts.settings.server.public_url,
     )
     return [
-        *SlotRoutes(parts.authenticator, parts.slots, parts.whole_files, parts.parts).routes(),
-        *NativeUploads(parts.authenticator, parts.admission, parts.new_files).routes(),
+        *SlotRoutes(parts.authenticator, uploads.slots, uploads.whole_files, uploads.parts).routes(),
+        *NativeUploads(parts.authenticator, parts.admission, uploads.new_files).routes(),
         *cdn.routes(),
     ]

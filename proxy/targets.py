@@ -53,6 +53,10 @@ class Kind(Enum):
         return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT, Kind.CANCEL)
 
     @cached_property
+    def reads_job(self) -> bool:
+        return self in (Kind.STATUS, Kind.STATUS_STREAM, Kind.RESULT)
+
+    @cached_property
     def intake(self) -> str | None:
         """The host of fal's that takes new work of this kind; None for a question about what it has, or a file."""
         if self in (Kind.RUN, Kind.STREAM):

@@ -9,7 +9,9 @@ import pytest
 import trustme
 
 from proxy.sandbox.app import create_sandbox
+from tests.server.commands import Commands
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
+from tests.support.forking import Forker, running_forker
 from tests.support.order import LONGEST_FIRST, TESTS
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis, running_redis, running_redis_cluster
@@ -55,6 +57,17 @@ def shared_tls_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.Te
     authority.cert_pem.write_to_path(ca_file)
     with proxy_in_front_of(shared_sandbox, folder, certificate=(chain, key), ca_file=ca_file) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    with running_forker() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def commands(forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    return Commands(forker, tmp_path_factory.mktemp("commands"))
 
 
 @pytest.fixture

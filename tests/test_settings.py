@@ -78,8 +78,10 @@ def test_all_problems_are_named_at_once() -> None:
         "PROXY_MAX_BODY_BYTES": "1",
         "PROXY_MAX_STREAMS_PER_TENANT": "0",
         "PROXY_DRAIN_SECONDS": "-1",
+        "PROXY_PLAYGROUND": "yes",
         "PROXY_LOG_FORMAT": "xml",
         "PROXY_LOG_LEVEL": "loud",
+        "PROXY_COMMIT": "main",
     }
     assert sorted(names(wrong)) == sorted(["FAL_KEY", *wrong])
 
@@ -114,6 +116,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_PORT", "0" * 5000 + "80"),
     ("PROXY_DATABASE_URL", "postgresql://db:000000070000/proxy"),
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?connect_timeout=" + "0" * 5000 + "1"),
+    ("PROXY_COMMIT", "abcdef"),
+    ("PROXY_COMMIT", "a" * 65),
     ("PROXY_OPS_PORT", "0"),
     ("PROXY_OPS_PORT", "65536"),
     ("PROXY_OPS_PORT", "8787"),
@@ -172,11 +176,15 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_RETENTION_DAYS", "0"),
     ("PROXY_RETENTION_DAYS", "3651"),
     ("PROXY_RETENTION_DAYS", "1.5"),
+    ("PROXY_AUDIT_DAYS", "0"),
+    ("PROXY_AUDIT_DAYS", "3651"),
     ("PROXY_LOG_FORMAT", "yaml"),
     ("PROXY_LOG_LEVEL", "trace"),
     ("PROXY_CONFIG", "missing.yaml"),
     ("PROXY_STATE_DIR", "/there/is/no/such/folder"),
     ("PROXY_STATE_DIR", __file__),
+    ("PROXY_MIGRATE", "yes"),
+    ("PROXY_MIGRATE", "1"),
 ]
 
 
@@ -201,6 +209,7 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_LOG_LEVEL", "DEBUG"),
     ("PROXY_RETENTION_DAYS", "1"),
     ("PROXY_RETENTION_DAYS", "3650"),
+    ("PROXY_AUDIT_DAYS", "3650"),
     ("PROXY_PORT", ""),
 ]
 
@@ -252,6 +261,11 @@ def test_the_spool_is_beside_the_database_or_where_the_setting_says(tmp_path: Pa
     assert folder(PROXY_DATABASE_URL="postgresql://db/proxy") is None
     assert folder(PROXY_DATABASE_URL="postgresql://db/proxy", PROXY_STATE_DIR=str(tmp_path)) == tmp_path / "spool"
     assert folder(PROXY_STATE_DIR=str(tmp_path)) == tmp_path / "spool"
+
+
+def test_a_start_migrates_if_that_is_set_and_else_as_the_database_is() -> None:
+    migrates = {value: read({**GOOD, "PROXY_MIGRATE": value}).stores.migrates for value in ("on", "ON", "off", "")}
+    assert migrates == {"on": True, "ON": True, "off": False, "": None}
 
 
 def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:

@@ -111,16 +111,16 @@ def test_the_tables_are_large_and_say_nothing_twice() -> None:
 
 @pytest.mark.parametrize("row", TARGETS, ids=str)
 def test_a_hostile_url_is_refused(row: Row) -> None:
-    refused(row, lambda: parse_url(row.method, row.headers))
+    check_refusal(row, lambda: parse_url(row.method, row.headers))
 
 
 @pytest.mark.parametrize("row", [row for row in PATHS if row.headers[0].startswith("/fal/")], ids=str)
 def test_a_hostile_path_is_refused(row: Row) -> None:
     path, _, query = row.headers[0].partition("?")
-    refused(row, lambda: parse_path(row.method, path.removeprefix("/fal/"), query))
+    check_refusal(row, lambda: parse_path(row.method, path.removeprefix("/fal/"), query))
 
 
-def refused(row: Row, parse: Callable[[], Target]) -> None:
+def check_refusal(row: Row, parse: Callable[[], Target]) -> None:
     """The parser refuses the row itself, or names an endpoint or a job for the gate to refuse, of harmless letters."""
     if row.refused_by_parser:
         with pytest.raises(ProxyError) as refusal:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from proxy.errors import BadRequest
 from proxy.redaction import HIDDEN, Redactor
 from proxy.settings import LogSettings, Secret, read
-from proxy.telemetry.logs import configure_logging
+from proxy.telemetry.logs import LineHandler, configure_logging, log_request
 from proxy.uploads.multipart import parse_form
 
 #: With all that some encoding escapes.
@@ -84,18 +84,18 @@ def parse(form: str, line: str) -> dict[str, Any]:
     line = line.removesuffix("\n")
     head = HEAD.match(line)
     assert head is not None, line
-    fields: dict[str, Any] = {"time": head[1], "level": head[2].lower(), "message": plain(head[3])}
+    fields: dict[str, Any] = {"time": head[1], "level": head[2].lower(), "message": unquote(head[3])}
     at = head.end() + 1
     while at < len(line):
         field = FIELD.match(line, at)
         assert field is not None, line[at:]
         assert field[1] not in fields, "a field twice"
-        fields[field[1]] = plain(field[2])
+        fields[field[1]] = unquote(field[2])
         at = field.end()
     return fields
 
 
-def plain(text: str) -> str:
+def unquote(text: str) -> str:
     return str(json.loads(text)) if text.startswith('"') else text
 
 
@@ -152,7 +152,7 @@ def test_a_traceback_is_in_its_line(log: Log, form: str) -> None:
     assert "ValueError: no good: **** and '****'" in found["traceback"] and "status" not in found
 
 
-def spelled(secret: str) -> list[str]:
+def spellings_of(secret: str) -> list[str]:
     return [
         secret,
         repr(secret),
@@ -171,7 +171,9 @@ def spelled(secret: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("text", [*spelled(AWKWARD), *spelled(PLAIN), *spelled("p@ss/w0rd-of-it"), "of-the-key"])
+@pytest.mark.parametrize(
+    "text", [*spellings_of(AWKWARD), *spellings_of(PLAIN), *spellings_of("p@ss/w0rd-of-it"), "of-the-key"]
+)
 def test_a_secret_is_redacted_however_it_is_spelled(log: Log, form: str, text: str) -> None:
     found = parse(form, log("at %s", text, extra={"log_fields": {"subject": f"<{text}>"}}))
     for shown in (found["message"], found["subject"]):
@@ -209,6 +211,74 @@ async def test_a_form_that_cannot_be_read_writes_no_line(log: Log) -> None:
     with pytest.raises(BadRequest):
         await parse_form(body(), "multipart/form-data; boundary=b", 100)
     assert not logging.getLogger("python_multipart.multipart").isEnabledFor(logging.WARNING)
+
+
+@contextmanager
+def written_as(form: str) -> Iterator[io.StringIO]:
+    """What the program's handler, which is the only one meanwhile, writes."""
+    with logging_as(form):
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, LineHandler)
+        output = io.StringIO()
+        handler.setStream(output)
+        yield output
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+@pytest.mark.parametrize("text", [*HOSTILE, *spellings_of(AWKWARD), "plain"])
+def test_a_request_is_logged_as_any_record_is(form: str, text: str, level: int) -> None:
+    fields = {"subject": text, "status": 200, "milliseconds": 0.5, "none": None, "large": 2**80, "list": [text]}
+    with written_as(form) as output:
+        log_request(level, fields)
+        logging.getLogger("proxy.access").log(level, "request", extra={"log_fields": fields})
+    timeless = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "NOW", output.getvalue())
+    first, second, end = timeless.split("\n")
+    assert first == second and "NOW" in first and end == ""
+
+
+@pytest.mark.parametrize("name", [None, "proxy.access"])
+def test_another_handler_gets_the_record_of_a_request_too(name: str | None) -> None:
+    records: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = records.append  # type: ignore[method-assign]
+    with written_as("json") as output:
+        logging.getLogger(name).addHandler(other)
+        try:
+            log_request(logging.INFO, {"status": 200})
+        finally:
+            logging.getLogger(name).removeHandler(other)
+    assert json.loads(output.getvalue())["status"] == 200
+    (record,) = records
+    assert (record.name, record.getMessage(), vars(record)["log_fields"]) == (
+        "proxy.access",
+        "request",
+        {"status": 200},
+    )
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(form: str) -> None:
+    with written_as(form) as output:
+        output.close()
+        log_request(logging.INFO, {"status": 200})
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, LineHandler)
+        handler.stream = io.StringIO()
+        log_request(logging.INFO, {"status": 200})
+        assert handler.stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("secret", ["&&&&++++====", "&a&b&c&d&e&f", AWKWARD, PLAIN])
+def test_a_secret_is_found_whatever_characters_it_has(secret: str) -> None:
+    redactor = Redactor([Secret(secret)])
+    for text in spellings_of(secret):
+        assert redactor.is_needed(f"<{text}>") and HIDDEN in redactor.clean(f"<{text}>"), text
+    assert not redactor.is_needed("nothing of that")
+
+
+@pytest.mark.parametrize("prefix", ["fpk", "fpa"])
+def test_a_key_or_an_admin_token_is_found_by_its_form(prefix: str) -> None:
+    redactor, text = Redactor([]), f"<{prefix}_{'0' * 16}_{'a-_' * 14}b>"
+    assert redactor.is_needed(text) and redactor.clean(text) == f"<{HIDDEN}>"
 
 
 def test_every_secret_of_the_settings_is_known_to_the_redactor() -> None:

@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 import proxy
+from proxy.upstream.engine import Reply, Request
 from proxy.upstream.transport import EngineTransport
 from tests.support.limited import HOSTS, NEXT, PROTOCOL, Client, asking
 from tests.support.sandbox import SandboxControl
@@ -25,7 +26,7 @@ from tests.support.stack import Stack, proxy_in_front_of
 PROGRAM = str(Path(proxy.__file__).parent)
 DOCUMENT = Path(__file__).parent.parent / "docs" / "architecture.md"
 #: Where the way of a call begins and ends.
-ROUTES, CALL = f"{PROGRAM}/routes/", "Upstream.call"
+ROUTES, CALLS_FAL = f"{PROGRAM}/routes/", ("Upstream.call", "Upstream.fetch")
 
 
 class Tracing(EngineTransport):
@@ -35,22 +36,29 @@ class Tracing(EngineTransport):
         super().__init__()
         self.ways: list[list[str]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def fetch(self, request: Request) -> Reply:
+        self._note_way()
+        return await super().fetch(request)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        self._note_way()
+        return await super().send(request)
+
+    def _note_way(self) -> None:
         task: asyncio.Task[Any] | None = asyncio.current_task()
         names = [_name(frame) for frame in _stack_of(sys._getframe())]
         while task is not None and (task := _waiting_for(task)) is not None:
             names = [_name(frame) for frame in _awaited_by(task.get_coro())] + names
         self.ways.append(names)
-        return await super().handle_async_request(request)
 
     def awaited(self) -> list[list[str]]:
         return [way for way in self.ways if any(name.startswith(ROUTES) for name in way)]
 
     def hops(self) -> int:
-        """Of the last call that a route waited for: from its function to `Upstream.call`."""
+        """Of the last call that a route waited for: from its function to `Upstream.call` or `Upstream.fetch`."""
         way = [name for name in self.awaited()[-1] if name]
         first = next(number for number, name in enumerate(way) if name.startswith(ROUTES))
-        last = next(number for number, name in enumerate(way) if name.endswith(CALL))
+        last = next(number for number, name in enumerate(way) if name.endswith(CALLS_FAL))
         return last - first
 
 
@@ -189,7 +197,7 @@ def test_the_json_of_an_answer_is_read_and_written_once_at_most(
         counted[what] += threading.current_thread().name == own and mark in text
 
     def counting_loads(text: Any) -> Any:
-        count("read", bytes(text))
+        count("read", text.encode() if isinstance(text, str) else bytes(text))
         return loads(text)
 
     def counting_dumps(*given: Any, **options: Any) -> bytes:

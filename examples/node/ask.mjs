@@ -12,7 +12,7 @@ if (!picture || !FAL_PROXY_URL || !FAL_PROXY_SESSION) {
 }
 
 const fal = createFalClient({
-  // Outside a page the client heeds proxyUrl only when told so.
+  // Outside a page the client uses proxyUrl only with `when: "always"`.
   proxyUrl: { url: `${FAL_PROXY_URL}/api/fal/proxy`, when: "always" },
   credentials: FAL_PROXY_SESSION,
 });

@@ -24,6 +24,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The annotations of an object, with those of all: a list of the root and its own. Nothing if there are none. */}}
+{{- define "fal-proxy.annotations" -}}
+{{- $root := index . 0 }}
+{{- with merge (dict) (index . 1) $root.Values.commonAnnotations -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The name of something beside the proxy: a list of the root and what it ends with. */}}
+{{- define "fal-proxy.nameWith" -}}
+{{- $end := index . 1 }}
+{{- printf "%s-%s" (include "fal-proxy.fullname" (index . 0) | trunc (int (sub 62 (len $end))) | trimSuffix "-") $end }}
 {{- end }}
 
 {{- define "fal-proxy.image" -}}
@@ -61,7 +79,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The keys of the Secret in use, whoever made it: a YAML list. */}}
+{{/* The keys of the Secret in use, created by this chart or not: a YAML list. */}}
 {{- define "fal-proxy.secretKeys" -}}
 {{- if .Values.existingSecret.name }}
 {{- toYaml .Values.existingSecret.keys }}
@@ -96,30 +114,65 @@ config.yaml: |
 {{- .Values.publicUrl }}
 {{- else if and .Values.ingress.enabled .Values.ingress.hosts }}
 {{- printf "%s://%s" (ternary "https" "http" (not (empty .Values.ingress.tls))) (first .Values.ingress.hosts).host }}
+{{- else if and .Values.httpRoute.enabled .Values.httpRoute.hostnames }}
+{{- printf "https://%s" (first .Values.httpRoute.hostnames) }}
 {{- else }}
 {{- printf "http://%s.%s.svc:%v" (include "fal-proxy.fullname" .) .Release.Namespace .Values.service.port }}
 {{- end }}
 {{- end }}
 
-{{/* Every container of the chart: nobody's user, no privileges, nothing to write to. */}}
-{{- define "fal-proxy.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end }}
-
-{{- define "fal-proxy.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
 {{/* The port of the container that /metrics, /readyz and /v1/admin are on. */}}
 {{- define "fal-proxy.opsPortName" -}}
 {{- if .Values.opsPort }}ops{{ else }}http{{ end }}
+{{- end }}
+
+{{/* A quantity of memory, as Kubernetes writes it, in bytes. */}}
+{{- define "fal-proxy.bytes" -}}
+{{- if kindIs "string" . }}
+{{- $factors := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "" 1 }}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $factors (regexFind "[A-Za-z]*$" .) | float64) | int64 }}
+{{- else }}
+{{- int64 . }}
+{{- end }}
+{{- end }}
+
+{{/* What an idle process takes, and what an event stream does with the job that it follows: docs/performance.md. */}}
+{{- define "fal-proxy.idleBytes" -}}
+115343360
+{{- end }}
+{{- define "fal-proxy.streamBytes" -}}
+45056
+{{- end }}
+{{/* What one picture may take while its metadata is removed: docs/limits.md. */}}
+{{- define "fal-proxy.pictureBytes" -}}
+805306368
+{{- end }}
+
+{{/* The memory for all pictures at once, if a plan works on any. */}}
+{{- define "fal-proxy.neededForPictures" -}}
+{{- $needed := 0 }}
+{{- range (.Values.config.plans | default dict) }}
+{{- if .strip_metadata }}
+{{- $needed = mul (include "fal-proxy.pictureBytes" $ | int64) (int64 $.Values.pictureProcesses) }}
+{{- end }}
+{{- end }}
+{{- $needed }}
+{{- end }}
+
+{{/* The memory that the program can come to need. */}}
+{{- define "fal-proxy.neededBytes" -}}
+{{- add (include "fal-proxy.idleBytes" . | int64) (mul (include "fal-proxy.streamBytes" . | int64) (int64 .Values.maxStreams)) (int64 .Values.maxBodyMemory) (include "fal-proxy.neededForPictures" . | int64) }}
+{{- end }}
+
+{{/* The ports in the URL of a store, which may name several servers, as rules of a NetworkPolicy: a list of it and the
+usual port. */}}
+{{- define "fal-proxy.portsOf" -}}
+{{- $usual := index . 1 | toString }}
+{{- $ports := list }}
+{{- range splitList "," (regexReplaceAll "^[a-z]+://([^/?#]*@)?([^/?#]*).*$" (index . 0) "${2}") }}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual) }}
+{{- end }}
+{{- range uniq $ports }}
+- {protocol: TCP, port: {{ . }}}
+{{- end }}
 {{- end }}

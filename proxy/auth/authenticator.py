@@ -2,7 +2,7 @@
 
 Where a credential can be, first match wins: `Authorization: Bearer|Key`, `x-fal-proxy-session`, the `/s/{session}/`
 path, the cookie. One that is there and wrong is an error, never "anonymous". Browsers send a cookie on behalf of any
-page, so it counts only where nothing says that a foreign page asks.
+page, so it counts only where nothing says that a foreign page asks. An identity token counts wherever a session does.
 """
 
 from __future__ import annotations
@@ -10,39 +10,61 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import Literal
 
 from cachetools import LRUCache
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from proxy.auth.cookies import SessionCookie
-from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Sessions
+from proxy.auth.credentials import HEADER, find_credential, read_bearer
+from proxy.auth.identity import IdentityTokens, is_identity_token
+from proxy.auth.sessions import KEPT, UPLOAD_SALT, Sessions
 from proxy.clock import Clock
 from proxy.errors import OriginNotAllowed, ProxyError, Unauthenticated
+from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
+from proxy.origins import OriginRefusal
 from proxy.settings import Settings
 from proxy.stores.directory import TenantKey
+from proxy.stores.ledger import Ledger
 from proxy.stores.uploads import Upload
+from proxy.telemetry.log_limit import LogLimit
 from proxy.tenants import keys
-from proxy.tenants.caller import Caller, Session, check_not_revoked, find_key, find_tenant, is_guest_name
+from proxy.tenants.caller import (
+    GRACE_SECONDS,
+    Caller,
+    Session,
+    check_not_revoked,
+    find_key,
+    find_tenant,
+    is_guest_name,
+)
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
+from proxy.tenants.terms import add_session_limits, narrow_terms
 from proxy.upstream.file_urls import CDN_PATH
 
-HEADER = "x-fal-proxy-session"
 #: A key's last use is kept to this accuracy, so that a busy key does not cost a write a call.
 TOUCH_SECONDS = 60.0
 UPLOAD_TOKEN_SECONDS = 900.0
-_SCHEMES = ("bearer", "key")
+#: Where jobs are read, which a session that expired a moment ago may.
+_JOB_PATHS = ("/api/fal/proxy", "/s/", "/fal/queue/", "/v1/jobs/")
 _log = logging.getLogger(__name__)
-
-CredentialSource = Literal["authorization", "header", "path", "cookie"]
 
 
 class Authenticator:
-    def __init__(self, sessions: Sessions, directory: Directory, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        identity_tokens: IdentityTokens,
+        directory: Directory,
+        ledger: Ledger,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
         self._sessions = sessions
+        self._identity_tokens = identity_tokens
         self._directory = directory
+        self._ledger = ledger
         self._clock = clock
         self.cookie = SessionCookie(is_secure=not settings.dev)
         self._origins = settings.server.allowed_origins | {settings.server.own_origin}
@@ -51,30 +73,81 @@ class Authenticator:
         self._cached_for: Snapshot | None = None
         self._touched: LRUCache[str, float] = LRUCache(KEPT)
         self._touching: set[asyncio.Task[None]] = set()
+        self._unread_quotas = LogLimit()
 
     async def authenticate(self, request: HTTPConnection) -> Caller:
         """The caller of a request.
 
         Raises:
             Unauthenticated: no credential, or one that does not count (also SessionExpired, SessionRevoked).
+            TenantSuspended: the credential counts, but its tenant is suspended.
             OriginNotAllowed: a cookie from a page that may not use it.
             StoreUnavailable: revocations cannot be checked.
+            IdentityUnavailable: an identity token cannot be checked.
         """
         place, text = find_credential(request, self.cookie)
         snapshot = await self._directory.snapshot()
         # Nowhere else: a path is written down in many places, and a cookie is sent by any page.
         if place == "authorization" and text.startswith(keys.PREFIX):
             return self._tenant_caller(text, snapshot)
-        session = self._sessions.verify(text)
+        if is_identity_token(text):
+            session = await self._identity_tokens.verify(text, snapshot)
+            # Shorter than the token, and as good: it was verified.
+            text = session.id
+        else:
+            session = self._sessions.verify(text)
         if snapshot is not self._cached_for:
             self._cached_for = snapshot
             self._cached.clear()
         caller = self._cached.get(text)
         if caller is None:
             caller = self._cached[text] = _session_caller(session, snapshot)
+        if session.quotas:
+            self._show_quotas(request, session)
         if place == "cookie":
             self._check_origin(request, caller.tenant)
         return caller
+
+    async def authenticate_token(self, token: str) -> Caller:
+        """The caller that an identity token names, wherever it came.
+
+        Raises:
+            Unauthenticated, TenantSuspended, StoreUnavailable, IdentityUnavailable: as `authenticate`.
+        """
+        snapshot = await self._directory.snapshot()
+        return _session_caller(await self._identity_tokens.verify(token, snapshot), snapshot)
+
+    async def authenticate_expired(self, request: HTTPConnection) -> Caller:
+        """The caller of a request whose session expired within the grace period: for reading its jobs, nothing else.
+
+        Raises:
+            Unauthenticated, TenantSuspended, OriginNotAllowed, StoreUnavailable, IdentityUnavailable: as
+                `authenticate`.
+        """
+        place, text = find_credential(request, self.cookie)
+        snapshot = await self._directory.snapshot()
+        if is_identity_token(text):
+            session = await self._identity_tokens.verify(text, snapshot, grace_seconds=GRACE_SECONDS)
+        else:
+            session = self._sessions.verify(text, grace_seconds=GRACE_SECONDS)
+        caller = _session_caller(session, snapshot)
+        if session.quotas:
+            self._show_quotas(request, session)
+        if place == "cookie":
+            self._check_origin(request, caller.tenant)
+        return caller
+
+    def _show_quotas(self, request: HTTPConnection, session: Session) -> None:
+        """Let the answer to a request say what is left of the session's quotas."""
+        request.scope["state"][SESSION_QUOTAS] = SessionQuotas(self._ledger, session, self._unread_quotas)
+
+    def comes_in_cookie(self, request: HTTPConnection) -> bool:
+        """Whether the credential of a request is its cookie.
+
+        Raises:
+            Unauthenticated: as `authenticate`.
+        """
+        return find_credential(request, self.cookie)[0] == "cookie"
 
     def recognize(self, scope: Scope) -> str | None:
         """A name for the credential of a request if it is a good one, from memory: it may have been revoked since."""
@@ -84,8 +157,11 @@ class Authenticator:
             place, text = find_credential(HTTPConnection({**scope, "path_params": in_path}), self.cookie)
             if place == "authorization" and text.startswith(keys.PREFIX):
                 return f"key:{keys.verify(text, self._directory.latest.keys).id}"
-            salt = UPLOAD_SALT if scope["path"].startswith(CDN_PATH) else SESSION_SALT
-            return f"session:{self._sessions.verify(text, salt).id}"
+            if scope["path"].startswith(CDN_PATH):
+                return f"session:{self._sessions.verify(text, UPLOAD_SALT).id}"
+            may_read = scope["method"] == "GET" and scope["path"].startswith(_JOB_PATHS)
+            known = self._identity_tokens.recall if is_identity_token(text) else self._sessions.verify
+            return f"session:{known(text, grace_seconds=GRACE_SECONDS if may_read else 0.0).id}"
         except ProxyError:
             return None
 
@@ -106,13 +182,17 @@ class Authenticator:
 
         Raises:
             Unauthenticated: no such token, or what it stands for does not count any more.
+            TenantSuspended: its tenant is suspended.
             StoreUnavailable: that cannot be checked.
         """
-        session = self._sessions.verify(_bearer(request.headers.getlist("authorization")), UPLOAD_SALT)
+        session = self._sessions.verify(read_bearer(request.headers.getlist("authorization")), UPLOAD_SALT)
         snapshot = await self._directory.snapshot()
-        if session.subject:
-            return _session_caller(replace(session, endpoints=None), snapshot)
-        return self._key_caller(find_key(session.id, snapshot), snapshot)
+        if not session.subject:
+            return self._key_caller(find_key(session.id, snapshot), snapshot)
+        caller = _session_caller(replace(session, endpoints=None), snapshot)
+        if session.quotas:
+            self._show_quotas(request, session)
+        return caller
 
     async def may_send(self, request: HTTPConnection, upload: Upload) -> bool:
         """Whether a request may send an upload's bytes: what is presented is its owner's, or nothing is.
@@ -121,9 +201,12 @@ class Authenticator:
 
         Raises:
             Unauthenticated: what is presented does not count.
+            TenantSuspended: the upload's tenant is suspended.
             StoreUnavailable: it cannot be checked.
         """
-        if has_lost_owner(upload, await self._directory.snapshot()):
+        snapshot = await self._directory.snapshot()
+        snapshot.check_active(upload.tenant)
+        if has_lost_owner(upload, snapshot):
             return False
         if not request.headers.getlist("authorization") and not request.headers.getlist(HEADER):
             return True
@@ -135,6 +218,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: what it presented was revoked meanwhile (also SessionRevoked).
+            TenantSuspended: its tenant was suspended meanwhile.
             StoreUnavailable: that cannot be checked.
         """
         check_not_revoked(caller, await self._directory.snapshot())
@@ -152,7 +236,15 @@ class Authenticator:
             site = request.headers.get("sec-fetch-site")
             is_allowed = site == "same-origin" or (site is None and request.scope["method"] in ("GET", "HEAD"))
         if not is_allowed:
-            raise OriginNotAllowed("This page's origin may not use the session cookie; add it to allowed_origins.")
+            raise OriginNotAllowed(
+                "This page's origin may not use the session cookie; add it to allowed_origins.",
+                OriginRefusal(
+                    "cookie",
+                    ", ".join(origins) or f"none (sec-fetch-site: {request.headers.get('sec-fetch-site', 'none')})",
+                    lambda: self._origins | tenant.allowed_origins,
+                    f"allowed_origins of tenant {tenant.id}, or PROXY_ALLOWED_ORIGINS",
+                ),
+            )
 
     def _tenant_caller(self, text: str, snapshot: Snapshot) -> Caller:
         return self._key_caller(keys.verify(text, snapshot.keys), snapshot)
@@ -161,6 +253,7 @@ class Authenticator:
         tenant = snapshot.tenants.get(record.tenant)
         if tenant is None:
             raise Unauthenticated("The tenant key is not valid.")
+        snapshot.check_active(tenant.id)
         self._touch(record.id)
         terms = snapshot.terms_of(tenant, tenant.plan, is_guest=False)
         return Caller(tenant, "", tenant.plan, terms, terms.plan.endpoints, key_id=record.id)
@@ -194,40 +287,14 @@ def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
 
 def _session_caller(session: Session, snapshot: Snapshot) -> Caller:
     tenant = find_tenant(session, snapshot)
-    plan_name = tenant.guest_plan if session.guest else tenant.plan
-    terms = snapshot.terms_of(tenant, plan_name, is_guest=session.guest)
+    plan_name = snapshot.plan_of(tenant, session.subject, session.plan, is_guest=session.guest)
+    if plan_name not in snapshot.plans:
+        raise Unauthenticated("The session's plan no longer exists; get a new one.")
+    terms = snapshot.subject_terms(tenant, session.subject, plan_name, is_guest=session.guest)
+    if any(session.ceilings):
+        terms = narrow_terms(terms, **session.ceilings._asdict())
+    if session.quotas:
+        terms = add_session_limits(terms, session.quotas)
     allowed = terms.plan.endpoints
     wanted = allowed if session.endpoints is None else allowed.intersection(session.endpoints)
     return Caller(tenant, session.subject, plan_name, terms, wanted, session=session)
-
-
-def find_credential(request: HTTPConnection, cookie: SessionCookie) -> tuple[CredentialSource, str]:
-    """Where the credential is, and its text.
-
-    Raises:
-        Unauthenticated: there is none, or the first that is there is malformed.
-    """
-    authorization = request.headers.getlist("authorization")
-    if authorization:
-        return "authorization", _bearer(authorization)
-    if own := request.headers.getlist(HEADER):
-        return "header", _only(own)
-    if path := request.path_params.get("session"):
-        return "path", path
-    if text := cookie.read(request):
-        return "cookie", text
-    raise Unauthenticated("No session: send one as 'Authorization: Bearer <session>', or as the session cookie.")
-
-
-def _bearer(values: list[str]) -> str:
-    scheme, _, token = _only(values).partition(" ")
-    # A comma means that two headers were joined: which of them was meant is not ours to guess.
-    if scheme.lower() not in _SCHEMES or not token or "," in token or " " in token:
-        raise Unauthenticated("Send one Authorization header: 'Bearer <session>' or 'Key <session>'.")
-    return token
-
-
-def _only(values: list[str]) -> str:
-    if len(values) != 1 or not values[0]:
-        raise Unauthenticated("Send the credential exactly once.")
-    return values[0]

@@ -6,6 +6,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from proxy.errors import Unauthenticated
+from proxy.tenants.caller import GRACE_SECONDS, Session
 
 NAME = "fal_session"
 #: Browsers take a cookie of this name only from its own host, over TLS and for all its paths (RFC 6265bis, section
@@ -34,7 +35,9 @@ class SessionCookie:
             )
         return found[0] if found else None
 
-    def set(self, answer: Response, token: str, max_age: int) -> None:
+    def set_session(self, answer: Response, token: str, session: Session, now: float) -> None:
+        """Set the token of a session. The browser keeps it for the grace period too, and still reads its jobs."""
+        max_age = max(1, int(session.expires_at + GRACE_SECONDS - now))
         answer.set_cookie(self.name, token, max_age, path="/", secure=self._is_secure, httponly=True, samesite="lax")
 
     def delete(self, answer: Response) -> None:

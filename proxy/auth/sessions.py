@@ -18,14 +18,16 @@ from typing import Any
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from proxy.clock import Clock
-from proxy.errors import SessionExpired, Unauthenticated
+from proxy.clock import Clock, to_iso
+from proxy.errors import BadRequest, NotAllowed, SessionExpired, Unauthenticated
 from proxy.settings import Secret
-from proxy.tenants.caller import GUEST_PREFIX, Session, is_guest_name
+from proxy.stores.audit import Change
+from proxy.tenants.caller import GUEST_PREFIX, PLAN_CEILINGS, InputCeilings, Session, SessionQuota, is_guest_name
 
 #: One salt for each purpose: a signature made for one never verifies for another.
 SESSION_SALT = "fal-proxy.session.v1"
 UPLOAD_SALT = "fal-proxy.upload.v1"
+CHALLENGE_SALT = "fal-proxy.challenge.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Tokens whose signature is not checked again. Their expiry is, and the authenticator checks for revocation.
 KEPT = 4096
@@ -68,7 +70,7 @@ def is_session_id(text: object) -> bool:
 
 
 class Sessions:
-    """Mints and verifies tokens."""
+    """Mints, renews and verifies tokens."""
 
     def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
         self._clock = clock
@@ -81,13 +83,17 @@ class Sessions:
         # One serializer a secret, and not a ring of itsdangerous: that does not tell which of them has signed.
         self._serializers = {
             salt: {_digest(secret): _serializer(secret, salt) for secret in key_ring}
-            for salt in (SESSION_SALT, UPLOAD_SALT)
+            for salt in (SESSION_SALT, UPLOAD_SALT, CHALLENGE_SALT)
         }
         self._read.cache_clear()
 
+    def challenge_keys(self) -> list[bytes]:
+        """The keys that sign challenges, one for each secret, newest first."""
+        return [serializer.make_signer().derive_key() for serializer in self._serializers[CHALLENGE_SALT].values()]
+
     def is_signed(self, session: Session) -> bool:
-        """Whether the secret that a session's token was signed with is still one of ours."""
-        return session.signed_with in self._serializers[SESSION_SALT]
+        """Whether the secret that a session's token was signed with is still one of ours, or it needs none."""
+        return session.identity is not None or session.signed_with in self._serializers[SESSION_SALT]
 
     def mint(
         self,
@@ -97,8 +103,16 @@ class Sessions:
         *,
         endpoints: Sequence[str] | None = None,
         guest: bool = False,
+        ceilings: InputCeilings = PLAN_CEILINGS,
+        quotas: tuple[SessionQuota, ...] = (),
+        tags: tuple[str, ...] = (),
+        plan: str | None = None,
     ) -> tuple[str, Session]:
-        """A fresh token and what it says."""
+        """A fresh token and what it says.
+
+        Raises:
+            BadRequest: it says more than a token holds.
+        """
         now = self._clock.now()
         session = Session(
             id=secrets.token_urlsafe(12),
@@ -109,16 +123,43 @@ class Sessions:
             expires_at=round(now + ttl_seconds, 3),
             endpoints=None if endpoints is None else tuple(endpoints),
             guest=guest,
+            ceilings=ceilings,
+            quotas=quotas,
+            tags=tags,
+            plan=plan,
         )
-        return self.sign(session), session
+        token = self.sign(session)
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise BadRequest(
+                f"The session's token would be longer than {MAX_TOKEN_LENGTH} characters. Use a shorter subject, fewer "
+                "endpoints or fewer tags."
+            )
+        return token, session
+
+    def renew(self, session: Session, plan_seconds: float, max_age_seconds: float) -> tuple[str, Session]:
+        """The token of the same session with more time: as much as it was minted for, and no more than its plan gives.
+
+        Raises:
+            NotAllowed: it may not become older than it is already.
+        """
+        ends = round(session.issued_at + max_age_seconds, 3)
+        if session.expires_at >= ends:
+            raise NotAllowed(
+                f"The session cannot be renewed: its plan lets one last {max_age_seconds:g} seconds from the start, "
+                "renewals included. Get a new one from your backend."
+            )
+        until = min(self._clock.now() + min(session.ttl_seconds, plan_seconds), ends)
+        expires_at = max(session.expires_at, round(until, 3))
+        renewed = replace(session, expires_at=expires_at, minted_for=session.ttl_seconds)
+        return self.sign(renewed), renewed
 
     def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
         """The token that says this, for one purpose, signed with the newest secret."""
         token = next(iter(self._serializers[salt].values())).dumps(_pack(session))
         return token if isinstance(token, str) else token.decode()
 
-    def verify(self, token: str, salt: str = SESSION_SALT) -> Session:
-        """What a token for this purpose says, if it is ours and still counts.
+    def verify(self, token: str, salt: str = SESSION_SALT, *, grace_seconds: float = 0.0) -> Session:
+        """What a token for this purpose says, if it is ours and expired no longer ago than `grace_seconds`.
 
         Raises:
             Unauthenticated: it is not a token of ours.
@@ -131,7 +172,7 @@ class Sessions:
         except (BadData, AttributeError, KeyError, OverflowError, TypeError, ValueError):
             # `from None`: the cause may quote the token.
             raise Unauthenticated("The session token is not valid.") from None
-        if session.expires_at <= self._clock.now():
+        if session.expires_at + grace_seconds <= self._clock.now():
             raise SessionExpired("The session has expired; get a new one.")
         return session
 
@@ -147,6 +188,12 @@ class Sessions:
                 continue
             return replace(_unpack(packed), signed_with=digest)
         raise ValueError("no secret of ours has signed it")
+
+
+def describe_mint(session: Session) -> Change:
+    """Describe for the audit log that an operator minted a session. Its tags may name the user, and are left out."""
+    after = {"expires_at": to_iso(session.expires_at), "endpoints": session.endpoints}
+    return Change("session.mint", session.tenant, session.id, session.subject, after=after)
 
 
 def _serializer(secret: Secret, salt: str) -> URLSafeSerializer:
@@ -172,15 +219,29 @@ def _pack(session: Session) -> dict[str, Any]:
         packed["g"] = True
     if session.owner_expires_at is not None:
         packed["o"] = session.owner_expires_at
+    if session.minted_for is not None:
+        packed["l"] = session.minted_for
+    if any(session.ceilings):
+        packed["c"] = list(session.ceilings)
+    if session.quotas:
+        packed["q"] = [list(quota) for quota in session.quotas]
+    if session.tags:
+        packed["k"] = list(session.tags)
+    if session.plan is not None:
+        packed["p"] = session.plan
     return packed
 
 
 def _unpack(packed: Any) -> Session:
     """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
-    endpoints, owner_expires_at = packed.get("e"), packed.get("o")
-    texts = [packed["i"], packed["t"], packed["s"], *(endpoints or [])]
-    times = [packed["a"], packed["x"], *([] if owner_expires_at is None else [owner_expires_at])]
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, (int, float)) for time in times):
+    endpoints, owner_expires_at, minted_for = packed.get("e"), packed.get("o"), packed.get("l")
+    plan, ceilings = packed.get("p"), InputCeilings(*packed.get("c", ()))
+    quotas, tags = tuple(SessionQuota(*quota) for quota in packed.get("q", ())), tuple(packed.get("k", ()))
+    named = [*(endpoints or []), *([] if plan is None else [plan]), *tags, *(quota.unit for quota in quotas)]
+    texts = [packed["i"], packed["t"], packed["s"], *named]
+    optional = (owner_expires_at, minted_for, *ceilings, *(quota.limit for quota in quotas))
+    numbers = [packed["a"], packed["x"], *(number for number in optional if number is not None)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(one, (int, float)) for one in numbers):
         raise TypeError("a field has another type")
     return Session(
         id=packed["i"],
@@ -191,4 +252,9 @@ def _unpack(packed: Any) -> Session:
         endpoints=None if endpoints is None else tuple(endpoints),
         guest=packed.get("g") is True,
         owner_expires_at=owner_expires_at,
+        minted_for=minted_for,
+        ceilings=ceilings,
+        quotas=quotas,
+        tags=tags,
+        plan=plan,
     )

@@ -1,7 +1,7 @@
 """The order of checks before anything is sent to fal: cheap and local first, paid last.
 
 On the list and in the caller's scope -> for a job's status, result, stream or cancel: is it the caller's? -> rate
-limits -> fal's health -> the input -> a concurrency lease -> the quota.
+limits -> fal's health -> the input -> its pictures -> a concurrency lease -> the quota.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from proxy.calls.call import Call
 from proxy.catalog import Catalog, Endpoint
 from proxy.drain import Drain
 from proxy.errors import EndpointNotAllowed, TooManyJobs
+from proxy.http.disconnect import cancel_on_disconnect
 from proxy.jobs.ownership import Ownership
+from proxy.limits.accounts import payer_of
 from proxy.limits.inputs import check_input
+from proxy.limits.learned import size_of
 from proxy.limits.leases import Leases
-from proxy.limits.quotas import Quotas, ceilings, new_job
+from proxy.limits.quotas import MILLION, Quotas, ceilings, new_job
 from proxy.limits.rates import RateLimiter
+from proxy.pictures.data_uris import InputPictures
 from proxy.stores.ledger import Job
 from proxy.targets import Target
 from proxy.tenants.caller import Caller
@@ -47,6 +51,7 @@ class Admission:
         drain: Drain,
         files: FileUrls,
         guard: Guard,
+        pictures: InputPictures,
     ) -> None:
         self._catalog = catalog
         self._owners = owners
@@ -56,6 +61,7 @@ class Admission:
         self._drain = drain
         self._files = files
         self._guard = guard
+        self._pictures = pictures
 
     async def admit_call(self, call: Call) -> Admitted:
         """Admit a run, stream or submit. Its input is read only for a caller who has calls left.
@@ -67,15 +73,34 @@ class Admission:
             RateLimited, TooManyJobs, QuotaExceeded: a limit is reached; nothing was taken from any other.
             UpstreamAccountLocked, UpstreamUnavailable: fal fails, and the call would not be sent.
             StoreUnavailable: a limit cannot be checked.
+            Overloaded: too many pictures are waiting for their metadata to be removed.
         """
         caller, endpoint = call.caller, self.check_endpoint(call.caller, call.target)
         if not call.is_counted:
             await self._limiter.hit(caller, call.request.scope, polls=False)
-        if self._guard.breakers:
+        if self._guard.breakers and not call.passed_guard:
             self._guard.check(call.target, (caller.tenant.id, caller.subject))
-        given = self._files.to_fal(await call.read_input())
-        body = check_input(endpoint, caller.plan, given, own_files=self._files.cdn_url)
+        body = self.check_input(caller, endpoint, await call.read_input())
+        if caller.plan.strip_metadata:
+            cleaning = self._pictures.clean(caller.tenant.id, caller.subject, caller.plan, body)
+            body = await cancel_on_disconnect(call.disconnect, cleaning)
         return Admitted(await self._reserve(call, endpoint, body), body)
+
+    def is_shut(self, target: Target) -> bool:
+        """Whether the guard keeps new calls to a target back, but for a probe now and then."""
+        return bool(self._guard.breakers) and self._guard.is_shut(target)
+
+    async def pass_guard(self, call: Call) -> Call:
+        """Count a call and ask the guard, before anything is written for it; give the call as it goes on.
+
+        Raises:
+            RateLimited, StoreUnavailable, UpstreamAccountLocked, UpstreamUnavailable: as `admit_call`.
+        """
+        caller = call.caller
+        if not call.is_counted:
+            await self._limiter.hit(caller, call.request.scope, polls=False)
+        self._guard.check(call.target, (caller.tenant.id, caller.subject))
+        return call._replace(is_counted=True, passed_guard=True)
 
     async def admit_job(self, call: Call) -> Job:
         """Admit a question about a job, or its cancellation, and find the job.
@@ -115,21 +140,44 @@ class Admission:
         endpoint = self._catalog.get(target.endpoint)
         if endpoint is None or target.endpoint not in caller.endpoints:
             raise _not_allowed(target.endpoint)
+        if endpoint.id not in self._catalog.prices and caller.terms.limits_usd:
+            raise EndpointNotAllowed(f"A quota of usd limits you, and {endpoint.id} has no price by which it counts.")
         return endpoint
+
+    def check_input(self, caller: Caller, endpoint: Endpoint, given: Any) -> dict[str, Any]:
+        """Give an input as it may be sent to fal.
+
+        Raises:
+            InvalidInput, BadRequest: it may not.
+        """
+        return check_input(endpoint, caller.plan, self._files.to_fal(given), own_files=self._files.cdn_url)
+
+    def draft_job(self, call: Call, endpoint: Endpoint, body: dict[str, Any]) -> Job:
+        """Make the record of a call: what it reserves of each account.
+
+        Raises:
+            InvalidInput: the call could use more than any quota holds.
+        """
+        caller, now = call.caller, self._quotas.now()
+        price = self._catalog.prices.get(endpoint.id, 0)
+        amounts = ceilings(endpoint, body, price)
+        size = size_of(endpoint.id, body, amounts["tokens"] // MILLION)
+        needs = self._quotas.learned.needs(size, amounts, price)
+        payer, kind = payer_of(caller, call.request.scope["client"]), call.target.kind.value
+        return new_job(caller.terms, payer, kind, endpoint.id, amounts, now, needs=needs, size=size)
 
     def open_to(self, caller: Caller) -> list[str]:
         """List the endpoints that a caller may call."""
-        return sorted(endpoint for endpoint in caller.endpoints if endpoint in self._catalog)
+        listed = sorted(endpoint for endpoint in caller.endpoints if endpoint in self._catalog)
+        return [one for one in listed if one in self._catalog.prices] if caller.terms.limits_usd else listed
 
     async def _reserve(self, call: Call, endpoint: Endpoint, body: dict[str, Any]) -> Job:
         """Take a lease and reserve the quota, or neither."""
-        caller, amounts, now = call.caller, ceilings(endpoint, body), self._quotas.now()
-        kind = call.target.kind.value
-        job = new_job(caller.terms, caller.tenant.id, caller.subject, kind, endpoint.id, amounts, now)
+        job = self.draft_job(call, endpoint, body)
         if call.job_id is not None:
             job = replace(job, id=call.job_id)
         try:
-            await self._leases.acquire(job, caller.terms.leases)
+            await self._leases.acquire(job, call.caller.terms.leases)
             await self._quotas.reserve(job)
         except TooManyJobs:
             raise

@@ -42,6 +42,7 @@ class Call(NamedTuple):
         headers: those of the request to fal, but for the key.
         input: the parsed input, where it was read before.
         is_counted: whether the call was counted against its rate limits before.
+        passed_guard: whether the guard let it in before, so that it is not asked again.
         key: its Idempotency-Key.
         job_id: the id that its job is to have; a new one if not given.
         ends_with_caller: whether a caller who hangs up ends it.
@@ -54,6 +55,7 @@ class Call(NamedTuple):
     headers: dict[str, str]
     input: Any = None
     is_counted: bool = False
+    passed_guard: bool = False
     key: str | None = None
     job_id: str | None = None
     ends_with_caller: bool = True

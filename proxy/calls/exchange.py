@@ -1,4 +1,4 @@
-"""What the handlers of calls share: one exchange with fal, and work that is not to be left half done."""
+"""What the handlers of calls share: what an answer says of its cost, and work that is not to be left half done."""
 
 from __future__ import annotations
 
@@ -8,25 +8,11 @@ from typing import Any
 
 from proxy.calls.call import Outcome
 from proxy.jobs.settlement import UsageReport, parse_document
-from proxy.targets import Target
-from proxy.upstream.client import Upstream
-from proxy.upstream.relay import BufferedResponse, buffer_response
+from proxy.upstream.relay import BufferedResponse
 
 UNITS = "x-fal-billable-units"
 #: How long work that is not to be left half done may go on when the process ends.
 LAST_SECONDS = 0.2
-
-
-async def fetch(
-    upstream: Upstream,
-    target: Target,
-    headers: dict[str, str],
-    body: object = None,
-    caller: tuple[str, str] | None = None,
-) -> BufferedResponse:
-    """Make a call to fal and read the whole answer."""
-    response = await upstream.call(target, headers, body, caller)
-    return await buffer_response(response, repeatable=target.kind.repeatable)
 
 
 def usage_report(reply: BufferedResponse) -> UsageReport:

@@ -86,16 +86,7 @@ class Idempotency:
             UpstreamAmbiguous: the outcome of the first call cannot be known.
             ProxyError: whatever `execute` and `on_replay` raise.
         """
-        target, now = call.target, self._clock.now()
-        given = [target.kind.value, target.endpoint, call.input]
-        claim = Claim(
-            tenant=call.caller.tenant.id,
-            subject=call.caller.subject,
-            key_hash=_digest(key.encode()),
-            body_hash=_digest(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)),
-            job_id=new_job_id(now),
-            created_at=now,
-        )
+        claim = _new_claim(key, call, self._clock.now())
         call = call._replace(job_id=claim.job_id)
         while True:
             try:
@@ -112,6 +103,16 @@ class Idempotency:
             outcome = await self._replay(claim, holder, call, execute, recover)
             if outcome is not None:
                 return outcome
+
+    async def is_known(self, key: str, call: Call) -> bool:
+        """Whether the caller of a call used a key before.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        now = self._clock.now()
+        held = await self._store.find(_new_claim(key, call, now))
+        return held is not None and held.created_at >= now - KEPT_SECONDS
 
     async def _first(self, claim: Claim, call: Call, execute: Execute) -> Outcome:
         """Make the call, whether or not the caller stays: it may come back for the outcome."""
@@ -172,7 +173,7 @@ class Idempotency:
             job = await self._ledger.get(holder.job_id)
             if job is not None and job.request_id is not None:
                 return _mark_replayed(await recover(job))
-            over += job is not None and job.state == "settled"
+            over += job is not None and job.is_booked
             idle += job is not None and job.state == "reserved" and await self._is_idle(job)
             if over > LOOKS_AFTER_END or idle > LOOKS_WHILE_IDLE:
                 break
@@ -193,6 +194,19 @@ class Idempotency:
             now - holder.created_at > ABANDONED_SECONDS if job is None else now - job.checked_at > RELEASED_SECONDS
         )
         return (self._notes.was_refused(holder) or is_free) and await self._store.take_over(claim, holder.job_id)
+
+
+def _new_claim(key: str, call: Call, now: float) -> Claim:
+    target = call.target
+    given = [target.kind.value, target.endpoint, call.input]
+    return Claim(
+        tenant=call.caller.tenant.id,
+        subject=call.caller.subject,
+        key_hash=_digest(key.encode()),
+        body_hash=_digest(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)),
+        job_id=new_job_id(now),
+        created_at=now,
+    )
 
 
 def _place_of(claim: Claim) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from proxy.calls.admission import Admission
 from proxy.calls.call import Call, Outcome
-from proxy.calls.exchange import UNITS, fetch, finish
+from proxy.calls.exchange import UNITS, finish
 from proxy.calls.poll_cache import PollCache
 from proxy.calls.polls import StatusQuery, answer_status
 from proxy.errors import ProxyError
@@ -118,20 +118,26 @@ class JobHandler:
         return self._results.get(job.request_id or "", partial(self._fetch_result, job, sent))
 
     async def _fetch_result(self, job: Job, sent: dict[str, str]) -> BufferedResponse:
-        reply = await fetch(self._upstream, Target(Kind.RESULT, app=job.app, request_id=job.request_id or ""), sent)
+        target = Target(Kind.RESULT, app=job.app, request_id=job.request_id or "")
+        reply = await self._upstream.fetch(target, sent)
         await self._settlement.record_result(job, reply.status, reply.headers.get(UNITS), parse_document(reply.body))
         return reply
 
     async def cancel(self, call: Call) -> Outcome:
         """Cancel a job."""
-        # What it used until then is booked.
-        return await finish(self._cancel(call, await self._admission.admit_job(call)))
+        return await self.cancel_job(await self._admission.admit_job(call), call.headers)
 
-    async def _cancel(self, call: Call, job: Job) -> Outcome:
+    def cancel_job(self, job: Job, sent: dict[str, str]) -> Awaitable[Outcome]:
+        """Ask fal to cancel a job. The caller has checked who may."""
+        # What it used until then is booked.
+        return finish(self._cancel(job, sent))
+
+    async def _cancel(self, job: Job, sent: dict[str, str]) -> Outcome:
         """fal only says that a job was cancelled: whether it ran, and is to be charged, must be asked before."""
         ran = bool(job.charges) and await self._is_running(job)
         try:
-            reply = await fetch(self._upstream, call.target, call.headers)
+            target = Target(Kind.CANCEL, app=job.app, request_id=job.request_id or "")
+            reply = await self._upstream.fetch(target, sent)
         except ProxyError:
             if ran:
                 await self._settlement.charge_unseen(job)

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.calls.admission import Admission, Admitted
 from proxy.calls.call import Call, Outcome
-from proxy.calls.exchange import fetch, finish, usage_report
+from proxy.calls.exchange import finish, usage_report
 from proxy.calls.idempotency import Idempotency
 from proxy.clock import Clock
 from proxy.errors import AcceptanceDeferred, NotFound, StoreUnavailable, UpstreamAmbiguous
@@ -81,7 +81,7 @@ class ModelHandler:
         await self._free_if_gone(job, disconnect)
         call.mark_sent()
         try:
-            sending = fetch(self._upstream, call.target, call.headers, body, (job.tenant, job.subject))
+            sending = self._upstream.fetch(call.target, call.headers, body, (job.tenant, job.subject))
             reply = await cancel_on_disconnect(disconnect, sending)
         except BaseException as error:
             await self._settlement.charge_failed_call(job, error)
@@ -100,10 +100,9 @@ class ModelHandler:
         job = admitted.job
         call.mark_sent()
         try:
-            response = await self._upstream.call(call.target, call.headers, admitted.input, (job.tenant, job.subject))
-            reply = await buffer_response(response, repeatable=not response.is_success)
-            document = parse_document(reply.body) if response.is_success else None
-            request_id = _request_id_in(document) if response.is_success else None
+            reply = await self._upstream.fetch(call.target, call.headers, admitted.input, (job.tenant, job.subject))
+            document = parse_document(reply.body) if reply.is_success else None
+            request_id = _request_id_in(document) if reply.is_success else None
         except BaseException as error:
             await self._settlement.charge_failed_submit(job, error)
             raise
@@ -139,9 +138,13 @@ class ModelHandler:
         if call.input is None:
             await self._limiter.check_repeatable(call.caller, scope)
         once = call._replace(input=await call.read_input(), key=None, ends_with_caller=False)
+        key = call.key or ""
+        # Calls that would not be sent write no key; one that is known is answered also while fal fails.
+        if self._admission.is_shut(call.target) and not await self._idempotency.is_known(key, once):
+            once = await self._admission.pass_guard(once)
         # A repetition costs what a poll costs.
         count_replay = partial(self._limiter.hit, call.caller, scope, polls=True)
-        return await self._idempotency.run(call.key or "", once, execute, count_replay, self._recover)
+        return await self._idempotency.run(key, once, execute, count_replay, self._recover)
 
     async def _recover(self, job: Job) -> Outcome:
         """Answer a repeated submit from the job that fal has."""

@@ -46,7 +46,6 @@ class Endpoint:
     input_schema: Mapping[str, Any]
     output_schema: Mapping[str, Any] = field(default_factory=dict)
     default_tokens: int | None = None
-    price_per_compute_second: float | None = None
     shape: Shape = field(init=False, repr=False, compare=False)
     _validator: Any = field(init=False, repr=False, compare=False)
 
@@ -86,16 +85,25 @@ def _shorten(message: str, limit: int = 200) -> str:
 
 
 class Catalog:
-    """All endpoints by id. Lookups are exact: no prefix, no other case, no sub-path."""
+    """All endpoints by id. Lookups are exact: no prefix, no other case, no sub-path.
+
+    Attributes:
+        prices: of a second of compute time, in US dollars, by endpoint: as the directory last had them.
+    """
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._by_id = {endpoint.id: endpoint for endpoint in endpoints}
+        self.prices: Mapping[str, float] = {}
         self._apps = lru_cache(maxsize=1024)(self._find_apps)
 
     def replace(self, other: Catalog) -> None:
-        """Take over the endpoints of another catalogue, for all who hold this one."""
+        """Take over the endpoints of another catalogue, but not its prices, for all who hold this one."""
         self._by_id = other._by_id
         self._apps.cache_clear()
+
+    def set_prices(self, prices: Mapping[str, float]) -> None:
+        """Take over other prices, for all who hold this catalogue."""
+        self.prices = prices
 
     def apps(self, endpoints: frozenset[str]) -> frozenset[str]:
         """The queues that jobs of these endpoints are in."""
@@ -123,7 +131,7 @@ class Catalog:
         return len(self._by_id)
 
 
-def endpoint_from(document: Mapping[str, Any], *, price_per_compute_second: float | None = None) -> Endpoint:
+def endpoint_from(document: Mapping[str, Any]) -> Endpoint:
     """An endpoint from the JSON of a catalogue file.
 
     Raises:
@@ -136,7 +144,6 @@ def endpoint_from(document: Mapping[str, Any], *, price_per_compute_second: floa
             input_schema=document["input"],
             output_schema=document.get("output", {}),
             default_tokens=document.get("default_tokens"),
-            price_per_compute_second=price_per_compute_second,
         )
     except KeyError as missing:
         raise ValueError(f"the key {missing} is missing") from missing

@@ -7,13 +7,22 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
+from proxy.cli.admin_tokens import admin_tokens
+from proxy.cli.alerts import alerts
+from proxy.cli.audit import audit
+from proxy.cli.backup import backup
+from proxy.cli.doctor import doctor
+from proxy.cli.grants import grants
+from proxy.cli.jobs import jobs
 from proxy.cli.keys import tenant_keys
+from proxy.cli.overrides import overrides
 from proxy.cli.server import check_config, dev, migrate, sandbox, serve
 from proxy.cli.sessions import sessions
 from proxy.cli.tenants import tenants
+from proxy.cli.upstreams import upstreams
 from proxy.cli.usage import usage
 
-main = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+main = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -36,7 +45,16 @@ main.command()(dev)
 main.command()(sandbox)
 main.command("check-config")(check_config)
 main.command()(migrate)
+main.command()(backup)
+main.command()(doctor)
 main.command()(usage)
+main.command()(upstreams)
 main.add_typer(tenants, name="tenants")
 main.add_typer(tenant_keys, name="keys")
 main.add_typer(sessions, name="sessions")
+main.add_typer(jobs, name="jobs")
+main.add_typer(alerts, name="alerts")
+main.add_typer(audit, name="audit")
+main.add_typer(grants, name="grants")
+main.add_typer(admin_tokens, name="admin-tokens")
+main.add_typer(overrides, name="overrides")

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from proxy import settings
-from proxy.cli.output import refuse, refuse_on_error
+from proxy.cli.output import refuse, refuse_on_error, say
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
+from proxy.playground.registry import find_running
 from proxy.redaction import Redactor
-from proxy.settings import LogSettings
+from proxy.settings import LogSettings, StoreSettings
+from proxy.stores.audit import Author
 from proxy.stores.sql import SqlStores
 from proxy.telemetry.logs import configure_logging
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import Tenant
+from proxy.tenants.removal import finish_interrupted
 
 T = TypeVar("T")
+DATABASE = "PROXY_DATABASE_URL"
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 
 
 def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True) -> T:
     """Run a function on the database that the settings name; a server may be running."""
-    stores_settings = refuse_on_error(lambda: settings.read_stores(os.environ))
+    stores_settings = read_store_settings()
     configure_logging(LogSettings("text", "warning"), Redactor(settings.secrets_in(stores_settings)))
 
     async def work() -> T:
@@ -46,6 +52,27 @@ def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prep
         refuse([error.message])
 
 
+def read_store_settings() -> StoreSettings:
+    """Read where the database is, or print what is wrong and exit."""
+    return refuse_on_error(lambda: settings.read_stores({**os.environ, **_database_of_dev()}))
+
+
+def _database_of_dev() -> dict[str, str]:
+    """The setting of the database of a running `dev`, if no setting names another one and the default has no file."""
+    if any(os.environ.get(name, "").strip() for name in (DATABASE, f"{DATABASE}_FILE")):
+        return {}
+    if Path(settings.DEFAULTS[DATABASE].removeprefix("sqlite:///")).exists():
+        return {}
+    running = find_running(str(Path.cwd()))
+    if len(running) > 1:
+        each = "; ".join(f"{dev.database_url} (dev at {dev.url})" for dev in running)
+        refuse([f"{DATABASE}: several 'dev' are running; set it to the database of one: {each}"])
+    if not running:
+        return {}
+    say(f"using the database of the running 'dev' at {running[0].url}")
+    return {DATABASE: running[0].database_url}
+
+
 async def _ensure_tenants(stores: SqlStores) -> None:
     """Apply the plan file as the server does, so that commands find the same tenants before its first start."""
     directory = Directory(stores.directory, SystemClock())
@@ -54,7 +81,19 @@ async def _ensure_tenants(stores: SqlStores) -> None:
         return
     path = os.environ.get("PROXY_CONFIG", "").strip()
     file, _ = refuse_on_error(lambda: read_file(settings.existing_file(path) if path else None))
-    await directory.apply(file)
+    await finish_interrupted(stores.directory, stores.removal)
+    await directory.apply(file, by=command_author())
+
+
+def command_author() -> Author:
+    """The author of what a command changes: the system's user."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user need not have a name.
+        user = str(os.getuid())
+    name = "".join(character for character in user[:64] if character.isprintable())
+    return Author.of_process(f"command:{name}", SystemClock().now())
 
 
 async def read_snapshot(_stores: SqlStores, directory: Directory) -> Snapshot:

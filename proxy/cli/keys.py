@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from proxy.auth.sessions import SUBJECT_RULE, is_subject
-from proxy.cli.database import TenantId, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, say, to_iso, to_json
-from proxy.clock import SystemClock
+from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
+from proxy.cli.output import AsJson, print_rows, refuse, say, to_json
+from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory
@@ -31,7 +31,7 @@ def keys_create(
     async def run(_stores: SqlStores, directory: Directory) -> tuple[str, str]:
         find_tenant(await directory.snapshot(), tenant)
         text, record = keys.make(tenant, name, SystemClock().now())
-        await directory.add_key(record)
+        await directory.add_key(record, by=command_author())
         return text, record.id
 
     text, key_id = run_on_database(run)
@@ -45,7 +45,12 @@ def keys_list(tenant: TenantId, as_json: AsJson = False) -> None:
     snapshot = run_on_database(read_snapshot)
     find_tenant(snapshot, tenant)
     rows = [
-        {"id": key.id, "name": key.name, "created_at": to_iso(key.created_at), "last_used_at": to_iso(key.last_used_at)}
+        {
+            "id": key.id,
+            "name": key.name,
+            "created_at": to_iso(key.created_at),
+            "last_used_at": None if key.last_used_at is None else to_iso(key.last_used_at),
+        }
         for key in snapshot.keys.values()
         if key.tenant == tenant
     ]
@@ -57,7 +62,7 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that 'keys li
     """Revoke a key on all servers, within five seconds."""
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
-        return keys.is_key_id(key_id) and await directory.revoke_key(key_id)
+        return keys.is_key_id(key_id) and await directory.revoke_key(key_id, by=command_author())
 
     if not run_on_database(run):
         refuse([f"there is no key {key_id}"])

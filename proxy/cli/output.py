@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
@@ -26,16 +25,22 @@ def refuse_on_error(read: Callable[[], T]) -> T:
 
 
 def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str]) -> None:
+    """Print rows: under the names of their columns on a terminal, and separated by tabs for programs.
+
+    A row may lack its last columns.
+    """
     if as_json:
         print(to_json(rows))
         return
+    if sys.stdout.isatty():
+        print_table([{column: row.get(column, "") for column in columns} for row in rows], columns)
+        return
     for row in rows:
-        print("\t".join(str(row[column]) for column in columns))
+        print("\t".join(str(row[column]) for column in columns if column in row))
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print columns under their names; the last row is the total and lacks the columns that group the rows."""
-    columns = list(rows[0])
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print columns under their names. A total is a row that lacks the columns that group the others."""
     cells = [columns, *([str(row.get(column, "total")) for column in columns] for row in rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
     for line in cells:
@@ -44,10 +49,6 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def to_json(document: object) -> str:
     return orjson.dumps(document).decode()
-
-
-def to_iso(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def say(words: str) -> None:

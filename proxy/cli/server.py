@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +14,19 @@ from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.cli.database import run_on_database
 from proxy.cli.output import refuse, refuse_on_error, say
+from proxy.errors import StoreUnavailable
 from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
-from proxy.settings import Settings, SettingsError
+from proxy.settings import Settings, SettingsError, StoreSettings
+from proxy.stores.errors import SchemaMismatch, SchemaTooNew
 from proxy.stores.sql import SqlStores
 from proxy.telemetry.logs import configure_logging
 from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
+
+#: How long a start waits for a database before it goes on without.
+CHECK_SECONDS = 2.0
 
 
 def serve(
@@ -37,7 +44,31 @@ def serve(
         say(f"warning: {warning}")
     # Of this process, which supervises the workers if there are several.
     configure_logging(settings.log, Redactor(settings.secrets))
+    _check_schema(settings.stores)
     raise typer.Exit(run("proxy.cli.server:application", settings))
+
+
+def _check_schema(stores_settings: StoreSettings) -> None:
+    """Refuse to start on a schema that this version cannot use, after upgrading it if that is set.
+
+    A database that does not answer may come later: then each process looks at its schema itself.
+    """
+
+    async def prepare() -> None:
+        stores = SqlStores.of(stores_settings, lock_seconds=CHECK_SECONDS)
+        try:
+            await stores.prepare()
+        finally:
+            await stores.close()
+
+    try:
+        asyncio.run(prepare())
+    except SchemaTooNew as problem:
+        refuse([f"PROXY_DATABASE_URL: {problem.message}"])
+    except SchemaMismatch as problem:
+        refuse([f"PROXY_DATABASE_URL: {problem.message}, or set PROXY_MIGRATE=on"])
+    except StoreUnavailable:
+        pass
 
 
 def application() -> Any:
@@ -68,20 +99,29 @@ def _application() -> Any:
 
 def dev(
     guests: Annotated[bool, typer.Option("--guests", help="With FAL_KEY: let the page call freely.")] = False,
+    proof_of_work: Annotated[bool, typer.Option("--proof-of-work", help="Guests solve a challenge first.")] = False,
     yes_expose: Annotated[bool, typer.Option("--yes-expose", help="With FAL_KEY: let other machines call.")] = False,
 ) -> None:
     """Run the sandbox, the proxy and the page in one process, with a demo tenant. FAL_KEY uses fal itself."""
-    # Imported here: the sandbox and its picture library have no part in production.
-    from proxy.playground.dev import run_dev
-
-    refuse_on_error(lambda: run_dev(os.environ, takes_guests=guests, exposes=yes_expose))
+    trial = _import_trial()
+    flags = {"takes_guests": guests, "proves_work": proof_of_work, "exposes": yes_expose}
+    refuse_on_error(lambda: trial.run_dev(os.environ, **flags))
 
 
 def sandbox(port: Annotated[int, typer.Option(min=1, max=65535)] = 8788) -> None:
     """Run the sandbox of fal alone, and print the settings that point a proxy at it."""
-    from proxy.playground.dev import run_sandbox
+    _import_trial().run_sandbox(port)
 
-    run_sandbox(port)
+
+def _import_trial() -> ModuleType:
+    """Import the commands for trying things out only when they run: the sandbox has no part in production."""
+    try:
+        from proxy.playground import dev as trial
+    except ModuleNotFoundError as problem:
+        if problem.name != "PIL":
+            raise
+        refuse(["the sandbox needs Pillow, which the image leaves out: install fal-proxy with pip to try things out"])
+    return trial
 
 
 def check_config() -> None:

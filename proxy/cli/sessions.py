@@ -6,14 +6,17 @@ import os
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from proxy import settings
+from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, is_session_id, is_subject
-from proxy.cli.database import find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_iso, to_json
-from proxy.clock import SystemClock
+from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, describe_mint, is_session_id, is_subject
+from proxy.cli.database import command_author, find_tenant, run_on_database
+from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_json
+from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
+from proxy.tenants.caller import Session
 from proxy.tenants.directory import Directory
 
 sessions = typer.Typer(no_args_is_help=True, help="Sessions.")
@@ -25,23 +28,60 @@ def sessions_mint(
     subject: Annotated[str, typer.Option(help="The user, as the tenant names them.")],
     endpoint: Annotated[list[str] | None, typer.Option(help="Allow only this endpoint; can be repeated.")] = None,
     ttl: Annotated[int | None, typer.Option(min=1, help="Lifetime in seconds; at most what the plan allows.")] = None,
+    quota: Annotated[
+        list[str] | None, typer.Option(help="What it has in all, such as requests=10; can be repeated.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens of a call.")] = None,
+    max_prompt_chars: Annotated[int | None, typer.Option(help="The longest prompt of a call.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word by which you know it; can be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a session token for one user."""
+    """Print a session token for one user. It can only narrow what the plan allows."""
     try:
         check_subject(subject)
     except ValueError as problem:
         refuse([f"--subject: {problem}"])
+    narrowing = _read_narrowing(quota or [], max_tokens, max_prompt_chars, tag or [])
     ring = refuse_on_error(lambda: settings.read_session_secrets(os.environ)).secrets
-    snapshot = run_on_database(read_snapshot)
-    plan = snapshot.plans[find_tenant(snapshot, tenant).plan]
-    if unknown := sorted(set(endpoint or []) - plan.endpoints):
-        refuse([f"--endpoint: the tenant's plan does not allow {', '.join(unknown)}"])
-    seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
-    token, session = Sessions(ring, SystemClock()).mint(tenant, subject, seconds, endpoints=endpoint or None)
+
+    async def run(stores: SqlStores, directory: Directory) -> tuple[str, Session]:
+        snapshot = await directory.snapshot()
+        found = find_tenant(snapshot, tenant)
+        snapshot.check_active(found.id)
+        plan = snapshot.plans[snapshot.plan_of(found, subject)]
+        if unknown := sorted(set(endpoint or []) - plan.endpoints):
+            refuse([f"--endpoint: the tenant's plan does not allow {', '.join(unknown)}"])
+        check_prices(narrowing, endpoint or plan.endpoints, snapshot.prices)
+        seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
+        token, session = Sessions(ring, SystemClock()).mint(
+            tenant, subject, seconds, endpoints=endpoint or None, **narrowing.claims()
+        )
+        await stores.audit.record(command_author(), describe_mint(session))
+        return token, session
+
+    token, session = run_on_database(run)
     say(f"session {session.id} for {subject} of {tenant}, until {to_iso(session.expires_at)}")
     fields = {"id": session.id, "subject": subject, "expires_at": to_iso(session.expires_at), "token": token}
     print(to_json(fields) if as_json else token)
+
+
+def _read_narrowing(
+    quotas: list[str], max_tokens: int | None, max_prompt_chars: int | None, tags: list[str]
+) -> Narrowing:
+    parts = [quota.partition("=") for quota in quotas]
+    limits = {"max_tokens": max_tokens, "max_prompt_chars": max_prompt_chars}
+    try:
+        named = [{"unit": unit, "limit": float(limit)} for unit, _, limit in parts]
+        return Narrowing.model_validate({"quotas": named, "limits": limits, "tags": tags})
+    except ValidationError as problem:
+        refuse([f"--{_option_of(error['loc'])}: {error['msg']}" for error in problem.errors()])
+    except ValueError:
+        refuse(["--quota: give a unit and a number, such as requests=10"])
+
+
+def _option_of(where: tuple[int | str, ...]) -> str:
+    name = str(where[1] if where[0] == "limits" else where[0])
+    return {"quotas": "quota", "tags": "tag"}.get(name, name.replace("_", "-"))
 
 
 @sessions.command("revoke")
@@ -63,7 +103,7 @@ def sessions_revoke(
         snapshot = await directory.snapshot()
         now = SystemClock().now()
         for one in [find_tenant(snapshot, tenant)] if tenant else snapshot.tenants.values():
-            await directory.revoke(revoke_by_name(one.id, session_id, subject, now))
+            await directory.revoke(revoke_by_name(one.id, session_id, subject, now), by=command_author())
 
     run_on_database(run)
     print("revoked")

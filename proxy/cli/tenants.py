@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
 
 import orjson
 import typer
 
 from proxy import settings
-from proxy.cli.database import TenantId, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse_on_error, to_json
+from proxy.catalog import built_in
+from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
+from proxy.cli.output import AsJson, print_rows, refuse, refuse_on_error, to_json
+from proxy.clock import SystemClock, to_iso
+from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
-from proxy.tenants.plan_file import json_schema, read_file
-from proxy.tenants.plans import Tenant
+from proxy.tenants.plan_file import dump_file, json_schema, read_file
+from proxy.tenants.removal import TenantRemoval
 
 tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
 
@@ -21,20 +27,38 @@ tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
 @tenants.command("apply")
 def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")]) -> None:
     """Apply a file of plans and tenants."""
-    found, _ = refuse_on_error(lambda: read_file(settings.existing_file(file)))
+    path = refuse_on_error(lambda: settings.existing_file(file))
+    known = run_on_database(read_snapshot)
+    found, _ = refuse_on_error(lambda: read_file(path, known))
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
-        return await directory.apply(found)
+        return await directory.apply(found, by=command_author())
 
     print("changed" if run_on_database(run) else "unchanged")
+
+
+@tenants.command("export")
+def tenants_export() -> None:
+    """Print the plan file of what the database holds now. Applied, it changes nothing."""
+    snapshot = run_on_database(read_snapshot)
+    path = os.environ.get("PROXY_CONFIG", "").strip()
+    file, _ = refuse_on_error(lambda: read_file(settings.existing_file(path) if path else None, snapshot))
+    folder = Path(path).resolve().parent
+    schemas = {one.id: folder / one.schema_ for one in file.endpoints if one.schema_ is not None}
+    named = set(snapshot.prices).union(*(plan.endpoints for plan in snapshot.plans.values()))
+    if unknown := sorted(named - schemas.keys() - set(built_in().ids())):
+        refuse([f"PROXY_CONFIG: name the proxy's plan file, which has the schema of {', '.join(unknown)}"])
+    print(dump_file(snapshot, schemas), end="")
 
 
 @tenants.command("list")
 def tenants_list(as_json: AsJson = False) -> None:
     """List all tenants."""
     snapshot = run_on_database(read_snapshot)
-    rows = [_tenant_facts(tenant) for _, tenant in sorted(snapshot.tenants.items())]
-    print_rows(rows, as_json, ("id", "plan"))
+    rows = [snapshot.describe(tenant) for _, tenant in sorted(snapshot.tenants.items())]
+    if not as_json:
+        rows = [row | ({"state": "suspended"} if row["suspended_at"] else {}) for row in rows]
+    print_rows(rows, as_json, ("id", "plan", "state"))
 
 
 @tenants.command("show")
@@ -42,15 +66,49 @@ def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
     """Show one tenant and the limits of its plan."""
     snapshot = run_on_database(read_snapshot)
     found = find_tenant(snapshot, tenant)
-    fields = _tenant_facts(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
+    fields = snapshot.describe(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
     print(to_json(fields) if as_json else orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode())
+
+
+@tenants.command("suspend")
+def tenants_suspend(tenant: TenantId) -> None:
+    """Refuse all that a tenant and its users ask, on all servers within five seconds, until it is resumed."""
+    _change(tenant, lambda directory: directory.suspend(tenant, by=command_author()))
+    print("suspended")
+
+
+@tenants.command("resume")
+def tenants_resume(tenant: TenantId) -> None:
+    """Serve a suspended tenant again, on all servers within five seconds."""
+    _change(tenant, lambda directory: directory.resume(tenant, by=command_author()))
+    print("resumed")
+
+
+@tenants.command("delete")
+def tenants_delete(tenant: TenantId, as_json: AsJson = False) -> None:
+    """Delete a tenant, its keys and sessions, for good; print the name under which its usage is kept."""
+
+    async def run(stores: SqlStores, directory: Directory) -> FormerTenant:
+        snapshot, removal = await directory.snapshot(), TenantRemoval(directory, stores.removal, SystemClock())
+        if (former := snapshot.find_uncleared(tenant)) is not None:
+            await removal.finish(former)
+            return former
+        return await removal.delete(find_tenant(snapshot, tenant).id, by=command_author())
+
+    former = run_on_database(run)
+    fields = {"id": former.id, "records": former.records, "deleted_at": to_iso(former.deleted_at)}
+    print(to_json(fields) if as_json else former.records)
+
+
+def _change(tenant: str, change: Callable[[Directory], Awaitable[None]]) -> None:
+    async def run(_stores: SqlStores, directory: Directory) -> None:
+        find_tenant(await directory.snapshot(), tenant)
+        await change(directory)
+
+    run_on_database(run)
 
 
 @tenants.command("schema")
 def tenants_schema() -> None:
     """Print the JSON schema of the plan file."""
     print(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
-
-
-def _tenant_facts(tenant: Tenant) -> dict[str, Any]:
-    return tenant.model_dump(mode="json")

@@ -15,22 +15,29 @@ from proxy.tenants.directory import Directory
 
 
 def usage(
-    tenant: Annotated[str, typer.Option(help="The tenant's id.")],
+    tenant: Annotated[str | None, typer.Option(help="The tenant's id; all tenants without it.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="The first day, such as 2026-01-31.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="The last day.")] = None,
-    group_by: Annotated[str, typer.Option(help="day, endpoint, subject; comma-separated.")] = "day",
+    group_by: Annotated[
+        str | None, typer.Option(help="day, endpoint, subject; comma-separated. By day, or by tenant for all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Report what a tenant used."""
+    """Report what a tenant used, or all of them."""
+    parse_groups = reports.parse_groups_of_all if tenant is None else reports.parse_groups
 
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
-        find_tenant(await directory.snapshot(), tenant)
+        snapshot = await directory.snapshot()
+        if tenant is not None and not snapshot.has_records(tenant):
+            find_tenant(snapshot, tenant)
         period = reports.parse_period(first, last, SystemClock().now())
-        groups = reports.parse_groups(group_by)
-        return await reports.report(stores.ledger, tenant, None, period, groups)
+        groups = parse_groups(group_by)
+        rows = await stores.ledger.usage(tenant, None, period.since, period.until, groups)
+        return reports.describe(tenant, None, period, groups, rows, rows)
 
     found = run_on_database(run)
     if as_json:
         print(to_json(found))
         return
-    print_table([*found["usage"], found["total"]])
+    rows = [*found["usage"], found["total"]]
+    print_table(rows, list(rows[0]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.errors import OriginNotAllowed, ProxyError, RateLimited, respond
+from proxy.errors import OriginNotAllowed, ProxyError, RateLimited
+from proxy.http.error_response import respond
+from proxy.http.refused_origins import MAX_FACT_CHARS, RefusedOrigins
 from proxy.http.scope import SHOWN, header_of
 from proxy.log_context import bind
+from proxy.origins import OriginRefusal
 from proxy.telemetry.metrics import Metrics
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -70,19 +73,27 @@ CORS_RESPONSE_HEADERS = (
     "retry-after",
     "ratelimit",
     "ratelimit-policy",
+    "quota",
+    "quota-policy",
     "idempotency-replayed",
     "location",
     "x-fal-proxy-dropped",
 )
-#: A text of a caller's in a log line is cut at this length.
-MAX_FACT_CHARS = 200
+#: What to change so that a page may call.
+_SETTING = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
 
 
 class Cors(CORSMiddleware):
     """Starlette's CORS, for origins that can change while the program runs."""
 
     def __init__(
-        self, app: ASGIApp, is_allowed: Callable[[str], bool], metrics: Metrics, check: Callable[[Scope], None]
+        self,
+        app: ASGIApp,
+        is_allowed: Callable[[str], bool],
+        list_allowed: Callable[[], Collection[str]],
+        metrics: Metrics,
+        check: Callable[[Scope], None],
+        origins: RefusedOrigins,
     ) -> None:
         super().__init__(
             app,
@@ -93,8 +104,10 @@ class Cors(CORSMiddleware):
             max_age=600,
         )
         self._is_allowed = is_allowed
+        self._list_allowed = list_allowed
         self._metrics = metrics
         self._check = check
+        self._origins = origins
 
     def is_allowed_origin(self, origin: str) -> bool:
         return self._is_allowed(origin.lower())
@@ -129,10 +142,14 @@ class Cors(CORSMiddleware):
             "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
             "wanted_headers": asked.get("access-control-request-headers", "")[:MAX_FACT_CHARS],
         }
+        refusal = None
         if not self.is_allowed_origin(asked["origin"]):
-            fields["allowed_by"] = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
+            fields["allowed_by"] = _SETTING
+            refusal = OriginRefusal("preflight", asked["origin"], self._list_allowed, _SETTING)
         bind(scope, **fields)
-        return self._respond(OriginNotAllowed(f"This page may not make this call ({why})."), scope)
+        error = OriginNotAllowed(f"This page may not make this call ({why}).", refusal)
+        self._origins.report(error)
+        return self._respond(error, scope)
 
     def _respond(self, error: ProxyError, scope: Scope) -> Response:
         self._metrics.refusals.labels(error.code).inc()

@@ -58,7 +58,8 @@ class EventStream(Response):
         ends_with_result: bool = False,
     ) -> None:
         super().__init__(headers={**headers, **STREAM_HEADERS})
-        del self.headers["content-length"]
+        # Not by `headers`, which would keep them for as long as the stream is open.
+        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         self._events = events
         self._release = release
         self._ends_with_result = ends_with_result

@@ -23,17 +23,21 @@ from proxy.errors import (
     Internal,
     MethodNotAllowed,
     NotFound,
+    OriginNotAllowed,
     ProxyError,
     UpstreamAmbiguous,
-    respond,
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
+from proxy.http.error_response import respond
+from proxy.http.refused_origins import RefusedOrigins
 from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
 from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, to_rate_limited
 from proxy.limits.refusals import COUNTED, RefusalBudget
+from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
 from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
+from proxy.telemetry.logs import log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.relay import StreamBroken
 
@@ -69,7 +73,7 @@ class RequestContext:
         shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii")), NO_STORE, NOSNIFF]
         started = time.perf_counter()
 
-        async def send_with_more(message: Message) -> None:
+        def send_with_more(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 if HELD in state:
                     # An answer may last for long, and has no use for the input.
@@ -81,7 +85,9 @@ class RequestContext:
                 if self._drain.started.is_set():
                     # The next request of this caller finds another process.
                     message["headers"].append((b"connection", b"close"))
-            await send(message)
+                if (quotas := state.get(SESSION_QUOTAS)) is not None:
+                    return _send_with_quotas(message, quotas, send)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_with_more)
@@ -106,7 +112,12 @@ class RequestContext:
                 "milliseconds": round(seconds * 1000, 1),
                 **scope["state"].get(FIELDS, {}),
             }
-            _access.log(level, "request", extra={"log_fields": fields})
+            log_request(level, fields)
+
+
+async def _send_with_quotas(message: Message, quotas: SessionQuotas, send: Send) -> None:
+    message["headers"] += await quotas.raw_headers()
+    await send(message)
 
 
 def _well_formed(request_id: str | None) -> str | None:
@@ -116,11 +127,14 @@ def _well_formed(request_id: str | None) -> str | None:
 class Errors:
     """Turns whatever is raised below into the one shape of errors; an unexpected one is logged, never shown."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, budget: RefusalBudget) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, drain: Drain, budget: RefusalBudget, origins: RefusedOrigins
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
         self._budget = budget
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -133,7 +147,7 @@ class Errors:
             await Response(status_code=499)(scope, receive, send)
         except StreamBroken as broken:
             # Returning without an end makes the server cut the connection: no client takes it for the end.
-            _log.warning("stream to a caller cut: %s", broken)
+            _log.warning("stream cut", extra={"log_fields": {"problem": str(broken)}})
         except asyncio.CancelledError:
             if not self._drain.over.is_set():
                 raise
@@ -150,6 +164,8 @@ class Errors:
 
     async def _refuse(self, error: ProxyError, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.refusals.labels(error.code).inc()
+        if isinstance(error, OriginNotAllowed):
+            self._origins.report(error)
         bind(scope, error_type=error.code)
         await respond(error, scope["state"]["request_id"])(scope, receive, send)
 

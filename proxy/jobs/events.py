@@ -6,6 +6,8 @@ The native stream reaches from the job's place in the queue to its result, and i
     event: result    id: END                             data: the body of the result
     event: error     id: END                             data: the body that the result's route answers instead
 
+The last event of a session with quotas of its own also says what is left of them, in `quotas`.
+
 A mark says the same in every process, so a stream can be resumed at another one, or after a restart.
 """
 
@@ -26,6 +28,7 @@ from proxy.jobs.opening import JobUnknown
 from proxy.jobs.settlement import parse_document
 from proxy.jobs.updates import Rewrite, Update
 from proxy.jobs.watch import ATTEMPTS, BACKOFF_SECONDS, Watch
+from proxy.limits.session_quotas import SessionQuotas
 from proxy.upstream import sse
 from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, BufferedResponse, StreamBroken
 
@@ -104,7 +107,13 @@ async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) ->
 
 
 async def job_events(
-    watch: Watch, rewrite: Rewrite, fetch: Fetch, drain: Drain, after: str | None, request_id: str
+    watch: Watch,
+    rewrite: Rewrite,
+    fetch: Fetch,
+    drain: Drain,
+    after: str | None,
+    request_id: str,
+    quotas: SessionQuotas | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the native events of a job after a mark, up to the last one, or to when to come back.
 
@@ -113,6 +122,7 @@ async def job_events(
         fetch: gives the job's result.
         after: the id of an event; None for the latest.
         request_id: of the request that is answered, for errors of the proxy's own.
+        quotas: those of the caller's session, if it has some.
     """
     yield sse.retry(RETRY_SECONDS)
     if watch.latest is None:
@@ -138,7 +148,7 @@ async def job_events(
             # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
             yield _error_event(stream_error(failure).body() | {"request_id": request_id}, id_="")
         return
-    yield await _last_event(fetch, request_id) or sse.retry(TROUBLE_SECONDS)
+    yield await _last_event(fetch, request_id, quotas) or sse.retry(TROUBLE_SECONDS)
 
 
 async def begin_with(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -149,7 +159,7 @@ async def begin_with(first: bytes, events: AsyncGenerator[bytes, None]) -> Async
             yield event
 
 
-async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
+async def _last_event(fetch: Fetch, request_id: str, quotas: SessionQuotas | None) -> bytes | None:
     """The event with the result of the job; None if fal does not give it for now."""
     for pause in (*BACKOFF_SECONDS[:3], None):
         try:
@@ -160,17 +170,20 @@ async def _last_event(fetch: Fetch, request_id: str) -> bytes | None:
                 return None
             await asyncio.sleep(pause)
         except ProxyError as problem:
-            return _error_event(problem.body() | {"request_id": request_id})
+            more = {} if quotas is None else await quotas.document()
+            return _error_event(problem.body() | {"request_id": request_id} | more)
         else:
-            return _result_event(result, request_id)
+            # Read now: the call is charged.
+            return _result_event(result, request_id, {} if quotas is None else await quotas.document())
     return None
 
 
-def _result_event(result: BufferedResponse, request_id: str) -> bytes:
-    if parse_document(result.body) is None:
+def _result_event(result: BufferedResponse, request_id: str, more: dict[str, Any]) -> bytes:
+    if (document := parse_document(result.body)) is None:
         problem = BadUpstream(f"fal's answer (status {result.status}) is not JSON.", scope="upstream")
-        return _error_event(problem.body() | {"request_id": request_id})
-    return sse.encode(result.body, name="result" if 200 <= result.status < 300 else "error", id_=END)
+        return _error_event(problem.body() | {"request_id": request_id} | more)
+    body = orjson.dumps(document | more) if more and isinstance(document, dict) else result.body
+    return sse.encode(body, name="result" if 200 <= result.status < 300 else "error", id_=END)
 
 
 def _error_event(body: dict[str, Any], *, id_: str = END) -> bytes:

@@ -17,7 +17,7 @@ from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import BufferedResponse, buffer_response
+from proxy.upstream.relay import BufferedResponse
 
 
 class StatusReport(NamedTuple):
@@ -55,9 +55,8 @@ class FalQueue:
 
     async def _fetch(self, job: Job, logs: bool) -> StatusReport:
         target = Target(Kind.STATUS, app=job.app, request_id=job.request_id or "", logs=logs)
-        response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=False))
-        reply = await buffer_response(response, repeatable=True)
-        document = parse_document(reply.body) if response.is_success else None
+        reply = await self._upstream.fetch(target, headers.to_fal(Headers({}), streams=False))
+        document = parse_document(reply.body) if reply.is_success else None
         if not isinstance(document, dict):
             return StatusReport(reply, None)
         if document.get("status") in STATES:

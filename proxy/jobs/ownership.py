@@ -9,18 +9,22 @@ from cachetools import LRUCache
 
 from proxy.errors import NotFound
 from proxy.stores.ledger import Job, Ledger
+from proxy.stores.removal import FormerTenant
 from proxy.targets import Target
 from proxy.tenants.caller import Caller
+from proxy.tenants.directory import Directory, Snapshot
 
 #: An owner never changes, so what was read once can be answered from memory. About a kilobyte each.
 KEPT = 50_000
 
 
 class Ownership:
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, directory: Directory) -> None:
         self._ledger = ledger
         #: By owner too: another user's job is looked for in the ledger, like one that is not there, every time.
         self._cached: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
+        self._gone: tuple[tuple[FormerTenant, ...], int] = ((), 0)
+        directory.listen(self._follow)
 
     async def find(self, target: Target, caller: Caller) -> Job:
         """The job a target names. Its state may be older than the ledger's; its owner is not.
@@ -46,6 +50,13 @@ class Ownership:
                 raise NotFound
             self.keep(job)
         return job
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        """Forget all owners once a tenant is deleted, or a subject forgotten: another one may get the name."""
+        gone = (snapshot.former, snapshot.revoked.forgotten)
+        if gone != self._gone:
+            self._gone = gone
+            self._cached.clear()
 
     def keep(self, job: Job) -> None:
         """Remember whose a job is that was just accepted."""

@@ -1,9 +1,10 @@
 """Removes what is past its time, in batches that calls hardly notice.
 
-Each run finds rows past their time and removes some in each transaction. A rest follows that is many times as long as
-the removal took, with what SQLite writes to the disk for it: the busier the database, the slower the run. What has a
-time of its own (idempotency keys, uploads, revocations) is removed a day after its end; jobs and accounts once the
-retention has passed. A run ends if it finds that another process removes rows.
+Each run finds rows past their time and removes some in each transaction, for a few milliseconds. A rest follows that is
+some times as long as the removal took, with what SQLite writes to the disk for it: the busier the database, the slower
+the run. What has a time of its own (idempotency keys, uploads, revocations, accounts of addresses) is removed a day
+after its end; jobs and other accounts once the retention has passed, and entries of the audit log after a time of their
+own. A run ends if it finds that another process removes rows.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from proxy.clock import Clock
-from proxy.limits.quotas import WINDOWS, window_start
+from proxy.limits.accounts import WINDOWS, window_start
 from proxy.recurring import Recurring
-from proxy.stores.retention import KINDS, Expiry, RetentionStore, Row
+from proxy.stores.retention import KINDS, Expiry, Removal, RetentionStore, Row
+from proxy.tenants.plans import MAX_SESSION_SECONDS
+from proxy.tenants.terms import SESSION
 
 #: How often a process looks for rows past their time; more often where they are kept for less than days.
 EVERY_SECONDS = 600.0
 LOOKS = 24
-#: Rows that one reading finds, and that one transaction removes.
+#: Rows that one reading finds.
 FOUND_AT_ONCE = 500
-MOST_AT_ONCE = 25
+#: After this long, a transaction removes no more.
+BATCH_SECONDS = 0.004
 #: The least rest after a batch, and how many times as long as the batch it is.
-REST_SECONDS, REST_TIMES = 0.02, 9
+REST_SECONDS, REST_TIMES = 0.01, 4
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.
 ENDED_SECONDS = 86_400.0
 _log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ class Cleaner:
 
     Args:
         retention_seconds: how long jobs and accounts stay after their end.
+        audit_seconds: how long entries of the audit log stay.
         removed: is given the kind and the number of rows that were removed.
     """
 
@@ -45,11 +50,13 @@ class Cleaner:
         store: RetentionStore,
         clock: Clock,
         retention_seconds: float,
+        audit_seconds: float,
         removed: Callable[[str, int], None] = lambda _kind, _rows: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._retention = retention_seconds
+        self._audit = audit_seconds
         self._removed = removed
         self._every = min(EVERY_SECONDS, retention_seconds / LOOKS)
         # Replicas that started together do not look together.
@@ -85,33 +92,44 @@ class Cleaner:
         before, ended = now - self._retention, now - min(self._retention, ENDED_SECONDS)
         oldest = await self._store.oldest_open()
         # A call that is not over yet is still to be booked on the accounts of the windows in which it was submitted.
-        stays = before if oldest is None else min(before, oldest)
+        open_since = now if oldest is None else oldest
         return Expiry(
             jobs=before,
-            accounts={window: window_start(window, stays) for window in WINDOWS},
+            accounts=_first_windows(min(before, open_since)),
+            address_accounts=_first_windows(min(ended, open_since)),
             idempotency=ended,
             uploads=ended,
             revocations=ended,
+            alerts=before,
+            audit=now - self._audit,
         )
 
     async def _remove_all(self, kind: str, expiry: Expiry, removed: Counter[str]) -> bool:
         """Remove the rows of a kind; False if another process is at it."""
         while found := await self._store.find(kind, expiry, FOUND_AT_ONCE):
-            before = removed[kind]
-            for start in range(0, len(found), MOST_AT_ONCE):
-                rows = await self._remove(kind, found[start : start + MOST_AT_ONCE])
-                if rows is None:
+            before, tried = removed[kind], 0
+            while tried < len(found):
+                removal = await self._remove(kind, found[tried:])
+                if removal is None:
                     return False
-                removed[kind] += rows
+                tried += removal.tried
+                removed[kind] += removal.removed
             if len(found) < FOUND_AT_ONCE or removed[kind] == before:
                 break
         return True
 
-    async def _remove(self, kind: str, batch: Sequence[Row]) -> int | None:
+    async def _remove(self, kind: str, found: Sequence[Row]) -> Removal | None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        rows = await self._store.remove(kind, batch)
-        if rows:
-            self._removed(kind, rows)
+        removal = await self._store.remove(kind, found, BATCH_SECONDS)
+        if removal is not None and removal.removed:
+            self._removed(kind, removal.removed)
         await asyncio.sleep(max(REST_SECONDS, REST_TIMES * (loop.time() - began)))
-        return rows
+        return removal
+
+
+def _first_windows(stays: float) -> dict[str, float]:
+    """For each window that ends, its start at the moment from which on accounts stay."""
+    starts: dict[str, float] = {window: window_start(window, stays) for window in WINDOWS}
+    # An account of a session begins with it, and no session lives longer than this.
+    return starts | {SESSION: stays - MAX_SESSION_SECONDS}

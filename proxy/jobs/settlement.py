@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,7 +43,15 @@ class UsageReport(NamedTuple):
 class Settlement:
     """Books what calls used, and ends their leases."""
 
-    def __init__(self, quotas: Quotas, leases: Leases, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self,
+        quotas: Quotas,
+        leases: Leases,
+        catalog: Catalog,
+        clock: Clock,
+        on_started: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """`on_started` gets the seconds from the submit of a job to the first word that it runs."""
         self._quotas = quotas
         self._leases = leases
         self._catalog = catalog
@@ -51,6 +59,8 @@ class Settlement:
         #: The jobs that are booked, with whether their lease was released too.
         self._ended: LRUCache[str, bool] = LRUCache(REMEMBERED)
         self._renewed: LRUCache[str, float] = LRUCache(REMEMBERED)
+        self._on_started = on_started
+        self._started: LRUCache[str, bool] = LRUCache(REMEMBERED)
 
     async def charge(self, job: Job, *, seconds: float | None = None, tokens: int | None = None) -> None:
         """Book a call that ran. What fal did not report counts as reserved.
@@ -59,13 +69,16 @@ class Settlement:
             seconds: of fal's machines.
             tokens: of the model's output.
         """
-        amounts = dict(job.used)
+        reported: dict[str, int] = {}
         if tokens is not None:
-            amounts["tokens"] = tokens * MILLION
+            reported["tokens"] = tokens * MILLION
         if seconds is not None:
-            price = getattr(self._catalog.get(job.endpoint), "price_per_compute_second", None) or 0
-            amounts |= {"compute_seconds": round(seconds * MILLION), "usd": round(seconds * price * MILLION)}
-        await self._end(job, amounts)
+            reported["compute_seconds"] = round(seconds * MILLION)
+        if job.id not in self._ended:
+            self._quotas.learned.add(job.size, reported)
+        if seconds is not None:
+            reported["usd"] = round(seconds * self._catalog.prices.get(job.endpoint, 0) * MILLION)
+        await self._end(job, {**job.used, **reported})
 
     async def charge_unseen(self, job: Job) -> None:
         """Book a job as reserved that fal may run and does not report on: it was cancelled, or its id is lost.
@@ -137,7 +150,7 @@ class Settlement:
                 await booking
             self._ended[job.id] = slot_is_free or frees_slot
         except ProxyError as problem:
-            _log.warning("job %s is settled later: %s", job.id, problem.code)
+            _log.warning("settlement postponed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
 
     async def release_lease(self, job: Job) -> None:
         """End the lease of a job that is over at fal, whether or not it is known already what it used."""
@@ -157,6 +170,9 @@ class Settlement:
     async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
         """Learn from a status document of fal's queue."""
         if status.get("status") != "COMPLETED":
+            if status.get("status") == "IN_PROGRESS" and job.id not in self._started:
+                self._started[job.id] = True
+                self._on_started(max(0.0, self._clock.now() - job.submitted_at))
             await self.renew_lease(job)
             return
         metrics = status.get("metrics")

@@ -215,7 +215,7 @@ class Watch:
         except JobUnknown:
             raise
         except (ProxyError, StreamBroken) as problem:
-            _log.info("a job's status stream broke or could not be opened: %s", problem)
+            _log.info("status stream broken", extra={"log_fields": {"problem": str(problem)}})
             self._failure = without_frames(problem)
         finally:
             self.is_live = False

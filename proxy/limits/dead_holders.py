@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from proxy.clock import Clock
-from proxy.stores.counters.base import Counters
+from proxy.stores.counters import Counters
 from proxy.stores.ledger import Ledger
 
 #: How long a sign of life counts.

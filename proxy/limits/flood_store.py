@@ -9,8 +9,8 @@ import time
 
 from limits.storage import MemoryStorage
 
-from proxy.stores.counters.base import Window
-from proxy.stores.counters.windows import SlidingWindows
+from proxy.stores.counters import Window
+from proxy.stores.memory.windows import SlidingWindows
 
 #: Addresses that are counted at the same time, see `SlidingWindows`.
 GENERATION, MOST_BUSY = 8_192, 8_192

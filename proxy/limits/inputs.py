@@ -27,7 +27,7 @@ MAX_URLS, MAX_DEPTH = 100, 64
 #: Whole numbers above are not the same for every reader of JSON, and no field of a model means them.
 _MAX_INTEGER = 2.0**63
 #: C0 controls and the space.
-_TRIMMED = "".join(map(chr, range(33)))
+TRIMMED = "".join(map(chr, range(33)))
 _LOOKED_AT = frozenset({str, float, dict, list})
 _NOTHING_KNOWN = Shape()
 Where = tuple[str | int, ...]
@@ -181,14 +181,17 @@ def _to_sendable_url(plan: Plan, given: str, own_files: str) -> str:
         ValueError: it may not; says why.
     """
     # As browsers do (https://url.spec.whatwg.org/#concept-basic-url-parser): `base64` ends its output with a line end.
-    url = given.strip(_TRIMMED) if given[:1] <= " " or given[-1:] <= " " else given
+    url = given.strip(TRIMMED) if given[:1] <= " " or given[-1:] <= " " else given
     if url.startswith(own_files) and is_below(url, own_files[:-1]):
         return url
     scheme, colon, _ = url[:8].lower().partition(":")
     if not colon or scheme not in plan.image_schemes:
         raise ValueError(f"Give a URL with one of these schemes: {', '.join(sorted(plan.image_schemes))}")
     if scheme != "data":
-        return public_url(url)
+        sent = public_url(url)
+        if plan.image_hosts is not None:
+            plan.image_hosts.check(sent)
+        return sent
     if len(url) > plan.max_data_uri_bytes:
         raise ValueError(f"This plan allows data URIs of {plan.max_data_uri_bytes} bytes; upload the file")
     if not url.isascii():

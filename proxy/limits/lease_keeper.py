@@ -15,7 +15,7 @@ from proxy.errors import ProxyError, StoreUnavailable
 from proxy.limits.dead_holders import HOLDER_SECONDS, DeadHolders
 from proxy.limits.lease_scopes import scope_keys
 from proxy.limits.quotas import UPLOAD
-from proxy.stores.counters.base import Beat, Counters, LeaseScope, LeasesLost
+from proxy.stores.counters import Beat, Counters, LeaseScope, LeasesLost
 from proxy.stores.ledger import Ledger, OpenJob
 
 #: Without any word of a job its lease ends after this; every word renews it.

@@ -14,7 +14,7 @@ from proxy.errors import StoreUnavailable, TooManyJobs
 from proxy.limits.lease_keeper import LEASE_SECONDS as LEASE_SECONDS
 from proxy.limits.lease_keeper import LeaseKeeper
 from proxy.limits.lease_scopes import scope_keys, subject_scope_keys
-from proxy.stores.counters.base import Counters, LeaseScope
+from proxy.stores.counters import Counters, LeaseScope
 from proxy.stores.ledger import Job, Ledger
 from proxy.tenants.terms import LeaseLimits
 
@@ -54,9 +54,7 @@ class Leases:
             TooManyJobs: one of them has none left.
             StoreUnavailable: they cannot be counted, and calls are not let through without.
         """
-        # A scope without a limit is counted too: its plan may be lowered while jobs run.
-        # `limits` may name one more than there are scopes: that of the guests.
-        scopes = [LeaseScope(key, limit or UNLIMITED) for key, limit in zip(scope_keys(job), limits, strict=False)]
+        scopes = _scopes_of(job, limits)
         try:
             full = await self.keeper.acquire(job.id, scopes)
         except StoreUnavailable:
@@ -66,12 +64,22 @@ class Leases:
             _log.warning("leases cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
             return
         if full is not None:
-            holder, scope = _HOLDERS[full]
-            raise TooManyJobs(
-                f"{holder} {scopes[full].limit} calls and jobs in flight, which is all the plan allows.",
-                retry_after=RETRY_SECONDS,
-                scope=scope,
-            )
+            raise _too_many_jobs(full, scopes[full].limit)
+
+    async def check(self, job: Job, limits: LeaseLimits) -> None:
+        """Refuse a call that `acquire` would refuse now; take no lease.
+
+        Raises:
+            TooManyJobs, StoreUnavailable: as `acquire`.
+        """
+        now = self._clock.now()
+        try:
+            for place, scope in enumerate(_scopes_of(job, limits)):
+                if await self._counters.in_use(scope.key, now) >= scope.limit:
+                    raise _too_many_jobs(place, scope.limit)
+        except StoreUnavailable:
+            if not self._fails_open:
+                raise
 
     async def renew(self, job: Job) -> None:
         now = self._clock.now()
@@ -107,6 +115,21 @@ class Leases:
         used = [await self._counters.in_use(key, now) for key in subject_scope_keys(tenant, subject)]
         scopes = zip(limits._fields, used, limits, strict=False)
         return {scope: {"used": taken, "limit": limit} for scope, taken, limit in scopes}
+
+
+def _scopes_of(job: Job, limits: LeaseLimits) -> list[LeaseScope]:
+    # A scope without a limit is counted too: its plan may be lowered while jobs run.
+    # `limits` may name one more than there are scopes: that of the guests.
+    return [LeaseScope(key, limit or UNLIMITED) for key, limit in zip(scope_keys(job), limits, strict=False)]
+
+
+def _too_many_jobs(place: int, limit: int) -> TooManyJobs:
+    holder, scope = _HOLDERS[place]
+    return TooManyJobs(
+        f"{holder} {limit} calls and jobs in flight, which is all the plan allows.",
+        retry_after=RETRY_SECONDS,
+        scope=scope,
+    )
 
 
 #: For each scope, how a refusal speaks of it, and its scope there.

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import secrets
-from calendar import monthrange
-from collections.abc import Awaitable, Mapping
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
-from proxy.errors import InvalidInput, NotFound, QuotaExceeded
+from proxy.errors import InvalidInput, NotFound
+from proxy.limits.accounts import Payer, QuotaWarnings, bucket_of, quota_exceeded
+from proxy.limits.learned import Learned
+from proxy.limits.learned_keeper import LearnedKeeper
 from proxy.numbers import MOST
 from proxy.stores.batching import LedgerBatcher, LedgerTimeouts
-from proxy.stores.ledger import Accept, Bucket, Charge, Deferred, Exhausted, Job, Ledger, Reserve, Settle, Stale
+from proxy.stores.grants import GrantHolder, GrantStanding, GrantStore, find_missing
+from proxy.stores.learned import LearnedStore
+from proxy.stores.ledger import UPLOAD as UPLOAD
+from proxy.stores.ledger import (
+    Accept,
+    Charge,
+    Deferred,
+    Exhausted,
+    Granted,
+    Job,
+    Ledger,
+    Reserve,
+    Settle,
+    SizeClass,
+    Stale,
+)
+from proxy.stores.ledger_metrics import LedgerMetrics
 from proxy.stores.spool import Spool
 from proxy.tenants.terms import MILLION as MILLION
-from proxy.tenants.terms import AccountLimit, Terms
+from proxy.tenants.terms import Terms
 
 #: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
 CALL_SECONDS = 1_200.0
@@ -25,57 +41,35 @@ CALL_SECONDS = 1_200.0
 JOB_SECONDS = 86_400.0
 #: What a call may take of fal's machines, for plans that ration it; what it really took is booked.
 COMPUTE_SECONDS_CEILING = 60.0
-#: The kind of an upload's entry: it takes no lease.
-UPLOAD = "upload"
-#: No subject can be called these: they begin with a space.
-TENANT_ITSELF = " tenant key"
-ALL_GUESTS = " guests"
+#: Whose accounts let a call in that needs less than it reserves. The others hold back a stolen session or a script,
+#: which could get the excess of one call again and again.
+MAY_EXCEED = frozenset({"subject", "tenant"})
 
 
-WINDOWS = ("minute", "hour", "day", "month")
-
-
-def window_start(window: str, now: float) -> int:
-    """The start of the calendar window, UTC, that a moment lies in."""
-    return _window_start(window, int(now // 60))
-
-
-@lru_cache(maxsize=64)
-def _window_start(window: str, minute: int) -> int:
-    moment = datetime.fromtimestamp(minute * 60, UTC)
-    if window in ("hour", "day", "month"):
-        moment = moment.replace(minute=0)
-    if window in ("day", "month"):
-        moment = moment.replace(hour=0)
-    if window == "month":
-        moment = moment.replace(day=1)
-    return int(moment.timestamp())
-
-
-def window_end(window: str, start: int) -> int:
-    """The start of the window after it."""
-    moment = datetime.fromtimestamp(start, UTC)
-    days = monthrange(moment.year, moment.month)[1]
-    length = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
-    return int((moment + length.get(window, timedelta(days=days))).timestamp())
-
-
-def ceilings(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, int]:
-    """The most that one call can use, by unit, in millionths."""
+def ceilings(endpoint: Endpoint, body: Mapping[str, Any], price: float) -> dict[str, int]:
+    """The most that one call can use, by unit, in millionths; `price` is that of a second."""
     tokens = [int(body[name]) for name in TOKEN_FIELDS if name in body]
     seconds = COMPUTE_SECONDS_CEILING
     return {
         "requests": MILLION,
         "tokens": max(tokens, default=endpoint.default_tokens or 0) * MILLION,
         "compute_seconds": int(seconds * MILLION),
-        "usd": int(seconds * (endpoint.price_per_compute_second or 0) * MILLION),
+        "usd": int(seconds * price * MILLION),
     }
 
 
-def list_charges(terms: Terms, tenant: str, subject: str, amounts: Mapping[str, int], now: float) -> tuple[Charge, ...]:
-    """What a call takes from each account that binds it."""
+def list_charges(
+    terms: Terms, payer: Payer, amounts: Mapping[str, int], now: float, needs: Mapping[str, int] | None = None
+) -> tuple[Charge, ...]:
+    """What a call takes from each account that binds it; `needs` is what must be left, by unit, if it is less."""
     return tuple(
-        Charge(bucket_of(one, tenant, subject, now), amounts[one.unit], one.limit)
+        Charge(
+            bucket_of(one, payer, now),
+            amounts[one.unit],
+            MOST if one.limit is None else one.limit,
+            one.warns_at,
+            needs[one.unit] if needs is not None and one.per in MAY_EXCEED else None,
+        )
         for one in terms.accounts
         if one.unit in amounts
     )
@@ -87,9 +81,17 @@ def new_job_id(now: float) -> str:
 
 
 def new_job(
-    terms: Terms, tenant: str, subject: str, kind: str, endpoint: str, amounts: Mapping[str, int], now: float
+    terms: Terms,
+    payer: Payer,
+    kind: str,
+    endpoint: str,
+    amounts: Mapping[str, int],
+    now: float,
+    *,
+    needs: Mapping[str, int] | None = None,
+    size: SizeClass | None = None,
 ) -> Job:
-    """The record of a call that is about to be made, with the most it can use.
+    """The record of a call that is about to be made, with the most it can use, and what it needs as `list_charges`.
 
     Raises:
         InvalidInput: it can use more than a ledger holds. Written down, that would fail the calls of others too.
@@ -101,37 +103,14 @@ def new_job(
         id=new_job_id(now),
         kind=kind,
         endpoint=endpoint,
-        tenant=tenant,
-        subject=subject,
+        tenant=payer.tenant,
+        subject=payer.subject,
         submitted_at=now,
         expires_at=now + CALL_SECONDS,
-        charges=list_charges(terms, tenant, subject, amounts, now),
+        charges=list_charges(terms, payer, amounts, now, needs),
         checked_at=now,
         used=dict(amounts),
-    )
-
-
-def bucket_of(limit: AccountLimit, tenant: str, subject: str, now: float) -> Bucket:
-    """The account that a limit is about, for a call made now."""
-    # The tenant's own calls, made with its key, have no subject: their account must not be that of the tenant.
-    name = (subject or TENANT_ITSELF) if limit.per == "subject" else _NAMES[limit.per]
-    return Bucket(tenant, name, limit.unit, limit.window, window_start(limit.window, now))
-
-
-#: Of the accounts that are no single subject's.
-_NAMES = {"tenant": "", "guests": ALL_GUESTS}
-_SPOKEN = {"": "this tenant", ALL_GUESTS: "all guests of this tenant"}
-
-
-def quota_exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
-    """The refusal in words: which account, and when it is filled again."""
-    bucket = refusal.bucket
-    holder = _SPOKEN.get(bucket.subject, "this subject")
-    wait = window_end(bucket.window, bucket.window_start) - now
-    return QuotaExceeded(
-        f"The {bucket.window}'s quota of {bucket.unit} of {holder} is used up: {refusal.left / MILLION:g} left.",
-        retry_after=wait,
-        scope="tenant" if bucket.subject in _SPOKEN else "subject",
+        size=size,
     )
 
 
@@ -141,13 +120,34 @@ class Quotas:
     Args:
         timeouts: how long callers wait for it.
         spool: what keeps entries that a process could not write before its end.
+        metrics: counts what was charged and refused; nothing is counted if None.
+        grants: what pays where a quota is used up; nothing if None.
+        list_granted: gives the tenants that were ever given a grant.
+        learned_store: keeps what was learned; nothing is kept if None.
+
+    Attributes:
+        learned: what calls usually use.
     """
 
     def __init__(
-        self, ledger: Ledger, clock: Clock, timeouts: LedgerTimeouts | None = None, spool: Spool | None = None
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        timeouts: LedgerTimeouts | None = None,
+        spool: Spool | None = None,
+        metrics: LedgerMetrics | None = None,
+        grants: GrantStore | None = None,
+        list_granted: Callable[[], Container[str]] = tuple,
+        learned_store: LearnedStore | None = None,
     ) -> None:
-        self._batcher = LedgerBatcher(ledger, timeouts, spool)
+        self.learned = Learned()
+        self._keeper = None if learned_store is None else LearnedKeeper(self.learned, learned_store, clock)
+        self._ledger = ledger
+        self._batcher = LedgerBatcher(ledger, timeouts, spool, metrics)
         self._clock = clock
+        self._grants = grants
+        self._list_granted = list_granted
+        self._warnings = QuotaWarnings()
 
     def now(self) -> float:
         return self._clock.now()
@@ -159,9 +159,26 @@ class Quotas:
             QuotaExceeded: an account has not that much left; nothing was taken from any.
             StoreUnavailable: it could not be written down, so it does not hold.
         """
-        outcome = await self._batcher.commit(Reserve(job))
+        outcome = await self._batcher.commit(Reserve(job, job.tenant in self._list_granted()))
         if isinstance(outcome, Exhausted):
             raise quota_exceeded(outcome, self._clock.now())
+        if isinstance(outcome, Granted) and outcome.exceeded:
+            self._warnings.log(outcome.exceeded)
+
+    async def check(self, job: Job) -> None:
+        """Refuse a call that `reserve` would refuse now; reserve nothing.
+
+        Raises:
+            QuotaExceeded: an account has not that much left.
+            StoreUnavailable: the ledger does not answer.
+        """
+        accounts = await self._ledger.accounts([charge.bucket for charge in job.charges])
+        granted: Mapping[GrantHolder, Sequence[GrantStanding]] = {}
+        if self._grants is not None and job.tenant in self._list_granted():
+            granted = await self._grants.list_spendable(job)
+        missing = find_missing(job.charges, accounts, granted)
+        if isinstance(missing, Exhausted):
+            raise quota_exceeded(missing, self._clock.now())
 
     async def accept(self, job: Job, request_id: str) -> bool:
         """Note under which id fal has a job in its queue.
@@ -189,8 +206,10 @@ class Quotas:
         return len(self._batcher)
 
     def start(self) -> None:
-        """Write what a process before this one could not."""
+        """Write what a process before this one could not, and read what it learned."""
         self._batcher.start()
+        if self._keeper is not None:
+            self._keeper.start()
 
     async def spool(self) -> None:
         """Keep in files what is not written yet."""
@@ -198,4 +217,6 @@ class Quotas:
 
     async def close(self) -> None:
         """Write what was asked for, to the spool if the database does not answer."""
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._batcher.close()

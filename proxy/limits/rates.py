@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import limits
 from slowapi import Limiter
@@ -27,7 +27,7 @@ from proxy.clock import Clock
 from proxy.errors import RateLimited, StoreUnavailable
 from proxy.limits.flood_store import BoundedStorage
 from proxy.networks import network
-from proxy.stores.counters.base import Counters, Hit, Window
+from proxy.stores.counters import Counters, Hit, Window
 from proxy.tenants.caller import Caller
 from proxy.tenants.terms import ScopedRate
 
@@ -84,29 +84,45 @@ class RateLimiter:
         self._fails_open = fails_open
         self._failed = failed
 
-    async def hit(self, caller: Caller, scope: Scope, *, polls: bool) -> None:
+    def hit(self, caller: Caller, scope: Scope, *, polls: bool) -> Awaitable[None]:
         """Count one call of a caller. The response to it says what is left, whatever it becomes.
 
         Raises:
             RateLimited: a window is full; none was charged.
             StoreUnavailable: the counters do not answer, and calls are not let through without.
         """
-        await self.count(scope, *self.windows(caller, network(scope["client"]), polls=polls))
+        return self.count(scope, *self.windows(caller, network(scope["client"]), polls=polls))
+
+    async def hit_estimate(self, caller: Caller, scope: Scope) -> None:
+        """Count one estimate. The plan allows as many as calls; they take none of these.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        await self.count(scope, *_windows_of("estimate", caller.terms.rates, caller, network(scope["client"])))
+
+    async def check(self, caller: Caller, scope: Scope) -> None:
+        """Refuse a call that `hit` would refuse now; count nothing. The response does not say what is left of calls.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        windows = self.windows(caller, network(scope["client"]), polls=False)
+        await self.count({"state": {}}, *windows, counts=False)
 
     def windows(self, caller: Caller, address: str, *, polls: bool) -> tuple[tuple[str, ...], tuple[Window, ...]]:
         """The scopes that have a limit for such a call, with their windows."""
         rates = caller.terms.polls if polls else caller.terms.rates
-        session = caller.session.id if caller.session else f"key:{caller.key_id}"
-        return _windows("poll" if polls else "call", rates, address, session, caller.tenant.id, caller.subject)
+        return _windows_of("poll" if polls else "call", rates, caller, address)
 
-    async def hit_guest(self, scope: Scope, rate: str | None) -> None:
-        """Count one guest session for an address, across processes.
+    async def hit_guest(self, scope: Scope, rate: str | None, purpose: Literal["guest", "challenge"] = "guest") -> None:
+        """Count one guest session, or one challenge, for an address, across processes.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
         if rate:
-            await self.count(scope, ("ip",), (_window("guest", "ip", network(scope["client"]), rate),))
+            await self.count(scope, ("ip",), (_window(purpose, "ip", network(scope["client"]), rate),))
 
     async def check_repeatable(self, caller: Caller, scope: Scope) -> None:
         """Refuse a call with an Idempotency-Key that has no way on: made, it is a call, and as a repetition, a poll.
@@ -157,6 +173,13 @@ _SPOKEN = {
     "tenant": "This tenant",
     "guests": "All guests of this tenant together",
 }
+
+
+def _windows_of(
+    purpose: str, rates: tuple[ScopedRate, ...], caller: Caller, address: str
+) -> tuple[tuple[str, ...], tuple[Window, ...]]:
+    session = caller.session.id if caller.session else f"key:{caller.key_id}"
+    return _windows(purpose, rates, address, session, caller.tenant.id, caller.subject)
 
 
 @lru_cache(maxsize=4096)

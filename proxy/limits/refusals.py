@@ -17,8 +17,8 @@ from proxy.errors import RateLimited
 from proxy.limits.rates import parse_rate
 from proxy.log_context import quiet
 from proxy.networks import network
-from proxy.stores.counters.base import Window
-from proxy.stores.counters.windows import SlidingWindows
+from proxy.stores.counters import Window
+from proxy.stores.memory.windows import SlidingWindows
 
 #: What a refusal is: the answers that cost nothing otherwise. Those of a limit (402, 429) have their limit.
 COUNTED = frozenset({400, 401, 403, 404, 405, 413, 415, 422})

@@ -9,15 +9,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from proxy.clock import to_iso
 from proxy.errors import BadRequest
-from proxy.limits.quotas import bucket_of, window_end
-from proxy.stores.ledger import UNITS, Account, Ledger, UsageRow
-from proxy.tenants.terms import MILLION, Terms
+from proxy.limits.accounts import Payer, bucket_of, window_end
+from proxy.stores.grants import GrantFilter, GrantStanding, GrantStore
+from proxy.stores.ledger import UNITS, Account, Bucket, Ledger, UsageRow
+from proxy.tenants.terms import MILLION, AccountLimit, Terms
 
 GROUPS = ("day", "endpoint", "subject")
+#: Of a report of all tenants; each row has its tenant.
+GROUPS_OF_ALL = ("tenant", "day", "endpoint")
 #: Without a start, this many days up to today.
 DEFAULT_DAYS = 30
 DAY_SECONDS = 86_400
+#: How many grants are named to a caller.
+MOST_GRANTS = 100
 _DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 
@@ -46,12 +52,21 @@ def parse_period(first: str | None, last: str | None, now: float) -> Period:
     """
     today = datetime.fromtimestamp(now, UTC).date()
     period = Period(
-        _date("from", first) if first else today - timedelta(days=DEFAULT_DAYS - 1),
-        _date("to", last) if last else today,
+        parse_day("from", first) if first else today - timedelta(days=DEFAULT_DAYS - 1),
+        parse_day("to", last) if last else today,
     )
     if period.first > period.last:
         raise BadRequest("from: must not be after to")
     return period
+
+
+def parse_groups_of_all(text: str | None) -> frozenset[str]:
+    """What to group the usage of all tenants by: `tenant`, and any of `day` and `endpoint`.
+
+    Raises:
+        BadRequest: another word.
+    """
+    return _parse_groups(text or "tenant", GROUPS_OF_ALL) | {"tenant"}
 
 
 def parse_groups(text: str | None) -> frozenset[str]:
@@ -60,13 +75,22 @@ def parse_groups(text: str | None) -> frozenset[str]:
     Raises:
         BadRequest: another word.
     """
-    groups = frozenset(filter(None, (part.strip() for part in (text or "day").split(","))))
-    if unknown := sorted(groups - set(GROUPS)):
-        raise BadRequest(f"group_by: {unknown[0][:40]!r} is not one of {', '.join(GROUPS)}")
+    return _parse_groups(text or "day", GROUPS)
+
+
+def _parse_groups(text: str, known: Sequence[str]) -> frozenset[str]:
+    groups = frozenset(filter(None, (part.strip() for part in text.split(","))))
+    if unknown := sorted(groups - set(known)):
+        raise BadRequest(f"group_by: {unknown[0][:40]!r} is not one of {', '.join(known)}")
     return groups
 
 
-def _date(name: str, text: str) -> date:
+def parse_day(name: str, text: str) -> date:
+    """The day that is written as YYYY-MM-DD.
+
+    Raises:
+        BadRequest: it is none; `name` is what it was given as.
+    """
     # Not all that `date.fromisoformat` reads from Python 3.11 on: 20260131, 2026-W05-6.
     if match := _DAY.fullmatch(text):
         with suppress(ValueError):
@@ -74,28 +98,28 @@ def _date(name: str, text: str) -> date:
     raise BadRequest(f"{name}: must be a day such as 2026-01-31")
 
 
-async def report(
-    ledger: Ledger, tenant: str, subject: str | None, period: Period, groups: frozenset[str]
+def describe(
+    tenant: str | None,
+    subject: str | None,
+    period: Period,
+    groups: frozenset[str],
+    rows: Sequence[UsageRow],
+    total: Sequence[UsageRow],
 ) -> dict[str, Any]:
-    """Usage as JSON: one row a group, and the total.
-
-    Raises:
-        StoreUnavailable: the ledger does not answer.
-    """
-    rows = await ledger.usage(tenant, subject, period.since, period.until, groups)
+    """Return a report as JSON: one row a group, and the sum of `total`. Without a tenant it is of all of them."""
     return {
-        "tenant": tenant,
+        **({} if tenant is None else {"tenant": tenant}),
         **({} if subject is None else {"subject": subject}),
         "from": period.first.isoformat(),
         "to": period.last.isoformat(),
         "usage": [_row(row, groups) for row in rows],
-        "total": _figures(sum(row.calls for row in rows), _sum(rows)),
+        "total": _figures(sum(row.calls for row in total), _sum(total)),
     }
 
 
 def _row(row: UsageRow, groups: frozenset[str]) -> dict[str, Any]:
-    named = {"day": row.day, "endpoint": row.endpoint, "subject": row.subject}
-    return {name: named[name] for name in GROUPS if name in groups} | _figures(row.calls, row.used)
+    named = {"tenant": row.tenant, "day": row.day, "endpoint": row.endpoint, "subject": row.subject}
+    return {name: value for name, value in named.items() if name in groups} | _figures(row.calls, row.used)
 
 
 def _sum(rows: Sequence[UsageRow]) -> dict[str, int]:
@@ -112,28 +136,67 @@ def to_units(millionths: int) -> int | float:
     return whole if rest == 0 else millionths / MILLION
 
 
-async def left(ledger: Ledger, terms: Terms, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
+async def left(ledger: Ledger, terms: Terms, payer: Payer, now: float) -> list[dict[str, Any]]:
     """What is left of each quota that binds a caller.
 
     Raises:
         StoreUnavailable: the ledger does not answer.
     """
-    buckets = [bucket_of(one, tenant, subject, now) for one in terms.accounts]
+    buckets = [bucket_of(one, payer, now) for one in terms.accounts]
     accounts = await ledger.accounts(buckets)
-    figures = []
-    for bucket, one in zip(buckets, terms.accounts, strict=True):
-        used, reserved = accounts.get(bucket, Account())
-        resets_at = datetime.fromtimestamp(window_end(one.window, bucket.window_start), UTC)
-        figures.append(
-            {
-                "per": one.per,
-                "unit": one.unit,
-                "window": one.window,
-                "limit": to_units(one.limit),
-                "used": to_units(used),
-                "reserved": to_units(reserved),
-                "left": to_units(max(0, one.limit - used - reserved)),
-                "resets_at": resets_at.isoformat(timespec="seconds"),
-            }
-        )
-    return figures
+    return [
+        _standing(one, bucket, mode, limit, accounts.get(bucket, Account()))
+        for bucket, one in zip(buckets, terms.accounts, strict=True)
+        for mode, limit in (("enforce", one.limit), ("warn", one.warns_at))
+        if limit is not None
+    ]
+
+
+def _standing(one: AccountLimit, bucket: Bucket, mode: str, limit: int, account: Account) -> dict[str, Any]:
+    end = window_end(one.window, bucket.window_start)
+    return {
+        "per": one.per,
+        "unit": one.unit,
+        "window": one.window,
+        "mode": mode,
+        "limit": to_units(limit),
+        "used": to_units(account.used),
+        "reserved": to_units(account.reserved),
+        "left": to_units(max(0, limit - account.used - account.reserved)),
+        "resets_at": None if end is None else to_iso(end),
+    }
+
+
+def describe_grant(standing: GrantStanding) -> dict[str, Any]:
+    """A grant as JSON, with what is left of it."""
+    grant = standing.grant
+    return {
+        "id": grant.id,
+        "tenant": grant.tenant,
+        "subject": grant.subject or None,
+        "created_at": to_iso(grant.created_at),
+        "reason": grant.reason,
+        **_grant_figures(standing),
+    }
+
+
+def _grant_figures(standing: GrantStanding) -> dict[str, Any]:
+    grant, account = standing
+    return {
+        "unit": grant.unit,
+        "amount": to_units(grant.amount),
+        "used": to_units(account.used),
+        "reserved": to_units(account.reserved),
+        "left": to_units(standing.left),
+        "expires_at": None if grant.expires_at is None else to_iso(grant.expires_at),
+    }
+
+
+async def list_grants_of(store: GrantStore, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
+    """What is left of the newest grants that calls of a subject can spend, without what the operator noted of them.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    found = await store.list_grants(GrantFilter(tenant, (subject, ""), open_at=now), MOST_GRANTS)
+    return [{"per": "subject" if one.grant.subject else "tenant", **_grant_figures(one)} for one in found]

@@ -12,8 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ import uvicorn
 
 from proxy.app import create_app
 from proxy.auth.sessions import Sessions
-from proxy.catalog import built_in
 from proxy.clock import SystemClock
 from proxy.drain import Drain
-from proxy.playground.page import Page
+from proxy.playground.demo import Demo, demo_of_fal, demo_of_sandbox
+from proxy.playground.registry import RunningDev, registered
+from proxy.playground.tenant_key import tenant_key
 from proxy.redaction import Redactor
+from proxy.sandbox import captchas
 from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import raise_file_limit
@@ -34,13 +35,8 @@ from proxy.server.options import uvicorn_options
 from proxy.settings import Settings, SettingsError, is_loopback, read
 from proxy.telemetry.logs import configure_logging
 from proxy.tenants.plan_file import read_file
-from proxy.tenants.plans import Guests, Plan, PlanFile, Quota, Tenant
 
-DEMO_TENANT = "demo"
 DEMO_SUBJECT = "developer"
-_DAY_SECONDS = 86_400
-#: Enough to try things out, and no bill to be afraid of.
-FAL_QUOTA = Quota(per="tenant", unit="requests", limit=100, window="day")
 #: A Ctrl-C ends at once.
 DRAIN_SECONDS = 2
 #: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
@@ -55,17 +51,19 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
 def run_sandbox(port: int) -> None:
     """Serve the stand-in for fal until a signal comes."""
     base = f"http://127.0.0.1:{port}"
-    for name in ("RUN", "QUEUE", "REST", "CDN"):
-        print(f"FAL_{name}_URL={base}/{name.lower()}")
+    for name, url in _sandbox_urls(base).items():
+        print(f"{name}={url}")
     print(f"FAL_KEY={SANDBOX_KEY}", flush=True)
     uvicorn.run(create_sandbox(), port=port, log_level="warning", **_SANDBOX_OPTIONS)
 
 
-def run_dev(environ: Mapping[str, str], *, takes_guests: bool = False, exposes: bool = False) -> None:
+def run_dev(
+    environ: Mapping[str, str], *, takes_guests: bool = False, proves_work: bool = False, exposes: bool = False
+) -> None:
     """Serve everything until a signal comes; with a FAL_KEY in the environment, the real fal instead of the sandbox.
 
     Calls of fal itself cost money. So there the demo tenant has a quota, and no guests unless `takes_guests`, and
-    other machines can reach the proxy only if `exposes`.
+    other machines can reach the proxy only if `exposes`. With `proves_work`, guests solve a challenge first.
 
     Raises:
         SettingsError: what the environment says cannot be used.
@@ -79,11 +77,21 @@ def run_dev(environ: Mapping[str, str], *, takes_guests: bool = False, exposes: 
             settings = read({**defaults, **environ}, dev=True)
             if not exposes:
                 _check_loopback(settings.server.host)
-            _serve(settings, _demo_of_fal(settings, takes_guests))
+            with _beside(settings, defaults):
+                _serve(settings, demo_of_fal(settings, takes_guests=takes_guests, proves_work=proves_work))
             return
         with _sandbox() as sandbox_environ:
             settings = read({**defaults, **environ, **sandbox_environ}, dev=True)
-            _serve(settings, _demo_of_sandbox(settings))
+            with _beside(settings, defaults):
+                _serve(settings, demo_of_sandbox(settings, proves_work=proves_work))
+
+
+def _beside(settings: Settings, defaults: Mapping[str, str]) -> AbstractContextManager[object]:
+    """Let commands find the database, if it is the one that lasts as long as the process."""
+    database_url = settings.stores.database_url.reveal()
+    if database_url != defaults["PROXY_DATABASE_URL"]:
+        return nullcontext()
+    return registered(RunningDev(settings.server.public_url, database_url, str(Path.cwd())))
 
 
 def _check_loopback(host: str) -> None:
@@ -116,42 +124,18 @@ def _sandbox() -> Iterator[dict[str, str]]:
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    urls = {f"FAL_{name}_URL": f"http://127.0.0.1:{port}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
     try:
-        yield {**urls, "FAL_KEY": SANDBOX_KEY}
+        yield {**_sandbox_urls(f"http://127.0.0.1:{port}"), "FAL_KEY": SANDBOX_KEY}
     finally:
         server.should_exit = True
         thread.join(timeout=5)
 
 
-@dataclass(frozen=True)
-class Demo:
-    """What is served if no plan file says otherwise, and what the introduction says about it.
-
-    Attributes:
-        upstream: what the proxy stands in front of.
-        notes: lines for the developer, each ending with a newline.
-    """
-
-    file: PlanFile
-    upstream: str
-    notes: str = ""
-
-
-def _demo_of_sandbox(settings: Settings) -> Demo:
-    return Demo(demo_file(settings, takes_guests=True), "the sandbox, no key needed")
-
-
-def _demo_of_fal(settings: Settings, takes_guests: bool) -> Demo:
-    file = demo_file(settings, takes_guests=takes_guests, quotas=(FAL_QUOTA,))
-    guests = (
-        "Guests may call from the page."
-        if takes_guests
-        else "Guests are off: paste the session into the page's connection panel, or start with --guests."
-    )
-    limit = f"{FAL_QUOTA.limit:g} {FAL_QUOTA.unit} a {FAL_QUOTA.window}"
-    notes = ["", f"Calls cost your key money: at most {limit}; PROXY_CONFIG sets other limits.", guests, ""]
-    return Demo(file, "fal", "\n".join(notes))
+def _sandbox_urls(base: str) -> dict[str, str]:
+    """The settings that name the sandbox's hosts, and the verifiers that it stands in for."""
+    hosts = {f"FAL_{name}_URL": f"{base}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
+    services = {f"PROXY_{kind.upper()}_URL": f"{base}/_sandbox/siteverify/{kind}" for kind in captchas.KINDS}
+    return hosts | services | {"PROXY_APP_CHECK_URL": f"{base}/_sandbox/app-check/jwks"}
 
 
 def _serve(settings: Settings, demo: Demo) -> None:
@@ -163,11 +147,11 @@ def _serve(settings: Settings, demo: Demo) -> None:
     tenant = file.tenants[0].id
     ttl = file.plans[file.tenants[0].plan].session_ttl_seconds
     token, _ = Sessions(settings.sessions.secrets, SystemClock()).mint(tenant, DEMO_SUBJECT, ttl)
-    app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS), page=Page())
+    app = create_app(settings, plan_file=file, drain=Drain(DRAIN_SECONDS))
     raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
-    with suppress(KeyboardInterrupt):
-        words = introduction(settings.server.public_url, token, demo.upstream, notes)
+    with tenant_key(settings, file, tenant) as key, suppress(KeyboardInterrupt):
+        words = introduction(settings.server.public_url, tenant, token, key, demo.upstream, notes)
         _Announcing(config, _bind_operations(settings), words).run()
 
 
@@ -191,30 +175,29 @@ class _Announcing(DrainingServer):
             print(self._words, flush=True)
 
 
-def demo_file(settings: Settings, *, takes_guests: bool, quotas: tuple[Quota, ...] = ()) -> PlanFile:
-    """One tenant; its guests, if it takes any, call from the page that is served beside the proxy."""
-    own = settings.server.own_origin
-    origins = {own, own.replace("127.0.0.1", "localhost")}
-    plan = Plan(endpoints=frozenset(built_in().ids()), session_ttl_seconds=_DAY_SECONDS, quotas=quotas)
-    # All who use the page are guests, so they may have all there is.
-    guests = Guests(enabled=takes_guests, per_address=None, share=1.0)
-    tenant = Tenant(id=DEMO_TENANT, plan="demo", allowed_origins=frozenset(origins), guests=guests)
-    return PlanFile(plans={"demo": plan}, tenants=(tenant,))
-
-
-def introduction(url: str, token: str, upstream: str, notes: str = "") -> str:
-    """What a developer sees first; the curl line works when pasted."""
+def introduction(url: str, tenant: str, token: str, key: str, upstream: str, notes: str = "") -> str:
+    """What a developer sees first; the curl lines work when pasted."""
     body = f'{{"image_url":"{_sample_picture()}","prompt":"Which colour is this?"}}'
     return f"""
 fal-proxy is running, in front of {upstream}.
 
-  page     {url}/
-  session  {token}
+  page        {url}/
+  session     {token}
+  tenant key  {key}
 
   curl -s {url}/fal/run/fal-ai/llava-next \\
     -H 'Authorization: Bearer {token}' \\
     -H 'Content-Type: application/json' \\
     -d '{body}'
+
+  In your own app, your backend gets a session for each user with the tenant key:
+
+    curl -s {url}/v1/sessions \\
+      -H 'Authorization: Bearer {key}' \\
+      -H 'Content-Type: application/json' \\
+      -d '{{"subject":"alice"}}'
+
+  Another key, from any terminal while this runs: fal-proxy keys create {tenant}
 {notes}
 Ctrl-C stops it.
 """

@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
-from slowapi import Limiter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.auth.admin_token import AdminToken
+from proxy.auth.admin_tokens import Role
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import SUBJECT_RULE, Sessions, is_session_id, is_subject
+from proxy.auth.sessions import SUBJECT_RULE, Sessions, describe_mint, is_session_id, is_subject
 from proxy.catalog import Catalog
-from proxy.clock import Clock
+from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
-from proxy.limits.rates import ADMIN_LIMIT
+from proxy.jobs.records import describe_job
+from proxy.routes.admin_door import AdminDoor
+from proxy.routes.operators import MOST_LISTED, Subject, subject_of
+from proxy.routes.paging import (
+    cut_page,
+    parse_endpoint,
+    parse_limit,
+    parse_name_cursor,
+    parse_since,
+    parse_time_cursor,
+)
 from proxy.routes.queries import known_query
 from proxy.routes.sessions import Mint, mint_session
+from proxy.routes.tenants import find_tenant
+from proxy.routes.usage import QUERY as USAGE_QUERY
 from proxy.routes.usage import UsageReports
-from proxy.stores.ledger import Job, Ledger
+from proxy.stores.directory import TenantKey
+from proxy.stores.ledger import JobFilter, Ledger
 from proxy.tenants import keys
-from proxy.tenants.directory import Directory, Snapshot
+from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import problems_of
-from proxy.tenants.plans import PlanFile, Tenant
+from proxy.tenants.plans import PlanFile
 
-MOST_JOBS = 500
 #: A file of plans and tenants, which may be many.
 MOST_FILE_BYTES = 1024 * 1024
-_log = logging.getLogger("proxy.audit")
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _check_subject(subject: str) -> str:
-    if not is_subject(subject):
-        raise ValueError(SUBJECT_RULE)
-    return subject
 
 
 def _check_name(name: str) -> str:
-    return _check_subject(name) if name else ""
+    if name and not is_subject(name):
+        raise ValueError(SUBJECT_RULE)
+    return name
 
 
 def _check_session_id(session_id: str) -> str:
     if not is_session_id(session_id):
         raise ValueError("is not the id of a session")
     return session_id
-
-
-Subject = Annotated[str, AfterValidator(_check_subject)]
 
 
 class NewKey(BaseModel):
@@ -81,144 +80,144 @@ class AdminRoutes:
     def __init__(
         self,
         *,
-        admin_token: AdminToken,
+        door: AdminDoor,
         directory: Directory,
         sessions: Sessions,
         catalog: Catalog,
         ledger: Ledger,
         reports: UsageReports,
         clock: Clock,
-        flood_guard: Limiter,
     ) -> None:
-        self._admin_token = admin_token
+        self._door = door
         self._directory = directory
         self._sessions = sessions
         self._catalog = catalog
         self._ledger = ledger
         self._reports = reports
         self._clock = clock
-        self._flood_guard = flood_guard
 
     def routes(self) -> list[Route]:
-        table: list[tuple[str, str, Handler]] = [
-            ("GET", "/tenants", self.list_tenants),
-            ("PUT", "/tenants", self.apply_plans),
-            ("GET", "/tenants/{tenant}", self.show_tenant),
-            ("GET", "/tenants/{tenant}/keys", self.list_keys),
-            ("POST", "/tenants/{tenant}/keys", self.create_key),
-            ("DELETE", "/keys/{key}", self.revoke_key),
-            ("POST", "/sessions", self.mint),
-            ("DELETE", "/sessions", self.revoke),
-            ("GET", "/jobs", self.list_jobs),
-            ("GET", "/usage", self.show_usage),
+        route = self._door.route
+        return [
+            route("GET", "/tenants", self.list_tenants, Role.VIEWER),
+            route("PUT", "/tenants", self.apply_plans, Role.ADMIN),
+            route("GET", "/tenants/{tenant}", self.show_tenant, Role.VIEWER),
+            route("GET", "/tenants/{tenant}/keys", self.list_keys, Role.VIEWER),
+            route("POST", "/tenants/{tenant}/keys", self.create_key, Role.ADMIN),
+            route("DELETE", "/keys/{key}", self.revoke_key, Role.ADMIN),
+            route("POST", "/sessions", self.mint, Role.OPERATOR),
+            route("DELETE", "/sessions", self.revoke, Role.OPERATOR),
+            route("GET", "/jobs", self.list_jobs, Role.VIEWER),
+            route("GET", "/usage", self.show_usage, Role.VIEWER),
         ]
-        return [Route(f"/v1/admin{path}", self._guard(handler), methods=[method]) for method, path, handler in table]
-
-    def _guard(self, handler: Handler) -> Handler:
-        """The door of every admin route: the flood guard, then the token, then a line for the record."""
-
-        async def admin(request: Request) -> Response:
-            self._admin_token.check(request.headers.getlist("authorization"))
-            answer = await handler(request)
-            if request.method != "GET":
-                fields = {"route": request.scope["route"].path, "method": request.method, "status": answer.status_code}
-                _log.info("admin", extra={"log_fields": fields})
-            return answer
-
-        # slowapi knows functions by their names: under one name, a request would be counted once for every route.
-        admin.__name__ = f"admin_{handler.__name__}"
-        guarded: Handler = self._flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
-        return guarded
 
     async def list_tenants(self, request: Request) -> Response:
+        query = known_query(request, "limit", "cursor")
+        limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_name_cursor(query.get("cursor"))
         snapshot = await self._directory.snapshot()
-        listed = [tenant.model_dump(mode="json") for _, tenant in sorted(snapshot.tenants.items())]
-        return JSONResponse({"tenants": listed})
+        names = sorted(name for name in snapshot.tenants if name > after)
+        page, cursor = cut_page(names, limit, str)
+        listed = [snapshot.describe(snapshot.tenants[name]) for name in page]
+        return JSONResponse({"tenants": listed, "next_cursor": cursor})
 
     async def apply_plans(self, request: Request) -> Response:
         file = await read_form(request, PlanFile, MOST_FILE_BYTES)
-        if problems := problems_of(file.model_dump(mode="json"), self._catalog):
+        known = await self._directory.snapshot()
+        problems = problems_of(file.model_dump(mode="json"), self._catalog, known)
+        if problems := [*problems, *_endpoint_problems(file, self._catalog)]:
             raise BadRequest("; ".join(problems))
-        if file.endpoints:
-            raise BadRequest("endpoints: belong in the PROXY_CONFIG file, which the proxy reads at the start")
-        return JSONResponse({"changed": await self._directory.apply(file)})
+        if any(identity.jwks_file for tenant in file.tenants for identity in tenant.identity):
+            raise BadRequest("identity: jwks_file belongs in the PROXY_CONFIG file; send what it holds as jwks")
+        return JSONResponse({"changed": await self._directory.apply(file, by=self._door.author_of(request))})
 
     async def show_tenant(self, request: Request) -> Response:
-        snapshot, found = await self._find_tenant(request.path_params["tenant"])
+        snapshot, found = await find_tenant(self._directory, request.path_params["tenant"])
         limits = snapshot.plans[found.plan].model_dump(mode="json")
-        return JSONResponse({**found.model_dump(mode="json"), "limits": limits})
+        return JSONResponse({**snapshot.describe(found), "limits": limits})
 
     async def list_keys(self, request: Request) -> Response:
-        snapshot, found = await self._find_tenant(request.path_params["tenant"])
-        listed = [_describe_key(key) for key in snapshot.keys.values() if key.tenant == found.id]
-        return JSONResponse({"keys": listed})
+        query = known_query(request, "limit", "cursor")
+        limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_time_cursor(query.get("cursor"))
+        snapshot, found = await find_tenant(self._directory, request.path_params["tenant"])
+        keys_of = [key for key in snapshot.keys.values() if key.tenant == found.id]
+        later = [key for key in keys_of if after is None or _age(key) > after]
+        page, cursor = cut_page(sorted(later, key=_age), limit, _age)
+        return JSONResponse({"keys": [_describe_key(key) for key in page], "next_cursor": cursor})
 
     async def create_key(self, request: Request) -> Response:
-        _, found = await self._find_tenant(request.path_params["tenant"])
+        _, found = await find_tenant(self._directory, request.path_params["tenant"])
         form = await read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, self._clock.now())
-        await self._directory.add_key(record)
+        await self._directory.add_key(record, by=self._door.author_of(request))
         return JSONResponse({**_describe_key(record), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:
         key_id = request.path_params["key"]
-        if not (keys.is_key_id(key_id) and await self._directory.revoke_key(key_id)):
+        by = self._door.author_of(request)
+        if not (keys.is_key_id(key_id) and await self._directory.revoke_key(key_id, by=by)):
             raise NotFound("There is no such key.")
         return Response(status_code=204)
 
     async def mint(self, request: Request) -> Response:
         form = await read_form(request, MintFor)
-        snapshot, found = await self._find_tenant(form.tenant)
-        return mint_session(self._sessions, found, snapshot.plans[found.plan], form)
+        snapshot, found = await find_tenant(self._directory, form.tenant)
+        snapshot.check_active(found.id)
+        session, answer = mint_session(self._sessions, snapshot, found, form)
+        await self._door.record(request, describe_mint(session))
+        return answer
 
     async def revoke(self, request: Request) -> Response:
         form = await read_form(request, Revoke)
         if (form.session_id is None) == (form.subject is None):
             raise BadRequest("Give either session_id or subject.")
-        _, found = await self._find_tenant(form.tenant)
-        await self._directory.revoke(revoke_by_name(found.id, form.session_id, form.subject, self._clock.now()))
+        _, found = await find_tenant(self._directory, form.tenant)
+        revocation = revoke_by_name(found.id, form.session_id, form.subject, self._clock.now())
+        await self._directory.revoke(revocation, by=self._door.author_of(request))
         return Response(status_code=204)
 
     async def list_jobs(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "subject")
-        _, found = await self._find_tenant(query.get("tenant", ""))
-        listed = await self._ledger.jobs_of(found.id, _subject_of(query), MOST_JOBS)
-        return JSONResponse({"jobs": [_job(job) for job in listed]})
+        query = known_query(request, "tenant", "subject", "limit", "cursor", "endpoint", "since")
+        limit = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED)
+        since, after = parse_since(query.get("since")), parse_time_cursor(query.get("cursor"))
+        endpoints = [parse_endpoint(query["endpoint"]).endpoint] if "endpoint" in query else None
+        _, found = await find_tenant(self._directory, query.get("tenant", ""))
+        wanted = JobFilter(found.id, subject_of(query), endpoints, since=since, after=after)
+        jobs = await self._ledger.list_jobs(wanted, limit + 1)
+        page, cursor = cut_page(jobs, limit, lambda job: (job.submitted_at, job.id))
+        return JSONResponse({"jobs": [describe_job(job) for job in page], "next_cursor": cursor})
 
     async def show_usage(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "subject", "from", "to", "group_by")
-        _, found = await self._find_tenant(query.get("tenant", ""))
-        return JSONResponse(await self._reports.report(found.id, _subject_of(query), query))
-
-    async def _find_tenant(self, id_: str) -> tuple[Snapshot, Tenant]:
-        """The tenant with an id, and the reading of the directory that has it.
-
-        Raises:
-            NotFound: there is none.
-        """
-        snapshot = await self._directory.snapshot()
-        found = snapshot.tenants.get(id_)
-        if found is None:
+        query = known_query(request, "tenant", "subject", *USAGE_QUERY)
+        tenant = query.get("tenant")
+        if tenant is None:
+            if "subject" in query:
+                raise BadRequest("subject: name its tenant too.")
+            return JSONResponse(await self._reports.report(None, None, query))
+        if not (await self._directory.snapshot()).has_records(tenant):
             raise NotFound("There is no such tenant.")
-        return snapshot, found
+        subject = subject_of(query)
+        report = await self._reports.report(tenant, subject, query)
+        return JSONResponse(report | {"grants": await self._reports.list_grants(tenant, subject)})
 
 
-def _subject_of(query: Mapping[str, str]) -> str | None:
-    """The subject that a query names; '' is the tenant itself, and None all of them.
-
-    Raises:
-        BadRequest: it is not a name for a user.
-    """
-    subject = query.get("subject")
-    if subject and not is_subject(subject):
-        raise BadRequest(f"subject {SUBJECT_RULE}.")
-    return subject
+def _endpoint_problems(file: PlanFile, catalog: Catalog) -> Iterator[str]:
+    """What a file says of endpoints beside the prices of those that there are."""
+    for one in file.endpoints:
+        if one.schema_ is not None:
+            yield f"endpoints: {one.id}: schema belongs in the PROXY_CONFIG file, which the proxy reads at the start"
+        elif one.id not in catalog:
+            yield f"endpoints: {one.id} is not in the catalogue"
 
 
-def _describe_key(key: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(key).items() if name != "secret_hash"}
+def _age(key: TenantKey) -> tuple[float, str]:
+    return key.created_at, key.id
 
 
-def _job(job: Job) -> dict[str, Any]:
-    names = ("id", "request_id", "kind", "endpoint", "tenant", "subject", "state", "submitted_at")
-    return {name: getattr(job, name) for name in names}
+def _describe_key(key: TenantKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "name": key.name,
+        "created_at": to_iso(key.created_at),
+        "last_used_at": None if key.last_used_at is None else to_iso(key.last_used_at),
+    }

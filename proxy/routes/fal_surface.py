@@ -10,6 +10,8 @@ from starlette.types import Receive, Scope, Send
 from proxy.auth.authenticator import Authenticator
 from proxy.calls.call import Form, new_call
 from proxy.calls.handler import Handlers
+from proxy.errors import ProxyError, SessionExpired
+from proxy.jobs.grace import GracePeriod
 from proxy.limits.stream_guard import StreamGuard
 from proxy.routes.rendering import bind_call, render
 from proxy.routes.uploads.calls import UploadCalls
@@ -30,6 +32,7 @@ class FalSurface:
     def __init__(
         self,
         authenticator: Authenticator,
+        grace: GracePeriod,
         handlers: Handlers,
         uploads: UploadCalls,
         stream_guard: StreamGuard,
@@ -37,6 +40,7 @@ class FalSurface:
         form: Form,
     ) -> None:
         self._authenticator = authenticator
+        self._grace = grace
         self._handlers = handlers
         self._uploads = uploads
         self._stream_guard = stream_guard
@@ -45,7 +49,10 @@ class FalSurface:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        caller = await self._authenticator.authenticate(request)
+        try:
+            caller = await self._authenticator.authenticate(request)
+        except SessionExpired as expired:
+            caller = await self._grace.admit(request, self._job_to_read(request), expired)
         target = self._parse(request)
         bind_call(request, caller, target)
         if target.kind.is_upload:
@@ -54,3 +61,11 @@ class FalSurface:
             call = new_call(caller, target, request, self._form)
             response = render(call, await self._handlers[target.kind](call), self._stream_guard)
         await response(scope, receive, send)
+
+    def _job_to_read(self, request: Request) -> str:
+        """The id of the job that a request reads; '' if it does something else."""
+        try:
+            target = self._parse(request)
+        except ProxyError:
+            return ""
+        return target.request_id if target.kind.reads_job else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -16,30 +15,34 @@ from proxy.auth.authenticator import Authenticator
 from proxy.calls.call import KEY_HEADER, Call, Form, Outcome, new_call, parse_key
 from proxy.calls.handler import Handlers
 from proxy.calls.jobs import JobHandler
+from proxy.clock import to_iso
 from proxy.drain import Drain
-from proxy.errors import BadRequest, BadTarget
+from proxy.errors import BadRequest, SessionExpired
 from proxy.http.bodies import read_form
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
 from proxy.http.scope import set_cache_control, show_header
 from proxy.jobs.events import END, begin_with, job_events, parse_event_id
+from proxy.jobs.grace import GracePeriod
 from proxy.jobs.hub import Hub
 from proxy.jobs.ownership import Ownership
-from proxy.jobs.updates import Log, Update
+from proxy.jobs.updates import COMPLETED, Log, Update
 from proxy.limits.rates import RateLimiter
+from proxy.limits.session_quotas import SESSION_QUOTAS
 from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
-from proxy.numbers import parse_whole
+from proxy.routes.paging import cut_page, parse_endpoint, parse_limit, parse_since, parse_time_cursor
 from proxy.routes.queries import known_query
 from proxy.routes.rendering import bind_call, render
-from proxy.stores.ledger import Job, Ledger
+from proxy.stores.ledger import Job, JobFilter, Ledger
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Caller
 from proxy.upstream import headers, sse
 from proxy.upstream.headers import EVENT_STREAM
 
 PATH = "/v1/jobs"
-#: Jobs in one listing: those given if the query does not say, and the most.
+#: Jobs on one page of a listing: the usual number, and the most.
 LISTED, MOST_LISTED = 20, 100
+STATUSES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
 
 
 class NewJob(BaseModel):
@@ -67,6 +70,7 @@ class JobRoutes:
         self,
         *,
         authenticator: Authenticator,
+        grace: GracePeriod,
         handlers: Handlers,
         job_handler: JobHandler,
         owners: Ownership,
@@ -78,6 +82,7 @@ class JobRoutes:
         drain: Drain,
     ) -> None:
         self._authenticator = authenticator
+        self._grace = grace
         self._handlers = handlers
         self._job_handler = job_handler
         self._owners = owners
@@ -104,7 +109,7 @@ class JobRoutes:
         caller = await self._authenticator.authenticate(request)
         is_counted = await self._count(request, caller)
         wanted = await read_form(request, NewJob, most=None)
-        target = _submit_to(wanted.endpoint)
+        target = parse_endpoint(wanted.endpoint)
         bind_call(request, caller, target)
         call = new_call(caller, target, request, FORM)._replace(input=wanted.input, is_counted=is_counted)
         if _wants_events(request):
@@ -150,18 +155,27 @@ class JobRoutes:
     async def list_own(self, request: Request) -> Response:
         caller = await self._authenticator.authenticate(request)
         bind_call(request, caller)
-        most = _parse_limit(known_query(request, "limit").get("limit"))
+        query = known_query(request, "limit", "cursor", "status", "endpoint", "since")
+        limit = parse_limit(query.get("limit"), LISTED, MOST_LISTED)
+        wanted = _parse_filter(caller, query)
         await self._limiter.hit(caller, request.scope, polls=True)
-        jobs = await self._ledger.queued_jobs_of(caller.tenant.id, caller.subject, most, caller.narrowed_to)
-        return JSONResponse({"jobs": [self._describe(job) for job in jobs]})
+        jobs = await self._ledger.list_jobs(wanted, limit + 1)
+        page, cursor = cut_page(jobs, limit, lambda job: (job.submitted_at, job.id))
+        listed = [self._describe(job) for job in page if self._has_status(job, query.get("status"))]
+        return JSONResponse({"jobs": listed, "next_cursor": cursor})
+
+    def _has_status(self, job: Job, status: str | None) -> bool:
+        """Whether a job may have a status: that of one that is not over is only known while this process watches it."""
+        update = self._hub.cached(job)
+        return status is None or update is None or update.state == status
 
     def _describe(self, job: Job) -> dict[str, Any]:
         update = self._hub.cached(job)
         return {
             "id": job.request_id,
             "endpoint": job.endpoint,
-            "is_over": job.state in ("settled", "released") or (update is not None and update.is_last),
-            "submitted_at": datetime.fromtimestamp(job.submitted_at, UTC).isoformat(),
+            "is_over": job.is_over or (update is not None and update.is_last),
+            "submitted_at": to_iso(job.submitted_at, "microseconds"),
         }
 
     async def status(self, request: Request) -> Response:
@@ -178,19 +192,24 @@ class JobRoutes:
 
     async def _answer(self, request: Request, kind: Kind) -> Response:
         logs = targets.parse_logs(request.query_params.get("logs", "0"))
-        caller, job = await self._find_own(request)
+        caller, job = await self._find_own(request, kind)
         call = _call_about(caller, job, kind, request, logs=logs)
         return render(call, await self._handlers[kind](call), self._stream_guard)
 
-    async def _find_own(self, request: Request) -> tuple[Caller, Job]:
+    async def _find_own(self, request: Request, kind: Kind) -> tuple[Caller, Job]:
         """The caller, and the job of its own that the path names."""
-        caller = await self._authenticator.authenticate(request)
+        try:
+            caller = await self._authenticator.authenticate(request)
+        except SessionExpired as expired:
+            if not kind.reads_job:
+                raise
+            caller = await self._grace.admit(request, request.path_params["id"], expired)
         request_id = targets.parse_request_id(request.path_params["id"])
         return caller, await self._owners.find_by_id(request_id, caller)
 
     async def events(self, request: Request) -> Response:
         after = parse_event_id(_last_event_id(request))
-        caller, job = await self._find_own(request)
+        caller, job = await self._find_own(request, Kind.STATUS_STREAM)
         if after == END or request.method == "HEAD":
             bind_call(request, caller)
             await self._limiter.hit(caller, request.scope, polls=True)
@@ -209,14 +228,32 @@ class JobRoutes:
             drain=self._drain,
             after=after,
             request_id=request.scope["state"]["request_id"],
+            quotas=request.scope["state"].get(SESSION_QUOTAS),
         )
 
 
-def _submit_to(endpoint: str) -> Target:
-    try:
-        return targets.parse_path("POST", f"queue/{endpoint}", "")
-    except BadTarget:
-        raise BadRequest("endpoint must be an endpoint's id, such as fal-ai/llava-next.") from None
+def _parse_filter(caller: Caller, query: dict[str, str]) -> JobFilter:
+    """Which of a caller's jobs a query asks for.
+
+    Raises:
+        BadRequest: a value of the query is wrong.
+    """
+    status = query.get("status")
+    if status is not None and status not in STATUSES:
+        raise BadRequest(f"status must be one of {', '.join(STATUSES)}.")
+    endpoints = caller.narrowed_to
+    if "endpoint" in query:
+        endpoint = parse_endpoint(query["endpoint"]).endpoint
+        endpoints = (endpoint,) if endpoints is None or endpoint in endpoints else ()
+    return JobFilter(
+        caller.tenant.id,
+        caller.subject,
+        endpoints=endpoints,
+        is_queued=True,
+        is_over=None if status is None else status == COMPLETED,
+        since=parse_since(query.get("since")),
+        after=parse_time_cursor(query.get("cursor")),
+    )
 
 
 def _call_about(caller: Caller, job: Job, kind: Kind, request: Request, *, logs: bool) -> Call:
@@ -259,11 +296,3 @@ def _head_of_events(request: Request) -> Response:
     answer = Response(headers=STREAM_HEADERS)
     del answer.headers["content-length"]
     return answer
-
-
-def _parse_limit(given: str | None) -> int:
-    if given is None:
-        return LISTED
-    if (most := parse_whole(given, MOST_LISTED, least=1)) is None:
-        raise BadRequest(f"limit must be a number from 1 to {MOST_LISTED}.")
-    return most

@@ -25,13 +25,20 @@ from proxy.errors import ProxyError, RateLimited, RequestTimeout
 from proxy.http.scope import set_cache_control
 from proxy.limits.rates import DESCRIPTION_LIMIT
 from proxy.routes.admin import MintFor, NewKey, Revoke
+from proxy.routes.admin_tokens import NewToken
+from proxy.routes.grants import NewGrant
+from proxy.routes.guests import Guest
 from proxy.routes.jobs import NewJob
-from proxy.routes.sessions import Guest, Mint
+from proxy.routes.overrides import NewOverride
+from proxy.routes.sessions import Exchange, Mint, Renew
 from proxy.tenants.plans import PlanFile
 from proxy.uploads.parts import Complete
 
 PATH = "/openapi.json"
-FORMS: tuple[type[BaseModel], ...] = (NewJob, Mint, Guest, Complete, PlanFile, NewKey, MintFor, Revoke)
+FORMS: tuple[type[BaseModel], ...] = (
+    *(NewJob, Mint, Guest, Exchange, Renew, Complete),
+    *(PlanFile, NewKey, NewGrant, NewOverride, MintFor, Revoke, NewToken),
+)
 _FOLDER = Path(__file__).with_suffix("")
 _PARTS = ("fal", "jobs", "uploads", "sessions", "admin", "operations")
 _CACHING = b"public, max-age=3600"

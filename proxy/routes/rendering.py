@@ -17,15 +17,16 @@ from proxy.tenants.caller import Caller
 
 def render(call: Call, outcome: Outcome, guard: StreamGuard) -> Response:
     """Write an outcome in the form of the call's surface. A stream ends with its caller's credential at the latest."""
+    runs_model = call.target.kind is Kind.STREAM
     if outcome.events is not None:
         stream = EventStream(
             outcome.events,
             outcome.headers,
             outcome.release,
             on_close=outcome.on_close,
-            ends_with_result=call.target.kind is Kind.STREAM,
+            ends_with_result=runs_model,
         )
-        guard.watch(stream, call.caller)
+        guard.watch(stream, call.caller, reads_job=not runs_model)
         return stream
     body = outcome.body
     if outcome.document is not None and call.form.rewrite is not None:
@@ -37,6 +38,8 @@ def render(call: Call, outcome: Outcome, guard: StreamGuard) -> Response:
 def bind_call(request: Request, caller: Caller, target: Target | None = None) -> None:
     """Name the caller, and what is asked, in the log line of a request."""
     bind(request.scope, tenant=caller.tenant.id, subject=caller.subject)
+    if caller.session is not None and caller.session.tags:
+        bind(request.scope, tags=list(caller.session.tags))
     if target is not None:
         bind(request.scope, kind=target.kind.value, app=target.app)
         if target.request_id:

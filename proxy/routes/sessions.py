@@ -1,8 +1,8 @@
-"""Sessions: minted for a tenant's users, turned into a cookie, shown and revoked."""
+"""Sessions: minted for a tenant's users, renewed, turned into a cookie, shown and revoked. Guests have guests.py."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,26 +12,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.authenticator import Authenticator
+from proxy.auth.identity import MAX_TOKEN_LENGTH
+from proxy.auth.narrowing import Narrowing, check_prices, describe_narrowing
 from proxy.auth.revocations import revoke_own
-from proxy.auth.sessions import Sessions, check_subject, new_guest_name
+from proxy.auth.sessions import Sessions, check_subject
 from proxy.calls.admission import Admission
-from proxy.clock import Clock
-from proxy.errors import EndpointNotAllowed, NotAllowed, OriginNotAllowed
+from proxy.clock import Clock, to_iso
+from proxy.errors import BadRequest, EndpointNotAllowed, NotAllowed
 from proxy.http.bodies import read_form
+from proxy.limits.accounts import payer_of
 from proxy.limits.leases import Leases
 from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, RateLimiter
-from proxy.limits.usage import left
+from proxy.limits.usage import left, list_grants_of
 from proxy.routes.rendering import bind_call
+from proxy.stores.grants import GrantStore
 from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.directory import Directory, Snapshot
-from proxy.tenants.plans import Plan, Tenant
+from proxy.tenants.plans import Tenant
 
 
-class Mint(BaseModel):
+class Mint(Narrowing):
     """The form of `POST /v1/sessions`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     subject: str
     endpoints: list[str] | None = None
     ttl_seconds: int | None = Field(default=None, ge=1)
@@ -42,15 +45,21 @@ class Mint(BaseModel):
         return check_subject(subject)
 
 
-class Guest(BaseModel):
-    """The form of `POST /v1/sessions/guest`; the tenant is known by the Origin if it is not named."""
+class Exchange(BaseModel):
+    """The form of `POST /v1/sessions/exchange`: an identity token, unless it comes as the credential of the request."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    tenant: str | None = None
+    token: str | None = Field(default=None, min_length=1, max_length=MAX_TOKEN_LENGTH)
+
+
+class Renew(BaseModel):
+    """The form of `POST /v1/sessions/renew`, which says nothing: what a session may do stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SessionRoutes:
-    """Mint sessions, turn them into a cookie, show and revoke them."""
+    """Mint sessions, renew them, turn them into a cookie, show and revoke them."""
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class SessionRoutes:
         limiter: RateLimiter,
         leases: Leases,
         ledger: Ledger,
+        grants: GrantStore,
         clock: Clock,
         flood_guard: Limiter,
     ) -> None:
@@ -72,6 +82,7 @@ class SessionRoutes:
         self._limiter = limiter
         self._leases = leases
         self._ledger = ledger
+        self._grants = grants
         self._clock = clock
         self._flood_guard = flood_guard
 
@@ -79,7 +90,8 @@ class SessionRoutes:
         limit = self._flood_guard.limit
         return [
             Route("/v1/sessions", limit(MINT_LIMIT)(self.mint), methods=["POST"]),
-            Route("/v1/sessions/guest", limit(GUEST_LIMIT)(self.guest), methods=["POST"]),
+            Route("/v1/sessions/exchange", limit(GUEST_LIMIT)(self.exchange), methods=["POST"]),
+            Route("/v1/sessions/renew", limit(MINT_LIMIT)(self.renew), methods=["POST"]),
             Route("/v1/sessions/cookie", limit(MINT_LIMIT)(self.cookie), methods=["POST"]),
             Route("/v1/session", self.show, methods=["GET"]),
             Route("/v1/session", self.revoke, methods=["DELETE"]),
@@ -92,18 +104,47 @@ class SessionRoutes:
         if caller.session is not None:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
-        return mint_session(self._sessions, caller.tenant, caller.plan, form)
+        return mint_session(self._sessions, await self._directory.snapshot(), caller.tenant, form)[1]
 
-    async def guest(self, request: Request) -> Response:
-        """Give a page's visitor a session, if its tenant takes guests."""
-        snapshot, origin = await self._directory.snapshot(), request.headers.get("origin", "").lower()
-        if snapshot.guest_host(origin) is None:
-            raise _no_guests()
-        tenant = _guest_host(snapshot, origin, await read_form(request, Guest))
-        await self._limiter.hit_guest(request.scope, tenant.guests.per_address)
-        plan = snapshot.plans[tenant.guest_plan]
-        token, session = self._sessions.mint(tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True)
-        answer = JSONResponse(_describe_session(token, session, sorted(plan.endpoints)), 201)
+    async def exchange(self, request: Request) -> Response:
+        """Give the user whom an identity token names a session."""
+        form = await read_form(request, Exchange)
+        if form.token is None:
+            caller = await self._authenticator.authenticate(request)
+        elif request.headers.get("authorization"):
+            raise BadRequest("Send the token once: in the body, or in the Authorization header.")
+        else:
+            caller = await self._authenticator.authenticate_token(form.token)
+        bind_call(request, caller)
+        given = caller.session
+        if given is None or given.identity is None:
+            raise NotAllowed("Only an identity token can be exchanged; a session is renewed, and a tenant key mints.")
+        await self._limiter.hit(caller, request.scope, polls=False)
+        token, session = self._sessions.mint(
+            given.tenant,
+            given.subject,
+            caller.plan.session_ttl_seconds,
+            # What it claims beyond its plan would only make the session longer.
+            endpoints=None if given.endpoints is None else sorted(caller.endpoints),
+            ceilings=given.ceilings,
+            plan=given.plan,
+        )
+        return JSONResponse(describe_session(token, session, sorted(caller.endpoints)), 201)
+
+    async def renew(self, request: Request) -> Response:
+        """Give the session of a request more time. One that came in the cookie goes back there, and not to the page."""
+        caller = await self._authenticator.authenticate(request)
+        bind_call(request, caller)
+        if caller.session is None:
+            raise NotAllowed("Only a session can be renewed; a tenant key mints new ones with POST /v1/sessions.")
+        if caller.session.identity is not None:
+            raise NotAllowed("An identity token is renewed by its issuer, or exchanged: POST /v1/sessions/exchange.")
+        await read_form(request, Renew)
+        plan = caller.plan
+        token, session = self._sessions.renew(caller.session, plan.session_ttl_seconds, plan.max_session_age_seconds)
+        if not self._authenticator.comes_in_cookie(request):
+            return JSONResponse(describe_session(token, session, self._admission.open_to(caller)), 201)
+        answer = JSONResponse(self._describe(replace(caller, session=session)), 201)
         self._set_cookie(answer, token, session)
         return answer
 
@@ -117,20 +158,23 @@ class SessionRoutes:
         return answer
 
     async def show(self, request: Request) -> Response:
-        """What the caller may call, and what is left of its quotas."""
+        """What the caller may call, and what is left of its quotas and of the grants that it can spend."""
         caller = await self._authenticator.authenticate(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
-        quotas = await left(self._ledger, caller.terms, tenant, caller.subject, now)
+        payer = payer_of(caller, request.scope["client"])
+        quotas = await left(self._ledger, caller.terms, payer, now)
         in_flight = await self._leases.in_use(tenant, caller.subject, caller.terms.leases)
-        return JSONResponse({**self._describe(caller), "quotas": quotas, "in_flight": in_flight})
+        has_grants = tenant in self._directory.latest.granted
+        grants = await list_grants_of(self._grants, tenant, caller.subject, now) if has_grants else []
+        return JSONResponse({**self._describe(caller), "quotas": quotas, "grants": grants, "in_flight": in_flight})
 
     async def revoke(self, request: Request) -> Response:
         """Revoke the session of the request, and delete the cookie."""
         caller = await self._authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("This route revokes sessions; revoke a tenant key with: fal-proxy keys revoke")
-        await self._directory.revoke(revoke_own(caller.session, self._clock.now()))
+        await self._directory.revoke(revoke_own(caller.session, self._clock.now()), by=None)
         answer = Response(status_code=204)
         self._authenticator.cookie.delete(answer)
         return answer
@@ -139,56 +183,44 @@ class SessionRoutes:
         return {
             "tenant": caller.tenant.id,
             "subject": caller.subject,
-            "expires_at": _iso(caller.session.expires_at) if caller.session else None,
+            "expires_at": to_iso(caller.session.expires_at) if caller.session else None,
             "guest": caller.session.guest if caller.session else False,
             "endpoints": self._admission.open_to(caller),
+            **(describe_narrowing(caller.session) if caller.session else {}),
         }
 
     def _set_cookie(self, answer: Response, token: str, session: Session) -> None:
-        self._authenticator.cookie.set(answer, token, max(1, int(session.expires_at - self._clock.now())))
+        self._authenticator.cookie.set_session(answer, token, session, self._clock.now())
 
 
-def mint_session(sessions: Sessions, tenant: Tenant, plan: Plan, form: Mint) -> Response:
-    """Mint a session for an end user. It can only narrow what the plan allows.
+def mint_session(sessions: Sessions, snapshot: Snapshot, tenant: Tenant, form: Mint) -> tuple[Session, Response]:
+    """Mint a session for an end user, and give the answer with its token. It can only narrow what the plan allows.
 
     Raises:
         EndpointNotAllowed: it would widen it.
+        BadRequest: its token would be too long, or it has a quota of usd and an endpoint without a price.
     """
+    plan_name = snapshot.plan_of(tenant, form.subject)
+    plan = snapshot.plans[plan_name]
     for wanted in form.endpoints or []:
         if wanted not in plan.endpoints:
-            raise EndpointNotAllowed(f"The plan {tenant.plan} does not allow {wanted[:100]}.")
+            raise EndpointNotAllowed(f"The plan {plan_name} does not allow {wanted[:100]}.")
     if form.endpoints is not None:
         form.endpoints = sorted(set(form.endpoints))
+    check_prices(form, plan.endpoints if form.endpoints is None else form.endpoints, snapshot.prices)
     ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
-    token, session = sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints)
+    token, session = sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints, **form.claims())
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
-    return JSONResponse(_describe_session(token, session, granted), 201)
+    return session, JSONResponse(describe_session(token, session, granted), 201)
 
 
-def _guest_host(snapshot: Snapshot, origin: str, form: Guest) -> Tenant:
-    """The tenant whose page asks.
-
-    Raises:
-        OriginNotAllowed: no tenant takes guests from this origin.
-    """
-    tenant = snapshot.tenants.get(form.tenant) if form.tenant else snapshot.guest_host(origin)
-    if tenant is None or not tenant.guests.enabled or origin not in tenant.allowed_origins:
-        raise _no_guests()
-    return tenant
-
-
-def _no_guests() -> OriginNotAllowed:
-    return OriginNotAllowed("No tenant takes guests from this page's origin.")
-
-
-def _describe_session(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
+def describe_session(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """The answer that gives a caller its session."""
     return {
+        "id": session.id,
         "token": token,
-        "expires_at": _iso(session.expires_at),
+        "expires_at": to_iso(session.expires_at),
         "subject": session.subject,
         "endpoints": list(endpoints),
+        **describe_narrowing(session),
     }
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

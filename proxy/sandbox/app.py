@@ -2,7 +2,7 @@
 
     /run/…    fal.run            /rest/…   rest.fal.ai
     /queue/…  queue.fal.run      /cdn/…    v3.fal.media
-    /_sandbox/…                  the request log, faults, timing and jobs: see `control`
+    /_sandbox/…                  the request log, faults, timing and jobs: see `control`; proofs of guests: see `proofs`
 
 A prompt can choose the pace and the faults of its own job: see `directives`, `timing` and `faults`.
 """
@@ -23,6 +23,7 @@ from proxy.sandbox.auth import KeyCheck, UnwantedHeaders
 from proxy.sandbox.cdn import Cdn
 from proxy.sandbox.control import Control
 from proxy.sandbox.faults import Fault, Faulty
+from proxy.sandbox.proofs import Proofs
 from proxy.sandbox.queue import Queue
 from proxy.sandbox.replies import reply
 from proxy.sandbox.request_log import Recording
@@ -62,7 +63,7 @@ def create_sandbox(*, key: str = SANDBOX_KEY, timing: Timing | None = None, base
             _host("/queue", Queue(sandbox, webhooks).routes()),
             _host("/rest", Rest(sandbox, webhooks).routes()),
             _host("/cdn", Cdn(sandbox).routes()),
-            _host("/_sandbox", Control(sandbox).routes()),
+            _host("/_sandbox", [*Control(sandbox).routes(), *Proofs().routes()]),
         ],
         middleware=[
             Middleware(Recording, request_log=sandbox.request_log),

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from proxy.networks import Peer, TrustedNetworks, is_private, network
-from proxy.server.log_limit import LogLimit
+from proxy.telemetry.log_limit import LogLimit
 from proxy.telemetry.metrics import Metrics
 
 #: How often connections past their deadline are looked for.
@@ -30,6 +30,8 @@ PUBLIC_SHARE = 3
 EVICTED_SHARE = 64
 #: Refused connections that stay until their answer is read; more are closed without an answer.
 MAX_ANSWERED_REFUSALS = 128
+#: Events that strangers can cause.
+LIMIT_REACHED, BAD_REQUEST = "connection limit reached", "bad request"
 _log = logging.getLogger(__name__)
 
 
@@ -103,12 +105,13 @@ class Connections:
         self._trusted = TrustedNetworks(limits.trusted)
         self._metrics = metrics
         metrics.connections.set_function(lambda: len(self._open))
+        metrics.connections_limit.set(limits.most)
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_seconds = min(SWEEP_SECONDS, limits.connect_seconds, limits.head_seconds, limits.keep_alive_seconds)
         #: Since the last sweep, none waited: no use to look at all of them for each one that is refused.
         self._are_busy = False
-        self._limit_warnings = LogLimit(_log, "connection limit reached")
-        self._request_warnings = LogLimit(_log, "bad request")
+        # Each event has its own, so that bad requests do not use up the lines of the other.
+        self._logged = {event: LogLimit() for event in (LIMIT_REACHED, BAD_REQUEST)}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -145,17 +148,21 @@ class Connections:
 
     def warn(self, peer: Peer, **fields: object) -> None:
         """Log a bad request, at most once a minute for each address."""
-        self._request_warnings.warn(network(peer), **fields)
+        self._warn(BAD_REQUEST, network(peer), **fields)
+
+    def _warn(self, event: str, address: str, **fields: object) -> None:
+        if self._logged[event].admits(address):
+            _log.warning(event, extra={"log_fields": {"address": address, **fields}})
 
     def _find_limit(self, address: str, peer: Peer) -> str | None:
         """The limit that a new connection would exceed, after making room if it can be made."""
         most, held = self.limits.most_from(peer), self._by_address[address]
         if held >= most and not self._trusted.contains(peer):
-            self._limit_warnings.warn(address, limit="address", most=most, connections=held)
+            self._warn(LIMIT_REACHED, address, limit="address", most=most, connections=held)
             return "address"
         if len(self._open) - len(self._evicted) < self.limits.most:
             return None
-        self._limit_warnings.warn(address, limit="process", most=self.limits.most, connections=len(self._open))
+        self._warn(LIMIT_REACHED, address, limit="process", most=self.limits.most, connections=len(self._open))
         return None if self._make_room() else "process"
 
     def _make_room(self) -> bool:

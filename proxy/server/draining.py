@@ -91,7 +91,8 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         drain: Drain = self.lifespan.state["drain"]
         drain.start()
-        _log.info("stopping; %d calls have %.1f s to finish", len(self.server_state.tasks), drain.seconds_left())
+        fields = {"calls": len(self.server_state.tasks), "seconds_left": round(drain.seconds_left(), 1)}
+        _log.info("drain started", extra={"log_fields": fields})
         await self._until_idle(drain)
         await self._stop_listening(sockets or [])
         with contextlib.suppress(TimeoutError):
@@ -105,7 +106,7 @@ class DrainingServer(uvicorn.Server):
         try:
             await asyncio.wait_for(self.lifespan.shutdown(), drain.settling_seconds / 2)
         except TimeoutError:
-            _log.error("the stores did not close in time")
+            _log.error("stores did not close in time")
         if self._metrics_folder is not None:
             await self.lifespan.state["metrics"].unshare()
 
@@ -134,7 +135,7 @@ class DrainingServer(uvicorn.Server):
     async def _cut(self, seconds: float) -> None:
         """Cancel what still runs, and wait while each call tells its caller, and books what it may have used."""
         if left := set(self.server_state.tasks):
-            _log.warning("%d calls did not finish in time and are cut", len(left))
+            _log.warning("calls cut", extra={"log_fields": {"calls": len(left)}})
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=seconds)

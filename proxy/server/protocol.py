@@ -12,14 +12,14 @@ from typing import Any
 
 import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnections
-from proxy.http.disconnect import EXTENSION, Disconnect
+from proxy.server.asgi import AsgiProtocol
 from proxy.server.coalescing import CoalescingTransport
 from proxy.server.connections import NEVER, Connections
-from proxy.server.exchange import Exchange, UnchunkedExchange
+from proxy.server.exchange import Exchange
 from proxy.server.framing import (
     CHUNK_LINE_BYTES,
     MAX_FRAMING_BYTES,
@@ -36,17 +36,22 @@ from proxy.server.refusal import raw_response
 MAX_HEAD_BYTES = 64 * 1024
 #: What is read, and thrown away, after the answer that closes a connection.
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+_READ_HERE = frozenset((b"host", b"transfer-encoding", b"expect"))
 
 
-class LimitedHeadProtocol(HttpToolsProtocol):
+class LimitedHeadProtocol(AsgiProtocol):
     """One connection of a caller.
 
     Attributes:
         deadline: when the connection ends if nothing more comes, as a time of the event loop.
     """
 
+    #: Beside uvicorn's attributes: with more than thirty, the dictionary of each connection is six times as large.
+    __slots__ = ("_answering", "_coding", "_discarded", "_framing_bytes", "_head_bytes", "_hosts", "_in_head",
+        "_is_refused", "_is_replaying", "_limits", "_registry", "_time", "_trailer_bytes", "_unsent",
+        "deadline")  # fmt: skip
+
     transport: CoalescingTransport  # type: ignore[assignment]
-    cycle: Exchange
 
     def __init__(
         self,
@@ -131,7 +136,8 @@ class LimitedHeadProtocol(HttpToolsProtocol):
             # The caller has yet to take the answer.
             self.deadline = self._time() + self._limits.write_seconds
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -223,15 +229,19 @@ class LimitedHeadProtocol(HttpToolsProtocol):
                 raise framing_too_large()
             return
         name = name.lower()
+        if name in _READ_HERE:
+            self._read_header(name, value)
+        self.headers.append((name, value))
+
+    def _read_header(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self._hosts += 1
             if len(value) > MAX_HOST_BYTES or not is_host(value):
                 raise BadRequest("The Host header does not name a host.")
         elif name == b"transfer-encoding":
             self._coding = value.strip().lower() if self._coding is None else b""
-        elif name == b"expect" and value.lower() == b"100-continue":
+        elif value.lower() == b"100-continue":
             self.expect_100_continue = True
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._is_replaying:
@@ -241,16 +251,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         check_head(version, method, len(self.headers), self._hosts, self._coding)
         if self.url[:1] != b"/":
             self.url = with_path(self.url)
-        super().on_headers_complete()
-        # uvicorn names its own class; its task has not run yet.
-        if version == "1.1":
-            self.cycle.__class__ = Exchange
-        else:
-            self.cycle.__class__ = UnchunkedExchange
-            # Clients of HTTP/1.0 know no interim answers (RFC 9110, section 10.1.1).
-            self.cycle.waiting_for_100_continue = False
-        self.cycle.disconnect = Disconnect()
-        self.scope["extensions"] = {EXTENSION: self.cycle.disconnect}  # type: ignore[dict-item]
+        self.begin_exchange(version, method)
 
     def on_chunk_header(self) -> None:
         self._framing_bytes -= CHUNK_LINE_BYTES

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from http import HTTPStatus
 
-from proxy.errors import ProxyError, respond
+from proxy.errors import ProxyError
+from proxy.http.error_response import respond
 
 
 def raw_response(error: ProxyError) -> bytes:

@@ -46,7 +46,8 @@ def run(factory: str, settings: Settings) -> int:
     try:
         operations = bind_operations(settings.server)
     except OSError as problem:
-        _log.error("PROXY_OPS_HOST and PROXY_OPS_PORT: the address cannot be bound: %s", problem)
+        fields = {"variables": "PROXY_OPS_HOST, PROXY_OPS_PORT", "problem": str(problem)}
+        _log.error("operations address not bound", extra={"log_fields": fields})
         return STARTUP_FAILURE
     if config.workers > 1:
         with _metrics_folder() as folder:
@@ -241,7 +242,7 @@ class Workers(Multiprocess):
             living[0].process.join(LOOK_SECONDS)
             self.handle_signals()
             if time.monotonic() > kill_at:
-                _log.error("%d workers hang and are killed", len(living))
+                _log.error("workers killed", extra={"log_fields": {"workers": len(living)}})
                 for worker in living:
                     worker.process.kill()
             elif self._hurries:

@@ -7,7 +7,7 @@ with the value.
 Why not pydantic-settings: see "Written by hand" in docs/architecture.md.
 """
 
-from proxy.settings.environment import read, read_session_secrets, read_stores
+from proxy.settings.environment import read, read_operator, read_session_secrets, read_stores
 from proxy.settings.reader import SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
@@ -17,14 +17,17 @@ from proxy.settings.subjects import (
     SessionSettings,
     Settings,
     StoreSettings,
+    TraceSettings,
+    VerifierSettings,
     secrets_in,
 )
 from proxy.settings.values import check_origin, existing_file, is_loopback
-from proxy.settings.variables import DEFAULTS, SECRETS, VARIABLES, unknown_variables
+from proxy.settings.variables import DEFAULTS, SECRET_NAME, SECRETS, VARIABLES, is_secret_of_tenant, unknown_variables
 
 __all__ = [
     "DEFAULTS",
     "SECRETS",
+    "SECRET_NAME",
     "VARIABLES",
     "FalSettings",
     "LogSettings",
@@ -34,10 +37,14 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StoreSettings",
+    "TraceSettings",
+    "VerifierSettings",
     "check_origin",
     "existing_file",
     "is_loopback",
+    "is_secret_of_tenant",
     "read",
+    "read_operator",
     "read_session_secrets",
     "read_stores",
     "secrets_in",

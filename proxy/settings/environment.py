@@ -16,6 +16,8 @@ from proxy.settings.subjects import (
     SessionSettings,
     Settings,
     StoreSettings,
+    TraceSettings,
+    VerifierSettings,
 )
 from proxy.settings.values import (
     check_origin,
@@ -23,6 +25,8 @@ from proxy.settings.values import (
     existing_folder,
     is_loopback,
     parse_admin_token,
+    parse_collector,
+    parse_commit,
     parse_database_url,
     parse_fal_url,
     parse_network,
@@ -31,7 +35,7 @@ from proxy.settings.values import (
     parse_redis_url,
     parse_session_secret,
 )
-from proxy.settings.variables import unknown_variables
+from proxy.settings.variables import is_secret_of_tenant, unknown_variables
 
 #: Addresses that a server can listen on and no caller can ask.
 _WILDCARDS = ("0.0.0.0", "::", "0")
@@ -53,8 +57,17 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
             reader.one_of("PROXY_LOG_FORMAT", ("json", "text")),
             reader.one_of("PROXY_LOG_LEVEL", ("debug", "info", "warning", "error")),
         ),
+        verifiers=VerifierSettings(
+            *(
+                reader.get_required(f"PROXY_{kind}_URL", parse_fal_url)
+                for kind in ("TURNSTILE", "HCAPTCHA", "RECAPTCHA", "APP_CHECK")
+            )
+        ),
+        traces=TraceSettings(reader.take("PROXY_OTLP_ENDPOINT", parse_collector)),
         config_path=reader.take("PROXY_CONFIG", existing_file),
+        commit=reader.take("PROXY_COMMIT", parse_commit),
         dev=dev,
+        named_secrets={name: Secret(text.strip()) for name, text in environ.items() if is_secret_of_tenant(name)},
     )
     reader.warnings += unknown_variables(environ)
     if settings.server.workers > 1 and settings.stores.redis_url is None:
@@ -94,6 +107,24 @@ def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
     return sessions
 
 
+def read_operator(environ: Mapping[str, str]) -> tuple[str, Secret]:
+    """Only where a running proxy answers its operator, and the admin token: for commands that ask it.
+
+    Raises:
+        SettingsError: there is no token, or a value is wrong.
+    """
+    reader = EnvironmentReader(environ)
+    server, token = _server(reader), reader.take("PROXY_ADMIN_TOKEN", parse_admin_token)
+    if not reader.value("PROXY_ADMIN_TOKEN"):
+        reader.complain("PROXY_ADMIN_TOKEN", "is not set; set it to that of the running proxy")
+    if reader.problems or token is None:
+        raise SettingsError(reader.problems)
+    if server.ops_port is None:
+        return server.public_url, token
+    host = "127.0.0.1" if server.ops_host in _WILDCARDS else server.ops_host
+    return f"http://{_to_bracketed(host)}:{server.ops_port}", token
+
+
 def _fal(reader: EnvironmentReader) -> FalSettings:
     return FalSettings(
         key=Secret(reader.fal_key()),
@@ -130,6 +161,8 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         head_seconds=reader.integer("PROXY_HEAD_SECONDS", 1, 3600),
         keep_alive_seconds=reader.integer("PROXY_KEEP_ALIVE_SECONDS", 1, 86_400),
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
+        picture_processes=reader.integer("PROXY_PICTURE_PROCESSES", 1, 64),
+        playground=reader.one_of("PROXY_PLAYGROUND", ("on", "off")) == "on",
     )
 
 
@@ -159,7 +192,11 @@ def _sessions(reader: EnvironmentReader) -> SessionSettings:
     secrets = reader.get_each("PROXY_SESSION_SECRETS", parse_session_secret)
     if not reader.value("PROXY_SESSION_SECRETS"):
         reader.complain("PROXY_SESSION_SECRETS", "is not set; make one with: openssl rand -base64 48")
-    return SessionSettings(tuple(secrets), reader.take("PROXY_ADMIN_TOKEN", parse_admin_token))
+    return SessionSettings(
+        tuple(secrets),
+        reader.take("PROXY_ADMIN_TOKEN", parse_admin_token),
+        tuple(reader.get_each("PROXY_ISSUER_NETWORKS", parse_network)),
+    )
 
 
 def _stores(reader: EnvironmentReader) -> StoreSettings:
@@ -170,6 +207,8 @@ def _stores(reader: EnvironmentReader) -> StoreSettings:
         reader.one_of("PROXY_SQLITE_SYNC", ("normal", "full")),
         reader.take("PROXY_STATE_DIR", existing_folder),
         reader.integer("PROXY_RETENTION_DAYS", 1, 3650) * DAY_SECONDS,
+        reader.integer("PROXY_AUDIT_DAYS", 1, 3650) * DAY_SECONDS,
+        reader.one_of("PROXY_MIGRATE", ("on", "off")) == "on" if reader.value("PROXY_MIGRATE") else None,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from proxy.origins import normalize_origin
@@ -45,6 +45,8 @@ class ServerSettings:
     head_seconds: int
     keep_alive_seconds: int
     drain_seconds: int
+    picture_processes: int
+    playground: bool
 
     def streams_per_tenant(self, tenants: int) -> int:
         """How many event streams a tenant may hold open in one process, if there are so many tenants."""
@@ -62,6 +64,19 @@ class ServerSettings:
 class SessionSettings:
     secrets: tuple[Secret, ...]
     admin_token: Secret | None
+    #: Networks, beside the public ones, in which the key sets of issuers may be.
+    issuer_networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerifierSettings:
+    """Where the proofs of guests are verified, by kind."""
+
+    turnstile: str
+    hcaptcha: str
+    recaptcha: str
+    #: The keys that verify tokens of Firebase App Check.
+    app_check: str
 
 
 @dataclass(frozen=True)
@@ -72,20 +87,35 @@ class StoreSettings:
     sqlite_sync: str = "normal"
     state_dir: Path | None = None
     retention_seconds: float = 90 * DAY_SECONDS
+    audit_seconds: float = 365 * DAY_SECONDS
+    #: Whether a start upgrades the schema; None: that of a SQLite file only, which is this program's alone.
+    migrates: bool | None = None
 
     @property
     def spool_folder(self) -> Path | None:
         """Where ledger entries wait that outlive a process; None if there is no place for files."""
         if self.state_dir is not None:
             return self.state_dir / "spool"
-        path = self.database_url.reveal().removeprefix("sqlite:///").partition("?")[0]
-        return Path(f"{path}-spool") if self.database_url.reveal().startswith("sqlite:") else None
+        return None if self.sqlite_path is None else Path(f"{self.sqlite_path}-spool")
+
+    @property
+    def sqlite_path(self) -> str | None:
+        """The file of the database; None if it is no SQLite file."""
+        url = self.database_url.reveal()
+        return url.removeprefix("sqlite:///").partition("?")[0] if url.startswith("sqlite:") else None
 
 
 @dataclass(frozen=True)
 class LogSettings:
     format: str
     level: str
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Where spans go, `https://host[:port][/path]`; None for nowhere."""
+
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +127,14 @@ class Settings:
     sessions: SessionSettings
     stores: StoreSettings
     log: LogSettings
+    verifiers: VerifierSettings
+    traces: TraceSettings = TraceSettings()
     config_path: Path | None = None
+    commit: str | None = None
     dev: bool = False
     warnings: tuple[str, ...] = ()
+    #: Variables that a plan file can name, with what they hold.
+    named_secrets: Mapping[str, Secret] = field(default_factory=dict)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -115,5 +150,5 @@ def secrets_in(value: object) -> Iterator[Secret]:
         for item in value:
             yield from secrets_in(item)
     elif is_dataclass(value):
-        for field in fields(value):
-            yield from secrets_in(getattr(value, field.name))
+        for one in fields(value):
+            yield from secrets_in(getattr(value, one.name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from proxy.origins import normalize_origin
 from proxy.settings.secret import Secret
 
 MIN_SECRET_BYTES = 32
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
@@ -21,6 +23,12 @@ def parse_rate(text: str) -> str:
         return ""
     if not _RATE.fullmatch(text):
         raise ValueError("must be a rate such as 600/minute (second, minute, hour or day), or 0 for no limit")
+    return text
+
+
+def parse_commit(text: str) -> str:
+    if not _COMMIT.fullmatch(text):
+        raise ValueError("must be a commit's id: 7 to 64 hexadecimal digits")
     return text
 
 
@@ -45,6 +53,16 @@ def parse_public_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address that callers see, such as https://ai.example.com")
     return f"{normalize_origin(text)}{parts.path}".rstrip("/")
+
+
+def parse_collector(text: str) -> str:
+    """The address of an OpenTelemetry collector, to which `/v1/traces` is added."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be the address of a collector, such as http://localhost:4318, without user or query")
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
+        raise ValueError("needs packages that are not installed; install them with: pip install 'fal-proxy[otel]'")
+    return text.rstrip("/")
 
 
 def check_origin(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 
 SECRETS = frozenset(
@@ -16,7 +17,9 @@ SECRETS = frozenset(
         "PROXY_REDIS_URL",
     }
 )
-#: Every variable the program reads, with what it is for: the README's table is checked against this.
+#: A variable with a secret of a tenant, which the plan file names.
+SECRET_NAME = r"^[A-Z][A-Z0-9_]*_SECRET$"
+#: Every variable the program reads, with what it is for: the table in docs/settings.md is checked against this.
 VARIABLES: dict[str, str] = {
     "FAL_KEY": "fal's key, `id:secret`; the API scope is enough",
     "FAL_KEY_ID": "the first half of the key, if you give it in two halves",
@@ -37,13 +40,22 @@ VARIABLES: dict[str, str] = {
     "PROXY_PUBLIC_URL": "the address that callers see; the proxy builds the URLs in its answers from it",
     "PROXY_CONFIG": "the YAML file of plans, tenants and additional endpoints",
     "PROXY_SESSION_SECRETS": "the secrets that sign sessions: comma-separated, newest first, 32 bytes or more each",
-    "PROXY_ADMIN_TOKEN": "the token that opens `/v1/admin`; if unset, `/v1/admin` is closed",
+    "PROXY_ADMIN_TOKEN": "the token that opens `/v1/admin` to an admin; if unset, only named tokens open it",
+    "PROXY_ISSUER_NETWORKS": "private addresses or networks from which the proxy may fetch the keys of identity "
+    "tokens, comma-separated; if unset, only from public addresses",
+    "PROXY_TURNSTILE_URL": "where the proxy verifies guests' proofs of the kind `turnstile`",
+    "PROXY_HCAPTCHA_URL": "the same for `hcaptcha`",
+    "PROXY_RECAPTCHA_URL": "the same for `recaptcha`",
+    "PROXY_APP_CHECK_URL": "the JWK Set that verifies guests' proofs of the kind `app_check`",
     "PROXY_DATABASE_URL": "`sqlite:///file` or `postgresql://…`",
+    "PROXY_MIGRATE": "`on` or `off`: whether a start upgrades the database schema; if unset, `on` for SQLite and `off` "
+    "for PostgreSQL, where you run `fal-proxy migrate`",
     "PROXY_SQLITE_SYNC": "`normal`: a power cut may lose the last commits of a SQLite file; `full`: it loses none",
     "PROXY_STATE_DIR": "a folder, used by this database alone, for ledger entries that a process could not write "
     "before it ended; if unset, a folder beside the SQLite file, and none with PostgreSQL",
     "PROXY_RETENTION_DAYS": "days for which jobs are kept after they end, and quota accounts after their window, from "
     "1 to 3650; daily sums of usage are kept forever",
+    "PROXY_AUDIT_DAYS": "days for which entries of the audit log are kept, from 1 to 3650",
     "PROXY_REDIS_URL": "`redis://…`; if unset, each process keeps its counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: refuse calls or let them through while rates cannot be counted",
     "PROXY_ALLOWED_ORIGINS": "page origins that may call for every tenant, comma-separated",
@@ -59,13 +71,20 @@ VARIABLES: dict[str, str] = {
     "`PROXY_MAX_CONNECTIONS` for each public address",
     "PROXY_REFUSALS_PER_ADDRESS": "refusals of one address in one process, after which its requests get 429; `0` sets "
     "no limit",
+    "PROXY_PICTURE_PROCESSES": "pictures from which one process removes metadata at once (`strip_metadata`); each "
+    "takes a processor and up to 768 MiB",
     "PROXY_CONNECT_SECONDS": "seconds until a new connection must send its first byte",
     "PROXY_HEAD_SECONDS": "seconds for the head of a request, from its first byte",
     "PROXY_KEEP_ALIVE_SECONDS": "seconds for which a connection may be idle; keep it above the idle timeout of "
     "your balancer",
     "PROXY_DRAIN_SECONDS": "seconds for running calls to finish after a stop signal",
+    "PROXY_PLAYGROUND": "`on` or `off`: whether `/playground` serves a page to try calls on, for callers with a "
+    "session and for the guests of a tenant",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
+    "PROXY_COMMIT": "the commit that runs, for `fal_proxy_build_info`; the image sets it if it is built with one",
+    "PROXY_OTLP_ENDPOINT": "the OpenTelemetry collector that gets traces, such as `http://localhost:4318`; needs the "
+    "extra `fal-proxy[otel]`; if unset, there are no traces",
 }
 DEFAULTS: dict[str, str] = {
     "FAL_RUN_URL": "https://fal.run",
@@ -77,9 +96,14 @@ DEFAULTS: dict[str, str] = {
     "PROXY_HOST": "127.0.0.1",
     "PROXY_PORT": "8787",
     "PROXY_WORKERS": "1",
+    "PROXY_TURNSTILE_URL": "https://challenges.cloudflare.com/turnstile/v0/siteverify",
+    "PROXY_HCAPTCHA_URL": "https://api.hcaptcha.com/siteverify",
+    "PROXY_RECAPTCHA_URL": "https://www.google.com/recaptcha/api/siteverify",
+    "PROXY_APP_CHECK_URL": "https://firebaseappcheck.googleapis.com/v1/jwks",
     "PROXY_DATABASE_URL": "sqlite:///fal-proxy.db",
     "PROXY_SQLITE_SYNC": "normal",
     "PROXY_RETENTION_DAYS": "90",
+    "PROXY_AUDIT_DAYS": "365",
     "PROXY_RATE_LIMIT_ON_ERROR": "refuse",
     "PROXY_MAX_BODY_BYTES": str(12 * 1024 * 1024),
     "PROXY_MAX_BODY_MEMORY": str(256 * 1024 * 1024),
@@ -87,13 +111,20 @@ DEFAULTS: dict[str, str] = {
     "PROXY_MAX_STREAMS_PER_SESSION": "2500",
     "PROXY_MAX_CONNECTIONS": "12000",
     "PROXY_REFUSALS_PER_ADDRESS": "600/minute",
+    "PROXY_PICTURE_PROCESSES": "1",
     "PROXY_CONNECT_SECONDS": "60",
     "PROXY_HEAD_SECONDS": "30",
     "PROXY_KEEP_ALIVE_SECONDS": "75",
     "PROXY_DRAIN_SECONDS": "25",
+    "PROXY_PLAYGROUND": "off",
     "PROXY_LOG_FORMAT": "json",
     "PROXY_LOG_LEVEL": "info",
 }
+
+
+def is_secret_of_tenant(name: str) -> bool:
+    """Whether a plan file may name this variable. The proxy's own secrets are sent nowhere that a plan file names."""
+    return re.fullmatch(SECRET_NAME, name) is not None and not name.startswith(("FAL_", "PROXY_"))
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

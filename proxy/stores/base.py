@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from proxy.stores.admin_tokens import AdminTokenStore
+from proxy.stores.alerts import AlertStore
+from proxy.stores.audit_store import AuditStore
 from proxy.stores.directory import DirectoryStore
+from proxy.stores.grants import GrantStore
 from proxy.stores.idempotency import IdempotencyStore
+from proxy.stores.learned import LearnedStore
 from proxy.stores.ledger import Ledger
+from proxy.stores.removal import RemovalStore
 from proxy.stores.retention import RetentionStore
 from proxy.stores.uploads import UploadStore
+from proxy.stores.usage import UsageRollup
 
 
 class Stores(Protocol):
@@ -22,7 +29,19 @@ class Stores(Protocol):
     def directory(self) -> DirectoryStore: ...
 
     @property
+    def admin_tokens(self) -> AdminTokenStore: ...
+
+    @property
+    def audit(self) -> AuditStore: ...
+
+    @property
     def ledger(self) -> Ledger: ...
+
+    @property
+    def grants(self) -> GrantStore: ...
+
+    @property
+    def learned(self) -> LearnedStore: ...
 
     @property
     def uploads(self) -> UploadStore: ...
@@ -31,7 +50,16 @@ class Stores(Protocol):
     def idempotency(self) -> IdempotencyStore: ...
 
     @property
+    def alerts(self) -> AlertStore: ...
+
+    @property
     def retention(self) -> RetentionStore: ...
+
+    @property
+    def removal(self) -> RemovalStore: ...
+
+    @property
+    def usage_rollup(self) -> UsageRollup: ...
 
     async def prepare(self) -> None:
         """Make it usable, before anything else is asked of it."""

@@ -23,11 +23,13 @@ from typing import NamedTuple
 from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, OutcomeUnknown, TransactionAborted
 from proxy.stores.ledger import Accept, Deferred, Granted, Ledger, Operation, Outcome, Reserve, Settle, Stale
+from proxy.stores.ledger_metrics import LedgerMetrics
 from proxy.stores.spool import Fact, Spool
 
-#: Operations in one transaction. A call has at most 48 accounts (four units, four windows; subject, tenant and guests),
-#: an account takes seven parameters of a statement, and PostgreSQL's protocol allows 32,767.
-MOST_AT_ONCE = 97
+#: Operations in one transaction. A call has at most 80 accounts: four units, in five windows of its subject, its tenant
+#: and the guests, in four of its address, and of its session. An account takes five parameters of a statement, and
+#: PostgreSQL's protocol allows 32,767.
+MOST_AT_ONCE = 81
 #: How soon the backlog is tried again, at first and at the most.
 RETRY_SECONDS = (0.1, 2.0)
 #: How often it is looked whose time is over. One timer serves all operations.
@@ -91,8 +93,15 @@ class _Entry:
 class LedgerBatcher:
     """Commits operations in groups, in the order of their arrival."""
 
-    def __init__(self, ledger: Ledger, timeouts: LedgerTimeouts | None = None, spool: Spool | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        timeouts: LedgerTimeouts | None = None,
+        spool: Spool | None = None,
+        metrics: LedgerMetrics | None = None,
+    ) -> None:
         reserve, accept, settle = timeouts or LedgerTimeouts()
+        self._metrics = metrics
         self._ledger = ledger
         self._spool = spool or Spool(None)
         self._spooling: asyncio.Future[int] | None = None
@@ -205,7 +214,10 @@ class LedgerBatcher:
                 self._resolve(part, outcomes)
 
     def _resolve(self, part: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
+        now, metrics = asyncio.get_running_loop().time(), self._metrics
         for entry, outcome in zip(part, outcomes, strict=True):
+            if metrics is not None:
+                metrics.count(entry.operation, outcome, now - entry.since if entry.since else 0.0)
             if (done := entry.done) is not None and not done.done():
                 done.set_result(outcome)
             else:

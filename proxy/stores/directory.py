@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
+
+from proxy.stores.audit import Author
+from proxy.stores.removal import FormerTenant
+
+NO_ENDPOINTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -21,13 +28,23 @@ class TenantKey:
 
 @dataclass(frozen=True)
 class Revocation:
-    """Sessions that no longer count: one by its id, or all of a subject that were issued before a moment."""
+    """Sessions that no longer count: one by its id, or all of a subject that were issued before a moment.
+
+    Attributes:
+        subject_digest: of a subject that is forgotten, in the place of its name.
+    """
 
     tenant: str
     session_id: str | None
     subject: str | None
     issued_before: float
     expires_at: float
+    subject_digest: str | None = None
+
+
+def digest_subject(tenant: str, subject: str) -> str:
+    """Compute by what a subject is recognized whose name is kept no longer."""
+    return hashlib.sha256(f"{tenant}\n{subject}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,16 +63,39 @@ class Revocations:
 
 
 @dataclass(frozen=True)
+class OverrideRow:
+    """Another plan, or other limits as a JSON document, for one subject of a tenant until a moment."""
+
+    tenant: str
+    subject: str
+    plan: str | None
+    limits: Mapping[str, Any] | None
+    until: float
+
+
+@dataclass(frozen=True)
 class DirectoryRows(Revocations):
-    """All that decides who may do what, as one consistent reading. `plans` and `tenants` are JSON documents."""
+    """All that decides who may do what, as one consistent reading. Plans, tenants and endpoints are JSON documents.
+
+    Attributes:
+        suspended: since when tenants are suspended, by their ids.
+        granted: the tenants that were ever given a grant.
+        former: tenants that were deleted.
+        overrides: also those that have ended, until they are removed.
+    """
 
     plans: Mapping[str, Mapping[str, Any]]
     tenants: Sequence[Mapping[str, Any]]
+    endpoints: Mapping[str, Mapping[str, Any]]
     keys: Sequence[TenantKey]
+    suspended: Mapping[str, float]
+    granted: frozenset[str]
+    former: Sequence[FormerTenant]
+    overrides: Sequence[OverrideRow]
 
 
 class DirectoryStore(Protocol):
-    """Tenants, plans, keys and revocations."""
+    """Tenants, plans, keys and revocations. Each change is an entry of the audit log, in the same transaction."""
 
     async def version(self) -> int:
         """A number that grows with every change."""
@@ -63,18 +103,48 @@ class DirectoryStore(Protocol):
     async def load(self, known: int = 0) -> DirectoryRows:
         """Read everything, but of the revocations those behind the number of one that is known."""
 
-    async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
-        """Make these plans and tenants hold; False when they did already. Tenants that are not named stay."""
+    async def apply(
+        self,
+        plans: Mapping[str, Mapping[str, Any]],
+        tenants: Sequence[Mapping[str, Any]],
+        endpoints: Mapping[str, Mapping[str, Any]] = NO_ENDPOINTS,
+        *,
+        by: Author,
+    ) -> bool:
+        """Make these plans, tenants and endpoints hold; False when they did already. What is not named stays.
 
-    async def add_key(self, key: TenantKey) -> None: ...
+        Raises:
+            StoreUnavailable: also where a tenant's name is not cleared yet of one that was deleted.
+        """
 
-    async def revoke_key(self, key_id: str) -> bool:
+    async def set_suspended(self, tenant: str, since: float | None, *, by: Author) -> bool:
+        """Suspend a tenant, or resume it with None; False if it was so already, or there is none."""
+
+    async def delete_tenant(self, former: FormerTenant, *, by: Author) -> bool:
+        """Delete a tenant and its keys, and note that; False if there is none."""
+
+    async def add_key(self, key: TenantKey, *, by: Author) -> None: ...
+
+    async def revoke_key(self, key_id: str, *, by: Author) -> bool:
         """Whether there was such a key."""
 
     async def touch_key(self, key_id: str, used_at: float) -> None: ...
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Add a revocation; the version grows by one. Its number is greater than any before it."""
+    async def revoke(self, revocation: Revocation, *, by: Author | None) -> None:
+        """Add a revocation; the version grows by one. Its number is greater than any before it.
+
+        Without an author it is the session's own: no entry of the audit log, which its users could make long.
+        """
+
+    async def put_override(self, override: OverrideRow, now: float, most: int, *, by: Author) -> bool:
+        """Write the override of a subject, instead of one that it had. False if there are so many that have not ended
+        at `now`; the others are removed."""
+
+    async def clear_override(self, tenant: str, subject: str, *, by: Author) -> bool:
+        """Whether the subject had an override."""
+
+    async def forget_subject(self, revocation: Revocation, subject: str, *, by: Author) -> None:
+        """Add the revocation of a subject that is forgotten. Its name leaves all revocations and the audit log."""
 
     async def load_revocations(self, known: int) -> Revocations:
         """Read the revocations behind the number of one that is known."""

@@ -15,3 +15,11 @@ class TransactionAborted(StoreUnavailable):
 
 class OutcomeUnknown(StoreUnavailable):
     """The database did not answer to a commit: the transaction may have been done or not."""
+
+
+class SchemaMismatch(StoreUnavailable):
+    """The database answers, and its schema is not one that this version can use: waiting alone changes nothing."""
+
+
+class SchemaTooNew(SchemaMismatch):
+    """A newer version made the schema, which no migration of this version leads back from."""

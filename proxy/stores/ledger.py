@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from proxy.catalog import app_of
+
+#: The states of a job that is not over, and those of one that is.
+OPEN_STATES = ("reserved", "accepted")
+#: Booked, and either still to be counted in the sums that usage is reported from, or counted.
+BOOKED_STATES = ("settled", "counted")
+OVER_STATES = (*BOOKED_STATES, "released")
+
+
+#: The kind of an upload's entry: it takes no lease.
+UPLOAD = "upload"
+#: The name of the key of fal's that `FAL_KEY` gives.
+DEFAULT_UPSTREAM = "default"
+#: The accounts of addresses and sessions begin so; no subject begins with a space.
+ADDRESS_PREFIX, SESSION_PREFIX = " address ", " session "
+#: The account of the calls that a tenant makes with its key.
+TENANT_ITSELF = " tenant key"
 
 
 class Bucket(NamedTuple):
@@ -14,7 +30,7 @@ class Bucket(NamedTuple):
 
     Attributes:
         subject: '' for the account of the whole tenant.
-        window_start: seconds since 1970 UTC.
+        window_start: seconds since 1970 UTC; 0 for a window without an end.
     """
 
     tenant: str
@@ -25,11 +41,31 @@ class Bucket(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one call takes from one account. Amounts are millionths of the unit, so that sums are exact."""
+    """What one call takes from one account. Amounts are millionths of the unit, so that sums are exact.
+
+    Attributes:
+        warns_at: what the account may reach without a warning; not kept with the job.
+        needed: what the account must have left, if that is less than the amount; not kept with the job.
+    """
 
     bucket: Bucket
     amount: int
     limit: int
+    warns_at: int | None = None
+    needed: int | None = None
+
+
+class SizeClass(NamedTuple):
+    """Calls that are alike in what they use.
+
+    Attributes:
+        picture: the size of the pictures in their input, in powers of four of a byte or a pixel.
+        tokens: their token ceiling, in powers of two.
+    """
+
+    endpoint: str
+    picture: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -39,11 +75,13 @@ class Job:
     Attributes:
         id: ours, made before anything is sent.
         request_id: fal's, of a queued request that fal accepted; None before that, and for runs and streams.
-        state: `reserved`, `accepted` (fal has it in its queue), then `settled` or `released`.
+        state: `reserved`, `accepted` (fal has it in its queue), then `released`, or `settled` and later `counted`.
         charges: what is reserved for it; one for each account at most.
         expires_at: when a call that nothing more is heard of is over: a crash cannot keep its reservation.
         checked_at: when fal last gave its state.
         used: by unit, in millionths: the most it can use, and once it is settled what was booked.
+        upstream: the name of the key of fal's that it is submitted with.
+        size: which calls are like it; not kept in the ledger.
     """
 
     id: str
@@ -58,10 +96,41 @@ class Job:
     state: str = "reserved"
     checked_at: float = 0.0
     used: Mapping[str, int] = field(default_factory=dict)
+    upstream: str = DEFAULT_UPSTREAM
+    size: SizeClass | None = field(default=None, compare=False)
 
     @property
     def app(self) -> str:
         return app_of(self.endpoint)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER_STATES
+
+    @property
+    def is_booked(self) -> bool:
+        """Whether what it used is booked."""
+        return self.state in BOOKED_STATES
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs of a tenant a listing has. What is None excludes none.
+
+    Attributes:
+        is_queued: only calls that fal accepted into its queue; not runs and streams.
+        is_over: settled or released, or neither.
+        since: submitted then or later, in seconds since 1970 UTC.
+        after: time of submission and id of the last job of the page before.
+    """
+
+    tenant: str
+    subject: str | None = None
+    endpoints: Sequence[str] | None = None
+    is_queued: bool = False
+    is_over: bool | None = None
+    since: float | None = None
+    after: tuple[float, str] | None = None
 
 
 class OpenJob(NamedTuple):
@@ -77,9 +146,14 @@ class OpenJob(NamedTuple):
 
 @dataclass(frozen=True)
 class Reserve:
-    """Take a job's charges, all or none, and note the job."""
+    """Take a job's charges, all or none, and note the job.
+
+    Attributes:
+        has_grants: whether the tenant was ever given a grant, so that it is looked for where a quota is used up.
+    """
 
     job: Job
+    has_grants: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +179,13 @@ Operation = Reserve | Accept | Settle
 
 @dataclass(frozen=True)
 class Granted:
-    """The operation was done."""
+    """The operation was done.
+
+    Attributes:
+        exceeded: the charges of a reservation whose accounts are now above what warns.
+    """
+
+    exceeded: tuple[Charge, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +222,12 @@ class UsageRow:
     subject: str | None
     calls: int
     used: Mapping[str, int]
+    tenant: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the group."""
+        return tuple(name for name in (self.tenant, self.day, self.endpoint, self.subject) if name is not None)
 
 
 class Account(NamedTuple):
@@ -151,8 +237,15 @@ class Account(NamedTuple):
     reserved: int = 0
 
 
+#: Is shown what a transaction has committed: the jobs and the accounts it touched, as they are now, and its outcomes.
+LedgerListener = Callable[[Collection[Job], Mapping[Bucket, Account], Sequence[Outcome]], None]
+
+
 class Ledger(Protocol):
     """The durable record of reservations, of what was used, and of whose every job is."""
+
+    def listen(self, listener: LedgerListener) -> None:
+        """Have every transaction of this process shown to a listener once it is committed."""
 
     async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Do all operations in one transaction, in this order, each with its own outcome."""
@@ -165,27 +258,39 @@ class Ledger(Protocol):
     async def open_jobs(self) -> Sequence[OpenJob]:
         """All jobs that are neither settled nor released."""
 
+    async def count_in_flight(self) -> Mapping[str, int]:
+        """How many calls and jobs fal has by each of its keys, by the key's name; no uploads."""
+
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
         """Which of these jobs fal has in its queue."""
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         """Open jobs that nothing was heard of since, marked as checked now so that no other process takes them too."""
 
-    async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
-        """Note that fal still has the job."""
+    async def renew_jobs(self, job_ids: Sequence[str], at: float, expires_at: float) -> None:
+        """Note that fal still has these jobs, or that their content is on its way."""
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         """What stands on these accounts; those that are missing were never used."""
 
     async def usage(
-        self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
+        self,
+        tenant: str | None,
+        subject: str | None,
+        since: float,
+        until: float,
+        group_by: frozenset[str],
+        *,
+        after: Sequence[str] = (),
+        most: int | None = None,
     ) -> Sequence[UsageRow]:
-        """What jobs submitted in [since, until) used, by `day`, `endpoint` or `subject`."""
+        """What jobs submitted in [since, until) used, by `tenant`, `day`, `endpoint` or `subject`, sorted by these.
 
-    async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
-        """The newest jobs of a tenant, or of one of its subjects."""
+        Args:
+            tenant: whose jobs; None for those of all.
+            after: the names of a group, in this order; only groups behind it are reported.
+            most: how many groups are reported; None for all of them.
+        """
 
-    async def queued_jobs_of(
-        self, tenant: str, subject: str, most: int, endpoints: Sequence[str] | None = None
-    ) -> Sequence[Job]:
-        """The newest jobs of a subject that fal took into its queue; of some endpoints only, if these are given."""
+    async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
+        """List jobs, the newest first."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 #: What is removed, in this order: parts before the uploads that they belong to.
-KINDS = ("idempotency", "upload_parts", "uploads", "revocations", "jobs", "accounts")
+KINDS = ("idempotency", "upload_parts", "uploads", "revocations", "jobs", "accounts", "alerts", "audit")
 #: A row as far as its removal needs it: its key first.
 Row = Sequence[Any]
 
@@ -19,9 +19,12 @@ class Expiry:
     Attributes:
         jobs: for jobs that were settled or released.
         accounts: by window, the start of the first window whose accounts stay. Accounts of other windows stay too.
+        address_accounts: the same of accounts of addresses.
         idempotency: for the keys that were taken.
         uploads: for the expiry of uploads.
         revocations: for the expiry of revocations.
+        alerts: for when they were raised.
+        audit: for entries of the audit log; none goes before all older ones.
     """
 
     jobs: float
@@ -29,6 +32,21 @@ class Expiry:
     idempotency: float
     uploads: float
     revocations: float
+    alerts: float
+    audit: float
+    address_accounts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Removal(NamedTuple):
+    """What one transaction did.
+
+    Attributes:
+        tried: how many of the found rows it came to; those after them are as they were.
+        removed: how many of these it removed.
+    """
+
+    tried: int
+    removed: int
 
 
 class RetentionStore(Protocol):
@@ -40,8 +58,9 @@ class RetentionStore(Protocol):
     async def find(self, kind: str, expiry: Expiry, most: int) -> Sequence[Row]:
         """Find up to so many rows past their time; lock nothing."""
 
-    async def remove(self, kind: str, found: Sequence[Row]) -> int | None:
-        """Remove found rows in one transaction, and tell how many; None if another process removes rows now.
+    async def remove(self, kind: str, found: Sequence[Row], seconds: float) -> Removal | None:
+        """Remove found rows in one transaction that stops after so long; None if another process removes rows now.
 
-        Rows that changed since they were found stay. What jobs used stays in the sums of `Ledger.usage`.
+        It comes to some rows however short the time is. Rows that changed since they were found stay. What jobs used
+        stays in the sums of `Ledger.usage`.
         """

@@ -64,6 +64,25 @@ def public_url(url: str) -> str:
     return parts._replace(netloc=sent if port is None else f"{sent}:{port}").geturl()
 
 
+def comparable_host(host: str) -> str:
+    """Return a host in the one form in which all of its spellings are equal.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host[1:-1] if host[0] + host[-1] == "[]" else host))
+    name = (host if host.isascii() else _to_ascii(host)).lower().rstrip(".")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{host[:100]!r} is not a host")
+    return str(_address(name)) if _NUMBER.fullmatch(name.rpartition(".")[2]) else name
+
+
+def embedded_hosts(host: str) -> list[str]:
+    """List the IPv4 addresses to which a comparable host leads as an IPv6 address."""
+    return [str(one) for one in _embedded_addresses(ipaddress.IPv6Address(host))] if ":" in host else []
+
+
 @lru_cache(maxsize=4096)
 def _public_host(host: str) -> str:
     """The host in the form that everybody reads alike, if it can be public; names are fal's to resolve."""
@@ -106,6 +125,15 @@ def _address(host: str) -> Address:
         return ipaddress.ip_address(socket.inet_aton(host))
     except OSError:
         raise ValueError(_NO_URL) from None
+
+
+def is_public(host: str) -> bool:
+    """Whether an address, in the form in which sockets give it, is a public one."""
+    try:
+        _check_public(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+    return True
 
 
 def _check_public(address: Address) -> None:

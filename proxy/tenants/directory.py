@@ -10,57 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-
-from pydantic import ValidationError
+from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
-from proxy.stores.directory import DirectoryRows, DirectoryStore, Revocation, TenantKey
-from proxy.tenants.plans import Plan, PlanFile, Tenant
+from proxy.stores.audit import Author
+from proxy.stores.directory import DirectoryStore, Revocation, TenantKey
+from proxy.stores.removal import FormerTenant
+from proxy.tenants.plans import PlanFile
+from proxy.tenants.prices import find_unpriced
 from proxy.tenants.revoked import RevokedSessions
-from proxy.tenants.terms import Terms, guest_terms, user_terms
+from proxy.tenants.snapshot import Issuers as Issuers
+from proxy.tenants.snapshot import Snapshot as Snapshot
+from proxy.tenants.snapshot import build_snapshot
 
 REFRESH_SECONDS = 2.0
 MAX_AGE_SECONDS = 4.0
+#: Plans that are named in one line of the log.
+MOST_LOGGED = 20
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One consistent reading of the directory, indexed for the questions that calls ask.
-
-    Attributes:
-        revoked: what is revoked since counts in an older reading too.
-        newest_revocation: the number of the last one that is in it.
-    """
-
-    version: int = 0
-    plans: dict[str, Plan] = field(default_factory=dict)
-    tenants: dict[str, Tenant] = field(default_factory=dict)
-    keys: dict[str, TenantKey] = field(default_factory=dict)
-    revoked: RevokedSessions = field(default_factory=RevokedSessions)
-    newest_revocation: int = 0
-    origins: frozenset[str] = frozenset()
-    _terms: dict[tuple[str, str, bool], Terms] = field(default_factory=dict, repr=False, compare=False)
-
-    def terms_of(self, tenant: Tenant, plan_name: str, *, is_guest: bool) -> Terms:
-        """What binds a tenant's users, or its guests, on a plan that there is."""
-        key = (tenant.id, plan_name, is_guest)
-        if (terms := self._terms.get(key)) is None:
-            terms = self._terms[key] = self._make_terms(tenant, self.plans[plan_name], is_guest)
-        return terms
-
-    def _make_terms(self, tenant: Tenant, plan: Plan, is_guest: bool) -> Terms:
-        return guest_terms(plan, self.plans[tenant.plan], tenant.guests.share) if is_guest else user_terms(plan)
-
-    def is_revoked(self, tenant: str, subject: str, session_id: str, issued_at: float) -> bool:
-        return (tenant, subject, session_id, issued_at) in self.revoked
-
-    def guest_host(self, origin: str) -> Tenant | None:
-        """The tenant that lets in guests from pages of this origin."""
-        hosts = (tenant for tenant in self.tenants.values() if tenant.guests.enabled)
-        return next((tenant for tenant in hosts if origin in tenant.allowed_origins), None)
 
 
 class Directory:
@@ -116,6 +84,10 @@ class Directory:
         if self.young() is None:
             await asyncio.shield(self._refresh_once())
 
+    async def refresh_now(self) -> None:
+        """Read what has changed, however young the last reading is: for a change that was written past this one."""
+        await self._refresh()
+
     def _refresh_once(self) -> asyncio.Task[None]:
         if not self.is_open:
             raise StoreUnavailable("The proxy has not read its tenants and plans yet; try again shortly.")
@@ -128,11 +100,17 @@ class Directory:
         if not self.is_open:
             return
         asked_at = self._clock.now()
-        if await self._store.version() != self._snapshot.version:
-            self._snapshot = snapshot = await self._read(asked_at)
-            for listener in self._listeners:
-                listener(snapshot)
+        known = self._snapshot
+        if await self._store.version() != known.version:
+            self._show(await self._read(asked_at))
+        elif known.overrides.end_at <= asked_at:
+            self._show(replace(known, overrides=known.overrides.drop_ended(asked_at)))
         self._read_at = asked_at
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        for listener in self._listeners:
+            listener(snapshot)
 
     async def _read(self, now: float) -> Snapshot:
         """Read what was revoked since, and the rest if there were other changes. Each change is one version."""
@@ -145,29 +123,48 @@ class Directory:
         rows = await self._store.load(known.newest_revocation)
         revoked = RevokedSessions() if rows.are_all else known.revoked
         revoked.add(rows.revocations, now)
-        return _build_snapshot(rows, revoked)
+        snapshot = build_snapshot(rows, revoked, now)
+        _log_unpriced(snapshot)
+        return snapshot
 
-    async def apply(self, file: PlanFile) -> bool:
+    async def apply(self, file: PlanFile, *, by: Author) -> bool:
         """Make a plan file hold; False when it did already."""
         changed = await self._store.apply(
             {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
             [tenant.model_dump(mode="json") for tenant in file.tenants],
+            {endpoint: {"price_per_compute_second": price} for endpoint, price in file.prices.items()},
+            by=by,
         )
         self.is_open = True
         await self._refresh()
         return changed
 
-    async def add_key(self, key: TenantKey) -> None:
-        await self._store.add_key(key)
+    async def suspend(self, tenant: str, *, by: Author) -> None:
+        """Refuse all that a tenant, its users and its guests ask, until it is resumed."""
+        await self._store.set_suspended(tenant, self._clock.now(), by=by)
         await self._refresh()
 
-    async def revoke_key(self, key_id: str) -> bool:
-        known = await self._store.revoke_key(key_id)
+    async def resume(self, tenant: str, *, by: Author) -> None:
+        await self._store.set_suspended(tenant, None, by=by)
+        await self._refresh()
+
+    async def delete_tenant(self, former: FormerTenant, *, by: Author) -> bool:
+        """Delete a tenant and its keys: none of its credentials counts any more. False if there is none."""
+        is_deleted = await self._store.delete_tenant(former, by=by)
+        await self._refresh()
+        return is_deleted
+
+    async def add_key(self, key: TenantKey, *, by: Author) -> None:
+        await self._store.add_key(key, by=by)
+        await self._refresh()
+
+    async def revoke_key(self, key_id: str, *, by: Author) -> bool:
+        known = await self._store.revoke_key(key_id, by=by)
         await self._refresh()
         return known
 
-    async def revoke(self, revocation: Revocation) -> None:
-        await self._store.revoke(revocation)
+    async def revoke(self, revocation: Revocation, *, by: Author | None) -> None:
+        await self._store.revoke(revocation, by=by)
         await self._refresh()
 
     async def touch_key(self, key_id: str, used_at: float) -> None:
@@ -181,21 +178,11 @@ class Directory:
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (failure := task.exception()) is not None:
-        _log.warning("tenants and plans could not be read again: %s", type(failure).__name__)
+        _log.warning("directory not refreshed", extra={"log_fields": {"problem": type(failure).__name__}})
 
 
-def _build_snapshot(rows: DirectoryRows, revoked: RevokedSessions) -> Snapshot:
-    try:
-        plans = {name: Plan.model_validate(document) for name, document in rows.plans.items()}
-        tenants = [Tenant.model_validate(document) for document in rows.tenants]
-    except ValidationError as problem:
-        raise StoreUnavailable("The proxy's database contains a plan that this version cannot read.") from problem
-    return Snapshot(
-        version=rows.version,
-        plans=plans,
-        tenants={tenant.id: tenant for tenant in tenants},
-        keys={key.id: key for key in rows.keys},
-        revoked=revoked,
-        newest_revocation=rows.newest,
-        origins=frozenset(origin for tenant in tenants for origin in tenant.allowed_origins),
-    )
+def _log_unpriced(snapshot: Snapshot) -> None:
+    """Log quotas of usd that cannot count: a version before this one let a plan have them without prices."""
+    if pairs := sorted(find_unpriced(snapshot.plans, snapshot.tenants.values(), snapshot.prices)):
+        listed = ", ".join(f"{plan}: {endpoint}" for plan, endpoint in pairs[:MOST_LOGGED])
+        _log.error("quotas of usd without prices", extra={"log_fields": {"number": len(pairs), "plans": listed}})

@@ -27,7 +27,7 @@ def is_key_id(text: str) -> bool:
 def make(tenant: str, name: str, now: float) -> tuple[str, TenantKey]:
     """A new key: the text to show once, and the record to keep."""
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    record = TenantKey(id=key_id, tenant=tenant, name=name, secret_hash=_hash(secret), created_at=now)
+    record = TenantKey(id=key_id, tenant=tenant, name=name, secret_hash=hash_secret(secret), created_at=now)
     return f"{PREFIX}{key_id}_{secret}", record
 
 
@@ -39,10 +39,11 @@ def verify(text: str, known: Mapping[str, TenantKey]) -> TenantKey:
     """
     match = _KEY.fullmatch(text)
     record = known.get(match[1]) if match else None
-    if match is None or record is None or not hmac.compare_digest(_hash(match[2]), record.secret_hash):
+    if match is None or record is None or not hmac.compare_digest(hash_secret(match[2]), record.secret_hash):
         raise Unauthenticated("The tenant key is not valid.")
     return record
 
 
-def _hash(secret: str) -> str:
+def hash_secret(secret: str) -> str:
+    """Hash 256 random bits: what is kept of a key."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -4,39 +4,83 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
 from proxy.settings import SettingsError
-from proxy.tenants.plans import MoreEndpoint, PlanFile, default_file
+from proxy.tenants.directory import Snapshot
+from proxy.tenants.key_set import MAX_BYTES, KeySet
+from proxy.tenants.plans import MoreEndpoint, Plan, PlanFile, Tenant, default_file
+from proxy.tenants.prices import find_unpriced
+
+M = TypeVar("M", bound=BaseModel)
+NOTHING_KNOWN = Snapshot()
+
+_NEEDS_PILLOW = (
+    "needs Pillow, which is not installed; install it with: pip install pillow; build an image that contains it with: "
+    "--build-arg PICTURES=on"
+)
 
 
-def read_file(path: Path | None) -> tuple[PlanFile, Catalog]:
+def read_file(path: Path | None, known: Snapshot = NOTHING_KNOWN) -> tuple[PlanFile, Catalog]:
     """Read the plan file and the catalogue that it extends; without a path, the defaults.
 
+    Args:
+        known: what the file is applied to, for the prices that it does not name itself.
+
     Raises:
-        SettingsError: the file is not YAML, names a key twice, breaks the form, or names a plan or an endpoint that
-            does not exist.
+        SettingsError: the file is not YAML, names a key twice, breaks the form, names a plan or an endpoint that does
+            not exist, or has a quota of usd for an endpoint without a price.
     """
     if path is None:
-        return default_file(), built_in()
+        return default_file(), built_in().with_more([])
     document, problems = _parse(path)
     catalog = built_in().with_more(_more_endpoints(document, path.parent, problems))
+    _read_key_sets(document, path.parent, problems)
     file: PlanFile | None = None
     try:
         file = PlanFile.model_validate(document)
     except ValidationError as problem:
         problems += [_sentence(error) for error in problem.errors()]
-    problems += problems_of(document, catalog)
+    problems += problems_of(document, catalog, known)
     if problems or file is None:
         raise SettingsError([f"PROXY_CONFIG: {problem}" for problem in problems])
+    catalog.set_prices(file.prices)
     return file, catalog
+
+
+def dump_file(snapshot: Snapshot, schemas: Mapping[str, Path]) -> str:
+    """Write the plan file of what the directory holds, without what is the default; applied, it changes nothing.
+
+    Args:
+        schemas: where the schemas of endpoints lie that are not built in, by endpoint.
+    """
+    endpoints = [
+        {"id": id_}
+        | ({"schema": str(schemas[id_])} if id_ in schemas else {})
+        | ({"price_per_compute_second": snapshot.prices[id_]} if id_ in snapshot.prices else {})
+        for id_ in sorted(schemas.keys() | snapshot.prices.keys())
+    ]
+    document = {
+        "plans": {name: _dump_form(plan) for name, plan in sorted(snapshot.plans.items())},
+        "tenants": [_dump_form(tenant) for _, tenant in sorted(snapshot.tenants.items())],
+        **({"endpoints": endpoints} if endpoints else {}),
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _dump_form(form: BaseModel) -> dict[str, Any]:
+    fields = type(form).model_fields
+    dumped = form.model_dump(mode="json")
+    return {name: value for name, value in dumped.items() if getattr(form, name) != fields[name].default}
 
 
 def json_schema() -> dict[str, Any]:
@@ -44,22 +88,104 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | PlanFile.model_json_schema()
 
 
-def problems_of(document: Any, catalog: Catalog) -> list[str]:
-    """Names in a plan file that lead nowhere, one sentence each. Leaves out what has not the form of a plan file."""
+def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN) -> list[str]:
+    """Names in a plan file that lead nowhere and prices that are missing, one sentence each.
+
+    Leaves out what has not the form of a plan file.
+    """
     plans = _mapping(_mapping(document).get("plans"))
     problems = []
     for name, plan in plans.items():
         listed = _mapping(plan).get("endpoints")
         if isinstance(listed, list):
             problems += [f"plans.{name}.endpoints: {problem}" for problem in _unknown_endpoints(listed, catalog)]
+        if _mapping(plan).get("strip_metadata") is True and find_spec("PIL") is None:
+            problems.append(f"plans.{name}.strip_metadata: {_NEEDS_PILLOW}")
     seen: list[str] = []
     for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
-        id_, wanted = tenant.get("id"), {tenant.get("plan"), _mapping(tenant.get("guests")).get("plan")}
+        id_, guests = tenant.get("id"), _mapping(tenant.get("guests"))
+        wanted = {tenant.get("plan"), guests.get("plan")}
+        wanted |= {_mapping(tier).get("plan") for tier in _list(guests.get("tiers"))}
+        wanted |= set().union(*map(_plans_of_identity, _list(tenant.get("identity"))))
         unknown = sorted(one for one in wanted if isinstance(one, str) and one not in plans)
         problems += [f"tenants.{id_}: there is no plan {one}{_suggest(one, plans)}" for one in unknown]
         seen += [id_] if isinstance(id_, str) else []
     problems += [f"tenants: {one} stands there twice" for one in sorted({id_ for id_ in seen if seen.count(id_) > 1})]
-    return problems
+    return problems + list(_shared_audiences(document)) + list(_missing_prices(document, catalog, known))
+
+
+def _missing_prices(document: Any, catalog: Catalog, known: Snapshot) -> Iterator[str]:
+    """One sentence for each endpoint without a price that a quota of usd limits, if the file says something of it."""
+    own = _keep_valid(Plan, _mapping(_mapping(document).get("plans")).items())
+    named = _list(_mapping(document).get("tenants"))
+    tenants = known.tenants | {one.id: one for one in _keep_valid(Tenant, enumerate(named)).values()}
+    rows = map(_mapping, _list(_mapping(document).get("endpoints")))
+    prices = {*known.prices, *(str(row.get("id")) for row in rows if row.get("price_per_compute_second") is not None)}
+    for (quotas, endpoint), plan in find_unpriced(known.plans | own, tenants.values(), prices).items():
+        if endpoint in catalog and not own.keys().isdisjoint((quotas, plan)):
+            where = endpoint if plan == quotas else f"{endpoint} of the guests' plan {plan}"
+            yield (
+                f"plans.{quotas}.quotas: usd counts nothing for {where}, which has no price; "
+                "give it a price_per_compute_second in endpoints"
+            )
+
+
+def _keep_valid(model: type[M], documents: Iterable[tuple[Any, Any]]) -> dict[Any, M]:
+    """What has the form of a model; the rest is among the problems of the form."""
+    found = {}
+    for name, document in documents:
+        with suppress(ValidationError):
+            found[name] = model.model_validate(document)
+    return found
+
+
+def _plans_of_identity(identity: Any) -> set[Any]:
+    choice = _mapping(_mapping(identity).get("plans"))
+    listed = choice.get("map")
+    # Pairs, in a document that was written by this program.
+    plans = dict(listed) if isinstance(listed, list) else _mapping(listed)
+    return {one for one in (choice.get("default"), *plans.values()) if isinstance(one, str)}
+
+
+def _shared_audiences(document: Any) -> Iterator[str]:
+    """One sentence for each issuer and audience that stand in two places: a token must lead to one tenant."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for tenant, identity in _list_identities(document):
+        issuer, audience = identity.get("issuer"), identity.get("audience")
+        for one in [audience] if isinstance(audience, str) else _list(audience):
+            if isinstance(issuer, str) and isinstance(one, str):
+                found[issuer, one].append(str(tenant.get("id")))
+    for (issuer, one), tenants in sorted(found.items()):
+        if len(tenants) > 1:
+            names = " and ".join(tenants)
+            yield f"tenants: {names} accept the same issuer {issuer} and audience {one}; keep one of them"
+
+
+def _list_identities(document: Any) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
+    """Each tenant with each of its issuers."""
+    for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
+        for identity in map(_mapping, _list(tenant.get("identity"))):
+            yield tenant, identity
+
+
+def _read_key_sets(document: Any, folder: Path, problems: list[str]) -> None:
+    """Put what each `jwks_file` holds in its place: other processes read the tenants in the database, not this file."""
+    for tenant, identity in _list_identities(document):
+        name = identity.get("jwks_file")
+        if not isinstance(name, str) or not isinstance(identity, dict) or "jwks" in identity:
+            continue
+        try:
+            with (folder / name).open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ValueError(f"more than {MAX_BYTES} bytes")
+            identity["jwks"] = json.loads(text)
+            KeySet(identity["jwks"])
+            del identity["jwks_file"]
+        except (OSError, ValueError) as problem:
+            identity.pop("jwks", None)
+            why = type(problem).__name__ if isinstance(problem, OSError | UnicodeError) else str(problem)
+            problems.append(f"tenants.{tenant.get('id')}.identity: the key set {name} cannot be used ({why})")
 
 
 def _unknown_endpoints(listed: list[Any], catalog: Catalog) -> list[str]:
@@ -112,11 +238,11 @@ def _sentence(error: Any) -> str:
 
 def _fields_at(where: tuple[str | int, ...]) -> list[str]:
     """The keys that a plan file knows at a place."""
-    model: type[BaseModel] = PlanFile
+    models: list[type[BaseModel]] = [PlanFile]
     for part in where:
-        found = model.model_fields.get(str(part))
-        model = next(_models_in(found.annotation), model) if found else model
-    return [field.alias or name for name, field in model.model_fields.items()]
+        found = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
+        models = [model for field in found for model in _models_in(field.annotation)] or models
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -139,16 +265,13 @@ def _more_endpoints(document: Any, folder: Path, problems: list[str]) -> list[En
             more = MoreEndpoint.model_validate(row)
         except ValidationError:
             continue
-        known = built_in().get(more.id)
-        if more.schema_ is None and known is not None:
-            endpoints.append(replace(known, price_per_compute_second=more.price_per_compute_second))
-            continue
         if more.schema_ is None:
-            problems.append(f"endpoints: {more.id}: is not built in, so it needs a schema")
+            if more.id not in built_in():
+                problems.append(f"endpoints: {more.id}: is not built in, so it needs a schema")
             continue
         try:
             described = {"id": more.id, "input": json.loads((folder / more.schema_).read_text())}
-            endpoints.append(endpoint_from(described, price_per_compute_second=more.price_per_compute_second))
+            endpoints.append(endpoint_from(described))
         except (OSError, ValueError) as problem:
             why = str(problem).partition("\n")[0]
             problems.append(f"endpoints: {more.id}: the schema {more.schema_} cannot be used ({why})")

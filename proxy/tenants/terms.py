@@ -8,28 +8,34 @@ visitors without a login cannot lock out the tenant's users.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from proxy.tenants.plans import Plan, PollLimits, Quota, RateLimits
 
 MILLION = 1_000_000
-Holder = Literal["subject", "tenant", "guests"]
+Holder = Literal["subject", "tenant", "guests", "address", "session"]
+#: The window of an account that is never filled again, and of one that ends with the session.
+LIFETIME, SESSION = "lifetime", "session"
 
 
 class AccountLimit(NamedTuple):
     """How much of a unit an account allows in a window.
 
     Attributes:
-        per: whose account it is: the subject's, that of the whole tenant, or that of all its guests together.
-        limit: in millionths of the unit.
+        per: whose account it is: the subject's, that of the whole tenant, that of all its guests together, that
+            of its guests of one address, or that of one session.
+        limit: in millionths of the unit; None to refuse nothing.
+        warns_at: how much is used without a warning, in millionths; None for no warning.
     """
 
     per: Holder
     unit: str
     window: str
-    limit: int
+    limit: int | None
+    warns_at: int | None = None
 
 
 class LeaseLimits(NamedTuple):
@@ -62,12 +68,17 @@ class Terms:
     polls: tuple[ScopedRate, ...]
     share: float | None = None
 
+    @cached_property
+    def limits_usd(self) -> bool:
+        """Whether a call needs a price, so that it can be counted."""
+        return any(one.unit == "usd" and one.limit is not None for one in self.accounts)
+
 
 def user_terms(plan: Plan) -> Terms:
     """The terms of a tenant's users, and of the tenant itself."""
     return Terms(
         plan,
-        _find_lowest(_limit(quota.per, quota) for quota in plan.accounts),
+        _find_lowest(_limit(quota.per, quota) for quota in plan.accounts if quota.per != "address"),
         LeaseLimits(plan.concurrency.subject, plan.concurrency.tenant),
         _scope_rates(plan.rate_limits, plan.rate_limits.tenant),
         _scope_rates(plan.poll_limits, plan.poll_limits.tenant),
@@ -91,6 +102,22 @@ def guest_terms(plan: Plan, host: Plan, share: float) -> Terms:
     )
 
 
+def narrow_terms(terms: Terms, *, max_tokens: int | None, max_prompt_chars: int | None) -> Terms:
+    """The same terms with lower ceilings of an input; None leaves a ceiling as it is."""
+    plan = terms.plan
+    ceilings = {
+        "max_tokens": _min_limit(plan.max_tokens, max_tokens),
+        "max_prompt_chars": _min_limit(plan.max_prompt_chars, max_prompt_chars),
+    }
+    return replace(terms, plan=plan.model_copy(update=ceilings))
+
+
+def add_session_limits(terms: Terms, limits: Iterable[tuple[str, int]]) -> Terms:
+    """The same terms with accounts of the session alone, by unit and limit in millionths."""
+    own = (AccountLimit("session", unit, SESSION, limit) for unit, limit in limits)
+    return replace(terms, accounts=(*own, *terms.accounts))
+
+
 def share_of(whole: int, share: float) -> int:
     """A share in whole numbers, rounded down; at least one."""
     # As it is written: a tenth of a hundred is ten, and no float's nine.
@@ -98,25 +125,34 @@ def share_of(whole: int, share: float) -> int:
 
 
 def _guest_accounts(plan: Plan) -> list[AccountLimit]:
-    return [_limit("guests" if quota.per == "tenant" else "subject", quota) for quota in plan.accounts]
+    limits = [_limit("guests" if quota.per == "tenant" else quota.per, quota) for quota in plan.accounts]
+    # A guest's name is that of one session, and so is its account: it can be removed some time after.
+    return [one._replace(window=SESSION) if (one.per, one.window) == ("subject", LIFETIME) else one for one in limits]
 
 
 def _host_accounts(host: Plan) -> list[AccountLimit]:
-    return [_limit("tenant", quota) for quota in host.quotas if quota.per == "tenant"]
+    return [_limit(quota.per, quota) for quota in host.quotas if quota.per != "subject"]
 
 
 def _shared_bytes(host: Plan, share: float) -> list[AccountLimit]:
     """What guests may upload together: a share of what the tenant may, or where only its users are limited, of that."""
-    of_tenant = [one for one in _host_accounts(host) if one.unit == "upload_bytes"]
-    of_user = [_limit("guests", quota) for quota in host.accounts if quota.unit == "upload_bytes"]
+    quotas = [one for one in host.accounts if one.unit == "upload_bytes" and one.mode == "enforce"]
+    of_tenant = [quota for quota in quotas if quota.per == "tenant"]
+    of_user = [quota for quota in quotas if quota.per == "subject"]
     return [
-        one._replace(per="guests", limit=share_of(one.limit // MILLION, share) * MILLION)
+        AccountLimit("guests", one.unit, one.window, share_of(_millionths(one) // MILLION, share) * MILLION)
         for one in of_tenant or of_user
     ]
 
 
 def _limit(per: Holder, quota: Quota) -> AccountLimit:
-    return AccountLimit(per, quota.unit, quota.window, round(quota.limit * MILLION))
+    warns = quota.mode == "warn"
+    limit = _millionths(quota)
+    return AccountLimit(per, quota.unit, quota.window, None if warns else limit, limit if warns else None)
+
+
+def _millionths(quota: Quota) -> int:
+    return round(quota.limit * MILLION)
 
 
 def _find_lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
@@ -124,8 +160,9 @@ def _find_lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
     lowest: dict[tuple[str, str, str], AccountLimit] = {}
     for one in limits:
         known = lowest.setdefault(one[:3], one)
-        if one.limit < known.limit:
-            lowest[one[:3]] = one
+        lowest[one[:3]] = known._replace(
+            limit=_min_limit(known.limit, one.limit), warns_at=_min_limit(known.warns_at, one.warns_at)
+        )
     return tuple(lowest.values())
 
 

@@ -9,12 +9,14 @@ from starlette.requests import Request
 
 from proxy.auth.authenticator import Authenticator
 from proxy.http.body_memory import BodyMemory
+from proxy.limits.accounts import payer_of
 from proxy.tenants.caller import Caller
 from proxy.uploads.body import IncomingFile, check_size
 from proxy.uploads.destinations import Destinations, destination_headers
 from proxy.uploads.sniffing import allowed_type, sniff
 from proxy.uploads.transfer import Content, Transfer, Transfers
 from proxy.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
+from proxy.uploads.uploaded_pictures import UploadedPictures
 from proxy.upstream import files
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import read_body
@@ -38,12 +40,14 @@ class NewFiles:
         transfers: Transfers,
         authenticator: Authenticator,
         body_memory: BodyMemory,
+        pictures: UploadedPictures,
     ) -> None:
         self._upstream = upstream
         self._destinations = destinations
         self._transfers = transfers
         self._authenticator = authenticator
         self._body_memory = body_memory
+        self._pictures = pictures
 
     async def store(self, request: Request, caller: Caller, file: IncomingFile) -> StoredFile:
         """Send a file to a destination of its own.
@@ -58,6 +62,7 @@ class NewFiles:
         sent = destination_headers(request, uploads)
         content_type = allowed_type(file.content_type, uploads)
         file = replace(file, content=await sniff(file.content, content_type))
+        file = await self._pictures.clean(request, caller.tenant.id, caller.subject, caller.plan, file)
         if file.least < min(file.size, LEAST_PART_BYTES):
             file = await hold(file, request, self._body_memory)
         check_size(file.least, uploads.max_bytes)
@@ -73,6 +78,6 @@ class NewFiles:
             size = await put_in_parts(self._upstream, url, file.least, uploads.max_bytes, flow)
             return StoredFile(destination.file_url, size)
 
-        transfer = Transfer(caller.tenant.id, caller.subject, caller.terms, file.size, file.least)
+        transfer = Transfer(payer_of(caller, request.scope["client"]), caller.terms, file.size, file.least)
         confirm = partial(self._authenticator.confirm, caller)
         return await self._transfers.run(request, transfer, file.content, send, confirm)

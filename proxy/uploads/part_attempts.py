@@ -63,9 +63,12 @@ class PartAttempt:
 
         Raises:
             NotFound: what asked for the upload was revoked meanwhile.
+            TenantSuspended: its tenant was suspended meanwhile.
             BadRequest: the upload is over, or the part was begun again.
         """
-        if has_lost_owner(self._upload, await self._directory.snapshot()):
+        snapshot = await self._directory.snapshot()
+        snapshot.check_active(self._upload.tenant)
+        if has_lost_owner(self._upload, snapshot):
             raise no_such_upload()
         if not await self._uploads.is_current(self._part):
             raise _overtaken_error()

@@ -15,7 +15,8 @@ from proxy.tenants.terms import Terms
 from proxy.uploads.body import declared_size, read_pieces
 from proxy.uploads.part_attempts import PartAttempts
 from proxy.uploads.sniffing import sniff
-from proxy.uploads.transfer import Content, Transfer, Transfers
+from proxy.uploads.transfer import Content, Transfers, transfer_of
+from proxy.uploads.uploaded_pictures import check_can_be_cleaned
 from proxy.upstream import files
 from proxy.upstream.client import Upstream
 
@@ -58,6 +59,8 @@ class Parts:
         """
         if upload.size is not None:
             raise BadRequest("This upload is complete; ask for a new one.")
+        # The plan may have changed since the upload began.
+        check_can_be_cleaned(terms.plan, upload.content_type, in_parts=True)
         size = declared_size(request, min(upload.max_bytes, MAX_PART_BYTES))
         content: Content = read_pieces(request)
         if number == 1:
@@ -67,7 +70,7 @@ class Parts:
         async def send(flow: Content) -> str:
             return await files.put_part(self._upstream, upload.upstream_url, number, size, flow)
 
-        transfer = Transfer(upload.tenant, upload.subject, terms, size)
+        transfer = transfer_of(request, upload, terms, size)
         async with self._attempts.begin(upload, number, size) as attempt:
             etag = await self._transfers.run(request, transfer, content, send, attempt.confirm)
             await attempt.land(etag)

@@ -1,7 +1,8 @@
 """Upload slots: what a client asks for and then sends its file to, at once or in parts.
 
 Clients send the file without any credential, as they would to fal's signed URL; so the slot's id is the credential. It
-is kept only as a hash, and never logged; fal's signed URL is kept sealed by it.
+is kept only as a hash, and never logged; fal's signed URL is kept sealed by it. Where the session may upload only so
+many bytes, the id ends with that number, which the hash protects too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.stores.uploads import Upload, UploadStore
-from proxy.tenants.caller import Caller, is_guest_name
+from proxy.tenants.caller import Caller, Session, is_guest_name
 from proxy.tenants.directory import Directory
-from proxy.tenants.terms import Terms
+from proxy.tenants.terms import Terms, add_session_limits
 from proxy.uploads.part_attempts import no_such_upload
 from proxy.uploads.sealing import seal, unseal
+from proxy.uploads.transfer import UPLOAD_BYTES
 from proxy.upstream.files import UploadDestination
 
 SLOT_SECONDS = 900.0
@@ -36,7 +38,8 @@ class Slots:
 
     async def open(self, caller: Caller, destination: UploadDestination, content_type: str, *, in_parts: bool) -> str:
         """Open a slot that leads to a destination; return its id."""
-        slot, session = secrets.token_urlsafe(32), caller.session
+        session = caller.session
+        slot = secrets.token_urlsafe(32) + _format_limits(session)
         expires_at = self._clock.now() + (PARTS_SECONDS if in_parts else SLOT_SECONDS)
         if session is not None:
             expires_at = min(expires_at, session.owner_expires_at or session.expires_at)
@@ -67,7 +70,10 @@ class Slots:
         upload = await self._uploads.get(_hash(slot))
         snapshot = await self._directory.snapshot()
         tenant = snapshot.tenants.get(upload.tenant) if upload else None
-        if upload is None or tenant is None or upload.plan not in snapshot.plans:
+        if upload is None or tenant is None:
+            raise no_such_upload()
+        plan_name = snapshot.plan_of(tenant, upload.subject, upload.plan)
+        if plan_name not in snapshot.plans:
             raise no_such_upload()
         if upload.expires_at <= self._clock.now():
             raise no_such_upload()
@@ -76,7 +82,20 @@ class Slots:
         except ValueError:
             _log.error("upload URL in the database damaged")
             raise no_such_upload() from None
-        return opened, snapshot.terms_of(tenant, upload.plan, is_guest=is_guest_name(upload.subject))
+        is_guest = is_guest_name(upload.subject)
+        terms = snapshot.subject_terms(tenant, upload.subject, plan_name, is_guest=is_guest)
+        limits = _parse_limits(slot)
+        return opened, add_session_limits(terms, limits) if limits else terms
+
+
+def _format_limits(session: Session | None) -> str:
+    quotas = session.quotas if session else ()
+    return "".join(f".{limit}" for unit, limit in quotas if unit == UPLOAD_BYTES)
+
+
+def _parse_limits(slot: str) -> list[tuple[str, int]]:
+    """Read the limits in the id of a slot that was found, so that they are as they were written."""
+    return [(UPLOAD_BYTES, int(limit)) for limit in slot.split(".")[1:]]
 
 
 def _hash(slot: str) -> str:

@@ -103,7 +103,7 @@ def check_head(head: bytes, content_type: str) -> None:
     if kind.startswith("text/") or kind == "application/json":
         fits = b"\0" not in head
     else:
-        fits = _ALIKE.get(kind, kind) in _recognise(head)
+        fits = _ALIKE.get(kind, kind) in recognise(head)
     if not fits:
         raise UnsupportedMediaType(f"The file was announced as {content_type}, but its first bytes are another type.")
 
@@ -137,7 +137,7 @@ async def peek(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, 
     return b"".join(head)[:size], replay()
 
 
-def _recognise(head: bytes) -> frozenset[str]:
+def recognise(head: bytes) -> frozenset[str]:
     """The canonical types whose signature the head bears."""
     if types := _types_of_brands(head):
         return types

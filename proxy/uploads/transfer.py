@@ -14,9 +14,12 @@ from starlette.types import Message, Receive
 from proxy.clock import Clock
 from proxy.errors import BadRequest, BadUpstream, ProxyError
 from proxy.http.disconnect import CallerGone, ReceivedDisconnect, cancel_on_disconnect
+from proxy.limits.accounts import Payer
 from proxy.limits.quotas import MILLION, UPLOAD, Quotas, new_job
 from proxy.limits.retries import RetryAllowance
+from proxy.networks import network
 from proxy.stores.ledger import Job, Ledger
+from proxy.stores.uploads import Upload
 from proxy.tenants.terms import Terms
 from proxy.uploads.body import enforce_size
 
@@ -39,11 +42,17 @@ class Transfer:
         least: the fewest there can be; None if the size is known.
     """
 
-    tenant: str
-    subject: str
+    payer: Payer
     terms: Terms
     size: int
     least: int | None = None
+
+
+def transfer_of(request: Request, upload: Upload, terms: Terms, size: int) -> Transfer:
+    """The transfer of bytes that a request sends to a slot."""
+    address = network(request.scope["client"])
+    payer = Payer(upload.tenant, upload.subject, address, upload.issued_at or 0.0, upload.session_id or "")
+    return Transfer(payer, terms, size)
 
 
 class Transfers:
@@ -94,13 +103,13 @@ class Transfers:
     def _new_job(self, transfer: Transfer) -> Job:
         now = self._clock.now()
         amounts = {UPLOAD_BYTES: transfer.size * MILLION}
-        job = new_job(transfer.terms, transfer.tenant, transfer.subject, UPLOAD, UPLOAD, amounts, now)
+        job = new_job(transfer.terms, transfer.payer, UPLOAD, UPLOAD, amounts, now)
         return replace(job, expires_at=now + LIFE_SECONDS)
 
     def _charge_lost(self, transfer: Transfer, size: int) -> dict[str, int] | None:
         """What is booked of an upload that its caller broke off."""
         largest = transfer.terms.plan.uploads.max_bytes
-        paid = self._retries.charge(transfer.tenant, transfer.subject, size, largest)
+        paid = self._retries.charge(transfer.payer.tenant, transfer.payer.subject, size, largest)
         return {UPLOAD_BYTES: paid * MILLION} if paid else None
 
 
@@ -119,7 +128,7 @@ class _Renewal:
             return
         self._renewed_at = now
         try:
-            await self._ledger.heard_of(self._job.id, now, now + LIFE_SECONDS)
+            await self._ledger.renew_jobs([self._job.id], now, now + LIFE_SECONDS)
         except ProxyError as problem:
             _log.warning("upload not renewed", extra={"log_fields": {"problem": problem.code}})
 

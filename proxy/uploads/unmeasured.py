@@ -33,10 +33,10 @@ async def hold(file: IncomingFile, request: Request, memory: BodyMemory) -> Inco
         memory.hold(request.scope, len(piece))
         pieces.append(piece)
     size = sum(map(len, pieces))
-    return replace(file, size=size, least=size, content=_yield_each(pieces))
+    return replace(file, size=size, least=size, content=yield_each(pieces))
 
 
-async def _yield_each(pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
+async def yield_each(pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         yield piece
 
@@ -55,7 +55,7 @@ async def put_in_parts(upstream: Upstream, url: str, least: int, most: int, cont
     check_size(least + len(rest), most)
     if rest:
         number = len(etags) + 1
-        etags.append((number, await files.put_part(upstream, url, number, len(rest), _yield_each([rest]))))
+        etags.append((number, await files.put_part(upstream, url, number, len(rest), yield_each([rest]))))
     await files.complete(upstream, url, etags)
     return least + len(rest)
 

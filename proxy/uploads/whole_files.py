@@ -12,10 +12,11 @@ from proxy.errors import BadRequest, UnsupportedMediaType
 from proxy.limits.retries import RetryAllowance
 from proxy.stores.uploads import WHOLE, Upload, UploadStore
 from proxy.tenants.terms import Terms
-from proxy.uploads.body import announced_type, declared_size, enforce_size, read_pieces
+from proxy.uploads.body import IncomingFile, announced_type, declared_size, enforce_size, read_pieces
 from proxy.uploads.part_attempts import PartAttempts
 from proxy.uploads.sniffing import media_type, sniff
-from proxy.uploads.transfer import Content, Transfer, Transfers
+from proxy.uploads.transfer import Content, Transfers, transfer_of
+from proxy.uploads.uploaded_pictures import UploadedPictures
 from proxy.upstream import files
 from proxy.upstream.client import Upstream
 from proxy.upstream.relay import BufferedResponse, buffer_response
@@ -37,12 +38,14 @@ class WholeFiles:
         attempts: PartAttempts,
         transfers: Transfers,
         retries: RetryAllowance,
+        pictures: UploadedPictures,
     ) -> None:
         self._upstream = upstream
         self._uploads = uploads
         self._attempts = attempts
         self._transfers = transfers
         self._retries = retries
+        self._pictures = pictures
 
     async def receive(self, request: Request, upload: Upload, terms: Terms) -> BufferedResponse:
         """Send the file on, and return the answer of fal's store. A file that fal has already is not sent again.
@@ -61,14 +64,17 @@ class WholeFiles:
         digest = hashlib.sha256() if size <= MAX_REPEATABLE_BYTES else None
         if digest is not None:
             content = _update(digest, content)
-
-        async def send(flow: Content) -> BufferedResponse:
-            response = await files.put(self._upstream, upload.upstream_url, upload.content_type, size, flow)
-            return await buffer_response(response, repeatable=True)
-
-        transfer = Transfer(upload.tenant, upload.subject, terms, size)
+        file = IncomingFile("", upload.content_type, size, size, content)
+        # Size and digest are those of what the caller sends, as it may send that again.
         async with self._attempts.begin(upload, WHOLE, size) as attempt:
-            reply = await self._transfers.run(request, transfer, content, send, attempt.confirm)
+            file = await self._pictures.clean(request, upload.tenant, upload.subject, terms.plan, file)
+
+            async def send(flow: Content) -> BufferedResponse:
+                response = await files.put(self._upstream, upload.upstream_url, upload.content_type, file.size, flow)
+                return await buffer_response(response, repeatable=True)
+
+            transfer = transfer_of(request, upload, terms, file.size)
+            reply = await self._transfers.run(request, transfer, file.content, send, attempt.confirm)
             await attempt.land(digest.hexdigest() if digest is not None else "")
         return reply
 

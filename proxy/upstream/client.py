@@ -6,32 +6,30 @@ that makes the known clients send it again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Hashable
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from time import perf_counter
+from typing import Protocol, TypeVar
 
 import httpx
 import orjson
 
-from proxy.errors import (
-    BadRequest,
-    BadUpstream,
-    ProxyError,
-    UpstreamAmbiguous,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from proxy.errors import BadRequest, BadUpstream, ProxyError, UpstreamAmbiguous
 from proxy.settings import FalSettings, Secret
 from proxy.targets import Kind, Target
 from proxy.upstream import refusals
 from proxy.upstream.breaker import evidence_of_error, evidence_of_status
+from proxy.upstream.engine import Engine, Host, HttpxEngine, Reply, Request, by_name, decode, read_reply, to_httpx
+from proxy.upstream.failures import failure_of
 from proxy.upstream.guard import Guard
 from proxy.upstream.headers import JSON, REQUEST_ID
+from proxy.upstream.relay import BufferedResponse, buffer_reply
 
 #: fal's answer, as the rest of the program knows it.
 Answer = httpx.Response
-#: Raised by the transport before the first byte of a request has left.
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+#: Gets what is measured of each exchange.
+Observe = Callable[[str, int | None, float], None]
 _JOB_PATHS = {
     Kind.STATUS: "/status",
     Kind.STATUS_STREAM: "/status/stream",
@@ -63,17 +61,31 @@ class Timeouts:
         return {"connect": self.connect, "pool": self.pool, "write": self.write, "read": read}
 
 
+class _Answer(Protocol):
+    """What both forms of an answer have."""
+
+    @property
+    def status_code(self) -> int: ...
+
+
+A = TypeVar("A", bound=_Answer)
+_Send = Callable[[Request, Target, Hashable], Awaitable[A]]
+
+
 class Upstream:
     def __init__(
         self,
         fal: FalSettings,
-        transport: httpx.AsyncBaseTransport,
+        transport: Engine | httpx.AsyncBaseTransport,
         timeouts: Timeouts | None = None,
         guard: Guard | None = None,
+        observe: Observe = lambda _operation, _status, _seconds: None,
     ) -> None:
+        """`observe` gets each exchange: the kind, the status of the answer or None, the seconds."""
         self.guard = guard or Guard()
+        self._observe = observe
         self._fal = fal
-        self._transport = transport
+        self._engine = transport if isinstance(transport, Engine) else HttpxEngine(transport)
         self._timeouts = timeouts or Timeouts()
 
     def replace_key(self, key: Secret) -> None:
@@ -81,13 +93,31 @@ class Upstream:
         self._fal = replace(self._fal, key=key)
         self.guard.forget_account()
 
+    async def fetch(
+        self, target: Target, headers: dict[str, str], body: object = None, caller: Hashable = None
+    ) -> BufferedResponse:
+        """Make one call and read its answer to the end.
+
+        Args:
+            caller: for whom; the trouble of one caller's input is not taken for fal's.
+
+        Raises:
+            BadUpstream, UpstreamTimeout, UpstreamAmbiguous: also where the answer breaks off, or is too large.
+            ProxyError: else as `call`.
+        """
+        reply = await self._guarded(self._fetch, target, headers, body, caller)
+        kind = target.kind
+        # Of a submit that fal refused there is no job.
+        is_repeatable = kind.repeatable or (kind is Kind.SUBMIT and reply.status_code >= 300)
+        return await buffer_reply(reply, repeatable=is_repeatable)
+
     async def call(
         self, target: Target, headers: dict[str, str], body: object = None, caller: Hashable = None
     ) -> httpx.Response:
         """Make one call; the answer's body is still to be read, and the answer to be closed.
 
         Args:
-            caller: for whom; the trouble of one caller's input is not taken for fal's.
+            caller: as for `fetch`.
 
         Raises:
             BadRequest: the body cannot be sent.
@@ -97,77 +127,102 @@ class Upstream:
             UpstreamRejectedKey, UpstreamAccountLocked, UpstreamBusy, UpstreamRefusedEndpoint: fal refused it, and ran
                 nothing.
         """
+        return await self._guarded(self._send, target, headers, body, caller)
+
+    async def _guarded(
+        self, send: _Send[A], target: Target, headers: dict[str, str], body: object, caller: Hashable
+    ) -> A:
+        """Send unless fal is known to fail, and learn from how it went."""
         request = self._request(target, headers, body)
         guard = self.guard
         slow_start = guard.slow_start(target)
         if slow_start is None:
-            return await self._send(request, target, caller)
+            return await send(request, target, caller)
         is_probe = (slow_start.is_full or bool(guard.breakers)) and await guard.admit(target, caller)
         slow_start.leave()
         took = False
         try:
-            response = await self._send(request, target, caller)
-            took = response.status_code < 500
+            answer = await send(request, target, caller)
+            took = answer.status_code < 500
         finally:
             slow_start.end(took=took)
         if took and guard.breakers:
             guard.succeed(target, is_probe=is_probe)
+        return answer
+
+    async def _fetch(self, request: Request, target: Target, caller: Hashable) -> Reply:
+        started = perf_counter()
+        try:
+            reply = await self._engine.fetch(request)
+        except httpx.HTTPError as error:
+            self._observe(target.kind.value, None, perf_counter() - started)
+            raise self._failed(error, target, caller) from None
+        self._observe(target.kind.value, reply.status_code, perf_counter() - started)
+        if reply.status_code >= 300:
+            self._examine(await decode(reply), target, caller)
+        return reply
+
+    async def _send(self, request: Request, target: Target, caller: Hashable) -> httpx.Response:
+        started = perf_counter()
+        try:
+            response = await self._engine.send(to_httpx(request))
+        except httpx.HTTPError as error:
+            self._observe(target.kind.value, None, perf_counter() - started)
+            # `from None`: the cause carries the request, and with it the key.
+            raise self._failed(error, target, caller) from None
+        status, headers = response.status_code, response.headers
+        self._observe(target.kind.value, status, perf_counter() - started)
+        if status < 300:
+            return response
+        if not _may_refuse(status, target.kind):
+            reply = Reply(status, by_name(headers.raw), b"")
+        else:
+            reply = await read_reply(response, refusals.MOST_BYTES)
+            response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(reply.body))
+        try:
+            self._examine(await decode(reply), target, caller)
+        except BaseException:
+            await response.aclose()
+            raise
         return response
 
-    async def _send(self, request: httpx.Request, target: Target, caller: Hashable) -> httpx.Response:
-        try:
-            response = await self._transport.handle_async_request(request)
-        except httpx.HTTPError as error:
-            self.guard.fail(evidence_of_error(error, target.kind), target, caller)
-            # `from None`: the cause carries the request, and with it the key.
-            raise failure_of(error, repeatable=target.kind.repeatable) from None
-        return response if response.status_code < 300 else await self._examined(response, target, caller)
+    def _failed(self, error: httpx.HTTPError, target: Target, caller: Hashable) -> ProxyError:
+        self.guard.fail(evidence_of_error(error, target.kind), target, caller)
+        return failure_of(error, repeatable=target.kind.repeatable)
 
-    async def _examined(self, response: httpx.Response, target: Target, caller: Hashable) -> httpx.Response:
-        """An answer that is no success, if it is one of fal's that passes on.
+    def _examine(self, reply: Reply, target: Target, caller: Hashable) -> None:
+        """Look at a reply that is no success, decoded.
 
-        Raises: as `call`.
+        Raises: as `call`, unless it is one of fal's that passes on.
         """
-        status, kind = response.status_code, target.kind
-        # Of a job, fal says with a 404 that it does not know that one.
-        if status in refusals.STATUSES and not (status == 404 and kind.names_job):
-            response, is_whole = await _in_memory(response)
-            if reason := refusals.reason_of(status, response.content):
+        status, kind = reply.status_code, target.kind
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers.items()}
+        if _may_refuse(status, kind):
+            is_whole = reply.error is None and len(reply.body) <= refusals.MOST_BYTES
+            if reason := refusals.reason_of(status, reply.body if is_whole else b""):
                 self.guard.note(reason)
-                raise refusals.error_of(reason, response.headers, self.guard.locked_seconds())
+                raise refusals.error_of(reason, headers, self.guard.locked_seconds())
             if not is_whole:
-                raise _not_fals(response, repeatable=kind.repeatable)
+                raise _not_fals(status, headers, repeatable=kind.repeatable)
         if status >= 500:
             self.guard.note(refusals.Reason.SERVER_ERROR)
-            self.guard.fail(evidence_of_status(status, response.headers, kind), target, caller)
-        if not _passes_on(response):
-            await response.aclose()
-            raise _not_fals(response, repeatable=kind.repeatable)
-        return response
+            self.guard.fail(evidence_of_status(status, headers, kind), target, caller)
+        if not _passes_on(status, headers):
+            raise _not_fals(status, headers, repeatable=kind.repeatable)
 
-    def _request(self, target: Target, headers: dict[str, str], body: object) -> httpx.Request:
-        """The request as it leaves.
-
-        With a `stream` of its own, httpx looks for nothing to add to it; with a `target`, it has no path to examine
-        (https://www.python-httpx.org/advanced/extensions/#target).
-        """
+    def _request(self, target: Target, headers: dict[str, str], body: object) -> Request:
+        """The request as it leaves."""
         method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
         base, path = self._address_of(target)
-        url, host, prefix = _parsed(base)
-        sent = {"host": host, **headers, "authorization": f"Key {self._fal.key.reveal()}"}
+        host = host_of(base)
+        sent = {"host": host.netloc, **headers, "authorization": f"Key {self._fal.key.reveal()}"}
         content = b""
         if method == "POST":
             content = _encoded(body)
             sent["content-type"] = JSON
         if method != "GET":
             sent["content-length"] = str(len(content))
-        return httpx.Request(
-            method,
-            url,
-            headers=sent,
-            stream=httpx.ByteStream(content),
-            extensions={"timeout": self._timeouts.for_kind(target.kind), "target": prefix + path.encode("ascii")},
-        )
+        return Request(method, host, host.prefix + path, sent, content, self._timeouts.for_kind(target.kind))
 
     async def to_files(
         self, method: str, url: str, headers: dict[str, str], content: bytes | AsyncIterable[bytes]
@@ -179,10 +234,13 @@ class Upstream:
         """
         timeouts = self._timeouts.for_kind(Kind.UPLOAD_INITIATE) | {"read": self._timeouts.file}
         request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
+        started = perf_counter()
         try:
-            response = await self._transport.handle_async_request(request)
+            response = await self._engine.send(request)
         except httpx.HTTPError as error:
+            self._observe("file", None, perf_counter() - started)
             raise failure_of(error, repeatable=True) from None
+        self._observe("file", response.status_code, perf_counter() - started)
         if not response.is_success:
             await response.aclose()
             # Not passed on: file stores like to quote the signature that they refuse.
@@ -203,7 +261,7 @@ class Upstream:
         return self._fal.run_url, f"/{target.endpoint}{'/stream' if target.kind is Kind.STREAM else ''}"
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._engine.aclose()
 
 
 def _encoded(body: object) -> bytes:
@@ -215,51 +273,25 @@ def _encoded(body: object) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _parsed(base: str) -> tuple[httpx.URL, str, bytes]:
-    """The URL of a host, its host and its path without a slash at the end. To parse one costs more than to send it."""
+def host_of(base: str) -> Host:
+    """A host by its base URL. To parse one costs more than to send it."""
     url = httpx.URL(base)
-    return url, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/")
+    origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
+    return Host(url, origin, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/").decode("ascii"))
 
 
-def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
-    """What a broken exchange with fal means to the caller."""
-    if isinstance(error, _NOTHING_SENT):
-        return UpstreamUnavailable("fal cannot be reached; nothing was sent to it.", scope="upstream")
-    if not repeatable:
-        return UpstreamAmbiguous(
-            "fal's answer was lost; fal may have accepted the request. Check before you repeat it."
-        )
-    if isinstance(error, httpx.TimeoutException):
-        return UpstreamTimeout("fal did not answer in time; try again.", scope="upstream")
-    return BadUpstream("The connection to fal broke; try again.", scope="upstream")
+def _may_refuse(status: int, kind: Kind) -> bool:
+    """Whether an answer may be one of fal's refusals. Of a job, fal says with a 404 that it does not know that one."""
+    return status in refusals.STATUSES and not (status == 404 and kind.names_job)
 
 
-async def _in_memory(response: httpx.Response) -> tuple[httpx.Response, bool]:
-    """The same answer with its body read, and whether that was all: one that is long, or breaks, is cut off there."""
-    body, is_whole = bytearray(), True
-    try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > refusals.MOST_BYTES:
-                is_whole = False
-                break
-        kept = httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(bytes(body)))
-        await kept.aread()
-    except httpx.HTTPError:
-        return httpx.Response(response.status_code, content=b""), False
-    finally:
-        await response.aclose()
-    return kept, is_whole
-
-
-def _passes_on(response: httpx.Response) -> bool:
+def _passes_on(status: int, headers: Mapping[str, str]) -> bool:
     """Whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
-    speaks_json = response.headers.get("content-type", "").startswith(JSON)
-    return response.status_code >= 400 and (speaks_json or REQUEST_ID in response.headers)
+    return status >= 400 and (headers.get("content-type", "").startswith(JSON) or REQUEST_ID in headers)
 
 
-def _not_fals(response: httpx.Response, *, repeatable: bool) -> ProxyError:
+def _not_fals(status: int, headers: Mapping[str, str], *, repeatable: bool) -> ProxyError:
     if repeatable:
-        message = f"fal answered with something that is not its own (status {response.status_code})."
-        return BadUpstream(message, retry_after=refusals.retry_after_of(response.headers), scope="upstream")
+        message = f"fal answered with something that is not its own (status {status})."
+        return BadUpstream(message, retry_after=refusals.retry_after_of(headers), scope="upstream")
     return UpstreamAmbiguous("The answer is not fal's; fal may have accepted the request. Check before you repeat it.")

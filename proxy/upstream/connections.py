@@ -16,14 +16,16 @@ import httpx
 import yarl
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
+
+from proxy.upstream.engine import Origin
+from proxy.upstream.whole_replies import ReplyReader
 
 #: fal's edge does not say how long it keeps an idle connection. What is idle for longer is closed, not used.
 IDLE_SECONDS = 15.0
 #: Old connections are closed, so that traffic follows changes of DNS.
 MAX_AGE_SECONDS = 600.0
 DNS_CACHE_SECONDS = 10
-
-Origin = tuple[str, str, int | None]
 
 
 class UpstreamProtocol(ResponseHandler):
@@ -37,6 +39,46 @@ class UpstreamProtocol(ResponseHandler):
     """
 
     unacknowledged_at_end: int | None = None
+    _reader: ReplyReader | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send the first bytes of a request.
+
+        Raises:
+            ConnectError: the connection is closed, and nothing was sent.
+        """
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+            if not transport.is_closing():
+                return
+        raise httpx.ConnectError("The upstream closed the connection before the request was sent.")
+
+    def reply_reader(self) -> ReplyReader:
+        """What reads the next reply instead of aiohttp's parser, once it is to begin."""
+        if self._reader is None:
+            self._reader = ReplyReader(self._loop)
+        return self._reader
+
+    def was_unheard(self, written: int) -> bool:
+        """Whether the upstream closed the connection before it had any of the last `written` bytes."""
+        return self.unacknowledged_at_end is not None and self.unacknowledged_at_end >= written
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is not None and reader.awaited is not None:
+            reader.feed(data)
+            return
+        super().data_received(data)
+        payload, error = self._payload, self._exception
+        if isinstance(error, HttpProcessingError) and payload is not None and not payload.is_eof():
+            # aiohttp wakes who waits for a head; who reads a body would wait forever.
+            payload.set_exception(error)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        if self._reader is not None:
+            self._reader.lose(error)
+        super().connection_lost(error)
 
     def eof_received(self) -> None:
         if self.transport is not None:
@@ -96,21 +138,16 @@ class ConnectionPool:
         self._idle: dict[Origin, list[OpenConnection]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def take(self, url: httpx.URL, limit: float | None, *, fresh: bool) -> OpenConnection:
-        """A connection that is open and silent; `fresh`: one that has not served yet.
-
-        Raises:
-            ConnectError, ConnectTimeout: there is none, and nothing was sent.
-        """
-        origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
-        if not fresh and (idle := self._idle.get(origin)):
+    def take_idle(self, origin: Origin) -> OpenConnection | None:
+        """The freshest connection that has served, and is open and silent."""
+        if idle := self._idle.get(origin):
             now = asyncio.get_running_loop().time()
             while idle:
                 candidate = idle.pop()
                 if candidate.is_usable and not self._is_stale(candidate, now):
                     return candidate
                 candidate.drop()
-        return await self._open(origin, limit)
+        return None
 
     def give_back(self, used: OpenConnection) -> None:
         """Keep a connection for the next request, unless it is too old."""
@@ -152,7 +189,12 @@ class ConnectionPool:
         if any(self._idle.values()):
             self._sweep_later()
 
-    async def _open(self, origin: Origin, limit: float | None) -> OpenConnection:
+    async def open(self, origin: Origin, limit: float | None) -> OpenConnection:
+        """A new connection.
+
+        Raises:
+            ConnectError, ConnectTimeout: there is none, and nothing was sent.
+        """
         destination = self._destination(origin)
         if self._connector is None:
             self._connector = self._new_connector()

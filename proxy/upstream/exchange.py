@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import httpx
@@ -12,12 +12,12 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, EofStream, StreamReader
 
 from proxy.upstream.connections import ConnectionPool, OpenConnection
+from proxy.upstream.engine import Timeouts
 from proxy.upstream.request_bytes import body_pieces, small_body
 
 READ_BUFFER_BYTES = 64 * 1024
 #: What aiohttp raises once a request has begun to leave.
 _BREAKS = (aiohttp.ClientError, HttpProcessingError, EofStream, OSError)
-Timeouts = Mapping[str, float | None]
 
 
 class Exchange:
@@ -42,9 +42,6 @@ class Exchange:
         self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts
     ) -> tuple[RawResponseMessage, StreamReader]:
         """Send the request and wait for the head of the answer; the body may still be on its way when it comes."""
-        transport = self._protocol.transport
-        if transport is None or transport.is_closing():
-            raise httpx.ConnectError("The upstream closed the connection before the request was sent.")
         self._protocol.set_response_params(
             skip_payload=request.method == "HEAD",
             read_until_eof=True,
@@ -56,9 +53,7 @@ class Exchange:
         if body is not None:
             head += body
         self._written = len(head)
-        transport.write(head)
-        if transport.is_closing():
-            raise httpx.ConnectError("The upstream closed the connection before the request was sent.")
+        self._protocol.write(head)
         if body is not None:
             self._protocol.start_timeout()
         else:
@@ -86,14 +81,15 @@ class Exchange:
     @property
     def was_unheard(self) -> bool:
         """Whether the upstream closed the connection before a byte of the request had reached it."""
-        unacknowledged = self._protocol.unacknowledged_at_end
         written = self._written + (self._writer.output_size if self._writer is not None else 0)
-        return unacknowledged is not None and unacknowledged >= written
+        return self._protocol.was_unheard(written)
 
     async def _answer(self) -> tuple[RawResponseMessage, StreamReader]:
         try:
             message, payload = await self._protocol.read()
             while message.code < 200 and message.code != 101:
+                # aiohttp takes an interim answer for the end of the silence.
+                self._protocol.start_timeout()
                 message, payload = await self._protocol.read()
         except _BREAKS as error:
             raise _in_httpx_words(error) from error

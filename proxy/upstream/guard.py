@@ -10,17 +10,18 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock, SystemClock, to_iso
 from proxy.errors import ProxyError, UpstreamUnavailable
 from proxy.targets import Target
 from proxy.upstream.breaker import Breaker, Evidence
 from proxy.upstream.refusals import LOCKS, Reason, locked
 from proxy.upstream.slow_start import PATIENCE_SECONDS, SlowStart
 
-_ACCOUNT = "account"
+#: The breaker of the whole account.
+ACCOUNT = "account"
 #: What callers of a locked account are asked to wait where there are no probes.
 _LOCKED_SECONDS = 5.0
 
@@ -38,13 +39,19 @@ class Guard:
         clock: Clock | None = None,
         count: Callable[[str], None] = lambda _: None,
         probe_seconds: float = 0,
+        waited: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`count` is called with the reason of each refusal; without `probe_seconds` no call is kept back."""
+        """`count` is called with the reason of each refusal, `waited` with the seconds that a call was kept waiting.
+
+        Without `probe_seconds` no call is kept back.
+        """
         self.breakers: dict[str, Breaker] = {}
         self._clock = clock or SystemClock()
         self._count = count
         self._probe_seconds = probe_seconds
+        self._waited = waited
         self._last: dict[Reason, float] = {}
+        self._waiting = 0
         self._slow_starts: defaultdict[str, dict[str, SlowStart]] = defaultdict(dict)
 
     def slow_start(self, target: Target) -> SlowStart | None:
@@ -63,17 +70,26 @@ class Guard:
         """
         slow_start = self.slow_start(target)
         if slow_start is not None and slow_start.is_full:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while slow_start.is_full and not self._is_shut(target):
-                        await slow_start.news()
+            await self._wait(slow_start, target)
         return self._take_probe(target, caller)
 
-    def check(self, target: Target, caller: Hashable) -> None:
+    async def _wait(self, slow_start: SlowStart, target: Target) -> None:
+        started = perf_counter()
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while slow_start.is_full and not self.is_shut(target):
+                        await slow_start.news()
+        finally:
+            self._waiting -= 1
+        self._waited(perf_counter() - started)
+
+    def check(self, target: Target, caller: Hashable, *, claims: bool = True) -> None:
         """Refuse a new call that would not be sent, before anything is taken for it.
 
         Of the callers who come when a probe is due, one passes. If its call does not follow within a second, another
-        one does.
+        one does. Without `claims` the caller is not kept as that one: no call of it follows.
 
         Raises:
             UpstreamAccountLocked, UpstreamUnavailable: it may not be sent.
@@ -83,10 +99,11 @@ class Guard:
         for breaker in shut:
             if (wait := max(breaker.wait(now, caller), breaker.claimed_seconds(now, caller))) > 0:
                 raise _refusal(breaker, wait)
-        for breaker in shut:
+        for breaker in shut if claims else ():
             breaker.claim_probe(now, caller)
 
-    def _is_shut(self, target: Target) -> bool:
+    def is_shut(self, target: Target) -> bool:
+        """Whether new calls to a target are kept back, but for a probe now and then."""
         return any(breaker.is_open for breaker in self._of(target))
 
     def _take_probe(self, target: Target, caller: Hashable) -> bool:
@@ -105,7 +122,7 @@ class Guard:
         self._last[reason] = now
         self._count(reason.value)
         if reason in LOCKS and self._probe_seconds:
-            self._breaker(_ACCOUNT).open(now, reason.value)
+            self._breaker(ACCOUNT).open(now, reason.value)
 
     def fail(self, evidence: Evidence | None, target: Target, caller: Hashable) -> None:
         """Learn from a call that failed."""
@@ -127,11 +144,11 @@ class Guard:
 
     def forget_account(self) -> None:
         """Let calls through to an account that was locked: they go to another one now, perhaps."""
-        self.breakers.pop(_ACCOUNT, None)
+        self.breakers.pop(ACCOUNT, None)
 
     def locked_seconds(self) -> float:
         """When to try again while the account is locked."""
-        breaker = self.breakers.get(_ACCOUNT)
+        breaker = self.breakers.get(ACCOUNT)
         return _LOCKED_SECONDS if breaker is None else max(1.0, breaker.wait(self._clock.now(), None))
 
     def open_names(self) -> list[str]:
@@ -142,12 +159,20 @@ class Guard:
         """What operators see: what is closed, and when each refusal was last met."""
         return {"closed": self.open_names(), "last": {str(reason): _shown(at) for reason, at in self._last.items()}}
 
+    def describe(self) -> dict[str, Any]:
+        """What operators see of the key: whether it takes calls, what is closed, who waits, and the last refusal."""
+        closed = self.open_names()
+        state = "unavailable" if ACCOUNT in closed else "degraded" if closed else "healthy"
+        last = max(self._last.items(), key=lambda one: one[1], default=None)
+        refusal = None if last is None else {"reason": str(last[0]), "at": _shown(last[1])}
+        return {"state": state, "closed": closed, "waiting": self._waiting, "last_refusal": refusal}
+
     def _of(self, target: Target) -> list[Breaker]:
         """The breakers that a call has to pass."""
         host = target.kind.intake
         if host is None:
             return []
-        names = {_ACCOUNT, host, _name(host, target)}
+        names = {ACCOUNT, host, _name(host, target)}
         return [breaker for name, breaker in self.breakers.items() if name in names]
 
     def _breaker(self, name: str) -> Breaker:
@@ -159,10 +184,10 @@ def _name(host: str, target: Target) -> str:
 
 
 def _refusal(breaker: Breaker, wait: float) -> ProxyError:
-    if breaker.name == _ACCOUNT:
+    if breaker.name == ACCOUNT:
         return locked(wait)
     return UpstreamUnavailable("fal is failing; nothing was sent to it.", retry_after=wait, scope="upstream")
 
 
 def _shown(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    return to_iso(at)

@@ -11,10 +11,12 @@ from proxy import __version__
 from proxy.errors import BadRequest
 from proxy.numbers import parse_whole
 from proxy.targets import is_request_id
+from proxy.upstream.engine import ReplyHeaders, by_name
 
 USER_AGENT = f"fal-proxy/{__version__}"
 REQUEST_ID = "x-fal-request-id"
 JSON = "application/json"
+_JSON = JSON.encode()
 EVENT_STREAM = "text/event-stream"
 _FROM_CALLERS = frozenset((b"x-fal-queue-priority", b"x-fal-request-timeout"))
 _PRIORITIES = {b"normal": "normal", b"low": "low"}
@@ -76,16 +78,22 @@ def _check_values(headers: dict[str, str]) -> None:
 
 def to_caller(upstream: httpx.Headers) -> dict[str, str]:
     """The headers of fal's answer that a caller may see."""
+    return reply_to_caller(by_name(upstream.raw))
+
+
+def reply_to_caller(reply: ReplyHeaders) -> dict[str, str]:
+    """The headers of fal's reply that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
-    present = {key.lower(): value for key, value in upstream.raw}
-    headers = {
-        name: present[key].decode("ascii") for key, name in _BACK.items() if key in present and present[key].isascii()
-    }
-    _check_values(headers)
-    content_type = upstream.get("content-type", JSON)
-    headers["content-type"] = content_type if content_type.isascii() else "application/octet-stream"
+    headers = {name: reply[key].decode("ascii") for key, name in _BACK.items() if key in reply and reply[key].isascii()}
+    if headers:
+        _check_values(headers)
+    content_type = reply.get(b"content-type", _JSON)
+    if content_type == _JSON:
+        headers["content-type"] = JSON
+        return headers
+    headers["content-type"] = content_type.decode("ascii") if content_type.isascii() else "application/octet-stream"
     # The whole media type counts: of `application/json, text/html` browsers take the last.
-    if content_type.partition(";")[0].strip() not in (JSON, EVENT_STREAM):
+    if content_type.partition(b";")[0].strip() not in (_JSON, EVENT_STREAM.encode()):
         # A page that fal's answer might contain must not run on the proxy's own origin.
         headers["content-security-policy"] = "sandbox; default-src 'none'"
     return headers

@@ -16,13 +16,11 @@ import httpx
 import orjson
 from starlette.responses import Response
 
-from proxy.errors import BadUpstream, ProxyError, UpstreamAmbiguous
 from proxy.upstream import sse
-from proxy.upstream.client import failure_of
-from proxy.upstream.headers import EVENT_STREAM, to_caller
+from proxy.upstream.engine import WHOLE_BYTES, Reply, decode, read_reply
+from proxy.upstream.failures import failure_of
+from proxy.upstream.headers import EVENT_STREAM, reply_to_caller
 
-#: Up to here an answer is read whole before the first byte goes out, so that its loss can still be an error.
-WHOLE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 5.0
 #: How long fal may take to begin a stream before its head goes to the caller all the same. A refusal that is known by
 #: then keeps its status; one that comes later is an event.
@@ -47,37 +45,17 @@ class StreamRefused(Exception):
         self.body = body
 
 
-async def read_body(response: httpx.Response, *, repeatable: bool, limit: int = WHOLE_BYTES) -> bytes:
+async def read_body(response: httpx.Response, *, repeatable: bool) -> bytes:
     """The decoded body of an answer, and close it.
 
     Raises:
-        BadUpstream: it is larger than `limit` bytes, or broke, and may be asked for again.
+        BadUpstream, UpstreamTimeout: it is larger than `WHOLE_BYTES`, or broke, and may be asked for again.
         UpstreamAmbiguous: the same, and the call may have been run.
     """
-    body = bytearray()
-    # fal is asked not to compress: httpx's decoders, half the cost of reading, are for an answer that is all the same.
-    encoded = "content-encoding" in response.headers
-    try:
-        async for chunk in response.aiter_bytes() if encoded else _raw(response):
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(repeatable)
-    except httpx.HTTPError as error:
-        raise failure_of(error, repeatable=repeatable) from None
-    finally:
-        await response.aclose()
-    return bytes(body)
-
-
-def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    return aiter(response.stream)
-
-
-def _too_large(repeatable: bool) -> ProxyError:
-    if repeatable:
-        return BadUpstream("fal's answer is larger than this proxy passes on.", scope="upstream")
-    return UpstreamAmbiguous("fal's answer is larger than this proxy passes on; a repetition would run it again.")
+    reply = await decode(await read_reply(response, WHOLE_BYTES))
+    if reply.error is not None:
+        raise failure_of(reply.error, repeatable=repeatable)
+    return reply.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +65,10 @@ class BufferedResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
 
     def response(self) -> Response:
         return Response(self.body, self.status, self.headers)
@@ -98,17 +80,20 @@ async def buffer_response(response: httpx.Response, *, repeatable: bool) -> Buff
     Raises:
         BadUpstream, UpstreamAmbiguous: as `read_body`.
     """
-    body = await read_body(response, repeatable=repeatable)
-    return BufferedResponse(response.status_code, to_caller(response.headers), body)
+    return await buffer_reply(await read_reply(response, WHOLE_BYTES), repeatable=repeatable)
 
 
-async def pass_on(response: httpx.Response, *, repeatable: bool) -> Response:
-    """An answer with fal's status and body, and only the headers that may cross.
+async def buffer_reply(reply: Reply, *, repeatable: bool) -> BufferedResponse:
+    """Make of the engine's reply what the rest of the program gets.
 
     Raises:
-        BadUpstream, UpstreamAmbiguous: as `read_body`.
+        BadUpstream, UpstreamTimeout, UpstreamAmbiguous: as `read_body`.
     """
-    return (await buffer_response(response, repeatable=repeatable)).response()
+    if b"content-encoding" in reply.headers:
+        reply = await decode(reply)
+    if reply.error is not None:
+        raise failure_of(reply.error, repeatable=repeatable)
+    return BufferedResponse(reply.status_code, reply_to_caller(reply.headers), reply.body)
 
 
 def is_event_stream(response: httpx.Response) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
+from proxy.upstream.engine import Request
+
 #: A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
 PIECE_BYTES = 64 * 1024
 Headers = list[tuple[bytes, bytes]]
@@ -23,6 +25,20 @@ def encode_head(request: httpx.Request, headers: Headers) -> bytes:
     if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
         raise httpx.LocalProtocolError("The request's method, path or headers hold a character that may not be sent.")
     return head
+
+
+def encode_whole(request: Request) -> bytes | None:
+    """A whole request; None if its body is to leave in pieces, or `encode_head` is to look at it."""
+    method, _, target, headers, body, _ = request
+    if len(body) > PIECE_BYTES:
+        return None
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    text = "".join(lines)
+    # What ends a line, or can be read in two ways, is not printable.
+    if " " in target or not (text.isascii() and text.isprintable()):
+        return None
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("ascii") + body
 
 
 def body_length(headers: Headers) -> int | None:

@@ -3,7 +3,7 @@
 httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS) and
 the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as fast, sends
 idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's headers into
-its exceptions.
+its exceptions. Whole replies to small requests take a shorter way over the same connections (whole_replies.py).
 
 One rule for failures matters more than the others, because what may be repeated hangs on it:
 
@@ -33,15 +33,17 @@ import httpx
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool
-from proxy.upstream.exchange import Exchange, ResponseBody, Timeouts
-from proxy.upstream.request_bytes import body_length, encode_head, is_in_memory
+from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool, OpenConnection
+from proxy.upstream.engine import Engine, Origin, Reply, Request, Timeouts
+from proxy.upstream.exchange import Exchange, ResponseBody
+from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, is_in_memory
+from proxy.upstream.whole_replies import ReplyReader
 
 #: Far above what limits let in: a status stream holds one for each job that is followed.
 MAX_CONNECTIONS = 20_000
 
 
-class EngineTransport(httpx.AsyncBaseTransport):
+class EngineTransport(Engine, httpx.AsyncBaseTransport):
     """Sends one request at a time per connection, exactly as it stands; usable in the loop that first uses it.
 
     No cookies, redirects, proxies from the environment, decompression or headers of its own.
@@ -62,7 +64,25 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(max_connections)
         self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds)
         self._exchanges: set[Exchange] = set()
+        #: Those that await a whole reply.
+        self._readers: set[ReplyReader] = set()
         self._is_closed = False
+
+    async def fetch(self, request: Request) -> Reply:
+        """Send a request and read its reply as `whole_replies.py` does, unless the request leaves in pieces.
+
+        Raises: as `Engine.fetch`.
+        """
+        data = encode_whole(request)
+        if data is None:
+            return await super().fetch(request)
+        try:
+            return await self._fetch(request, data, fresh=False)
+        except _Stale:
+            return await self._fetch(request, data, fresh=True)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        return await self.handle_async_request(request)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request; answer as soon as the response's head is here, its body still to be read.
@@ -94,6 +114,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._is_closed = True
         for exchange in list(self._exchanges):
             await exchange.break_off()
+        for reader in self._readers:
+            reader.fail(httpx.ReadError("The response was closed."))
         await self._pool.close()
 
     async def _answered(
@@ -104,7 +126,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
         Raises:
             _Stale: the connection had served, and closed; the request may be sent again.
         """
-        exchange = await self._open(request.url, timeouts, fresh)
+        url = request.url
+        connection = await self._take((url.scheme, url.raw_host.decode("ascii"), url.port), timeouts, fresh)
+        exchange = Exchange(connection, self._pool, self._end)
+        self._exchanges.add(exchange)
         try:
             message, payload = await exchange.run(request, head, length, timeouts)
         except BaseException as error:
@@ -113,25 +138,50 @@ class EngineTransport(httpx.AsyncBaseTransport):
             await exchange.break_off()
             if not isinstance(error, httpx.TransportError):
                 raise
-            if is_repeated:
-                raise _Stale from None
-            if was_unheard:
-                raise httpx.ConnectError("The upstream closed the connection before the request reached it.") from None
-            raise
+            raise _judge(error, is_repeated, was_unheard) from None
         return exchange, message, payload
 
-    async def _open(self, url: httpx.URL, timeouts: Timeouts, fresh: bool) -> Exchange:
+    async def _fetch(self, request: Request, data: bytes, *, fresh: bool) -> Reply:
+        """The reply of one attempt.
+
+        Raises:
+            _Stale: as `_answered`.
+        """
+        connection = await self._take(request.host.origin, request.timeouts, fresh)
+        protocol = connection.protocol
+        reader = protocol.reply_reader()
+        self._readers.add(reader)
+        try:
+            protocol.write(data)
+            reply = await reader.begin(request.timeouts.get("read"))
+        except BaseException as error:
+            connection.drop()
+            if not isinstance(error, httpx.TransportError):
+                raise
+            was_unheard = protocol.was_unheard(len(data))
+            was_stale = connection.has_served and reader.was_closed
+            raise _judge(error, was_stale and (was_unheard or request.method == "GET"), was_unheard) from None
+        finally:
+            self._readers.remove(reader)
+            self._slots.release()
+        if reader.is_spoiled:
+            connection.drop()
+        else:
+            self._pool.give_back(connection)
+        return reply
+
+    async def _take(self, origin: Origin, timeouts: Timeouts, fresh: bool) -> OpenConnection:
+        """A place among the requests on their way, and a connection; `fresh`: one that has not served yet."""
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
         await self._take_slot(timeouts.get("pool"))
+        if not fresh and (connection := self._pool.take_idle(origin)) is not None:
+            return connection
         try:
-            connection = await self._pool.take(url, timeouts.get("connect"), fresh=fresh)
+            return await self._pool.open(origin, timeouts.get("connect"))
         except BaseException:
             self._slots.release()
             raise
-        exchange = Exchange(connection, self._pool, self._end)
-        self._exchanges.add(exchange)
-        return exchange
 
     def _end(self, exchange: Exchange) -> None:
         self._exchanges.remove(exchange)
@@ -150,6 +200,15 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
 class _Stale(Exception):
     """An idle connection was closed in the moment it was used again."""
+
+
+def _judge(error: httpx.TransportError, is_repeated: bool, was_unheard: bool) -> Exception:
+    """What a failed attempt is to who made it."""
+    if is_repeated:
+        return _Stale()
+    if was_unheard:
+        return httpx.ConnectError("The upstream closed the connection before the request reached it.")
+    return error
 
 
 def _verifying_context() -> ssl.SSLContext:

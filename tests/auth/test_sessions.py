@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import string
 
 import pytest
 from itsdangerous import URLSafeSerializer
 
 from proxy.auth.sessions import KEPT, SESSION_SALT, UPLOAD_SALT, Sessions, is_subject
-from proxy.errors import SessionExpired, Unauthenticated
+from proxy.errors import BadRequest, SessionExpired, Unauthenticated
 from proxy.settings import Secret
 from tests.support.clock import MovableClock
 
@@ -17,7 +18,7 @@ OLD, NEW = Secret("o" * 40), Secret("n" * 40)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
-def signed(payload: object, salt: str = SESSION_SALT) -> str:
+def sign(payload: object, salt: str = SESSION_SALT) -> str:
     """A token as this program signs them, around any payload."""
     how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
     return str(URLSafeSerializer(NEW.reveal(), salt=salt, signer_kwargs=how).dumps(payload))
@@ -70,7 +71,7 @@ def test_what_was_verified_once_is_kept_for_its_own_ring_only(clock: MovableCloc
 def test_no_flood_of_tokens_is_kept(clock: MovableClock) -> None:
     sessions = Sessions([NEW], clock)
     for number in range(KEPT + 10):
-        sessions.verify(signed({"i": str(number), "t": "acme", "s": "alice", "a": 0, "x": 9e12}))
+        sessions.verify(sign({"i": str(number), "t": "acme", "s": "alice", "a": 0, "x": 9e12}))
     for number in range(10):
         with pytest.raises(Unauthenticated):
             sessions.verify(f"forged-{number}")
@@ -128,17 +129,21 @@ def test_what_is_no_token_is_refused(token: str, clock: MovableClock) -> None:
         {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": "never"},
         {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "e": [7]},
         {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "e": 7},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "q": [["requests"]]},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "q": [["requests", "5"]]},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "q": [[5, 5]]},
+        {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12, "k": [5]},
     ],
 )
 def test_a_good_signature_over_something_else_is_refused(payload: object, clock: MovableClock) -> None:
     with pytest.raises(Unauthenticated):
-        Sessions([NEW], clock).verify(signed(payload))
+        Sessions([NEW], clock).verify(sign(payload))
 
 
 def test_a_signature_for_another_purpose_is_refused(clock: MovableClock) -> None:
     payload = {"i": "1", "t": "acme", "s": "alice", "a": 0, "x": 9e12}
     with pytest.raises(Unauthenticated):
-        Sessions([NEW], clock).verify(signed(payload, salt="other"))
+        Sessions([NEW], clock).verify(sign(payload, salt="other"))
 
 
 def test_the_token_is_in_no_error(clock: MovableClock) -> None:
@@ -157,3 +162,13 @@ def test_subjects(subject: str) -> None:
 @pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, "a\udc80b", "\ud800", None, 7])
 def test_what_is_no_subject(subject: object) -> None:
     assert not is_subject(subject)
+
+
+def test_no_token_is_given_that_nothing_would_read(clock: MovableClock) -> None:
+    sessions = Sessions([NEW], clock)
+    letters = random.Random(7)
+    endpoints = ["fal-ai/" + "".join(letters.choices(string.ascii_lowercase, k=150)) for _ in range(40)]
+    with pytest.raises(BadRequest, match=r"longer than 4096 characters.*fewer endpoints"):
+        sessions.mint("acme", "alice", 60, endpoints=endpoints)
+    token, _ = sessions.mint("acme", "alice", 60, endpoints=endpoints[:20])
+    assert sessions.verify(token).endpoints == tuple(endpoints[:20])

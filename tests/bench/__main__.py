@@ -35,6 +35,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=4, help="of a turn")
     parser.add_argument("--streams", type=int, default=2000, help="open at once, for what each costs in memory")
     parser.add_argument("--hold-seconds", type=float, default=0, help="how long they are held open; 600 shows a leak")
+    parser.add_argument(
+        "--beside", type=Path, help="another checkout with a .venv, to compare this code with earlier code"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench.json")
     return parser.parse_args()
 
@@ -64,6 +67,9 @@ def main() -> None:
             stack.enter_context(official("express", upstream, PROXY_CORE, folder)),
             stack.enter_context(nginx(upstream, PROXY_CORE, folder)),
         ]
+        if options.beside:
+            beside = fal_proxy(upstream, PROXY_CORE, folder, name="earlier", checkout=options.beside.resolve())
+            contestants.insert(1, stack.enter_context(beside))
         report |= under_load(contestants, upstream, options)
         report |= with_streams(contestants[0], upstream, folder, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,10 @@ LIMITS_OFF = """\
     concurrency: {subject: null, tenant: null}
 """
 PLAN_FILE = """\
+endpoints:
+  - {{id: fal-ai/llavav15-13b, price_per_compute_second: 0.0006}}
+  - {{id: fal-ai/llava-next, price_per_compute_second: 0.0006}}
+  - {{id: fal-ai/llava-llama3-8b-v11, price_per_compute_second: 0.0006}}
 plans:
   bench:
     endpoints: [fal-ai/llavav15-13b, fal-ai/llava-next, fal-ai/llava-llama3-8b-v11]
@@ -47,7 +51,12 @@ plans:
 tenants:
   - {{id: bench, plan: bench}}
 """
-
+#: The allocator's variables, as the image sets them.
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": "8388608",
+    "MALLOC_TOP_PAD_": "1048576",
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+}
 
 #: It does not look for it in the PATH of everyone.
 NGINX_PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") or "nginx"
@@ -106,10 +115,11 @@ def fal_proxy(
     name: str = OURS,
     limits: str = EVERYTHING_ON,
     stores: Mapping[str, str] | None = None,
+    checkout: Path = ROOT,
 ) -> Iterator[Contestant]:
     """This proxy with everything on: session, policy, limits, the ledger in a SQLite file, access log.
 
-    `stores` are the settings of another database and of Redis.
+    `stores` are the settings of another database and of Redis. `checkout` is where its code and its `.venv` are.
     """
     port = free_port()
     folder = folder / name.replace(" ", "-")
@@ -117,6 +127,7 @@ def fal_proxy(
     config = folder / "plans.yaml"
     config.write_text(PLAN_FILE.format(limits=limits))
     env = {
+        **ALLOCATOR,
         "FAL_KEY": "bench:bench",
         **{f"FAL_{host}_URL": f"{upstream}/{host.lower()}" for host in ("RUN", "QUEUE", "REST", "CDN")},
         "PROXY_PORT": str(port),
@@ -125,14 +136,18 @@ def fal_proxy(
         "PROXY_SESSION_SECRETS": SECRET,
         **(stores or {}),
     }
-    command = [sys.executable, "-m", "proxy"]
-    subprocess.run([*command, "migrate"], cwd=ROOT, env={**os.environ, **env}, capture_output=True, check=True)
+    python = sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python")
+    command = [python, "-m", "proxy"]
+    subprocess.run([*command, "migrate"], cwd=checkout, env={**os.environ, **env}, capture_output=True, check=True)
     started = time.perf_counter()
-    with running([*command, "serve"], port=port, core=core, env=env, log=folder / "fal-proxy.log") as process:
+    log = folder / "fal-proxy.log"
+    with running([*command, "serve"], port=port, core=core, env=env, log=log, folder=checkout) as process:
         httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).raise_for_status()
         ready_seconds = time.perf_counter() - started
         mint = [*command, "sessions", "mint", "--tenant", "bench", "--subject", "bench", "--ttl", "86400"]
-        minted = subprocess.run(mint, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=True)
+        minted = subprocess.run(
+            mint, cwd=checkout, env={**os.environ, **env}, capture_output=True, text=True, check=True
+        )
         yield Contestant(name, process, f"http://127.0.0.1:{port}/api/fal/proxy", minted.stdout.strip(), ready_seconds)
 
 

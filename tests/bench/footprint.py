@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 def footprint(upstream: str, folder: Path, starts: int) -> dict[str, Any]:
     """Seconds from the command to a ready proxy, and its memory: idle, and after some seconds of submits."""
     seconds, idle, used = [], [], 0
-    for contestant in _started(upstream, folder, starts):
+    for contestant in _start_each(upstream, folder, starts):
         seconds.append(round(contestant.ready_seconds, 3))
         idle.append(resident_bytes(contestant.process))
         if len(seconds) == starts:
@@ -31,7 +31,7 @@ def footprint(upstream: str, folder: Path, starts: int) -> dict[str, Any]:
     }
 
 
-def _started(upstream: str, folder: Path, starts: int) -> Iterator[Contestant]:
+def _start_each(upstream: str, folder: Path, starts: int) -> Iterator[Contestant]:
     for number in range(starts):
         with fal_proxy(upstream, PROXY_CORE, folder, name=f"start {number}") as contestant:
             yield contestant

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-limits.json")
     options = parser.parse_args()
-    report = {"machine": machine(), "versions": versions("fal-proxy", "sqlalchemy", "aiosqlite", "asyncpg", "redis")}
+    report = {"machine": machine(), "versions": versions("fal-proxy", "sqlalchemy", "asyncpg", "redis")}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()

@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -59,9 +60,12 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
     wait_until(is_listening, failure, START_SECONDS)
 
 
-def static_fal(port: int, core: int, log: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """The static upstream that everything is measured in front of."""
-    return running([sys.executable, "-m", "tests.bench.static_upstream", str(port)], port=port, core=core, log=log)
+def static_fal(
+    port: int, core: int, log: Path, *, delay_ms: int = 0
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """The static upstream that everything is measured in front of; it answers after `delay_ms`."""
+    command = [sys.executable, "-m", "tests.bench.static_upstream", str(port), str(delay_ms)]
+    return running(command, port=port, core=core, log=log)
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
@@ -85,8 +89,15 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({_build_options()})",
     }
+
+
+def _build_options() -> str:
+    """How the interpreter was compiled. A distribution may optimise it further without saying so here."""
+    given = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    optimised = [option for option in ("--enable-optimizations", "--with-lto") if option in given]
+    return " ".join([platform.python_compiler(), *optimised, sysconfig.get_config_var("OPT") or ""]).strip()
 
 
 def versions(*packages: str) -> dict[str, str]:

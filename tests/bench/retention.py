@@ -80,7 +80,7 @@ async def fill(url: str, jobs: int) -> None:
     await database.close()
 
 
-async def timed(call: Callable[[], Awaitable[float]], rate: float, over: asyncio.Event) -> list[float]:
+async def time_calls(call: Callable[[], Awaitable[float]], rate: float, over: asyncio.Event) -> list[float]:
     """Milliseconds of calls, each with the moment of its answer, that begin at a steady rate."""
     loop, taken, running = asyncio.get_running_loop(), list[float](), set[asyncio.Task[None]]()
 
@@ -135,7 +135,10 @@ async def measure(server: str, options: argparse.Namespace, old_jobs: int) -> di
 
         await wait_until_async(removes, "it does not begin to remove")
         over, began = asyncio.Event(), time.monotonic()
-        loads = [asyncio.create_task(timed(submit, options.rate, over)), asyncio.create_task(timed(live, 100, over))]
+        loads = [
+            asyncio.create_task(time_calls(submit, options.rate, over)),
+            asyncio.create_task(time_calls(live, 100, over)),
+        ]
         while (taken := time.monotonic() - began) < options.most_seconds:
             if taken > options.seconds and await removed() >= old_jobs:
                 break

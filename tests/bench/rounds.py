@@ -62,13 +62,22 @@ def submitted_job(contestant: Contestant) -> str:
     return submitted_jobs(contestant, 1)[0]
 
 
-def loaded(url: str, workload: Workload, *, job: str, token: str, seconds: int, delay_ms: float = 0) -> dict[str, Any]:
+def loaded(
+    url: str,
+    workload: Workload,
+    *,
+    job: str,
+    token: str,
+    seconds: int,
+    delay_ms: float = 0,
+    connections: int = CONNECTIONS,
+) -> dict[str, Any]:
     """What wrk tells of some seconds of load.
 
     Raises:
         RuntimeError: not every answer was a good one.
     """
-    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "20s"]
+    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s"]
     env = {
         "BENCH_METHOD": workload.method,
         "BENCH_TARGET": workload.target.format(id=job),

@@ -1,6 +1,6 @@
 """A static fal: canned answers straight from an asyncio protocol, so that what is measured is the client in front.
 
-    python -m tests.bench.static_upstream PORT
+    python -m tests.bench.static_upstream PORT [DELAY_MS]
 
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
 id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
@@ -102,6 +102,8 @@ def _request_id(kind: str, url: bytes) -> bytes:
 class StaticFal(asyncio.Protocol):
     """One connection: parse with httptools, answer from a template."""
 
+    #: How long each answer takes.
+    delay_seconds: ClassVar[float] = 0.0
     #: Job -> the connections on which its status is streamed.
     watching: ClassVar[defaultdict[bytes, set[StaticFal]]] = defaultdict(set)
 
@@ -136,9 +138,15 @@ class StaticFal(asyncio.Protocol):
         else:
             kind = _kind(self.parser.get_method(), self.url)
             id_ = _request_id(kind, self.url)
-            self.transport.write(TEMPLATES[kind].replace(REQUEST_ID.encode(), id_))
+            self._answer(TEMPLATES[kind].replace(REQUEST_ID.encode(), id_))
             if kind == "result":
                 self._end_streams(id_)
+
+    def _answer(self, message: bytes) -> None:
+        if self.delay_seconds:
+            self.loop.call_later(self.delay_seconds, self.transport.write, message)
+        else:
+            self.transport.write(message)
 
     def _send_event(self, number: int) -> None:
         if self.transport.is_closing():
@@ -170,7 +178,8 @@ class StaticFal(asyncio.Protocol):
             one.transport.write(COMPLETED.replace(REQUEST_ID.encode(), job) + LAST_CHUNK)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, delay_ms: float) -> None:
+    StaticFal.delay_seconds = delay_ms / 1000
     place = f"http://127.0.0.1:{port}/cdn/files/a.png"
     TEMPLATES["initiate"] = _message("200 OK", orjson.dumps({"file_url": place, "upload_url": place}))
     server = await asyncio.get_running_loop().create_server(StaticFal, "127.0.0.1", port, backlog=4096)
@@ -180,4 +189,4 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))

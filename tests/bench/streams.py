@@ -22,6 +22,8 @@ SAMPLE_SECONDS = 10.0
 #: Connections that are opened at a time: no more than the queue of those that wait to be accepted.
 AT_ONCE = 100
 PATIENCE_SECONDS = 60.0
+#: Streams that are opened and left before memory is looked at, and how often it is looked at afterwards.
+HANG_UPS_WARM, HANG_UP_SAMPLES = 2_000, 5
 KIB = 1024
 
 
@@ -50,8 +52,29 @@ class _Watcher(asyncio.Protocol):
             self.ended.set()
 
 
+def hang_ups(contestant: Contestant, streams: int) -> dict[str, Any]:
+    """MiB that a process takes more after so many streams of one job whose clients hang up; samples on the way."""
+    job = submitted_job(contestant)
+
+    async def open_and_leave() -> list[float]:
+        await _open_and_leave(contestant, job, HANG_UPS_WARM)
+        before, samples = resident_bytes(contestant.process), []
+        for _ in range(HANG_UP_SAMPLES):
+            await _open_and_leave(contestant, job, streams // HANG_UP_SAMPLES)
+            samples.append(round((resident_bytes(contestant.process) - before) / KIB / KIB, 1))
+        return samples
+
+    return {"streams": streams, "mib_more": uvloop.run(open_and_leave())}
+
+
+async def _open_and_leave(contestant: Contestant, job: str, streams: int) -> None:
+    for start in range(0, streams, AT_ONCE):
+        async with _watch_all(contestant, [job] * min(AT_ONCE, streams - start)):
+            continue
+
+
 @contextlib.asynccontextmanager
-async def _watching(contestant: Contestant, jobs: Sequence[str]) -> AsyncIterator[list[_Watcher]]:
+async def _watch_all(contestant: Contestant, jobs: Sequence[str]) -> AsyncIterator[list[_Watcher]]:
     """A watcher for each job named, all of them past their first event."""
     watchers: list[_Watcher] = []
     try:
@@ -86,7 +109,7 @@ def memory(contestant: Contestant, streams: int, hold_seconds: float) -> dict[st
     before = resident_bytes(contestant.process)
 
     async def held() -> list[float]:
-        async with _watching(contestant, jobs):
+        async with _watch_all(contestant, jobs):
             await asyncio.sleep(SETTLE_SECONDS)
             samples = [_per_stream(contestant, before, streams)]
             for _ in range(int(hold_seconds // SAMPLE_SECONDS)):
@@ -108,7 +131,10 @@ def fan_out(contestant: Contestant, upstream: str, watchers: int) -> dict[str, A
     job = submitted_job(contestant)
 
     async def spread() -> float:
-        async with _watching(contestant, [job] * watchers) as all_of_them, httpx.AsyncClient(trust_env=False) as client:
+        async with (
+            _watch_all(contestant, [job] * watchers) as all_of_them,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
             (await client.post(f"{upstream}/finish/{job}")).raise_for_status()
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.gather(*(one.ended.wait() for one in all_of_them))

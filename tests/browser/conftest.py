@@ -75,6 +75,6 @@ def serving_the_page(origin: str, *proxies: str) -> Iterator[str]:
     def index(_: Request) -> HTMLResponse:
         return HTMLResponse(named)
 
-    app = Starlette(routes=[Route("/", index), Mount("/", StaticFiles(directory=PAGE, html=True))])
+    app = Starlette(routes=[Route("/", index), Mount("/playground", StaticFiles(directory=PAGE))])
     with running(app, port=urlsplit(origin).port):
         yield origin

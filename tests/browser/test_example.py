@@ -16,12 +16,15 @@ from starlette.staticfiles import StaticFiles
 
 from tests.browser.conftest import CHELSEA
 from tests.clients.expectations import describes_the_picture
-from tests.support.servers import running
+from tests.support.limited import limited_proxy, plan
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import free_port, running
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "test-results"
 EXAMPLE, PAGE = ROOT / "examples" / "browser", ROOT / "proxy" / "playground" / "web"
 
 
@@ -46,11 +49,40 @@ def test_the_example_shows_answers_and_refusals(chromium: Browser, stack: Stack,
         page = context.new_page()
         page.goto(stack.other_origin)
         page.get_by_label("Proxy").fill(stack.url)
-        page.get_by_label("Session").fill(stack.token())
+        page.get_by_label("Session, or nothing").fill(stack.token())
         page.get_by_label("Picture").set_input_files(CHELSEA)
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("output")).to_contain_text("451 × 300")
         assert describes_the_picture(page.locator("output").inner_text())
-        page.get_by_label("Session").fill("nonsense")
+        page.get_by_label("Session, or nothing").fill("nonsense")
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("p")).to_contain_text("(unauthenticated)")
+
+
+def test_without_a_session_the_example_works_for_one(
+    chromium: Browser, sandbox: SandboxControl, tmp_path: Path, page_folder: Path
+) -> None:
+    origin = f"http://localhost:{free_port()}"
+    guests = {"enabled": True, "tiers": [{"proof": "pow", "plan": "acme", "difficulty": 2000}]}
+    tenants = {"acme": {"allowed_origins": [origin], "guests": guests}}
+    app = Starlette(routes=[Mount("/", StaticFiles(directory=page_folder, html=True))])
+    with (
+        limited_proxy(sandbox, tmp_path, {"acme": plan()}, tenants=tenants) as stack,
+        running(app, port=urlsplit(origin).port),
+        chromium.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(origin)
+        page.get_by_label("Proxy").fill(stack.url)
+        page.get_by_label("Picture").set_input_files(CHELSEA)
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("altcha-widget")).to_be_visible()
+        page.screenshot(path=RESULTS / "example-proof.png")
+        expect(page.locator("output")).to_contain_text("451 × 300")
+        # The session is there already.
+        minted = []
+        page.on("response", lambda answer: minted.append(answer.url) if "/sessions/" in answer.url else None)
+        page.get_by_label("Question").fill("Once more?")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("output")).to_contain_text("Once more?")
+        assert minted == []

@@ -54,7 +54,7 @@ def assert_the_key_is_nowhere(stack: Stack, visit: Visit) -> None:
     received = visit.leave()
     # The search sees inside the streams and the script.
     assert holders_of('"status":"COMPLETED"', {}, received)
-    assert holders_of("x-fal-target-url", {}, received) == ["/bundle/main.js"]
+    assert holders_of("x-fal-target-url", {}, received) == ["/playground/bundle/main.js"]
     for half in SANDBOX_KEY.split(":"):
         assert holders_of(half, held, received) == []
 

@@ -30,7 +30,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def stored(sandbox: SandboxControl) -> list[str]:
+def digests_of(sandbox: SandboxControl) -> list[str]:
     """The digests of the files that arrived whole."""
     return [
         one["body_sha256"]
@@ -39,7 +39,7 @@ def stored(sandbox: SandboxControl) -> list[str]:
     ]
 
 
-def begun(sandbox: SandboxControl) -> list[str]:
+def upload_paths(sandbox: SandboxControl) -> list[str]:
     """Where the files were sent, whatever came of it."""
     return [one["path"] for one in sandbox.requests() if (one["host"], one["method"]) == ("cdn", "PUT")]
 
@@ -83,7 +83,7 @@ def test_its_progress_is_seen(stack: Stack, user: Visit) -> None:
     seen = user.page.evaluate("window.seen")
     assert len(set(seen)) >= 5 and all(earlier <= later for earlier, later in pairwise(seen))
     assert seen[-1] == len(noise(1))
-    assert stored(stack.sandbox) == [sha256(noise(1))]
+    assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
 def test_it_is_asked_about_by_its_address_and_sent_once(stack: Stack, user: Visit) -> None:
@@ -91,7 +91,7 @@ def test_it_is_asked_about_by_its_address_and_sent_once(stack: Stack, user: Visi
     for question in ("Which noise?", "Which again?"):
         user.ask(question)
         assert_answered(user, noise(1), question)
-    assert stored(stack.sandbox) == [sha256(noise(1))]
+    assert digests_of(stack.sandbox) == [sha256(noise(1))]
     asked = [one["json"]["image_url"] for one in stack.sandbox.requests() if (one["json"] or {}).get("prompt")]
     assert len(asked) == 2 and not [url for url in asked if url.startswith("data:")]
 
@@ -105,7 +105,7 @@ def test_a_question_waits_for_it(stack: Stack, user: Visit) -> None:
     line.free()
     assert_answered(user, noise(1), "Which noise?")
     assert user.steps() == ["Uploading the picture", "Opening the stream", "Streaming", "Answered"]
-    assert stored(stack.sandbox) == [sha256(noise(1))]
+    assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
 def test_a_small_one_travels_inside_the_question(stack: Stack, user: Visit) -> None:
@@ -113,7 +113,7 @@ def test_a_small_one_travels_inside_the_question(stack: Stack, user: Visit) -> N
     user.ask("Which animal?")
     user.wait_for("done")
     expect(user.upload_text).to_be_empty()
-    assert stored(stack.sandbox) == []
+    assert digests_of(stack.sandbox) == []
 
 
 # --- the ways into the page
@@ -123,7 +123,7 @@ def test_a_small_one_travels_inside_the_question(stack: Stack, user: Visit) -> N
 def test_dropped_or_pasted_it_arrives_byte_for_byte(stack: Stack, user: Visit, selector: str, kind: str) -> None:
     user.page.evaluate(GIVE, [selector, kind, base64.b64encode(noise(2)).decode()])
     expect(user.upload_text).to_have_text("The picture is uploaded.")
-    assert stored(stack.sandbox) == [sha256(noise(2))]
+    assert digests_of(stack.sandbox) == [sha256(noise(2))]
 
 
 @pytest.mark.parametrize("context_options", [PHONE], ids=["phone"])
@@ -136,7 +136,7 @@ def test_photographed_it_arrives_byte_for_byte(stack: Stack, user: Visit, contex
     expect(user.caption).to_contain_text("photo.png · 800 × 600")
     user.ask("Which noise?")
     assert_answered(user, noise(3), "Which noise?")
-    assert stored(stack.sandbox) == [sha256(noise(3))]
+    assert digests_of(stack.sandbox) == [sha256(noise(3))]
 
 
 def test_on_a_desk_there_is_no_camera_to_choose(user: Visit) -> None:
@@ -153,7 +153,7 @@ def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
         line.free()
         visit.ask("Which noise?")
         assert_answered(visit, noise(1), "Which noise?")
-    assert stored(stack.sandbox) == [sha256(noise(1))]
+    assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
 def test_chosen_before_there_is_a_session_it_begins_with_it(stack: Stack, visit: Visit) -> None:
@@ -238,7 +238,7 @@ def test_a_broken_connection_shows_an_error_and_can_be_retried(stack: Stack, use
     expect(user.upload_text).to_contain_text("The upload broke off")
     user.ask("Which noise?")
     assert_answered(user, noise(1), "Which noise?")
-    assert stored(stack.sandbox) == [sha256(noise(1))]
+    assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
 # --- cancel, and another one meanwhile
@@ -265,7 +265,7 @@ def test_it_is_cancelled_and_asking_begins_it_again(stack: Stack, user: Visit) -
     user.ask("Which noise?")
     assert_answered(user, noise(1), "Which noise?")
     # The throttle lets go of what it held back when the browser gives up: the first may have arrived, too.
-    assert set(stored(stack.sandbox)) == {sha256(noise(1))} and len(begun(stack.sandbox)) == 2
+    assert set(digests_of(stack.sandbox)) == {sha256(noise(1))} and len(upload_paths(stack.sandbox)) == 2
 
 
 @pytest.mark.parametrize("button", ["Cancel", "Cancel the upload"])
@@ -294,4 +294,4 @@ def test_another_one_is_chosen_meanwhile(stack: Stack, user: Visit, second: str)
     user.ask("Which one?")
     assert_answered(user, content, "Which one?")
     # Perhaps the first one, too, once the throttle let go of it.
-    assert set(stored(stack.sandbox)) - {sha256(noise(1))} == ({sha256(content)} if second == "large" else set())
+    assert set(digests_of(stack.sandbox)) - {sha256(noise(1))} == ({sha256(content)} if second == "large" else set())

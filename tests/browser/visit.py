@@ -97,7 +97,7 @@ class Visit:
         self.page.get_by_role("button", name="Ask").click()
 
     def cancel(self) -> None:
-        self.page.get_by_role("button", name="Cancel", exact=True).click()
+        self.page.locator("#cancel").click()
 
     def wait_for(self, state: str) -> None:
         """Until the ask is `done`, `failed` or `cancelled`."""
@@ -160,7 +160,7 @@ class Visit:
         self.context.close()
         entries = json.loads(self._archive.read_text())["log"]["entries"]
         answered = [entry for entry in entries if entry["response"]["status"] > 0]
-        return [_received(entry["request"]["url"], entry["response"]) for entry in answered]
+        return [_read_response(entry["request"]["url"], entry["response"]) for entry in answered]
 
     def check(self) -> None:
         """Nothing was refused and nothing complained but what the test expected."""
@@ -191,7 +191,7 @@ def _lines(items: Locator, mark: str) -> list[str]:
     return [re.sub(mark, "", line, count=1) for line in lines]
 
 
-def _received(url: str, response: dict[str, Any]) -> Received:
+def _read_response(url: str, response: dict[str, Any]) -> Received:
     headers = [(header["name"].lower(), header["value"]) for header in response["headers"]]
     return Received(url, response["status"], headers, _body(response["content"], dict(headers)))
 

@@ -16,10 +16,10 @@ from proxy.calls.poll_cache import MOST, MOST_HEAD_BYTES, PollCache, RepeatedPol
 from proxy.calls.polls import StatusQuery
 from proxy.jobs.updates import Log, Update
 from proxy.limits.rates import RateLimiter
-from proxy.stores.counters import MemoryCounters
 from proxy.stores.ledger import Job
+from proxy.stores.memory import MemoryCounters
 from proxy.targets import Kind, Target
-from proxy.tenants.caller import Session
+from proxy.tenants.caller import GRACE_SECONDS, Session
 from proxy.tenants.directory import Snapshot
 from tests.routes.jobs import HELD
 from tests.support.clock import MovableClock
@@ -46,7 +46,7 @@ def proxy(shared: Stack, sandbox: SandboxControl) -> Stack:
     return shared
 
 
-def polled(client: Client, job: str, times: int = 3) -> httpx.Response:
+def poll(client: Client, job: str, times: int = 3) -> httpx.Response:
     """The last of some polls whose bytes are the same; of a job that runs."""
     answers = [client.status(job) for _ in range(times)]
     assert {answer.status_code for answer in answers} == {202}, answers[-1].text
@@ -60,10 +60,10 @@ def polled(client: Client, job: str, times: int = 3) -> httpx.Response:
 def test_each_poll_answers_with_the_state_of_its_moment(proxy: Stack, sandbox: SandboxControl, surface: str) -> None:
     with Client(proxy, proxy.token(tenant="free"), surface) as alice:
         job = alice.submitted("[[pace hold=IN_QUEUE]]")
-        queued = polled(alice, job)
+        queued = poll(alice, job)
         assert queued.json()["status"] == "IN_QUEUE"
         sandbox.move_job(job, "IN_PROGRESS")
-        while polled(alice, job, 1).json()["status"] != "IN_PROGRESS":
+        while poll(alice, job, 1).json()["status"] != "IN_PROGRESS":
             pass
         sandbox.move_job(job, "COMPLETED")
         while (last := alice.status(job)).status_code == 202:
@@ -83,18 +83,18 @@ def test_each_poll_answers_with_the_state_of_its_moment(proxy: Stack, sandbox: S
 def test_each_is_counted(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="rated")) as alice:
         job = alice.submitted(HELD)
-        left = [polled(alice, job, 1).headers["ratelimit"] for _ in range(6)]
+        left = [poll(alice, job, 1).headers["ratelimit"] for _ in range(6)]
         assert [one.split(";")[1] for one in left] == [f"r={number}" for number in (5, 4, 3, 2, 1, 0)]
         refusal(alice.status(job), 429, "rate_limited", "session")
         refusal(alice.status(job), 429, "rate_limited", "session")
         proxy.clock.advance(60)
-        assert polled(alice, job, 1).headers["ratelimit"].startswith('"session";r=5')
+        assert poll(alice, job, 1).headers["ratelimit"].startswith('"session";r=5')
 
 
 def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="by-address")) as here:
         job = here.submitted(HELD)
-        polled(here, job, 6)
+        poll(here, job, 6)
         refusal(here.status(job), 429, "rate_limited", "ip")
         sent = here.http.headers
         with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), headers=sent) as there:
@@ -105,18 +105,18 @@ def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
 def test_a_poll_with_another_session_is_not_taken_for_the_first(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as alice, Client(proxy, proxy.token("bob", tenant="free")) as bob:
         job = alice.submitted(HELD)
-        polled(alice, job)
+        poll(alice, job)
         refusal(bob.status(job), 404, "not_found")
         refusal(bob.status(job), 404, "not_found")
-        polled(alice, job)
+        poll(alice, job)
 
 
-def test_a_session_that_has_expired_is_refused(proxy: Stack) -> None:
+def test_a_session_is_refused_when_its_grace_period_ends(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free", ttl_seconds=60)) as alice:
         job = alice.submitted(HELD)
-        # The last poll before the end, read anew just now, so that only the session is too old after it.
-        proxy.clock.advance(59)
-        polled(alice, job)
+        # The last poll before the end keeps the answer fresh: only the session is too old after it.
+        proxy.clock.advance(60 + GRACE_SECONDS - 1)
+        poll(alice, job)
         proxy.clock.advance(1)
         refusal(alice.status(job), 401, "session_expired")
 
@@ -126,7 +126,7 @@ def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None
     token = proxy.token(tenant="free")
     with Client(proxy, token) as alice, proxy.client("") as page:
         job = alice.submitted(HELD)
-        polled(alice, job, 2)
+        poll(alice, job, 2)
         path, cookie = f"/fal/queue/{NEXT}/requests/{job}/status", {"cookie": proxy.cookie(token)}
         for _ in range(3):
             assert page.get(path, headers=cookie).status_code == 202
@@ -137,20 +137,20 @@ def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None
 def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as alice:
         job = alice.submitted(HELD)
-        polled(alice, job)
+        poll(alice, job)
         assert alice.http.delete("/v1/session").status_code == 204
         refusal(alice.status(job), 401, "session_revoked")
 
 
 def test_a_tenants_own_key_may_poll(proxy: Stack) -> None:
     with Client(proxy, proxy.tenant_key("free")) as tenant:
-        polled(tenant, tenant.submitted(HELD))
+        poll(tenant, tenant.submitted(HELD))
 
 
 def test_an_endpoint_that_a_plan_has_lost_is_refused(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as alice, proxy.client(ADMIN_TOKEN) as admin:
         job = alice.submitted(HELD)
-        polled(alice, job)
+        poll(alice, job)
         for endpoints, then in ((["fal-ai/llavav15-13b"], 403), ([NEXT], 202)):
             changed = {"plans": {"free": plan(endpoints=endpoints)}, "tenants": [{"id": "free", "plan": "free"}]}
             admin.put("/v1/admin/tenants", json=changed).raise_for_status()
@@ -161,7 +161,7 @@ def test_an_endpoint_that_a_plan_has_lost_is_refused(proxy: Stack) -> None:
 def test_an_origin_and_an_id_are_answered_each_time(stack: Stack, header: str) -> None:
     sent = {"origin": stack.other_origin, "x-request-id": "a-request"}[header]
     with Client(stack, stack.token(), **{header: sent}) as alice:
-        answer = polled(alice, alice.submitted(HELD))
+        answer = poll(alice, alice.submitted(HELD))
     assert (answer.headers.get("access-control-allow-origin") == sent) is (header == "origin")
     assert (answer.headers["x-request-id"] == sent) is (header == "x-request-id")
 

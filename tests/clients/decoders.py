@@ -1,4 +1,4 @@
-"""What the Swift and the Dart client demand of an answer: rules read off their decoders, each a failure if broken."""
+"""What the clients of phones demand of an answer: rules read off their decoders, each a failure if broken."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def dart_status(status: Json) -> None:
             _logs(status.get("logs"), _log)
         case unknown:
             raise AssertionError(f"unknown state {unknown!r}")
+
+
+def hook_status(status: Json) -> None:
+    """What useFalProxy of @fal-proxy/client shows of a status."""
+    assert status["status"] in ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")
+    if status["status"] == "IN_QUEUE":
+        assert type(status["queue_position"]) is int
+    _logs(status.get("logs"), _log)
 
 
 def swift_message(error: Json) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TOOLS = HERE.parents[1] / ".tools" / "clients"
 PYTHON_VERSIONS = ("1.0.3", "0.13.2")
-NODE, JVM = TOOLS / "node", TOOLS / "jvm"
+NODE, JVM, GENERATED, KITS = TOOLS / "node", TOOLS / "jvm", TOOLS / "generated", TOOLS / "kits"
 
 
 def python_of(version: str) -> Path:
@@ -24,9 +24,12 @@ def python_of(version: str) -> Path:
 
 
 def main() -> None:
-    _install(NODE, [HERE / "node" / name for name in ("package.json", "package-lock.json", ".npmrc")], _node)
+    for home in (NODE, GENERATED, KITS):
+        _install(home, [HERE / home.name / name for name in ("package.json", "package-lock.json", ".npmrc")], _node)
     for version in PYTHON_VERSIONS:
         _install(python_of(version), [HERE / "python" / f"requirements-{version}.txt"], _python)
+    for name in ("generated", "kits"):
+        _install(python_of(name), [HERE / name / "requirements.txt"], _python)
     _install(JVM, [HERE / "jvm" / "pom.xml", *sorted((HERE / "jvm" / "src").rglob("*.java"))], _jvm)
 
 

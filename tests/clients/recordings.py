@@ -36,6 +36,11 @@ class Recording:
         _, *parts = (FOLDER / f"{client}.http").read_text().split("### ")
         self._requests = {name: rest for name, _, rest in (part.partition("\n") for part in parts)}
 
+    def header_names(self, name: str) -> set[str]:
+        """The names of a request's headers, in lower case."""
+        lines = self._requests[name].partition("\n\n")[0].splitlines()[1:]
+        return {line.partition(":")[0].lower() for line in lines}
+
     def send(self, name: str, address: str, *, file: bytes = b"", without: str = "", **values: object) -> Reply:
         """Write a request to `host:port`, on a connection of its own, and read the reply.
 

@@ -18,12 +18,12 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.tools
 
 PAGE = HERE.parents[1] / "docs" / "clients.md"
-_BLOCK = re.compile(r"^```(\w+) run(?:=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w+) \{\.run(?: data-package=(\S+))?\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A fenced block that says `run`, perhaps with the package to run it with."""
+    """A fenced block of the class `run`, perhaps with the package to run it with."""
 
     language: str
     package: str

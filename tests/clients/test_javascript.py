@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from tests.clients.expectations import (
     states,
 )
 from tests.clients.install import HERE, NODE
-from tests.support.stack import Stack
+from tests.support.limited import meanwhile
+from tests.support.stack import TTL_SECONDS, Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.tools
 
@@ -47,7 +50,11 @@ all_but_oldest = pytest.mark.parametrize("client", ALL_BUT_OLDEST, indirect=True
 @pytest.fixture(scope="module", params=[*NEW, *OLD])
 def client(request: pytest.FixtureRequest, shared_stack: Stack) -> Iterator[Driver]:
     command = ["node", str(HERE / "node" / "scenarios.mjs"), str(NODE), request.param]
-    usual = {"proxyUrl": f"{shared_stack.url}/api/fal/proxy", "session": shared_stack.token(), "endpoint": ENDPOINT}
+    usual = {
+        "proxyUrl": f"{shared_stack.url}/api/fal/proxy",
+        "session": shared_stack.token(ttl_seconds=TTL_SECONDS),
+        "endpoint": ENDPOINT,
+    }
     with driving(request.param, command, environment(), **usual) as driver:
         yield driver
 
@@ -163,7 +170,7 @@ def test_a_private_file_is_private(client: Driver) -> None:
     def status(decision: str) -> int:
         lifecycle = {"initialAcl": {"default": decision}}
         url = client.outcome("uploadWithLifecycle", **UPLOAD, lifecycle=lifecycle)["url"]
-        return httpx.get(url, trust_env=False).status_code
+        return httpx.get(url, trust_env=False, verify=False).status_code
 
     assert [status(decision) for decision in ("forbid", "hide", "allow")] == [403, 404, 200]
 
@@ -240,6 +247,56 @@ def test_expired_session(client: Driver, stack: Stack) -> None:
     assert client.outcome("run", input=asked(), session=session)
     stack.clock.advance(61)
     assert_refusal(client.error("run", input=asked(), session=session), 401, "session_expired")
+
+
+@all_but_oldest
+@pytest.mark.parametrize("mode", ["polling", "streaming"])
+@pytest.mark.parametrize("session_as", ["credentials", "function", "header"])
+def test_a_job_that_outlives_its_session_is_read(client: Driver, stack: Stack, session_as: str, mode: str) -> None:
+    """With the very same session, which expires while the client waits, and runs nothing any more."""
+    session = stack.token(ttl_seconds=60)
+    options = {"mode": mode, "logs": True, "session": session, "sessionAs": session_as}
+    with meanwhile(lambda: client.outcome("subscribe", input=asked(HELD), **options), stack.sandbox) as (job, request):
+        wait_until(lambda: is_in_progress(stack, request), "the job does not begin")
+        stack.clock.advance(60)
+        stack.sandbox.move_job(request, "COMPLETED")
+        assert describes_the_picture(job.result(60)["output"])
+    assert_refusal(client.error("run", input=asked(), session=session), 401, "session_expired")
+    stack.clock.advance(600)
+    assert_refusal(client.error("status", requestId=request, session=session), 401, "session_expired")
+
+
+@all_but_oldest
+@pytest.mark.parametrize("session_as", ["function", "header"])
+def test_a_session_is_renewed_while_its_job_runs(client: Driver, stack: Stack, session_as: str) -> None:
+    """The app puts the renewed session where the client looks for one at each request."""
+    first = stack.token(ttl_seconds=1200)
+    options = {"session": first, "sessionAs": session_as}
+    stack.clock.advance(1100)
+    before = facts_given(stack)
+    ask = partial(client.outcome, "subscribeAndRenew", input=asked(HELD), **options)
+    with meanwhile(ask, stack.sandbox) as (job, request):
+        wait_until(lambda: facts_given(stack) > before, "the session is not renewed")
+        # The first session has expired then, and its grace period is over.
+        stack.clock.advance(800)
+        stack.sandbox.move_job(request, "COMPLETED")
+        outcome = job.result(60)
+    assert describes_the_picture(outcome["output"])
+    assert_refusal(client.error("status", requestId=request, session=first), 401, "session_expired")
+    outcome = client.outcome("run", input=asked(), session=outcome["session"], sessionAs=session_as)
+    assert describes_the_picture(outcome["output"])
+
+
+def facts_given(stack: Stack) -> float:
+    """How often a caller was shown what it is."""
+    with stack.client("") as operator:
+        lines = operator.get("/metrics").text.splitlines()
+    wanted = 'fal_proxy_requests_total{status="200",surface="/v1/session"}'
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(wanted))
+
+
+def is_in_progress(stack: Stack, request: str) -> bool:
+    return any(job["id"] == request and job["status"] == "IN_PROGRESS" for job in stack.sandbox.jobs())
 
 
 def test_endpoint_that_the_session_leaves_out(client: Driver, stack: Stack) -> None:

@@ -117,6 +117,18 @@ def test_expired_session(client: Driver, stack: Stack) -> None:
     assert_refusal(client.error("run", input=asked(), session=session), 401)
 
 
+def test_session_that_is_renewed_in_the_middle_of_a_job(client: Driver, stack: Stack) -> None:
+    """The client asks for its credentials at each request, as the recipe for Kotlin relies on."""
+    first, second = stack.token(ttl_seconds=60), stack.token()
+    stack.clock.advance(61)
+    assert_refusal(client.error("run", input=asked(), sessions=[first, second]), 401)
+    outcome = client.outcome("subscribe", input=asked(), logs=True, sessions=[second, stack.token(), stack.token()])
+    assert describes_the_picture(outcome["output"])
+    error = client.error("submitStatusResult", input=asked(), sessions=[second, "nonsense"])
+    assert_refusal(error, 401)
+    assert [one["host"] for one in stack.sandbox.requests() if one["method"] == "POST"] == ["queue", "queue"]
+
+
 def test_job_of_another_caller(client: Driver, stack: Stack) -> None:
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     for scenario in ("status", "result"):

@@ -1,7 +1,8 @@
-"""The Swift and Dart clients by their recorded requests, and by what their decoders accept."""
+"""The clients of phones by their recorded requests, and by what their decoders accept."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.clients.decoders import dart_status, dart_validation_problems, swift_message, swift_status
+from tests.clients.decoders import dart_status, dart_validation_problems, hook_status, swift_message, swift_status
 from tests.clients.expectations import (
     ALL_LOGS,
     ALL_STATES,
@@ -31,11 +32,19 @@ from tests.support.stack import Stack
 
 pytestmark = pytest.mark.slow
 
-STATUS_OF: dict[str, Callable[[Any], None]] = {"swift": swift_status, "dart": dart_status}
+EXAMPLES = Path(__file__).parents[2] / "examples"
+STATUS_OF: dict[str, Callable[[Any], None]] = {"swift": swift_status, "dart": dart_status, "expo": hook_status}
+#: The header that has the session; Swift's has it in the path.
+CREDENTIAL = {
+    "swift": "authorization",
+    "dart": "authorization",
+    "expo": "x-fal-proxy-session",
+    "kotlin": "Authorization",
+}
 
 
 class App:
-    """One of the two clients in an app with a session: in the path for Swift, as credentials for Dart."""
+    """One of the clients in an app with a session."""
 
     def __init__(self, name: str, stack: Stack) -> None:
         self.name = name
@@ -55,7 +64,7 @@ class App:
             "image_url": image_url,
             "swift_image_url": image_url.replace("/", "\\/"),
         }
-        without = "" if session else "authorization"
+        without = "" if session else CREDENTIAL[self.name]
         return self._recording.send(request, self.address, without=without, **usual | values)
 
     def upload(self, path: Path = PICTURE) -> str:
@@ -68,7 +77,7 @@ class App:
         return url
 
 
-@pytest.fixture(params=["swift", "dart"])
+@pytest.fixture(params=STATUS_OF)
 def app(request: pytest.FixtureRequest, stack: Stack) -> App:
     return App(request.param, stack)
 
@@ -141,7 +150,7 @@ def test_refusal(app: App, stack: Stack, refusal: str) -> None:
 
 
 def test_no_session(app: App, stack: Stack) -> None:
-    """Swift's proxy URL without the session in it; Dart's empty credentials, which it sends no header for."""
+    """Swift's proxy URL without the session in it; the others without their header."""
     stack.sandbox.forget()
     assert_refusal(app.send("run", session="", proxy="/api/fal/proxy"), 401, "unauthenticated")
     assert stack.sandbox.requests() == []
@@ -152,6 +161,42 @@ def test_expired_session(app: App, stack: Stack) -> None:
     assert app.send("run", session=session).status == 200
     stack.clock.advance(61)
     assert_refusal(app.send("run", session=session), 401, "session_expired")
+
+
+@pytest.mark.parametrize("name", CREDENTIAL)
+def test_renewed_session(name: str, stack: Stack) -> None:
+    """As the recipe for the client does it, a minute before the end."""
+    app = App(name, stack)
+    session = stack.token(ttl_seconds=900)
+    stack.clock.advance(850)
+    renewed = app.send("renew", session=session)
+    assert renewed.status == 201 and set(renewed.json) >= {"token", "expires_at"}
+    # In the form that Swift's decoder, Java's OffsetDateTime and Dart's DateTime read.
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", renewed.json["expires_at"])
+    stack.clock.advance(60)
+    assert_refusal(app.send("run", session=session), 401, "session_expired")
+    assert describes_the_picture(app.send("run", session=renewed.json["token"]).json["output"])
+    assert_refusal(app.send("renew", session=session), 401, "session_expired")
+
+
+def test_job_whose_session_expired(app: App, stack: Stack) -> None:
+    session = stack.token(ttl_seconds=60)
+    job = app.send("submit", session=session).json["request_id"]
+    stack.clock.advance(61)
+    while app.send("status", session=session, request_id=job, logs=0).json["status"] != "COMPLETED":
+        time.sleep(0.1)
+    assert describes_the_picture(app.send("result", session=session, request_id=job).json["output"])
+
+
+def test_the_recipes_send_what_is_recorded() -> None:
+    """The renewal is the recipe's own; withSession does it for Expo."""
+    kit = EXAMPLES / "client" / "index.js"
+    recipes = {path.parent.name: path for path in (EXAMPLES / "recipes").glob("*/*") if path.suffix != ".jsx"}
+    assert set(recipes) == set(CREDENTIAL)
+    for name, path in recipes.items():
+        text = (kit if name == "expo" else path).read_text()
+        header = Recording(name).header_names("renew") & {"authorization", "x-fal-proxy-session"}
+        assert "v1/sessions/renew" in text and all(one in text.lower() for one in header) and len(header) == 1
 
 
 def test_job_of_another_caller(app: App, stack: Stack) -> None:

@@ -35,7 +35,7 @@ def contest(request: pytest.FixtureRequest, stack: Stack, officials: Officials, 
     @contextlib.contextmanager
     def checked() -> Iterator[Contestant]:
         running = officials.running(entrant) if entrant.adapter else _fal_proxy(entrant, stack, tmp_path)
-        with running as contestant, _failing(entrant.symptom):
+        with running as contestant, _expect_failure(entrant.symptom):
             yield contestant
 
     return checked
@@ -51,7 +51,7 @@ def _fal_proxy(entrant: Entrant, stack: Stack, folder: Path) -> Iterator[Contest
 
 
 @contextlib.contextmanager
-def _failing(symptom: str) -> Iterator[None]:
+def _expect_failure(symptom: str) -> Iterator[None]:
     if not symptom:
         yield
         return

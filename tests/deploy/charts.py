@@ -58,10 +58,12 @@ def pod_specs(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def container(manifests: list[Manifest]) -> Manifest:
-    (only,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return only
+    """The program's container."""
+    containers = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (proxy,) = [one for one in containers if one["name"] == "proxy"]
+    return proxy
 
 
 def environ(manifests: list[Manifest]) -> dict[str, str]:
-    """The program's environment variables."""
-    return {entry["name"]: entry["value"] for entry in container(manifests)["env"]}
+    """The program's environment variables that have a value here."""
+    return {entry["name"]: entry["value"] for entry in container(manifests)["env"] if "value" in entry}

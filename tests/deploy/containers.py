@@ -27,6 +27,8 @@ DEBIAN = "trixie"
 PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 #: The builder's pip trusts what this machine trusts. A mount of the build, so no part of the image.
 CERTIFICATES = "/etc/ssl/certs:/etc/ssl/certs:ro"
+#: For Python: print what is installed in its environment, as `name==version`.
+LIST_PACKAGES = "from importlib.metadata import distributions as d; print(*(f'{o.name}=={o.version}' for o in d()))"
 
 
 def buildah(*arguments: str | Path) -> str:
@@ -75,10 +77,11 @@ def _debian(root: Path) -> None:
         shutil.rmtree(root / cache)
 
 
-def build(context: Path, tag: str, *, environ: Mapping[str, str]) -> None:
-    """Build the Dockerfile in `context`, with `environ` around the build."""
+def build(context: Path, tag: str, *, environ: Mapping[str, str], arguments: Mapping[str, str]) -> None:
+    """Build the Dockerfile in `context` with build arguments, and with `environ` around the build."""
+    facts = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     command = [*BUILDAH, "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--format", "docker",
-               "--volume", CERTIFICATES, "--tag", tag, str(context)]  # fmt: skip
+               "--volume", CERTIFICATES, "--tag", tag, *facts, str(context)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environ})
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -13,12 +12,12 @@ import typer
 import yaml
 
 from proxy import cli, errors
+from proxy.http.error_response import respond
 from proxy.sandbox.control import Control
 from proxy.sandbox.fault_kinds import FAULT_KINDS
 from proxy.sandbox.state import SandboxState
 from proxy.sandbox.timing import Timing
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES
-from proxy.telemetry.metrics import Metrics
 from proxy.tenants.plan_file import read_file
 from tests.support.routes import answered_routes
 
@@ -58,21 +57,26 @@ def blocks(text: str, language: str) -> list[str]:
 # Settings, plans, commands
 
 
-def test_every_setting_stands_in_the_readme_with_its_default_and_no_other() -> None:
-    told = {code(name): (code(default), what) for name, default, what in rows(section(README, "Settings"))}
+def test_every_setting_stands_on_its_page_with_its_default_and_no_other() -> None:
+    told = {code(name): (code(default), what) for name, default, what in rows(page("settings"))}
     assert told == {name: (DEFAULTS.get(name, ""), what) for name, what in VARIABLES.items()}
 
 
 def test_the_plan_file_of_the_readme_is_one(tmp_path: Path) -> None:
-    (text,) = blocks(section(README, "Plans and tenants"), "yaml")
+    (text,) = blocks(section(README, "Run it"), "yaml")
     path = tmp_path / "plans.yaml"
     path.write_text(text)
     file, _ = read_file(path)
-    assert file.tenants[0].guests.plan == "taste" and file.plans["free"].max_tokens == 256
-    assert len(file.plans["free"].quotas) == 2
-    assert set(yaml.safe_load(text)["plans"]["free"]) | {"image_schemes", "max_data_uri_bytes", "pass_headers"} == set(
-        type(file.plans["free"]).model_fields
-    )
+    assert file.tenants[0].plan == "free" and len(file.plans["free"].quotas) == 1
+
+
+def test_the_plan_file_of_the_limits_page_is_one_and_names_everything_that_a_plan_has(tmp_path: Path) -> None:
+    text = blocks(page("limits").partition("## The plan file")[2], "yaml")[0]
+    path = tmp_path / "plans.yaml"
+    path.write_text(text)
+    file, _ = read_file(path)
+    assert file.tenants[0].guests.plan == "visitors" and file.plans["team"].max_tokens == 256
+    assert set(yaml.safe_load(text)["plans"]["team"]) == set(type(file.plans["team"]).model_fields)
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> list[str]:
@@ -82,14 +86,25 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> list[str]:
     return [found for name, command in inner.items() for found in commands(command, (*path, name))]
 
 
-def test_every_command_stands_in_the_readme_and_no_other() -> None:
-    (text,) = blocks(section(README, "The command line"), "")
-    told = set()
+def test_every_command_stands_on_its_page_and_no_other() -> None:
+    (text,) = blocks(page("commands"), "")
+    documented, known = set(), set(commands(typer.main.get_command(cli.main)))
+    groups = {name.partition(" ")[0] for name in known if " " in name}
     for line in re.findall(r"^fal-proxy (.*)$", text, re.MULTILINE):
         group, _, rest = re.split(r"  +", line)[0].partition(" ")
-        inside = rest.split(" | ") if group in ("tenants", "keys", "sessions") else []
-        told |= {f"{group} {name.split()[0]}" for name in inside} or {group}
-    assert told == set(commands(typer.main.get_command(cli.main)))
+        inside = rest.split(" | ") if group in groups else []
+        documented |= {f"{group} {name.split()[0]}" for name in inside} or {group}
+    assert documented == known
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_command_that_a_page_names_is_one(path: Path) -> None:
+    known = {tuple(name.split()) for name in commands(typer.main.get_command(cli.main))}
+    text = path.read_text()
+    code_spans = re.findall(r"`fal-proxy ([a-z][a-z-]+)(?: ([a-z-]+))?", text)
+    in_blocks = re.findall(r"^(?:\S+/)?fal-proxy ([a-z-]+)(?: ([a-z-]+))?", "\n".join(blocks(text, "sh")), re.MULTILINE)
+    for group, name in [*code_spans, *in_blocks]:
+        assert (group,) in known or (group, name) in known, f"fal-proxy {group} {name}"
 
 
 # Routes and errors
@@ -115,27 +130,16 @@ def test_every_error_stands_in_the_api_page_with_its_status_and_no_other() -> No
     assert told == {(kind.status, kind.code) for kind in kinds(errors.ProxyError) if kind not in abstract}
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_error_that_a_page_names_with_its_status_is_one(path: Path) -> None:
+    known = {(str(kind.status), kind.code) for kind in kinds(errors.ProxyError)}
+    assert set(re.findall(r"\b([45]\d\d) `([a-z_]+)`", path.read_text())) <= known
+
+
 def test_the_example_of_an_error_has_the_fields_that_errors_have() -> None:
     (text,) = blocks(section(page("api"), "Errors"), "json")
-    body = errors.respond(errors.RateLimited("…", retry_after=3, scope="subject"), "…").body
+    body = respond(errors.RateLimited("…", retry_after=3, scope="subject"), "…").body
     assert yaml.safe_load(text) == yaml.safe_load(bytes(body))
-
-
-# Metrics
-
-
-def test_every_metric_stands_in_the_operations_page_and_no_other() -> None:
-    metrics = Metrics()
-    metrics.gauge(*[lambda: 0] * 4)
-
-    async def rendered() -> str:
-        return (await metrics.render()).decode()
-
-    kinds = re.findall(r"^# TYPE (\S+) ", asyncio.run(rendered()), re.MULTILINE)
-    documented = {code(cells[0]) for cells in rows(section(page("operations"), "Metrics"))}
-    assert {name for name in documented if name.startswith("fal_")} == {
-        name for name in kinds if not name.endswith("_created")
-    }
 
 
 # The sandbox

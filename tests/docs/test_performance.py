@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.bench.page import HEAD, LEDGER, PAGE, page
+from tests.bench.page import HEAD, LEDGER, PAGE, SAVINGS, page
 
 NAMES = ("fal-proxy", "official, hono")
 
@@ -51,6 +51,23 @@ def test_other_measurements_are_stated_too() -> None:
     assert "Over 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
 
 
+def test_what_wears_a_proxy_down_is_stated() -> None:
+    endurance = {
+        "slow_upstream": {
+            "milliseconds": 100,
+            "connections": 600,
+            "microseconds_a_run": {"fal-proxy": [250.4, 260.0, 240]},
+        },
+        "stalls": {"seconds": 60, "checks": 9000, "over_20_ms": 2, "longest_ms": 31.4},
+        "hang_ups": {"streams": 50_000, "mib_more": [0.5, 0.75, 0.9]},
+    }
+    words = " ".join(page(report(), endurance=endurance).split())
+    assert "with 600 connections, a run takes this processor time: 250 µs through fal-proxy." in words
+    assert "2 of 9,000 health checks took longer than 20 ms; the longest took 31 ms." in words
+    assert "After 50,000 streams whose clients hung up, the process takes 0.9 MiB more" in words
+    assert "## Endurance" not in page(report())
+
+
 def test_no_line_is_longer_than_those_of_the_other_pages() -> None:
     lines = page(report(), None).splitlines()
     assert max(len(line) for line in lines if not line.startswith(("|", "-"))) <= 120
@@ -58,4 +75,4 @@ def test_no_line_is_longer_than_those_of_the_other_pages() -> None:
 
 def test_the_page_has_the_words_of_the_command() -> None:
     written = PAGE.read_text()
-    assert written.startswith(HEAD) and LEDGER in written
+    assert written.startswith(HEAD) and LEDGER in written and SAVINGS in written

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_docs import README, blocks, page, section
-from tests.server.commands import forking
+from tests.server.commands import Commands
 from tests.support.images import PIXEL
 from tests.support.limited import NEXT, asking
 from tests.support.secrets import SECRET
@@ -27,7 +27,7 @@ PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the plan file of the README."""
-    (text,) = blocks(section(README, "Plans and tenants"), "yaml")
+    (text,) = blocks(section(README, "Run it"), "yaml")
     (tmp_path / "plans.yaml").write_text(text)
     return tmp_path
 
@@ -50,7 +50,7 @@ def test_the_settings_to_run_with_are_ok(folder: Path) -> None:
 
 @tools
 def test_the_backend_mints_a_session(stack: Stack, tmp_path: Path) -> None:
-    (script,) = blocks(section(README, "Sessions"), "sh")
+    (script,) = blocks(section(README, "Use it"), "sh")
     where = script.replace("https://ai.example.com", stack.url)
     minted = json.loads(bash(where, tmp_path, TENANT_KEY=stack.tenant_key()))
     assert minted["endpoints"] == ["fal-ai/llava-next"]
@@ -80,16 +80,15 @@ def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
     assert told[0].startswith("status IN_") and any(line.startswith("result END") for line in told)
 
 
-def test_the_commands_of_the_operator(folder: Path) -> None:
+def test_the_commands_of_the_operator(folder: Path, commands: Commands) -> None:
     (script,) = blocks(section(page("operations"), "Tenants, keys, sessions"), "sh")
     environ = {"PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}", "PROXY_SESSION_SECRETS": SECRET}
     key_id, seen = "", []
-    with forking(folder) as run:
-        for line in script.splitlines():
-            program, *arguments = shlex.split(line.replace("KEY_ID", key_id), comments=True)
-            done = run(*arguments, environ=environ, cwd=folder)
-            assert (program, done.code) == ("fal-proxy", 0), done.stderr
-            seen.append(" ".join(arguments[:2]))
-            if found := re.match(r"fpk_([0-9a-f]+)_", done.stdout):
-                key_id = found[1]
+    for line in script.splitlines():
+        program, *arguments = shlex.split(line.replace("KEY_ID", key_id), comments=True)
+        done = commands(*arguments, environ=environ, cwd=folder)
+        assert (program, done.code) == ("fal-proxy", 0), done.stderr
+        seen.append(" ".join(arguments[:2]))
+        if found := re.match(r"fpk_([0-9a-f]+)_", done.stdout):
+            key_id = found[1]
     assert key_id and seen[0] == "tenants apply" and len(seen) == 7

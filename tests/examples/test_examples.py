@@ -137,7 +137,9 @@ def test_backend(stack: Stack) -> None:
 
 
 def test_the_readme_names_every_example() -> None:
-    named = set(re.findall(r"\]\(([a-z/._]+)\)", (EXAMPLES / "README.md").read_text()))
-    programs = {"browser/", "node/ask.mjs", "python/ask.py", "curl/ask.sh", "backend/mint.py"}
+    named = set(re.findall(r"\]\(([a-z/._-]+)\)", (EXAMPLES / "README.md").read_text()))
+    fronts = {"nginx/fal-proxy.conf", "caddy/fal-proxy.caddy"}
+    programs = {"node/ask.mjs", "python/ask.py", "curl/ask.sh", "backend/mint.py"} | fronts
+    programs |= {"app/", "browser/", "client/", "minting/", "recipes/"}
     assert named == programs
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {name.partition("/")[0] for name in programs}

@@ -81,7 +81,7 @@ def bodies(draw: st.DrawFn, lawful: bytes) -> bytes:
         case "bytes":
             return _with_other_bytes(draw, lawful)
         case "value":
-            return _encoded(draw(VALUES))
+            return _encode(draw(VALUES))
         case "depth":
             opens, closes = draw(_SHAPES)
             levels = draw(_DEPTHS)
@@ -96,7 +96,7 @@ def _with_other_fields(draw: st.DrawFn, document: dict[str, Any]) -> bytes:
     inside = document["input"] if "input" in document and draw(st.booleans()) else document
     for name in draw(st.lists(st.sampled_from([*inside, *KNOWN_FIELDS]) | _STRINGS, min_size=1, max_size=3)):
         inside[name] = draw(VALUES)
-    return _encoded(document)
+    return _encode(document)
 
 
 def _with_other_bytes(draw: st.DrawFn, lawful: bytes) -> bytes:
@@ -106,7 +106,7 @@ def _with_other_bytes(draw: st.DrawFn, lawful: bytes) -> bytes:
     return lawful
 
 
-def _encoded(document: Any) -> bytes:
+def _encode(document: Any) -> bytes:
     """JSON as Python writes it: with NaN, half surrogates and numbers of any length."""
     return json.dumps(document).encode()
 

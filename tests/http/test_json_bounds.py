@@ -24,7 +24,7 @@ DOCUMENTS: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def nested(levels: int, inside: bytes = b"") -> bytes:
+def nest(levels: int, inside: bytes = b"") -> bytes:
     return b"[" * levels + inside + b"]" * levels
 
 
@@ -44,15 +44,15 @@ def many_strings(document: Any) -> bytes:
 
 @pytest.mark.parametrize("shape", [bytes, bytearray])
 def test_the_deepest_and_one_deeper(shape: type[bytes]) -> None:
-    assert refusal(shape(nested(MAX_DEPTH))) is None
-    assert "64 levels" in str(refusal(shape(nested(MAX_DEPTH + 1))))
+    assert refusal(shape(nest(MAX_DEPTH))) is None
+    assert "64 levels" in str(refusal(shape(nest(MAX_DEPTH + 1))))
     objects = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
     assert "64 levels" in str(refusal(shape(objects)))
 
 
 def test_many_containers_side_by_side_are_not_deep() -> None:
-    assert refusal(b"[" + b",".join([nested(MAX_DEPTH - 1)] * 100) + b"]") is None
-    assert refusal(b"[" + b",".join([nested(MAX_DEPTH - 1)] * 99 + [nested(MAX_DEPTH)]) + b"]") is not None
+    assert refusal(b"[" + b",".join([nest(MAX_DEPTH - 1)] * 100) + b"]") is None
+    assert refusal(b"[" + b",".join([nest(MAX_DEPTH - 1)] * 99 + [nest(MAX_DEPTH)]) + b"]") is not None
 
 
 @pytest.mark.parametrize("value", [b"1", b'""', b"[]", b'"a,b[c"'])
@@ -68,8 +68,8 @@ def test_what_stands_in_strings_counts_for_nothing(document: Any, is_large: bool
     inside, levels = orjson.dumps(document), depth(document)
     assert refusal(encode(document)) is None
     least = MAX_DEPTH - levels - is_large
-    assert refusal(encode(orjson.Fragment(nested(least, inside)))) is None
-    assert refusal(encode(orjson.Fragment(nested(least + 1, inside)))) is not None
+    assert refusal(encode(orjson.Fragment(nest(least, inside)))) is None
+    assert refusal(encode(orjson.Fragment(nest(least + 1, inside)))) is not None
 
 
 def depth(value: Any) -> int:

@@ -68,7 +68,7 @@ class Bench:
     async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
         with reading(self.hub) as watch:
             await watch.first_update(3)
-            return [orjson.loads(one["data"]) async for one in _parsed(status_events(watch, logs=logs, rewrite=None))]
+            return [orjson.loads(one["data"]) async for one in _parse(status_events(watch, logs=logs, rewrite=None))]
 
 
 def settings() -> Settings:
@@ -115,7 +115,7 @@ def fields(event: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-async def _parsed(events: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
+async def _parse(events: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
     async for event in events:
         if found := fields(event):
             yield found

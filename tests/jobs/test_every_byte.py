@@ -127,13 +127,13 @@ async def test_events_that_overtake_each_other(first: int) -> None:
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 async def test_twice_with_comments_and_any_line_end(line_end: bytes) -> None:
-    async def twice(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def repeat_each(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         for event in EVENTS:
             for _ in range(2):
                 yield (b": ping\n\n" + event).replace(b"\n", line_end)
 
-    bench = await sees_the_truth(first_only(twice))
+    bench = await sees_the_truth(first_only(repeat_each))
     assert bench.fal.calls.count("stream") == 1 and "status" not in bench.fal.calls
 
 

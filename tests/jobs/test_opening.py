@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from itertools import pairwise
 
 import httpx
 import orjson
@@ -65,10 +64,12 @@ async def test_streams_that_break_at_once_come_back_one_after_the_other() -> Non
     fal = BreakableFal()
     async with hub_before(fal, backoff=AT_ONCE, turns_per_second=20) as bench:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
+        cut_at = asyncio.get_running_loop().time()
         fal.cut()
         await wait_until_async(lambda: len(fal.opened) == 2 * COUNT, seconds=20)
         again = fal.opened[COUNT:]
-    assert min(later - sooner for sooner, later in pairwise(again)) > 0.045
+    # A turn may come late on a busy machine, and the next one in time; none comes early.
+    assert all(opened_at - cut_at > 0.049 * turn for turn, opened_at in enumerate(again))
     assert fal.opened[COUNT - 1] - fal.opened[0] < again[-1] - again[0], "first streams do not wait"
 
 
@@ -105,7 +106,7 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
         assert await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(1, 9))) == [None] * 8
         assert asyncio.get_running_loop().time() - began < 1, "they ask fal itself"
         await wait_until_async(lambda: len(fal.opened) == 9, seconds=20)
-        assert min(later - sooner for sooner, later in pairwise(fal.opened[1:])) > 0.19
+        assert all(opened_at - fal.opened[0] > 0.19 * turn for turn, opened_at in enumerate(fal.opened[1:]))
         # With the first one that opens, all is as before.
         fal.refusal = None
         assert await bench.hub.get_or_watch(job(9)) is None

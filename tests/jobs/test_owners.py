@@ -13,9 +13,11 @@ from proxy.jobs.ownership import Ownership
 from proxy.stores.ledger import Accept, Job, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.tenants.caller import Caller, Session
+from proxy.tenants.directory import Directory
 from proxy.tenants.plans import Plan, Tenant
 from proxy.tenants.terms import user_terms
 from tests.stores.records import job
+from tests.support.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
 NEXT, COUNTING = "fal-ai/llava-next", "fal-ai/llavav15-13b"
@@ -52,6 +54,10 @@ def caller(subject: str = "alice", tenant: str = "acme", endpoints: tuple[str, .
     return Caller(Tenant(id=tenant, plan="free"), subject, "free", user_terms(plan), plan.endpoints, session)
 
 
+def owners_of(ledger: CountingLedger, stores: SqlStores) -> Ownership:
+    return Ownership(ledger, Directory(stores.directory, MovableClock()))  # type: ignore[arg-type]
+
+
 STRANGERS = [caller("bob"), caller(tenant="globex"), replace(caller(), subject="", session=None, key_id="k-1")]
 
 
@@ -61,7 +67,7 @@ async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
     stores: SqlStores, stranger: Caller, is_known: bool
 ) -> None:
     ledger = CountingLedger(stores)
-    owners = Ownership(ledger)  # type: ignore[arg-type]
+    owners = owners_of(ledger, stores)
     if is_known:
         assert (await owners.find_by_id("r-1", caller())).endpoint == NEXT
     for request_id in ("r-1", "r-none"):
@@ -74,7 +80,7 @@ async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
 
 async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
     ledger = CountingLedger(stores)
-    owners = Ownership(ledger)  # type: ignore[arg-type]
+    owners = owners_of(ledger, stores)
     for _ in range(3):
         assert (await owners.find_by_id("r-1", caller())).request_id == "r-1"
     assert ledger.reads == 1
@@ -83,7 +89,7 @@ async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
 async def test_a_narrowed_session_finds_the_jobs_of_its_endpoints_only(stores: SqlStores) -> None:
     """Of its very endpoints, not of their app; what it may not see costs what one costs that is not there."""
     ledger = CountingLedger(stores)
-    owners = Ownership(ledger)  # type: ignore[arg-type]
+    owners = owners_of(ledger, stores)
     for request_id in ("r-1", "r-fast", "r-slow"):
         await owners.find_by_id(request_id, caller())
     narrowed = caller(endpoints=(FAST,))

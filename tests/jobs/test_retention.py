@@ -10,14 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.jobs.retention import FOUND_AT_ONCE, MOST_AT_ONCE, Cleaner
-from proxy.limits.quotas import window_start
+from proxy.jobs.retention import BATCH_SECONDS, FOUND_AT_ONCE, Cleaner
+from proxy.limits.accounts import window_start
+from proxy.stores.alerts import Alert
 from proxy.stores.directory import Revocation
-from proxy.stores.ledger import Account, Bucket, Charge, Job, Reserve, Settle
-from proxy.stores.retention import Expiry, Row
+from proxy.stores.ledger import ADDRESS_PREFIX, Account, Bucket, Charge, Job, Reserve, Settle
+from proxy.stores.retention import Expiry, Removal, Row
 from proxy.stores.sql import SqlStores
 from proxy.stores.uploads import Part
+from proxy.tenants.plans import MAX_SESSION_SECONDS
 from tests.stores.records import CLAIM, UPLOAD, job
+from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
 from tests.support.waiting import wait_until_async
@@ -25,6 +28,7 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
 RETENTION = 30 * DAY
+AUDIT = 100 * DAY
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def clock() -> MovableClock:
 
 @pytest.fixture
 def cleaner(stores: SqlStores, clock: MovableClock) -> Cleaner:
-    return Cleaner(stores.retention, clock, RETENTION)
+    return Cleaner(stores.retention, clock, RETENTION, AUDIT)
 
 
 def account(clock: MovableClock, window: str = "day") -> Bucket:
@@ -63,14 +67,19 @@ async def test_each_kind_goes_in_its_time(stores: SqlStores, clock: MovableClock
     await stores.idempotency.claim(replace(CLAIM, created_at=now), 0.0)
     await stores.uploads.add(replace(UPLOAD, expires_at=now + 600, in_parts=True))
     await stores.uploads.begin(Part(UPLOAD.id, 1, "first", 1))
+    await stores.alerts.add([Alert("one", "quota.reached", "acme", now)])
     for number in range(2):
-        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, now, now + 600))
+        await stores.directory.revoke(
+            Revocation("acme", f"s-{number}", None, now, now + 600), by=replace(AUTHOR, at=now)
+        )
     for days, wanted in (
         (0.9, {}),
         (0.2, {"idempotency": 1, "upload_parts": 1, "uploads": 1, "revocations": 1}),
         (28.8, {}),
-        (0.2, {"jobs": 1}),
+        (0.2, {"jobs": 1, "alerts": 1}),
         (1.0, {"accounts": 1}),
+        (68.8, {}),
+        (0.2, {"audit": 2}),
         (999.0, {}),
     ):
         clock.advance(days * DAY)
@@ -96,6 +105,39 @@ async def test_the_account_of_a_window_stays_for_the_retention(
     assert (await cleaner.run_once())["accounts"] == 1
 
 
+async def test_the_account_of_an_address_stays_for_a_day(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner
+) -> None:
+    clock.set("2099-01-10T12:34:30Z")
+    mine = account(clock)._replace(subject=f"{ADDRESS_PREFIX}0123456789abcdef01234567")
+    alices = account(clock)
+    busy = await call(stores, clock, Charge(mine, 1, 10), Charge(alices, 1, 10), settles=False)
+    clock.set("2099-01-11T23:59:59Z")
+    other = account(clock)._replace(subject=mine.subject)
+    await call(stores, clock, Charge(other, 1, 10))
+    clock.set("2099-01-12T00:00:01Z")
+    assert await cleaner.run_once() == {}, "a call that began in that window is not over"
+    await stores.ledger.commit([Settle(busy.id, None, clock.now())])
+    assert await cleaner.run_once() == {"accounts": 1}
+    assert set(await stores.ledger.accounts([mine, other, alices])) == {other, alices}
+
+
+async def test_a_lifetime_stays_and_the_account_of_a_session_goes_after_the_longest_session(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner
+) -> None:
+    clock.set("2099-01-10T12:34:30Z")
+    lifetime = account(clock, "lifetime")
+    session = lifetime._replace(window="session", window_start=int(clock.now()))
+    await call(stores, clock, Charge(lifetime, 1, 10), Charge(session, 1, 10))
+    clock.advance(MAX_SESSION_SECONDS + RETENTION - 1)
+    assert await cleaner.run_once() == {"jobs": 1}
+    clock.advance(60)
+    assert await cleaner.run_once() == {"accounts": 1}
+    clock.advance(9999 * DAY)
+    await cleaner.run_once()
+    assert set(await stores.ledger.accounts([lifetime, session])) == {lifetime}
+
+
 async def test_no_account_goes_before_the_jobs_that_it_was_made_for(
     stores: SqlStores, clock: MovableClock, cleaner: Cleaner
 ) -> None:
@@ -110,12 +152,13 @@ async def test_no_account_goes_before_the_jobs_that_it_was_made_for(
 
 
 class Noted:
-    """A store that notes how many rows it is given at once."""
+    """A store that notes what it is asked, and has the time for so many rows at once."""
 
-    def __init__(self, stores: SqlStores, *, is_alone: bool = True) -> None:
+    def __init__(self, stores: SqlStores, *, is_alone: bool = True, most: int = 30) -> None:
         self._retention = stores.retention
         self._is_alone = is_alone
-        self.found, self.batches = list[int](), list[int]()
+        self._most = most
+        self.found, self.seconds = list[int](), list[float]()
 
     async def oldest_open(self) -> float | None:
         return await self._retention.oldest_open()
@@ -125,9 +168,9 @@ class Noted:
         self.found.append(len(found))
         return found
 
-    async def remove(self, kind: str, found: Sequence[Row]) -> int | None:
-        self.batches.append(len(found))
-        return await self._retention.remove(kind, found) if self._is_alone else None
+    async def remove(self, kind: str, found: Sequence[Row], seconds: float) -> Removal | None:
+        self.seconds.append(seconds)
+        return await self._retention.remove(kind, found[: self._most], 60.0) if self._is_alone else None
 
 
 async def _many_jobs(stores: SqlStores, clock: MovableClock, number: int) -> None:
@@ -143,17 +186,17 @@ async def test_many_rows_go_in_small_batches_and_are_counted(stores: SqlStores, 
     await _many_jobs(stores, clock, number)
     clock.advance(RETENTION + 1)
     noted = Noted(stores)
-    cleaner = Cleaner(noted, clock, RETENTION, lambda kind, rows: counted.update({kind: rows}))
+    cleaner = Cleaner(noted, clock, RETENTION, AUDIT, lambda kind, rows: counted.update({kind: rows}))
     assert await cleaner.run_once() == {"jobs": number} == counted
-    assert max(noted.batches) == MOST_AT_ONCE and max(noted.found) == FOUND_AT_ONCE
+    assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [BATCH_SECONDS] * (17 + 4)
 
 
 async def test_a_run_ends_where_another_process_removes(stores: SqlStores, clock: MovableClock) -> None:
-    await _many_jobs(stores, clock, 3 * MOST_AT_ONCE)
+    await _many_jobs(stores, clock, 100)
     clock.advance(RETENTION + 1)
     noted = Noted(stores, is_alone=False)
-    assert await Cleaner(noted, clock, RETENTION).run_once() == {}
-    assert len(noted.batches) == 1
+    assert await Cleaner(noted, clock, RETENTION, AUDIT).run_once() == {}
+    assert len(noted.seconds) == 1
 
 
 async def test_a_run_is_logged(
@@ -177,12 +220,12 @@ async def test_a_started_one_goes_on_after_trouble(
     """The database has no tables at first."""
     url = sqlite_databases.empty()
     late = SqlStores(url)
-    cleaner = Cleaner(late.retention, clock, 0.5)
+    cleaner = Cleaner(late.retention, clock, 0.5, AUDIT)
     cleaner.start()
     try:
 
         async def is_warned() -> bool:
-            return "retention postponed" in caplog.text
+            return any(getattr(record, "log_fields", {}).get("work") == "retention" for record in caplog.records)
 
         await wait_until_async(is_warned, "no run failed", 10)
         await late.migrate()

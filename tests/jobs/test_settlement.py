@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from proxy.catalog import built_in
 from proxy.jobs.settlement import MOST_SECONDS, Settlement, UsageReport
+from proxy.limits.accounts import Payer
+from proxy.limits.learned import LEAST_CALLS
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import MILLION, Quotas, new_job
-from proxy.stores.counters.memory import MemoryCounters
-from proxy.stores.ledger import Job
+from proxy.stores.ledger import Job, SizeClass
+from proxy.stores.memory.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plans import Plan, Quota
 from proxy.tenants.terms import user_terms
@@ -41,7 +43,7 @@ class Till:
     clock: MovableClock
 
     async def reserved(self, endpoint: str = COUNTING) -> Job:
-        job = new_job(user_terms(PLAN), "acme", "alice", "run", endpoint, RESERVED, self.clock.now())
+        job = new_job(user_terms(PLAN), Payer("acme", "alice"), "run", endpoint, RESERVED, self.clock.now())
         await self.quotas.reserve(job)
         return job
 
@@ -70,7 +72,7 @@ async def till(sqlite_databases: SqliteDatabases) -> AsyncIterator[Till]:
     await stores.close()
 
 
-def ignored(log: pytest.LogCaptureFixture) -> list[str]:
+def ignored_reports(log: pytest.LogCaptureFixture) -> list[str]:
     return [record.log_fields["what"] for record in log.records if record.message == "usage report ignored"]  # type: ignore[attr-defined]
 
 
@@ -79,7 +81,7 @@ async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pyt
     job = await till.reserved()
     await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.now())
     assert (await till.booked(job))["compute_seconds"] == 60
-    assert ignored(caplog) == ["seconds"]
+    assert ignored_reports(caplog) == ["seconds"]
     assert all(len(str(record.log_fields)) < 200 for record in caplog.records if hasattr(record, "log_fields"))
 
 
@@ -88,7 +90,28 @@ async def test_billable_units(till: Till, units: str, seconds: float, caplog: py
     job = await till.reserved()
     await till.settlement.record_result(job, 200, units, {})
     assert (await till.booked(job))["compute_seconds"] == seconds
-    assert not ignored(caplog)
+    assert not ignored_reports(caplog)
+
+
+async def test_what_fal_reports_is_learned_once_and_what_it_does_not_report_never(till: Till) -> None:
+    size = SizeClass(COUNTING, 0, 9)
+
+    async def ended(units: str | None, tokens: int | None) -> None:
+        job = replace(await till.reserved(), size=size)
+        for _ in range(2):
+            stats = {} if tokens is None else {"stats": {"num_output_tokens": tokens}}
+            await till.settlement.record_result(job, 200, units, stats)
+
+    learned = till.quotas.learned
+    for _ in range(LEAST_CALLS):
+        await ended(None, None)
+        await till.settlement.charge(replace(await till.reserved(), size=size))
+        await till.settlement.free(replace(await till.reserved(), size=size))
+    for _ in range(LEAST_CALLS - 1):
+        await ended("1.5", 7)
+    assert learned.needs(size, RESERVED, 0) == RESERVED
+    await ended("1.5", 7)
+    assert learned.needs(size, RESERVED, 0) == {**RESERVED, "compute_seconds": 1_500_000, "tokens": 7_000_000}
 
 
 async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
@@ -104,7 +127,7 @@ async def test_an_inference_time_that_cannot_be(till: Till, seconds: object, cap
     job = await till.reserved(NEXT)
     await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == 60
-    assert ignored(caplog) == ["seconds"]
+    assert ignored_reports(caplog) == ["seconds"]
 
 
 @pytest.mark.parametrize("seconds", [0, 2, 2.5, MOST_SECONDS])
@@ -112,7 +135,7 @@ async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogC
     job = await till.reserved(NEXT)
     await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == seconds
-    assert not ignored(caplog)
+    assert not ignored_reports(caplog)
 
 
 @pytest.mark.parametrize("tokens", [*NO_NUMBERS, 1_000_001, 1.5])
@@ -120,7 +143,7 @@ async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.
     job = await till.reserved()
     await till.settlement.record_result(job, 200, "1", {"stats": {"num_output_tokens": tokens}})
     assert (await till.booked(job))["tokens"] == 256
-    assert ignored(caplog) == ["tokens"]
+    assert ignored_reports(caplog) == ["tokens"]
 
 
 @pytest.mark.parametrize("tokens", [0, 7, 7.0, 1_000_000])
@@ -129,9 +152,9 @@ async def test_tokens(till: Till, tokens: float, caplog: pytest.LogCaptureFixtur
     answer = {"stats": {"num_output_tokens": tokens}}
     await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.now())
     assert (await till.booked(job))["tokens"] == tokens
-    assert not ignored(caplog)
+    assert not ignored_reports(caplog)
 
 
 @pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> None:
+def _capture_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)

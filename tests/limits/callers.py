@@ -14,6 +14,7 @@ import aiohttp
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
+from proxy.tenants.caller import SessionQuota
 from tests.support.images import PIXEL
 from tests.support.secrets import SECRET
 
@@ -44,41 +45,46 @@ class Caller:
     url: str
     tenant: str
     subject: str
+    quotas: tuple[SessionQuota, ...] = field(default=(), kw_only=True)
+    token: str = field(default="", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        self._headers = {"authorization": f"Bearer {_sessions.mint(self.tenant, self.subject, 3600)[0]}"}
+        self.token = self.token or _sessions.mint(self.tenant, self.subject, 3600, quotas=self.quotas)[0]
+        self._headers = {"authorization": f"Bearer {self.token}"}
 
     async def run(self, prompt: str, **headers: str) -> Answered:
         return await self._ask("POST", f"/fal/run/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt}, headers)
 
     async def stream(self, prompt: str) -> int:
         """Read a stream to its end; how many events there were."""
-        async with self._streaming(prompt) as response:
+        async with self._open_stream(prompt) as response:
             return (await response.read()).count(b"data:")
 
     async def read_stream(self, prompt: str) -> Answered:
         """Read a stream to its end: the document of its last event, or of the refusal."""
-        async with self._streaming(prompt) as response:
+        async with self._open_stream(prompt) as response:
             last = (await response.read()).rpartition(b"data:")[2]
             return Answered(response.status, json.loads(last), response.headers)
 
     async def begin_stream(self, prompt: str) -> None:
         """Hang up after the first event of a stream."""
-        async with self._streaming(prompt) as response:
+        async with self._open_stream(prompt) as response:
             await response.content.readuntil(b"data:")
             response.close()
 
-    def _streaming(self, prompt: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _open_stream(self, prompt: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         body, url = {"image_url": PIXEL, "prompt": prompt}, f"{self.url}/fal/run/{ENDPOINT}/stream"
         return self.http.post(url, json=body, headers=self._headers)
 
     async def submit(self, prompt: str, **headers: str) -> Answered:
         return await self._ask("POST", f"/fal/queue/{ENDPOINT}", {"image_url": PIXEL, "prompt": prompt}, headers)
 
+    async def facts(self) -> Answered:
+        return await self._ask("GET", "/v1/session")
+
     async def in_flight(self) -> int:
         """How many calls and jobs of its whole tenant the proxy counts now."""
-        facts = await self._ask("GET", "/v1/session")
-        return int(facts.body["in_flight"]["tenant"]["used"])
+        return int((await self.facts()).body["in_flight"]["tenant"]["used"])
 
     async def status(self, request_id: str) -> Answered:
         return await self._ask("GET", f"/fal/queue/{ENDPOINT}/requests/{request_id}/status")
@@ -105,8 +111,8 @@ class Caller:
 
 
 @asynccontextmanager
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
+async def http(**options: Any) -> AsyncIterator[aiohttp.ClientSession]:
     """A client without a bound on its connections, as callers have none together."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90)) as session:
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=90)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, **options) as session:
         yield session

@@ -1,62 +1,34 @@
-"""Proxies made to be killed: each a process of its own, forked from one that has imported the program already.
-
-`fal-proxy serve` takes seconds to import, and a test that kills dozens would do little else.
-"""
+"""Proxies made to be killed: each a process of its own, forked from one that has imported the program already."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import aiohttp
 
+from tests.support.forking import Forker
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until_async
 
-_PARENT = """
-import json, os, signal, sys
-import sqlalchemy.dialects.postgresql.asyncpg, sqlalchemy.dialects.sqlite.aiosqlite
-from proxy.cli import main
-
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that none of the dead lies around
-for line in sys.stdin:
-    order = json.loads(line)
-    if (pid := os.fork()) == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.clear()
-        os.environ.update(order["environ"])
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        try:
-            main(["serve"], prog_name="fal-proxy")
-        finally:
-            os._exit(1)
-    print(pid, flush=True)
-"""
-
 
 class ForkedServers:
-    def __init__(self, parent: subprocess.Popen[str], log: Path) -> None:
-        self._parent = parent
-        self._log = log
+    """Servers whose output goes to a log in `folder`."""
+
+    def __init__(self, forker: Forker, folder: Path) -> None:
+        self._forker = forker
+        self._folder = folder
+        self._log = folder / "servers.log"
         self._living: set[int] = set()
 
     async def start(self, environ: Mapping[str, str], http: aiohttp.ClientSession) -> tuple[str, int]:
         """A proxy that is ready: its URL and its process."""
         port = free_port()
-        order = {"environ": {**environ, "PROXY_PORT": str(port)}, "log": str(self._log)}
-        assert self._parent.stdin is not None and self._parent.stdout is not None
-        self._parent.stdin.write(json.dumps(order) + "\n")
-        self._parent.stdin.flush()
-        pid = int(self._parent.stdout.readline())
+        variables = {**environ, "PROXY_PORT": str(port)}
+        pid = self._forker.start(["serve"], variables, self._folder, self._log, self._log)
         self._living.add(pid)
         url = f"http://127.0.0.1:{port}"
         await wait_until_async(lambda: self._is_ready(url, pid, http), "the proxy did not start")
@@ -108,12 +80,9 @@ class ForkedServers:
 
 
 @contextlib.contextmanager
-def fork_servers(folder: Path) -> Iterator[ForkedServers]:
-    pipe, log = subprocess.PIPE, folder / "servers.log"
-    with subprocess.Popen([sys.executable, "-c", _PARENT], stdin=pipe, stdout=pipe, text=True) as parent:
-        found = ForkedServers(parent, log)
-        try:
-            yield found
-        finally:
-            found.end()
-            parent.communicate(timeout=20)
+def fork_servers(forker: Forker, folder: Path) -> Iterator[ForkedServers]:
+    found = ForkedServers(forker, folder)
+    try:
+        yield found
+    finally:
+        found.end()

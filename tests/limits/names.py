@@ -1,8 +1,8 @@
-"""What a process keeps of 200,000 names.
+"""What a process keeps of 100,000 names.
 
-Run as a program, it prints how far its memory grew, in bytes: with all names inside their windows, and when others came
-after the windows had passed. Every part is the application's own, and is asked what it is asked for a call, a poll, a
-guest, a stream and a refusal.
+Run as a program, it prints how far its memory grew, in bytes: when every table is full, when 30,000 more names came
+inside their windows, and when others came after the windows had passed. Every part is the application's own, and is
+asked what it is asked for a call, a poll, a guest, a stream and a refusal.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ from starlette.types import Scope
 from proxy.catalog import built_in
 from proxy.container import Container
 from proxy.drain import Drain
+from proxy.limits.accounts import payer_of
 from proxy.limits.quotas import new_job
 from proxy.limits.rates import GUEST_LIMIT
 from proxy.limits.refusals import RefusalBudget
 from proxy.settings import read
-from proxy.stores.counters import MemoryCounters
+from proxy.stores.memory import MemoryCounters
+from proxy.stores.memory.windows import GENERATION
 from proxy.stores.sql import SqlStores
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.plans import Guests, Plan, PlanFile, RateLimits, Tenant
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport
+from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 
-NAMES, AFTERWARDS = 200_000, 20_000
+#: By the first so many names every table is full: the largest keeps two generations.
+FULL, MORE, AFTERWARDS = 2 * GENERATION + 5_000, 30_000, 20_000
 #: What the first names load counts for none.
 WARM = 500
 #: Every so many names a session is minted and verified; the others differ from it by their ids, which is a lot faster.
@@ -54,15 +58,25 @@ class Names:
         self._door: Callable[[Request], None] = parts.flood_guard.limit(GUEST_LIMIT)(_door)
         self._app = Starlette()
         self._caller: Caller | None = None
+        self._next = 0
 
-    async def ask(self, number: int) -> None:
+    async def ask_up_to(self, end: int) -> None:
+        """Ask for each name that is left before this one; a minute is enough for a quarter of a million."""
+        for number in range(self._next, end):
+            await self._ask(number)
+            self._clock.advance(0.000_24)
+        self._next = end
+
+    async def _ask(self, number: int) -> None:
         parts = self._parts
         request = Request(self._scope(number, "x"))
         caller = await self._call_as(number)
         await parts.limiter.hit(caller, request.scope, polls=False)
         await parts.limiter.hit(caller, request.scope, polls=True)
         await parts.limiter.hit_guest(request.scope, "60/hour")
-        job = new_job(caller.terms, "acme", caller.subject, "run", "x", {"requests": 1}, self._clock.now())
+        job = new_job(
+            caller.terms, payer_of(caller, request.scope["client"]), "run", "x", {"requests": 1}, self._clock.now()
+        )
         await parts.leases.acquire(job, caller.terms.leases)
         await parts.leases.release(job)
         parts.streams.take(caller)()
@@ -112,21 +126,15 @@ async def measure(database: str) -> list[int]:
         drain=Drain(settings.server.drain_seconds),
     )
     await parts.stores.prepare()
-    await parts.directory.apply(FILE)
+    await parts.directory.apply(FILE, by=AUTHOR)
     try:
         names = Names(parts, clock)
-        for number in range(WARM):
-            await names.ask(number)
+        await names.ask_up_to(WARM)
         before, grown = _memory(), []
-        for number in range(WARM, NAMES):
-            await names.ask(number)
-            # All of them within a minute.
-            clock.advance(0.000_25)
-        grown.append(_memory() - before)
-        clock.advance(4000)
-        for number in range(NAMES, NAMES + AFTERWARDS):
-            await names.ask(number)
-        grown.append(_memory() - before)
+        for end, seconds in ((FULL, 0), (FULL + MORE, 0), (FULL + MORE + AFTERWARDS, 4000)):
+            clock.advance(seconds)
+            await names.ask_up_to(end)
+            grown.append(_memory() - before)
         return grown
     finally:
         await parts.directory.close()

@@ -14,10 +14,10 @@ from proxy.limits.lease_keeper import BEAT_SECONDS
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import CALL_SECONDS, Quotas
 from proxy.settings import read
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.counters.base import Counters
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import Counters
 from proxy.stores.ledger import Ledger
+from proxy.stores.memory import MemoryCounters
+from proxy.stores.redis.counters import RedisCounters
 from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Upstream
 from proxy.upstream.transport import EngineTransport

@@ -13,7 +13,7 @@ import pytest
 from proxy.jobs.reconciler import QUIET_SECONDS
 from proxy.limits.leases import LEASE_SECONDS
 from proxy.limits.quotas import JOB_SECONDS
-from proxy.stores.counters import MemoryCounters
+from proxy.stores.memory import MemoryCounters
 from tests.support.limited import (
     COUNTING,
     NEXT,
@@ -64,7 +64,7 @@ def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
         yield client
 
 
-def full(answer: httpx.Response, scope: str = "subject") -> None:
+def check_full(answer: httpx.Response, scope: str = "subject") -> None:
     assert refusal(answer, 429, "too_many_jobs", scope)["retry_after"] == 1
 
 
@@ -77,17 +77,17 @@ def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: st
     ann, ben, cy = people
     jobs = [ann.submitted(QUEUED), ann.submitted(QUEUED)]
     for refused in (ann.submit(), ann.run(), ann.call("POST", f"run/{NEXT}/stream", asking("?"))):
-        full(refused)
+        check_full(refused)
     assert ann.slots() == (2, 2)
     jobs.append(ben.submitted(QUEUED))
     for one in (ben, cy):
-        full(one.submit(), "tenant")
+        check_full(one.submit(), "tenant")
     # What the tenant refused has taken no slot of theirs.
     assert (ben.slots(), cy.slots()) == ((1, 3), (0, 3))
     assert len(posts(proxy.sandbox)) == 3
     assert ann.cancel(jobs[0]).status_code == 202 and ann.status(jobs[0]).is_success
     jobs.append(cy.submitted(QUEUED))
-    full(ann.submit(), "tenant")
+    check_full(ann.submit(), "tenant")
     for job, owner in zip(jobs[1:], (ann, ben, cy), strict=True):
         proxy.sandbox.move_job(job, "finish")
         assert owner.status(job).json()["status"] == "COMPLETED"
@@ -100,14 +100,14 @@ def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, ali
     alice.submitted(QUEUED)
     with Client(proxy, proxy.token("another user", tenant="one")) as other:
         job = other.submitted(QUEUED)
-        full(other.submit())
+        check_full(other.submit())
         assert other.cancel(job).status_code == 202
 
 
 def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
     with Client(proxy, proxy.tenant_key("one")) as server:
         job = server.submitted(QUEUED)
-        full(server.submit())
+        check_full(server.submit())
         proxy.sandbox.move_job(job, "finish")
         assert server.status(job).is_success and server.slots()[0] == 0
 
@@ -129,7 +129,7 @@ def test_without_a_limit_they_are_counted_all_the_same(proxy: Stack) -> None:
 def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Client) -> None:
     with meanwhile(lambda: alice.run(RUNNING), proxy.sandbox) as (answer, call):
         assert alice.slots()[0] == 1
-        full(alice.run())
+        check_full(alice.run())
         proxy.sandbox.move_job(call, "finish")
         assert answer.result().status_code == 200
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
@@ -142,7 +142,7 @@ def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Client) -> N
 
     with meanwhile(streamed, proxy.sandbox) as (lines, call):
         assert alice.slots()[0] == 1
-        full(alice.run())
+        check_full(alice.run())
         proxy.sandbox.move_job(call, "finish")
         assert lines.result()
     assert alice.slots()[0] == 0
@@ -169,9 +169,9 @@ def test_a_job_holds_its_lease_until_its_end_is_known(
     for state in ("IN_QUEUE", "IN_PROGRESS"):
         proxy.sandbox.move_job(job, state)
         assert alice.result(job, COUNTING).status_code == 400
-        full(alice.submit())
+        check_full(alice.submit())
     proxy.sandbox.move_job(job, "finish")
-    full(alice.submit())
+    check_full(alice.submit())
     learn(alice, job)
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
 
@@ -179,7 +179,7 @@ def test_a_job_holds_its_lease_until_its_end_is_known(
 def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alice: Client) -> None:
     job = alice.submitted(QUEUED, COUNTING)
     assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
-    full(alice.submit())
+    check_full(alice.submit())
     proxy.sandbox.move_job(job, "finish")
     wait_until(lambda: alice.slots()[0] == 0, "the end of the job was not noticed")
 
@@ -196,7 +196,7 @@ def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, ali
 def test_asking_too_early_returns_nothing(alice: Client) -> None:
     job = alice.submitted(QUEUED)
     assert alice.result(job).status_code == 400
-    full(alice.submit())
+    check_full(alice.submit())
 
 
 # --- whatever the end
@@ -269,9 +269,9 @@ def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
     sandbox.fault("drop", when="lost", on={"operation": "submit"})
     refusal(alice.submit(QUEUED), 500, "upstream_ambiguous")
     sandbox.clear_faults()
-    full(alice.submit())
+    check_full(alice.submit())
     proxy.clock.advance(LEASE_SECONDS - 1)
-    full(alice.submit())
+    check_full(alice.submit())
     proxy.clock.advance(1)
     assert alice.run().status_code == 200
 
@@ -284,7 +284,7 @@ def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Clien
     # No word from fal either way, so that only time can free it.
     sandbox.fault("drop", when="before", on={"operation": "status"})
     proxy.clock.advance(LEASE_SECONDS - 1)
-    full(alice.submit())
+    check_full(alice.submit())
     proxy.clock.advance(1)
     assert alice.run().status_code == 200
     sandbox.clear_faults()
@@ -296,7 +296,7 @@ def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Client, 
     for _ in range(3):
         proxy.clock.advance(LEASE_SECONDS - 1)
         assert alice.status(job).json()["status"] == "IN_QUEUE"
-    full(alice.submit())
+    check_full(alice.submit())
     assert alice.cancel(job).status_code == 202
 
 
@@ -311,7 +311,7 @@ def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path
     with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after:
         with Client(after, after.token(tenant="one")) as alice:
             assert alice.slots() == (1, 1)
-            full(alice.submit())
+            check_full(alice.submit())
             sandbox.move_job(waiting, "finish")
             assert alice.status(waiting).is_success and alice.slots() == (0, 0)
         with Client(after, after.token("bob", tenant="one")) as bob:
@@ -329,9 +329,9 @@ def test_the_lease_of_a_job_without_watchers_is_renewed_and_released(sandbox: Sa
             # It is still queued: asked for often enough, it keeps its slot for longer than a lease lasts.
             own.clock.advance(QUIET_SECONDS + 1)
             look_after(own, counters)
-        full(alice.submit())
+        check_full(alice.submit())
         sandbox.move_job(job, "finish")
-        full(alice.submit())
+        check_full(alice.submit())
         own.clock.advance(QUIET_SECONDS + 1)
         look_after(own, counters)
         wait_until(lambda: alice.slots() == (0, 0), "the slot did not come back")
@@ -368,7 +368,7 @@ def test_a_proxy_that_starts_before_its_redis(sandbox: SandboxControl, tmp_path:
             alice = stack.enter_context(Client(after, after.token(tenant="one")))
             refusal(alice.http.get("/readyz"), 503, "store_unavailable")
             refusal(alice.run(), 503, "store_unavailable")
-        full(alice.run())
+        check_full(alice.run())
         after.sandbox.move_job(job, "finish")
         assert alice.status(job).is_success and alice.slots() == (0, 0)
         after.clock.advance(1)

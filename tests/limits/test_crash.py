@@ -8,6 +8,9 @@ Everywhere else it is equal, call by call.
 
 Each submit has an Idempotency-Key, and a caller who was cut off sends it again to the next life: fal gets it once, and
 the caller gets the job's id wherever fal's answer was written down.
+
+Each call has a session with a quota of its own. The quotas of the tenant are soon used up; grants pay from then on, and
+what the quotas, the grants and the sessions paid adds up to what is booked.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ import yaml
 
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.request_log import RECORDED_REQUESTS
-from proxy.stores.ledger import Account
+from proxy.stores.grants import GRANT_PREFIX, Grant
+from proxy.stores.ledger import SESSION_PREFIX
+from proxy.stores.sql import SqlStores
+from proxy.tenants.caller import SessionQuota
 from tests.limits.callers import ENDPOINT, QUICK, Answered, Caller, http
 from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.limits.successor import start_successor
 from tests.support.audit import AuditReport, Entry, read_report
+from tests.support.audit_log import AUTHOR
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.forking import Forker
 from tests.support.postgres import Postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -46,6 +54,13 @@ LONGEST_LIFE_SECONDS = 0.6
 #: So long after its holder died a slot is free; the rest is for a machine with other work.
 SLOT_SECONDS = 15 + 10
 FAILING = "[[fault fail=content_policy_violation]]"
+#: Calls that the quota of the tenant has for, and each of the grants that are spent next; the last ones have for all.
+FEW = 10
+SMALL_GRANTS = [Grant(f"{number:032x}", "acme", "", "requests", FEW * MILLION, "paid", 0.0, 4e9) for number in range(5)]
+LARGE_GRANTS = [
+    Grant(f"{number:032x}", "acme", "", unit, 100_000_000 * MILLION, "paid", 0.0)
+    for number, unit in enumerate(("requests", "tokens"), 90)
+]
 PLANS = {
     "plans": {
         "wide": {
@@ -53,9 +68,9 @@ PLANS = {
             **UNLIMITED,
             "concurrency": {"subject": 1, "tenant": 100_000},
             "quotas": [
-                {"per": "tenant", "unit": "requests", "limit": 100_000, "window": "month"},
+                {"per": "tenant", "unit": "requests", "limit": FEW, "window": "month"},
                 {"per": "subject", "unit": "requests", "limit": 1, "window": "day"},
-                {"per": "tenant", "unit": "tokens", "limit": 100_000_000, "window": "hour"},
+                {"per": "tenant", "unit": "tokens", "limit": 10_000, "window": "hour"},
             ],
         }
     },
@@ -104,7 +119,7 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(forker: Forker, fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
     environ = {
         **sandbox_environ(fal.url),
@@ -112,7 +127,7 @@ def deployment(fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
         "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with fork_servers(tmp_path) as found:
+    with fork_servers(forker, tmp_path) as found:
         yield Deployment(environ, fal, found)
 
 
@@ -155,6 +170,7 @@ class CallRecords:
 async def _live_and_die(deployment: Deployment, order: random.Random) -> CallRecords:
     calls: dict[str, Call] = {}
     began = time.monotonic()
+    await _give_grants(deployment.environ["PROXY_DATABASE_URL"])
     async with http() as session:
         for life in range(KILLS):
             url, pid = await deployment.servers.start(deployment.environ, session)
@@ -177,6 +193,17 @@ async def _live_and_die(deployment: Deployment, order: random.Random) -> CallRec
     return CallRecords(calls, time.monotonic() - began)
 
 
+async def _give_grants(url: str) -> None:
+    stores = SqlStores(url)
+    for one in SMALL_GRANTS + LARGE_GRANTS:
+        await stores.grants.add(one, by=AUTHOR)
+    await stores.close()
+
+
+def _caller_of(session: aiohttp.ClientSession, url: str, call: Call) -> Caller:
+    return Caller(session, url, "acme", call.subject, quotas=(SessionQuota("requests", MILLION),))
+
+
 async def _submit(caller: Caller, call: Call) -> Answered:
     return await caller.submit(call.prompt, **{"idempotency-key": call.subject})
 
@@ -184,7 +211,7 @@ async def _submit(caller: Caller, call: Call) -> Answered:
 async def _repeat(session: aiohttp.ClientSession, url: str, call: Call) -> None:
     """Send a submit that was cut off once more, with its key, to a proxy that may be killed as well."""
     try:
-        answer = await _submit(Caller(session, url, "acme", call.subject), call)
+        answer = await _submit(_caller_of(session, url, call), call)
     except aiohttp.ClientError:
         return
     if answer.status == 500:
@@ -214,7 +241,7 @@ async def _call_until_cut(
         kind = order.choice(["submit", "submit", "submit", "run"])
         call = Call(f"{name}-{number}", kind, fails=order.random() < 0.2)
         calls[call.subject] = call
-        caller = Caller(session, url, "acme", call.subject)
+        caller = _caller_of(session, url, call)
         try:
             answer = await (caller.run(call.prompt) if kind == "run" else _submit(caller, call))
             assert answer.status == (422 if kind == "run" and call.fails else 200), answer
@@ -267,8 +294,18 @@ def _check_report(report: AuditReport, records: CallRecords) -> None:
     """Nothing is reserved any more, nothing stands twice, and the accounts are the sum of the jobs."""
     report.check()
     assert len({entry.subject for entry in report.entries}) == len(report.entries)
-    assert report.total("requests") == Account(used=report.by_state()["settled"] * MILLION, reserved=0)
     assert all(account.reserved == 0 for account in report.accounts.values())
+    booked = report.by_state()["settled"] * MILLION
+    paid = {prefix: _sum_used(report, prefix) for prefix in (GRANT_PREFIX, SESSION_PREFIX)}
+    of_quota = report.total("requests").used
+    assert of_quota + paid[GRANT_PREFIX] == booked == paid[SESSION_PREFIX]
+    assert of_quota <= FEW * MILLION < paid[GRANT_PREFIX]
+
+
+def _sum_used(report: AuditReport, prefix: str) -> int:
+    """What all accounts with a beginning have of requests."""
+    accounts = report.accounts.items()
+    return sum(one.used for bucket, one in accounts if bucket.subject.startswith(prefix) and bucket.unit == "requests")
 
 
 def _judge_each_call(entries: dict[str, Entry], calls: dict[str, Call], at_fal: dict[str, int]) -> None:

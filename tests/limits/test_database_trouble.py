@@ -20,6 +20,7 @@ from tests.limits.store_load import sent
 from tests.limits.troubles import without_a_table
 from tests.support.audit import read_report
 from tests.support.databases import PostgresDatabases
+from tests.support.forking import Forker
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -50,9 +51,9 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(forker: Forker, fal: SandboxControl, tmp_path: Path) -> Iterator[Deployment]:
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
-    with running_postgres(durable=True) as server, fork_servers(tmp_path) as found:
+    with running_postgres(durable=True) as server, fork_servers(forker, tmp_path) as found:
         environ = {
             **sandbox_environ(fal.url),
             "PROXY_SESSION_SECRETS": SECRET,

@@ -17,6 +17,7 @@ from proxy.sandbox.app import create_sandbox
 from tests.limits.callers import ENDPOINT, Caller, http
 from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.support.databases import SqliteDatabases
+from tests.support.forking import Forker
 from tests.support.redis import Redis
 from tests.support.secrets import SECRET
 from tests.support.servers import running
@@ -58,8 +59,8 @@ def environ(sqlite_databases: SqliteDatabases, tmp_path: Path) -> Iterator[dict[
 
 
 @pytest.fixture
-async def deployment(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Deployment]:
-    with fork_servers(tmp_path) as found:
+async def deployment(forker: Forker, environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Deployment]:
+    with fork_servers(forker, tmp_path) as found:
         async with http() as session:
             yield Deployment(found, environ, session)
 

@@ -9,22 +9,31 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 
 import proxy
+from proxy.auth.sessions import Sessions, new_guest_name
+from proxy.clock import SystemClock
 from proxy.limits.quotas import MILLION
 from proxy.sandbox.app import create_sandbox
-from proxy.stores.ledger import Account
+from proxy.settings import Secret
+from proxy.stores.directory import OverrideRow
+from proxy.stores.grants import GRANT_PREFIX, Grant
+from proxy.stores.ledger import ADDRESS_PREFIX, SESSION_PREFIX, Account
+from proxy.stores.sql import SqlStores
+from proxy.tenants.caller import SessionQuota
 from tests.limits.callers import ENDPOINT, QUICK, QUICK_SECONDS, Caller, http
 from tests.limits.successor import start_successor
 from tests.server.commands import serving
 from tests.support.audit import Auditor, AuditReport
+from tests.support.audit_log import AUTHOR
 from tests.support.databases import PostgresDatabases
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -53,9 +62,15 @@ def plans() -> dict[str, object]:
     return {
         "plans": {
             "tight": {**everything, "quotas": [{**quota, "limit": QUOTA}], "concurrency": concurrency},
+            "several": {**everything, "quotas": [{**quota, "limit": 10_000}]},
             "wide": {**everything, "quotas": [{**quota, "limit": 10_000}, {**quota, "per": "subject", "limit": 1}]},
+            "every": {**everything, "quotas": [{**quota, "limit": 60}, {**quota, "per": "subject", "limit": 5}]},
+            "visiting": {**everything, "quotas": [{**quota, "per": "address", "limit": 6}]},
         },
-        "tenants": [{"id": "tight", "plan": "tight"}, {"id": "wide", "plan": "wide"}],
+        "tenants": [
+            *({"id": name, "plan": name} for name in ("tight", "several", "wide")),
+            {"id": "every", "plan": "every", "guests": {"enabled": True, "plan": "visiting", "share": 1.0}},
+        ],
     }
 
 
@@ -104,7 +119,7 @@ async def auditor(shared_pair: Pair) -> AsyncIterator[Auditor]:
 
 
 @contextlib.asynccontextmanager
-async def sampled(auditor: Auditor, look: Callable[[AuditReport], None]) -> AsyncIterator[list[AuditReport]]:
+async def sample_reports(auditor: Auditor, look: Callable[[AuditReport], None]) -> AsyncIterator[list[AuditReport]]:
     """Reads the books again and again during the block, and looks at each reading."""
     samples: list[AuditReport] = []
 
@@ -159,7 +174,7 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
         answered_before = len(granted)
 
     began = asyncio.get_running_loop().time()
-    async with http() as session, sampled(auditor, look) as samples:
+    async with http() as session, sample_reports(auditor, look) as samples:
         callers = [Caller(session, shared_pair.urls[n % 2], "tight", f"s-{n}") for n in range(CALLERS)]
         await asyncio.gather(*map(call, callers))
     seconds = asyncio.get_running_loop().time() - began
@@ -175,6 +190,119 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
     assert (report.total("requests").used, report.total("requests").reserved) == (QUOTA * MILLION, 0)
     assert report.by_state() == {"settled": QUOTA}
     assert len(samples) > 5
+
+
+async def test_a_session_with_a_quota_of_its_own_never_exceeds_it_on_two_proxies(
+    shared_pair: Pair, auditor: Auditor
+) -> None:
+    """Its calls come at once and everywhere; some fail, some are cancelled, and what these took is there again."""
+    sessions, calls, limit = 8, 30, 12
+
+    def look(report: AuditReport) -> None:
+        for bucket, account in report.of("several").accounts.items():
+            assert not bucket.subject.startswith(SESSION_PREFIX) or sum(account) <= limit * MILLION, bucket
+
+    async def call(caller: Caller, number: int) -> int:
+        if number % 5 == 0:
+            return (await caller.run("[[fault fail=internal_server_error]]")).status
+        answer = await (caller.run(QUICK) if number % 2 else caller.submit("[[pace hold=IN_QUEUE]]"))
+        if answer.status == 200 and not number % 2:
+            assert (await caller.cancel(answer.body["request_id"])).status == 202
+            await caller.finished(answer.body["request_id"])
+            return 0
+        assert answer.status in (200, 402), answer
+        return answer.status
+
+    async with http() as session, sample_reports(auditor, look):
+        quotas = (SessionQuota("requests", limit * MILLION),)
+        first = [Caller(session, shared_pair.urls[0], "several", f"s-{n}", quotas=quotas) for n in range(sessions)]
+        second = [Caller(session, shared_pair.urls[1], "several", one.subject, token=one.token) for one in first]
+        both = list(zip(first, second, strict=True))
+        done = [asyncio.gather(*(call(pair[n % 2], n) for n in range(calls))) for pair in both]
+        for pair, statuses in zip(both, await asyncio.gather(*done), strict=True):
+            ran = statuses.count(200)
+            while (answer := await pair[ran % 2].run(QUICK)).status == 200:
+                ran += 1
+            assert (ran, answer.error_type, answer.body["scope"]) == (limit, "quota_exceeded", "session")
+            assert answer.headers["quota"] == '"requests";r=0'
+    report = (await auditor.read()).of("several")
+    own = [account for bucket, account in report.accounts.items() if bucket.subject.startswith(SESSION_PREFIX)]
+    assert own == [Account(limit * MILLION, 0)] * sessions
+    assert report.total("requests").used == sessions * limit * MILLION
+
+
+async def _give_and_override(pair: Pair) -> None:
+    """What the operator gives in the test below, once both proxies know of it."""
+    stores, ahead = SqlStores(pair.environ["PROXY_DATABASE_URL"]), time.time() + 86_400
+    for number, (subject, amount) in enumerate([("carol", 1), ("carol", 3), ("", 10)]):
+        given = Grant(f"{number:032x}", "every", subject, "requests", amount * MILLION, "paid", time.time(), ahead)
+        await stores.grants.add(given, by=AUTHOR)
+    limits = {"quotas": [{"per": "subject", "unit": "requests", "limit": 8, "window": lasting_window()}]}
+    row = OverrideRow("every", "dave", None, limits, ahead)
+    assert await stores.directory.put_override(row, time.time(), 9, by=AUTHOR)
+    await stores.close()
+    async with http() as session:
+        dave = [Caller(session, url, "every", "dave") for url in pair.urls]
+
+        async def is_known() -> bool:
+            shown = [(await one.facts()).body for one in dave]
+            return all(len(one["grants"]) == 1 and 8 in [quota["limit"] for quota in one["quotas"]] for one in shown)
+
+        await wait_until_async(is_known, "the proxies do not know of the override and the grants")
+
+
+async def test_accounts_of_every_kind_allow_what_the_smallest_has(shared_pair: Pair, auditor: Auditor) -> None:
+    """A subject's quota, one of a session, one with two grants, an override, and an address; then all of the tenant.
+
+    Five hundred calls come at once; some fail, and what these took is there again.
+    """
+    await _give_and_override(shared_pair)
+    may = {"alice": (5, "subject"), "bob": (3, "session"), "carol": (5 + 4, "subject"), "dave": (8, "subject")}
+    may["guests"] = (6, "ip")
+    limits = [(SESSION_PREFIX, 3), (ADDRESS_PREFIX, 6), ("alice", 5), ("bob", 3), ("carol", 5), ("dave", 8)]
+
+    def look(report: AuditReport) -> None:
+        for bucket, account in report.of("every").accounts.items():
+            # What a grant pays stands on the grant's own account: none has more than ten.
+            limit = next((most for name, most in limits if bucket.subject.startswith(name)), 10)
+            assert sum(account) <= (limit if bucket.subject else 60) * MILLION, (bucket, account)
+
+    async def call(caller: Caller, number: int) -> int:
+        answer = await caller.run("[[fault fail=internal_server_error]]" if number % 5 == 0 else QUICK)
+        assert answer.status in (200, 402, 500, 503), answer
+        return answer.status
+
+    async with http() as session, sample_reports(auditor, look):
+        one, other = shared_pair.urls
+        quotas = {"bob": (SessionQuota("requests", 3 * MILLION),)}
+        first = {name: Caller(session, one, "every", name, quotas=quotas.get(name, ())) for name in may}
+        callers = {name: [caller, replace(caller, url=other)] for name, caller in first.items()}
+        callers["guests"] = [_guest(session, url) for url in shared_pair.urls for _ in range(20)]
+        burst = {name: [call(some[n % len(some)], n) for n in range(CALLERS // 5)] for name, some in callers.items()}
+        done = await asyncio.gather(*(asyncio.gather(*calls) for calls in burst.values()))
+        for (name, some), statuses in zip(callers.items(), done, strict=True):
+            ran = statuses.count(200)
+            while (answer := await some[ran % len(some)].run(QUICK)).status == 200:
+                ran += 1
+            assert (ran, answer.error_type, answer.body["scope"]) == (may[name][0], "quota_exceeded", may[name][1]), (
+                name
+            )
+        others = [Caller(session, shared_pair.urls[n % 2], "every", f"s-{n}") for n in range(CALLERS // 5)]
+        answers = await asyncio.gather(*(one.run(QUICK) for one in others))
+        left = 60 + 10 - sum(number for number, _ in may.values())
+        assert Counter(one.status for one in answers) == {200: left, 402: len(others) - left}
+        assert {one.body["scope"] for one in answers if one.status == 402} == {"tenant"}
+    report = (await auditor.read()).of("every")
+    of_grants = [account for bucket, account in report.accounts.items() if bucket.subject.startswith(GRANT_PREFIX)]
+    assert sorted(of_grants) == [Account(MILLION), Account(3 * MILLION), Account(10 * MILLION)]
+    assert report.total("requests") == Account(60 * MILLION)
+    assert report.by_state()["settled"] == 60 + 10
+
+
+def _guest(session: aiohttp.ClientSession, url: str) -> Caller:
+    """A guest of its own; all of them come from one address."""
+    token, guest = Sessions((Secret(SECRET),), SystemClock()).mint("every", new_guest_name(), 3600, guest=True)
+    return Caller(session, url, "every", guest.subject, token=token)
 
 
 @dataclass
@@ -200,11 +328,11 @@ async def stream_to_its_end(caller: Caller) -> None:
 
 
 async def watch_a_job(caller: Caller) -> None:
-    await caller.finished(await submitted(caller, QUICK))
+    await caller.finished(await submit(caller, QUICK))
 
 
 async def leave_a_job_alone(caller: Caller) -> None:
-    await submitted(caller, QUICK)
+    await submit(caller, QUICK)
 
 
 async def be_refused_in_a_run(caller: Caller) -> None:
@@ -220,11 +348,11 @@ async def time_out_at_fal(caller: Caller) -> None:
 
 
 async def be_refused_in_a_job(caller: Caller) -> None:
-    assert (await caller.finished(await submitted(caller, f"{QUICK} [[fault fail=image_too_small]]"))).body["error"]
+    assert (await caller.finished(await submit(caller, f"{QUICK} [[fault fail=image_too_small]]"))).body["error"]
 
 
 async def fail_in_a_job_left_alone(caller: Caller) -> None:
-    await submitted(caller, f"{QUICK} [[fault fail=runner_disconnected]]")
+    await submit(caller, f"{QUICK} [[fault fail=runner_disconnected]]")
 
 
 async def be_turned_away_at_the_queue(caller: Caller) -> None:
@@ -232,7 +360,7 @@ async def be_turned_away_at_the_queue(caller: Caller) -> None:
 
 
 async def cancel_before_the_start(caller: Caller) -> None:
-    assert (await caller.cancel(await submitted(caller, "[[pace hold=IN_QUEUE]]"))).status == 202
+    assert (await caller.cancel(await submit(caller, "[[pace hold=IN_QUEUE]]"))).status == 202
 
 
 async def lose_the_answer_to_a_submit(caller: Caller) -> None:
@@ -267,7 +395,7 @@ RELEASED = [
 EACH = 6
 
 
-async def submitted(caller: Caller, prompt: str) -> str:
+async def submit(caller: Caller, prompt: str) -> str:
     answer = await caller.submit(prompt)
     assert answer.status == 200, answer
     request_id: str = answer.body["request_id"]
@@ -283,7 +411,7 @@ async def test_whatever_the_end_of_a_call_the_ledger_says_what_it_came_to(shared
         async with limit:
             await end(caller)
 
-    async with http() as session, sampled(auditor, lambda _: None):
+    async with http() as session, sample_reports(auditor, lambda _: None):
         callers = [
             WatchedCaller(session, shared_pair.urls[n % 2], "wide", f"{n}", shared_pair.sandbox)
             for n in range(len(ends))

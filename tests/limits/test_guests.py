@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from proxy.limits.quotas import ALL_GUESTS
+from proxy.limits.accounts import ALL_GUESTS
 from tests.routes.jobs import HELD, JOBS, SSE, created, new, watching
 from tests.support.images import png
 from tests.support.limited import ADMIN_TOKEN, Booked, Client, account, limited_proxy, per, plan, posts, refusal
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 ORIGIN = "https://app.acme.example"
 QUEUED = "[[pace hold=IN_QUEUE]] ?"
 NO_RATES = {"ip": None, "session": None, "subject": None, "tenant": None}
-README = Path(__file__).parents[2] / "README.md"
+LIMITS_PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 PLANS = {
     "crowd": plan(quotas=[per("tenant", "requests", 100)]),
     "slots": plan(concurrency={"subject": None, "tenant": 8}),
@@ -84,24 +84,24 @@ def user(proxy: Stack, tenant: str, name: str = "alice") -> Client:
 # --- the tenant's accounts
 
 
-def readme_plans(requests: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The example of the README, with an account of requests of the tenant; no windows, as the clock stands still."""
-    (example,) = re.findall(r"^```yaml\n(plans:.*?)^```", README.read_text(), re.S | re.M)
+def documented_plans(requests: int) -> dict[str, Any]:
+    """The example of the page, with an account of requests of the tenant; no windows, as the clock stands still."""
+    (example,) = re.findall(r"^```yaml\n(# yaml-language-server.*?)^```", LIMITS_PAGE.read_text(), re.S | re.M)
     document = yaml.safe_load(example)
     for one in document["plans"].values():
         one |= {"rate_limits": NO_RATES, "poll_limits": {"session": None}, "session_ttl_seconds": TTL_SECONDS}
-    document["plans"]["free"]["quotas"].append(per("tenant", "requests", requests, "month"))
+    document["plans"]["team"]["quotas"].append(per("tenant", "requests", requests, "month"))
     (tenant,) = document["tenants"]
-    plans = {"acme": document["plans"]["free"], "taste": document["plans"]["taste"]}
-    return plans, {"acme": {**tenant, "plan": "acme"}}
+    plans = {"acme": document["plans"]["team"], "visitors": document["plans"]["visitors"]}
+    tenants = {"acme": {**tenant, "plan": "acme"}}
+    return {"plans": plans, "tenants": tenants, "endpoints": document["endpoints"]}
 
 
 def test_an_address_that_gets_many_guest_sessions_spends_no_more_than_the_tenant_has(
     sandbox: SandboxControl, tmp_path: Path
 ) -> None:
-    plans, tenants = readme_plans(requests=10)
     with (
-        limited_proxy(sandbox, tmp_path, plans, tenants=tenants) as stack,
+        limited_proxy(sandbox, tmp_path, **documented_plans(requests=10)) as stack,
         ExitStack() as open_,
         ThreadPoolExecutor(12) as pool,
     ):
@@ -116,8 +116,7 @@ def test_an_address_that_gets_many_guest_sessions_spends_no_more_than_the_tenant
 
 
 def test_what_users_spent_is_not_there_for_guests(sandbox: SandboxControl, tmp_path: Path) -> None:
-    plans, tenants = readme_plans(requests=3)
-    with limited_proxy(sandbox, tmp_path, plans, tenants=tenants) as stack, user(stack, "acme") as alice:
+    with limited_proxy(sandbox, tmp_path, **documented_plans(requests=3)) as stack, user(stack, "acme") as alice:
         assert [alice.run().status_code for _ in range(2)] == [200, 200]
         with guest(stack, "acme") as visitor:
             assert [visitor.run().status_code for _ in range(2)] == [200, 402]
@@ -233,7 +232,7 @@ def test_guests_take_a_share_of_the_polls(proxy: Stack, open_: ExitStack) -> Non
         owner.status(job)
 
 
-def uploaded(client: Client, size: int, way: str) -> httpx.Response:
+def upload(client: Client, size: int, way: str) -> httpx.Response:
     """A file by one of the ways to send one."""
     content, headers = png(size), {"content-type": "image/png"}
     if way == "native":
@@ -251,21 +250,21 @@ def test_what_guests_upload_counts_and_is_a_share(
     stack = open_.enter_context(limited_proxy(sandbox, tmp_path, plans, tenants={"bytes": guests()}))
     one, other = (open_.enter_context(guest(stack, "bytes")) for _ in range(2))
     alice = open_.enter_context(user(stack, "bytes"))
-    assert uploaded(one, 200, way).is_success
-    refusal(uploaded(other, 51, way), 402, "quota_exceeded", "tenant")
-    assert uploaded(other, 50, way).is_success
+    assert upload(one, 200, way).is_success
+    refusal(upload(other, 51, way), 402, "quota_exceeded", "tenant")
+    assert upload(other, 50, way).is_success
     assert account(tmp_path, "bytes", "upload_bytes", ALL_GUESTS) == Booked(250, 0)
     assert account(tmp_path, "bytes", "upload_bytes") == Booked(250, 0)
-    refusal(uploaded(alice, 751, way), 402, "quota_exceeded", "tenant")
-    assert uploaded(alice, 750, way).is_success
+    refusal(upload(alice, 751, way), 402, "quota_exceeded", "tenant")
+    assert upload(alice, 750, way).is_success
 
 
 def test_where_only_users_are_limited_guests_share_what_one_user_may_upload(proxy: Stack, open_: ExitStack) -> None:
     one, other = (open_.enter_context(guest(proxy, "userbytes")) for _ in range(2))
-    assert uploaded(one, 200, "native").is_success
-    refusal(uploaded(other, 51, "native"), 402, "quota_exceeded", "tenant")
+    assert upload(one, 200, "native").is_success
+    refusal(upload(other, 51, "native"), 402, "quota_exceeded", "tenant")
     with user(proxy, "userbytes") as alice:
-        assert uploaded(alice, 1000, "native").is_success
+        assert upload(alice, 1000, "native").is_success
 
 
 # --- streams

@@ -38,7 +38,7 @@ def own(**body: Any) -> dict[str, Any]:
     return check_input(OWN, FREE, body, own_files=OWN_FILES)
 
 
-def refused(**body: Any) -> list[tuple[list[str | int], str]]:
+def problems_of(**body: Any) -> list[tuple[list[str | int], str]]:
     with pytest.raises(InvalidInput) as refusal:
         own(**body)
     return [(one["loc"][1:], one["type"]) for one in refusal.value.details]
@@ -64,14 +64,14 @@ def refused(**body: Any) -> list[tuple[list[str | int], str]]:
     ],
 )
 def test_every_url_that_is_fetched_is_judged(where: list[str | int], body: dict[str, Any]) -> None:
-    def filled(url: str) -> Any:
+    def fill(url: str) -> Any:
         return json.loads(json.dumps(body, ensure_ascii=False).replace("{}", url))
 
     kind = "image_url" if "image" in str(where[0]) else "url"
-    assert refused(**filled("http://①②⑦.0.0.1/")) == [(where, kind)]
-    assert refused(**filled("file:///etc/passwd")) == [(where, kind)]
-    sent = own(**filled("http://ｅxample.com/"))
-    assert sent == filled("http://example.com/") and own(**sent) is not None
+    assert problems_of(**fill("http://①②⑦.0.0.1/")) == [(where, kind)]
+    assert problems_of(**fill("file:///etc/passwd")) == [(where, kind)]
+    sent = own(**fill("http://ｅxample.com/"))
+    assert sent == fill("http://example.com/") and own(**sent) is not None
 
 
 @pytest.mark.parametrize("name", ["curl", "urls_seen", "image", "prompt", "nouri", "blurls"])
@@ -82,7 +82,7 @@ def test_other_text_may_name_any_address(name: str) -> None:
 def test_the_number_of_urls_in_an_input() -> None:
     url = "https://example.com/a.png"
     assert own(image_urls=[url] * MAX_URLS)
-    assert refused(image_urls=[url] * 100_000) == [(["image_urls", MAX_URLS], "too_many_urls")]
+    assert problems_of(image_urls=[url] * 100_000) == [(["image_urls", MAX_URLS], "too_many_urls")]
 
 
 def test_the_depth_of_an_input() -> None:
@@ -96,7 +96,7 @@ def test_the_depth_of_an_input() -> None:
 
 
 def test_only_so_many_problems_are_listed() -> None:
-    assert len(refused(frames=[{"at": "no", "image_url": "no"}] * 5_000)) <= MAX_PROBLEMS
+    assert len(problems_of(frames=[{"at": "no", "image_url": "no"}] * 5_000)) <= MAX_PROBLEMS
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_whole_number_leaves_without_its_point(given: dict[str, Any], sent: di
 
 @pytest.mark.parametrize("number", [1e300, -1e300, 2.0**63, -(2.0**63)])
 def test_a_whole_number_that_no_model_can_mean(number: float) -> None:
-    assert refused(steps=number) == [(["steps"], "int_parsing_size")]
+    assert problems_of(steps=number) == [(["steps"], "int_parsing_size")]
 
 
 def test_what_is_checked_is_not_changed_in_place() -> None:

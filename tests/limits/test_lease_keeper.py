@@ -16,10 +16,10 @@ from proxy.limits.dead_holders import HOLDER_SECONDS
 from proxy.limits.lease_keeper import BEAT_SECONDS, LEASE_SECONDS, MOST_RETURNS, RENEW_BEATS
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import Quotas
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.counters.base import Counters
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import Counters
 from proxy.stores.ledger import Accept, Job, Ledger, OpenJob, Reserve, Settle
+from proxy.stores.memory import MemoryCounters
+from proxy.stores.redis.counters import RedisCounters
 from proxy.stores.sql import SqlStores
 from proxy.tenants.terms import LeaseLimits
 from tests.stores.records import job
@@ -278,7 +278,7 @@ async def signs_of(process: Process) -> float:
     """Until when the only process that beats is believed to live."""
     redis = process.counters
     assert isinstance(redis, RedisCounters)
-    ((_, until_),) = await redis._redis.zrange("{fal-proxy}:holders", 0, -1, withscores=True)
+    _, until_ = await redis._redis.send("ZRANGE", "{fal-proxy}:holders", "0", "-1", "WITHSCORES")
     return float(until_)
 
 

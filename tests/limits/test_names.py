@@ -13,10 +13,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 2**20
 
 
-def test_200_000_names_take_at_most_40_mib(tmp_path: Path) -> None:
+def test_100_000_names_take_at_most_40_mib(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tests.limits.names", f"sqlite:///{tmp_path / 'proxy.db'}"]
     done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    inside, afterwards = json.loads(done.stdout)
-    assert inside <= 40 * MIB, f"{inside / MIB:.1f} MiB"
-    assert afterwards <= inside + MIB, f"{inside / MIB:.1f} MiB, then {afterwards / MIB:.1f} MiB"
+    full, more, afterwards = json.loads(done.stdout)
+    assert full <= 40 * MIB, f"{full / MIB:.1f} MiB"
+    assert max(more, afterwards) <= full + MIB, f"{full}, {more} and {afterwards} bytes"

@@ -58,7 +58,7 @@ async def test_a_transaction_does_not_grow_without_end(ledger: CountedLedger) ->
     assert max(ledger.sizes) == MOST_AT_ONCE and sum(ledger.sizes) == 2 * MOST_AT_ONCE + 1
 
 
-async def accepted(quotas: Quotas, request_id: str) -> None:
+async def accept(quotas: Quotas, request_id: str) -> None:
     mine = job(Charge(REQUESTS, 1, 100))
     await quotas.reserve(mine)
     await quotas.accept(mine, request_id)
@@ -69,10 +69,10 @@ async def test_data_that_the_database_does_not_take_fails_alone(databases: Datab
     stores = SqlStores(databases.migrated())
     quotas = Quotas(stores.ledger, MovableClock())
     ids = ["a", "b", "c", "a", "d"]
-    outcomes = await asyncio.gather(*(accepted(quotas, id_) for id_ in ids), return_exceptions=True)
+    outcomes = await asyncio.gather(*(accept(quotas, id_) for id_ in ids), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [DataRefused, type(None)]
     too_much = job(Charge(REQUESTS, 2**63, 2**64))
-    outcomes = await asyncio.gather(quotas.reserve(too_much), accepted(quotas, "e"), return_exceptions=True)
+    outcomes = await asyncio.gather(quotas.reserve(too_much), accept(quotas, "e"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DataRefused, type(None)]
     assert (await stores.ledger.accounts([REQUESTS]))[REQUESTS].reserved == 6
     await stores.close()

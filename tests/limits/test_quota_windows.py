@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.limits.quotas import window_end, window_start
+from proxy.limits.accounts import window_end, window_start
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,11 @@ from proxy.limits.quotas import window_end, window_start
 def test_a_moment_lies_in_its_window(window: str, moment: str, start: str, end: str) -> None:
     found = window_start(window, seconds(moment))
     assert (found, window_end(window, found)) == (seconds(start), seconds(end))
+
+
+def test_a_lifetime_has_one_window_without_an_end() -> None:
+    assert {window_start("lifetime", seconds(moment)) for moment in ("1970-01-01T00:00", "2999-12-31T00:00")} == {0}
+    assert window_end("lifetime", 0) is None
 
 
 @pytest.mark.parametrize(("window", "step"), [("minute", 13), ("hour", 1001), ("day", 30_011), ("month", 400_009)])

@@ -13,7 +13,8 @@ import pytest
 
 from proxy.jobs.reconciler import QUIET_SECONDS
 from proxy.limits.quotas import COMPUTE_SECONDS_CEILING, JOB_SECONDS
-from proxy.stores.counters import MemoryCounters
+from proxy.stores.memory import MemoryCounters
+from proxy.upstream.engine import Reply, Request
 from proxy.upstream.transport import EngineTransport
 from tests.support.clock import MovableClock
 from tests.support.images import png
@@ -39,6 +40,11 @@ from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
+
+def warning(holder: str, unit: str, limit: float, window: str = "day") -> dict[str, Any]:
+    return {**per(holder, unit, limit, window), "mode": "warn"}
+
+
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
 PRICE = 0.0006
 PRICES = [{"id": NEXT, "price_per_compute_second": PRICE}, {"id": COUNTING, "price_per_compute_second": PRICE}]
@@ -54,6 +60,10 @@ PLANS = {
     "twice": plan(
         quotas=[per("subject", "upload_bytes", 100), per("tenant", "requests", 9)], uploads={"bytes_per_day": 150}
     ),
+    "once": plan(quotas=[per("subject", "requests", 2, "lifetime")]),
+    "together": plan(quotas=[per("tenant", "requests", 1, "lifetime")]),
+    "warned": plan(quotas=[warning("subject", "requests", 1), warning("tenant", "tokens", 5, "month")]),
+    "both": plan(quotas=[per("subject", "requests", 3), warning("subject", "requests", 1)]),
     "plenty": plan(quotas=[*PLENTY, per("subject", "requests", 1000)]),
 }
 
@@ -76,6 +86,44 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 def seconds_until(proxy: Stack, moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp() - proxy.clock.now()
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What was logged of quotas that only warn."""
+    return [record.log_fields for record in caplog.records if record.getMessage() == "quota exceeded"]  # type: ignore[attr-defined]
+
+
+# --- warnings
+
+
+def test_a_quota_that_warns_counts_logs_once_a_window_and_refuses_nothing(
+    proxy: Stack, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.clock.advance(86_400)
+    with Client(proxy, proxy.token("dan", tenant="warned", ttl_seconds=10**8)) as dan:
+        assert dan.run(endpoint=COUNTING, max_tokens=5).status_code == 200
+        assert logged(caplog) == []
+        assert [dan.run(endpoint=COUNTING, max_tokens=5).status_code for _ in range(4)] == [200] * 4
+        assert logged(caplog) == [
+            {"tenant": "warned", "holder": "dan", "unit": "requests", "window": "day", "limit": 1},
+            {"tenant": "warned", "holder": "this tenant", "unit": "tokens", "window": "month", "limit": 5},
+        ]
+        assert account(folder, "warned", "requests", "dan") == Booked(5, 0)
+        quota = dan.facts()["quotas"][0]
+        assert (quota["mode"], quota["limit"], quota["used"], quota["left"]) == ("warn", 1, 5, 0)
+        caplog.clear()
+        proxy.clock.set(quota["resets_at"])
+        assert [dan.run(endpoint=COUNTING, max_tokens=5).status_code for _ in range(3)] == [200] * 3
+        assert [one["unit"] for one in logged(caplog) if one["window"] == "day"] == ["requests"]
+
+
+def test_one_account_can_warn_before_it_refuses(proxy: Stack, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Client(proxy, proxy.token("eve", tenant="both")) as eve:
+        assert [eve.run().status_code for _ in range(4)] == [200, 200, 200, 402]
+        assert [(one["unit"], one["limit"]) for one in logged(caplog)] == [("requests", 1)]
+        assert account(folder, "both", "requests", "eve") == Booked(3, 0), "a call counts there once"
+        figures = [(one["mode"], one["limit"], one["left"]) for one in eve.facts()["quotas"]]
+        assert figures == [("enforce", 3, 0), ("warn", 1, 0)]
 
 
 # --- refusals
@@ -141,6 +189,22 @@ def test_a_window_ends_where_the_calendar_says(
         assert alice.cancel(held).status_code == 202 and alice.status(held).is_success
         assert account(tmp_path, window, "requests", "alice") == Booked(1, 0)
         assert alice.run().status_code == 402
+
+
+def test_a_lifetime_is_never_filled_again(proxy: Stack) -> None:
+    with Client(proxy, proxy.token(tenant="once", ttl_seconds=10**9)) as alice:
+        assert [alice.run().status_code, alice.submit().status_code] == [200, 200]
+        for days in (0, 32, 3660):
+            proxy.clock.advance(days * 86_400)
+            body = refusal(alice.run(), 402, "quota_exceeded", "subject")
+            assert body["detail"] == "The lifetime quota of requests of this subject is used up: 0 left."
+            assert "retry_after" not in body
+        (quota,) = alice.facts()["quotas"]
+        assert (quota["window"], quota["left"], quota["resets_at"]) == ("lifetime", 0, None)
+    with Client(proxy, proxy.token("bob", tenant="together")) as bob:
+        assert bob.run().status_code == 200
+        body = refusal(bob.run(), 402, "quota_exceeded", "tenant")
+        assert body["detail"] == "The lifetime quota of requests of this tenant is used up: 0 left."
 
 
 def test_what_is_refused_is_spent_nowhere(proxy: Stack, folder: Path) -> None:
@@ -388,9 +452,8 @@ def test_what_is_booked_for_each_end_of_a_call(proxy: Stack, folder: Path, end: 
 class Hurried(EngineTransport):
     """Waits a tenth of a second for fal, as no operator would."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        request.extensions["timeout"] = {**request.extensions["timeout"], "read": 0.1}
-        return await super().handle_async_request(request)
+    async def fetch(self, request: Request) -> Reply:
+        return await super().fetch(request._replace(timeouts={**request.timeouts, "read": 0.1}))
 
 
 def test_a_call_that_fal_is_silent_about_is_booked_as_reserved(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -422,7 +485,7 @@ def test_a_job_without_watchers_is_booked(
 ) -> None:
     counters = MemoryCounters()
     with (
-        limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, counters=counters) as own,
+        limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, endpoints=PRICES, counters=counters) as own,
         Client(own, own.token(tenant="plenty")) as alice,
     ):
         job = alice.submitted(QUEUED, COUNTING)
@@ -440,7 +503,7 @@ def test_a_job_without_watchers_is_booked(
 
 def test_nothing_stays_reserved_beyond_its_time(sandbox: SandboxControl, tmp_path: Path) -> None:
     counters = MemoryCounters()
-    with limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, counters=counters) as own:
+    with limited_proxy(sandbox, tmp_path, {"plenty": PLANS["plenty"]}, endpoints=PRICES, counters=counters) as own:
         with Client(own, own.token(tenant="plenty")) as alice:
             alice.submitted(QUEUED)
         sandbox.fault("drop", when="before")

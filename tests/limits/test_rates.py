@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from proxy.limits.rates import DESCRIPTION_LIMIT, network_of
 from tests.support.images import png
-from tests.support.limited import NEXT, PROTOCOL, Client, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, PROTOCOL, Client, asking, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -347,7 +347,7 @@ def test_of_a_chain_of_proxies_the_last_that_is_not_trusted_counts(proxy: Stack)
 
 
 def metric(stack: Stack, name: str) -> float:
-    text = httpx.get(f"{stack.url}/metrics", trust_env=False).text
+    text = httpx.get(f"{stack.url}/metrics", trust_env=False, verify=False).text
     found = re.search(rf"^{name} (\S+)$", text, re.M)
     assert found, text
     return float(found[1])
@@ -358,11 +358,12 @@ def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp
     with limited_proxy(sandbox, tmp_path, PLANS, environ=nowhere) as own, client(own, "session") as alice:
         initiate = alice.call("POST", "rest/storage/upload/initiate", {})
         native = alice.http.post("/v1/uploads", content=png(99), headers={"content-type": "image/png"})
-        for refused in (alice.run(), alice.submit(), initiate, native):
+        estimated = alice.http.post("/v1/estimate", json={"endpoint": NEXT, "input": asking("?")})
+        for refused in (alice.run(), alice.submit(), initiate, native, estimated):
             assert refusal(refused, 503, "store_unavailable")["retry_after"] == 1
-        assert metric(own, "fal_proxy_uncounted_total") == 4
-        assert httpx.get(f"{own.url}/readyz", trust_env=False).status_code == 503
-        assert httpx.get(f"{own.url}/livez", trust_env=False).status_code == 200
+        assert metric(own, "fal_proxy_uncounted_total") == 5
+        assert httpx.get(f"{own.url}/readyz", trust_env=False, verify=False).status_code == 503
+        assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False).status_code == 200
     assert not posts(sandbox)
 
 
@@ -378,5 +379,7 @@ def test_unless_the_operator_wants_them_open(sandbox: SandboxControl, tmp_path: 
         assert alice.status(job).is_success
         # The quota is the ledger's: it holds all the same.
         refusal(alice.run(), 402, "quota_exceeded", "tenant")
+        estimated = alice.http.post("/v1/estimate", json={"endpoint": NEXT, "input": asking("?")})
+        assert estimated.json()["refusal"]["error_type"] == "quota_exceeded"
         assert metric(own, "fal_proxy_uncounted_total") >= 6
     assert len(posts(sandbox)) == 4

@@ -26,6 +26,7 @@ from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.limits.store_load import LONGEST_ANSWER_SECONDS, LONGEST_REFUSAL_SECONDS, check_at_rest, loading
 from tests.support.audit import Auditor
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.forking import Forker
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import running_redis
 from tests.support.sandbox import SandboxControl
@@ -105,7 +106,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
+def scene(forker: Forker, fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(PLANS))
     environ = {
         **sandbox_environ(fal.url),
@@ -113,7 +114,7 @@ def scene(fal: SandboxControl, tmp_path: Path) -> Iterator[Scene]:
         "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with fork_servers(tmp_path) as found:
+    with fork_servers(forker, tmp_path) as found:
         yield Scene(environ, fal, found)
 
 

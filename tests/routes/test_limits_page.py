@@ -45,19 +45,19 @@ def test_the_example_is_a_plan_file_in_which_nothing_is_left_to_say(tmp_path: Pa
     document = yaml.safe_load(EXAMPLE)
     assert set(document["plans"]["team"]) == set(Plan.model_fields)
     assert file.plans["team"].concurrency.subject == 2 and file.tenants[0].guests.per_address == "20/hour"
-    priced = catalog.get("fal-ai/llava-next")
-    assert priced is not None and priced.price_per_compute_second == 0.0006
+    assert catalog.prices == {"fal-ai/llava-next": 0.0006, "fal-ai/llavav15-13b": 0.0004}
     assert jsonschema_rs.is_valid(json.loads(SCHEMA.read_text()), document)
 
 
-PER_ADDRESS = {"per": "ip", "unit": "requests", "limit": 1, "window": "day"}
+PER_IP = {"per": "ip", "unit": "requests", "limit": 1, "window": "day"}
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"plans": {"team": {"endpoints": ["a/b"], "rate_limits": {"ip": "60 a minute"}}}},
-        {"plans": {"team": {"endpoints": ["a/b"], "quotas": [PER_ADDRESS]}}},
+        {"plans": {"team": {"endpoints": ["a/b"], "quotas": [PER_IP]}}},
+        {"plans": {"team": {"endpoints": ["a/b"], "quotas": [{**PER_IP, "per": "address", "window": "lifetime"}]}}},
         {"plans": {"team": {"endpoints": ["a/b"], "concurrency": {"subject": 0}}}},
         {"plans": {"team": {"endpoint": ["a/b"]}}},
         {"plans": {}, "tenants": [{"id": "No Name", "plan": "team"}]},

@@ -15,7 +15,7 @@ from proxy import __version__
 from proxy.errors import ProxyError, Unavailable
 from proxy.routes.openapi import FORMS
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, NEXT, asking, limited_proxy, per, plan
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, asking, limited_proxy, per, plan
 from tests.support.routes import answered_routes
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -32,13 +32,15 @@ PLANS = {
     ),
     "single": plan(quotas=[per("subject", "requests", 1)]),
 }
-TENANTS = {"acme": {"allowed_origins": [PAGE], "guests": {"enabled": True, "plan": "single"}}}
+PRICES = [{"id": id_, "price_per_compute_second": 0.0006} for id_ in (NEXT, COUNTING)]
+TIERS = [{"proof": "pow", "plan": "acme"}, {"proof": "none", "plan": "single"}]
+TENANTS = {"acme": {"allowed_origins": [PAGE], "guests": {"enabled": True, "tiers": TIERS}}}
 
 
 @pytest.fixture(scope="module")
 def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("openapi")
-    with limited_proxy(shared_sandbox, folder, PLANS, tenants=TENANTS) as stack:
+    with limited_proxy(shared_sandbox, folder, PLANS, tenants=TENANTS, endpoints=PRICES) as stack:
         yield stack
 
 
@@ -61,7 +63,7 @@ def document(proxy: Stack) -> dict[str, Any]:
 
 
 #: Headers that stand there for a reason only.
-SOMETIMES = ("retry-after", "idempotency-replayed", "x-fal-proxy-dropped")
+SOMETIMES = ("retry-after", "idempotency-replayed", "x-fal-proxy-dropped", "quota", "quota-policy")
 
 
 class Promises:
@@ -69,7 +71,7 @@ class Promises:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._paths = document["paths"]
-        self._components = closed(document["components"])
+        self._components = close_objects(document["components"])
 
     def check(self, method: str, path: str, answer: httpx.Response, status: int) -> Any:
         """The answer's JSON, once it has the status and is what the document says of it."""
@@ -80,19 +82,19 @@ class Promises:
         for name in response.get("headers", {}):
             assert name in answer.headers or name in SOMETIMES, name
         media_type = answer.headers["content-type"].partition(";")[0]
-        schema = closed(response["content"][media_type]["schema"])
+        schema = close_objects(response["content"][media_type]["schema"])
         body = answer.json()
         jsonschema_rs.validator_for({**schema, "components": self._components}, validate_formats=True).validate(body)
         return body
 
 
-def closed(schema: Any) -> Any:
+def close_objects(schema: Any) -> Any:
     """A copy in which objects with named properties have no others; what fal adds to a job is fal's own."""
     if isinstance(schema, list):
-        return [closed(one) for one in schema]
+        return [close_objects(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {name: closed(one) for name, one in schema.items()}
+    found = {name: close_objects(one) for name, one in schema.items()}
     if schema.get("type") == "object" and "properties" in schema:
         found.setdefault("additionalProperties", False)
     return found
@@ -210,13 +212,16 @@ def test_jobs(http: httpx.Client, promises: Promises) -> None:
     again = http.post("/v1/jobs", json=wanted, headers={"idempotency-key": "one-of-the-tests"})
     assert again.headers["idempotency-replayed"] == "true"
     id_ = promises.check("POST", "/v1/jobs", created, 202)["id"]
+    promises.check("POST", "/v1/estimate", http.post("/v1/estimate", json=wanted), 200)
+    wrong = http.post("/v1/estimate", json=wanted | {"input": {}})
+    promises.check("POST", "/v1/estimate", wrong, 200)
     promises.check("GET", "/v1/jobs", http.get("/v1/jobs"), 200)
 
-    def done() -> bool:
+    def is_done() -> bool:
         status = promises.check("GET", "/v1/jobs/{id}", http.get(f"/v1/jobs/{id_}", params={"logs": "1"}), 200)
         return bool(status["status"] == "COMPLETED" and status["logs"])
 
-    wait_until(done, "the job does not end")
+    wait_until(is_done, "the job does not end")
     promises.check("GET", "/v1/jobs/{id}/result", http.get(f"/v1/jobs/{id_}/result"), 200)
     promises.check("DELETE", "/v1/jobs/{id}", http.delete(f"/v1/jobs/{id_}"), 400)
     held = http.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("[[pace hold=IN_QUEUE]]")}).json()["id"]
@@ -225,7 +230,7 @@ def test_jobs(http: httpx.Client, promises: Promises) -> None:
 
 def test_events(http: httpx.Client, document: dict[str, Any]) -> None:
     wanted = {"endpoint": NEXT, "input": asking("What?")}
-    schemas = closed(document["components"])
+    schemas = close_objects(document["components"])
     job = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Job", "components": schemas})
     parameters = document["paths"]["/v1/jobs/{id}/events"]["get"]["parameters"]
     mark = jsonschema_rs.validator_for(parameters[0]["schema"])
@@ -272,7 +277,13 @@ def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
         promises.check("GET", "/v1/usage", backend.get("/v1/usage", params={"group_by": "subject"}), 200)
     with proxy.client("", headers={"origin": PAGE}) as page:
         promises.check("POST", "/v1/sessions/guest", page.post("/v1/sessions/guest"), 201)
+        promises.check("GET", "/v1/sessions/challenge", page.get("/v1/sessions/challenge"), 200)
     promises.check("POST", "/v1/sessions/cookie", http.post("/v1/sessions/cookie"), 201)
+    short = proxy.token(ttl_seconds=600)
+    headers = {"cookie": proxy.cookie(short), "origin": PAGE}
+    with proxy.client(short) as client, proxy.client("", headers=headers) as page:
+        promises.check("POST", "/v1/sessions/renew", client.post("/v1/sessions/renew"), 201)
+        promises.check("POST", "/v1/sessions/renew", page.post("/v1/sessions/renew"), 201)
     http.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
     promises.check("GET", "/v1/session", http.get("/v1/session"), 200)
     promises.check("GET", "/v1/endpoints", http.get("/v1/endpoints"), 200)
@@ -290,15 +301,42 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         promises.check("GET", f"{tenants}/{{tenant}}", operator.get(f"{tenants}/acme"), 200)
         named = [{"id": name, "plan": name, **TENANTS.get(name, {})} for name in PLANS]
         promises.check("PUT", tenants, operator.put(tenants, json={"plans": PLANS, "tenants": named}), 200)
+        for verb in ("suspend", "resume"):
+            changed = operator.post(f"{tenants}/acme/{verb}")
+            promises.check("POST", f"{tenants}/{{tenant}}/{verb}", changed, 200)
+        gone = {"plans": PLANS, "tenants": [{"id": "gone", "plan": "acme"}]}
+        operator.put(tenants, json=gone).raise_for_status()
+        promises.check("DELETE", f"{tenants}/{{tenant}}", operator.delete(f"{tenants}/gone"), 200)
         keys = f"{tenants}/{{tenant}}/keys"
         promises.check("POST", keys, operator.post(f"{tenants}/acme/keys", json={"name": "one"}), 201)
         assert promises.check("GET", keys, operator.get(f"{tenants}/acme/keys"), 200)["keys"]
+        grants = f"{tenants}/{{tenant}}/grants"
+        for holder in ({}, {"subject": "alice"}):
+            form = {"unit": "requests", "amount": 5, "reason": "one", "expires_at": "2099-01-31", **holder}
+            promises.check("POST", grants, operator.post(f"{tenants}/acme/grants", json=form), 201)
+        assert promises.check("GET", grants, operator.get(f"{tenants}/acme/grants"), 200)["grants"]
+        with proxy.client() as client:
+            assert promises.check("GET", "/v1/session", client.get("/v1/session"), 200)["grants"]
+        overrides = f"{tenants}/{{tenant}}/overrides"
+        for what in ({"plan": "single"}, {"limits": {"max_tokens": 9}}):
+            answer = operator.put(f"{tenants}/acme/overrides/mallory", json={**what, "until": "2099-01-31"})
+            promises.check("PUT", f"{overrides}/{{subject}}", answer, 200)
+            assert promises.check("GET", overrides, operator.get(f"{tenants}/acme/overrides"), 200)["overrides"]
         minted = operator.post("/v1/admin/sessions", json={"tenant": "acme", "subject": "bob"})
         promises.check("POST", "/v1/admin/sessions", minted, 201)
         jobs = operator.get("/v1/admin/jobs", params={"tenant": "acme"})
-        assert promises.check("GET", "/v1/admin/jobs", jobs, 200)["jobs"]
+        one = promises.check("GET", "/v1/admin/jobs", jobs, 200)["jobs"][0]["id"]
+        promises.check("GET", "/v1/admin/jobs/{job}", operator.get(f"/v1/admin/jobs/{one}"), 200)
+        promises.check("GET", "/v1/admin/upstreams", operator.get("/v1/admin/upstreams"), 200)
         usage = operator.get("/v1/admin/usage", params={"tenant": "acme"})
-        promises.check("GET", "/v1/admin/usage", usage, 200)
+        assert promises.check("GET", "/v1/admin/usage", usage, 200)["grants"]
+        token = operator.post("/v1/admin/tokens", json={"name": "ops", "role": "viewer"})
+        promises.check("POST", "/v1/admin/tokens", token, 201)
+        assert promises.check("GET", "/v1/admin/tokens", operator.get("/v1/admin/tokens"), 200)["tokens"]
+        assert promises.check("GET", "/v1/admin/usage", operator.get("/v1/admin/usage"), 200)["usage"]
+        audit = operator.get("/v1/admin/audit")
+        assert promises.check("GET", "/v1/admin/audit", audit, 200)["entries"]
+        promises.check("GET", "/v1/admin/alerts", operator.get("/v1/admin/alerts"), 200)
 
 
 def test_operations(http: httpx.Client, promises: Promises) -> None:

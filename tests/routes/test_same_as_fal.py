@@ -82,7 +82,7 @@ def move(stack: Stack, both: Beside, id_: str, step: str) -> None:
         stack.sandbox.move_job(id_, step)
 
 
-def asked(life: str) -> dict[str, Any]:
+def input_for(life: str) -> dict[str, Any]:
     body = asking(f"{HELD} {LIVES[life][0]}")
     return body | ({"image_url": "data:image/png;base64,bm8gcGljdHVyZQ=="} if life == "is-refused" else {})
 
@@ -91,7 +91,7 @@ def asked(life: str) -> dict[str, Any]:
 @pytest.mark.parametrize("life", LIVES)
 def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
     with beside(stack, surface) as both:
-        answer = both.client.call("POST", f"queue/{NEXT}", asked(life))
+        answer = both.client.call("POST", f"queue/{NEXT}", input_for(life))
         id_ = answer.json()["request_id"]
         one = f"queue/{NEXT}/requests/{id_}"
         for step in ("", *LIVES[life][1]):

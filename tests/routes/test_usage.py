@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 ACCOUNTS = [per(whose, unit, 10**6, "month") for whose in ("tenant", "subject") for unit in UNITS]
 PLANS = {"acme": plan(quotas=ACCOUNTS), "globex": plan(quotas=ACCOUNTS)}
-PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}]
+PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0}]
 
 
 NO_DAYS = [
@@ -53,7 +54,9 @@ class Past:
 
     def usage(self, token: str, path: str = "/v1/usage", **query: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"}
-        return httpx.get(self.stack.url + path, params=query, headers=headers, trust_env=False, timeout=30)
+        return httpx.get(
+            self.stack.url + path, params=query, headers=headers, trust_env=False, verify=False, timeout=30
+        )
 
     def of(self, token: str, path: str = "/v1/usage", **query: str) -> dict[str, Any]:
         answer = self.usage(token, path, **query)
@@ -145,6 +148,52 @@ def test_rows_are_grouped_as_asked(past: Past) -> None:
     assert [row["day"] for row in past.of(key)["usage"]] == [past.first, past.second]
 
 
+def test_rows_come_in_pages_and_the_total_is_of_all(past: Past) -> None:
+    key, query = past.stack.tenant_key("acme"), {"group_by": "day,subject", "limit": "2"}
+    whole = past.of(key, group_by="day,subject")
+    first = past.of(key, **query)
+    second = past.of(key, **query, cursor=first["next_cursor"])
+    assert first["usage"] + second["usage"] == whole["usage"] and len(first["usage"]) == 2
+    assert first["total"] == second["total"] == whole["total"]
+    assert second["next_cursor"] is None and whole["next_cursor"] is None
+    assert past.of(key, group_by="day,subject", limit="3")["next_cursor"] is None
+    assert past.of(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query) == first | {"grants": []}
+
+
+def _cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"limit": "0"},
+        {"limit": "501"},
+        {"limit": "ten"},
+        {"cursor": "x"},
+        {"cursor": "\u00e9"},
+        {"cursor": "!" + _cursor('["2026-01-31"]')},
+        *(
+            {"cursor": _cursor(text), "group_by": "day,subject"}
+            for text in (
+                "{}",
+                '"2026-01-31"',
+                '["2026-01-31"]',
+                '["2026-01-31","a","b"]',
+                '["2026-01-31",1]',
+                '["2026-01-31",null]',
+                '["2026-02-30","a"]',
+                '["a","2026-01-31"]',
+                '["2026-01-31","a\\u0000"]',
+                f'["2026-01-31","{"a" * 2000}"]',
+            )
+        ),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused(past: Past, query: dict[str, str]) -> None:
+    refusal(past.usage(past.stack.tenant_key("acme"), **query), 400, "bad_request")
+
+
 def test_days_are_whole_and_both_ends_count(past: Past) -> None:
     key = past.stack.tenant_key("acme")
 
@@ -204,10 +253,59 @@ def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, 
 
 
 def test_usage_needs_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
-    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False), 401, "unauthenticated")
+    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False, verify=False), 401, "unauthenticated")
     refusal(past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated")
-    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage"), 404, "not_found")
-    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="nobody"), 404, "not_found")
+    for tenant in ("", "nobody"):
+        refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant=tenant), 404, "not_found")
+
+
+def test_the_operator_sees_all_tenants_at_once(past: Past) -> None:
+    def of_all(**query: str) -> dict[str, Any]:
+        return past.of(ADMIN_TOKEN, "/v1/admin/usage", **query)
+
+    def of_one(tenant: str, **query: str) -> list[dict[str, Any]]:
+        return list(past.of(ADMIN_TOKEN, "/v1/admin/usage", tenant=tenant, **query)["usage"])
+
+    whole = of_all()
+    assert [row["tenant"] for row in whole["usage"]] == ["acme", "globex"] and "tenant" not in whole
+    assert whole["total"]["calls"] == sum(row["calls"] for row in whole["usage"]) == 9
+    by_day = of_all(group_by="day,endpoint")["usage"]
+    assert by_day == [
+        {"tenant": tenant, **row} for tenant in ("acme", "globex") for row in of_one(tenant, group_by="day,endpoint")
+    ]
+    pages: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = of_all(group_by="day,endpoint", limit="1", **({"cursor": cursor} if cursor else {}))
+        assert page["total"] == whole["total"]
+        pages += page["usage"]
+        cursor = page["next_cursor"]
+    assert pages == by_day
+
+
+def cursor_of(*names: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(names).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"subject": "alice"},
+        {"group_by": "subject"},
+        {"group_by": "day", "cursor": cursor_of("acme", "no day")},
+        {"cursor": cursor_of("acme", "2026-01-31")},
+        {"to": "yesterday"},
+    ],
+    ids=["a subject of no tenant", "by subject", "a cursor without a day", "a cursor of other groups", "no day"],
+)
+def test_a_question_about_all_tenants_that_makes_no_sense(past: Past, query: dict[str, str]) -> None:
+    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", **query), 400, "bad_request")
+
+
+def test_only_a_report_of_all_tenants_is_grouped_by_them(past: Past) -> None:
+    for token in (past.stack.token("alice", tenant="acme"), past.stack.tenant_key("acme")):
+        refusal(past.usage(token, group_by="tenant"), 400, "bad_request")
+    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", group_by="tenant"), 400, "bad_request")
 
 
 def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -220,12 +318,23 @@ def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
 
 
+def test_the_command_line_prints_all_tenants(past: Past) -> None:
+    period = ("--from", past.first, "--to", past.second)
+    shown = past.of(ADMIN_TOKEN, "/v1/admin/usage", **{"from": past.first, "to": past.second})
+    printed = json.loads(command(past, *period, "--json").stdout)
+    assert printed == {name: value for name, value in shown.items() if name != "next_cursor"}
+    lines = command(past, *period).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["tenant", "acme", "globex", "total"]
+
+
 def test_the_command_line_prints_the_same(past: Past) -> None:
     period = ("--from", past.first, "--to", past.second)
     groups = "day,endpoint,subject"
     as_json = command(past, "--tenant", "acme", *period, "--group-by", groups, "--json")
     query = {"tenant": "acme", "from": past.first, "to": past.second, "group_by": groups}
-    assert json.loads(as_json.stdout) == past.of(ADMIN_TOKEN, "/v1/admin/usage", **query)
+    assert json.loads(as_json.stdout) | {"next_cursor": None, "grants": []} == past.of(
+        ADMIN_TOKEN, "/v1/admin/usage", **query
+    )
     table = command(past, "--tenant", "acme", *period).stdout.splitlines()
     assert table[0].split() == ["day", "calls", *UNITS]
     assert [line.split()[0] for line in table[1:]] == [past.first, past.second, "total"]
@@ -238,7 +347,7 @@ def test_the_command_line_prints_the_same(past: Past) -> None:
         (("--tenant", "nobody"), 1, "there is no tenant nobody"),
         (("--tenant", "acme", "--from", "soon"), 1, "must be a day"),
         (("--tenant", "acme", "--group-by", "week"), 1, "'week'"),
-        ((), 2, "--tenant"),
+        (("--group-by", "subject"), 1, "'subject'"),
     ],
 )
 def test_the_command_line_refuses_in_words(past: Past, arguments: tuple[str, ...], code: int, words: str) -> None:

@@ -97,7 +97,7 @@ def stranger() -> Iterator[httpx.Client]:
 
 def _forgetful(**options: Any) -> httpx.Client:
     """A client that keeps no cookies."""
-    client = httpx.Client(trust_env=False, timeout=10, **options)
+    client = httpx.Client(trust_env=False, verify=False, timeout=10, **options)
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return client
 

@@ -89,10 +89,10 @@ def test_cut_hangs_up_when_that_much_has_arrived(wire: Fal, size: int) -> None:
     wire.fault("cut", bytes=size, on={"host": "cdn"}, times=1)
     put = {"url": place["upload_url"], "content": bytes(100_000)}
     with pytest.raises(httpx.TransportError):
-        httpx.put(**put, trust_env=False)
+        httpx.put(**put, trust_env=False, verify=False)
     assert wire.requests()[-1]["ended"] == "dropped" and wire.requests()[-1]["body_size"] >= size
     assert wire.client.get(place["file_url"]).status_code == 404
-    assert httpx.put(**put, trust_env=False).status_code == 200
+    assert httpx.put(**put, trust_env=False, verify=False).status_code == 200
 
 
 def test_hanging_up_does_not_trouble_the_server(wire: Fal, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,7 +103,7 @@ def test_hanging_up_does_not_trouble_the_server(wire: Fal, caplog: pytest.LogCap
 
 
 def test_hang_never_answers(wire: Fal) -> None:
-    with _asked(wire, RUN, "[[fault hang]]") as connection:
+    with _send_call(wire, RUN, "[[fault hang]]") as connection:
         wait_until(lambda: bool(wire.requests()), seconds=10)
         assert _is_silent(connection)
     wait_until(lambda: wire.requests()[-1]["ended"] == "left", seconds=10)
@@ -112,7 +112,7 @@ def test_hang_never_answers(wire: Fal) -> None:
 
 @pytest.mark.parametrize("events", [0, 2])
 def test_stall_sends_the_head_and_some_events_then_nothing(wire: Fal, events: int) -> None:
-    with _asked(wire, RUN + "/stream", f"[[fault stall={events}]]") as connection:
+    with _send_call(wire, RUN + "/stream", f"[[fault stall={events}]]") as connection:
         wait_until(lambda: wire.requests()[-1:] != [] and wire.requests()[-1]["answered"] == 200, seconds=10)
         received = b""
         while received.count(b"data: ") < events or b"\r\n\r\n" not in received:
@@ -123,7 +123,7 @@ def test_stall_sends_the_head_and_some_events_then_nothing(wire: Fal, events: in
 
 
 def test_stall_at_falls_silent_at_that_byte(wire: Fal) -> None:
-    with _asked(wire, RUN + "/stream", "[[fault stall_at=100]]") as connection:
+    with _send_call(wire, RUN + "/stream", "[[fault stall_at=100]]") as connection:
         received = b""
         while sum(map(len, _chunks(received.partition(b"\r\n\r\n")[2]))) < 100:
             received += connection.recv(65536)
@@ -326,7 +326,7 @@ def test_every_fault_is_shown_here() -> None:
     assert [name for name in FAULT_KINDS if f"fault {name}" not in text and f'fault("{name}"' not in text] == []
 
 
-def _asked(fal: Fal, path: str, prompt: str) -> socket.socket:
+def _send_call(fal: Fal, path: str, prompt: str) -> socket.socket:
     body = json.dumps(fal.input(prompt)).encode()
     address = httpx.URL(fal.url)
     connection = socket.create_connection((address.host, address.port or 0), timeout=5)

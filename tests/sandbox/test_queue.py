@@ -83,7 +83,7 @@ def test_logs_are_null_unless_asked_for(fal: Fal, logs: str, are_on: bool) -> No
     assert isinstance(fal.events(job, logs)[0]["logs"], list if are_on else type(None))
 
 
-def _watched(fal: Fal, job: dict[str, Any], query: str = "") -> str:
+def _watch(fal: Fal, job: dict[str, Any], query: str = "") -> str:
     """The whole status stream of a held job that is let go as soon as the first event is here."""
     with fal.client.stream("GET", f"{job['status_url']}/stream{query}") as answer:
         assert answer.status_code == 200
@@ -96,7 +96,7 @@ def _watched(fal: Fal, job: dict[str, Any], query: str = "") -> str:
 
 def test_the_status_stream_carries_whole_status_objects_and_ends_after_completed(fal: Fal) -> None:
     job = fal.submit("[[pace queue_positions=1 hold=IN_QUEUE]]")
-    text = _watched(fal, job)
+    text = _watch(fal, job)
     events = documents(text)
     assert text == "".join(f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events)
     assert [event["status"] for event in events] == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
@@ -106,7 +106,7 @@ def test_the_status_stream_carries_whole_status_objects_and_ends_after_completed
 
 def test_logs_are_cumulative_in_polls_and_incremental_in_streams(fal: Fal) -> None:
     job = fal.submit("[[pace queue_positions=1 hold=IN_QUEUE]]")
-    streamed = [event["logs"] for event in documents(_watched(fal, job, "?logs=1"))]
+    streamed = [event["logs"] for event in documents(_watch(fal, job, "?logs=1"))]
     polled = fal.client.get(job["status_url"] + "?logs=1").json()["logs"]
     assert [len(lines) for lines in streamed] == [0, 1, 1, 1, 1]
     assert [line for lines in streamed for line in lines] == polled

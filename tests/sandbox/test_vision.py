@@ -37,23 +37,23 @@ def test_photographs_are_seen_as_they_are(name: str, format: str, size: tuple[in
      ((120, 120, 120), "grey", "medium"), ((20, 160, 40), "green", "medium")],
 )  # fmt: skip
 def test_colours_and_brightness_have_names(colour: tuple[int, int, int], shade: str, level: str) -> None:
-    seen = str(look_at(_encoded(Image.new("RGB", (8, 8), colour))))
+    seen = str(look_at(_encode(Image.new("RGB", (8, 8), colour))))
     assert f"mostly {shade} (#{bytes(colour).hex()}), of {level} brightness" in seen
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_every_kind_of_png_can_be_seen(mode: str) -> None:
-    assert look_at(_encoded(Image.new(mode, (3, 2)))).colour == (0, 0, 0)
+    assert look_at(_encode(Image.new(mode, (3, 2)))).colour == (0, 0, 0)
 
 
 def test_sixteen_bit_greys_keep_their_brightness() -> None:
-    assert look_at(_encoded(Image.new("I;16", (3, 2), 65535))).brightness == 255
+    assert look_at(_encode(Image.new("I;16", (3, 2), 65535))).brightness == 255
 
 
 def test_transparent_pixels_have_no_colour() -> None:
     image = Image.new("RGBA", (2, 1), (0, 255, 0, 0))
     image.putpixel((0, 0), (200, 0, 0, 255))
-    red, green, blue = look_at(_encoded(image)).colour
+    red, green, blue = look_at(_encode(image)).colour
     assert (abs(red - 200) <= 1, green, blue) == (True, 0, 0)
 
 
@@ -82,7 +82,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_alone(side: int) -> None:
         look_at(bomb)
 
 
-def _encoded(image: Image.Image) -> bytes:
+def _encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -41,7 +41,7 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-def _delivered(receiver: Receiver, times: int = 1) -> dict[str, Any]:
+def _wait_for_delivery(receiver: Receiver, times: int = 1) -> dict[str, Any]:
     wait_until(lambda: len(receiver.arrived) >= times, seconds=10)
     message: dict[str, Any] = orjson.loads(receiver.arrived[-1][1])
     return message
@@ -49,7 +49,7 @@ def _delivered(receiver: Receiver, times: int = 1) -> dict[str, Any]:
 
 def test_a_result_is_delivered_and_signed(fal: Fal, receiver: Receiver) -> None:
     job = fal.submit(query=f"?fal_webhook={receiver.url}")
-    message = _delivered(receiver)
+    message = _wait_for_delivery(receiver)
     assert message == {
         "request_id": job["request_id"],
         "gateway_request_id": job["request_id"],
@@ -66,7 +66,7 @@ def test_a_result_is_delivered_and_signed(fal: Fal, receiver: Receiver) -> None:
 
 def test_a_failed_run_is_delivered_as_an_error(fal: Fal, receiver: Receiver) -> None:
     fal.submit(query=f"?fal_webhook={receiver.url}", image_url="data:,x")
-    message = _delivered(receiver)
+    message = _wait_for_delivery(receiver)
     assert (message["status"], message["error"]) == ("ERROR", "Invalid status code: 422")
     assert message["payload"]["detail"][0]["type"] == "image_load_error"
 
@@ -74,5 +74,5 @@ def test_a_failed_run_is_delivered_as_an_error(fal: Fal, receiver: Receiver) -> 
 def test_a_delivery_that_failed_is_tried_again(fal: Fal, receiver: Receiver) -> None:
     receiver.failures = [302]
     job = fal.submit(query=f"?fal_webhook={receiver.url}")
-    assert _delivered(receiver, times=2)["request_id"] == job["request_id"]
+    assert _wait_for_delivery(receiver, times=2)["request_id"] == job["request_id"]
     assert receiver.arrived[0][1] == receiver.arrived[1][1]

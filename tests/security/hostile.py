@@ -58,11 +58,11 @@ def _bad(method: str, *values: str) -> list[Row]:
     return [Row(method, value, 400, "bad_target") for value in values]
 
 
-def _closed(method: str, *values: str) -> list[Row]:
+def _forbidden_rows(method: str, *values: str) -> list[Row]:
     return [Row(method, value, 403, "endpoint_not_allowed") for value in values]
 
 
-def _unknown(method: str, *values: str) -> list[Row]:
+def _unknown_rows(method: str, *values: str) -> list[Row]:
     return [Row(method, value, 404, "not_found") for value in values]
 
 
@@ -124,15 +124,15 @@ TARGETS: list[Row] = [
     *_bad("POST", f"https://fal.run/{NEXT}&x=1", f"https://fal.run/{NEXT}+", f"https://fal.run/{NEXT}*", f"https://fal.run/{NEXT}'", f'https://fal.run/{NEXT}"', f"https://fal.run/{NEXT}<x>"),
     *_bad("POST", f"https://fal.run/~{NEXT}", f"https://fal.run/-{NEXT}", f"https://fal.run/_{NEXT}", f"https://fal.run/{NEXT}/${{x}}", f"https://fal.run/{NEXT}|x", "https://fal.run/{owner}/app"),
     # --- endpoints that are not on the list, however near
-    *_closed("POST", "https://fal.run/fal-ai/llava-next-evil", "https://fal.run/fal-ai/llava-nex", "https://fal.run/fal-ai/llava"),
-    *_closed("POST", f"https://fal.run/{NEXT}/admin", f"https://fal.run/{NEXT}/health", f"https://fal.run/{NEXT}/openapi.json"),
-    *_closed("POST", f"https://fal.run/{NEXT}/realtime", f"https://fal.run/{NEXT}/stream/stream", f"https://fal.run/{NEXT}/v1/chat"),
-    *_closed("POST", "https://fal.run/Fal-ai/llava-next", "https://fal.run/fal-ai/LLAVA-NEXT", "https://fal.run/fal-ai", "https://fal.run/stream"),
-    *_closed("POST", "https://fal.run/llava-next", f"https://fal.run/x/{NEXT}", f"https://fal.run/workflows/{NEXT}", "https://fal.run/evil/llava-next"),
-    *_closed("POST", "https://fal.run/fal-ai/flux/dev", "https://fal.run/fal-ai/llava-next.evil", "https://fal.run/fal-ai/llava-next_", "https://fal.run/fal-ai/llava-next..x"),
-    *_closed("POST", "https://fal.run/fal-ai/stream", "https://fal.run/health", f"https://fal.run/{NEXT}/requests/{NOBODYS}", f"https://fal.run/{NEXT}/requests"),
-    *_closed("POST", f"https://queue.fal.run/{NEXT}/stream", f"https://queue.fal.run/{NEXT}-evil", f"https://queue.fal.run/{NEXT}/status", f"https://queue.fal.run/{NEXT}/health"),
-    *_closed("POST", "https://queue.fal.run/fal-ai", "https://queue.fal.run/fal-ai/flux/", f"https://queue.fal.run/x/{NEXT}", f"https://QUEUE.FAL.RUN/{NEXT}x"),
+    *_forbidden_rows("POST", "https://fal.run/fal-ai/llava-next-evil", "https://fal.run/fal-ai/llava-nex", "https://fal.run/fal-ai/llava"),
+    *_forbidden_rows("POST", f"https://fal.run/{NEXT}/admin", f"https://fal.run/{NEXT}/health", f"https://fal.run/{NEXT}/openapi.json"),
+    *_forbidden_rows("POST", f"https://fal.run/{NEXT}/realtime", f"https://fal.run/{NEXT}/stream/stream", f"https://fal.run/{NEXT}/v1/chat"),
+    *_forbidden_rows("POST", "https://fal.run/Fal-ai/llava-next", "https://fal.run/fal-ai/LLAVA-NEXT", "https://fal.run/fal-ai", "https://fal.run/stream"),
+    *_forbidden_rows("POST", "https://fal.run/llava-next", f"https://fal.run/x/{NEXT}", f"https://fal.run/workflows/{NEXT}", "https://fal.run/evil/llava-next"),
+    *_forbidden_rows("POST", "https://fal.run/fal-ai/flux/dev", "https://fal.run/fal-ai/llava-next.evil", "https://fal.run/fal-ai/llava-next_", "https://fal.run/fal-ai/llava-next..x"),
+    *_forbidden_rows("POST", "https://fal.run/fal-ai/stream", "https://fal.run/health", f"https://fal.run/{NEXT}/requests/{NOBODYS}", f"https://fal.run/{NEXT}/requests"),
+    *_forbidden_rows("POST", f"https://queue.fal.run/{NEXT}/stream", f"https://queue.fal.run/{NEXT}-evil", f"https://queue.fal.run/{NEXT}/status", f"https://queue.fal.run/{NEXT}/health"),
+    *_forbidden_rows("POST", "https://queue.fal.run/fal-ai", "https://queue.fal.run/fal-ai/flux/", f"https://queue.fal.run/x/{NEXT}", f"https://QUEUE.FAL.RUN/{NEXT}x"),
     # --- methods
     *_bad("GET", f"https://fal.run/{NEXT}", f"https://fal.run/{NEXT}/health", f"https://fal.run/{NEXT}/openapi.json", "https://fal.run/health"),
     *_bad("GET", f"https://fal.run/{NEXT}/stream", f"https://fal.run/{NEXT}?prompt=x", f"https://queue.fal.run/{NEXT}", f"https://queue.fal.run/{NEXT}/"),
@@ -159,9 +159,9 @@ TARGETS: list[Row] = [
     *_bad("GET", f"https://queue.fal.run/{NEXT}/requests/a.b/status", f"https://queue.fal.run/{NEXT}/requests/{'a' * 129}/status", f"https://queue.fal.run/{NEXT}/requests/a~b", f"https://queue.fal.run/{NEXT}/requests/a%2Fb"),
     *_bad("GET", f"https://queue.fal.run/{NEXT}/requests/../requests/{NOBODYS}", f"https://queue.fal.run/{NEXT}/requests/{NOBODYS}%00", f"https://queue.fal.run/{NEXT}/requests/{NOBODYS};x", f"https://queue.fal.run/{NEXT}/requests/*"),
     *_bad("GET", f"https://queue.fal.run/{NEXT}/requests/requests/{NOBODYS}", f"https://queue.fal.run/{NEXT}/requests/{NOBODYS}/requests/{NOBODYS}"),
-    *_closed("GET", f"https://queue.fal.run/fal-ai/flux/requests/{NOBODYS}/status", f"https://queue.fal.run/{NEXT}-evil/requests/{NOBODYS}", f"https://queue.fal.run/workflows/{NEXT}/requests/{NOBODYS}"),
-    *_unknown("GET", JOB, f"{JOB}/", f"{JOB}/response", f"{JOB}/status", f"{JOB}/status/", f"{JOB}/status/stream?logs=1", f"https://queue.fal.run/{NEXT}/requests/{'a' * 128}", f"https://queue.fal.run/{NEXT}/requests/0"),
-    *_unknown("PUT", f"{JOB}/cancel", f"{JOB}/cancel/"),
+    *_forbidden_rows("GET", f"https://queue.fal.run/fal-ai/flux/requests/{NOBODYS}/status", f"https://queue.fal.run/{NEXT}-evil/requests/{NOBODYS}", f"https://queue.fal.run/workflows/{NEXT}/requests/{NOBODYS}"),
+    *_unknown_rows("GET", JOB, f"{JOB}/", f"{JOB}/response", f"{JOB}/status", f"{JOB}/status/", f"{JOB}/status/stream?logs=1", f"https://queue.fal.run/{NEXT}/requests/{'a' * 128}", f"https://queue.fal.run/{NEXT}/requests/0"),
+    *_unknown_rows("PUT", f"{JOB}/cancel", f"{JOB}/cancel/"),
     # --- the REST host: tokens, files, anything unknown
     *_bad("POST", "https://rest.fal.ai/tokens/", "https://rest.fal.ai/tokens", "https://rest.fal.ai/tokens/realtime", "https://rest.alpha.fal.ai/tokens/"),
     *_bad("POST", "https://rest.fal.ai/storage/auth/token/", "https://rest.fal.ai/storage/auth/token?storage_type=all", "https://rest.alpha.fal.ai/storage/auth"),
@@ -190,7 +190,7 @@ PATHS: list[Row] = [
     # --- hosts that are none
     *_bad("POST", "/fal/cdn/files/delete", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
     # --- endpoints, methods, queries
-    *_closed("POST", f"/fal/run/{NEXT}-evil", f"/fal/run/{NEXT}/health", f"/fal/run/{NEXT}/openapi.json", "/fal/run/fal-ai/flux/dev", f"/fal/queue/{NEXT}/stream", f"/fal/run/x/{NEXT}"),
+    *_forbidden_rows("POST", f"/fal/run/{NEXT}-evil", f"/fal/run/{NEXT}/health", f"/fal/run/{NEXT}/openapi.json", "/fal/run/fal-ai/flux/dev", f"/fal/queue/{NEXT}/stream", f"/fal/run/x/{NEXT}"),
     *_bad("GET", f"/fal/run/{NEXT}", f"/fal/run/{NEXT}/health", f"/fal/queue/{NEXT}", f"/fal/run/{NEXT}/stream", "/fal/rest/storage/upload/initiate"),
     *_bad("PUT", f"/fal/run/{NEXT}", f"/fal/queue/{NEXT}", f"/fal/queue/{NEXT}/requests/{NOBODYS}"),
     *(Row(method, f"/fal/run/{NEXT}", 405, "method_not_allowed") for method in ("DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE")),
@@ -198,9 +198,9 @@ PATHS: list[Row] = [
     *(Row("POST", f"/fal/queue/{NEXT}?{key}=https://evil.example", 400, "webhook_not_allowed") for key in ("fal_webhook", "%66al_webhook")),
     *_bad("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status?logs=1&x=1", f"/fal/queue/{NEXT}/requests/{NOBODYS}/x", f"/fal/queue/{NEXT}/requests/a%2Fb", f"/fal/queue/{NEXT}/requests/a.b"),
     *_bad("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}//status", f"/fal/queue/{NEXT}/requests//status", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/..", f"/fal/queue/{NEXT}/requests/{NOBODYS}%2Fstatus"),
-    *_closed("GET", f"/fal/queue/fal-ai/flux/requests/{NOBODYS}/status"),
-    *_unknown("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status?logs=1", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/stream", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/"),
-    *_unknown("PUT", f"/fal/queue/{NEXT}/requests/{NOBODYS}/cancel"),
+    *_forbidden_rows("GET", f"/fal/queue/fal-ai/flux/requests/{NOBODYS}/status"),
+    *_unknown_rows("GET", f"/fal/queue/{NEXT}/requests/{NOBODYS}", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status?logs=1", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/stream", f"/fal/queue/{NEXT}/requests/{NOBODYS}/status/"),
+    *_unknown_rows("PUT", f"/fal/queue/{NEXT}/requests/{NOBODYS}/cancel"),
     *_bad("POST", "/fal/rest/tokens/", "/fal/rest/tokens/realtime", "/fal/rest/storage/auth/token/", "/fal/rest/storage/upload/complete-multipart", "/fal/rest/storage/upload/initiate/", "/fal/rest/storage/upload/initiate?storage_type=x", "/fal/rest/billing"),
     *_bad("POST", f"/fal/run/{'a' * 8192}", f"/fal/run/{NEXT}{'/x' * 2000}", f"/fal/queue/{NEXT}?logs={'1' * 4000}"),
 ]  # fmt: skip

@@ -23,7 +23,7 @@ TOO_MANY_BYTES = 13 * 2**20
 CALLS = [f"run/{NEXT}", f"run/{NEXT}/stream", f"queue/{NEXT}"]
 
 
-def changed(**fields: Any) -> bytes:
+def change_input(**fields: Any) -> bytes:
     return json.dumps({**INPUT, **fields}).encode()
 
 
@@ -31,7 +31,7 @@ def without(name: str) -> bytes:
     return json.dumps({key: value for key, value in INPUT.items() if key != name}).encode()
 
 
-def spliced(text: str) -> bytes:
+def splice(text: str) -> bytes:
     """A lawful input with more JSON text in it, which Python's own encoder would not write."""
     return BODY[:-1] + b"," + text.encode("latin-1") + b"}"
 
@@ -47,19 +47,19 @@ NOT_JSON = {
     "a comment": b"/* x */" + BODY,
     "a byte order mark": b"\xef\xbb\xbf" + BODY,
     "UTF-16": BODY.decode().encode("utf-16"),
-    "invalid UTF-8": spliced('"x":"\xff\xfe"'),
-    "overlong UTF-8": spliced('"x":"\xc0\xaf"'),
-    "half a surrogate": spliced('"x":"\\ud800"'),
+    "invalid UTF-8": splice('"x":"\xff\xfe"'),
+    "overlong UTF-8": splice('"x":"\xc0\xaf"'),
+    "half a surrogate": splice('"x":"\\ud800"'),
     "a NUL": BODY + b"\0",
-    "a raw line break in a string": spliced('"x":"a\nb"'),
-    "NaN": spliced('"temperature":NaN'),
-    "Infinity": spliced('"temperature":-Infinity'),
-    "a number beyond doubles": spliced('"temperature":1e999'),
-    "an integer beyond doubles": spliced('"max_tokens":' + "9" * 400),
+    "a raw line break in a string": splice('"x":"a\nb"'),
+    "NaN": splice('"temperature":NaN'),
+    "Infinity": splice('"temperature":-Infinity'),
+    "a number beyond doubles": splice('"temperature":1e999'),
+    "an integer beyond doubles": splice('"max_tokens":' + "9" * 400),
     "gzip": gzip.compress(BODY),
     "100,000 levels": b"[" * 100_000,
-    "1,100 closed levels": spliced('"x":' + "[" * 1100 + "]" * 1100),
-    "more levels than can be sent on": spliced('"x":' + "[" * 500 + "]" * 500),
+    "1,100 closed levels": splice('"x":' + "[" * 1100 + "]" * 1100),
+    "more levels than can be sent on": splice('"x":' + "[" * 500 + "]" * 500),
 }
 INVALID = {
     "null": b"null",
@@ -70,29 +70,29 @@ INVALID = {
     "an empty object": b"{}",
     "no prompt": without("prompt"),
     "no picture": without("image_url"),
-    "a number as prompt": changed(prompt=5),
-    "null as prompt": changed(prompt=None),
-    "a list as prompt": changed(prompt=["x"]),
-    "a prompt beyond the plan": changed(prompt="x" * 16_001),
-    "an empty picture": changed(image_url=""),
-    "null as picture": changed(image_url=None),
-    "an object as picture": changed(image_url={"url": "x"}),
-    "a billion tokens": spliced('"max_tokens":1e9'),
-    "a billion tokens, spelled the other way": spliced('"max_new_tokens":1000000000'),
-    "one token too many": changed(max_tokens=4097),
-    "no tokens": changed(max_tokens=0),
-    "tokens to give back": changed(max_tokens=-1),
-    "half a token": changed(max_tokens=1.5),
-    "tokens as text": changed(max_tokens="64"),
-    "true tokens": changed(max_tokens=True),
-    "null tokens": changed(max_tokens=None),
-    "more tokens than 64 bits hold": spliced('"max_tokens":' + "9" * 30),
-    "fewer tokens than 64 bits hold": spliced('"max_tokens":-' + "9" * 30),
-    "too hot": changed(temperature=1.0001),
-    "too cold": changed(temperature=-1),
-    "a warm word": changed(temperature="warm"),
-    "top_p of 2": changed(top_p=2),
-    "a key twice, the last one wrong": spliced('"max_tokens":1,"max_tokens":5000'),
+    "a number as prompt": change_input(prompt=5),
+    "null as prompt": change_input(prompt=None),
+    "a list as prompt": change_input(prompt=["x"]),
+    "a prompt beyond the plan": change_input(prompt="x" * 16_001),
+    "an empty picture": change_input(image_url=""),
+    "null as picture": change_input(image_url=None),
+    "an object as picture": change_input(image_url={"url": "x"}),
+    "a billion tokens": splice('"max_tokens":1e9'),
+    "a billion tokens, spelled the other way": splice('"max_new_tokens":1000000000'),
+    "one token too many": change_input(max_tokens=4097),
+    "no tokens": change_input(max_tokens=0),
+    "tokens to give back": change_input(max_tokens=-1),
+    "half a token": change_input(max_tokens=1.5),
+    "tokens as text": change_input(max_tokens="64"),
+    "true tokens": change_input(max_tokens=True),
+    "null tokens": change_input(max_tokens=None),
+    "more tokens than 64 bits hold": splice('"max_tokens":' + "9" * 30),
+    "fewer tokens than 64 bits hold": splice('"max_tokens":-' + "9" * 30),
+    "too hot": change_input(temperature=1.0001),
+    "too cold": change_input(temperature=-1),
+    "a warm word": change_input(temperature="warm"),
+    "top_p of 2": change_input(top_p=2),
+    "a key twice, the last one wrong": splice('"max_tokens":1,"max_tokens":5000'),
 }
 CONTENT_TYPES = [
     "text/plain",
@@ -152,7 +152,7 @@ def test_what_is_no_input_is_refused(stack: Stack, wire: Wire, path: str) -> Non
 @pytest.mark.usefixtures("nothing_reaches_fal")
 def test_a_narrow_plan_has_its_own_ceilings(stack: Stack, wire: Wire) -> None:
     token = stack.token(tenant="small")
-    for body in (changed(max_tokens=129), changed(max_new_tokens=129), changed(prompt="x" * 501)):
+    for body in (change_input(max_tokens=129), change_input(max_new_tokens=129), change_input(prompt="x" * 501)):
         expect(call(wire, "hosts", token, "POST", f"run/{NEXT}", body), 422, "invalid_input", body[:60])
     path = "run/fal-ai/llavav15-13b"
     expect(call(wire, "hosts", token, "POST", path, BODY), 403, "endpoint_not_allowed", path)
@@ -160,7 +160,7 @@ def test_a_narrow_plan_has_its_own_ceilings(stack: Stack, wire: Wire) -> None:
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
 def test_all_problems_are_named_at_once_and_no_picture_is_quoted(stack: Stack, wire: Wire) -> None:
-    body = changed(max_tokens="x", temperature=9, prompt=None, image_url=["data:" + "x" * 100_000])
+    body = change_input(max_tokens="x", temperature=9, prompt=None, image_url=["data:" + "x" * 100_000])
     answer = call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", body)
     expect(answer, 422, "invalid_input", "all")
     where = {tuple(problem["loc"]) for problem in answer.json()["detail"]}
@@ -205,7 +205,7 @@ def test_query_keys_are_not_passed_on(stack: Stack, wire: Wire, surface: str) ->
 
 def test_what_was_checked_is_what_is_sent(stack: Stack, wire: Wire) -> None:
     """Of a key that stands there twice fal gets the one that was looked at, and no second to choose from."""
-    body = spliced('"max_tokens":1000000000,"max_tokens":7')
+    body = splice('"max_tokens":1000000000,"max_tokens":7')
     assert call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", body).status == 200
     (received,) = stack.sandbox.requests()
     assert received["json"] == {**INPUT, "max_tokens": 7}
@@ -214,7 +214,7 @@ def test_what_was_checked_is_what_is_sent(stack: Stack, wire: Wire) -> None:
 
 def test_fields_that_are_not_known_here_are_fals_to_judge(stack: Stack, wire: Wire) -> None:
     more = {"seed": 2**63, "nested": {"a": [1, None, "é 🌍"]}}
-    assert call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", changed(**more)).status == 200
+    assert call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", change_input(**more)).status == 200
     (received,) = stack.sandbox.requests()
     assert received["json"] == {**INPUT, **more}
 
@@ -252,7 +252,7 @@ def test_a_body_on_a_poll_is_bounded_too(stack: Stack, wire: Wire) -> None:
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
 def test_a_body_that_is_sent_too_large_is_refused(stack: Stack, wire: Wire) -> None:
-    body = changed(prompt="x" * TOO_MANY_BYTES)
+    body = change_input(prompt="x" * TOO_MANY_BYTES)
     sent, answer = flood(stack, wire, f"content-length: {len(body)}", pieces(body))
     assert_refusal(answer, 413, "body_too_large")
     assert sent <= len(body)
@@ -260,8 +260,8 @@ def test_a_body_that_is_sent_too_large_is_refused(stack: Stack, wire: Wire) -> N
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
 def test_chunks_that_add_up_to_too_much_are_refused(stack: Stack, wire: Wire) -> None:
-    body = changed(prompt="x" * TOO_MANY_BYTES)
-    _, answer = flood(stack, wire, "transfer-encoding: chunked", (*map(chunked, pieces(body)), b"0\r\n\r\n"))
+    body = change_input(prompt="x" * TOO_MANY_BYTES)
+    _, answer = flood(stack, wire, "transfer-encoding: chunked", (*map(chunk, pieces(body)), b"0\r\n\r\n"))
     assert_refusal(answer, 413, "body_too_large")
 
 
@@ -269,7 +269,7 @@ def test_chunks_that_add_up_to_too_much_are_refused(stack: Stack, wire: Wire) ->
 def test_chunks_without_end_are_cut_off(stack: Stack, wire: Wire) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(4096):
-            yield chunked(b"x" * 65536)
+            yield chunk(b"x" * 65536)
         raise AssertionError("a quarter of a gigabyte was taken")
 
     sent, answer = flood(stack, wire, "transfer-encoding: chunked", endless())
@@ -313,7 +313,7 @@ def pieces(body: bytes) -> tuple[bytes, ...]:
     return tuple(body[start : start + 65536] for start in range(0, len(body), 65536))
 
 
-def chunked(data: bytes) -> bytes:
+def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -405,7 +405,7 @@ def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -
     expect(
         wire.exchange("PUT", path, [("content-type", "text/html")], PIXEL_PNG), 415, "unsupported_media_type", "html"
     )
-    chunks = chunked(PIXEL_PNG) + b"0\r\n\r\n"
+    chunks = chunk(PIXEL_PNG) + b"0\r\n\r\n"
     lines = f"PUT {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     expect(wire.raw(lines + chunks, "PUT"), 400, "bad_request", "no length")
     lines = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {10 * 2**20 + 1}\r\n\r\n".encode()

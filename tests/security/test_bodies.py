@@ -41,11 +41,11 @@ def question(**more: Any) -> dict[str, Any]:
     return {"image_url": PIXEL, "prompt": "?", **more}
 
 
-def nested(levels: int) -> bytes:
+def nest(levels: int) -> bytes:
     return json.dumps(question())[:-1].encode() + b', "more": ' + b"[" * levels + b"]" * levels + b"}"
 
 
-def refused(answer: httpx.Response, status: int, code: str, words: str) -> None:
+def check_refusal(answer: httpx.Response, status: int, code: str, words: str) -> None:
     assert (answer.status_code, answer.json()["error_type"]) == (status, code), answer.text
     assert words in answer.json()["message"]
 
@@ -118,7 +118,7 @@ def test_our_own_forms_are_small(small: Stack, path: str) -> None:
     credential = ADMIN if "admin" in path else small.tenant_key()
     with small.client(credential, headers={"origin": small.other_origin}) as backend:
         body = {"subject": "x", "tenant": "acme", "name": "x" * 70_000}
-        refused(backend.post(path, json=body), 413, "body_too_large", "65536 bytes")
+        check_refusal(backend.post(path, json=body), 413, "body_too_large", "65536 bytes")
 
 
 @pytest.mark.parametrize("key", [{}, {"idempotency-key": "deep"}], ids=["plain", "with a key"])
@@ -128,15 +128,17 @@ def test_json_that_is_too_deep_is_refused_alike_with_a_key_and_without(
 ) -> None:
     with stack.client(headers={"content-type": "application/json", **key}) as alice:
         for path in (f"/fal/run/{NEXT}", f"/fal/queue/{NEXT}"):
-            refused(alice.post(path, content=nested(levels)), 400, "bad_request", "nested deeper")
-        body = b'{"endpoint": "%s", "input": %s}' % (NEXT.encode(), nested(levels))
-        refused(alice.post("/v1/jobs", content=body), 400, "bad_request", "nested deeper")
+            check_refusal(alice.post(path, content=nest(levels)), 400, "bad_request", "nested deeper")
+        body = b'{"endpoint": "%s", "input": %s}' % (NEXT.encode(), nest(levels))
+        check_refusal(alice.post("/v1/jobs", content=body), 400, "bad_request", "nested deeper")
 
 
 def test_json_with_too_many_values_is_refused(stack: Stack) -> None:
     with stack.client(headers={"content-type": "application/json"}) as alice:
         many = json.dumps(question())[:-1].encode() + b', "more": [' + b"1," * MAX_VALUES + b"1]}"
-        refused(alice.post(f"/fal/run/{NEXT}", content=many), 400, "bad_request", f"more than {MAX_VALUES} values")
+        check_refusal(
+            alice.post(f"/fal/run/{NEXT}", content=many), 400, "bad_request", f"more than {MAX_VALUES} values"
+        )
 
 
 def test_text_that_looks_deep_is_not(stack: Stack) -> None:
@@ -164,7 +166,7 @@ def test_a_packed_body_is_refused_by_the_name_of_its_coding(stack: Stack, coding
         form = {"content-type": "multipart/form-data; boundary=b"}
         answers.append(alice.post("/v1/uploads", content=b"--b\r\n" + body, headers=form))
     for answer in answers:
-        refused(answer, 415, "unsupported_media_type", coding.strip()[:2])
+        check_refusal(answer, 415, "unsupported_media_type", coding.strip()[:2])
         assert answer.headers["accept-encoding"] == "identity"
     assert stack.sandbox.requests() == []
 
@@ -192,7 +194,7 @@ def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -
                 return answer if answer.status_code == 503 else None
 
             answer = wait_until(refusal, "a body beyond the bound was taken")
-            refused(answer, 503, "overloaded", "Too many large bodies")
+            check_refusal(answer, 503, "overloaded", "Too many large bodies")
             assert answer.json()["scope"] == "ip"
             assert answer.headers["retry-after"] == "1"
             # Small bodies are not concerned.

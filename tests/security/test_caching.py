@@ -20,6 +20,7 @@ PRIVATE: list[tuple[str, str, bytes | None]] = [
     ("GET", "/v1/endpoints", None),
     ("GET", f"/v1/endpoints/{NEXT}", None),
     ("GET", "/v1/jobs", None),
+    ("POST", "/v1/estimate", b'{"endpoint":"fal-ai/llava-next","input":{}}'),
     ("GET", f"/v1/jobs/{NOBODYS}", None),
     ("GET", "/v1/session?unknown=1", None),
     ("POST", "/v1/sessions/cookie", None),

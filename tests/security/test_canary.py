@@ -271,6 +271,7 @@ def walk_everywhere(walk: Walk, token: str, expired: str, tenant_key: str) -> No
         "/v1/session",
         "/v1/endpoints",
         f"/v1/endpoints/{NEXT}",
+        "/v1/estimate",
         "/",
         "/nothing",
     ):

@@ -110,8 +110,8 @@ PRIVATE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
     "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
-    "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, idempotency-replayed, "
-    "location, x-fal-proxy-dropped",
+    "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, quota, quota-policy, "
+    "idempotency-replayed, location, x-fal-proxy-dropped",
     "vary": "Origin",
 }
 
@@ -183,7 +183,7 @@ def test_only_these_headers_reach_fal_and_come_back(stack: Stack, wire: Wire, su
     answer = send(stack, wire, surface, case.method, path, BODY if case.method == "POST" else b"")
     assert answer.status in (200, 202, 400), answer
     (received,) = stack.sandbox.requests()
-    wishes = [] if case.is_shared else believed()
+    wishes = [] if case.is_shared else forwarded_headers()
     assert sorted(map(tuple, received["headers"])) == sorted([*always(stack), *wishes, *case.at_fal])
     dropped = DROPPED if case.method == "POST" else {}
     assert came_back(answer) == expected_back(answer, case.answers, {} if case.is_shared else PASSED_BACK) | dropped
@@ -217,7 +217,7 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
     answer = send(stack, wire, surface, "POST", "rest/storage/upload/initiate", UPLOAD)
     assert answer.status == 200, answer
     (initiate,) = stack.sandbox.requests()
-    assert sorted(map(tuple, initiate["headers"])) == sorted([*always(stack), *believed(), *SENT_TO_INITIATE])
+    assert sorted(map(tuple, initiate["headers"])) == sorted([*always(stack), *forwarded_headers(), *SENT_TO_INITIATE])
     # The answer is our own document: nothing of fal's headers is on it at all.
     assert came_back(answer) == {"content-type": JSON, **TO_A_FOREIGN_PAGE, **PRIVATE}
     stack.sandbox.forget()
@@ -285,7 +285,7 @@ def always(stack: Stack) -> list[tuple[str, str]]:
     ]
 
 
-def believed() -> list[tuple[str, str]]:
+def forwarded_headers() -> list[tuple[str, str]]:
     return [("x-fal-queue-priority", "low"), ("x-fal-request-timeout", "30.5")]
 
 

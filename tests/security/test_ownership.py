@@ -130,7 +130,7 @@ def test_a_session_narrowed_to_nothing_does_nothing(stack: Stack, wire: Wire) ->
     stack.sandbox.forget()
     upload = {"content_type": "image/png", "file_name": "a.png"}
     with stack.client(stack.token(endpoints=[])) as nothing:
-        assert nothing.get("/v1/jobs").json() == {"jobs": []}
+        assert nothing.get("/v1/jobs").json() == {"jobs": [], "next_cursor": None}
         assert nothing.get("/v1/endpoints").json() == {"endpoints": []}
         assert nothing.get(f"/v1/jobs/{job}").status_code == 404
         for answer in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.forking import Forker
 from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
@@ -23,33 +23,6 @@ PROXY = (sys.executable, "-m", "proxy")
 #: On plain http there is nothing to verify, and loading the authorities of the system takes its time.
 PLAINLY: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 60}
 SERVABLE = {"FAL_KEY": "key-id-of-tests:key-secret-of-tests", "PROXY_SESSION_SECRETS": SECRET}
-
-#: Forks a process for each order: a fresh one, but for the second that importing the program and tearing it down takes.
-_FORKING = """
-import json, os, sys, traceback
-import sqlalchemy.dialects.sqlite.aiosqlite
-from proxy.cli import main
-
-for line in sys.stdin:
-    order = json.loads(line)
-    if (pid := os.fork()) == 0:
-        os.chdir(order["cwd"])
-        os.environ.clear()
-        os.environ.update(order["environ"])
-        for number, path in enumerate(("/dev/null", order["stdout"], order["stderr"])):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
-        try:
-            main(order["arguments"], prog_name="fal-proxy")
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 99
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -64,33 +37,16 @@ class Done:
 class Commands:
     """Runs `fal-proxy …`."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self._process = process
+    def __init__(self, forker: Forker, folder: Path) -> None:
+        self._forker = forker
         self._folder = folder
 
     def __call__(self, *arguments: str, environ: Mapping[str, str], cwd: Path) -> Done:
         stdout, stderr = self._folder / "stdout", self._folder / "stderr"
-        order = {
-            "arguments": arguments,
-            "environ": dict(environ),
-            "cwd": str(cwd),
-            "stdout": str(stdout),
-            "stderr": str(stderr),
-        }
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        for path in (stdout, stderr):
+            path.write_bytes(b"")
+        code = self._forker.run(arguments, environ, cwd, stdout, stderr)
         return Done(code, stdout.read_text(), stderr.read_text())
-
-
-@contextlib.contextmanager
-def forking(folder: Path) -> Iterator[Commands]:
-    """A runner of commands, for as long as the block lasts."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", _FORKING], stdin=pipe, stdout=pipe, text=True) as process:
-        yield Commands(process, folder)
-        process.communicate(timeout=10)
 
 
 class Server:

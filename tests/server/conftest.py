@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.server.commands import Commands, Done, Server, forking, serving
+from tests.server.commands import Commands, Done, Server, serving
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack, proxy_in_front_of, sandbox_environ
@@ -21,12 +21,6 @@ PLANS = {
     },
     "tenants": [{"id": "acme", "plan": "full"}, {"id": "small", "plan": "narrow"}],
 }
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    with forking(tmp_path_factory.mktemp("commands")) as runner:
-        yield runner
 
 
 @dataclass

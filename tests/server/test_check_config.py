@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def check(commands: Commands, tmp_path: Path) -> Any:
     return check
 
 
-def named(done: Done) -> list[str]:
+def variables_in(done: Done) -> list[str]:
     """The variables in the message, in its order."""
     assert (done.code, done.stdout) == (1, ""), done
     return [line.partition(":")[0] for line in done.stderr.splitlines()]
@@ -61,7 +62,7 @@ def test_every_problem_is_in_one_message(check: Any, tmp_path: Path, command: st
         "PROXY_ALLOWED_ORIGINS": "*",
     }
     done = check(wrong, command)
-    assert sorted(named(done)) == sorted(["FAL_KEY", "PROXY_CONFIG", *wrong])
+    assert sorted(variables_in(done)) == sorted(["FAL_KEY", "PROXY_CONFIG", *wrong])
     assert "plans.free.endpoints: fal-ai/llava-nxt is not in the catalogue" in done.stderr
     assert "plans.none.endpoints: allows nothing" in done.stderr
     assert "canary" not in done.stderr and "Traceback" not in done.stderr
@@ -80,7 +81,7 @@ def test_serve_refuses_before_anything_listens_or_is_made(tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 def test_what_must_be_there(check: Any, command: str, missing: str) -> None:
     done = check({name: value for name, value in SERVABLE.items() if name != missing}, command)
-    assert named(done) == [missing]
+    assert variables_in(done) == [missing]
 
 
 def test_secrets_from_files(check: Any, tmp_path: Path) -> None:
@@ -88,23 +89,23 @@ def test_secrets_from_files(check: Any, tmp_path: Path) -> None:
         (tmp_path / name).write_text(value)
     files = {"FAL_KEY_ID_FILE": "id", "FAL_KEY_SECRET_FILE": "secret", "PROXY_SESSION_SECRETS_FILE": "ring"}
     assert check(files).stdout == "ok\n"
-    assert named(check({**files, "FAL_KEY_SECRET_FILE": "gone"})) == ["FAL_KEY_SECRET_FILE", "FAL_KEY"]
+    assert variables_in(check({**files, "FAL_KEY_SECRET_FILE": "gone"})) == ["FAL_KEY_SECRET_FILE", "FAL_KEY"]
 
 
 def test_an_unknown_variable_fails_the_check(check: Any) -> None:
     done = check({**SERVABLE, "PROXY_SESSION_SECRET": "canary"})
-    assert named(done) == ["PROXY_SESSION_SECRET"]
+    assert variables_in(done) == ["PROXY_SESSION_SECRET"]
     assert "did you mean PROXY_SESSION_SECRETS?" in done.stderr and "canary" not in done.stderr
 
 
 def test_an_unknown_variable_beside_other_problems(check: Any) -> None:
     done = check({"FAL_KEY": "an-id:a-secret", "PROXY_SESSION_SECRET": SECRET})
-    assert sorted(named(done)) == ["PROXY_SESSION_SECRET", "PROXY_SESSION_SECRETS"]
+    assert sorted(variables_in(done)) == ["PROXY_SESSION_SECRET", "PROXY_SESSION_SECRETS"]
 
 
 def test_more_workers_from_the_command_line_need_redis(commands: Commands, tmp_path: Path) -> None:
     done = commands("serve", "--workers", "2", environ=SERVABLE, cwd=tmp_path)
-    assert named(done) == ["PROXY_WORKERS"] and "PROXY_REDIS_URL" in done.stderr
+    assert variables_in(done) == ["PROXY_WORKERS"] and "PROXY_REDIS_URL" in done.stderr
 
 
 FREE = {"endpoints": ["fal-ai/llava-next"]}
@@ -159,9 +160,17 @@ FILES: dict[str, tuple[object, str]] = {
         {**GOOD_FILE, "endpoints": [{"id": "fal-ai/llava-next", "price_per_compute_second": float("nan")}]},
         "endpoints.0.price_per_compute_second: Input should be less than or equal to 1000",
     ),
+    "money-without-a-price": (
+        {"plans": {"free": {**FREE, "quotas": [{"per": "tenant", "unit": "usd", "limit": 5, "window": "day"}]}}},
+        "plans.free.quotas: usd counts nothing for fal-ai/llava-next, which has no price",
+    ),
     "a-quota-without-end": (
         {"plans": {"free": {**FREE, "quotas": [{"per": "tenant", "unit": "usd", "limit": 1e308, "window": "day"}]}}},
         "plans.free.quotas.0.limit: Input should be less than or equal to 1000000000000",
+    ),
+    "an-address-for-ever": (
+        {"plans": {"free": {**FREE, "quotas": [{"per": "address", "unit": "usd", "limit": 1, "window": "lifetime"}]}}},
+        "plans.free.quotas.0.window: an address passes from one visitor to the next; choose month or less per address",
     ),
     "truth-for-a-number": (
         {"plans": {"free": {**FREE, "max_tokens": True}}},
@@ -189,7 +198,7 @@ def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> Non
     document, problem = FILES[case]
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(document))
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
-    assert set(named(done)) == {"PROXY_CONFIG"}
+    assert set(variables_in(done)) == {"PROXY_CONFIG"}
     assert problem in done.stderr
 
 
@@ -208,7 +217,7 @@ def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> Non
 def test_what_is_no_yaml(check: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plans.yaml").write_bytes(content)
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
-    assert named(done) == ["PROXY_CONFIG"]
+    assert variables_in(done) == ["PROXY_CONFIG"]
     assert "plans.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -223,7 +232,7 @@ def test_an_endpoint_of_ones_own(check: Any, tmp_path: Path) -> None:
     assert check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"}).stdout == "ok\n"
     (tmp_path / "schemas" / "moondream.json").write_text('{"type": "nonsense"}')
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
-    assert set(named(done)) == {"PROXY_CONFIG"} and "schemas/moondream.json cannot be used" in done.stderr
+    assert set(variables_in(done)) == {"PROXY_CONFIG"} and "schemas/moondream.json cannot be used" in done.stderr
 
 
 def test_bad_usage_is_2(commands: Commands, tmp_path: Path) -> None:
@@ -236,7 +245,7 @@ def test_unknown_names_are_reported_beside_a_broken_form(check: Any, tmp_path: P
     tenants = [{"id": "acme", "plan": "gold"}, {"id": "Acme!", "plan": "free"}]
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump({"plans": plans, "tenants": tenants}))
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
-    assert set(named(done)) == {"PROXY_CONFIG"}
+    assert set(variables_in(done)) == {"PROXY_CONFIG"}
     for problem in (
         "plans.free.max_token: Extra inputs are not permitted; did you mean max_tokens?",
         "plans.paid.endpoints: ",
@@ -269,7 +278,7 @@ def test_keys_that_stand_twice_in_the_plan_file_are_all_named(check: Any, tmp_pa
 
 def test_a_wildcard_host_without_a_public_url_fails_the_check(check: Any) -> None:
     done = check({**SERVABLE, "PROXY_HOST": "0.0.0.0"})
-    assert named(done) == ["PROXY_PUBLIC_URL"]
+    assert variables_in(done) == ["PROXY_PUBLIC_URL"]
     assert check({**SERVABLE, "PROXY_HOST": "0.0.0.0", "PROXY_PUBLIC_URL": "https://ai.example.com"}).code == 0
 
 
@@ -279,3 +288,37 @@ def test_origins_of_tenants_are_brought_to_the_spelling_that_browsers_send(check
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "tenants": tenants}))
     file, _ = read_file(tmp_path / "plans.yaml")
     assert file.tenants[0].allowed_origins == {"https://app.acme.example", "https://xn--bcher-kva.example"}
+
+
+def test_every_mistake_about_issuers_is_named(check: Any, tmp_path: Path) -> None:
+    issuer = {"issuer": "https://idp.example", "audience": "acme"}
+    identity = [
+        {**issuer, "jwks_url": "http://idp.example/jwks.json", "algorithms": ["HS256"]},
+        {**issuer, "jwks_file": "none.json", "plans": {"claim": "tier", "map": {"pro": "paid"}}},
+    ]
+    tenants = [{"id": "acme", "plan": "free", "identity": identity}]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "tenants": tenants}))
+    done = check({**SERVABLE, "PROXY_CONFIG": str(tmp_path / "plans.yaml")})
+    assert variables_in(done) == ["PROXY_CONFIG"] * 5
+    for problem in (
+        "tenants.0.identity.0.jwks_url: must be https",
+        "tenants.0.identity.0.algorithms.0: Input should be 'RS256'",
+        "tenants.acme.identity: the key set none.json cannot be used (FileNotFoundError)",
+        "tenants.acme: there is no plan paid",
+        "acme and acme accept the same issuer https://idp.example and audience acme",
+    ):
+        assert problem in done.stderr
+
+
+def test_a_plan_that_strips_metadata_needs_the_picture_library(tmp_path: Path) -> None:
+    """The image leaves it out."""
+    plans = {"free": {**GOOD_FILE["plans"]["free"], "strip_metadata": True}, "other": GOOD_FILE["plans"]["free"]}
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "plans": plans}))
+    environ = {**SERVABLE, "PROXY_CONFIG": "plans.yaml"}
+    for line, code in (("", 0), ("sys.modules['PIL'] = None;", 1)):
+        script = f"import sys; {line} from proxy.cli import main; main()"
+        command = [sys.executable, "-c", script, "check-config"]
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+    (problem,) = done.stderr.splitlines()
+    assert problem.startswith("PROXY_CONFIG: plans.free.strip_metadata: needs Pillow") and "PICTURES=on" in problem

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 
 import httpx
 import jsonschema_rs
@@ -12,9 +14,13 @@ import pytest
 import yaml
 
 from proxy import __version__
+from proxy.auth.sessions import Sessions
+from proxy.clock import SystemClock
+from proxy.settings import Secret
 from proxy.stores.sql import migrate
 from tests.server.commands import PLAINLY
 from tests.server.conftest import PLANS, Cli, Running
+from tests.support.limited import COUNTING, NEXT
 from tests.support.secrets import SECRET
 from tests.support.waiting import wait_until
 
@@ -31,7 +37,19 @@ def test_the_version_is_printed(cli: Cli) -> None:
     assert cli.data("--version") == f"fal-proxy {__version__}"
 
 
+@pytest.mark.parametrize("command", ["dev", "sandbox"])
+def test_without_its_picture_library_the_sandbox_says_what_to_install(command: str) -> None:
+    """The image leaves it out."""
+    without = "import sys; sys.modules['PIL'] = None; from proxy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", without, command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the sandbox needs Pillow" in done.stderr and "install fal-proxy with pip" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # Tenants
+
+PRICES = [{"id": id_, "price_per_compute_second": 0.0006} for id_ in (NEXT, COUNTING)]
 
 
 def test_the_tenants_of_the_plan_file_are_there_before_the_server_ever_ran(cli: Cli) -> None:
@@ -85,6 +103,21 @@ def test_apply_refuses_a_file_that_is_wrong_and_changes_nothing(cli: Cli) -> Non
     assert len(json.loads(cli.data("tenants", "show", "acme"))["limits"]["endpoints"]) == 2
 
 
+def test_prices_are_applied_and_count_for_later_files(cli: Cli) -> None:
+    file = cli.folder / "money.yaml"
+    limited = {
+        "money": {"endpoints": [NEXT], "quotas": [{"per": "tenant", "unit": "usd", "limit": 5, "window": "day"}]}
+    }
+    file.write_text(yaml.safe_dump({"plans": limited}))
+    done = cli.run("tenants", "apply", str(file))
+    assert (done.code, done.stdout, done.stderr.count(NEXT)) == (1, "", 1)
+    assert "plans.money.quotas: usd counts nothing for fal-ai/llava-next, which has no price" in done.stderr
+    (cli.folder / "prices.yaml").write_text(yaml.safe_dump({"plans": {}, "endpoints": PRICES}))
+    assert cli.data("tenants", "apply", str(cli.folder / "prices.yaml")) == "changed"
+    assert cli.data("tenants", "apply", str(cli.folder / "prices.yaml")) == "unchanged"
+    assert cli.data("tenants", "apply", str(file)) == "changed"
+
+
 def test_the_schema_of_the_plan_file_accepts_what_the_program_accepts(cli: Cli) -> None:
     schema = jsonschema_rs.validator_for(json.loads(cli.data("tenants", "schema")))
     assert schema.is_valid(PLANS)
@@ -131,6 +164,17 @@ def test_a_minted_session_stands_alone_on_stdout(cli: Cli) -> None:
     assert token not in done.stderr
 
 
+def test_a_session_is_minted_with_what_narrows_it(cli: Cli) -> None:
+    file = cli.folder / "prices.yaml"
+    file.write_text(yaml.safe_dump({"plans": {}, "endpoints": PRICES}))
+    assert cli.data("tenants", "apply", str(file)) == "changed"
+    own = ["--quota", "requests=3", "--quota", "usd=0.5", "--max-tokens", "9", "--max-prompt-chars", "99"]
+    token = cli.run("sessions", "mint", "--tenant", "acme", "--subject", "a", *own, "--tag", "trial").stdout.strip()
+    session = Sessions((Secret(SECRET),), SystemClock()).verify(token)
+    assert session.quotas == (("requests", 3_000_000), ("usd", 500_000))
+    assert (session.ceilings, session.tags) == ((9, 99), ("trial",))
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -139,6 +183,16 @@ def test_a_minted_session_stands_alone_on_stdout(cli: Cli) -> None:
         (["--tenant", "acme", "--subject", ""], "--subject: must be"),
         (["--tenant", "acme", "--subject", "guest-0123456789abcdef"], "--subject: 'guest-' and 16"),
         (["--tenant", "small", "--subject", "a", "--endpoint", "fal-ai/llavav15-13b"], "--endpoint: the tenant's plan"),
+        (["--tenant", "acme", "--subject", "a", "--quota", "requests"], "--quota: give a unit and a number, such as"),
+        (["--tenant", "acme", "--subject", "a", "--quota", "requests=nan"], "--quota: Input should be"),
+        (["--tenant", "acme", "--subject", "a", "--quota", "calls=1"], "--quota: Input should be 'requests'"),
+        (
+            ["--tenant", "acme", "--subject", "a", "--quota", "usd=1"],
+            "quotas: usd counts nothing for fal-ai/llava-next, fal",
+        ),
+        (["--tenant", "acme", "--subject", "a", "--max-tokens", "0"], "--max-tokens: Input should be"),
+        (["--tenant", "acme", "--subject", "a", "--max-prompt-chars", "-1"], "--max-prompt-chars: Input should be"),
+        (["--tenant", "acme", "--subject", "a", "--tag", "two words"], "--tag: String should match"),
     ],
 )
 def test_a_session_that_may_not_be_is_refused(cli: Cli, arguments: list[str], problem: str) -> None:

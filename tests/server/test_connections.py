@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from proxy.server.connections import MAX_ANSWERED_REFUSALS, ConnectionLimits
-from proxy.server.log_limit import LogLimit
+from proxy.server.factory import ProtocolFactory
 from proxy.server.open_files import max_connections_within
+from proxy.telemetry.log_limit import SECONDS, LogLimit
 from tests.server.listening import LARGE_BYTES, Listening, listening, read_answer, read_to_end, refusal, trickle
 from tests.support.waiting import wait_until
 
@@ -293,11 +298,27 @@ def test_bad_requests_are_logged_once_a_minute_with_their_address(caplog: pytest
     assert all(line.log_fields["error_type"] == "bad_request" and line.log_fields["reason"] for line in lines)  # type: ignore[attr-defined]
 
 
-def test_the_log_does_not_grow_with_the_number_of_addresses(caplog: pytest.LogCaptureFixture) -> None:
-    limit = LogLimit(logging.getLogger("tests"), "it happened", most=3, seconds=0.2)
-    for number in range(100):
-        limit.warn(f"10.0.0.{number}", reason="x")
-    assert [record.log_fields["address"] for record in caplog.records] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]  # type: ignore[attr-defined]
-    time.sleep(0.25)
-    limit.warn("10.0.0.0")
-    assert len(caplog.records) == 4
+def test_the_log_does_not_grow_with_the_number_of_addresses() -> None:
+    now = 0.0
+    limit = LogLimit(most=3, timer=lambda: now)
+    assert [number for number in range(100) if limit.admits(f"10.0.0.{number}")] == [0, 1, 2]
+    now = SECONDS + 1
+    assert limit.admits("10.0.0.0") and not limit.admits("10.0.0.0")
+
+
+# Memory
+
+
+async def ignore(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise AssertionError("nothing is asked")
+
+
+@pytest.mark.anyio
+async def test_a_connection_keeps_its_attributes_in_a_small_dictionary() -> None:
+    """Beyond thirty names CPython gives each object a dictionary of its own, of 1.5 kilobytes."""
+    config = Config(ignore)
+    config.load()
+    factory, state = ProtocolFactory(), ServerState()
+    # Those of one class share their names from the second one on.
+    protocols = [factory(config, state, {}) for _ in range(2)]
+    assert sys.getsizeof(vars(protocols[-1])) < 500

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
+from proxy.errors import OriginNotAllowed
 from proxy.http.cors import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
+from proxy.http.refused_origins import MOST_ORIGINS, RefusedOrigins
+from proxy.origins import OriginRefusal
+from proxy.telemetry.log_limit import SECONDS
+from proxy.telemetry.metrics import Metrics
 from tests.server.conftest import EVERYWHERE
 from tests.support.images import PIXEL
 from tests.support.stack import Stack
@@ -142,6 +149,98 @@ def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
     assert facts["origin"] == "https://evil.example" and facts["wanted_method"] == "DELETE"
     assert len(facts["wanted_headers"]) == 200 and facts["error_type"] == "origin_not_allowed"
     assert "PROXY_ALLOWED_ORIGINS" in facts["allowed_by"]
+
+
+def reports(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What the log tells of pages that were refused for their origin."""
+    return [one.log_fields for one in caplog.records if one.message == "page refused for its origin"]  # type: ignore[attr-defined]
+
+
+def origins_refused(page: httpx.Client, check: str) -> float:
+    name = f'fal_proxy_origins_refused_total{{check="{check}"}}'
+    lines = [line for line in page.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
+@pytest.mark.parametrize("check", ["preflight", "cookie", "guest"])
+def test_the_log_says_of_a_refused_page_which_are_allowed_and_what_to_change(
+    production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture, check: str
+) -> None:
+    caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
+    origin, before = f"https://{check}.example", origins_refused(page, check)
+
+    def ask() -> httpx.Response:
+        if check == "preflight":
+            return preflight(page, origin)
+        if check == "cookie":
+            return page.get("/v1/session", headers={"origin": origin, "cookie": production.cookie()})
+        return page.post("/v1/sessions/guest", headers={"origin": origin})
+
+    assert {ask().status_code for _ in range(3)} == {403}
+    (facts,) = reports(caplog)
+    assert (facts["origin"], facts["check"]) == (origin, check)
+    assert production.other_origin in facts["allowed"]
+    assert (EVERYWHERE in facts["allowed"]) is (check != "guest")
+    # A cookie counts for its own tenant only.
+    assert ("https://app.globex.example" in facts["allowed"]) is (check == "preflight")
+    settings = {"preflight": "PROXY_ALLOWED_ORIGINS", "cookie": "tenant acme", "guest": "guests.enabled"}
+    assert settings[check] in facts["setting"] and "allowed_origins" in facts["setting"]
+    assert origins_refused(page, check) == before + 3
+
+
+def test_a_page_that_says_no_origin_is_told_apart(
+    production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
+    page.get("/v1/session", headers={"cookie": production.cookie(), "sec-fetch-site": "cross-site"})
+    assert [facts["origin"] for facts in reports(caplog)] == ["none (sec-fetch-site: cross-site)"]
+
+
+def test_an_allowed_page_with_a_wrong_header_is_not_one(
+    production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
+    before = origins_refused(page, "preflight")
+    assert preflight(page, EVERYWHERE, headers="x-anything").status_code == 403
+    assert reports(caplog) == [] and origins_refused(page, "preflight") == before
+
+
+def test_strangers_fill_no_log_with_origins(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
+    metrics = Metrics()
+    origins = RefusedOrigins(metrics)
+    allowed = {f"https://{number:03}.example/" + "a" * 300 for number in range(100)}
+    for number in range(3 * MOST_ORIGINS):
+        refusal = OriginRefusal("preflight", f"https://{number}.example" + "x" * 9000, lambda: allowed, "a setting")
+        origins.report(OriginNotAllowed("no", refusal))
+    assert len(reports(caplog)) == MOST_ORIGINS
+    assert all(len(facts["origin"]) == 200 and facts["allowed_in_all"] == 100 for facts in reports(caplog))
+    assert all(len(facts["allowed"]) == 20 and len(facts["allowed"][0]) == 200 for facts in reports(caplog))
+    assert b'fal_proxy_origins_refused_total{check="preflight"} 192.0' in asyncio.run(metrics.render())
+
+
+def test_an_origin_is_logged_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
+    now = 0.0
+    origins = RefusedOrigins(Metrics(), timer=lambda: now)
+    for seconds, lines in ((0, 1), (SECONDS - 1, 1), (2, 2)):
+        now += seconds
+        origins.report(OriginNotAllowed("no", OriginRefusal("guest", "https://a.example", tuple, "a setting")))
+        assert len(reports(caplog)) == lines
+
+
+def test_allowed_origins_are_listed_for_a_line_of_the_log_only() -> None:
+    asked = 0
+
+    def list_allowed() -> tuple[str, ...]:
+        nonlocal asked
+        asked += 1
+        return ()
+
+    origins = RefusedOrigins(Metrics())
+    for _ in range(3):
+        origins.report(OriginNotAllowed("no", OriginRefusal("guest", "https://a.example", list_allowed, "a setting")))
+    assert asked == 1
 
 
 def refusals(page: httpx.Client) -> float:

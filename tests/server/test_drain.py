@@ -103,12 +103,12 @@ def deploy(sandbox: SandboxControl, cli: Cli, drain_seconds: str, **environ: str
             found.close()
 
 
-def asked(prompt: str = "What is it?") -> dict[str, str]:
+def question(prompt: str = "What is it?") -> dict[str, str]:
     return {"image_url": PIXEL, "prompt": prompt}
 
 
-def submitted(caller: httpx.Client, prompt: str = "") -> str:
-    id_: str = caller.post(QUEUE, json=asked(prompt)).raise_for_status().json()["request_id"]
+def submit_job(caller: httpx.Client, prompt: str = "") -> str:
+    id_: str = caller.post(QUEUE, json=question(prompt)).raise_for_status().json()["request_id"]
     return id_
 
 
@@ -126,12 +126,12 @@ def read_to_the_cut(caller: httpx.Client, method: str, path: str, json: Any = No
     return got
 
 
-def refused(answer: httpx.Response) -> None:
+def check_refusal(answer: httpx.Response) -> None:
     assert (answer.status_code, answer.json()["error_type"]) == (503, "draining"), answer.text
     assert answer.headers["retry-after"] == "1" and answer.headers["connection"] == "close"
 
 
-def connected(server: Server) -> socket.socket:
+def connect(server: Server) -> socket.socket:
     address = urlsplit(server.url)
     return socket.create_connection((address.hostname, address.port), timeout=30)
 
@@ -139,25 +139,26 @@ def connected(server: Server) -> socket.socket:
 def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxControl, cli: Cli) -> None:
     with deploy(sandbox, cli, LONG) as deployment:
         alice, bob = deployment.caller(), deployment.caller()
-        done, other, followed = submitted(alice), submitted(bob, HELD), submitted(bob, HELD)
+        done, other, followed = submit_job(alice), submit_job(bob, HELD), submit_job(bob, HELD)
         place = slot(alice)
         wait_until(lambda: alice.get(f"{QUEUE}/requests/{done}/status").status_code == 200, "the job does not end")
-        run, run_id = deployment.meanwhile(lambda: alice.post(RUN, json=asked(f"alice {HELD}")))
+        run, run_id = deployment.meanwhile(lambda: alice.post(RUN, json=question(f"alice {HELD}")))
         events = deployment.in_background(lambda: bob.get(f"/v1/jobs/{followed}/events"), f"{followed}/status/stream")
         with (
-            connected(deployment.server) as silent,
-            connected(deployment.server) as idle,
+            connect(deployment.server) as silent,
+            connect(deployment.server) as idle,
             idle.makefile("rb") as answered,
         ):
             idle.sendall(b"GET /livez HTTP/1.1\r\nhost: proxy\r\n\r\n")
             assert answered.readline().startswith(b"HTTP/1.1 200 ")
             deployment.begin_to_stop()
 
-            refused(httpx.get(f"{deployment.server.url}/readyz", **PLAINLY))
-            for path, body in ((RUN, asked()), (QUEUE, asked()), (f"{RUN}/stream", asked()), (INITIATE, PNG)):
-                refused(bob.post(path, json=body))
-            refused(bob.post("/v1/jobs", json={"endpoint": ENDPOINT, "input": asked()}))
-            refused(bob.post("/v1/uploads", content=PIXEL_PNG, headers={"content-type": "image/png"}))
+            check_refusal(httpx.get(f"{deployment.server.url}/readyz", **PLAINLY))
+            for path, body in ((RUN, question()), (QUEUE, question()), (f"{RUN}/stream", question()), (INITIATE, PNG)):
+                check_refusal(bob.post(path, json=body))
+            check_refusal(bob.post("/v1/jobs", json={"endpoint": ENDPOINT, "input": question()}))
+            check_refusal(bob.post("/v1/estimate", json={"endpoint": ENDPOINT, "input": question()}))
+            check_refusal(bob.post("/v1/uploads", content=PIXEL_PNG, headers={"content-type": "image/png"}))
             assert bob.get("/livez").status_code == 200
             assert 'fal_proxy_refusals_total{error_type="draining"}' in bob.get("/metrics").text
             assert bob.get("/v1/session").status_code == 200
@@ -185,19 +186,19 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
 def test_a_call_that_outlives_the_drain_is_cut_with_an_error_and_booked(sandbox: SandboxControl, cli: Cli) -> None:
     with deploy(sandbox, cli, SHORT) as deployment:
         runner, submitter, streamer, watcher, poller, uploader = (deployment.caller() for _ in range(6))
-        watched, polled = submitted(watcher, HELD), submitted(poller, f"{HELD} [[fault delay=60 on=result]]")
+        watched, polled = submit_job(watcher, HELD), submit_job(poller, f"{HELD} [[fault delay=60 on=result]]")
         place = urlsplit(slot(uploader))
-        run, _ = deployment.meanwhile(lambda: runner.post(RUN, json=asked(HELD)))
-        streaming = lambda: read_to_the_cut(streamer, "POST", f"{RUN}/stream", asked(HELD))  # noqa: E731
+        run, _ = deployment.meanwhile(lambda: runner.post(RUN, json=question(HELD)))
+        streaming = lambda: read_to_the_cut(streamer, "POST", f"{RUN}/stream", question(HELD))  # noqa: E731
         stream, _ = deployment.meanwhile(streaming)
         submit = deployment.in_background(
-            lambda: submitter.post(QUEUE, json=asked(f"never told {SILENT}")), "llava-next"
+            lambda: submitter.post(QUEUE, json=question(f"never told {SILENT}")), "llava-next"
         )
         wait_until(lambda: "never told" in str(sandbox.requests()), "the submit did not reach the sandbox")
         events = f"{QUEUE}/requests/{watched}/status/stream"
         watch = deployment.in_background(lambda: read_to_the_cut(watcher, "GET", events), f"{watched}/status/stream")
         poll = deployment.in_background(lambda: poller.get(f"{QUEUE}/requests/{polled}"), f"requests/{polled}")
-        with connected(deployment.server) as upload:
+        with connect(deployment.server) as upload:
             head = f"PUT {place.path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: image/png\r\ncontent-length: 99999\r\n"
             upload.sendall(head.encode() + b"\r\n" + PIXEL_PNG + bytes(50_000))
             wait_until(lambda: any(one["method"] == "PUT" for one in sandbox.requests()), "the upload did not begin")
@@ -209,7 +210,7 @@ def test_a_call_that_outlives_the_drain_is_cut_with_an_error_and_booked(sandbox:
         for future in (run, submit):
             answered = future.result(timeout=30)
             assert (answered.status_code, answered.json()["error_type"]) == (500, "upstream_ambiguous"), answered.text
-        refused(poll.result(timeout=30))
+        check_refusal(poll.result(timeout=30))
         assert stream.result(timeout=30).endswith(b"retry: 1000\n\n")
         assert b'"IN_PROGRESS"' in watch.result(timeout=30) and watch.result().endswith(b"\n\nretry: 1000\n\n")
         report = deployment.books()
@@ -240,7 +241,7 @@ def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, cli: Cli, seco
 
 
 def stage_run(caller: httpx.Client) -> Callable[[], httpx.Response]:
-    return lambda: caller.post(RUN, json=asked(HELD))
+    return lambda: caller.post(RUN, json=question(HELD))
 
 
 @pytest.mark.tools
@@ -260,7 +261,9 @@ def test_several_workers_drain_together(sandbox: SandboxControl, cli: Cli, redis
         )
         wait_until(deployment.is_draining, "the busy worker does not stop")
         for _ in range(20):
-            refused(httpx.post(deployment.server.url + RUN, json=asked(), headers=dict(caller.headers), **PLAINLY))
+            check_refusal(
+                httpx.post(deployment.server.url + RUN, json=question(), headers=dict(caller.headers), **PLAINLY)
+            )
         assert not run.done()
         sandbox.move_job(run_id, "COMPLETED")
         assert run.result(timeout=30).status_code == 200

@@ -112,3 +112,16 @@ async def test_the_end_of_the_process_counts_more_than_a_refusal() -> None:
     with pytest.raises(StreamBroken):
         await serving
     assert connection.body().endswith(b"retry: 1000\n\n")
+
+
+async def test_an_open_stream_keeps_nothing_of_its_head() -> None:
+    events, connection = Events(), Connection(takes=100)
+    stream = EventStream(events.endless(), {"x-fal-request-id": "a-value-of-the-head"})
+    serving = asyncio.create_task(serve(stream, connection))
+    await connection.until(2)
+    head = dict(connection.sent[0]["headers"])
+    assert head[b"x-fal-request-id"] == b"a-value-of-the-head" and b"content-length" not in head
+    kept = [vars(value) if hasattr(value, "__dict__") else value for value in vars(stream).values()]
+    assert "a-value-of-the-head" not in repr(kept)
+    stream.refuse(SessionRevoked("The session was revoked."))
+    await serving

@@ -33,7 +33,7 @@ def ports(echo: Echo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
         yield {"bare": echo.port, **{name: front.port for name, front in fronts.items()}}
 
 
-def told(requests: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def summaries_of(requests: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return [(one["method"], one["path"], one["body"]) for one in requests]
 
 
@@ -41,7 +41,7 @@ def exchange(echo: Echo, port: int, stream: Stream) -> tuple[list[tuple[str, str
     """What reached the application, and what the caller was told of it."""
     echo.requests.clear()
     received, _ = talk(port, *stream.pieces, quiet=2.0)
-    return told(echo.requests), told(bodies_of(parse_answers(received)))
+    return summaries_of(echo.requests), summaries_of(bodies_of(parse_answers(received)))
 
 
 def test_there_are_enough_streams() -> None:

@@ -51,7 +51,7 @@ def test_a_database_that_is_gone_means_503_and_no_free_pass(sandbox: SandboxCont
         assert sandbox.requests() == []
 
 
-def counted(nobody: httpx.Client) -> dict[tuple[str, frozenset[str]], float]:
+def samples_of(nobody: httpx.Client) -> dict[tuple[str, frozenset[str]], float]:
     """The samples by their name and the values of their labels."""
     answer = nobody.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -60,20 +60,20 @@ def counted(nobody: httpx.Client) -> dict[tuple[str, frozenset[str]], float]:
 
 
 def test_metrics_count_requests_by_route_and_refusals_by_code(production: Stack, nobody: httpx.Client) -> None:
-    before = counted(nobody)
+    before = samples_of(nobody)
     for _ in range(3):
         nobody.get("/v1/session")
     token = production.token("somebody@example.com")
     nobody.get(f"/s/{token}/api/fal/proxy")
-    after = counted(nobody)
+    after = samples_of(nobody)
 
-    def grown(name: str, *labels: str) -> float:
+    def growth(name: str, *labels: str) -> float:
         return after[name, frozenset(labels)] - before.get((name, frozenset(labels)), 0)
 
-    assert grown("fal_proxy_requests_total", "/v1/session", "401") == 3
-    assert grown("fal_proxy_refusals_total", "unauthenticated") == 3
-    assert grown("fal_proxy_request_seconds_count", "/v1/session") == 3
-    assert grown("fal_proxy_requests_total", "/s/{session}/api/fal/proxy", "400") == 1
+    assert growth("fal_proxy_requests_total", "/v1/session", "401") == 3
+    assert growth("fal_proxy_refusals_total", "unauthenticated") == 3
+    assert growth("fal_proxy_request_seconds_count", "/v1/session") == 3
+    assert growth("fal_proxy_requests_total", "/s/{session}/api/fal/proxy", "400") == 1
     shown = nobody.get("/metrics").text
     assert token not in shown and "somebody" not in shown
 

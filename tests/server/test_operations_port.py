@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from tests.deploy.charts import VALUES_FILES, render, the
 from tests.server.commands import PLAINLY, Commands, Server, serving
 from tests.server.conftest import Cli, cli_in
 from tests.server.listening import read_to_end, refusal
@@ -107,6 +110,26 @@ def test_operators_are_let_in_while_callers_are_too_many(both: TwoListeners) -> 
         metrics = both.ask(both.operations, "/metrics")
     assert metrics.status_code == 200
     assert 'fal_proxy_connections_refused_total{limit="address"}' in metrics.text
+
+
+@pytest.mark.tools
+def test_helm_test_passes_here_and_fails_where_operations_are_public(both: TwoListeners) -> None:
+    """The script of the chart's test pod, sent to this server instead of to its Services."""
+    (pod,) = the(render(VALUES_FILES[0]), "Pod")["spec"]["containers"]
+    script, *lines = pod["args"]
+
+    def check(public: str, operators: str) -> subprocess.CompletedProcess[str]:
+        addresses = {"http://demo-fal-proxy-ops:9090": operators, "http://demo-fal-proxy:80": public}
+        asked = [line.replace(name, base) for line in lines for name, base in addresses.items() if name in line]
+        assert len(asked) == 4
+        return subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, timeout=60)
+
+    done = check(both.server.url, both.operations)
+    assert done.returncode == 0 and done.stdout.count(" 200\n") == 3, done.stderr
+    done = check(both.operations, both.operations)
+    assert done.returncode != 0 and "/metrics answered 200 instead of 404" in done.stderr
+    done = check(both.server.url, both.server.url)
+    assert done.returncode != 0 and "/readyz answered 404 instead of 200" in done.stderr
 
 
 def test_the_settings_name_what_cannot_be(cli: Cli) -> None:

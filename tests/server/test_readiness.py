@@ -11,7 +11,7 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.routes.readiness import ANSWER_SECONDS, NotReady, Readiness
-from proxy.stores.counters import MemoryCounters
+from proxy.stores.memory import MemoryCounters
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import proxy_in_front_of

@@ -18,6 +18,7 @@ import yaml
 from proxy.sandbox.app import SANDBOX_KEY
 from tests.server.commands import PLAINLY, PROXY, Commands, Server, serving
 from tests.server.conftest import PLANS, Cli, cli_in
+from tests.support.audit_log import read_entries
 from tests.support.images import PIXEL
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -231,6 +232,13 @@ def test_the_admin_token_is_replaced(reloadable: Reloadable) -> None:
     reloadable.write("PROXY_ADMIN_TOKEN", ADMIN_TOKENS[1])
     reloadable.reload()
     assert [reloadable.admin(token) for token in ADMIN_TOKENS] == [401, 200]
+    entry = read_entries(reloadable.cli.environ["PROXY_DATABASE_URL"])[-1]
+    assert [entry[name] for name in ("by", "action", "target")] == [
+        "server:reload",
+        "secret.replace",
+        "PROXY_ADMIN_TOKEN",
+    ]
+    assert entry["before"] is None and entry["after"] is None
 
 
 def test_many_hangups_are_not_lost_and_end_nothing(reloadable: Reloadable) -> None:

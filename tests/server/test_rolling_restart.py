@@ -1,7 +1,8 @@
 """Proxies are restarted one after the other while callers go on: each call gets its own answer, and is made once.
 
 The callers know what a load balancer's callers know: several addresses, of which one may refuse them for a while. They
-repeat a call only when it was refused (a connection, or 503 `draining`); anything else that goes wrong fails the test.
+repeat a call only when it was refused (a connection, or 503 `draining`), or when a connection that they kept was closed
+before any answer; anything else that goes wrong fails the test.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from tests.limits.callers import ENDPOINT, Answered, Caller, http
 from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.support.audit import AuditReport, read_report
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.forking import Forker
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
@@ -45,6 +48,25 @@ PLANS = {
     },
     "tenants": [{"id": "acme", "plan": "wide"}],
 }
+
+
+#: Whether the last request of this caller went over a connection that was used before.
+_is_kept = ContextVar("is_kept", default=False)
+
+
+def trace_reuse() -> aiohttp.TraceConfig:
+    """What sets `_is_kept`."""
+
+    async def keep(*_: object) -> None:
+        _is_kept.set(True)
+
+    async def create(*_: object) -> None:
+        _is_kept.set(False)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(keep)
+    trace.on_connection_create_start.append(create)
+    return trace
 
 
 @dataclass
@@ -73,6 +95,10 @@ class Fleet:
                 answer = await ask()
             except aiohttp.ClientConnectorError:
                 self.refusals["connection"] += 1
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # Closed for its idleness just as the request was sent: browsers send it once more, over a new one.
+                assert _is_kept.get(), "a new connection was closed before its answer"
+                self.refusals["kept connection"] += 1
             else:
                 if answer.status != 503:
                     return answer
@@ -90,9 +116,13 @@ def fal() -> Iterator[SandboxControl]:
 
 
 async def test_on_sqlite(
-    fal: SandboxControl, sqlite_databases: SqliteDatabases, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fal: SandboxControl,
+    sqlite_databases: SqliteDatabases,
+    forker: Forker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    await _restart_and_judge(fal, {"PROXY_DATABASE_URL": sqlite_databases.migrated()}, tmp_path, capsys)
+    await _restart_and_judge(fal, {"PROXY_DATABASE_URL": sqlite_databases.migrated()}, forker, tmp_path, capsys)
 
 
 @pytest.mark.tools
@@ -100,15 +130,16 @@ async def test_on_postgresql_and_redis(
     fal: SandboxControl,
     postgres_databases: PostgresDatabases,
     redis: Redis,
+    forker: Forker,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stores = {"PROXY_DATABASE_URL": postgres_databases.migrated(), "PROXY_REDIS_URL": redis.url}
-    await _restart_and_judge(fal, stores, tmp_path, capsys)
+    await _restart_and_judge(fal, stores, forker, tmp_path, capsys)
 
 
 async def _restart_and_judge(
-    fal: SandboxControl, stores: dict[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
+    fal: SandboxControl, stores: dict[str, str], forker: Forker, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "plans.yaml").write_text(yaml.safe_dump(PLANS))
     environ = {
@@ -118,8 +149,8 @@ async def _restart_and_judge(
         "PROXY_CONFIG": str(folder / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
     }
-    with fork_servers(folder) as found:
-        async with http() as session:
+    with fork_servers(forker, folder) as found:
+        async with http(trace_configs=[trace_reuse()]) as session:
             fleet = Fleet(found, environ, session)
             for _ in range(PROXIES):
                 await fleet.grow()

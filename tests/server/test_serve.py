@@ -38,7 +38,7 @@ def client(url: str, token: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers=headers, **PLAINLY)
 
 
-def asked(prompt: str) -> dict[str, str]:
+def question(prompt: str) -> dict[str, str]:
     # The sandbox cannot load this, so its answer is 422; the way is the same, and the body small.
     return {"image_url": "data:image/png;base64,AAAA", "prompt": prompt}
 
@@ -58,8 +58,8 @@ def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
     with serving("serve", environ=environ, folder=cli.folder) as server, client(server.url, token) as alice:
         # Kubernetes injects variables named after services, so an unknown one cannot stop a start.
         assert "PROXY_SESION_SECRETS: is not a setting; did you mean PROXY_SESSION_SECRETS?" in server.stderr
-        job = alice.post(QUEUE, json=asked("?")).json()["request_id"]
-        thread, answers = in_background(lambda: alice.post(RUN, json=asked("[[fault delay=1.5]]")))
+        job = alice.post(QUEUE, json=question("?")).json()["request_id"]
+        thread, answers = in_background(lambda: alice.post(RUN, json=question("[[fault delay=1.5]]")))
         wait_until(lambda: any(one["host"] == "run" for one in sandbox.requests()), "the run did not start")
         assert server.stop(signal.SIGTERM) in STOPPED[signal.SIGTERM]
         thread.join(timeout=10)
@@ -81,7 +81,7 @@ def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxC
 
         def run() -> httpx.Response:
             try:
-                return alice.post(RUN, json=asked("[[fault delay=60]]"))
+                return alice.post(RUN, json=question("[[fault delay=60]]"))
             except httpx.RemoteProtocolError:
                 return httpx.Response(499)
 
@@ -113,11 +113,13 @@ def test_the_sandbox_prints_settings_that_work(cli: Cli) -> None:
     command = ("sandbox", "--port", str(port))
     with serving(*command, environ={}, folder=cli.folder, live_at="/_sandbox/pace", port=port) as server:
         settings = dict(line.split("=", 1) for line in server.stdout.splitlines())
-        assert sorted(settings) == ["FAL_CDN_URL", "FAL_KEY", "FAL_QUEUE_URL", "FAL_REST_URL", "FAL_RUN_URL"]
+        fal = ["FAL_CDN_URL", "FAL_KEY", "FAL_QUEUE_URL", "FAL_REST_URL", "FAL_RUN_URL"]
+        verifiers = [f"PROXY_{kind}_URL" for kind in ("APP_CHECK", "HCAPTCHA", "RECAPTCHA", "TURNSTILE")]
+        assert sorted(settings) == [*fal, *verifiers]
         assert cli.run("check-config", **settings).stdout == "ok\n"
         headers = {"authorization": f"Key {settings['FAL_KEY']}"}
         url = f"{settings['FAL_RUN_URL']}/fal-ai/llava-next"
-        assert httpx.post(url, headers=headers, json=asked("?"), **PLAINLY).status_code == 422
+        assert httpx.post(url, headers=headers, json=question("?"), **PLAINLY).status_code == 422
         assert server.stop(signal.SIGTERM) in STOPPED[signal.SIGTERM]
 
 
@@ -129,8 +131,8 @@ def test_dev_prints_a_page_a_session_and_a_line_that_works_when_pasted(tmp_path:
     with serving("dev", environ={"TMPDIR": str(temporary)}, folder=tmp_path) as server:
         wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
         words = server.stdout
-        assert httpx.get(_told(words, "page"), **PLAINLY).headers["content-type"].startswith("text/html")
-        with client(server.url, _told(words, "session")) as developer:
+        assert httpx.get(_value_of(words, "page"), **PLAINLY).headers["content-type"].startswith("text/html")
+        with client(server.url, _value_of(words, "session")) as developer:
             assert developer.get("/v1/session").json()["tenant"] == "demo"
         (line,) = re.findall(r"^  curl .*?'$(?=\n\n)", words, re.MULTILINE | re.DOTALL)
         pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
@@ -163,7 +165,7 @@ def test_no_command_logs_a_secret(tmp_path: Path, command: str, tenant: str) -> 
         server.stop(signal.SIGTERM)
 
 
-def _told(words: str, name: str) -> str:
+def _value_of(words: str, name: str) -> str:
     (value,) = re.findall(rf"^  {name} +(\S+)$", words, re.MULTILINE)
     return str(value)
 
@@ -185,11 +187,11 @@ def test_dev_with_a_key_takes_no_guests_and_has_a_quota(sandbox: SandboxControl,
         assert "Guests are off" in words and "--guests" in words
         refused = ask_as_guest(server)
         assert (refused.status_code, refused.json()["error_type"]) == (403, "origin_not_allowed")
-        with client(server.url, _told(words, "session")) as developer:
+        with client(server.url, _value_of(words, "session")) as developer:
             (quota,) = developer.get("/v1/session").json()["quotas"]
             expected = {"per": "tenant", "unit": "requests", "window": "day", "limit": 100}
             assert {name: quota[name] for name in expected} == expected
-            assert developer.post(RUN, json=asked("?")).status_code == 422
+            assert developer.post(RUN, json=question("?")).status_code == 422
     assert any(one["host"] == "run" for one in sandbox.requests())
 
 
@@ -201,6 +203,15 @@ def test_dev_with_a_key_takes_guests_if_asked(sandbox: SandboxControl, tmp_path:
         with client(server.url, token) as guest:
             quotas = guest.get("/v1/session").json()["quotas"]
         assert {"per": "tenant", "unit": "requests", "limit": 100}.items() <= quotas[-1].items()
+
+
+def test_dev_wants_work_of_guests_if_asked(tmp_path: Path) -> None:
+    page = "http://localhost:5173"
+    environ = {"PROXY_ALLOWED_ORIGINS": page}
+    with serving("dev", "--proof-of-work", environ=environ, folder=tmp_path) as server:
+        assert ask_as_guest(server).json()["error_type"] == "proof_required"
+        answer = httpx.get(f"{server.url}/v1/sessions/challenge", headers={"origin": page}, **PLAINLY)
+        assert answer.json()["parameters"]["data"] == {"tenant": "demo", "origin": page}
 
 
 def test_dev_without_a_key_takes_guests_and_has_no_quota(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def nobody(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def check_refusal(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """The body of a refusal, once it has the one shape of errors."""
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["error_type"], answer.headers["x-fal-error-type"]) == (status, code, code)
@@ -57,7 +57,7 @@ def test_a_tenant_key_mints_a_session(stack: Stack, tenant: httpx.Client) -> Non
     answer = tenant.post("/v1/sessions", json={"subject": "alice", "ttl_seconds": 600})
     assert answer.status_code == 201 and answer.headers["cache-control"] == "no-store"
     minted = answer.json()
-    assert set(minted) == {"token", "expires_at", "subject", "endpoints"}
+    assert set(minted) == {"id", "token", "expires_at", "subject", "endpoints"}
     assert (minted["subject"], minted["endpoints"]) == ("alice", EVERY)
     assert seconds_until(stack, minted["expires_at"]) == 600
     with stack.client(minted["token"]) as alice:
@@ -69,6 +69,7 @@ def test_a_tenant_key_mints_a_session(stack: Stack, tenant: httpx.Client) -> Non
         "guest": False,
         "endpoints": EVERY,
         "quotas": [],
+        "grants": [],
         "in_flight": facts["in_flight"],
     }
     assert facts["in_flight"]["subject"]["limit"] is None
@@ -80,7 +81,7 @@ def test_a_session_can_be_narrowed(stack: Stack, tenant: httpx.Client) -> None:
     with stack.client(minted["token"]) as alice:
         assert alice.get(OWN_FACTS).json()["endpoints"] == ["fal-ai/llava-next"]
         answer = alice.post("/fal/run/fal-ai/llavav15-13b", json={"image_url": "x", "prompt": "?"})
-    refused(answer, 403, "endpoint_not_allowed")
+    check_refusal(answer, 403, "endpoint_not_allowed")
     assert stack.sandbox.requests() == []
 
 
@@ -92,7 +93,7 @@ def test_a_session_narrowed_to_nothing_may_call_nothing(tenant: httpx.Client) ->
 def test_a_session_cannot_widen_the_plan(stack: Stack, endpoint: str) -> None:
     with stack.client(stack.tenant_key("small")) as small:
         body = {"subject": "alice", "endpoints": ["fal-ai/llava-next", endpoint]}
-        refused(small.post("/v1/sessions", json=body), 403, "endpoint_not_allowed")
+        check_refusal(small.post("/v1/sessions", json=body), 403, "endpoint_not_allowed")
 
 
 def test_the_time_of_a_session_is_clamped_to_the_plan(stack: Stack) -> None:
@@ -124,26 +125,30 @@ BAD_FORMS: dict[str, tuple[object, str]] = {
 def test_a_bad_form_is_refused_by_its_fields(tenant: httpx.Client, form: str) -> None:
     document, problem = BAD_FORMS[form]
     answer = tenant.post("/v1/sessions", content=json.dumps(document), headers={"content-type": "application/json"})
-    assert refused(answer, 400, "bad_request")["detail"].startswith(problem)
+    assert check_refusal(answer, 400, "bad_request")["detail"].startswith(problem)
 
 
 def test_every_wrong_field_is_named(tenant: httpx.Client) -> None:
-    detail = refused(tenant.post("/v1/sessions", json={"ttl_seconds": 0, "subjct": "x"}), 400, "bad_request")["detail"]
+    detail = check_refusal(tenant.post("/v1/sessions", json={"ttl_seconds": 0, "subjct": "x"}), 400, "bad_request")[
+        "detail"
+    ]
     assert all(f"{name}: " in detail for name in ("subject", "ttl_seconds", "subjct"))
 
 
 def test_a_form_must_be_json(tenant: httpx.Client) -> None:
-    refused(tenant.post("/v1/sessions", content=b"subject=alice"), 400, "bad_request")
-    refused(tenant.post("/v1/sessions", data={"subject": "alice"}), 415, "unsupported_media_type")
+    check_refusal(tenant.post("/v1/sessions", content=b"subject=alice"), 400, "bad_request")
+    check_refusal(tenant.post("/v1/sessions", data={"subject": "alice"}), 415, "unsupported_media_type")
 
 
 def test_only_a_tenant_key_mints(stack: Stack, nobody: httpx.Client) -> None:
     body = {"subject": "bob"}
     with stack.client() as alice:
-        refused(alice.post("/v1/sessions", json=body), 403, "not_allowed")
-    refused(nobody.post("/v1/sessions", json=body), 401, "unauthenticated")
+        check_refusal(alice.post("/v1/sessions", json=body), 403, "not_allowed")
+    check_refusal(nobody.post("/v1/sessions", json=body), 401, "unauthenticated")
     wrong = stack.tenant_key()[:-4] + "AAAA"
-    refused(nobody.post("/v1/sessions", json=body, headers={"authorization": f"Key {wrong}"}), 401, "unauthenticated")
+    check_refusal(
+        nobody.post("/v1/sessions", json=body, headers={"authorization": f"Key {wrong}"}), 401, "unauthenticated"
+    )
 
 
 def test_a_tenant_key_may_call_as_the_tenant(tenant: httpx.Client) -> None:
@@ -166,7 +171,8 @@ def test_a_guest_is_let_in_by_the_origin_of_the_page(stack: Stack, nobody: httpx
     assert answer.status_code == 201 and answer.headers["cache-control"] == "no-store"
     assert minted["subject"].startswith("guest-") and minted["endpoints"] == ["fal-ai/llava-next"]
     assert seconds_until(stack, minted["expires_at"]) == 900
-    assert cookie.value == minted["token"] and cookie["max-age"] == "900"
+    # The browser keeps it for the grace period too.
+    assert cookie.value == minted["token"] and cookie["max-age"] == "1500"
     assert (cookie["httponly"], cookie["samesite"].lower(), cookie["path"], cookie["domain"]) == (True, "lax", "/", "")
     with stack.client(minted["token"]) as guest:
         assert guest.get(OWN_FACTS).json()["guest"] is True
@@ -188,7 +194,7 @@ def test_the_cookie_is_secure_outside_dev(stack: Stack, tls_stack: Stack, nobody
             assert cookie_of(alice.delete(OWN_FACTS)).key == "__Host-fal_session"
         assert secured.get(OWN_FACTS, headers={"cookie": tls_stack.cookie()}).status_code == 200
         old = f"fal_session={tls_stack.token()}"
-        refused(secured.get(OWN_FACTS, headers={"cookie": old}), 401, "unauthenticated")
+        check_refusal(secured.get(OWN_FACTS, headers={"cookie": old}), 401, "unauthenticated")
         # One that was planted is not looked at, and disturbs nothing.
         both = f"fal_session={tls_stack.token('mallory')}; {tls_stack.cookie()}"
         assert secured.get(OWN_FACTS, headers={"cookie": both}).json()["subject"] == "alice"
@@ -202,11 +208,11 @@ def test_two_session_cookies_are_refused(stack: Stack, nobody: httpx.Client) -> 
         [("cookie", one), ("cookie", f"other=1; {two}")],
         [("cookie", f"{one}; fal_session=")],
     ):
-        body = refused(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
+        body = check_refusal(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
         assert body["detail"].startswith("The request carries two cookies named fal_session;")
     # As it was set: not in quotes, which some parsers take away.
     quoted = stack.cookie(f'"{stack.token()}"')
-    refused(nobody.get(OWN_FACTS, headers={"cookie": quoted}), 401, "unauthenticated")
+    check_refusal(nobody.get(OWN_FACTS, headers={"cookie": quoted}), 401, "unauthenticated")
     beside = f"theme=dark; my_fal_session=x; {one}; fal_session_2=y"
     assert nobody.get(OWN_FACTS, headers={"cookie": beside}).json()["subject"] == "alice"
 
@@ -220,7 +226,7 @@ def test_a_page_of_no_tenant_gets_no_guest_session(
 ) -> None:
     headers = {"origin": origin} if origin else {}
     answer = nobody.post("/v1/sessions/guest", json=body, headers=headers)
-    refused(answer, 403, "origin_not_allowed")
+    check_refusal(answer, 403, "origin_not_allowed")
     assert "set-cookie" not in answer.headers
 
 
@@ -229,14 +235,14 @@ def test_a_session_becomes_a_cookie_and_stays_the_same_session(stack: Stack, nob
     answer = nobody.post("/v1/sessions/cookie", headers={"authorization": f"Bearer {token}"})
     cookie = cookie_of(answer)
     assert answer.status_code == 201 and "token" not in answer.json()
-    assert (cookie.value, cookie["max-age"], cookie["httponly"]) == (token, "600", True)
+    assert (cookie.value, cookie["max-age"], cookie["httponly"]) == (token, "1200", True)
     facts = nobody.get(OWN_FACTS, headers={"cookie": f"fal_session={cookie.value}"}).json()
     assert answer.json().items() <= facts.items() and facts["endpoints"] == ["fal-ai/llava-next"]
 
 
 def test_a_tenant_key_never_becomes_a_cookie(tenant: httpx.Client) -> None:
     answer = tenant.post("/v1/sessions/cookie")
-    refused(answer, 403, "not_allowed")
+    check_refusal(answer, 403, "not_allowed")
     assert "set-cookie" not in answer.headers
 
 
@@ -275,7 +281,7 @@ def test_a_cookie_counts_only_from_a_page_that_may_call(
     if counts:
         assert answer.status_code in (200, 201, 204, 404)
     else:
-        refused(answer, 403, "origin_not_allowed")
+        check_refusal(answer, 403, "origin_not_allowed")
 
 
 def test_a_browser_that_says_nothing_of_the_page_may_read_and_no_more(stack: Stack, nobody: httpx.Client) -> None:
@@ -285,8 +291,8 @@ def test_a_browser_that_says_nothing_of_the_page_may_read_and_no_more(stack: Sta
         assert nobody.get(path, headers=headers).status_code == 200
     assert nobody.get(PROXIED, headers=headers).status_code == 404
     for method, path in (("DELETE", OWN_FACTS), ("POST", "/v1/sessions/cookie"), ("POST", "/api/fal/proxy")):
-        refused(nobody.request(method, path, headers=headers), 403, "origin_not_allowed")
-    refused(nobody.put(f"{PROXIED.removesuffix('status')}cancel", headers=headers), 403, "origin_not_allowed")
+        check_refusal(nobody.request(method, path, headers=headers), 403, "origin_not_allowed")
+    check_refusal(nobody.put(f"{PROXIED.removesuffix('status')}cancel", headers=headers), 403, "origin_not_allowed")
     assert stack.sandbox.requests() == []
 
 
@@ -295,10 +301,10 @@ def test_no_page_of_another_tenant_reads_own_facts(stack: Stack, nobody: httpx.C
     headers = {"cookie": stack.cookie(), "origin": "https://app.globex.example"}
     for path in READS:
         answer = nobody.get(path, headers=headers)
-        refused(answer, 403, "origin_not_allowed")
+        check_refusal(answer, 403, "origin_not_allowed")
         assert answer.headers["access-control-allow-origin"] == headers["origin"]
     two = [("cookie", stack.cookie()), ("origin", stack.other_origin), ("origin", "https://evil.example")]
-    refused(nobody.get(OWN_FACTS, headers=two), 403, "origin_not_allowed")
+    check_refusal(nobody.get(OWN_FACTS, headers=two), 403, "origin_not_allowed")
 
 
 # Where a session can be
@@ -314,17 +320,17 @@ def test_every_place_of_a_session(stack: Stack, nobody: httpx.Client) -> None:
     ):
         assert nobody.get(OWN_FACTS, headers=headers).json()["subject"] == "alice"
     # The path is a place on the proxy's own address only.
-    refused(nobody.get(f"/s/{token}/api/fal/proxy"), 400, "bad_target")
-    refused(nobody.get(f"/s/{token}x/api/fal/proxy"), 401, "unauthenticated")
+    check_refusal(nobody.get(f"/s/{token}/api/fal/proxy"), 400, "bad_target")
+    check_refusal(nobody.get(f"/s/{token}x/api/fal/proxy"), 401, "unauthenticated")
 
 
 def test_a_wrong_credential_is_never_passed_over_for_the_next(stack: Stack, nobody: httpx.Client) -> None:
     token = stack.token()
     for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer", "", f"Bearer {token}, Key {token}", f"Bearer {token} x"):
         headers = {"authorization": wrong, "x-fal-proxy-session": token, "cookie": f"fal_session={token}"}
-        refused(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
+        check_refusal(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
     twice = [("x-fal-proxy-session", token), ("x-fal-proxy-session", token)]
-    refused(nobody.get(OWN_FACTS, headers=twice), 401, "unauthenticated")
+    check_refusal(nobody.get(OWN_FACTS, headers=twice), 401, "unauthenticated")
 
 
 # The end of a session
@@ -334,7 +340,7 @@ def test_a_session_expires(stack: Stack) -> None:
     with stack.client(stack.token(ttl_seconds=30)) as alice:
         assert alice.get(OWN_FACTS).status_code == 200
         stack.clock.advance(30)
-        refused(alice.get(OWN_FACTS), 401, "session_expired")
+        check_refusal(alice.get(OWN_FACTS), 401, "session_expired")
 
 
 def test_a_session_revokes_itself_and_no_other(stack: Stack) -> None:
@@ -342,13 +348,13 @@ def test_a_session_revokes_itself_and_no_other(stack: Stack) -> None:
         answer = one.delete(OWN_FACTS)
         assert answer.status_code == 204
         assert cookie_of(answer)["max-age"] == "0"
-        refused(one.get(OWN_FACTS), 401, "session_revoked")
-        refused(one.get(PROXIED), 401, "session_revoked")
+        check_refusal(one.get(OWN_FACTS), 401, "session_revoked")
+        check_refusal(one.get(PROXIED), 401, "session_revoked")
         assert two.get(OWN_FACTS).status_code == 200
 
 
 def test_a_tenant_key_cannot_revoke_itself_as_a_session(tenant: httpx.Client) -> None:
-    refused(tenant.delete(OWN_FACTS), 403, "not_allowed")
+    check_refusal(tenant.delete(OWN_FACTS), 403, "not_allowed")
     assert tenant.get(OWN_FACTS).status_code == 200
 
 
@@ -360,7 +366,7 @@ def test_a_revocation_counts_at_every_proxy_of_the_same_database(sandbox: Sandbo
             assert here.delete(OWN_FACTS).status_code == 204
             # Five seconds later at the latest, by the other's clock.
             second.clock.advance(5)
-            refused(there.get(OWN_FACTS), 401, "session_revoked")
+            check_refusal(there.get(OWN_FACTS), 401, "session_revoked")
 
 
 # The flood guard
@@ -370,7 +376,7 @@ def test_a_flood_of_guests_is_stopped(sandbox: SandboxControl, tmp_path: Path) -
     with proxy_in_front_of(sandbox, tmp_path) as own, own.client("") as nobody:
         answers = [nobody.post("/v1/sessions/guest", headers={"origin": own.other_origin}) for _ in range(61)]
         assert [answer.status_code for answer in answers] == [201] * 60 + [429]
-        body = refused(answers[-1], 429, "rate_limited")
+        body = check_refusal(answers[-1], 429, "rate_limited")
         assert body["scope"] == "ip" and body["retry_after"] >= 1
         assert answers[-1].headers["retry-after"] == str(body["retry_after"])
         assert answers[-1].headers["access-control-allow-origin"] == own.other_origin

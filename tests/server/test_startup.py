@@ -53,7 +53,7 @@ def run(server: Server) -> httpx.Response:
     return httpx.post(f"{server.url}/fal/run/fal-ai/llava-next", json=asking("?"), headers=headers, **PLAINLY)
 
 
-def logged(server: Server, message: str) -> list[dict[str, Any]]:
+def records_of(server: Server, message: str) -> list[dict[str, Any]]:
     """The log's records of an event."""
     lines = [json.loads(line) for line in server.stderr.splitlines() if line.startswith("{")]
     return [line for line in lines if message in line["message"]]
@@ -76,12 +76,12 @@ def test_the_database_comes_later(
         assert get(server, "/readyz")[0] == 503 and get(server, "/readyz")[1]["error_type"] == "store_unavailable"
         answer = run(server)
         assert (answer.status_code, answer.json()["error_type"]) == (503, "store_unavailable")
-        wait_until(lambda: len(logged(server, "started, but not ready")) == workers, "nothing was said")
-        said = logged(server, "started, but not ready")[0]
+        wait_until(lambda: len(records_of(server, "started, but not ready")) == workers, "nothing was said")
+        said = records_of(server, "started, but not ready")[0]
         assert (said["level"], said["setting"]) == ("error", "PROXY_DATABASE_URL")
         assert not sandbox.requests()
         own_postgres.start()
-        wait_until(lambda: len(logged(server, "prepared after the start")) == workers, "it did not become ready")
+        wait_until(lambda: len(records_of(server, "prepared after the start")) == workers, "it did not become ready")
         # An answer is remembered for a second.
         wait_until(lambda: get(server, "/readyz")[0] == 200, "it is not ready")
         assert all(run(server).status_code == 200 for _ in range(2 * workers))
@@ -89,16 +89,22 @@ def test_the_database_comes_later(
 
 
 @pytest.mark.tools
-def test_the_schema_comes_later(postgres_databases: PostgresDatabases, environ: dict[str, str], tmp_path: Path) -> None:
-    environ["PROXY_DATABASE_URL"] = postgres_databases.empty()
+@pytest.mark.parametrize("migrates", ["off", "on"])
+def test_the_database_comes_later_and_is_empty(
+    own_postgres: Postgres, environ: dict[str, str], tmp_path: Path, migrates: str
+) -> None:
+    """A process that serves does not end for it: it is not ready until the schema is there."""
+    environ |= {"PROXY_DATABASE_URL": PostgresDatabases(own_postgres).empty(), "PROXY_MIGRATE": migrates}
+    own_postgres.stop()
     with serving("serve", environ=environ, folder=tmp_path) as server:
-        status, document = get(server, "/readyz")
-        assert status == 503 and "run: fal-proxy migrate" in document["detail"]
-        assert run(server).json()["error_type"] == "store_unavailable"
-        assert "run: fal-proxy migrate" in logged(server, "started, but not ready")[0]["problem"]
-        subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, check=True)
+        own_postgres.start()
+        if migrates == "off":
+            wait_until(lambda: "run: fal-proxy migrate" in get(server, "/readyz")[1]["detail"], "nothing was said")
+            assert run(server).json()["error_type"] == "store_unavailable"
+            subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, check=True)
         wait_until(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
         assert run(server).status_code == 200
+        assert len(records_of(server, "database schema upgraded")) == (migrates == "on")
 
 
 @pytest.mark.tools

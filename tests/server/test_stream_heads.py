@@ -132,14 +132,14 @@ def test_a_refusal_that_is_known_at_once_keeps_its_status(stack: Stack) -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_that_only_pings_is_a_stream() -> None:
-    async def pinging(_: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def send_pings(_: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b": ping\n\n"
             await asyncio.sleep(0.1)
         async for piece in pieces:
             yield piece
 
-    fal = ScriptedFal(whole_life()[:1], pinging)
+    fal = ScriptedFal(whole_life()[:1], send_pings)
     async with hub_before(fal, silence_seconds=1.0) as bench:
         with reading(bench.hub) as watch:
             first = await watch.first_update()

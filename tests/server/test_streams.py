@@ -25,7 +25,7 @@ def question(prompt: str = "What is it?") -> dict[str, str]:
     return {"image_url": PIXEL, "prompt": prompt}
 
 
-def submitted(client: httpx.Client, prompt: str = "What is it?") -> str:
+def submit(client: httpx.Client, prompt: str = "What is it?") -> str:
     request_id: str = client.post(QUEUE, json=question(prompt)).raise_for_status().json()["request_id"]
     return request_id
 
@@ -34,7 +34,7 @@ def documents(lines: Iterator[str]) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
-def watched(client: httpx.Client, request_id: str) -> list[dict[str, Any]]:
+def watch(client: httpx.Client, request_id: str) -> list[dict[str, Any]]:
     with client.stream("GET", f"{QUEUE}/requests/{request_id}/status/stream?logs=1") as stream:
         assert stream.status_code == 200
         return documents(stream.iter_lines())
@@ -56,10 +56,10 @@ def watched(client: httpx.Client, request_id: str) -> list[dict[str, Any]]:
 )
 def test_a_watcher_sees_the_end_and_every_log_line_once(stack: Stack, fault: dict[str, Any]) -> None:
     with stack.client() as client:
-        request_id = submitted(client, "[[pace run_seconds=0.3]] é ünï — 🐈")
+        request_id = submit(client, "[[pace run_seconds=0.3]] é ünï — 🐈")
         times = 2 if fault["fault"] == "drop_at" else None
         stack.sandbox.fault(**fault, times=times, on={"operation": "status-stream"})
-        updates = watched(client, request_id)
+        updates = watch(client, request_id)
     assert updates[-1]["status"] == "COMPLETED"
     lines = [line["message"] for update in updates for line in update["logs"] or []]
     assert len(lines) == len(set(lines)) and "INFO:Done" in lines
@@ -126,7 +126,7 @@ def test_a_caller_who_hangs_up_frees_the_connection_to_fal(stack: Stack, kind: s
     paths = {"run": f"/fal/run/{APP}", "stream": f"/fal/run/{APP}/stream"}
     with stack.client() as client:
         if kind == "status-stream":
-            request_id = submitted(client, held["prompt"])
+            request_id = submit(client, held["prompt"])
             opened = client.stream("GET", f"{QUEUE}/requests/{request_id}/status/stream")
             with opened as stream:
                 next(stream.iter_lines())
@@ -145,7 +145,7 @@ def test_a_caller_who_hangs_up_frees_the_connection_to_fal(stack: Stack, kind: s
 
 def test_the_headers_of_a_stream_keep_intermediaries_from_holding_it_back(stack: Stack) -> None:
     with stack.client() as client:
-        request_id = submitted(client)
+        request_id = submit(client)
         with client.stream("GET", f"{QUEUE}/requests/{request_id}/status/stream") as stream:
             assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert stream.headers["cache-control"] == "no-store, no-transform"
@@ -155,7 +155,7 @@ def test_the_headers_of_a_stream_keep_intermediaries_from_holding_it_back(stack:
 
 def test_a_finished_job_gives_one_event(stack: Stack) -> None:
     with stack.client() as client:
-        request_id = submitted(client)
-        watched(client, request_id)
-        (only,) = watched(client, request_id)
+        request_id = submit(client)
+        watch(client, request_id)
+        (only,) = watch(client, request_id)
     assert only["status"] == "COMPLETED"

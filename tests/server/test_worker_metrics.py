@@ -136,6 +136,8 @@ def registry_of(calls: int, open_now: int) -> CollectorRegistry:
     Counter("calls", "Calls.", ["kind"], registry=registry).labels('a "b"').inc(calls)
     Gauge("open", "Open now.", registry=registry).set(open_now)
     Histogram("seconds", "Time.", registry=registry).observe(0.3)
+    Gauge("process_start_time_seconds", "Start.", registry=registry).set(open_now)
+    Gauge("fal_proxy_build_info", "Build.", registry=registry).set(1)
     return registry
 
 
@@ -151,6 +153,8 @@ async def test_reports_are_added_up_and_outlive_their_workers(tmp_path: Path) ->
     for worker in workers:
         found = samples_of((await worker.render()).decode())
         assert (found[CALLS], found["open", ()], found["seconds_count", ()]) == (11, 22, 2)
+        # What a sum would make no sense of.
+        assert (found["process_start_time_seconds", ()], found["fal_proxy_build_info", ()]) == (2, 1)
         assert not [name for name, _ in found if name.endswith("_created")]
     await second.close()
     found = samples_of((await first.render()).decode())

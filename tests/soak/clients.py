@@ -58,18 +58,18 @@ class Load:
         self._number += 1
         name = f"question-{self._seed}-{self._number}-of-the-soak"
         pace = f"[[pace queue_positions=3 seconds_per_position=1 run_seconds={self._dice.uniform(2, 12):.1f}]]"
-        id_ = await self._submitted(name, f"{pace} {name}")
+        id_ = await self._submit(name, f"{pace} {name}")
         answer = await {"polls": self._polls, "watches": self._watches, "native": self._native}[way](id_)
         assert answer.endswith(f"You asked: {name}"), f"job {id_} of {name} was answered {answer!r}"
 
-    async def _submitted(self, key: str, prompt: str) -> str:
+    async def _submit(self, key: str, prompt: str) -> str:
         while True:
-            answer = await self._tried("POST", QUEUE, json=asking(prompt), headers={"idempotency-key": key})
+            answer = await self._try("POST", QUEUE, json=asking(prompt), headers={"idempotency-key": key})
             if answer is not None:
                 id_: str = answer.json()["request_id"]
                 return id_
 
-    async def _tried(self, method: str, path: str, **more: object) -> httpx.Response | None:
+    async def _try(self, method: str, path: str, **more: object) -> httpx.Response | None:
         """The answer; None, after a pause, where the proxy is away or says that it will be back."""
         try:
             answer = await self._http.request(method, path, **more)  # type: ignore[arg-type]
@@ -84,13 +84,13 @@ class Load:
 
     async def _result(self, id_: str) -> str:
         while True:
-            if (answer := await self._tried("GET", f"{QUEUE}/requests/{id_}")) is not None:
+            if (answer := await self._try("GET", f"{QUEUE}/requests/{id_}")) is not None:
                 output: str = answer.json()["output"]
                 return output
 
     async def _polls(self, id_: str) -> str:
         while True:
-            answer = await self._tried("GET", f"{QUEUE}/requests/{id_}/status")
+            answer = await self._try("GET", f"{QUEUE}/requests/{id_}/status")
             if answer is not None and answer.status_code == 200:
                 return await self._result(id_)
             await asyncio.sleep(self._dice.uniform(1, 3))

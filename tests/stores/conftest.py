@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from proxy.stores.counters import MemoryCounters
-from proxy.stores.counters.base import Counters
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import Counters
+from proxy.stores.memory import MemoryCounters
+from proxy.stores.redis.counters import RedisCounters
 from proxy.stores.sql import SqlStores
 from tests.support.redis import Redis
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Table, func, select
 
-from proxy.stores.retention import Expiry
+from proxy.stores.retention import Expiry, Row
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 
 
 def expiry(**moments: float) -> Expiry:
     """Nothing is past its time but what is named."""
-    facts = {**dict.fromkeys(("jobs", "idempotency", "uploads", "revocations"), 0.0), **moments}
+    facts = {**dict.fromkeys(("jobs", "idempotency", "uploads", "revocations", "alerts", "audit"), 0.0), **moments}
     return Expiry(accounts={}, **facts)
+
+
+async def remove(stores: SqlStores, kind: str, found: Sequence[Row]) -> int:
+    """Remove found rows in one transaction, however long it takes."""
+    removal = await stores.retention.remove(kind, found, 60.0)
+    assert removal is not None and removal.tried == len(found)
+    return removal.removed
 
 
 async def removed(stores: SqlStores, kind: str, past: Expiry, most: int = 50) -> int:
     """Remove all that is past its time, a batch after the other."""
     total = 0
     while found := await stores.retention.find(kind, past, most):
-        rows = await stores.retention.remove(kind, found)
+        rows = await remove(stores, kind, found)
         assert rows == len(found)
         total += rows
     return total

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from proxy.stores.directory import TenantKey
+from proxy.stores.grants import Grant
 from proxy.stores.idempotency import Claim
 from proxy.stores.ledger import Bucket, Charge, Job
 from proxy.stores.uploads import Upload
@@ -45,3 +46,9 @@ def job(*charges: Charge, **more: Any) -> Job:
         "used": {charge.bucket.unit: charge.amount for charge in charges},
     }
     return Job(**{**facts, "charges": charges, **more})
+
+
+def grant(amount: int, subject: str = "", unit: str = "requests", **more: Any) -> Grant:
+    """A grant of acme's, or of one of its subjects, with an id of its own."""
+    facts: dict[str, Any] = {"id": f"{next(_numbers):032x}", "tenant": "acme", "reason": "paid", "created_at": 500.0}
+    return Grant(**{**facts, "subject": subject, "unit": unit, "amount": amount, **more})

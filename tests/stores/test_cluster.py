@@ -9,8 +9,8 @@ import pytest
 import trustme
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import LeaseScope, Window
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import LeaseScope, Window
+from proxy.stores.redis.counters import RedisCounters
 from tests.support.redis import Redis, running_redis, running_redis_nodes
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until_async

@@ -6,17 +6,45 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.stores.alerts import Alert
 from proxy.stores.directory import Revocation
 from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Job, Reserve, Settle
-from proxy.stores.retention import KINDS, Expiry
+from proxy.stores.retention import KINDS, Expiry, Removal
 from proxy.stores.sql import SqlStores, schema
+from proxy.stores.sql.retention import ROWS_AT_ONCE
 from proxy.stores.uploads import Part
-from tests.stores.expired import count, expiry, removed
+from tests.stores.expired import count, expiry, remove, removed
 from tests.stores.records import ALICES, CLAIM, REQUESTS, UPLOAD, job
+from tests.support.audit_log import AUTHOR
+from tests.support.query_plans import query_plans
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
 FOR_EVER = 9e9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_transaction_stops_when_its_time_is_over(stores: SqlStores, kind: str) -> None:
+    await _fill(stores, ROWS_AT_ONCE + 3)
+    if kind == "uploads":
+        await removed(stores, "upload_parts", _EVERYTHING)
+    found = await stores.retention.find(kind, _EVERYTHING, ROWS_AT_ONCE + 2)
+    assert len(found) == ROWS_AT_ONCE + 2
+    assert await stores.retention.remove(kind, found, 0.0) == Removal(tried=ROWS_AT_ONCE, removed=ROWS_AT_ONCE)
+    assert await stores.retention.remove(kind, found, 60.0) == Removal(tried=ROWS_AT_ONCE + 2, removed=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_rows_are_locked_and_deleted_by_their_keys(stores: SqlStores, kind: str) -> None:
+    """The statements hold locks that calls wait for, and the table may be long."""
+    await _fill(stores, 3)
+    if kind == "uploads":
+        await removed(stores, "upload_parts", _EVERYTHING)
+    found = await stores.retention.find(kind, _EVERYTHING, 2)
+    with query_plans() as plans:
+        assert await remove(stores, kind, found) == 2
+    assert len(plans) >= 2
+    assert [plan for plan in plans if plan.whole_tables] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,13 +56,13 @@ async def test_a_batch_touches_no_more_than_it_was_given(stores: SqlStores, data
     before = await count(database_url, table)
     found = await stores.retention.find(kind, _EVERYTHING, 5)
     assert len(found) == 5
-    assert await stores.retention.remove(kind, found) == 5
+    assert await remove(stores, kind, found) == 5
     assert await count(database_url, table) == before - 5
     # Found by several, removed by one.
-    assert await stores.retention.remove(kind, found) == 0
+    assert await remove(stores, kind, found) == 0
 
 
-_EVERYTHING = Expiry(5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0)
+_EVERYTHING = Expiry(5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0, 5000.0, FOR_EVER)
 
 
 async def _fill(stores: SqlStores, size: int) -> None:
@@ -45,7 +73,8 @@ async def _fill(stores: SqlStores, size: int) -> None:
         await stores.idempotency.claim(replace(CLAIM, key_hash=f"{number}"), 0.0)
         await stores.uploads.add(replace(UPLOAD, id=f"u-{number}", in_parts=True))
         await stores.uploads.begin(Part(f"u-{number}", 1, "first", 1))
-        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0))
+        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0), by=AUTHOR)
+        await stores.alerts.add([Alert(f"{number}", "quota.reached", "acme", 9.0)])
 
 
 # Rows with a time of their own
@@ -69,7 +98,7 @@ async def test_a_key_that_was_taken_again_stays(stores: SqlStores) -> None:
     found = await stores.retention.find("idempotency", expiry(idempotency=200.0), 9)
     again = replace(CLAIM, created_at=300.0, job_id="j-2")
     assert await stores.idempotency.claim(again, 200.0) is None
-    assert await stores.retention.remove("idempotency", found) == 0
+    assert await remove(stores, "idempotency", found) == 0
     assert await stores.idempotency.find(CLAIM) == again
 
 
@@ -83,10 +112,10 @@ async def test_a_caller_removes_no_key_but_its_own(stores: SqlStores) -> None:
 async def test_the_newest_revocation_stays(stores: SqlStores) -> None:
     """A process reads what is behind the last number that it knows, and SQLite would give that number again."""
     for number in range(3):
-        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0))
+        await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0), by=AUTHOR)
     newest = (await stores.directory.load()).newest
     assert await removed(stores, "revocations", expiry(revocations=100.0)) == 2
-    await stores.directory.revoke(Revocation("acme", "s-9", None, 200.0, 300.0))
+    await stores.directory.revoke(Revocation("acme", "s-9", None, 200.0, 300.0), by=AUTHOR)
     (new,) = (await stores.directory.load_revocations(newest)).revocations
     assert new.session_id == "s-9"
     # The one before is no longer the newest.
@@ -124,7 +153,7 @@ async def test_an_account_that_is_used_again_stays(stores: SqlStores) -> None:
     await _account(stores, REQUESTS)
     found = await stores.retention.find("accounts", days_before(FOR_EVER), 9)
     await _account(stores, REQUESTS, settles=False)
-    assert await stores.retention.remove("accounts", found) == 0
+    assert await remove(stores, "accounts", found) == 0
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(1, 1)}
 
 

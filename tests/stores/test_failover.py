@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import LeaseScope, Window
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import LeaseScope, Window
+from proxy.stores.redis.counters import RedisCounters
 from tests.support.redis import Redis, running_redis
 from tests.support.relay import relaying
 from tests.support.waiting import wait_until_async

@@ -5,31 +5,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sqlite3
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import select, text
 
 from proxy.errors import StoreUnavailable
 from proxy.settings import SettingsError, read_stores
 from proxy.stores.ledger import Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
-from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.engine import SqliteLocation, keep_private
-from proxy.stores.sql.file import LONGEST_LOG, TIDY_AFTER
-from proxy.stores.sql.schema import tenant_keys
+from proxy.stores.sql.schema import jobs
+from proxy.stores.sqlite.file import LONGEST_LOG, MANY_ROWS, TIDY_AFTER
+from proxy.stores.sqlite.location import SqliteLocation, keep_private
+from proxy.stores.transaction import LedgerTransaction
 from tests.stores.conftest import OpenStores
-from tests.stores.expired import expiry
-from tests.stores.records import UPLOAD, job
+from tests.stores.expired import expiry, remove
+from tests.stores.records import REQUESTS, UPLOAD, job
 from tests.support.databases import SqliteDatabases
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +48,40 @@ async def database(sqlite_databases: SqliteDatabases) -> Any:
     await database.close()
 
 
+def start_over(path: Path) -> None:
+    """Bring the whole log into the file, and let it begin with nothing."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+
+
+async def settled_jobs(stores: SqlStores, number: int) -> None:
+    done = [job(id=f"{one:032x}") for one in range(number)]
+    for start in range(0, number, 500):
+        some = done[start : start + 500]
+        await stores.ledger.commit([Reserve(one) for one in some] + [Settle(one.id, {}, 1010.0) for one in some])
+
+
+async def test_a_removal_and_a_count_hold_the_file_through_no_turn_of_the_event_loop(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    url = sqlite_databases.migrated()
+    stores = open_stores(url)
+    await settled_jobs(stores, 200)
+    found = await stores.retention.find("jobs", expiry(jobs=5000.0), 100)
+    # It waits for the lock on the event loop itself, and gets it though the loop does nothing else meanwhile.
+    with contextlib.closing(sqlite3.connect(path_of(url), isolation_level=None, timeout=5)) as other:
+        for turns in range(40):
+            some = found[turns * 2 : turns * 2 + 2]
+            working = [remove(stores, "jobs", some), stores.usage_rollup.count(2)]
+            tasks = [asyncio.create_task(work) for work in working]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            # Some that are to be counted may have been removed before.
+            assert (await asyncio.gather(*tasks))[0] == 2
+
+
 def jobs_in_file(path: Path) -> int:
     """How many jobs the file has without its log."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
@@ -54,44 +89,75 @@ def jobs_in_file(path: Path) -> int:
         return int(jobs)
 
 
-async def test_a_removal_leaves_nothing_of_itself_in_the_log(
+async def test_removals_wait_while_the_log_is_written_into_the_file(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
+    url, removals = sqlite_databases.migrated(), TIDY_AFTER // MANY_ROWS
+    stores = open_stores(url)
+    await settled_jobs(stores, removals + 3)
+    found = await stores.retention.find("jobs", expiry(jobs=5000.0), removals)
+    start_over(path_of(url))
+    for one in found:
+        assert jobs_in_file(path_of(url)) == removals + 3
+        assert await remove(stores, "jobs", [one]) == 1
+    assert jobs_in_file(path_of(url)) == 3
+
+
+async def test_a_removal_writes_few_pages_a_row(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:
+    """What SQLite writes while calls wait: the row's page, and that of each index."""
     url = sqlite_databases.migrated()
     stores = open_stores(url)
-    done = [job(id=f"{number:032x}") for number in range(5)]
-    await stores.ledger.commit([Reserve(one) for one in done] + [Settle(one.id, {}, 1010.0) for one in done])
-    found = await stores.retention.find("jobs", expiry(jobs=5000.0), 4)
-    assert jobs_in_file(path_of(url)) == 0
-    assert await stores.retention.remove("jobs", found) == 4
-    assert jobs_in_file(path_of(url)) == 1
+    await settled_jobs(stores, 1500)
+    found = await stores.retention.find("jobs", expiry(jobs=5000.0), 25)
+    start_over(path_of(url))
+    assert await remove(stores, "jobs", found) == 25
+    assert 0 < pages(path_of(url)) <= 25 * (1 + len(jobs.indexes) + 2) + 20
 
 
-def key(name: str, text: str = "hash") -> dict[str, Any]:
-    return {"id": name, "tenant": "acme", "name": "n", "secret_hash": text, "created_at": 1.0, "last_used_at": None}
+def adding(*names: str) -> Callable[[LedgerTransaction], None]:
+    """Adds jobs of these ids."""
 
-
-def adding(*names: str) -> Any:
-    statement = insert(tenant_keys)
-
-    def work(connection: Executor) -> None:
-        connection.execute(statement, [key(name) for name in names])
+    def work(transaction: LedgerTransaction) -> None:
+        transaction.add_jobs([job(id=name) for name in names])
 
     return work
 
 
 async def names(database: Database) -> list[str]:
     async with database.reading() as connection:
-        return sorted((await connection.execute(select(tenant_keys.c.id))).scalars())
+        return sorted((await connection.execute(select(jobs.c.id))).scalars())
 
 
 async def test_it_is_written_by_the_thread_that_asks(database: Database) -> None:
     assert await database.run(lambda _: threading.current_thread()) is threading.current_thread()
 
 
+async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_again(database: Database) -> None:
+    """SQLite syncs the head of the log then, within the transaction."""
+    starts = itertools.count()
+
+    def look(_: LedgerTransaction) -> threading.Thread:
+        return threading.current_thread()
+
+    def write(transaction: LedgerTransaction) -> threading.Thread:
+        transaction.create_accounts([REQUESTS._replace(window_start=next(starts))])
+        return threading.current_thread()
+
+    here = threading.current_thread()
+    for _ in range(TIDY_AFTER):
+        assert await database.run(write) is here
+    await asyncio.sleep(0)
+    # It may begin again at any moment now.
+    assert await database.run(write) is not here
+    await database.wait_until_tidy()
+    assert await database.run(look) is not here
+    assert await database.run(write) is not here
+    assert await database.run(write) is here
+
+
 async def test_work_that_fails_leaves_nothing_behind(database: Database) -> None:
-    def work(connection: Executor) -> None:
-        adding("first")(connection)
+    def work(transaction: LedgerTransaction) -> None:
+        adding("first")(transaction)
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
@@ -104,7 +170,7 @@ async def test_work_that_fails_leaves_nothing_behind(database: Database) -> None
 
 async def test_what_another_process_locks_is_waited_for_beside_the_event_loop(database: Database) -> None:
     await database.run(adding("first"))
-    holder = sqlite3.connect(path_of(str(database.engine.url.database)), isolation_level=None)
+    holder = sqlite3.connect(path_of(database._url), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     waiting = asyncio.create_task(database.run(adding("second")))
     later = asyncio.create_task(database.run(adding("third")))
@@ -160,21 +226,20 @@ async def test_writers_do_not_wait_forever_for_one_that_does_not_end(sqlite_data
     await database.close()
 
 
-def pages(database: Database) -> int:
+def pages(path: Path) -> int:
     """Of the log."""
-    return Path(f"{database.engine.url.database}-wal").stat().st_size // PAGE_BYTES
+    return Path(f"{path}-wal").stat().st_size // PAGE_BYTES
 
 
 async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Database) -> None:
-    longest = 0
+    longest, path = 0, path_of(database._url)
     await database.run(adding("written"))
-    statement = update(tenant_keys).where(tenant_keys.c.id == bindparam("of_id")).values(name=bindparam("now"))
     # Some eighty thousand pages, a few each time, without a pause in which the log could begin anew by itself.
     for number in range(80 * TIDY_AFTER):
-        rows = [{"of_id": "written", "now": f"{number:05d}" * 4_000}]
-        await database.run(lambda connection, rows=rows: connection.execute(statement, rows))
+        longer = job(id="written", request_id=f"{number:05d}" * 4_000)
+        await database.run(lambda transaction, longer=longer: transaction.update_jobs([longer]))
         await asyncio.sleep(0)
-        longest = max(longest, pages(database))
+        longest = max(longest, pages(path))
     # A busy machine lets more be written before the log's keeper has its turn.
     assert longest < 3 * LONGEST_LOG
 
@@ -276,7 +341,7 @@ async def test_each_connection_waits_for_the_disk_as_the_setting_says(
     await database.run(look)
     await database.try_out(look)
     async with database.writing() as connection:
-        found.append((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+        found.append((await connection.execute(text("PRAGMA synchronous"))).scalar_one())
     assert found == [level] * 3
     await stores.close()
 

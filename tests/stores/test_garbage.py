@@ -14,11 +14,12 @@ from itertools import count
 import pytest
 
 from proxy.stores.directory import Revocation
-from proxy.stores.ledger import Accept, Reserve, Settle
+from proxy.stores.ledger import Accept, JobFilter, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.uploads import Part
 from tests.stores.conftest import OpenStores
 from tests.stores.records import CLAIM, UPLOAD, job
+from tests.support.audit_log import AUTHOR
 from tests.support.databases import SqliteDatabases
 
 pytestmark = pytest.mark.anyio
@@ -41,20 +42,22 @@ async def _book(stores: SqlStores) -> None:
     one = job(id=f"{next(_numbers):032x}")
     await stores.ledger.commit([Reserve(one)])
     await stores.ledger.commit([Accept(one.id, one.id, 9e9)])
-    await stores.ledger.heard_of(one.id, 1.0, 9e9)
+    await stores.ledger.renew_jobs([one.id], 1.0, 9e9)
     await stores.ledger.commit([Settle(one.id, {}, 1010.0)])
 
 
 async def _look(stores: SqlStores) -> None:
     await stores.ledger.find("a")
     await stores.ledger.get("a")
-    await stores.ledger.jobs_of("acme", "alice", 5)
-    await stores.ledger.queued_jobs_of("acme", "alice", 5, ["fal-ai/llava-next"])
+    await stores.ledger.list_jobs(JobFilter("acme", "alice"), 5)
+    every = JobFilter("acme", "alice", ["fal-ai/llava-next"], True, False, 1.0, (2.0, "ab"))
+    await stores.ledger.list_jobs(every, 5)
     await stores.ledger.usage("acme", "alice", 0.0, 9e9, frozenset({"day"}))
 
 
 async def _reconcile(stores: SqlStores) -> None:
     await stores.ledger.open_jobs()
+    await stores.ledger.count_in_flight()
     await stores.ledger.queued_among(["a", "b"])
     await stores.ledger.take_due(1.0, 2.0, 5)
     await stores.ping()
@@ -73,7 +76,7 @@ async def _upload(stores: SqlStores) -> None:
 
 
 async def _revoke(stores: SqlStores) -> None:
-    await stores.directory.revoke(Revocation("acme", f"s-{next(_numbers)}", None, 1.0, 9.0))
+    await stores.directory.revoke(Revocation("acme", f"s-{next(_numbers)}", None, 1.0, 9.0), by=AUTHOR)
     await stores.directory.load_revocations(1)
     await stores.directory.touch_key("k1", 1.0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from proxy.stores.counters.base import Counters, LeaseScope
-from proxy.stores.counters.memory import MOST_RETURNED, SWEEP_EVERY, MemoryCounters
-from proxy.stores.counters.redis import RedisCounters
+from proxy.stores.counters import Counters, LeaseScope
+from proxy.stores.memory.counters import MOST_RETURNED, SWEEP_EVERY, MemoryCounters
+from proxy.stores.redis.counters import RedisCounters
 from tests.support.redis import Redis
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,18 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.batching import MOST_AT_ONCE
-from proxy.stores.ledger import Accept, Account, Bucket, Charge, Exhausted, Granted, Reserve, Settle, Stale, UsageRow
+from proxy.stores.ledger import (
+    Accept,
+    Account,
+    Bucket,
+    Charge,
+    Exhausted,
+    Granted,
+    Reserve,
+    Settle,
+    Stale,
+    UsageRow,
+)
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
@@ -133,8 +144,11 @@ async def test_a_whole_life_fits_into_one_batch(stores: SqlStores, database_url:
 async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
     """As many calls as are ever grouped, each of another tenant, a guest's with every quota there can be."""
     units = ("requests", "tokens", "compute_seconds", "usd")
-    windows = ("minute", "hour", "day", "month")
+    windows = ("minute", "hour", "day", "month", "lifetime")
     kinds = [(holder, unit, window) for holder in ("", " guests", "alice") for unit in units for window in windows]
+    # An address has no lifetime, and a session only that.
+    kinds += [(" address 0", unit, window) for unit in units for window in windows[:4]]
+    kinds += [(" session s", unit, "session") for unit in units]
     calls = [
         Reserve(job(*(Charge(Bucket(tenant, *kind, 0), 1, 9) for kind in kinds), tenant=tenant))
         for tenant in (f"tenant-{number}" for number in range(MOST_AT_ONCE))
@@ -142,7 +156,7 @@ async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
     assert await stores.ledger.commit(calls) == [Granted()] * len(calls)
     report = await read_report(database_url)
     report.check()
-    assert len(report.accounts) == 48 * MOST_AT_ONCE
+    assert len(report.accounts) == 80 * MOST_AT_ONCE
 
 
 async def test_no_operations(stores: SqlStores) -> None:
@@ -174,6 +188,14 @@ async def test_what_is_open(stores: SqlStores) -> None:
     assert await stores.ledger.queued_among([]) == set()
 
 
+async def test_what_fal_has_by_each_key(stores: SqlStores) -> None:
+    assert await stores.ledger.count_in_flight() == {}
+    reserved, accepted, spare, over, upload = job(), job(), job(upstream="spare"), job(), job(kind="upload")
+    await stores.ledger.commit([Reserve(one) for one in (reserved, accepted, spare, over, upload)])
+    await stores.ledger.commit([Accept(accepted.id, "fal-1", 5000.0), Settle(over.id, {}, 1.0)])
+    assert await stores.ledger.count_in_flight() == {"default": 2, "spare": 1}
+
+
 async def test_due_jobs_are_taken_once_and_the_oldest_first(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
@@ -190,7 +212,7 @@ async def test_a_job_that_was_heard_of_is_not_due(stores: SqlStores) -> None:
     lives, ended = job(Charge(REQUESTS, 1, 9)), job(Charge(REQUESTS, 1, 9))
     await stores.ledger.commit([Reserve(lives), Reserve(ended), Settle(ended.id, {}, 1100.0)])
     for one in (lives, ended):
-        await stores.ledger.heard_of(one.id, 1200.0, 9000.0)
+        await stores.ledger.renew_jobs([one.id], 1200.0, 9000.0)
     assert await stores.ledger.get(lives.id) == replace(lives, checked_at=1200.0, expires_at=9000.0)
     found = await stores.ledger.get(ended.id)
     assert found is not None and (found.state, found.expires_at) == ("settled", 2200.0)
@@ -242,11 +264,3 @@ async def test_a_job_counts_on_the_day_in_which_it_was_submitted(stores: SqlStor
     await stores.ledger.commit([Reserve(one), Settle(one.id, {"requests": 1}, 5000.0)])
     (row,) = await stores.ledger.usage("acme", None, 0.0, 30_000.0 * DAY, frozenset(["day"]))
     assert row.day == "2024-10-04"
-
-
-async def test_the_newest_jobs_of_a_caller(stores: SqlStores) -> None:
-    subjects = ("alice", "bob", "alice")
-    jobs = [job(submitted_at=float(number), subject=subject) for number, subject in enumerate(subjects)]
-    await stores.ledger.commit([Reserve(one) for one in [*jobs, job(tenant="globex")]])
-    assert await stores.ledger.jobs_of("acme", None, 2) == [jobs[2], jobs[1]]
-    assert await stores.ledger.jobs_of("acme", "alice", 9) == [jobs[2], jobs[0]]

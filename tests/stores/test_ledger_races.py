@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from proxy.limits.quotas import ALL_GUESTS, MILLION, new_job
+from proxy.limits.accounts import ALL_GUESTS, Payer
+from proxy.limits.quotas import MILLION, new_job
 from proxy.stores.ledger import Accept, Account, Charge, Exhausted, Granted, Job, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plans import Plan
@@ -93,13 +94,13 @@ async def test_no_deadlock_whatever_the_order(
 
     async def work(number: int) -> None:
         order, ledger = random.Random(number), hands[number % 4].ledger
-        batch = [_anything(order, known, number) for _ in range(order.randint(2, 8))]
+        batch = [_random_operation(order, known, number) for _ in range(order.randint(2, 8))]
         outcomes: list[Outcome] = await ledger.commit(batch)
         done = [one for one, outcome in zip(batch, outcomes, strict=True) if outcome == Granted()]
         known.extend(one.job for one in done if isinstance(one, Reserve))
         if number % 10 == 0:
             for one in await ledger.take_due(2000.0, 1000.0 + number, 20):
-                await ledger.heard_of(one.id, 1500.0, 9000.0)
+                await ledger.renew_jobs([one.id], 1500.0, 9000.0)
 
     # Fewer at once than there are connections, and so few that on a busy machine none waits ten seconds for its turn.
     limits = [anyio.CapacityLimiter(6) for _ in hands]
@@ -114,7 +115,7 @@ async def test_no_deadlock_whatever_the_order(
     assert postgres.ask(name, f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'") == "0"
 
 
-def _anything(order: random.Random, known: list[Job], number: int) -> Operation:
+def _random_operation(order: random.Random, known: list[Job], number: int) -> Operation:
     """A reservation on accounts some of which are new, or the next step of a job that others may be at too."""
     if order.random() < 0.5:
         new = {bucket._replace(window_start=1 + number // 20) for bucket in order.sample(BUCKETS, 2)}
@@ -194,7 +195,7 @@ async def test_guests_and_users_at_once_exceed_no_account(hands: list[SqlStores]
     async def ask(number: int) -> None:
         name = f"guest-{number % 12:016x}" if number % 3 else "alice"
         terms = theirs if number % 3 else own
-        call = new_job(terms, "acme", name, "run", "fal-ai/llava-next", {"requests": MILLION}, 90_000.0)
+        call = new_job(terms, Payer("acme", name), "run", "fal-ai/llava-next", {"requests": MILLION}, 90_000.0)
         (outcome,) = await hands[number % 4].ledger.commit([Reserve(call)])
         granted[name] += isinstance(outcome, Granted)
 

@@ -19,6 +19,7 @@ from proxy.stores.sql.database import Database
 from tests.server.commands import PROXY, SERVABLE
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, CLAIM, PLANS, REQUESTS, UPLOAD, job
+from tests.support.audit_log import AUTHOR
 from tests.support.databases import PostgresDatabases
 from tests.support.limited import NEXT, Client, asking, limited_proxy, per, plan
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
@@ -28,7 +29,7 @@ from tests.support.sandbox import SandboxControl
 
 pytestmark = [pytest.mark.tools, pytest.mark.anyio]
 #: More than the connections of a process, which are more than those of the pooler.
-CALLERS = 24
+CALLERS = 60
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_many_callers_at_once(
 async def test_every_store_works(pooled_url: str, open_stores: OpenStores) -> None:
     """With processes that each count their statements from one, as their drivers do."""
     processes = [open_stores(pooled_url) for _ in range(4)]
-    await processes[0].directory.apply(PLANS, [ACME])
+    await processes[0].directory.apply(PLANS, [ACME], by=AUTHOR)
 
     async def use(number: int) -> None:
         stores, wanted = processes[number % 4], job(Charge(REQUESTS, 1, 1000))

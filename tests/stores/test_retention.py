@@ -15,7 +15,7 @@ from proxy.stores.ledger import UNITS, Accept, Account, Charge, Granted, Job, Re
 from proxy.stores.sql import SqlStores, schema
 from proxy.stores.sql.database import Database
 from tests.stores.conftest import OpenStores
-from tests.stores.expired import count, expiry, removed
+from tests.stores.expired import count, expiry, remove, removed
 from tests.stores.records import REQUESTS, job
 from tests.support.databases import Databases
 
@@ -50,9 +50,9 @@ class Population:
 
     async def write(self, stores: SqlStores) -> None:
         await stores.ledger.commit([Reserve(one) for one in self.jobs])
-        await stores.ledger.commit([Settle(one.id, self._used(one), one.submitted_at + 60) for one in self.settled])
+        await stores.ledger.commit([Settle(one.id, self._amounts(one), one.submitted_at + 60) for one in self.settled])
 
-    def _used(self, one: Job) -> dict[str, int] | None:
+    def _amounts(self, one: Job) -> dict[str, int] | None:
         if self._is_released[one.id]:
             return None
         units = self._dice.sample(UNITS, self._dice.randrange(len(UNITS) + 1))
@@ -92,7 +92,7 @@ async def test_sums_beyond_64_bits_stay(stores: SqlStores) -> None:
     await stores.ledger.commit([Settle(one.id, {"upload_bytes": most}, 5000.0) for one in jobs])
     for _ in range(2):
         found = await stores.retention.find("jobs", expiry(jobs=6000.0), 3)
-        assert await stores.retention.remove("jobs", found) == 3
+        assert await remove(stores, "jobs", found) == 3
         (row,) = await stores.ledger.usage("acme", None, 0.0, 2.0 * DAY, frozenset(["day"]))
         assert (row.calls, row.used) == (6, {"upload_bytes": 6 * most})
 
@@ -145,7 +145,7 @@ async def test_a_batch_that_fails_loses_no_sum(stores: SqlStores, database_url: 
     finally:
         await database.close()
     with pytest.raises(StoreUnavailable):
-        await stores.retention.remove("jobs", found)
+        await remove(stores, "jobs", found)
     assert await count(database_url, schema.usage_days) == 0
     assert await count(database_url, schema.jobs) == 3
 
@@ -171,15 +171,16 @@ async def test_two_processes_remove_each_job_once(
     before, totals = await answers(stores), list[int]()
     everything = expiry(jobs=20.0 * DAY)
 
-    async def remove(one: SqlStores) -> None:
+    async def remove_all(one: SqlStores) -> None:
         total = 0
         while found := await one.retention.find("jobs", everything, 20):
-            total += await one.retention.remove("jobs", found) or 0
+            removal = await one.retention.remove("jobs", found, 60.0)
+            total += removal.removed if removal else 0
         totals.append(total)
 
     async with anyio.create_task_group() as group:
         for one in (stores, open_stores(database_url), open_stores(database_url)):
-            group.start_soon(remove, one)
+            group.start_soon(remove_all, one)
     assert sum(totals) == len(population.settled)
     assert await answers(stores) == before
 
@@ -193,10 +194,10 @@ async def test_one_process_at_a_time_removes(postgres_databases: Databases, open
     try:
         async with other.writing() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(7287870002)"))
-            assert await stores.retention.remove("jobs", found) is None
+            assert await stores.retention.remove("jobs", found, 1.0) is None
     finally:
         await other.close()
-    assert await stores.retention.remove("jobs", found) == 1
+    assert await remove(stores, "jobs", found) == 1
 
 
 async def test_calls_go_on_beside_it(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""A process is killed while it removes jobs, again and again: each job is there, or in the sums."""
+"""A process is killed while it counts and removes jobs, again and again: each job is in a report once."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from proxy.stores.sql import SqlStores
 from tests.stores.expired import expiry
 
 async def main():
-    retention, everything = SqlStores(sys.argv[1]).retention, expiry(jobs=5000.0)
-    while found := await retention.find("jobs", everything, 10):
-        await retention.remove("jobs", found)
+    stores, everything = SqlStores(sys.argv[1]), expiry(jobs=5000.0)
+    while found := await stores.retention.find("jobs", everything, 10):
+        await stores.usage_rollup.count(15)
+        await stores.retention.remove("jobs", found, 60.0)
         print("removed", flush=True)
 
 asyncio.run(main())

@@ -14,6 +14,7 @@ from proxy.tenants.directory import REFRESH_SECONDS, Directory
 from proxy.tenants.revoked import SWEEP_EVERY, RevokedSessions
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, KEY, PLANS
+from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
@@ -43,14 +44,14 @@ async def test_a_revocation_of_another_process_is_read_alone(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
     elsewhere, clock = open_stores(database_url).directory, MovableClock()
-    await elsewhere.apply(PLANS, [ACME])
+    await elsewhere.apply(PLANS, [ACME], by=AUTHOR)
     store = CountedDirectory(database_of(stores))
     directory = Directory(store, clock)
     assert not (await directory.snapshot()).is_revoked("acme", "alice", "s-1", 0.5)
 
     for number in range(3):
-        await elsewhere.revoke(revoked(number))
-    await elsewhere.revoke(Revocation("acme", None, "bob", 10.0, 9e9))
+        await elsewhere.revoke(revoked(number), by=AUTHOR)
+    await elsewhere.revoke(Revocation("acme", None, "bob", 10.0, 9e9), by=AUTHOR)
     clock.advance(REFRESH_SECONDS)
     await directory.refresh()
     snapshot = await directory.snapshot()
@@ -61,12 +62,12 @@ async def test_a_revocation_of_another_process_is_read_alone(
 
 async def test_other_changes_are_read_as_well(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
     elsewhere, clock = open_stores(database_url).directory, MovableClock()
-    await elsewhere.apply(PLANS, [ACME])
+    await elsewhere.apply(PLANS, [ACME], by=AUTHOR)
     store = CountedDirectory(database_of(stores))
     directory = Directory(store, clock)
     await directory.snapshot()
-    await elsewhere.revoke(revoked(1))
-    await elsewhere.apply(PLANS, [{**ACME, "id": "globex"}])
+    await elsewhere.revoke(revoked(1), by=AUTHOR)
+    await elsewhere.apply(PLANS, [{**ACME, "id": "globex"}], by=AUTHOR)
     clock.advance(REFRESH_SECONDS)
     await directory.refresh()
     snapshot = await directory.snapshot()
@@ -78,20 +79,20 @@ async def test_other_changes_read_no_revocation_again(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
     elsewhere, clock = open_stores(database_url).directory, MovableClock()
-    await elsewhere.apply(PLANS, [ACME])
+    await elsewhere.apply(PLANS, [ACME], by=AUTHOR)
     for number in range(50):
-        await elsewhere.revoke(revoked(number))
+        await elsewhere.revoke(revoked(number), by=AUTHOR)
     store = CountedDirectory(database_of(stores))
     directory = Directory(store, clock)
     await directory.snapshot()
     assert store.revocations == 50
     for number in range(3):
         # Also one that was revoked before, of the newest number.
-        await elsewhere.revoke(revoked(49 + number // 2))
-        await elsewhere.apply(PLANS, [{**ACME, "id": f"globex-{number}"}])
+        await elsewhere.revoke(revoked(49 + number // 2), by=AUTHOR)
+        await elsewhere.apply(PLANS, [{**ACME, "id": f"globex-{number}"}], by=AUTHOR)
         clock.advance(REFRESH_SECONDS)
         await directory.refresh()
-    await directory.add_key(KEY)
+    await directory.add_key(KEY, by=AUTHOR)
     snapshot = await directory.snapshot()
     assert (store.readings, store.revocations) == (5, 53)
     assert len(snapshot.tenants) == 4 and len(snapshot.keys) == 1 and len(snapshot.revoked) == 51
@@ -103,9 +104,9 @@ async def test_another_database_in_its_place_is_read_whole(
 ) -> None:
     """Its revocations have smaller numbers than those that are known."""
     clock, database = MovableClock(), database_of(stores)
-    await stores.directory.apply(PLANS, [ACME])
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
     for number in range(3):
-        await stores.directory.revoke(revoked(number))
+        await stores.directory.revoke(revoked(number), by=AUTHOR)
     directory = Directory(open_stores(database_url).directory, clock)
     await directory.snapshot()
     async with database.writing() as connection:
@@ -122,10 +123,10 @@ async def test_a_revocation_that_takes_the_place_of_one_is_not_overlooked(
 ) -> None:
     """SQLite would number a row like the last one, if that was deleted."""
     elsewhere, clock = open_stores(database_url).directory, MovableClock()
-    await elsewhere.apply(PLANS, [ACME])
+    await elsewhere.apply(PLANS, [ACME], by=AUTHOR)
     directory = Directory(stores.directory, clock)
     for number, at in ((1, 10.0), (1, 10.0), (2, 60.0), (3, 120.0)):
-        await elsewhere.revoke(Revocation("acme", f"s-{number}", None, at, at + 50.0))
+        await elsewhere.revoke(Revocation("acme", f"s-{number}", None, at, at + 50.0), by=AUTHOR)
         clock.advance(REFRESH_SECONDS)
         await directory.refresh()
         assert (await directory.snapshot()).is_revoked("acme", "alice", f"s-{number}", 0.5), number

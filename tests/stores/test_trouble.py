@@ -10,11 +10,14 @@ from pathlib import Path
 
 import anyio
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select, text
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
+from proxy.stores.sql.connection_timeout import MOST_TIMES, ConnectionTimeout
+from proxy.stores.sql.postgres import FRESH_SECONDS
+from proxy.stores.sql.schema import jobs, metadata, quota_usage
 from tests.stores.conftest import OpenStores
 from tests.stores.records import UPLOAD, job
 from tests.support.databases import PostgresDatabases, SqliteDatabases
@@ -22,6 +25,11 @@ from tests.support.postgres import Postgres
 from tests.support.relay import relaying
 
 pytestmark = pytest.mark.anyio
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says, with its fields."""
+    return caplog.text + str([getattr(record, "log_fields", None) for record in caplog.records])
 
 
 async def test_a_file_that_is_no_database(
@@ -35,7 +43,38 @@ async def test_a_file_that_is_no_database(
             await work()
         assert caught.value.message == "The proxy's database does not answer; try again shortly."
         assert caught.value.__cause__ is None
-    assert "DatabaseError" in caplog.text and "canary" not in caplog.text and str(tmp_path) not in caplog.text
+    log = logged(caplog)
+    assert "DatabaseError" in log and "canary" not in log and str(tmp_path) not in log
+
+
+@pytest.mark.parametrize("table", metadata.tables)
+async def test_a_table_that_is_missing(stores: SqlStores, table: str) -> None:
+    """Calls need it, so the database is not ready."""
+    database = stores.ledger._database
+    await stores.ping()
+    async with database.writing() as connection:
+        await connection.execute(text(f"ALTER TABLE {table} RENAME TO elsewhere"))
+    with pytest.raises(StoreUnavailable):
+        await stores.ping()
+    async with database.writing() as connection:
+        await connection.execute(text(f"ALTER TABLE elsewhere RENAME TO {table}"))
+    await stores.ping()
+
+
+async def test_accounts_that_cannot_be_written(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:
+    stores = open_stores(sqlite_databases.migrated())
+    async with stores.ledger._database.writing() as connection:
+        refuse = "BEGIN SELECT RAISE(ABORT, 'the disk says no'); END"
+        await connection.execute(text(f"CREATE TRIGGER refuse BEFORE UPDATE ON quota_usage {refuse}"))
+    with pytest.raises(StoreUnavailable):
+        await stores.ping()
+
+
+async def test_a_look_leaves_nothing_behind(stores: SqlStores) -> None:
+    await asyncio.gather(*(stores.ping() for _ in range(5)))
+    async with stores.ledger._database.reading() as connection:
+        for table in (jobs, quota_usage):
+            assert (await connection.execute(select(table))).all() == []
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path, open_stores: OpenStores) -> None:
@@ -51,7 +90,7 @@ async def test_a_write_that_fails_shows_none_of_its_values(stores: SqlStores, ca
     with pytest.raises(StoreUnavailable) as caught:
         await stores.uploads.add(slot)
     assert "canary" not in str(caught.value) and caught.value.__cause__ is None
-    assert "IntegrityError" in caplog.text and "canary" not in caplog.text
+    assert "IntegrityError" in logged(caplog) and "canary" not in logged(caplog)
     assert "canary" not in repr(slot)
 
 
@@ -71,7 +110,8 @@ async def test_giving_up_on_a_locked_database_leaves_nothing_behind(
     if left := asyncio.all_tasks() - before:
         _, pending = await asyncio.wait(left, timeout=10)
         assert not pending
-    await stores.uploads.add(UPLOAD)
+    # The write that was given up may have been done once the lock was free.
+    await stores.uploads.add(replace(UPLOAD, id="another"))
 
 
 async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:
@@ -103,7 +143,7 @@ async def test_a_database_that_goes_away_and_comes_back(
             with pytest.raises(StoreUnavailable) as caught:
                 await work()
             assert caught.value.__cause__ is None
-    assert url not in caplog.text and "127.0.0.1" not in caplog.text
+    assert url not in logged(caplog) and "127.0.0.1" not in logged(caplog)
     assert await stores.ledger.commit([Reserve(after)]) == [Granted()]
     assert {one.id for one in await stores.ledger.open_jobs()} == {before.id, after.id}
 
@@ -141,6 +181,68 @@ async def test_a_frozen_database_does_not_block_other_work(
     with postgres.paused(), pytest.raises(StoreUnavailable), anyio.fail_after(60):
         await stores.ledger.commit([Reserve(wanted)])
     assert await stores.ledger.commit([Reserve(wanted)]) == [Granted()]
+
+
+@pytest.mark.tools
+async def test_a_frozen_database_is_waited_for_by_one_deadline(
+    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
+) -> None:
+    """For a free connection, its answer and a new connection together, by however many callers."""
+    stores = open_stores(postgres_databases.migrated())
+    await asyncio.gather(*(stores.directory.load() for _ in range(20)))
+    # A connection that answered just now would not be asked.
+    await asyncio.sleep(FRESH_SECONDS)
+    loop = asyncio.get_running_loop()
+    with postgres.paused():
+        for callers in (1, 40):
+            began = loop.time()
+            answers = await asyncio.gather(*(stores.directory.load() for _ in range(callers)), return_exceptions=True)
+            assert [type(answer) for answer in answers] == [StoreUnavailable] * callers
+            assert 4 < loop.time() - began < 7
+    await stores.ping()
+
+
+@pytest.mark.tools
+async def test_callers_wait_for_their_turn_while_the_database_answers(
+    postgres_databases: PostgresDatabases, open_stores: OpenStores
+) -> None:
+    """Also for longer than for one that is silent."""
+    database, loop = open_stores(postgres_databases.migrated()).ledger._database, asyncio.get_running_loop()
+
+    async def work() -> None:
+        async with database.reading() as connection:
+            await connection.execute(text("SELECT pg_sleep(1.2)"))
+
+    began = loop.time()
+    # Five rounds of all connections.
+    await asyncio.gather(*(work() for _ in range(100)))
+    assert loop.time() - began > 5
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_no_wait_is_endless(answers: bool) -> None:
+    wait, loop = ConnectionTimeout(0.05), asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        async with wait.bound():
+            while True:
+                await asyncio.sleep(0.001)
+                if answers:
+                    wait.note_answer()
+    assert loop.time() - began >= (0.05 * MOST_TIMES if answers else 0.05)
+
+
+@pytest.mark.tools
+async def test_a_connection_that_was_closed_just_now_is_made_again(
+    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
+) -> None:
+    url = postgres_databases.migrated()
+    stores, name = open_stores(url), url.rpartition("/")[2]
+    for _ in range(5):
+        await stores.ledger.open_jobs()
+        closing = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+        await asyncio.to_thread(postgres.ask, "postgres", closing)
+        await stores.ledger.open_jobs()
 
 
 async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) -> None:

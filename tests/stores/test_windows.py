@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.counters.base import Counters, Hit, LeaseScope, Window
-from proxy.stores.counters.redis import RedisCounters
-from proxy.stores.counters.windows import SWEEP_EVERY, SlidingWindows
+from proxy.stores.counters import Counters, Hit, LeaseScope, Window
+from proxy.stores.memory.windows import SWEEP_EVERY, SlidingWindows
+from proxy.stores.redis.counters import RedisCounters
 from tests.limits.troubles import redis_out_of_memory
 from tests.support.redis import Redis
 from tests.support.relay import relaying

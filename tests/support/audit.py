@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from proxy.stores.ledger import Account, Bucket
+from proxy.stores.grants import split_use
+from proxy.stores.ledger import Account, Bucket, Charge
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs, quota_usage
 
@@ -53,8 +54,10 @@ class AuditReport:
         used: Counter[Bucket] = Counter()
         reserved: Counter[Bucket] = Counter()
         for entry in self.entries:
-            for bucket, amount in entry.charges.items():
-                used[bucket] += entry.used.get(bucket.unit, 0) if entry.state == "settled" else 0
+            charges = [Charge(bucket, amount, 0) for bucket, amount in entry.charges.items()]
+            shares = split_use(charges, entry.used) if entry.state == "settled" else [0] * len(charges)
+            for (bucket, amount, *_), share in zip(charges, shares, strict=True):
+                used[bucket] += share
                 reserved[bucket] += amount if entry.is_open else 0
         return {bucket: Account(used[bucket], reserved[bucket]) for bucket in used}
 
@@ -103,4 +106,6 @@ def _entry(row: Any) -> Entry:
     charges: Counter[Bucket] = Counter()
     for subject, unit, window, start, amount, _limit in row.charges:
         charges[Bucket(row.tenant, subject, unit, window, start)] += amount
-    return Entry(row.id, row.request_id, row.kind, row.tenant, row.subject, row.state, row.used, charges)
+    # Whether it was counted in the sums of usage yet is a matter of time.
+    state = "settled" if row.state == "counted" else row.state
+    return Entry(row.id, row.request_id, row.kind, row.tenant, row.subject, state, row.used, charges)

@@ -22,7 +22,7 @@ from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.settlement import Settlement
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import Quotas
-from proxy.stores.counters.base import Counters
+from proxy.stores.counters import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants.plan_file import read_file
 from proxy.upstream.client import Upstream

@@ -22,6 +22,8 @@ LONGEST_FIRST = (
     "limits/test_dead_processes.py",
     "security/test_headers.py",
     "clients/test_javascript.py",
+    "examples/test_minting.py",
+    "browser/test_react_hook.py",
     "browser/test_secrets.py",
     "server/test_rolling_restart.py",
     "uploads/test_kill.py",

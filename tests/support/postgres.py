@@ -74,7 +74,7 @@ def running_standby(primary: Postgres) -> Iterator[Postgres]:
         command = [program("pg_basebackup"), "-h", "127.0.0.1", "-p", str(primary.port), "-U", _OWNER]
         command += ["-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast", "--no-sync"]
         subprocess.run(command, check=True, **_owner())
-        yield from _running(folder, durable=False)
+        yield from _run_server(folder, durable=False)
 
 
 def is_accepting(port: int) -> bool:
@@ -88,7 +88,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server on a free port. `durable` only where a test pulls the plug of the database itself."""
     with _folder() as folder:
         _initialise(folder / "data")
-        yield from _running(folder, durable=durable)
+        yield from _run_server(folder, durable=durable)
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def _folder() -> Iterator[Path]:
         yield folder
 
 
-def _running(folder: Path, *, durable: bool) -> Iterator[Postgres]:
+def _run_server(folder: Path, *, durable: bool) -> Iterator[Postgres]:
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200"]
     if not durable:
         options += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]

@@ -18,6 +18,7 @@ class Relay:
         to_port: where new connections lead; may be changed at any time.
         cut_after: what a client says last: it reaches the server, and the answer is lost with the connection.
         cuts_once: whether only the first is cut who says that.
+        holds_ends: whether a client does not learn that the server has closed its connection.
         delay_seconds: how much later each piece that the server sends arrives; may be changed at any time.
     """
 
@@ -27,14 +28,15 @@ class Relay:
         self.to_port = to_port
         self.cut_after: bytes | None = None
         self.cuts_once = False
+        self.holds_ends = False
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             self.port = listener.extra(SocketAttribute.local_port)
             task_status.started()
-            await listener.serve(self._connected)
+            await listener.serve(self._accept)
 
-    async def _connected(self, client: ByteStream) -> None:
+    async def _accept(self, client: ByteStream) -> None:
         # Either side may reset its connection: then the other's ends too.
         with contextlib.suppress(OSError, anyio.BrokenResourceError, ExceptionGroup):
             async with (
@@ -58,6 +60,8 @@ class Relay:
                     await to.send(piece)
                 return
             await to.send(piece)
+        if may_be_late and self.holds_ends:
+            await anyio.sleep_forever()
         both.cancel()
 
 

@@ -10,10 +10,16 @@ from proxy.settings import read
 
 def answered_routes() -> set[tuple[str, str]]:
     """(path, method) of every route; HEAD goes with GET, and what is only refused does not count."""
-    app = create_app(read({"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": "x" * 32}))
+    environ = {"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": "x" * 32, "PROXY_PLAYGROUND": "on"}
+    app = create_app(read(environ))
     refused = {("/api/fal/proxy", method) for method in ("DELETE", "PATCH")}
     refused |= {(f"/s/{{session}}{path}", method) for path, method in refused}
     refused |= {("/fal/{path:path}", method) for method in ("DELETE", "PATCH")}
     routes = [route for route in app.routes if isinstance(route, Route)]
     assert len(routes) == len(app.routes)
     return {(route.path, method) for route in routes for method in route.methods or () if method != "HEAD"} - refused
+
+
+def admin_routes() -> set[tuple[str, str]]:
+    """(method, path) of every route of the admin API."""
+    return {(method, path) for path, method in answered_routes() if path.startswith("/v1/admin")}

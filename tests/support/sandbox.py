@@ -22,13 +22,13 @@ class SandboxControl:
         self.url = url
         self._followed: set[str] = set()
         self._earlier: set[str] = set()
-        self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=10, trust_env=False)
+        self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=10, trust_env=False, verify=False)
 
     def requests(self) -> list[Record]:
         """Every request received since the last `forget`, oldest first."""
         found: list[Record] = self._client.get("/requests").raise_for_status().json()
-        self._followed |= {job for job, what in map(_asked, found) if what == "status/stream"}
-        return [one for one in found if not (_asked(one)[0] in self._earlier and _asked(one)[1] in _STATES)]
+        self._followed |= {job for job, what in map(_target_of, found) if what == "status/stream"}
+        return [one for one in found if not (_target_of(one)[0] in self._earlier and _target_of(one)[1] in _STATES)]
 
     def forget(self) -> None:
         self.requests()
@@ -60,7 +60,7 @@ class SandboxControl:
         self._client.close()
 
 
-def _asked(request: Record) -> tuple[str, str]:
+def _target_of(request: Record) -> tuple[str, str]:
     """The id of the job that a request is about, and what it asks of it."""
     job, _, what = request["path"].partition("/requests/")[2].partition("/")
     return job, what if request["method"] == "GET" else ""

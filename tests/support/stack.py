@@ -15,18 +15,18 @@ import httpx
 from proxy.app import create_app
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
-from proxy.playground.page import Page
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
 from proxy.settings import Settings, read
 from proxy.stores.batching import LedgerTimeouts
-from proxy.stores.counters.base import Counters
+from proxy.stores.counters import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.upstream.client import Timeouts
 from proxy.upstream.transport import EngineTransport
+from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
@@ -94,7 +94,7 @@ class Stack:
     async def _add_key(self, record: keys.TenantKey) -> None:
         stores = SqlStores(self.settings.stores.database_url.reveal())
         try:
-            await stores.directory.add_key(record)
+            await stores.directory.add_key(record, by=AUTHOR)
         finally:
             await stores.close()
 
@@ -154,6 +154,7 @@ def proxy_in_front_of(
     transport: httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
     ledger_timeouts: LedgerTimeouts | None = None,
+    issuer_tls: ssl.SSLContext | None = None,
     server: Mapping[str, Any] | None = None,
 ) -> Iterator[Stack]:
     """A proxy with a database of its own in `folder`, serving until the block ends.
@@ -187,9 +188,9 @@ def proxy_in_front_of(
         transport=transport or EngineTransport(ssl_context=_NO_AUTHORITIES, idle_seconds=settings.fal.idle_seconds),
         timeouts=timeouts,
         ledger_timeouts=ledger_timeouts,
+        issuer_tls=issuer_tls,
         plan_file=plans,
         reconciles=False,
-        page=Page() if dev else None,
     )
     # As production serves it, but for a machine so busy that a connection is used when it is just being closed.
     http = ProtocolFactory(replace(connection_limits(settings.server), keep_alive_seconds=300))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, operating, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -46,7 +47,7 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 def guest(proxy: Stack, address: str, origin: str = PAGE) -> httpx.Response:
     headers = {"origin": origin, "x-forwarded-for": address}
-    return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False)
+    return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False, verify=False)
 
 
 def test_an_address_gets_so_many_guests(proxy: Stack) -> None:
@@ -115,7 +116,9 @@ class Operator:
         self._headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
     def __call__(self, method: str, path: str, json: Any = None) -> httpx.Response:
-        answer = httpx.request(method, self._url + path, json=json, headers=self._headers, trust_env=False)
+        answer = httpx.request(
+            method, self._url + path, json=json, headers=self._headers, trust_env=False, verify=False
+        )
         assert answer.is_success, answer.text
         return answer
 
@@ -192,3 +195,26 @@ def test_another_process_follows_within_five_seconds(sandbox: SandboxControl, tm
             one.clock.advance(5)
             refusal(alice.run(max_tokens=17), 422, "invalid_input")
     assert len(posts(sandbox)) == 1
+
+
+def test_an_override_and_its_end_reach_another_process_within_five_seconds(
+    sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    plans = {"page": plan(max_tokens=16), "large": plan()}
+    with limited_proxy(sandbox, first, plans) as one, Client(one, one.token(tenant="page")) as alice:
+        same = {"PROXY_DATABASE_URL": one.settings.stores.database_url.reveal()}
+        with (
+            limited_proxy(sandbox, second, plans, environ=same, clock=one.clock) as other,
+            operating(other) as operator,
+        ):
+            refusal(alice.run(max_tokens=17), 422, "invalid_input")
+            until = datetime.fromtimestamp(one.clock.now() + 600, UTC).isoformat()
+            form = {"plan": "large", "until": until}
+            operator.put("/v1/admin/tenants/page/overrides/alice", json=form).raise_for_status()
+            one.clock.advance(5)
+            assert alice.run(max_tokens=17).status_code == 200
+            one.clock.advance(600)
+            refusal(alice.run(max_tokens=17), 422, "invalid_input")

@@ -16,8 +16,8 @@ def plan(**limits: Any) -> Plan:
     return Plan(endpoints=frozenset({"fal-ai/llava-next"}), **limits)
 
 
-def quota(per: str, unit: str, limit: float, window: str = "day") -> Quota:
-    return Quota.model_validate({"per": per, "unit": unit, "limit": limit, "window": window})
+def quota(per: str, unit: str, limit: float, window: str = "day", mode: str = "enforce") -> Quota:
+    return Quota.model_validate({"per": per, "unit": unit, "limit": limit, "window": window, "mode": mode})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_rates(own: str | None, tenant: str | None, listed: list[tuple[str, str]
 
 
 def accounts(terms: Terms) -> set[tuple[str, str, str, float]]:
-    return {(one.per, one.unit, one.window, one.limit / MILLION) for one in terms.accounts}
+    return {(one.per, one.unit, one.window, (one.limit or 0) / MILLION) for one in terms.accounts}
 
 
 def test_accounts_are_those_of_both_plans() -> None:
@@ -86,6 +86,28 @@ def test_accounts_are_those_of_both_plans() -> None:
     assert accounts(user_terms(host)) == {("subject", "requests", "day", 100), ("tenant", "requests", "month", 10)}
 
 
+def test_an_address_has_accounts_of_both_plans_and_binds_guests_only() -> None:
+    visitors = plan(quotas=(quota("address", "requests", 5), quota("address", "tokens", 900)))
+    host = plan(quotas=(quota("address", "requests", 3), quota("address", "upload_bytes", 70)))
+    assert accounts(guest_terms(visitors, host, 0.25)) == {
+        ("address", "requests", "day", 3),
+        ("address", "tokens", "day", 900),
+        ("address", "upload_bytes", "day", 70),
+    }
+    assert accounts(user_terms(host)) == set()
+
+
+def test_the_lifetime_of_a_guest_is_that_of_its_session() -> None:
+    visitors = plan(quotas=(quota("subject", "usd", 1, "lifetime"), quota("tenant", "usd", 5, "lifetime")))
+    host = plan(quotas=(quota("subject", "usd", 9, "lifetime"), quota("tenant", "usd", 20, "lifetime")))
+    assert accounts(guest_terms(visitors, host, 0.25)) == {
+        ("subject", "usd", "session", 1),
+        ("guests", "usd", "lifetime", 5),
+        ("tenant", "usd", "lifetime", 20),
+    }
+    assert accounts(user_terms(host)) == {("subject", "usd", "lifetime", 9), ("tenant", "usd", "lifetime", 20)}
+
+
 def test_bytes_are_a_share_of_the_tenants_or_where_it_has_no_limit_of_a_users() -> None:
     visitors, per_user = plan(), Uploads(bytes_per_day=400)
     both = plan(uploads=per_user, quotas=(quota("tenant", "upload_bytes", 1000, "month"),))
@@ -97,6 +119,23 @@ def test_bytes_are_a_share_of_the_tenants_or_where_it_has_no_limit_of_a_users() 
     assert accounts(guest_terms(visitors, plan(), 0.25)) == set()
     lower = plan(quotas=(quota("tenant", "upload_bytes", 60),))
     assert ("guests", "upload_bytes", "day", 60) in accounts(guest_terms(lower, plan(uploads=per_user), 0.25))
+
+
+def test_the_bytes_that_guests_share_are_no_part_of_what_only_warns() -> None:
+    host = plan(quotas=(quota("tenant", "upload_bytes", 1000, "month", "warn"),))
+    (limit,) = guest_terms(plan(), host, 0.25).accounts
+    assert limit == AccountLimit("tenant", "upload_bytes", "month", None, 1000 * MILLION)
+
+
+def test_warnings_on_one_account_are_one_beside_its_limit() -> None:
+    warnings = (quota("subject", "usd", 4, mode="warn"), quota("subject", "usd", 3, mode="warn"))
+    (limit,) = user_terms(plan(quotas=(warnings[0], quota("subject", "usd", 5), warnings[1]))).accounts
+    assert limit == AccountLimit("subject", "usd", "day", 5 * MILLION, 3 * MILLION)
+
+
+def test_a_quota_that_older_versions_know_is_written_as_they_read_it() -> None:
+    assert "mode" not in quota("subject", "usd", 4).model_dump(mode="json")
+    assert quota("subject", "usd", 4, mode="warn").model_dump(mode="json")["mode"] == "warn"
 
 
 def test_two_quotas_on_one_account_are_one_limit() -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 BRIEF = BodyTimeouts(silence_seconds=0.05, grace_seconds=60, least_per_second=1)
 
 
-def coming(messages: Iterable[Message]) -> Receive:
+def receive_from(messages: Iterable[Message]) -> Receive:
     """A caller that sends these, and then nothing more."""
     left = list(messages)
 
@@ -44,13 +44,13 @@ async def all_of(content: AsyncGenerator[bytes, None]) -> bytes:
 
 
 async def test_all_of_it() -> None:
-    caller = request(coming([piece(b"ab"), piece(b""), piece(b"c", more=False)]))
+    caller = request(receive_from([piece(b"ab"), piece(b""), piece(b"c", more=False)]))
     assert await all_of(read_pieces(caller, BRIEF)) == b"abc"
 
 
 async def test_a_silence_ends_it() -> None:
     with pytest.raises(BadRequest, match="stopped arriving"):
-        await all_of(read_pieces(request(coming([piece(b"ab")])), BRIEF))
+        await all_of(read_pieces(request(receive_from([piece(b"ab")])), BRIEF))
 
 
 async def test_a_trickle_ends_it() -> None:
@@ -71,7 +71,7 @@ async def test_a_trickle_ends_it() -> None:
 
 async def test_time_that_fal_takes_is_not_the_callers() -> None:
     patience = BodyTimeouts(silence_seconds=60, grace_seconds=0.02, least_per_second=10**6)
-    content = read_pieces(request(coming([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
+    content = read_pieces(request(receive_from([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
     received = 0
     async for one in content:
         received += len(one)
@@ -81,7 +81,7 @@ async def test_time_that_fal_takes_is_not_the_callers() -> None:
 
 async def test_a_caller_that_hangs_up() -> None:
     with pytest.raises(CallerGone):
-        await all_of(read_pieces(request(coming([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
+        await all_of(read_pieces(request(receive_from([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 6, 9])

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from proxy.jobs.reconciler import QUIET_SECONDS
 from proxy.limits.retries import FREE_FILES
-from proxy.stores.counters import MemoryCounters
+from proxy.stores.memory import MemoryCounters
 from proxy.uploads.transfer import LIFE_SECONDS
 from tests.support.images import png
 from tests.support.limited import look_after, refusal

@@ -81,7 +81,7 @@ WAYS: dict[str, tuple[Way, bool]] = {
 }
 
 
-def interrupted(revoke: Callable[[], None]) -> Iterator[bytes]:
+def interrupt(revoke: Callable[[], None]) -> Iterator[bytes]:
     yield FILE[:30_000]
     revoke()
     yield FILE[30_000:]
@@ -97,7 +97,7 @@ def test_a_file_under_way_is_refused_at_its_end(uploads: Uploads, way: str) -> N
         def revoke() -> None:
             assert ida.delete("/v1/session").status_code == 204
 
-        answer = send(interrupted(revoke))
+        answer = send(interrupt(revoke))
     refusal(answer, 404 if has_slot else 401, "not_found" if has_slot else "session_revoked")
     uploads.until_idle()
     assert uploads.booked() == before
@@ -114,8 +114,24 @@ def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads,
             assert operator.delete(f"/v1/admin/keys/{made['id']}").status_code == 204
 
         with uploads.stack.client(made["key"]) as backend:
-            answer = prepare(uploads, backend)(interrupted(revoke))
+            answer = prepare(uploads, backend)(interrupt(revoke))
     refusal(answer, 404 if has_slot else 401, "not_found" if has_slot else "unauthenticated")
+    uploads.until_idle()
+    assert uploads.booked() == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_of_a_tenant_that_is_suspended_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
+    before = uploads.booked()
+    with operating(uploads.stack) as operator, uploads.client(f"ida-{way}") as ida:
+        send = WAYS[way][0](uploads, ida)
+
+        def suspend() -> None:
+            assert operator.post("/v1/admin/tenants/acme/suspend").status_code == 200
+
+        answer = send(interrupt(suspend))
+        assert operator.post("/v1/admin/tenants/acme/resume").status_code == 200
+    refusal(answer, 403, "tenant_suspended")
     uploads.until_idle()
     assert uploads.booked() == before
 
@@ -124,4 +140,4 @@ def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads,
 def test_a_file_whose_session_is_not_revoked_is_stored(uploads: Uploads, way: str) -> None:
     """The same as above, without the revocation."""
     with uploads.client(f"ida-{way}") as ida:
-        assert WAYS[way][0](uploads, ida)(interrupted(lambda: None)).status_code in (200, 201)
+        assert WAYS[way][0](uploads, ida)(interrupt(lambda: None)).status_code in (200, 201)

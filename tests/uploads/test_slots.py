@@ -16,6 +16,7 @@ from proxy.uploads.slots import SLOT_SECONDS
 from proxy.uploads.whole_files import MAX_REPEATABLE_BYTES
 from tests.security.shape import assert_refusal
 from tests.security.wire import Wire
+from tests.support.audit_log import AUTHOR
 from tests.support.images import png
 from tests.support.limited import Booked, operating, refusal
 from tests.uploads.conftest import MOST, PNG, Slot, Uploads
@@ -234,7 +235,7 @@ def test_a_revoked_session_takes_its_slots_along(uploads: Uploads) -> None:
 
     async def revoke() -> None:
         stores = SqlStores(uploads.stack.settings.stores.database_url.reveal())
-        await stores.directory.revoke(Revocation("acme", None, "rosa", now, now + 10**6))
+        await stores.directory.revoke(Revocation("acme", None, "rosa", now, now + 10**6), by=AUTHOR)
         await stores.close()
 
     asyncio.run(revoke())

@@ -36,14 +36,14 @@ async def test_silence_is_filled_with_comments_and_events_stay_whole() -> None:
 async def test_closing_a_stream_closes_what_feeds_it() -> None:
     closed = asyncio.Event()
 
-    async def feeding() -> AsyncGenerator[bytes, None]:
+    async def feed_pieces() -> AsyncGenerator[bytes, None]:
         try:
             await asyncio.Event().wait()
             yield b""
         finally:
             closed.set()
 
-    source = feeding()
+    source = feed_pieces()
     async with aclosing(source), aclosing(with_heartbeat(source, 0.01)) as chunks:
         assert await anext(chunks) == sse.PING
     assert closed.is_set()

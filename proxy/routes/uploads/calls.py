@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.auth.authenticator import Authenticator
 from proxy.calls.admission import Admission
+from proxy.clock import to_iso
 from proxy.http.bodies import read_form
 from proxy.routes.uploads.file_route import reply_of
 from proxy.routes.uploads.slots import PREFIX
@@ -18,6 +17,7 @@ from proxy.tenants.caller import Caller
 from proxy.uploads.destinations import DestinationRefused, Destinations, destination_headers
 from proxy.uploads.slots import Slots
 from proxy.uploads.sniffing import allowed_type
+from proxy.uploads.uploaded_pictures import check_can_be_cleaned
 from proxy.upstream.file_urls import CDN_PATH
 
 #: Where fal's hosts are paths of the proxy.
@@ -66,6 +66,7 @@ class UploadCalls:
         wanted = await read_form(request, Initiate)
         uploads = caller.plan.uploads
         content_type = allowed_type(wanted.content_type, uploads)
+        check_can_be_cleaned(caller.plan, content_type, in_parts=in_parts)
         sent = destination_headers(request, uploads)
         try:
             destination = await self._destinations.ask(sent, content_type, wanted.file_name, in_parts=in_parts)
@@ -88,7 +89,6 @@ class UploadCalls:
                 "token": text,
                 "token_type": "Bearer",
                 "base_url": base_url,
-                # With an offset, not a Z: Python 3.10 cannot read that.
-                "expires_at": datetime.fromtimestamp(int(expires_at), UTC).isoformat(),
+                "expires_at": to_iso(expires_at),
             }
         )

@@ -26,6 +26,7 @@ from proxy.uploads.part_attempts import no_such_upload
 from proxy.uploads.parts import Parts, part_number
 from proxy.uploads.slots import Slots
 from proxy.uploads.sniffing import OCTETS, allowed_type
+from proxy.uploads.uploaded_pictures import check_can_be_cleaned
 from proxy.upstream.file_urls import CDN_PATH, FileUrls
 
 NAME_HEADER = "x-fal-file-name"
@@ -76,6 +77,7 @@ class CdnRoutes:
         check_encoding(request)
         uploads = caller.plan.uploads
         content_type = allowed_type(announced_type(request, OCTETS), uploads)
+        check_can_be_cleaned(caller.plan, content_type, in_parts=True)
         sent = destination_headers(request, uploads)
         try:
             destination = await self._destinations.ask(sent, content_type, _name(request), in_parts=True)

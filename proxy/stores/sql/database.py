@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from functools import cache
-from typing import Any, TypeVar
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from time import perf_counter
+from typing import TypeVar
 
-from sqlalchemy import Dialect, Table
+from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, OutcomeUnknown, TransactionAborted
-from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.engine import LOCK_SECONDS, create_engine, sqlite_location
-from proxy.stores.sql.file import SqliteFile
+from proxy.stores.sql.connection_timeout import ConnectionTimeout
+from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_engine, sqlite_location
+from proxy.stores.sql.sqlite import SqliteEngine
+from proxy.stores.sql.transaction import SqlTransaction
+from proxy.stores.sqlite.file import SqliteFile
+from proxy.stores.transaction import LedgerTransaction
+from proxy.telemetry.instruments import Distribution, Distributions
 
 T = TypeVar("T")
 #: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
 #: constraints.
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _REFUSAL_STATES = ("22", "23")
+#: Transactions at once that are not the ledger's, of the twenty connections to PostgreSQL.
+MOST_BESIDE = 8
 #: Deadlocks, and transactions that cannot be put into an order.
 _ROLLBACK_STATE = "40"
 _log = logging.getLogger(__name__)
@@ -32,34 +38,68 @@ _log = logging.getLogger(__name__)
 class Database:
     """Transactions, each whole or not at all. Opens nothing until it is used."""
 
-    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS, *, is_durable: bool = False) -> None:
-        """`is_durable` is whether a SQLite file's commits wait for the disk; PostgreSQL decides that itself."""
+    def __init__(
+        self,
+        url: str,
+        lock_seconds: float = LOCK_SECONDS,
+        *,
+        is_durable: bool = False,
+        seconds: Distributions | None = None,
+    ) -> None:
+        """`is_durable` is whether a SQLite file's commits wait for the disk; PostgreSQL decides that itself.
+
+        `seconds` gets how long each transaction takes.
+        """
         self._url = url
+        self._read_seconds = seconds.of("database", "read") if seconds else None
+        self._write_seconds = seconds.of("database", "write") if seconds else None
         self._file: SqliteFile | None = None
         if url.startswith("sqlite:"):
             location = sqlite_location(url, is_durable=is_durable)
             self.engine = create_engine(url, lock_seconds, location)
-            self._file = SqliteFile(location, lock_seconds, self.dialect)
+            self._file = SqliteFile(location, lock_seconds)
         else:
             self.engine = create_engine(url, lock_seconds)
+        self._places = asyncio.Semaphore(MOST_BESIDE)
+        # A file is waited for where it is locked.
+        self._timeout = (
+            None if self._file else ConnectionTimeout(max(lock_seconds, getattr(self.dialect, "wait_seconds", 0)))
+        )
 
     @property
     def dialect(self) -> Dialect:
         return self.engine.dialect
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self) -> AsyncIterator[AnyConnection]:
+        """Lend a connection; a server may be silent, so the wait for it has an end."""
+        if self._timeout is None:
+            async with self.engine.connect() as connection:
+                yield connection
+            return
+        async with AsyncExitStack() as stack:
+            async with self._timeout.bound():
+                connection = await stack.enter_async_context(self.engine.connect())
+            yield connection
+        self._timeout.note_answer()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AnyConnection]:
         """One transaction, committed at the end of the block.
 
         Raises:
             StoreUnavailable: the database did not do it.
         """
-        with _translated():
-            async with self._file.turn() if self._file else nullcontext(), self.engine.begin() as connection:
+        with _translated(self._write_seconds):
+            async with (
+                self._file.turn() if self._file else nullcontext(),
+                self._connection() as connection,
+                connection.begin(),
+            ):
                 yield connection
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[AnyConnection]:
         """One consistent reading.
 
         Raises:
@@ -67,14 +107,14 @@ class Database:
         """
         # Left to itself PostgreSQL would let each statement see another moment.
         level = {"isolation_level": "REPEATABLE READ"} if self.dialect.name == "postgresql" else {}
-        with _translated():
-            async with self.engine.connect() as plain:
+        with _translated(self._read_seconds):
+            async with self._connection() as plain:
                 connection = await plain.execution_options(read_only=True, **level)
                 async with connection.begin():
                     yield connection
 
     @asynccontextmanager
-    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+    async def migrating(self) -> AsyncIterator[AnyConnection]:
         """One transaction whose statements may take as long as they need: an index of millions of rows takes minutes.
 
         Raises:
@@ -92,7 +132,7 @@ class Database:
         finally:
             await engine.dispose()
 
-    async def run(self, work: Callable[[Executor], T]) -> T:
+    async def run(self, work: Callable[[LedgerTransaction], T]) -> T:
         """What `work` returns, once it is committed: a transaction that every call waits for.
 
         Raises:
@@ -100,12 +140,12 @@ class Database:
             StoreUnavailable: the database did not do it.
         """
         if self._file is not None:
-            with _translated():
+            with _translated(self._write_seconds):
                 return await self._file.run(work)
         is_committing = False
         try:
             async with self.writing() as connection:
-                done = await connection.run_sync(work)
+                done = await connection.run_sync(lambda plain: work(SqlTransaction(plain)))
                 is_committing = True
             return done
         except StoreUnavailable as problem:
@@ -113,12 +153,53 @@ class Database:
                 raise OutcomeUnknown(problem.message) from None
             raise
 
-    async def tidy_up(self) -> None:
-        """Write the log of a SQLite file into the file; PostgreSQL does so itself."""
-        if self._file is not None:
-            await self._file.tidy_up()
+    async def write(self, work: Callable[[Connection], T], transactions: int = 1) -> T:
+        """What `work` returns, once it is committed: a transaction beside those of the ledger, which holds none up.
 
-    async def try_out(self, work: Callable[[Executor], object]) -> None:
+        On SQLite a thread runs it from its start to its end. If its statements came from the event loop, one by one,
+        the file would stay locked while the loop serves calls between them, and those would wait for the lock. On
+        PostgreSQL such transactions leave connections to the ledger, also if a lock of their tables holds them up.
+
+        Args:
+            transactions: how many of the ledger's write as much to a SQLite file.
+
+        Raises:
+            StoreUnavailable: the database did not do it.
+        """
+        if self._file is None or not isinstance(self.engine, SqliteEngine):
+            async with self._place(), self.writing() as connection:
+                return await connection.run_sync(work)
+        with _translated(self._write_seconds):
+            async with self._file.turn(transactions):
+                return await self.engine.run(work)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Lend one of the places of transactions that are not the ledger's; the wait for it has an end."""
+        with _translated():
+            async with self._timeout.bound() if self._timeout else nullcontext():
+                await self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def wait_until_tidy(self) -> None:
+        """Wait while the log of a SQLite file is written into the file; PostgreSQL paces itself."""
+        if self._file is not None:
+            await self._file.wait_until_tidy()
+
+    async def truncate_log(self) -> None:
+        """Empty the log of a SQLite file, which has what was overwritten in the file; PostgreSQL has none of its own.
+
+        Raises:
+            StoreUnavailable: the file takes no writes.
+        """
+        if self._file is not None:
+            with _translated():
+                await self._file.truncate_log()
+
+    async def try_out(self, work: Callable[[LedgerTransaction], object]) -> None:
         """Do `work` and take it back: the database can do it now, and is as it was.
 
         Raises:
@@ -128,9 +209,9 @@ class Database:
             if self._file is not None:
                 await self._file.try_out(work)
                 return
-            async with self.engine.connect() as connection:
-                await connection.run_sync(work)
-                await connection.rollback()
+            # Nothing commits the transaction, so the end of the connection takes it back.
+            async with self._connection() as connection:
+                await connection.run_sync(lambda plain: work(SqlTransaction(plain)))
 
     async def close(self) -> None:
         if self._file is not None:
@@ -138,33 +219,23 @@ class Database:
         await self.engine.dispose()
 
 
-@cache
-def insert_missing(dialect: str, table: Table) -> Any:
-    """The statement that inserts those rows whose key is not there yet, in the order given."""
-    return insert_of(dialect, table).on_conflict_do_nothing()
-
-
-def insert_of(dialect: str, table: Table) -> Any:
-    """Give a dialect's own insertion, which can say what happens to a row whose key is there."""
-    # Imported here: the dialect that is not used is best not loaded.
-    if dialect == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-
-        return insert_postgresql(table)
-    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-
-    return insert_sqlite(table)
-
-
 class _translated:
-    """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values."""
+    """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values.
+
+    `seconds` gets how long the block takes.
+    """
+
+    def __init__(self, seconds: Distribution | None = None) -> None:
+        self._seconds = seconds
 
     def __enter__(self) -> None:
-        pass
+        self._started = perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if self._seconds is not None:
+            self._seconds.observe(perf_counter() - self._started)
         if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, OverflowError)):
-            _log.error("the database failed: %s", _cause(error))
+            _log.error("database failed", extra={"log_fields": {"problem": _cause(error)}})
             state = _state_of(error)
             if isinstance(getattr(error, "orig", error), _REFUSALS) or state in _REFUSAL_STATES:
                 raise DataRefused("The proxy's database does not take that.") from None

@@ -7,19 +7,30 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Table, and_, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, insert, not_, or_, select, update
 
-from proxy.stores.directory import DirectoryRows, Revocation, Revocations, TenantKey
+from proxy.errors import StoreUnavailable
+from proxy.stores.audit import Author, Change
+from proxy.stores.directory import NO_ENDPOINTS, DirectoryRows, OverrideRow, Revocation, Revocations, TenantKey
+from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import schema
+from proxy.stores.sql.audit import erase_subject, record
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.engine import AnyConnection
 
 _ONLY_ROW = 1
-_next_version = (
+#: What an override says.
+_VALUES = ("plan", "limits", "until")
+#: Tells every process that the directory has changed.
+next_version = (
     update(schema.directory_version)
     .where(schema.directory_version.c.id == _ONLY_ROW)
     .values(version=schema.directory_version.c.version + 1)
 )
+#: Found tenant by tenant: one may have a million grants.
+_granted = select(schema.tenants.c.id).where(exists().where(schema.grants.c.tenant == schema.tenants.c.id))
+
+_former = select(*(schema.former_tenants.c[name] for name in FormerTenant._fields))
 
 
 class SqlDirectory:
@@ -33,34 +44,86 @@ class SqlDirectory:
     async def load(self, known: int = 0) -> DirectoryRows:
         async with self._database.reading() as connection:
             revoked = await _revocations_after(connection, known)
+            tenants = (await connection.execute(select(schema.tenants))).all()
             return DirectoryRows(
                 version=revoked.version,
                 plans={row.name: row.document for row in await connection.execute(select(schema.plans))},
-                tenants=[row.document for row in await connection.execute(select(schema.tenants))],
+                tenants=[row.document for row in tenants],
+                endpoints={row.id: row.document for row in await connection.execute(select(schema.endpoints))},
                 keys=[TenantKey(**row._mapping) for row in await connection.execute(select(schema.tenant_keys))],
+                suspended={row.id: row.suspended_at for row in tenants if row.suspended_at is not None},
+                former=[FormerTenant._make(row) for row in await connection.execute(_former)],
                 revocations=revoked.revocations,
                 newest=revoked.newest,
                 are_all=revoked.are_all,
+                granted=frozenset(await connection.scalars(_granted)),
+                overrides=[OverrideRow(**row._mapping) for row in await connection.execute(select(schema.overrides))],
             )
 
-    async def apply(self, plans: Mapping[str, Mapping[str, Any]], tenants: Sequence[Mapping[str, Any]]) -> bool:
-        async with _change(self._database) as connection:
-            changed = await _put(connection, schema.plans, "name", plans)
-            changed |= await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants})
-            if changed:
-                await _bump(connection)
-            return changed
+    async def apply(
+        self,
+        plans: Mapping[str, Mapping[str, Any]],
+        tenants: Sequence[Mapping[str, Any]],
+        endpoints: Mapping[str, Mapping[str, Any]] = NO_ENDPOINTS,
+        *,
+        by: Author,
+    ) -> bool:
+        async with change_directory(self._database) as connection:
+            await _check_free(connection, [tenant["id"] for tenant in tenants])
+            changes = [
+                *await _put(connection, schema.plans, "name", plans),
+                *await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants}),
+                *await _put(connection, schema.endpoints, "id", endpoints),
+            ]
+            if changes:
+                await bump_version(connection)
+                await connection.run_sync(record, by, *changes)
+            return bool(changes)
 
-    async def add_key(self, key: TenantKey) -> None:
-        async with _change(self._database) as connection:
+    async def set_suspended(self, tenant: str, since: float | None, *, by: Author) -> bool:
+        row = schema.tenants.c
+        differs = row.suspended_at.is_(None) if since is not None else row.suspended_at.is_not(None)
+        async with change_directory(self._database) as connection:
+            statement = update(schema.tenants).where(row.id == tenant, differs).values(suspended_at=since)
+            if not (await connection.execute(statement)).rowcount:
+                return False
+            await bump_version(connection)
+            action = "tenant.resume" if since is None else "tenant.suspend"
+            await connection.run_sync(record, by, Change(action, tenant, tenant))
+            return True
+
+    async def delete_tenant(self, former: FormerTenant, *, by: Author) -> bool:
+        row = schema.tenants.c
+        async with change_directory(self._database) as connection:
+            found = await connection.execute(select(row.document).where(row.id == former.id))
+            if (document := found.scalar_one_or_none()) is None:
+                return False
+            await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.tenant == former.id))
+            await connection.execute(delete(schema.tenants).where(row.id == former.id))
+            await connection.execute(insert(schema.former_tenants).values(former._asdict()))
+            await bump_version(connection)
+            change = Change("tenant.delete", former.id, former.id, before=document, after={"records": former.records})
+            await connection.run_sync(record, by, change)
+            return True
+
+    async def add_key(self, key: TenantKey, *, by: Author) -> None:
+        async with change_directory(self._database) as connection:
             await connection.execute(insert(schema.tenant_keys).values(asdict(key)))
-            await _bump(connection)
+            await bump_version(connection)
+            change = Change("key.create", key.tenant, key.id, after={"name": key.name})
+            await connection.run_sync(record, by, change)
 
-    async def revoke_key(self, key_id: str) -> bool:
-        async with _change(self._database) as connection:
-            done = await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.id == key_id))
-            await _bump(connection)
-            return bool(done.rowcount)
+    async def revoke_key(self, key_id: str, *, by: Author) -> bool:
+        is_meant = schema.tenant_keys.c.id == key_id
+        async with change_directory(self._database) as connection:
+            key = (await connection.execute(select(schema.tenant_keys).where(is_meant))).one_or_none()
+            if key is None:
+                return False
+            await connection.execute(delete(schema.tenant_keys).where(is_meant))
+            await bump_version(connection)
+            change = Change("key.revoke", key.tenant, key_id, before={"name": key.name})
+            await connection.run_sync(record, by, change)
+            return True
 
     async def touch_key(self, key_id: str, used_at: float) -> None:
         # Not a change of the directory: no rights depend on it.
@@ -68,17 +131,48 @@ class SqlDirectory:
         async with self._database.writing() as connection:
             await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=used_at))
 
-    async def revoke(self, revocation: Revocation) -> None:
-        rows, values = schema.revocations, asdict(revocation)
-        async with _change(self._database) as connection:
-            if connection.dialect.name == "sqlite":
-                # Left to itself it would give the number of the last row to the next one, if that row is deleted.
-                values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
-            if revocation.session_id is not None:
-                same = and_(rows.c.tenant == revocation.tenant, rows.c.session_id == revocation.session_id)
-                await connection.execute(delete(rows).where(same))
-            await connection.execute(insert(rows).values(values))
-            await _bump(connection)
+    async def revoke(self, revocation: Revocation, *, by: Author | None) -> None:
+        async with change_directory(self._database) as connection:
+            await _add_revocation(connection, revocation)
+            if by is not None:
+                target, subject = revocation.session_id or "", revocation.subject or ""
+                await connection.run_sync(record, by, Change("session.revoke", revocation.tenant, target, subject))
+
+    async def put_override(self, override: OverrideRow, now: float, most: int, *, by: Author) -> bool:
+        rows, is_same = schema.overrides, _is_of(override.tenant, override.subject)
+        others = select(func.count()).select_from(rows).where(rows.c.until > now, not_(is_same))
+        async with change_directory(self._database) as connection:
+            if (await connection.execute(others)).scalar_one() >= most:
+                return False
+            old = (await connection.execute(select(rows).where(is_same))).one_or_none()
+            await connection.execute(delete(rows).where(or_(rows.c.until <= now, is_same)))
+            await connection.execute(insert(rows).values(asdict(override)))
+            await bump_version(connection)
+            await connection.run_sync(record, by, _override_change(override.tenant, override.subject, old, override))
+            return True
+
+    async def clear_override(self, tenant: str, subject: str, *, by: Author) -> bool:
+        rows, is_same = schema.overrides, _is_of(tenant, subject)
+        async with change_directory(self._database) as connection:
+            old = (await connection.execute(select(rows).where(is_same))).one_or_none()
+            if old is None:
+                return False
+            await connection.execute(delete(rows).where(is_same))
+            await bump_version(connection)
+            await connection.run_sync(record, by, _override_change(tenant, subject, old, None))
+            return True
+
+    async def forget_subject(self, revocation: Revocation, subject: str, *, by: Author) -> None:
+        rows, tenant = schema.revocations, revocation.tenant
+        async with change_directory(self._database) as connection:
+            # First, so that the newest row stays: it covers what those revoke that go.
+            await _add_revocation(connection, revocation)
+            await connection.execute(delete(rows).where(rows.c.tenant == tenant, rows.c.subject == subject))
+            if (await connection.execute(delete(schema.overrides).where(_is_of(tenant, subject)))).rowcount:
+                # A change of its own: with no more than revocations, processes would not read the overrides again.
+                await bump_version(connection)
+            await connection.run_sync(erase_subject, tenant, subject)
+            await connection.run_sync(record, by, Change("subject.forget", tenant))
 
     async def load_revocations(self, known: int) -> Revocations:
         async with self._database.reading() as connection:
@@ -86,7 +180,7 @@ class SqlDirectory:
 
 
 @asynccontextmanager
-async def _change(database: Database) -> AsyncIterator[AsyncConnection]:
+async def change_directory(database: Database) -> AsyncIterator[AnyConnection]:
     """A transaction in which nothing else changes the directory: replicas that start together apply the same file."""
     row = schema.directory_version
     async with database.writing() as connection:
@@ -94,11 +188,48 @@ async def _change(database: Database) -> AsyncIterator[AsyncConnection]:
         yield connection
 
 
-async def _version(connection: AsyncConnection) -> int:
+async def _add_revocation(connection: AnyConnection, revocation: Revocation) -> None:
+    rows, values = schema.revocations, asdict(revocation)
+    if connection.dialect.name == "sqlite":
+        # Left to itself it would give the number of the last row to the next one, if that row is deleted.
+        values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
+    if revocation.session_id is not None:
+        same = and_(rows.c.tenant == revocation.tenant, rows.c.session_id == revocation.session_id)
+        await connection.execute(delete(rows).where(same))
+    await connection.execute(insert(rows).values(values))
+    await bump_version(connection)
+
+
+async def _check_free(connection: AnyConnection, tenants: Sequence[str]) -> None:
+    """Make sure that nothing is left under these names of a tenant that was deleted.
+
+    Raises:
+        StoreUnavailable: something is.
+    """
+    former = schema.former_tenants.c
+    left = set(await connection.scalars(select(former.id).where(~former.is_cleared)))
+    if found := sorted(left.intersection(tenants)):
+        raise StoreUnavailable(
+            f"The tenant {found[0]} is still being deleted; try again shortly. If the deletion was interrupted, "
+            "repeat it."
+        )
+
+
+def _is_of(tenant: str, subject: str) -> ColumnElement[bool]:
+    return and_(schema.overrides.c.tenant == tenant, schema.overrides.c.subject == subject)
+
+
+def _override_change(tenant: str, subject: str, before: Any, after: OverrideRow | None) -> Change:
+    """The change of an override, for the audit log."""
+    old, new = (None if one is None else {name: getattr(one, name) for name in _VALUES} for one in (before, after))
+    return Change("override.set" if after else "override.clear", tenant, "", subject, old, new)
+
+
+async def _version(connection: AnyConnection) -> int:
     return int((await connection.execute(select(schema.directory_version.c.version))).scalar_one())
 
 
-async def _revocations_after(connection: AsyncConnection, known: int) -> Revocations:
+async def _revocations_after(connection: AnyConnection, known: int) -> Revocations:
     """Read the revocations behind a number; all, if no number reaches that far, as in another database."""
     version, rows = await _version(connection), schema.revocations
     newest = (await connection.execute(select(func.max(rows.c.id)))).scalar() or 0
@@ -107,21 +238,26 @@ async def _revocations_after(connection: AsyncConnection, known: int) -> Revocat
     return Revocations(version, [_revocation(row) for row in found], newest, are_all)
 
 
-async def _bump(connection: AsyncConnection) -> None:
-    await connection.execute(_next_version)
+async def bump_version(connection: AnyConnection) -> None:
+    await connection.execute(next_version)
 
 
-async def _put(connection: AsyncConnection, table: Table, key: str, documents: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Insert what is new and update what differs; True if anything did."""
-    column = table.c[key]
+async def _put(
+    connection: AnyConnection, table: Table, key: str, documents: Mapping[str, Mapping[str, Any]]
+) -> list[Change]:
+    """Insert what is new and update what differs; return what did."""
+    column, kind, changes = table.c[key], table.name.removesuffix("s"), list[Change]()
     old = {row[0]: row.document for row in await connection.execute(select(column, table.c.document))}
     for name, document in documents.items():
+        tenant = name if table is schema.tenants else ""
         if name not in old:
             await connection.execute(insert(table).values({key: name, "document": document}))
+            changes.append(Change(f"{kind}.create", tenant, name, after=document))
         elif old[name] != document:
             await connection.execute(update(table).where(column == name).values(document=document))
-    return any(old.get(name) != document for name, document in documents.items())
+            changes.append(Change(f"{kind}.change", tenant, name, before=old[name], after=document))
+    return changes
 
 
 def _revocation(row: Any) -> Revocation:
-    return Revocation(row.tenant, row.session_id, row.subject, row.issued_before, row.expires_at)
+    return Revocation(**{name: value for name, value in row._mapping.items() if name != "id"})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, Update, and_, delete, select, update
 
 from proxy.stores.idempotency import Claim
-from proxy.stores.sql.database import Database, insert_missing
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.insertions import insert_missing
 from proxy.stores.sql.schema import idempotency as rows
 
 
@@ -17,17 +19,7 @@ class SqlIdempotency:
         self._database = database
 
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
-        async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(*_matches(claim), rows.c.created_at < forgotten_before))
-            while True:
-                # The second to insert waits for the first transaction, and then finds its row, unless it has been
-                # freed in between.
-                added = await connection.execute(insert_missing(connection.dialect.name, rows).values(_values(claim)))
-                if added.rowcount:
-                    return None
-                held = (await connection.execute(select(rows).where(*_matches(claim)))).one_or_none()
-                if held is not None:
-                    return Claim(**held._mapping)
+        return await self._database.write(partial(_claim, claim=claim, forgotten_before=forgotten_before))
 
     async def find(self, claim: Claim) -> Claim | None:
         async with self._database.reading() as connection:
@@ -36,17 +28,30 @@ class SqlIdempotency:
 
     async def take_over(self, claim: Claim, from_job: str) -> bool:
         mine = and_(*_matches(claim), rows.c.job_id == from_job)
-        async with self._database.writing() as connection:
-            return bool((await connection.execute(update(rows).where(mine).values(_values(claim)))).rowcount)
+        return bool(await self._change(update(rows).where(mine).values(_values(claim))))
 
     async def finish(self, claim: Claim, answer: Mapping[str, Any]) -> None:
         mine = and_(*_matches(claim), rows.c.job_id == claim.job_id)
-        async with self._database.writing() as connection:
-            await connection.execute(update(rows).where(mine).values(answer=answer))
+        await self._change(update(rows).where(mine).values(answer=answer))
 
     async def forget(self, claim: Claim) -> None:
-        async with self._database.writing() as connection:
-            await connection.execute(delete(rows).where(*_matches(claim), rows.c.job_id == claim.job_id))
+        await self._change(delete(rows).where(*_matches(claim), rows.c.job_id == claim.job_id))
+
+    async def _change(self, statement: Update | Delete) -> int:
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _claim(connection: Connection, *, claim: Claim, forgotten_before: float) -> Claim | None:
+    connection.execute(delete(rows).where(*_matches(claim), rows.c.created_at < forgotten_before))
+    while True:
+        # The second to insert waits for the first transaction, and then finds its row, unless it has been freed in
+        # between.
+        added = connection.execute(insert_missing(connection.dialect.name, rows).values(_values(claim)))
+        if added.rowcount:
+            return None
+        held = connection.execute(select(rows).where(*_matches(claim))).one_or_none()
+        if held is not None:
+            return Claim(**held._mapping)
 
 
 def _matches(claim: Claim) -> tuple[ColumnElement[bool], ...]:

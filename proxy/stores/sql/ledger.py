@@ -5,38 +5,57 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Container, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, and_, bindparam, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 
-from proxy.stores.ledger import Account, Bucket, Job, OpenJob, Operation, Outcome, UsageRow
-from proxy.stores.sql.database import Database
-from proxy.stores.sql.schema import jobs
-from proxy.stores.sql.transaction import (
-    IS_OPEN,
-    AccountsMissing,
-    account_keys,
-    bucket_of,
-    commit_operations,
-    find_accounts,
-    job_of,
+from proxy.stores.ledger import (
+    UPLOAD,
+    Account,
+    Bucket,
+    Job,
+    JobFilter,
+    LedgerListener,
+    OpenJob,
+    Operation,
+    Outcome,
+    UsageRow,
 )
-from proxy.stores.sql.usage import usage_query, usage_rows, usage_values
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.keys import is_named, key_values
+from proxy.stores.sql.listing import listing_query
+from proxy.stores.sql.schema import jobs, quota_usage
+from proxy.stores.sql.transaction import IS_OPEN, account_of, bucket_of, job_of
+from proxy.stores.sql.usage import usage_page, usage_query, usage_rows, usage_values
+from proxy.stores.transaction import AccountsMissing, commit_operations
 
 KNOWN_ACCOUNTS = 20_000
 _log = logging.getLogger(__name__)
 #: What a statement is asked about at once: some databases take no more than a thousand parameters.
 _IDS_AT_ONCE = 500
-_is_among = jobs.c.endpoint.in_(bindparam("among", expanding=True))
 _queued_among = select(jobs.c.id).where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.state == "accepted")
+_count_in_flight = (
+    select(jobs.c.upstream, func.count().label("number"))
+    .where(IS_OPEN, jobs.c.kind != UPLOAD)
+    .group_by(jobs.c.upstream)
+)
+_renew_jobs = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), IS_OPEN)
+    .values(checked_at=bindparam("at"), expires_at=bindparam("until"))
+)
 
 
 class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
+        self._listeners: list[LedgerListener] = []
+
+    def listen(self, listener: LedgerListener) -> None:
+        self._listeners.append(listener)
 
     async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
         try:
@@ -51,6 +70,8 @@ class SqlLedger:
     async def _commit(self, operations: Sequence[Operation], known: Container[Bucket]) -> list[Outcome]:
         batch, outcomes = await self._database.run(partial(commit_operations, operations=operations, known=known))
         self._known.update(dict.fromkeys(batch.accounts, True))
+        for listener in self._listeners:
+            listener(batch.jobs.values(), batch.accounts, outcomes)
         return outcomes
 
     async def find(self, request_id: str) -> Job | None:
@@ -69,6 +90,10 @@ class SqlLedger:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(*columns).where(IS_OPEN))
             return [OpenJob._make(row) for row in rows]
+
+    async def count_in_flight(self) -> Mapping[str, int]:
+        async with self._database.reading() as connection:
+            return {row.upstream: row.number for row in await connection.execute(_count_in_flight)}
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
@@ -93,44 +118,43 @@ class SqlLedger:
                 await connection.execute(update(jobs).where(taken).values(checked_at=now))
             return found
 
-    async def heard_of(self, job_id: str, at: float, expires_at: float) -> None:
-        alive = and_(jobs.c.id == job_id, IS_OPEN)
+    async def renew_jobs(self, job_ids: Sequence[str], at: float, expires_at: float) -> None:
+        values = {"ids": job_ids, "at": at, "until": expires_at}
         async with self._database.writing() as connection:
-            await connection.execute(update(jobs).where(alive).values(checked_at=at, expires_at=expires_at))
+            await connection.execute(_renew_jobs, values)
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         if not buckets:
             return {}
         async with self._database.reading() as connection:
-            rows = await connection.execute(find_accounts, {"keys": account_keys(buckets)})
-            return {bucket_of(row): Account(row.used, row.reserved) for row in rows}
+            rows = await connection.execute(_accounts_of(len(buckets)), key_values(quota_usage, buckets))
+            return {bucket_of(row): account_of(row) for row in rows}
 
     async def usage(
-        self, tenant: str, subject: str | None, since: float, until: float, group_by: frozenset[str]
+        self,
+        tenant: str | None,
+        subject: str | None,
+        since: float,
+        until: float,
+        group_by: frozenset[str],
+        *,
+        after: Sequence[str] = (),
+        most: int | None = None,
     ) -> Sequence[UsageRow]:
+        values = usage_values(tenant, subject, since, until) | usage_page(group_by, after, most)
         async with self._database.reading() as connection:
-            query = usage_query(connection.dialect.name, group_by, of_subject=subject is not None)
-            rows = (await connection.execute(query, usage_values(tenant, subject, since, until))).all()
+            query = usage_query(connection.dialect.name, group_by, frozenset(values))
+            rows = (await connection.execute(query, values)).all()
         # A tenant may have many thousand subjects.
         return await asyncio.to_thread(usage_rows, rows)
 
-    async def jobs_of(self, tenant: str, subject: str | None, most: int) -> Sequence[Job]:
-        wanted = [jobs.c.tenant == tenant]
-        if subject is not None:
-            wanted.append(jobs.c.subject == subject)
-        return await self._newest(wanted, most)
-
-    async def queued_jobs_of(
-        self, tenant: str, subject: str, most: int, endpoints: Sequence[str] | None = None
-    ) -> Sequence[Job]:
-        wanted = [jobs.c.tenant == tenant, jobs.c.subject == subject, jobs.c.request_id.is_not(None)]
-        if endpoints is not None:
-            wanted.append(_is_among)
-        return await self._newest(wanted, most, endpoints)
-
-    async def _newest(
-        self, wanted: Sequence[ColumnElement[bool]], most: int, among: Sequence[str] | None = None
-    ) -> Sequence[Job]:
-        newest = select(jobs).where(*wanted).order_by(jobs.c.submitted_at.desc()).limit(most)
+    async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
+        statement, values = listing_query(wanted, limit)
         async with self._database.reading() as connection:
-            return [job_of(row) for row in await connection.execute(newest, {} if among is None else {"among": among})]
+            return [job_of(row) for row in await connection.execute(statement, values)]
+
+
+@cache
+def _accounts_of(number: int) -> Select[Any]:
+    """Select so many accounts by their keys."""
+    return select(quota_usage).where(is_named(quota_usage, number))

@@ -10,19 +10,21 @@ changes what is there, begins a new release, before which all older versions are
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, inspect, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.errors import StoreUnavailable
+from proxy.stores.errors import SchemaTooNew
+from proxy.stores.sql.engine import AnyConnection
 from proxy.stores.sql.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).with_name("migrations")
 
 
@@ -42,20 +44,20 @@ def release_of(revision: str) -> str:
     return revision[:2]
 
 
-async def upgrade(connection: AsyncConnection) -> str:
+async def upgrade(connection: AnyConnection) -> str:
     """Run what is missing in the connection's transaction; return the revision reached.
 
     A database that a newer version of this release made is left as it is.
 
     Raises:
-        StoreUnavailable: the database was made by a version that this one cannot run beside.
+        SchemaTooNew: the database was made by a version that this one cannot run beside.
     """
     from alembic.util import CommandError
 
     try:
         return await connection.run_sync(_upgrade)
     except CommandError:
-        raise StoreUnavailable("The proxy's database belongs to a newer version; run that version.") from None
+        raise SchemaTooNew("The proxy's database belongs to a newer version; run that version.") from None
 
 
 def _upgrade(connection: Connection) -> str:
@@ -68,6 +70,9 @@ def _upgrade(connection: Connection) -> str:
     if revision is not None and revision > newest() and _is_served(connection, revision):
         return revision
     command.upgrade(config_for(connection), "head")
+    if revision != newest():
+        fields = {"before": revision or "empty", "now": newest()}
+        _log.info("database schema upgraded", extra={"log_fields": fields})
     return newest()
 
 
@@ -81,7 +86,7 @@ def config_for(connection: Connection) -> Config:
     return config
 
 
-async def current(connection: AsyncConnection) -> str | None:
+async def current(connection: AnyConnection) -> str | None:
     """The revision that the database is at; None for an empty one."""
     return await connection.run_sync(_current)
 
@@ -93,7 +98,7 @@ def _current(connection: Connection) -> str | None:
     return revision
 
 
-async def is_served(connection: AsyncConnection, revision: str) -> bool:
+async def is_served(connection: AnyConnection, revision: str) -> bool:
     """Whether this version can use a database that is at another revision: as it is, of the same release."""
     return await connection.run_sync(_is_served, revision)
 

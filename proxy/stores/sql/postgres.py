@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util.concurrency import await_
 
 from proxy.libpq import ConnectionUrl, split_hosts
+from proxy.stores.sql.connection_timeout import MOST_TIMES
 
-#: How long a server may take to open a connection.
-_CONNECT_SECONDS = 5
+#: How long a connection is waited for at the most: until one is free, answers, or is opened.
+_CONNECT_SECONDS = 5.0
+#: A connection that answered less than this ago is not asked again. While callers queue for connections, asking would
+#: take as long as what they came for.
+FRESH_SECONDS = 0.25
 #: Parse each statement where it runs, and without a name: the transaction after may run on another server connection,
 #: which does not know the name, or knows it from another client.
 _UNPREPARED: dict[str, Any] = {
@@ -32,20 +39,33 @@ _NEXT_SERVER = (OSError, asyncpg.CannotConnectNowError, asyncpg.exceptions.Targe
 registry.register("postgresql.proxied", __name__, "PostgresDialect")
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that remembers where it leads, and when the server last answered it."""
+
+    url: str
+    answered_at = float("-inf")
+
+
 class PostgresDialect(PGDialect_asyncpg):
     """Connects by the driver's own reading of a URL: SQLAlchemy would pass libpq's parameters on as they are.
 
     Poolers that give a connection another server connection for every transaction (PgBouncer, Supavisor, PgCat,
     Odyssey) are recognized: they invent the process id that a server tells a new connection. Without one, prepared
     statements are kept, which saves a round trip for each.
+
+    Attributes:
+        wait_seconds: how long a connection may be waited for.
     """
 
     supports_statement_cache = True
 
     def __init__(self, connection_url: ConnectionUrl, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
-        #: One for each server; the one that was connected to last is tried first.
+        #: One for each server; the one that was connected to last is tried first, and one that is silent last.
         self._urls = split_hosts(connection_url.url)
+        self.wait_seconds = max(_CONNECT_SECONDS, len(self._urls) * _server_seconds(connection_url))
+        # An open connection has a share of the time too.
+        self._ping_seconds = _CONNECT_SECONDS / (len(self._urls) + 1)
         # Until a connection has shown it: what a pooler can stand, any server can.
         self._is_pooled = True
         self._may_be_direct = not connection_url.is_pooled
@@ -71,10 +91,35 @@ class PostgresDialect(PGDialect_asyncpg):
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Tell whether an open connection answers. If one does not in time, the pool drops all that are open."""
+        connection = dbapi_connection.driver_connection
+        if time.monotonic() - connection.answered_at < FRESH_SECONDS:
+            return not connection.is_closed()
+        return await_(self._answers(connection))
+
+    async def _answers(self, connection: _Connection) -> bool:
         try:
-            return bool(super().do_ping(dbapi_connection))  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._ping_seconds):
+                # One round trip, and a transaction of its own: behind a pooler too.
+                await connection.execute("SELECT 1")
         except TimeoutError:
+            self._urls.sort(key=connection.url.__eq__)
             return False
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            # The last: the server has said that it ends the connection, and its end has not arrived.
+            return False
+        return True
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
+        dbapi_connection.driver_connection.answered_at = time.monotonic()
+
+    def do_terminate(self, dbapi_connection: Any) -> None:
+        """Drop a connection. Cancel its work only if it has some: that takes seconds if the server is silent."""
+        connection = dbapi_connection.driver_connection
+        if connection.is_closed() or connection.is_in_transaction():
+            super().do_terminate(dbapi_connection)
+        else:
+            connection.terminate()
 
     async def _open(self, **options: Any) -> Any:
         connection = await self._connect_to_one(options)
@@ -102,7 +147,13 @@ class PostgresDialect(PGDialect_asyncpg):
         return await self._connect_to(last, options)
 
     async def _connect_to(self, url: str, options: dict[str, Any]) -> Any:
-        connection = await asyncpg.connect(url, **options)
+        try:
+            connection = await asyncpg.connect(url, connection_class=_Connection, **options)
+        except BaseException:
+            # Also if the caller's time is over: the next one begins with another server.
+            self._urls.sort(key=url.__eq__)
+            raise
+        connection.url = url
         self._urls.sort(key=url.__ne__)
         return connection
 
@@ -116,18 +167,24 @@ async def _server_process(connection: Any) -> int:
         return int(await statement.fetchval())
 
 
+def _server_seconds(url: ConnectionUrl) -> float:
+    """How long each server may take to open a connection."""
+    return url.connect_timeout or _CONNECT_SECONDS / len(split_hosts(url.url))
+
+
 def create_postgres_engine(
     url: ConnectionUrl, pool_timeout: float, answer_seconds: float | None, **options: Any
 ) -> AsyncEngine:
     """An engine that connects lazily."""
-    timeouts = {"timeout": url.connect_timeout or _CONNECT_SECONDS, "command_timeout": answer_seconds}
+    timeouts = {"timeout": _server_seconds(url), "command_timeout": answer_seconds}
     return create_async_engine(
         "postgresql+proxied://",
         connection_url=url,
         connect_args=timeouts,
         pool_size=10,
         max_overflow=10,
-        pool_timeout=pool_timeout,
+        # What waits for a connection has a deadline of its own, see `ConnectionTimeout`.
+        pool_timeout=MOST_TIMES * pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,
         **options,

@@ -1,73 +1,66 @@
-"""Removes what is past its time, and keeps what jobs used in sums a day.
+"""Removes what is past its time.
 
-Rows are found by a reading that locks nothing. A transaction then locks a batch of them by their keys, in the order of
-the keys as every transaction does, leaves those that changed meanwhile, and deletes the others. What jobs used is added
-to `usage_days` in the transaction that deletes them, so a report finds each job once: in its row or in the sum of its
-day. A version of the program without such sums neither changes nor deletes what a settled job used.
+Rows are found by a reading that locks nothing. A transaction then locks some of them by their keys, in the order of the
+keys as every transaction does, leaves those that changed meanwhile, deletes the others, and goes on with the next ones
+while it has time. What jobs used is added to the sums of their days before, unless it was counted there already.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
+    Connection,
     Delete,
     Select,
     Table,
     and_,
-    bindparam,
     delete,
     exists,
     false,
     func,
     or_,
     select,
-    text,
-    tuple_,
 )
 
-from proxy.stores.ledger import UNITS
-from proxy.stores.retention import Expiry, Row
-from proxy.stores.sql.database import Database, insert_of
-from proxy.stores.sql.direct import Executor
-from proxy.stores.sql.schema import idempotency, jobs, quota_usage, revocations, upload_parts, uploads, usage_days
-from proxy.stores.sql.transaction import OPEN_STATES, OVER_STATES
-from proxy.stores.sql.usage import MILLION, day_of
+from proxy.stores.audit_chain import Link
+from proxy.stores.ledger import ADDRESS_PREFIX, OPEN_STATES, OVER_STATES
+from proxy.stores.retention import Expiry, Removal, Row
+from proxy.stores.sql.audit import move_anchor
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.keys import is_named, key_values
+from proxy.stores.sql.schema import alerts, audit, idempotency, jobs, quota_usage, revocations, upload_parts, uploads
+from proxy.stores.sql.usage_rollup import add_to_sums, is_alone
+from proxy.stores.sqlite.file import MANY_ROWS
 
-#: Held until the end of a transaction, by one process at a time. SQLite has its own lock of the file.
-_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(7287870002)")
+#: Rows that two statements lock and delete, between two looks at the time.
+ROWS_AT_ONCE = 10
+_ABOVE_ALL = 2**63 - 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Kind:
     """How rows of a table are locked and deleted.
 
     Attributes:
         seen: the columns by which a change since the finding shows: the key, and more.
+        read: the columns that the removal needs, and its finding does not.
     """
 
-    seen: tuple[ColumnElement[Any], ...]
-    lock: Select[Any]
-    delete: Delete
-    key: tuple[str, ...]
-
-    def key_of(self, row: Row) -> Any:
-        return row[0] if len(self.key) == 1 else tuple(row[: len(self.key)])
+    table: Table
+    seen: tuple[Column[Any], ...]
+    read: tuple[Column[Any], ...] = ()
 
 
 def _kind(table: Table, *seen: str, read: Sequence[str] = ()) -> _Kind:
-    """`read` are columns that the removal needs, and its finding does not."""
-    key = tuple(table.primary_key)
-    both = (*key, *(table.c[name] for name in seen))
-    named = (key[0] if len(key) == 1 else tuple_(*key)).in_(bindparam("keys", expanding=True))
-    lock = select(*both, *(table.c[name] for name in read)).where(named).order_by(*key).with_for_update()
-    found = (column == bindparam(f"of_{column.name}") for column in key)
-    return _Kind(both, lock, delete(table).where(*found), tuple(column.name for column in key))
+    columns = (*table.primary_key, *(table.c[name] for name in seen))
+    return _Kind(table, columns, tuple(table.c[name] for name in read))
 
 
 _KINDS = {
@@ -77,7 +70,25 @@ _KINDS = {
     "revocations": _kind(revocations),
     "jobs": _kind(jobs, read=("tenant", "subject", "endpoint", "state", "submitted_at", "used")),
     "accounts": _kind(quota_usage, "reserved"),
+    "alerts": _kind(alerts),
+    "audit": _kind(audit, read=("hash",)),
 }
+
+
+@cache
+def _lock_rows(kind: _Kind, number: int) -> Select[Any]:
+    """Select so many rows of a kind by their keys, in the order of the keys."""
+    return (
+        select(*kind.seen, *kind.read)
+        .where(is_named(kind.table, number))
+        .order_by(*kind.table.primary_key)
+        .with_for_update()
+    )
+
+
+@cache
+def _delete_rows(kind: _Kind, number: int) -> Delete:
+    return delete(kind.table).where(is_named(kind.table, number))
 
 
 class SqlRetention:
@@ -92,15 +103,18 @@ class SqlRetention:
 
     async def find(self, kind: str, expiry: Expiry, most: int) -> Sequence[Row]:
         wanted = select(*_KINDS[kind].seen).where(_is_due(kind, expiry)).limit(most)
+        if kind == "audit":
+            # The chain has no gaps: its oldest entries go.
+            wanted = wanted.order_by(audit.c.number)
         async with self._database.reading() as connection:
             return (await connection.execute(wanted)).all()
 
-    async def remove(self, kind: str, found: Sequence[Row]) -> int | None:
-        removed = await self._database.run(partial(_remove, kind=_KINDS[kind], found=found))
-        if removed:
-            # Old rows lie all over the file: left to later, what they write to the log would hold up calls at once.
-            await self._database.tidy_up()
-        return removed
+    async def remove(self, kind: str, found: Sequence[Row], seconds: float) -> Removal | None:
+        removal = await self._database.write(
+            partial(_remove, kind=_KINDS[kind], found=found, seconds=seconds), MANY_ROWS
+        )
+        await self._database.wait_until_tidy()
+        return removal
 
 
 def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
@@ -115,6 +129,11 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
     if kind == "uploads":
         has_parts = exists().where(upload_parts.c.upload == uploads.c.id)
         return and_(uploads.c.expires_at < expiry.uploads, ~has_parts)
+    if kind == "alerts":
+        return alerts.c.at < expiry.alerts
+    if kind == "audit":
+        stays = select(audit.c.number).where(audit.c.at >= expiry.audit).order_by(audit.c.number).limit(1)
+        return audit.c.number < func.coalesce(stays.scalar_subquery(), _ABOVE_ALL)
     # The newest one stays: SQLite would give its number to the next one, and processes read what is behind a number.
     newest = select(func.max(revocations.c.id)).scalar_subquery()
     return and_(revocations.c.expires_at < expiry.revocations, revocations.c.id < newest)
@@ -122,52 +141,36 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
 
 def _is_account_due(expiry: Expiry) -> ColumnElement[bool]:
     """An account of an old window on which nothing is reserved."""
+    of_address = quota_usage.c.subject.startswith(ADDRESS_PREFIX)
+    is_old = or_(_is_before(expiry.accounts), and_(of_address, _is_before(expiry.address_accounts)))
+    return and_(quota_usage.c.reserved == 0, is_old)
+
+
+def _is_before(firsts: Mapping[str, float]) -> ColumnElement[bool]:
+    """Whether an account's window is earlier than the first of its kind that stays."""
     account = quota_usage.c
-    olds = [and_(account.window == window, account.window_start < first) for window, first in expiry.accounts.items()]
-    return and_(account.reserved == 0, or_(false(), *olds))
+    return or_(false(), *(and_(account.window == window, account.window_start < at) for window, at in firsts.items()))
 
 
-def _remove(connection: Executor, *, kind: _Kind, found: Sequence[Row]) -> int | None:
-    if connection.dialect.name == "postgresql":
-        ((is_alone,),) = connection.execute(_TRY_LOCK, {})
-        if not is_alone:
-            return None
+def _remove(connection: Connection, *, kind: _Kind, found: Sequence[Row], seconds: float) -> Removal | None:
+    if not is_alone(connection):
+        return None
+    tried, removed, end = 0, 0, perf_counter() + seconds
+    while tried < len(found) and (not tried or perf_counter() < end):
+        some = found[tried : tried + ROWS_AT_ONCE]
+        removed += _remove_unchanged(connection, kind, some)
+        tried += len(some)
+    return Removal(tried, removed)
+
+
+def _remove_unchanged(connection: Connection, kind: _Kind, found: Sequence[Row]) -> int:
     before = {tuple(row) for row in found}
-    locked = connection.execute(kind.lock, {"keys": [kind.key_of(row) for row in found]})
+    locked = connection.execute(_lock_rows(kind, len(found)), key_values(kind.table, found))
     rows = [row for row in locked if tuple(row[: len(kind.seen)]) in before]
-    if not rows:
-        return 0
     if kind is _KINDS["jobs"]:
-        _keep_sums(connection, rows)
-    connection.execute(kind.delete, [{f"of_{name}": getattr(row, name) for name in kind.key} for row in rows])
+        add_to_sums(connection, [job for job in rows if job.state == "settled"])
+    if kind is _KINDS["audit"] and rows:
+        move_anchor(connection, Link(rows[-1].number, rows[-1].hash))
+    if rows:
+        connection.execute(_delete_rows(kind, len(rows)), key_values(kind.table, rows))
     return len(rows)
-
-
-def _keep_sums(connection: Executor, removed: Sequence[Any]) -> None:
-    """Add what settled jobs used to the sums of their days."""
-    calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
-    used: defaultdict[tuple[Any, ...], int] = defaultdict(int)
-    for job in removed:
-        if job.state == "settled":
-            group = job.tenant, job.subject, day_of(job.submitted_at), job.endpoint
-            calls[group] += 1
-            for unit in UNITS:
-                used[*group, unit] += job.used.get(unit, 0)
-    if calls:
-        sums = [_sum_values(group, count, [used[*group, unit] for unit in UNITS]) for group, count in calls.items()]
-        connection.execute(_add_sums(connection.dialect.name), sums)
-
-
-def _sum_values(group: tuple[Any, ...], calls: int, used: Sequence[int]) -> dict[str, Any]:
-    values = dict(zip(("tenant", "subject", "day", "endpoint"), group, strict=True)) | {"calls": calls}
-    for unit, amount in zip(UNITS, used, strict=True):
-        values[f"{unit}_whole"], values[f"{unit}_rest"] = divmod(amount, MILLION)
-    return values
-
-
-@cache
-def _add_sums(dialect: str) -> Any:
-    statement = insert_of(dialect, usage_days)
-    sums = [column for column in usage_days.c if not column.primary_key]
-    more = {column.name: column + statement.excluded[column.name] for column in sums}
-    return statement.on_conflict_do_update(index_elements=list(usage_days.primary_key), set_=more)

@@ -19,9 +19,11 @@ from sqlalchemy import (
     false,
 )
 
-from proxy.stores.ledger import UNITS
+from proxy.stores.ledger import DEFAULT_UPSTREAM, UNITS
 
 metadata = MetaData()
+#: Of an index that SQLite does not have.
+_ONLY_POSTGRESQL = {"dialect": "postgresql"}
 
 #: One row; its number grows with every change to plans, tenants, keys or revocations.
 directory_version = Table(
@@ -43,6 +45,26 @@ tenants = Table(
     metadata,
     Column("id", String(63), primary_key=True),
     Column("document", JSON, nullable=False),
+    # Beside the document: a plan file that is applied again does not resume its tenants.
+    Column("suspended_at", Float),
+)
+
+#: What the directory knows of an endpoint beside its schema: its price.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("document", JSON, nullable=False),
+)
+
+#: Tenants that were deleted. `records` is the name under which their jobs and sums are kept.
+former_tenants = Table(
+    "former_tenants",
+    metadata,
+    Column("records", String(63), primary_key=True),
+    Column("id", String(63), nullable=False),
+    Column("deleted_at", Float, nullable=False),
+    Column("is_cleared", Boolean, nullable=False),
 )
 
 tenant_keys = Table(
@@ -65,6 +87,7 @@ revocations = Table(
     Column("subject", String(200)),
     Column("issued_before", Float, nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
+    Column("subject_digest", String(64)),
     UniqueConstraint("tenant", "session_id"),
 )
 
@@ -84,12 +107,16 @@ jobs = Table(
     Column("submitted_at", Float, nullable=False),
     Column("checked_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    Column("upstream", String(63), nullable=False, server_default=DEFAULT_UPSTREAM),
     Index("ix_jobs_owner", "tenant", "subject", "submitted_at"),
+    Index("ix_jobs_tenant", "tenant", "submitted_at"),
     Index("ix_jobs_state", "state", "checked_at"),
 )
 
-#: What removed jobs used, by the day on which they were submitted, counted from 1970. Whole units and the rest of
-#: millionths are apart: all millionths of a large tenant together are more than 64 bits hold.
+#: Whole units and the rest of millionths are apart: all millionths of a large tenant together are more than 64 bits
+#: hold.
+USAGE_SUMS = ("calls", *(f"{unit}_{part}" for unit in UNITS for part in ("whole", "rest")))
+#: What counted jobs used, by the day on which they were submitted, counted from 1970.
 usage_days = Table(
     "usage_days",
     metadata,
@@ -97,8 +124,21 @@ usage_days = Table(
     Column("subject", String(200), primary_key=True),
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("endpoint", String(200), primary_key=True),
-    Column("calls", BigInteger, nullable=False),
-    *(Column(f"{unit}_{part}", BigInteger, nullable=False) for unit in UNITS for part in ("whole", "rest")),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_SUMS),
+    # A page of a report reads its groups in their order, which is that of bytes. In PostgreSQL these two sort texts so;
+    # its primary key sorts them as the locale does. SQLite's primary key is in the order of the second.
+    Index("ix_usage_days_day", "tenant", "day", "endpoint", "subject"),
+    Index("ix_usage_days_subject", "tenant", "subject", "day", "endpoint", info=_ONLY_POSTGRESQL),
+)
+
+#: The sums of `usage_days` over all subjects. Triggers keep them, so that what an older version counts is in them too.
+usage_totals = Table(
+    "usage_totals",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("endpoint", String(200), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_SUMS),
 )
 
 #: The accounts. `used` and `reserved` are millionths of the unit.
@@ -112,6 +152,59 @@ quota_usage = Table(
     Column("window_start", BigInteger, primary_key=True),
     Column("used", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("subject", String(200), primary_key=True),
+    Column("plan", String(63)),
+    Column("limits", JSON(none_as_null=True)),
+    Column("until", Float, nullable=False),
+)
+
+#: Credits. What calls took from each stands in `quota_usage`.
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(63), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("unit", String(32), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("reason", String(200), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("key_hash", String(64)),
+    UniqueConstraint("tenant", "key_hash"),
+    Index("ix_grants_holder", "tenant", "subject", "unit", "expires_at", "id"),
+    Index("ix_grants_tenant", "tenant", "created_at", "id"),
+)
+
+#: What calls of a class usually use, in millionths of the unit. A process writes what it has learned once a minute.
+learned_uses = Table(
+    "learned_uses",
+    metadata,
+    Column("endpoint", String(200), primary_key=True),
+    Column("picture_class", Integer, primary_key=True, autoincrement=False),
+    Column("token_class", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", BigInteger),
+    Column("compute_seconds", BigInteger),
+    Column("learned_at", Float, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(40), nullable=False),
+    Column("tenant", String(63), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("ix_alerts_at", "at", "id"),
+    Index("ix_alerts_tenant", "tenant", "at", "id"),
 )
 
 #: The first outcome of a call that came with an Idempotency-Key.
@@ -154,4 +247,49 @@ upload_parts = Table(
     Column("attempt", String(32), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("etag", String(200)),
+)
+
+#: The audit log. `document` is the text that `hash` is over; `at` and `tenant` stand in it too.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("tenant", String(63), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("ix_audit_tenant", "tenant", "number"),
+)
+
+#: One row: the newest entry of the audit log, and the newest of those that were removed as past their time.
+audit_chain = Table(
+    "audit_chain",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("head_number", BigInteger, nullable=False),
+    Column("head_hash", String(64), nullable=False),
+    Column("anchor_number", BigInteger, nullable=False),
+    Column("anchor_hash", String(64), nullable=False),
+)
+
+#: The end users whom entries of the audit log concern: entries hold the reference. `last_number` is the newest entry.
+audit_subjects = Table(
+    "audit_subjects",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("subject", String(200), primary_key=True),
+    Column("reference", String(16), nullable=False, unique=True),
+    Column("last_number", BigInteger, nullable=False, index=True),
+)
+
+#: Named tokens of the admin API.
+admin_tokens = Table(
+    "admin_tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
 )

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 
-from proxy.errors import StoreUnavailable
 from proxy.settings import StoreSettings
+from proxy.stores.errors import SchemaMismatch, SchemaTooNew
 from proxy.stores.sql import migrate, probe
+from proxy.stores.sql.admin_tokens import SqlAdminTokens
+from proxy.stores.sql.alerts import SqlAlerts
+from proxy.stores.sql.audit import SqlAudit
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
 from proxy.stores.sql.engine import LOCK_SECONDS
+from proxy.stores.sql.grants import SqlGrants
 from proxy.stores.sql.idempotency import SqlIdempotency
+from proxy.stores.sql.learned import SqlLearned
 from proxy.stores.sql.ledger import SqlLedger
+from proxy.stores.sql.removal import SqlRemoval
 from proxy.stores.sql.retention import SqlRetention
 from proxy.stores.sql.uploads import SqlUploads
+from proxy.stores.sql.usage_rollup import SqlUsageRollup
+from proxy.telemetry.instruments import Distributions
 
 _log = logging.getLogger(__name__)
 
@@ -25,44 +33,75 @@ class SqlStores:
         database_url: `sqlite:///…` or `postgresql://…`.
         lock_seconds: how long to wait for a database that others keep busy.
         sqlite_sync: whether the commits of a SQLite file wait for the disk (`full`) or not (`normal`).
+        seconds: gets how long each transaction takes.
+        migrates: whether `prepare` brings the schema to this version; by default that of a SQLite file only.
     """
 
-    def __init__(self, database_url: str, lock_seconds: float = LOCK_SECONDS, *, sqlite_sync: str = "normal") -> None:
-        self._database = Database(database_url, lock_seconds, is_durable=sqlite_sync == "full")
+    def __init__(
+        self,
+        database_url: str,
+        lock_seconds: float = LOCK_SECONDS,
+        *,
+        sqlite_sync: str = "normal",
+        seconds: Distributions | None = None,
+        migrates: bool | None = None,
+    ) -> None:
+        is_durable = sqlite_sync == "full"
+        self._database = Database(database_url, lock_seconds, is_durable=is_durable, seconds=seconds)
+        self._migrates = self._database.dialect.name == "sqlite" if migrates is None else migrates
         self._served = {migrate.newest()}
         self.directory = SqlDirectory(self._database)
+        self.admin_tokens = SqlAdminTokens(self._database)
+        self.audit = SqlAudit(self._database)
         self.ledger = SqlLedger(self._database)
+        self.grants = SqlGrants(self._database)
+        self.learned = SqlLearned(self._database)
         self.idempotency = SqlIdempotency(self._database)
         self.uploads = SqlUploads(self._database)
+        self.alerts = SqlAlerts(self._database)
         self.retention = SqlRetention(self._database)
+        self.removal = SqlRemoval(self._database)
+        self.usage_rollup = SqlUsageRollup(self._database)
 
     @classmethod
-    def of(cls, settings: StoreSettings) -> SqlStores:
+    def of(
+        cls, settings: StoreSettings, seconds: Distributions | None = None, *, lock_seconds: float = LOCK_SECONDS
+    ) -> SqlStores:
         """The stores that the settings name."""
-        return cls(settings.database_url.reveal(), sqlite_sync=settings.sqlite_sync)
+        url, sync = settings.database_url.reveal(), settings.sqlite_sync
+        return cls(url, lock_seconds, sqlite_sync=sync, seconds=seconds, migrates=settings.migrates)
 
     async def migrate(self) -> str:
         """Bring the database to this version; return the revision it is at.
 
         Raises:
-            StoreUnavailable: the database does not answer, or was made by a version that cannot run beside this one.
+            SchemaTooNew: the database was made by a version that this one cannot run beside.
+            StoreUnavailable: it does not answer.
         """
         async with self._database.migrating() as connection:
             return await migrate.upgrade(connection)
 
     async def prepare(self) -> None:
-        """Bring SQLite to this version, as its file is ours alone; another database is only looked at.
+        """Bring the database to this version if it is to be, and make sure that this version can use it.
 
         Raises:
-            StoreUnavailable: it does not answer, or this version cannot use it.
+            SchemaMismatch: it cannot.
+            StoreUnavailable: the database does not answer.
         """
-        if self._database.engine.dialect.name == "sqlite" and await self._revision() != migrate.newest():
+        if self._migrates and await self._revision() != migrate.newest():
             await self.migrate()
         await self._check_revision()
 
     async def ping(self) -> None:
+        """Do what calls do, and take it back.
+
+        Raises:
+            StoreUnavailable: a table is missing, or the database takes no writes.
+        """
         await self._check_revision()
-        await self._database.try_out(probe.write)
+        async with self._database.reading() as connection:
+            await connection.execute(probe.EVERY_TABLE)
+        await self._database.try_out(probe.book_call)
 
     async def _check_revision(self) -> None:
         async with self._database.reading() as connection:
@@ -70,7 +109,7 @@ class SqlStores:
             if revision in self._served:
                 return
             if revision is None or not await migrate.is_served(connection, revision):
-                raise StoreUnavailable("The proxy's database is not at this version; run: fal-proxy migrate")
+                raise _mismatch(revision)
         self._served.add(revision)
         fields = {"revision": revision, "newest_known": migrate.newest()}
         _log.warning("the database is at another revision of this release", extra={"log_fields": fields})
@@ -81,3 +120,12 @@ class SqlStores:
 
     async def close(self) -> None:
         await self._database.close()
+
+
+def _mismatch(revision: str | None) -> SchemaMismatch:
+    """Say what to do about a schema that this version cannot use."""
+    if revision is not None and migrate.release_of(revision) > migrate.release_of(migrate.newest()):
+        return SchemaTooNew(
+            "The proxy's database is of a newer version; run that one ('fal-proxy migrate' never goes back)"
+        )
+    return SchemaMismatch("The proxy's database is not at this version; run: fal-proxy migrate")

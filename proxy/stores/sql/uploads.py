@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Delete, Insert, Update, and_, delete, func, insert, select, update
 
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import upload_parts as parts
@@ -19,8 +19,7 @@ class SqlUploads:
         self._database = database
 
     async def add(self, upload: Upload) -> None:
-        async with self._database.writing() as connection:
-            await connection.execute(insert(rows).values(asdict(upload)))
+        await self._change(insert(rows).values(asdict(upload)))
 
     async def get(self, upload_id: str) -> Upload | None:
         async with self._database.reading() as connection:
@@ -28,17 +27,7 @@ class SqlUploads:
             return Upload(**row._mapping) if row else None
 
     async def begin(self, part: Part) -> bool | None:
-        async with self._database.writing() as connection:
-            most = await _room(connection, part.upload)
-            if most is None:
-                return None
-            others = select(func.sum(parts.c.size)).where(parts.c.upload == part.upload, parts.c.number != part.number)
-            if ((await connection.execute(others)).scalar() or 0) + part.size > most:
-                return False
-            same = and_(parts.c.upload == part.upload, parts.c.number == part.number)
-            await connection.execute(delete(parts).where(same))
-            await connection.execute(insert(parts).values(asdict(part)))
-            return True
+        return await self._database.write(partial(_begin, part=part))
 
     async def is_current(self, part: Part) -> bool:
         wanted = select(parts.c.number).join(rows).where(_attempt(part), rows.c.size.is_(None))
@@ -46,17 +35,10 @@ class SqlUploads:
             return (await connection.execute(wanted)).first() is not None
 
     async def land(self, part: Part, etag: str) -> bool:
-        async with self._database.writing() as connection:
-            if await _room(connection, part.upload) is None:
-                return False
-            landed = await connection.execute(update(parts).where(_attempt(part)).values(etag=etag))
-            if landed.rowcount and part.number == WHOLE:
-                await connection.execute(update(rows).where(rows.c.id == part.upload).values(size=part.size))
-            return bool(landed.rowcount)
+        return await self._database.write(partial(_land, part=part, etag=etag))
 
     async def drop(self, part: Part) -> None:
-        async with self._database.writing() as connection:
-            await connection.execute(delete(parts).where(_attempt(part)))
+        await self._change(delete(parts).where(_attempt(part)))
 
     async def list_parts(self, upload_id: str) -> Sequence[Part]:
         wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
@@ -65,14 +47,38 @@ class SqlUploads:
 
     async def finish(self, upload_id: str, size: int) -> bool:
         unfinished = and_(rows.c.id == upload_id, rows.c.size.is_(None))
-        async with self._database.writing() as connection:
-            return bool((await connection.execute(update(rows).where(unfinished).values(size=size))).rowcount)
+        return bool(await self._change(update(rows).where(unfinished).values(size=size)))
+
+    async def _change(self, statement: Insert | Update | Delete) -> int:
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
-async def _room(connection: AsyncConnection, upload_id: str) -> int | None:
+def _begin(connection: Connection, *, part: Part) -> bool | None:
+    most = _room(connection, part.upload)
+    if most is None:
+        return None
+    others = select(func.sum(parts.c.size)).where(parts.c.upload == part.upload, parts.c.number != part.number)
+    if (connection.execute(others).scalar() or 0) + part.size > most:
+        return False
+    same = and_(parts.c.upload == part.upload, parts.c.number == part.number)
+    connection.execute(delete(parts).where(same))
+    connection.execute(insert(parts).values(asdict(part)))
+    return True
+
+
+def _land(connection: Connection, *, part: Part, etag: str) -> bool:
+    if _room(connection, part.upload) is None:
+        return False
+    landed = connection.execute(update(parts).where(_attempt(part)).values(etag=etag))
+    if landed.rowcount and part.number == WHOLE:
+        connection.execute(update(rows).where(rows.c.id == part.upload).values(size=part.size))
+    return bool(landed.rowcount)
+
+
+def _room(connection: Connection, upload_id: str) -> int | None:
     """The most bytes of a file that is not over; locks it, so that its parts are counted one after the other."""
     unfinished = select(rows.c.max_bytes).where(rows.c.id == upload_id, rows.c.size.is_(None)).with_for_update()
-    most: int | None = (await connection.execute(unfinished)).scalar()
+    most: int | None = connection.execute(unfinished).scalar()
     return most
 
 

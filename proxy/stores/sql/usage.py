@@ -2,73 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from functools import cache
 from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, bindparam, cast, func, null, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    String,
+    bindparam,
+    cast,
+    func,
+    null,
+    select,
+    tuple_,
+    union_all,
+)
 
 from proxy.stores.ledger import UNITS, UsageRow
-from proxy.stores.sql.schema import jobs, usage_days
+from proxy.stores.sql.schema import USAGE_SUMS, jobs, usage_days, usage_totals
 
-_DAY_SECONDS = 86_400
+_DAY_SECONDS, _FIRST_DAY = 86_400, date(1970, 1, 1)
 #: Whole units and the rest are added up apart: all millionths of a large tenant together are more than 64 bits hold.
 MILLION = 1_000_000
-_GROUPS = ("day", "endpoint", "subject")
-_SUMS = ("calls", *(f"{unit}_{part}" for unit in UNITS for part in ("whole", "rest")))
+_GROUPS = ("tenant", "day", "endpoint", "subject")
+#: The columns that rows are grouped and sorted by, by name.
+_Groups = dict[str, ColumnElement[Any]]
 
 
-def usage_values(tenant: str, subject: str | None, since: float, until: float) -> dict[str, Any]:
+def usage_values(tenant: str | None, subject: str | None, since: float, until: float) -> dict[str, Any]:
     """Give the values of a `usage_query` of jobs that were submitted in [since, until).
 
-    Of jobs that were removed there are sums of whole days: a day counts if it begins in that time.
+    Of jobs that were counted there are sums of whole days: a day counts if it begins in that time.
     """
     days = {"first": ceil(since / _DAY_SECONDS), "end": ceil(until / _DAY_SECONDS)}
-    whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
-    return {**whose, **days, "since": since, "until": until}
+    whose = {"of_tenant": tenant, "of_subject": subject}
+    return {
+        **{name: value for name, value in whose.items() if value is not None},
+        **days,
+        "since": since,
+        "until": until,
+    }
+
+
+def usage_page(group_by: frozenset[str], after: Sequence[str], most: int | None) -> dict[str, Any]:
+    """Give the values of a `usage_query` of some groups; `after` are the names of one, and later ones are wanted."""
+    values: dict[str, Any] = {} if most is None else {"most": most}
+    if after:
+        values |= {f"after_{name}": value for name, value in zip(_names(group_by), after, strict=True)}
+    if "after_day" in values:
+        values["after_day"] = (date.fromisoformat(values["after_day"]) - _FIRST_DAY).days
+    return values
 
 
 @cache
-def usage_query(dialect: str, group_by: frozenset[str], *, of_subject: bool) -> Select[Any]:
-    """Select the sums of jobs, a row a group. Its values are those of `usage_values`."""
-    both = union_all(_of_jobs(dialect, group_by, of_subject), _of_days(group_by, of_subject)).subquery()
+def usage_query(dialect: str, group_by: frozenset[str], values: frozenset[str]) -> Select[Any]:
+    """Select the sums of jobs, a row a group, in the order of the groups; `values` are the names of those it gets."""
+    names = _names(group_by)
+    both = union_all(_of_jobs(dialect, names, values), _of_days(dialect, names, values)).subquery()
     groups = [(both.c[name] if name in group_by else null()).label(name) for name in _GROUPS]
-    sums = [func.sum(both.c[name]).label(name) for name in _SUMS]
-    return select(*groups, *sums).group_by(*(both.c[name] for name in _GROUPS if name in group_by))
+    sums = [func.sum(both.c[name]).label(name) for name in USAGE_SUMS]
+    keys = [both.c[name] for name in names]
+    query = select(*groups, *sums).group_by(*keys).order_by(*keys)
+    return query.limit(bindparam("most")) if "most" in values else query
 
 
-def _of_jobs(dialect: str, group_by: frozenset[str], of_subject: bool) -> Select[Any]:
-    """Sums of the jobs that are there."""
-    columns = {"day": _day(dialect), "endpoint": jobs.c.endpoint, "subject": jobs.c.subject}
-    groups = [columns[name].label(name) for name in _GROUPS if name in group_by]
+def _of_jobs(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
+    """Sums of the jobs that are settled, and not counted in the sums of their days yet."""
+    columns = {"tenant": jobs.c.tenant, "day": _day(dialect), "endpoint": jobs.c.endpoint, "subject": jobs.c.subject}
+    groups = _group_columns(dialect, columns, names)
     at = jobs.c.submitted_at
-    wanted = [jobs.c.tenant == bindparam("of_tenant"), at >= bindparam("since"), at < bindparam("until")]
-    if of_subject:
-        wanted.append(jobs.c.subject == bindparam("of_subject"))
-    query = select(*groups, func.count().label("calls"), *_sums()).where(*wanted, jobs.c.state == "settled")
-    return query.group_by(*(columns[name] for name in _GROUPS if name in group_by))
+    # Few are, of all tenants. An index by tenant would lead to all jobs of this one instead: the condition hides it.
+    wanted = [at >= bindparam("since"), at < bindparam("until")]
+    if "of_tenant" in values:
+        wanted.append(jobs.c.tenant + "" == bindparam("of_tenant"))
+    if "of_subject" in values:
+        wanted.append(jobs.c.subject + "" == bindparam("of_subject"))
+    wanted += _is_later(groups, values)
+    query = select(*_labelled(groups), func.count().label("calls"), *_sums())
+    return query.where(*wanted, jobs.c.state == "settled").group_by(*groups.values())
 
 
-def _of_days(group_by: frozenset[str], of_subject: bool) -> Select[Any]:
-    """Sums of the jobs that were removed."""
-    days, groups = usage_days.c, [usage_days.c[name] for name in _GROUPS if name in group_by]
-    wanted = [days.tenant == bindparam("of_tenant"), days.day >= bindparam("first"), days.day < bindparam("end")]
-    if of_subject:
-        wanted.append(days.subject == bindparam("of_subject"))
-    return select(*groups, *(func.sum(days[name]).label(name) for name in _SUMS)).where(*wanted).group_by(*groups)
+def _of_days(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
+    """Sums of the jobs that were counted, whether or not they were removed since.
+
+    A page needs no more groups than it has rows: with the indexes in their order, the database reads only those.
+    """
+    has_subjects = "subject" in names or "of_subject" in values
+    table = usage_days if has_subjects else usage_totals
+    groups = _group_columns(dialect, dict(table.c), names)
+    day: ColumnElement[int] = table.c.day
+    if dialect == "sqlite" and names[:1] == ["subject"] and "of_subject" not in values:
+        # It would choose the index by day, and sort all subjects of a tenant for each page: the condition hides it.
+        day = day + 0
+    wanted = [day >= bindparam("first"), day < bindparam("end")]
+    if "of_tenant" in values:
+        wanted.append(table.c.tenant == bindparam("of_tenant"))
+    if "of_subject" in values:
+        wanted.append(usage_days.c.subject == bindparam("of_subject"))
+    wanted += _is_later(groups, values)
+    sums = [func.sum(table.c[name]).label(name) for name in USAGE_SUMS]
+    keys = list(groups.values())
+    query = select(*_labelled(groups), *sums).where(*wanted).group_by(*keys)
+    if not (names and "most" in values):
+        return query
+    # SQLite takes a limit on a part of a union only within a query of its own.
+    return select(query.order_by(*keys).limit(bindparam("most")).subquery())
+
+
+def _group_columns(dialect: str, columns: Mapping[str, ColumnElement[Any]], names: Sequence[str]) -> _Groups:
+    return {name: _sorted_as_bytes(dialect, columns[name]) for name in names}
+
+
+def _labelled(groups: _Groups) -> list[ColumnElement[Any]]:
+    return [column.label(name) for name, column in groups.items()]
+
+
+def _is_later(groups: _Groups, values: frozenset[str]) -> list[ColumnElement[bool]]:
+    """The condition of a group that is behind another; none if there is no other."""
+    after = [bindparam(f"after_{name}", type_=column.type) for name, column in groups.items()]
+    is_first = not any(one.key in values for one in after)
+    return [] if is_first else [tuple_(*groups.values()) > tuple_(*after)]
+
+
+def _sorted_as_bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column in the one order that both databases have."""
+    is_text = dialect == "postgresql" and isinstance(column.type, String)
+    return column.collate("C") if is_text else column
+
+
+def _names(group_by: frozenset[str]) -> list[str]:
+    """The groups that are asked for, in the order in which rows are sorted by them."""
+    return [name for name in _GROUPS if name in group_by]
 
 
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
-    """Read the answer to `usage_query`, in the order of the groups' names."""
-    found = [
-        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used_amounts(row))
+    """Read the answer to `usage_query`."""
+    return [
+        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used_amounts(row), row.tenant)
         for row in rows
         # Without groups there is a row also of no jobs.
         if row.calls
     ]
-    return sorted(found, key=lambda one: str((one.day, one.endpoint, one.subject)))
 
 
 def day_of(moment: float) -> int:
@@ -97,4 +177,4 @@ def _used_amounts(row: Row[Any]) -> dict[str, int]:
 
 
 def _date(day: int | None) -> str | None:
-    return None if day is None else datetime.fromtimestamp(day * _DAY_SECONDS, UTC).date().isoformat()
+    return None if day is None else (_FIRST_DAY + timedelta(days=day)).isoformat()

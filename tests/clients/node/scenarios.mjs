@@ -20,7 +20,11 @@ if (!knowsWhen) globalThis.window = { document: {} };
 
 const library = createRequire(`${folder}/`)(alias);
 
+// What `credentials: () => current` gives, which an app replaces by the renewed session.
+let current;
+
 function connect({ proxyUrl, session, sessionAs }) {
+  current = session;
   const config = {
     proxyUrl: knowsWhen ? { url: proxyUrl, when: "always" } : proxyUrl,
     suppressLocalCredentialsWarning: true,
@@ -28,10 +32,10 @@ function connect({ proxyUrl, session, sessionAs }) {
   if (session && sessionAs === "header") {
     config.requestMiddleware = async (request) => ({
       ...request,
-      headers: { ...request.headers, "x-fal-proxy-session": session },
+      headers: { ...request.headers, "x-fal-proxy-session": current },
     });
   } else if (session) {
-    config.credentials = session;
+    config.credentials = sessionAs === "function" ? () => current : session;
   }
   if (!isServerlessClient) return library.createFalClient(config);
   library.config(config);
@@ -74,6 +78,26 @@ const scenarios = {
       onQueueUpdate: (update) => updates.push(structuredClone(update)),
     });
     return { ...shown(result), queued, updates };
+  },
+
+  async subscribeAndRenew(fal, { endpoint, input, proxyUrl }) {
+    const ask = async (method, path) =>
+      (await fetch(new URL(path, proxyUrl), { method, headers: { authorization: `Bearer ${current}` } })).json();
+    const renew = async () => {
+      current = (await ask("POST", "/v1/sessions/renew")).token;
+      // By this the test sees that the next poll has the renewed session.
+      return ask("GET", "/v1/session");
+    };
+    let renewal;
+    const result = await fal.subscribe(endpoint, {
+      input,
+      pollInterval: 100,
+      onQueueUpdate: () => {
+        renewal ??= renew();
+      },
+    });
+    await renewal;
+    return { ...shown(result), session: current };
   },
 
   async stream(fal, { endpoint, input, connectionMode }) {

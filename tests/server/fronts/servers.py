@@ -45,7 +45,7 @@ def nginx(server_port: int, folder: Path) -> Iterator[Front]:
     """nginx in front of a server."""
     port, settings = free_port(), folder / "nginx.conf"
     settings.write_text(_NGINX.format(folder=folder, server=server_port, port=port))
-    yield from _running(Front(["nginx", "-c", str(settings), "-p", str(folder)], port, folder / "log"))
+    yield from _run(Front(["nginx", "-c", str(settings), "-p", str(folder)], port, folder / "log"))
 
 
 @contextmanager
@@ -54,10 +54,10 @@ def go_proxy(server_port: int, folder: Path) -> Iterator[Front]:
     program = folder / "goproxy"
     subprocess.run(["go", "build", "-o", str(program), "."], cwd=_FOLDER / "goproxy", check=True, timeout=300)
     port = free_port()
-    yield from _running(Front([str(program), str(port), f"http://127.0.0.1:{server_port}"], port, folder / "log"))
+    yield from _run(Front([str(program), str(port), f"http://127.0.0.1:{server_port}"], port, folder / "log"))
 
 
-def _running(front: Front) -> Iterator[Front]:
+def _run(front: Front) -> Iterator[Front]:
     front.start()
     try:
         yield front

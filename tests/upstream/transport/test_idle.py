@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ class Failures:
     in_doubt: list[bytes] = field(default_factory=list)
 
 
-async def call_often(transport: EngineTransport, server: ClosingServer, calls: int, *, streamed: bool) -> Failures:
+async def call_often(send: Callable[[str, bytes], Awaitable[object]], server: ClosingServer, calls: int) -> Failures:
     """Call on, many callers at once and each with pauses, and give the failures: of the proven kind, and of others."""
     numbers = iter(range(calls))
     failures = Failures()
@@ -35,10 +36,8 @@ async def call_often(transport: EngineTransport, server: ClosingServer, calls: i
     async def call_on() -> None:
         for number in numbers:
             body = b"%d." % number
-            headers = {"content-length": str(len(body))}
-            content = later(body) if streamed else body
             try:
-                await call(transport, ask(server.url, "POST", headers=headers, content=content))
+                await send(server.url, body)
             except httpx.ConnectError:
                 failures.unsent.append(body)
             except httpx.TransportError:
@@ -46,8 +45,12 @@ async def call_often(transport: EngineTransport, server: ClosingServer, calls: i
             await asyncio.sleep(random.uniform(0, 0.008))
 
     await asyncio.gather(*(call_on() for _ in range(CALLERS)))
-    await transport.aclose()
     return failures
+
+
+async def post(transport: EngineTransport, url: str, body: bytes, *, streamed: bool = False) -> None:
+    content = later(body) if streamed else body
+    await call(transport, ask(url, "POST", headers={"content-length": str(len(body))}, content=content))
 
 
 async def later(body: bytes) -> AsyncIterator[bytes]:
@@ -59,7 +62,7 @@ async def later(body: bytes) -> AsyncIterator[bytes]:
 async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed(transport: EngineTransport) -> None:
     """A call on a closing connection is sent again if nothing of it had arrived, and only then."""
     with closing_server() as server:
-        failures = await call_often(transport, server, CALLS, streamed=False)
+        failures = await call_often(partial(post, transport), server, CALLS)
     assert server.closed > 50 and max(server.bodies.values()) == 1 and not failures.unsent
     # Only these are in doubt: they had arrived when the upstream closed, and nothing tells whether it had read them.
     assert len(failures.in_doubt) <= server.raced
@@ -68,7 +71,7 @@ async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed(t
 
 async def test_what_cannot_be_sent_again_is_an_error_that_says_that_nothing_arrived(transport: EngineTransport) -> None:
     with closing_server() as server:
-        failures = await call_often(transport, server, CALLS // 5, streamed=True)
+        failures = await call_often(partial(post, transport, streamed=True), server, CALLS // 5)
     assert failures.unsent and max(server.bodies.values()) == 1
     assert not server.bodies.keys() & set(failures.unsent)
 

@@ -8,6 +8,8 @@ export type Mode = "streaming" | "polling" | "stream";
 export interface Question {
   endpoint: string;
   prompt: string;
+  /** Further fields of the input, by name. */
+  parameters: Record<string, unknown>;
   picture: File;
   uploadFirst: boolean;
   /** Where the picture is uploaded already, or just now, because it is large. */
@@ -15,14 +17,14 @@ export interface Question {
   mode: Mode;
 }
 
-/** Whoever wants to see how an ask goes on. `logs` brings all log entries so far, `answer` the whole text so far. */
+/** Observes an ask. `logs` receives all log entries so far, `answer` the whole text so far. */
 export interface Watcher {
   step(text: string): void;
   logs(entries: RequestLog[]): void;
   answer(text: string): void;
 }
 
-interface Input {
+interface Input extends Record<string, unknown> {
   image_url: string;
   prompt: string;
 }
@@ -50,7 +52,8 @@ export class Ask {
   /** Run to the end. Throws `Cancelled` after `cancel()`, otherwise what the fal client throws. */
   async run(): Promise<void> {
     try {
-      const input = { image_url: await this.#pictureUrl(), prompt: this.#question.prompt };
+      const { prompt, parameters } = this.#question;
+      const input = { ...parameters, image_url: await this.#pictureUrl(), prompt };
       this.#stop.signal.throwIfAborted();
       const answer = await (this.#question.mode === "stream" ? this.#stream(input) : this.#watch(input, this.#question.mode));
       this.#watcher.answer(answer);

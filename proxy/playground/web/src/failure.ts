@@ -2,7 +2,7 @@ import { ApiError, ValidationError, type ValidationErrorInfo } from "@fal-ai/cli
 import { Unreachable } from "./proxy";
 import { BrokenOff } from "./transfer";
 
-/** Somebody wanted it so: nothing went wrong. */
+/** The user cancelled: nothing went wrong. */
 export class Cancelled extends Error {}
 
 export interface Failure {

@@ -1,9 +1,14 @@
 import { Ask, type Mode } from "./ask";
+import { Account } from "./account";
+import { Code } from "./code";
 import { Connection } from "./connection";
 import { element } from "./dom";
 import { Cancelled, describe } from "./failure";
+import { History } from "./history";
+import { Parameters } from "./parameters";
 import { Picture } from "./picture";
 import type { Proxy } from "./proxy";
+import { Requests } from "./requests";
 import { Result } from "./result";
 import { PictureUpload } from "./upload";
 
@@ -17,7 +22,15 @@ const cancelButton = element("cancel", HTMLButtonElement);
 const result = new Result();
 const upload = new PictureUpload(proxy);
 const picture = new Picture(prepare, fail);
-const connection = new Connection(reconnect);
+const requests = new Requests();
+const connection = new Connection(reconnect, (input, init) => requests.fetch(input, init));
+const parameters = new Parameters();
+const account = new Account();
+const history = new History(proxy, (answer) => result.show(answer), fail);
+const code = new Code(call);
+const endpoint = element("endpoint", HTMLSelectElement);
+/** In front of the sandbox only. */
+const fault = document.querySelector<HTMLSelectElement>("#fault");
 let connected: Promise<void>;
 let current: Ask | undefined;
 
@@ -37,12 +50,40 @@ async function connect(): Promise<void> {
     connection.askForToken();
     return;
   }
-  await connection.connect().catch(fail);
+  try {
+    await connection.connect();
+  } catch (error) {
+    connection.needsToken ? connection.askForToken() : fail(error);
+  }
+}
+
+/** Connect, and show what the caller may do and did. */
+function begin(): void {
+  connected = connect();
+  void connected.then(showCaller).catch(fail);
+}
+
+async function showCaller(): Promise<void> {
+  if (connection.isConnected) {
+    await showParameters();
+    await refresh();
+  }
+}
+
+/** What an ask changes: the limits and the jobs. */
+async function refresh(): Promise<void> {
+  account.show(await (await connection.proxy()).standing());
+  await history.refresh();
+}
+
+async function showParameters(): Promise<void> {
+  parameters.show(endpoint.value ? await (await connection.proxy()).inputSchema(endpoint.value) : {});
+  code.update();
 }
 
 /** Another proxy, or another account there: what was uploaded before may not be read by it. */
 function reconnect(): void {
-  connected = connect();
+  begin();
   upload.forget();
   prepare(picture.chosen);
 }
@@ -86,19 +127,32 @@ async function ask(): Promise<void> {
   } finally {
     current = undefined;
     setBusy(false);
+    await refresh().catch(fail);
   }
 }
 
 function question() {
   const fields = new FormData(form);
   return {
-    endpoint: String(fields.get("endpoint")),
-    prompt: String(fields.get("question")),
+    endpoint: endpoint.value,
+    prompt: prompt(),
+    parameters: parameters.values(),
     picture: picture.file,
     uploadFirst: fields.has("upload"),
     upload: isLarge(picture.file) ? upload : undefined,
     mode: fields.get("mode") as Mode,
   };
+}
+
+/** The question, with what the sandbox is to do wrong. */
+function prompt(): string {
+  return [String(new FormData(form).get("question")), fault?.value].filter(Boolean).join(" ");
+}
+
+/** The call as an app would make it; a file of this page becomes an address. */
+function call() {
+  const input = { image_url: "https://example.com/picture.jpg", prompt: prompt(), ...parameters.values() };
+  return { origin: connection.origin, endpoint: endpoint.value, input };
 }
 
 function setBusy(busy: boolean): void {
@@ -110,5 +164,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   void ask();
 });
+form.addEventListener("input", () => code.update());
+endpoint.addEventListener("change", () => void showParameters().catch(fail));
 cancelButton.addEventListener("click", () => void current?.cancel().catch(fail));
-connected = connect();
+begin();

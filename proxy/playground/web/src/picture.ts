@@ -1,6 +1,7 @@
 import { element } from "./dom";
 
-const SAMPLE = "samples/chelsea.jpg";
+/** Beside the script. */
+const SAMPLE = new URL("../samples/chelsea.jpg", import.meta.url);
 
 /**
  * The picture to ask about. It is chosen, photographed, dropped, pasted or the sample; whichever way, it ends up in the file field,

@@ -1,4 +1,5 @@
 import { ApiError, createFalClient, type FalClient } from "@fal-ai/client";
+import type { Schema } from "./parameters";
 import { post } from "./transfer";
 
 export interface Session {
@@ -10,6 +11,37 @@ export interface Endpoint {
   id: string;
   title: string;
 }
+
+export interface Quota {
+  per: string;
+  unit: string;
+  window: string;
+  limit: number;
+  left: number;
+  /** null: never. */
+  resets_at: string | null;
+}
+
+/** What is left for a caller. */
+export interface Standing {
+  quotas: Quota[];
+  in_flight: { subject: { used: number; limit: number | null } };
+}
+
+export interface ListedJob {
+  id: string;
+  endpoint: string;
+  is_over: boolean;
+  submitted_at: string;
+}
+
+type Fetch = typeof fetch;
+
+/** Gives the proof that a challenge wants of a guest. */
+export type Solve = (challenge: unknown) => Promise<string>;
+
+/** Without a token and a cookie, nothing can be asked here. */
+export class NoGuests extends Error {}
 
 /** No answer at all. A browser does not tell a script whether the server is away or CORS refused. */
 export class Unreachable extends Error {
@@ -27,29 +59,59 @@ export class Proxy {
   readonly client: FalClient;
   readonly #address: string;
   readonly #token: string;
+  readonly #reach: Fetch;
+  readonly #solve: Solve;
 
-  constructor(address: string, token: string) {
+  constructor(address: string, token: string, fetch: Fetch, solve: Solve) {
     this.#address = address;
     this.#token = token;
+    this.#reach = reachWith(fetch);
+    this.#solve = solve;
     this.client = createFalClient({
       proxyUrl: `${address}/api/fal/proxy`,
-      fetch: reach,
+      fetch: this.#reach,
       credentials: token || undefined,
       // The credential is a short-lived session of the proxy, not a fal key.
       suppressLocalCredentialsWarning: true,
     });
   }
 
-  /** Who we are to the proxy. Without a token and a cookie, a guest: the answer's token is left alone, the cookie holds it. */
+  /** Who we are to the proxy. Without a token and a cookie, a guest: the answer's token is left alone, the cookie holds it. Throws `NoGuests`. */
   async session(): Promise<Session> {
     try {
       return await this.#call<Session>("/v1/session");
     } catch (error) {
-      if (this.#token || !(error instanceof ApiError && error.status === 401)) {
+      if (this.#token || !isRefusal(error, 401)) {
         throw error;
       }
-      return this.#call<Session>("/v1/sessions/guest", { method: "POST", body: "{}" });
+      return this.#guest();
     }
+  }
+
+  async #guest(): Promise<Session> {
+    try {
+      return await this.#mint({});
+    } catch (error) {
+      if (error instanceof ApiError && error.body?.error_type === "proof_required") {
+        return this.#mint({ proof: { kind: "pow", value: await this.#prove(error) } });
+      }
+      throw isRefusal(error, 403) ? new NoGuests(error.message) : error;
+    }
+  }
+
+  #mint(form: object): Promise<Session> {
+    return this.#call<Session>("/v1/sessions/guest", { method: "POST", body: JSON.stringify(form) });
+  }
+
+  /** The proof of work that the proxy wants. Throws `NoGuests` if it wants proofs of other kinds only. */
+  async #prove(required: ApiError<unknown>): Promise<string> {
+    let challenge: unknown;
+    try {
+      challenge = await this.#call("/v1/sessions/challenge");
+    } catch (error) {
+      throw isRefusal(error, 404) ? new NoGuests(required.message) : error;
+    }
+    return this.#solve(challenge);
   }
 
   /** The endpoints that this session may call. */
@@ -58,7 +120,31 @@ export class Proxy {
     return endpoints;
   }
 
-  /** Send a file to fal: its address there. `onProgress` is told how many bytes went out; the fal client tells nothing. */
+  /** The JSON schema of an endpoint's input. */
+  async inputSchema(endpoint: string): Promise<Schema> {
+    const { input_schema } = await this.#call<{ input_schema: Schema }>(`/v1/endpoints/${endpoint}`);
+    return input_schema;
+  }
+
+  /** What is left of each limit. */
+  async standing(): Promise<Standing> {
+    return this.#call<Standing>("/v1/session");
+  }
+
+  /** A page of the caller's jobs, newest first. */
+  async jobs(cursor: string | null): Promise<{ jobs: ListedJob[]; next_cursor: string | null }> {
+    return this.#call(`/v1/jobs?limit=10${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
+  }
+
+  async result(job: string): Promise<{ output?: string }> {
+    return this.#call(`/v1/jobs/${encodeURIComponent(job)}/result`);
+  }
+
+  async cancel(job: string): Promise<void> {
+    await this.#call(`/v1/jobs/${encodeURIComponent(job)}`, { method: "DELETE" });
+  }
+
+  /** Send a file to fal and return its URL. `onProgress` receives the bytes sent so far; the fal client reports none. */
   async upload(file: File, onProgress: (sent: number) => void, stop: AbortSignal): Promise<string> {
     const address = `${this.#address}/v1/uploads?file_name=${encodeURIComponent(file.name)}`;
     const { status, body } = await post(address, file, this.#headers(), onProgress, stop);
@@ -70,7 +156,7 @@ export class Proxy {
     if (init.body) {
       headers["content-type"] = "application/json";
     }
-    const response = await reach(this.#address + path, { ...init, headers });
+    const response = await this.#reach(this.#address + path, { ...init, headers });
     return this.#checked<T>(response.status, await jsonOf(response));
   }
 
@@ -90,13 +176,19 @@ export class Proxy {
   }
 }
 
-const reach: typeof fetch = async (input, init) => {
-  try {
-    return await fetch(input, init);
-  } catch (error) {
-    throw error instanceof TypeError ? new Unreachable(error) : error;
-  }
-};
+function isRefusal(error: unknown, status: number): error is ApiError<unknown> {
+  return error instanceof ApiError && error.status === status;
+}
+
+function reachWith(fetch: Fetch): Fetch {
+  return async (input, init) => {
+    try {
+      return await fetch(input, init);
+    } catch (error) {
+      throw error instanceof TypeError ? new Unreachable(error) : error;
+    }
+  };
+}
 
 async function jsonOf(response: Response): Promise<unknown> {
   const isJson = response.headers.get("content-type")?.includes("application/json");

@@ -49,6 +49,13 @@ export class Result implements Watcher {
     this.#answer.textContent = text;
   }
 
+  /** The answer of an earlier job. */
+  show(text: string): void {
+    this.start();
+    this.answer(text);
+    this.succeed();
+  }
+
   succeed(): void {
     this.step("Answered");
     this.#enter("done");

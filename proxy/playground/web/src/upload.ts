@@ -38,7 +38,7 @@ export class PictureUpload {
     return this.#url;
   }
 
-  /** Stop what is under way; whoever waits for it gets `Cancelled`. */
+  /** Stop the upload; its promise rejects with `Cancelled`. */
   cancel(): void {
     this.#stop.abort(new Cancelled("Cancelled."));
   }

@@ -26,11 +26,19 @@ final class Scenarios {
     Scenarios(JsonObject question) {
         this.question = question;
         this.endpoint = question.get("endpoint").getAsString();
-        final var session = question.get("session").isJsonNull() ? null : text("session");
         this.fal = FalClient.withConfig(ClientConfig.builder()
-                .withCredentials(CredentialsResolver.fromApiKey(session))
+                .withCredentials(credentials())
                 .withProxyUrl(text("proxyUrl"))
                 .build());
+    }
+
+    /** The session; or of `sessions`, the next one each time that the client asks. */
+    private CredentialsResolver credentials() {
+        if (question.has("sessions")) {
+            final var sessions = question.getAsJsonArray("sessions").iterator();
+            return () -> sessions.next().getAsString();
+        }
+        return CredentialsResolver.fromApiKey(question.get("session").isJsonNull() ? null : text("session"));
     }
 
     JsonObject run() throws IOException, InterruptedException {

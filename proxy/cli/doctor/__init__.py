@@ -1,0 +1,64 @@
+"""`fal-proxy doctor`: checks a running deployment from outside, through all that stands in between."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli.doctor.findings import FAIL, Finding
+from proxy.cli.output import AsJson, refuse, to_json
+
+#: Where a credential may be. An option would show it to everybody on the machine.
+KEY, SESSION = "FAL_PROXY_KEY", "FAL_PROXY_SESSION"
+#: What a model that describes pictures takes.
+USUAL_INPUT = {
+    "prompt": "Answer with one word: what is this?",
+    "image_url": "https://storage.googleapis.com/falserverless/model_tests/llavav15/llava_v1_5_radar.jpg",
+}
+
+
+def doctor(
+    url: Annotated[str, typer.Argument(help="The public address of the proxy.")],
+    origin: Annotated[str | None, typer.Option(help="A page's origin that must be allowed to call.")] = None,
+    call: Annotated[str | None, typer.Option(help="Run one job on this endpoint, which costs what it costs.")] = None,
+    input_file: Annotated[str | None, typer.Option("--input", help="A JSON file with the input of that job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a running deployment from outside. FAL_PROXY_KEY (a tenant key) or FAL_PROXY_SESSION lets it check more."""
+    # Only this command loads what it takes.
+    from proxy.cli.doctor.examination import Examination, examine
+
+    credentials = {name: os.environ.get(name, "").strip() for name in (KEY, SESSION)}
+    examination = Examination(
+        url.rstrip("/"), credentials[KEY], credentials[SESSION], origin, call, _read_input(input_file)
+    )
+    findings = examine(examination)
+    if as_json:
+        print(to_json([finding._asdict() for finding in findings]))
+    else:
+        for finding in findings:
+            _print(finding)
+    if any(finding.level == FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+def _read_input(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return USUAL_INPUT
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as problem:
+        refuse([f"--input: {path} cannot be read ({type(problem).__name__})"])
+    if not isinstance(document, dict):
+        refuse(["--input: must be a JSON object"])
+    return document
+
+
+def _print(finding: Finding) -> None:
+    print(f"{finding.level:<4}  {finding.check:<10}  {finding.message}")
+    if finding.advice:
+        print(f"{'':<18}{finding.advice}")

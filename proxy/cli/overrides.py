@@ -1,0 +1,83 @@
+"""`fal-proxy overrides`: another plan, or other limits, for one user until a moment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+import typer
+from pydantic import ValidationError
+
+from proxy.auth.sessions import SUBJECT_RULE, is_subject
+from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
+from proxy.cli.output import AsJson, print_rows, refuse, to_json
+from proxy.clock import SystemClock
+from proxy.routes.overrides import NewOverride, OverrideEditor, describe_override, list_overrides_of
+from proxy.stores.sql import SqlStores
+from proxy.tenants.directory import Directory
+
+overrides = typer.Typer(no_args_is_help=True, help="Another plan or other limits for one user.")
+Subject = Annotated[str, typer.Argument(help="The user, as the tenant names them.")]
+
+
+@overrides.command("set")
+def overrides_set(
+    tenant: TenantId,
+    subject: Subject,
+    until: Annotated[str, typer.Option(help="A day, or a moment such as 2026-01-31T08:00:00Z.")],
+    plan: Annotated[str | None, typer.Option(help="The name of another plan.")] = None,
+    limits: Annotated[str | None, typer.Option(help='Other limits as JSON, such as {"max_tokens": 900}.')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user another plan, or other limits, on all servers within five seconds."""
+    _check_subject(subject)
+    try:
+        fields = {"plan": plan, "limits": None if limits is None else orjson.loads(limits), "until": until}
+        form = NewOverride.model_validate(fields)
+    except orjson.JSONDecodeError:
+        refuse(["--limits: must be JSON"])
+    except ValidationError as problem:
+        refuse([_sentence(error) for error in problem.errors()])
+
+    async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
+        found = find_tenant(await directory.snapshot(), tenant)
+        editor = OverrideEditor(stores.directory, directory, SystemClock())
+        return await editor.put(found, subject, form, by=command_author())
+
+    done = run_on_database(run)
+    print(to_json(done) if as_json else "set")
+
+
+@overrides.command("clear")
+def overrides_clear(tenant: TenantId, subject: Subject) -> None:
+    """End a user's override now."""
+    _check_subject(subject)
+
+    async def run(stores: SqlStores, directory: Directory) -> bool:
+        find_tenant(await directory.snapshot(), tenant)
+        editor = OverrideEditor(stores.directory, directory, SystemClock())
+        return await editor.clear(tenant, subject, by=command_author())
+
+    if not run_on_database(run):
+        refuse([f"{subject} has no override"])
+    print("cleared")
+
+
+@overrides.command("list")
+def overrides_list(tenant: TenantId, as_json: AsJson = False) -> None:
+    """List the overrides of a tenant's users."""
+    snapshot = run_on_database(read_snapshot)
+    find_tenant(snapshot, tenant)
+    rows = [describe_override(*entry) for entry in list_overrides_of(snapshot, tenant)]
+    print_rows(rows, as_json, ("subject", "plan", "limits", "until"))
+
+
+def _check_subject(subject: str) -> None:
+    if not is_subject(subject):
+        refuse([f"SUBJECT: {SUBJECT_RULE}"])
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    words = error["msg"].removeprefix("Value error, ")
+    return f"--{where}: {words}" if where else words

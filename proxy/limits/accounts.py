@@ -1,0 +1,155 @@
+"""The accounts of quotas: whose they are, their windows, and what is said when one is used up."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from calendar import monthrange
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from proxy.errors import QuotaExceeded
+from proxy.networks import Peer, network
+from proxy.stores.grants import GRANT_PREFIX
+from proxy.stores.ledger import ADDRESS_PREFIX, SESSION_PREFIX, TENANT_ITSELF, Bucket, Charge, Exhausted
+from proxy.tenants.caller import Caller, is_guest_name
+from proxy.tenants.terms import LIFETIME, MILLION, SESSION, AccountLimit
+
+#: No subject can be called this: it begins with a space.
+ALL_GUESTS = " guests"
+_SHARED = {"": ("this tenant", "tenant"), ALL_GUESTS: ("all guests of this tenant", "tenant")}
+#: Accounts whose warning is not repeated.
+REMEMBERED_WARNINGS = 10_000
+_log = logging.getLogger(__name__)
+
+WINDOWS = ("minute", "hour", "day", "month")
+#: Windows that are not of the calendar, and never filled again.
+_ENDLESS = (LIFETIME, SESSION)
+
+
+class Payer(NamedTuple):
+    """Whose accounts a call is charged to.
+
+    Attributes:
+        subject: '' for the tenant itself.
+        address: where the call comes from, as the rate limits count it.
+        session_start: when the session was minted, in seconds since 1970 UTC; 0 for the tenant itself.
+    """
+
+    tenant: str
+    subject: str
+    address: str = ""
+    session_start: float = 0.0
+    session_id: str = ""
+
+
+def payer_of(caller: Caller, peer: Peer) -> Payer:
+    """The payer of a call that comes from a peer."""
+    session = caller.session
+    if session is None:
+        return Payer(caller.tenant.id, caller.subject, network(peer))
+    return Payer(caller.tenant.id, caller.subject, network(peer), session.issued_at, session.id)
+
+
+def window_start(window: str, now: float) -> int:
+    """The start of the calendar window, UTC, that a moment lies in; 0 for `lifetime`."""
+    if window == LIFETIME:
+        return 0
+    return _window_start(window, int(now // 60))
+
+
+@lru_cache(maxsize=64)
+def _window_start(window: str, minute: int) -> int:
+    moment = datetime.fromtimestamp(minute * 60, UTC)
+    if window in ("hour", "day", "month"):
+        moment = moment.replace(minute=0)
+    if window in ("day", "month"):
+        moment = moment.replace(hour=0)
+    if window == "month":
+        moment = moment.replace(day=1)
+    return int(moment.timestamp())
+
+
+def window_end(window: str, start: int) -> int | None:
+    """The start of the window after it; None if there is none."""
+    if window in _ENDLESS:
+        return None
+    moment = datetime.fromtimestamp(start, UTC)
+    days = monthrange(moment.year, moment.month)[1]
+    length = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+    return int((moment + length.get(window, timedelta(days=days))).timestamp())
+
+
+def bucket_of(limit: AccountLimit, payer: Payer, now: float) -> Bucket:
+    """The account that a limit is about, for a call made now."""
+    start = int(payer.session_start) if limit.window == SESSION else window_start(limit.window, now)
+    return Bucket(payer.tenant, _account_name(limit.per, payer), limit.unit, limit.window, start)
+
+
+def _account_name(per: str, payer: Payer) -> str:
+    if per == "subject":
+        # The tenant's own calls, made with its key, have no subject: their account must not be that of the tenant.
+        return payer.subject or TENANT_ITSELF
+    if per == "address":
+        # A digest: the account and the record of the call have no address in them that can be read.
+        return ADDRESS_PREFIX + hashlib.blake2b(payer.address.encode(), digest_size=12).hexdigest()
+    if per == "session":
+        return SESSION_PREFIX + payer.session_id
+    return "" if per == "tenant" else ALL_GUESTS
+
+
+def quota_exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
+    """The refusal in words: which account, and when it is filled again, if it ever is."""
+    bucket = refusal.bucket
+    holder, scope = _describe_holder(bucket.subject)
+    end = window_end(bucket.window, bucket.window_start)
+    window = "lifetime" if end is None else f"{bucket.window}'s"
+    return QuotaExceeded(
+        f"The {window} quota of {bucket.unit} of {holder} is used up: {refusal.left / MILLION:g} left.",
+        retry_after=None if end is None else end - now,
+        scope=scope,
+    )
+
+
+def _describe_holder(name: str) -> tuple[str, str]:
+    """How a refusal speaks of the holder of an account, and its scope there."""
+    if name.startswith(ADDRESS_PREFIX):
+        return "all guests of this address", "ip"
+    if name.startswith(SESSION_PREFIX):
+        return "this session", "session"
+    return _SHARED.get(name, ("this subject", "subject"))
+
+
+def alerted_holder(name: str) -> str | None:
+    """How an alert speaks of the holder of an account; None for those that strangers bring any number of."""
+    if name in ("", ALL_GUESTS):
+        return "guests" if name else "tenant"
+    is_one_of_many = name.startswith((ADDRESS_PREFIX, SESSION_PREFIX, GRANT_PREFIX)) or is_guest_name(name)
+    return None if is_one_of_many else "subject"
+
+
+class QuotaWarnings:
+    """Logs the first call of a window in this process that exceeds a quota with `mode: warn`."""
+
+    def __init__(self) -> None:
+        self._logged: LRUCache[tuple[Bucket, int | None], bool] = LRUCache(REMEMBERED_WARNINGS)
+
+    def log(self, exceeded: Iterable[Charge]) -> None:
+        """Log what a call has exceeded, unless an earlier one did."""
+        for charge in exceeded:
+            bucket, known = charge.bucket, (charge.bucket, charge.warns_at)
+            if known not in self._logged:
+                self._logged[known] = True
+                holder, _ = _describe_holder(bucket.subject)
+                fields = {
+                    "tenant": bucket.tenant,
+                    "holder": bucket.subject if holder == "this subject" else holder,
+                    "unit": bucket.unit,
+                    "window": bucket.window,
+                    "limit": (charge.warns_at or 0) / MILLION,
+                }
+                _log.warning("quota exceeded", extra={"log_fields": fields})

@@ -1,0 +1,40 @@
+"""For the operator: the audit log."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.admin_tokens import Role
+from proxy.errors import BadRequest
+from proxy.routes.admin_door import AdminDoor
+from proxy.routes.paging import cut_page, parse_limit, parse_number_cursor
+from proxy.routes.queries import known_query
+from proxy.stores.audit_store import AuditStore
+from proxy.tenants.strict import is_name
+
+#: Entries on one page, and the most: each has up to 32 KiB of values.
+MOST_ENTRIES = 100
+
+
+class AuditRoutes:
+    """Let the operator read who changed what."""
+
+    def __init__(self, door: AdminDoor, audit: AuditStore) -> None:
+        self._door = door
+        self._audit = audit
+
+    def routes(self) -> list[Route]:
+        return [self._door.route("GET", "/audit", self.list_entries, Role.VIEWER)]
+
+    async def list_entries(self, request: Request) -> Response:
+        query = known_query(request, "tenant", "limit", "cursor")
+        limit = parse_limit(query.get("limit"), MOST_ENTRIES, MOST_ENTRIES)
+        before = parse_number_cursor(query.get("cursor"))
+        tenant = query.get("tenant")
+        if tenant is not None and not is_name(tenant):
+            raise BadRequest("tenant must be the id of a tenant.")
+        entries = await self._audit.list_newest(limit + 1, before=before, tenant=tenant)
+        page, cursor = cut_page(entries, limit, lambda entry: entry.number)
+        return JSONResponse({"entries": [entry.describe() for entry in page], "next_cursor": cursor})

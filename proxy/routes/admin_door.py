@@ -1,0 +1,65 @@
+"""The door of every admin route."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from slowapi import Limiter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.auth.admin_tokens import AdminTokens, Role
+from proxy.clock import Clock
+from proxy.errors import NotAllowed
+from proxy.limits.rates import ADMIN_LIMIT
+from proxy.stores.audit import Author, Change
+from proxy.stores.audit_store import AuditStore
+
+Handler = Callable[[Request], Awaitable[Response]]
+#: In the state of a request: the name of the token that it came with.
+_TOKEN_NAME = "admin_token_name"
+_log = logging.getLogger("proxy.audit")
+
+
+class AdminDoor:
+    """Lets requests with an admin token of a sufficient role through to the routes of the admin API."""
+
+    def __init__(self, tokens: AdminTokens, flood_guard: Limiter, clock: Clock, audit: AuditStore) -> None:
+        self._tokens = tokens
+        self._audit = audit
+        self._flood_guard = flood_guard
+        self._clock = clock
+
+    def route(self, method: str, path: str, handler: Handler, least: Role = Role.ADMIN) -> Route:
+        """A route below `/v1/admin`: the flood guard, then the token and its role, then a line for the log.
+
+        Args:
+            least: the role that a token needs at least.
+        """
+
+        async def admin(request: Request) -> Response:
+            name, role = await self._tokens.authenticate(request.headers.getlist("authorization"))
+            request.scope["state"][_TOKEN_NAME] = name
+            if role < least:
+                raise NotAllowed(f"This needs an admin token with the role {least}; this one has the role {role}.")
+            answer = await handler(request)
+            if method != "GET":
+                fields = {"by": name, "route": request.scope["route"].path, "method": method}
+                _log.info("admin", extra={"log_fields": {**fields, "status": answer.status_code}})
+            return answer
+
+        # slowapi knows functions by their names: under one name, a request would be counted once for every route.
+        admin.__name__ = f"admin_{handler.__name__}"
+        guarded: Handler = self._flood_guard.shared_limit(ADMIN_LIMIT, scope="admin")(admin)
+        return Route(f"/v1/admin{path}", guarded, methods=[method])
+
+    def author_of(self, request: Request) -> Author:
+        """The author of what a request, let through here, changes."""
+        state, client = request.scope["state"], request.client
+        return Author(state[_TOKEN_NAME], self._clock.now(), client.host if client else "", state["request_id"])
+
+    async def record(self, request: Request, change: Change) -> None:
+        """Record a change of what the database does not hold. Await it before the change takes effect."""
+        await self._audit.record(self.author_of(request), change)

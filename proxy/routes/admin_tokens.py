@@ -1,0 +1,68 @@
+"""For the operator: named tokens of the admin API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.admin_tokens import AdminTokens, Role
+from proxy.clock import to_iso
+from proxy.errors import NotFound
+from proxy.http.bodies import read_form
+from proxy.routes.admin_door import AdminDoor
+from proxy.routes.paging import parse_moment
+from proxy.routes.queries import known_query
+from proxy.stores.admin_tokens import NamedToken
+from proxy.tenants.strict import Name, is_name
+
+
+class NewToken(BaseModel):
+    """A token to create; without `expires_at`, it lasts 90 days."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: Name
+    role: Literal["viewer", "operator", "admin"]
+    expires_at: Annotated[str, Field(max_length=40)] | None = None
+
+
+class AdminTokenRoutes:
+    """List, create and revoke named tokens."""
+
+    def __init__(self, door: AdminDoor, tokens: AdminTokens) -> None:
+        self._door = door
+        self._tokens = tokens
+
+    def routes(self) -> list[Route]:
+        route = self._door.route
+        return [
+            route("GET", "/tokens", self.list_tokens, Role.VIEWER),
+            route("POST", "/tokens", self.create_token, Role.ADMIN),
+            route("DELETE", "/tokens/{token}", self.revoke_token, Role.ADMIN),
+        ]
+
+    async def list_tokens(self, request: Request) -> Response:
+        known_query(request)
+        return JSONResponse({"tokens": [describe_token(token) for token in await self._tokens.list_named()]})
+
+    async def create_token(self, request: Request) -> Response:
+        form = await read_form(request, NewToken)
+        expires_at = None if form.expires_at is None else parse_moment("expires_at", form.expires_at)
+        role, by = Role[form.role.upper()], self._door.author_of(request)
+        text, token = await self._tokens.create(form.name, role, expires_at, by=by)
+        return JSONResponse({**describe_token(token), "token": text}, 201)
+
+    async def revoke_token(self, request: Request) -> Response:
+        name = request.path_params["token"]
+        if not (is_name(name) and await self._tokens.revoke(name, by=self._door.author_of(request))):
+            raise NotFound("There is no such token.")
+        return Response(status_code=204)
+
+
+def describe_token(token: NamedToken) -> dict[str, Any]:
+    """Describe a token without its secret."""
+    moments = {"created_at": to_iso(token.created_at), "expires_at": to_iso(token.expires_at)}
+    return {"id": token.id, "name": token.name, "role": token.role, **moments}

@@ -1,0 +1,97 @@
+"""A request as the application gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from functools import lru_cache
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from proxy.http.disconnect import EXTENSION, Disconnect
+from proxy.server.exchange import Exchange, UnchunkedExchange
+
+#: The last targets up to this length are remembered: most are asked for again.
+MAX_REMEMBERED_BYTES = 256
+
+
+class AsgiProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which makes the scope and the exchange of a request in one step.
+
+    There are no websockets here, and no `limit_concurrency`: connections have limits of their own.
+    """
+
+    cycle: Exchange
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def begin_exchange(self, version: str, method: bytes) -> None:
+        """Start the request whose head was read, or let it wait for those before it on this connection."""
+        before = self.cycle
+        self.cycle = self._new_exchange(version, method)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _new_exchange(self, version: str, method: bytes) -> Exchange:
+        path, raw_path, query = parse_target(self.url)
+        disconnect = Disconnect()
+        self.scope = scope = {  # type: ignore[assignment]
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method.decode("ascii"),
+            "root_path": self.root_path,
+            "path": self.root_path + path,
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: disconnect},
+        }
+        is_new = version == "1.1"
+        options: dict[str, Any] = {
+            "scope": scope,
+            "transport": self.transport,
+            "flow": self.flow,
+            "logger": self.logger,
+            "access_logger": self.access_logger,
+            "access_log": False,
+            "default_headers": self.server_state.default_headers,
+            "message_event": asyncio.Event(),
+            # Clients of HTTP/1.0 know no interim answers (RFC 9110, section 10.1.1).
+            "expect_100_continue": self.expect_100_continue and is_new,
+            "keep_alive": is_new and self.parser.should_keep_alive(),
+            "on_response": self.on_response_complete,
+        }
+        exchange = Exchange(**options) if is_new else UnchunkedExchange(**options)
+        exchange.disconnect = disconnect
+        return exchange
+
+
+def parse_target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Give the path of a request's target, the same as it was sent, and its query.
+
+    Raises:
+        httptools.HttpParserInvalidURLError: this is not the target of a request.
+    """
+    return _parse_short(url) if len(url) <= MAX_REMEMBERED_BYTES else _parse(url)
+
+
+def _parse(url: bytes) -> tuple[str, bytes, bytes]:
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return urllib.parse.unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+_parse_short = lru_cache(maxsize=1024)(_parse)

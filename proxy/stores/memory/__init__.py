@@ -1,0 +1,3 @@
+"""Counters of one process, in memory."""
+
+from proxy.stores.memory.counters import MemoryCounters as MemoryCounters

@@ -1,0 +1,1 @@
+"""Counters of many processes, in Redis or Valkey."""

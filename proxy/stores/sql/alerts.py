@@ -1,0 +1,39 @@
+"""Alerts in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from functools import partial
+
+from sqlalchemy import Connection, select, tuple_
+
+from proxy.stores.alerts import Alert
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.insertions import insert_missing
+from proxy.stores.sql.schema import alerts as rows
+
+
+class SqlAlerts:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, alerts: Collection[Alert]) -> set[str]:
+        # In the order of their keys: two processes that add the same ones do not wait for each other in a circle.
+        return await self._database.write(partial(_add, alerts=sorted(alerts, key=lambda alert: alert.id)))
+
+    async def list_newest(
+        self, most: int, *, before: tuple[float, str] | None = None, tenant: str | None = None
+    ) -> Sequence[Alert]:
+        wanted = select(rows).order_by(rows.c.at.desc(), rows.c.id.desc()).limit(most)
+        if before is not None:
+            wanted = wanted.where(tuple_(rows.c.at, rows.c.id) < before)
+        if tenant is not None:
+            wanted = wanted.where(rows.c.tenant == tenant)
+        async with self._database.reading() as connection:
+            return [Alert(**row._mapping) for row in await connection.execute(wanted)]
+
+
+def _add(connection: Connection, *, alerts: Sequence[Alert]) -> set[str]:
+    statement = insert_missing(connection.dialect.name, rows)
+    return {alert.id for alert in alerts if connection.execute(statement, asdict(alert)).rowcount}

@@ -1,0 +1,82 @@
+"""Keeps what jobs used in sums a day.
+
+A settled job is counted once: the transaction that adds what it used to `usage_days` also changes its state to
+`counted`, or deletes it. A report adds up the sums and the jobs that are settled and not counted yet, so it finds each
+job once. An older version of the program that runs beside this one does not know the state: it leaves such jobs out of
+its reports, where their sums are, and does not remove them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, text, update
+
+from proxy.stores.ledger import UNITS
+from proxy.stores.sql.database import Database
+from proxy.stores.sql.insertions import add_rows
+from proxy.stores.sql.schema import jobs, usage_days
+from proxy.stores.sql.usage import MILLION, day_of
+from proxy.stores.sqlite.file import MANY_ROWS
+
+#: Held until the end of a transaction, by one process at a time. SQLite has its own lock of the file.
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(7287870002)")
+_is_named = jobs.c.id.in_(bindparam("ids", expanding=True))
+_find = select(jobs.c.id).where(jobs.c.state == "settled").order_by(jobs.c.checked_at).limit(bindparam("most"))
+_columns = [jobs.c[name] for name in ("id", "tenant", "subject", "endpoint", "state", "submitted_at", "used")]
+_lock = select(*_columns).where(_is_named).order_by(jobs.c.id).with_for_update()
+_mark = update(jobs).where(_is_named).values(state="counted")
+
+
+class SqlUsageRollup:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def count(self, most: int) -> int | None:
+        async with self._database.reading() as connection:
+            ids = (await connection.scalars(_find, {"most": most})).all()
+        if not ids:
+            return 0
+        counted = await self._database.write(partial(_count, ids=ids), MANY_ROWS)
+        await self._database.wait_until_tidy()
+        return counted
+
+
+def _count(connection: Connection, *, ids: Sequence[str]) -> int | None:
+    if not is_alone(connection):
+        return None
+    # Another process may have counted some since they were found.
+    found = [job for job in connection.execute(_lock, {"ids": ids}) if job.state == "settled"]
+    if found:
+        add_to_sums(connection, found)
+        connection.execute(_mark, {"ids": [job.id for job in found]})
+    return len(found)
+
+
+def is_alone(connection: Connection) -> bool:
+    """Whether this transaction is the only one that changes sums, or removes rows."""
+    return connection.dialect.name != "postgresql" or bool(connection.execute(_TRY_LOCK).scalar())
+
+
+def add_to_sums(connection: Connection, settled: Iterable[Any]) -> None:
+    """Add what settled jobs used to the sums of their days."""
+    calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
+    used: defaultdict[tuple[Any, ...], int] = defaultdict(int)
+    for job in settled:
+        group = job.tenant, job.subject, day_of(job.submitted_at), job.endpoint
+        calls[group] += 1
+        for unit, amount in job.used.items():
+            used[*group, unit] += amount
+    if calls:
+        sums = [_sum_values(group, count, [used[*group, unit] for unit in UNITS]) for group, count in calls.items()]
+        connection.execute(add_rows(connection.dialect.name, usage_days), sums)
+
+
+def _sum_values(group: tuple[Any, ...], calls: int, used: Sequence[int]) -> dict[str, Any]:
+    values = dict(zip(("tenant", "subject", "day", "endpoint"), group, strict=True)) | {"calls": calls}
+    for unit, amount in zip(UNITS, used, strict=True):
+        values[f"{unit}_whole"], values[f"{unit}_rest"] = divmod(amount, MILLION)
+    return values

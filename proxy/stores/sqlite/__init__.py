@@ -1,0 +1,1 @@
+"""A SQLite file: where it is, who writes to it, and what the ledger says to it."""

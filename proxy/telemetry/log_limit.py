@@ -1,0 +1,28 @@
+"""A bound on log lines that strangers cause: one a minute of each kind, and not more than some hundred in all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+from cachetools import TTLCache
+
+SECONDS = 60
+#: The lines of a minute. Addresses are cheap, of IPv6 above all: neither memory nor the log grows with their number.
+MAX_LINES = 256
+
+
+class LogLimit:
+    """Admits an event of each key once a minute, while there is room for it."""
+
+    def __init__(self, most: int = MAX_LINES, timer: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._admitted: TTLCache[Hashable, bool] = TTLCache(most, SECONDS, timer)
+
+    def admits(self, key: Hashable) -> bool:
+        """Whether to log an event now. The next one of the same key is admitted when the minute is over."""
+        self._admitted.expire()
+        if key in self._admitted or len(self._admitted) >= self._most:
+            return False
+        self._admitted[key] = True
+        return True

@@ -1,0 +1,44 @@
+"""What a plan may name as thresholds, and what a list of alerts may be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from proxy.tenants.plans import Plan
+from tests.support.limited import limited_proxy, operating, plan, refusal
+from tests.support.sandbox import SandboxControl
+
+EVERYTHING = {"endpoints": ["fal-ai/llava-next"]}
+
+
+@pytest.mark.parametrize("alerts", [[0], [101], [50, 50], list(range(1, 12)), [50.5], ["half"], 50])
+def test_what_is_no_list_of_thresholds_is_refused(alerts: Any) -> None:
+    with pytest.raises(ValidationError, match="alerts"):
+        Plan.model_validate({**EVERYTHING, "alerts": alerts})
+
+
+def test_thresholds_are_sorted_and_left_out_if_there_are_none() -> None:
+    assert Plan.model_validate({**EVERYTHING, "alerts": [100, 50]}).alerts == (50, 100)
+    # A version that does not know them could read no plan.
+    assert "alerts" not in Plan.model_validate(EVERYTHING).model_dump(mode="json")
+
+
+def test_a_question_that_makes_no_sense_is_refused(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, {"acme": plan()}) as stack:
+        with operating(stack) as operator:
+            assert operator.get("/v1/admin/alerts").json() == {"alerts": [], "next_cursor": None}
+            for query in (
+                {"tenant": "a b"},
+                {"tenant": ""},
+                {"limit": "0"},
+                {"limit": "501"},
+                {"cursor": "x"},
+                {"a": "b"},
+            ):
+                refusal(operator.get("/v1/admin/alerts", params=query), 400, "bad_request")
+        with stack.client(stack.tenant_key()) as tenant:
+            refusal(tenant.get("/v1/admin/alerts"), 401, "unauthenticated")

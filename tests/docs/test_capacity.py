@@ -1,0 +1,36 @@
+"""docs/capacity.md states figures of other pages as they are there, and one of its own that holds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.retention import fill
+from tests.docs.test_docs import page, rows, section
+
+FIGURES = rows(section(page("capacity"), "What one process takes"))
+OTHERS = [(cells[0], cells[1], link[1]) for cells in FIGURES if (link := re.search(r"\(([a-z]+)\.md#", cells[2]))]
+JOBS = 5000
+
+
+@pytest.mark.parametrize(("what", "figure", "source"), OTHERS, ids=[what for what, _, _ in OTHERS])
+def test_a_figure_of_another_page_is_that_of_the_page(what: str, figure: str, source: str) -> None:
+    numbers = re.findall(r"\d[\d,.]*\d|\d", figure)
+    text = page(source)
+    assert numbers and [number for number in numbers if number not in text] == [], (
+        f"docs/{source}.md was measured again"
+    )
+
+
+def size_with(path: Path, jobs: int) -> int:
+    asyncio.run(fill(f"sqlite:///{path}", jobs))
+    return path.stat().st_size
+
+
+def test_a_job_takes_as_much_of_the_database_as_the_page_says(tmp_path: Path) -> None:
+    (figure,) = [re.findall(r"[\d.]+", cells[1])[0] for cells in FIGURES if cells[0].startswith("the database")]
+    taken = size_with(tmp_path / "many.db", JOBS) - size_with(tmp_path / "few.db", 1)
+    assert taken / JOBS / 1000 == pytest.approx(float(figure), rel=0.2)

@@ -1,0 +1,49 @@
+"""Named admin tokens, on every kind of database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from proxy.errors import StoreUnavailable
+from proxy.stores.admin_tokens import NamedToken
+from proxy.stores.sql import SqlStores
+from tests.stores.conftest import OpenStores
+from tests.support.audit_log import AUTHOR
+
+pytestmark = pytest.mark.anyio
+OPS = NamedToken("0" * 16, "ops", "operator", "h" * 64, 10.0, 20.5)
+
+
+async def test_tokens_come_out_as_they_went_in(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
+    night = replace(OPS, id="1" * 16, name="night")
+    assert await stores.admin_tokens.add(OPS, 2, by=AUTHOR)
+    assert await stores.admin_tokens.add(night, 2, by=AUTHOR)
+    assert await open_stores(database_url).admin_tokens.load() == [night, OPS]
+    assert await stores.admin_tokens.revoke("ops", by=AUTHOR)
+    assert not await stores.admin_tokens.revoke("ops", by=AUTHOR)
+    assert await stores.admin_tokens.load() == [night]
+
+
+async def test_a_name_is_one_tokens_and_there_are_so_many(stores: SqlStores) -> None:
+    assert await stores.admin_tokens.add(OPS, 2, by=AUTHOR)
+    assert not await stores.admin_tokens.add(replace(OPS, id="1" * 16), 2, by=AUTHOR)
+    assert await stores.admin_tokens.add(replace(OPS, id="1" * 16, name="night"), 2, by=AUTHOR)
+    assert not await stores.admin_tokens.add(replace(OPS, id="2" * 16, name="day"), 2, by=AUTHOR)
+    assert len(await stores.admin_tokens.load()) == 2
+
+
+async def test_each_change_is_an_entry_or_does_not_happen(stores: SqlStores) -> None:
+    await stores.admin_tokens.add(OPS, 9, by=AUTHOR)
+    await stores.admin_tokens.add(OPS, 9, by=AUTHOR)
+    (entry,) = [one async for one in stores.audit.read_all()]
+    assert '"action":"admin_token.create"' in entry.document and OPS.secret_hash not in entry.document
+    async with stores.audit._database.writing() as connection:
+        await connection.execute(text("ALTER TABLE audit RENAME TO elsewhere"))
+    with pytest.raises(StoreUnavailable):
+        await stores.admin_tokens.revoke("ops", by=AUTHOR)
+    with pytest.raises(StoreUnavailable):
+        await stores.admin_tokens.add(replace(OPS, id="1" * 16, name="night"), 9, by=AUTHOR)
+    assert await stores.admin_tokens.load() == [OPS]

@@ -1,0 +1,75 @@
+"""What a deleted tenant leaves is cleared, in every table and on every kind of database."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import func, select
+
+from proxy.stores.ledger import Accept, Account, Charge, Reserve, Settle
+from proxy.stores.removal import FormerTenant
+from proxy.stores.sql import SqlStores, removal, schema
+from proxy.stores.sql.database import Database
+from tests.stores.records import ACME, ALICES, CLAIM, GLOBEX, KEY, PLANS, REQUESTS, UPLOAD, job
+from tests.support.audit_log import AUTHOR
+
+pytestmark = pytest.mark.anyio
+FORMER = FormerTenant("acme~0123456789abcdef", "acme", 5000.0)
+ALL = (0.0, 1e9)
+#: What stays: that there was such a tenant, and what was done to it.
+KEPT = {"former_tenants", "audit", "audit_subjects"}
+
+
+async def rows_of(database_url: str, tenant: str) -> dict[str, int]:
+    """How many rows of each table have a tenant's name."""
+    database, found = Database(database_url), dict[str, int]()
+    async with database.reading() as connection:
+        for table in schema.metadata.sorted_tables:
+            if "tenant" in table.c:
+                wanted = select(func.count()).select_from(table).where(table.c.tenant == tenant)
+                found[table.name] = (await connection.execute(wanted)).scalar_one()
+    await database.close()
+    return found
+
+
+async def test_every_table_is_cleared_and_usage_stays(stores: SqlStores, database_url: str) -> None:
+    await stores.directory.apply(PLANS, [ACME, GLOBEX], by=AUTHOR)
+    await stores.directory.add_key(KEY, by=AUTHOR)
+    some = [job(Charge(REQUESTS, 1, 10**9), Charge(ALICES, 7, 10**9)) for _ in range(removal.ROWS_AT_ONCE + 50)]
+    others = [job(tenant="globex") for _ in range(3)]
+    await stores.ledger.commit([Reserve(one) for one in (*some, *others)])
+    await stores.ledger.commit([Settle(one.id, {"requests": 1, "tokens": 5}, 1100.0) for one in (*some[1:], *others)])
+    while await stores.usage_rollup.count(100):
+        pass
+    # More jobs of the same day, which are counted once those before have moved.
+    late = [job() for _ in range(5)]
+    await stores.ledger.commit([Reserve(one) for one in late])
+    await stores.ledger.commit([Settle(one.id, {"requests": 1}, 1100.0) for one in late])
+    await stores.idempotency.claim(CLAIM, 0.0)
+    await stores.uploads.add(UPLOAD)
+    before = await stores.ledger.usage("acme", None, *ALL, frozenset({"subject", "endpoint"}))
+    found = await rows_of(database_url, "acme")
+    assert {"jobs", "usage_days", "quota_usage", "idempotency", "uploads", "tenant_keys"} <= {*filter(found.get, found)}
+
+    assert await stores.directory.delete_tenant(FORMER, by=AUTHOR)
+    assert not await stores.directory.delete_tenant(FORMER._replace(records="acme~another"), by=AUTHOR)
+    rounds = 0
+    while await stores.removal.clear_some(FORMER):
+        rounds += 1
+        await stores.usage_rollup.count(100)
+    assert 4 <= rounds < 50
+    left = {name: number for name, number in (await rows_of(database_url, "acme")).items() if number}
+    assert set(left) <= KEPT
+    assert await stores.ledger.usage("acme", None, *ALL, frozenset()) == []
+    assert await stores.ledger.usage(FORMER.records, None, *ALL, frozenset({"subject", "endpoint"})) == before
+    assert sum(row.calls for row in await stores.ledger.usage("globex", None, *ALL, frozenset())) == 3
+    (noted,) = (await stores.directory.load()).former
+    assert noted == FORMER._replace(is_cleared=True)
+
+    # The job that fal still has is accepted and settled, and writes on no account of the name.
+    await stores.ledger.commit([Accept(some[0].id, "r-1", 3000.0)])
+    await stores.ledger.commit([Settle(some[0].id, {"requests": 1, "tokens": 9}, 1200.0)])
+    assert await stores.ledger.accounts([REQUESTS, ALICES]) == {}
+    kept_at = REQUESTS._replace(tenant=FORMER.records)
+    assert await stores.ledger.accounts([kept_at]) == {kept_at: Account(1, 0)}
+    (total,) = await stores.ledger.usage(FORMER.records, None, *ALL, frozenset())
+    assert total.calls == len(some) + len(late)

@@ -1,0 +1,147 @@
+"""A tenant that is deleted leaves its usage, and nothing to one that gets its name."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.stores.memory import MemoryCounters
+from proxy.stores.removal import FormerTenant
+from proxy.stores.sql import SqlStores
+from tests.server.commands import Commands
+from tests.support.audit_log import AUTHOR
+from tests.support.images import png
+from tests.support.limited import (
+    NEXT,
+    Client,
+    account,
+    asking,
+    limited_proxy,
+    look_after,
+    operating,
+    per,
+    plan,
+    refusal,
+)
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+QUOTAS = [per("subject", "requests", 5, "lifetime"), per("tenant", "requests", 50)]
+PLANS = {"acme": plan(quotas=QUOTAS), "globex": plan(quotas=QUOTAS)}
+AGAIN = {"plans": PLANS, "tenants": [{"id": "acme", "plan": "acme"}]}
+TENANTS = "/v1/admin/tenants"
+HELD = "[[pace hold=IN_QUEUE]]"
+PICTURE = {"content_type": "image/png", "file_name": "a.png"}
+NAMED = {"idempotency-key": "one-of-the-tests"}
+
+
+def calls_of(operator: httpx.Client, name: str) -> int:
+    report = operator.get("/v1/admin/usage", params={"tenant": name}).raise_for_status().json()
+    found: int = report["total"]["calls"]
+    return found
+
+
+def delete(operator: httpx.Client, tenant: str = "acme") -> dict[str, Any]:
+    answer = operator.delete(f"{TENANTS}/{tenant}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.slow
+def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        session, key = proxy.token(ttl_seconds=10**6), proxy.tenant_key()
+        with Client(proxy, session) as alice, proxy.client(proxy.token(tenant="globex")) as other:
+            job = alice.submitted(HELD)
+            for _ in range(3):
+                assert alice.call("POST", f"run/{NEXT}", asking("?"), **NAMED).status_code == 200
+            assert alice.call("POST", f"run/{NEXT}", asking("??")).status_code == 200
+            slot = alice.http.post("/fal/rest/storage/upload/initiate", json=PICTURE).json()["upload_url"]
+            other.post(f"/fal/run/{NEXT}", json=asking("?")).raise_for_status()
+
+            records = delete(operator)["records"]
+            refusal(operator.get(f"{TENANTS}/acme"), 404, "not_found")
+            refusal(operator.get(f"{TENANTS}/acme/keys"), 404, "not_found")
+            refusal(operator.delete(f"{TENANTS}/acme"), 404, "not_found")
+            refusal(alice.http.get("/v1/session"), 401, "unauthenticated")
+            refusal(alice.status(job), 401, "unauthenticated")
+
+            assert other.get("/v1/session").status_code == 200
+
+            # What fal still works on is booked where the rest is.
+            assert calls_of(operator, records) == 2
+            sandbox.move_job(job, "COMPLETED")
+            proxy.clock.advance(3600)
+            assert look_after(proxy, MemoryCounters()) == 1
+            assert calls_of(operator, records) == 3
+            assert account(tmp_path, "acme", "requests", "alice").used == 0
+
+            assert operator.put(TENANTS, json=AGAIN).json() == {"changed": True}
+            for old, code in ((session, "session_revoked"), (key, "unauthenticated")):
+                with proxy.client(old) as client:
+                    refusal(client.get("/v1/session"), 401, code)
+            assert operator.get(f"{TENANTS}/acme/keys").json()["keys"] == []
+            proxy.clock.advance(1)
+            with Client(proxy, proxy.token()) as again, proxy.client("") as nobody:
+                assert [quota["used"] for quota in again.facts()["quotas"]] == [0, 0]
+                assert again.http.get("/v1/jobs").json()["jobs"] == []
+                refusal(again.status(job), 404, "not_found")
+                assert calls_of(operator, "acme") == 0
+                first = again.call("POST", f"run/{NEXT}", asking("another"), **NAMED)
+                assert first.status_code == 200 and "idempotency-replayed" not in first.headers
+                answer = nobody.put(slot, content=png(50), headers={"content-type": "image/png"})
+                refusal(answer, 404, "not_found")
+            assert calls_of(operator, records) == 3 and calls_of(operator, "globex") == 1
+
+
+def leave_behind(proxy: Stack, tenant: str) -> None:
+    """Delete a tenant as a process does that dies in the middle."""
+
+    async def work() -> None:
+        stores = SqlStores(proxy.settings.stores.database_url.reveal())
+        former = FormerTenant(f"{tenant}~0123456789abcdef", tenant, proxy.clock.now())
+        assert await stores.directory.delete_tenant(former, by=AUTHOR)
+        await stores.close()
+
+    asyncio.run(work())
+    proxy.clock.advance(5)
+
+
+@pytest.mark.slow
+def test_a_deletion_that_was_interrupted_is_finished(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        with Client(proxy, proxy.token()) as alice:
+            assert alice.run().status_code == 200
+            leave_behind(proxy, "acme")
+            refusal(alice.http.get("/v1/session"), 401, "unauthenticated")
+        # Until then its name is not free.
+        answer = operator.put(TENANTS, json=AGAIN)
+        assert "still being deleted" in refusal(answer, 503, "store_unavailable")["message"]
+        assert delete(operator)["records"] == "acme~0123456789abcdef"
+        assert calls_of(operator, "acme~0123456789abcdef") == 1
+        assert operator.put(TENANTS, json=AGAIN).json() == {"changed": True}
+        leave_behind(proxy, "globex")
+    # A start applies a file with the name.
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        assert operator.get(f"{TENANTS}/globex").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_command_deletes_a_tenant(sandbox: SandboxControl, tmp_path: Path, commands: Commands) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, proxy.client() as alice:
+        environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
+        assert alice.post(f"/fal/run/{NEXT}", json=asking("?")).status_code == 200
+        done = commands("tenants", "delete", "acme", environ=environ, cwd=tmp_path)
+        assert done.code == 0 and done.stdout.startswith("acme~"), done.stderr
+        proxy.clock.advance(5)
+        refusal(alice.get("/v1/session"), 401, "unauthenticated")
+        records = done.stdout.strip()
+        usage = commands("usage", "--tenant", records, "--from", "2001-01-01", environ=environ, cwd=tmp_path)
+        assert usage.code == 0 and usage.stdout.splitlines()[-1].split()[:2] == ["total", "1"]
+        again = commands("tenants", "delete", "acme", environ=environ, cwd=tmp_path)
+        assert (again.code, again.stdout) == (1, "") and "there is no tenant acme" in again.stderr

@@ -1,0 +1,57 @@
+"""The operator forgets an end user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from proxy.stores.memory import MemoryCounters
+from tests.support.limited import Client, account, limited_proxy, look_after, operating, per, plan, refusal
+from tests.support.sandbox import SandboxControl
+
+PLANS = {"acme": plan(quotas=[per("subject", "requests", 3, "lifetime"), per("tenant", "requests", 50)])}
+NAME = "zoë/of the tests@example.com"
+SUBJECTS = "/v1/admin/tenants/acme/subjects"
+HELD = "[[pace hold=IN_QUEUE]]"
+
+
+@pytest.mark.slow
+def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
+    sandbox: SandboxControl, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        with Client(proxy, proxy.token(NAME)) as zoe, Client(proxy, proxy.token("bob")) as bob:
+            job = zoe.submitted(HELD)
+            assert zoe.run().status_code == 200
+            own = bob.submitted(HELD)
+            before = account(tmp_path, "acme", "requests")
+            caplog.clear()
+            assert operator.delete(f"{SUBJECTS}/{quote(NAME, safe='')}").status_code == 204
+            refusal(zoe.http.get("/v1/session"), 401, "session_revoked")
+            refusal(zoe.status(job), 401, "session_revoked")
+            assert bob.status(own).status_code == 202
+        sandbox.move_job(job, "COMPLETED")
+        proxy.clock.advance(1200)
+        look_after(proxy, MemoryCounters())
+        assert account(tmp_path, "acme", "requests").used == before.used + 1
+        assert NAME not in caplog.text and quote(NAME) not in caplog.text
+        listed = operator.get("/v1/admin/jobs", params={"tenant": "acme"})
+        usage = operator.get("/v1/admin/usage", params={"tenant": "acme", "group_by": "subject"})
+        assert usage.json()["total"]["calls"] == 2
+        for answer in (listed, usage):
+            assert NAME not in answer.text and " forgotten " in answer.text
+        with Client(proxy, proxy.token(NAME)) as again:
+            assert again.facts()["quotas"][0]["used"] == 0
+            assert again.http.get("/v1/jobs").json()["jobs"] == []
+            refusal(again.status(job), 404, "not_found")
+            assert [again.run().status_code for _ in range(4)] == [200, 200, 200, 402]
+
+
+@pytest.mark.slow
+def test_what_names_nobody_is_not_found(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        refusal(operator.delete("/v1/admin/tenants/nobody/subjects/alice"), 404, "not_found")
+        for name in (" alice", "a\nb", "a" * 201):
+            refusal(operator.delete(f"{SUBJECTS}/{quote(name)}"), 404, "not_found")

@@ -1,0 +1,115 @@
+"""A request by the plain and by the short way to a whole reply, and all that can be seen of it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from proxy.upstream.client import host_of
+from proxy.upstream.engine import Engine, Reply, Request
+from proxy.upstream.transport import EngineTransport
+from tests.upstream.transport.raw_server import (
+    PATIENCE_SECONDS,
+    Behaviour,
+    Peer,
+    raw_server,
+    settle,
+)
+
+OK, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+#: To read the certificates of the machine takes longer than a test.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def with_length(body: bytes, headers: bytes = b"") -> bytes:
+    return OK + headers + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+class ShortWay(EngineTransport):
+    """Has no plain way to a whole reply, so that what it fetches came by the short one."""
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        raise AssertionError("the plain way was taken")
+
+
+Fetch = Callable[[EngineTransport, Request], Awaitable[Reply]]
+#: The same request over httpx's and aiohttp's objects, and without them.
+PLAIN: tuple[type[EngineTransport], Fetch] = (EngineTransport, Engine.fetch)
+SHORT: tuple[type[EngineTransport], Fetch] = (ShortWay, EngineTransport.fetch)
+
+
+def a_request(url: str, method: str = "POST", body: bytes = b"{}", **timeouts: float | None) -> Request:
+    host = host_of(url)
+    headers = {"host": host.netloc, "authorization": "Key a:b"}
+    if method == "GET":
+        body = b""
+    else:
+        headers["content-length"] = str(len(body))
+    patient = dict.fromkeys(("pool", "connect", "read", "write"), float(PATIENCE_SECONDS))
+    return Request(method, host, "/fal-ai/x?logs=1", headers, body, {**patient, **timeouts})
+
+
+async def outcome_of(reply: Awaitable[Reply]) -> Any:
+    """What a caller can tell of a reply, or of the lack of one."""
+    try:
+        status, headers, body, error = await reply
+    except Exception as problem:
+        return type(problem), str(problem)
+    # Of what broke off, the one may have a piece more than the other.
+    return status, list(headers.items()), body if error is None else None, type(error), str(error)
+
+
+async def outcomes(
+    way: tuple[type[EngineTransport], Fetch], behave: Behaviour, *requests: dict[str, Any]
+) -> tuple[list[Any], list[bytes], int]:
+    """Fetch one after another. What comes of it, and what the upstream sees: the requests, and how many connections."""
+    engine, fetch = way
+    transport = engine(ssl_context=NO_TLS)
+    async with raw_server(behave) as server:
+        seen = []
+        for options in requests:
+            seen.append(await outcome_of(fetch(transport, a_request(server.url, **options))))
+            await settle()
+        await transport.aclose()
+        # The port is another one each time.
+        return seen, [head.replace(server.url[7:].encode(), b"") for head in server.heads], server.connections
+
+
+async def assert_same(behave: Behaviour, *requests: dict[str, Any]) -> list[Any]:
+    plain = await outcomes(PLAIN, behave, *requests)
+    short = await outcomes(SHORT, behave, *requests)
+    assert short == plain
+    return short[0]
+
+
+def send(reply: bytes, *, then: str, in_pieces: bool) -> Behaviour:
+    """Behave: answer each request with these bytes, and close the connection then, reset it, or keep it open."""
+
+    async def behave(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            for start in range(0, len(reply), 7) if in_pieces else ():
+                await peer.send(reply[start : start + 7])
+                await asyncio.sleep(0)
+            if not in_pieces:
+                await peer.send(reply)
+            if then == "closes":
+                peer.writer.close()
+                return await peer.writer.wait_closed()
+            if then == "resets":
+                await peer.writer.drain()
+                reset(peer)
+
+    return behave
+
+
+def reset(peer: Peer) -> None:
+    # Closing a socket that lingers for no time sends a reset.
+    peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.writer.transport.abort()
