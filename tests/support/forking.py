@@ -21,27 +21,18 @@ started = set()
 
 def reap(*_):
     for pid in list(started):
-        if os.waitpid(pid, os.WNOHANG)[0]:
+        try:
+            is_over = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:  # a signal came during this call, and that call of `reap` was faster
+            is_over = True
+        if is_over:
             started.discard(pid)
 
-# Only while it waits for an order: a process that ends during `reap` would be reaped twice, and the second time fails.
 signal.signal(signal.SIGCHLD, reap)
-ENDED = {signal.SIGCHLD}
-signal.pthread_sigmask(signal.SIG_BLOCK, ENDED)
-
-def orders():
-    while True:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
-        line = sys.stdin.readline()
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDED)
-        if not line:
-            return
-        yield json.loads(line)
-
-for order in orders():
+for line in sys.stdin:
+    order = json.loads(line)
     if (pid := os.fork()) == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["environ"])
@@ -61,6 +52,7 @@ for order in orders():
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     else:
         started.add(pid)
+        reap()
         print(pid, flush=True)
 """
 
