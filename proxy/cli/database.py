@@ -31,15 +31,26 @@ DATABASE = "PROXY_DATABASE_URL"
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 
 
-def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True) -> T:
-    """Run a function on the database that the settings name; a server may be running."""
+def run_on_database(
+    run: Callable[[SqlStores, Directory], Awaitable[T]], *, prepare: bool = True, is_read_only: bool = False
+) -> T:
+    """Run a function on the database that the settings name; a server may be running.
+
+    Args:
+        prepare: whether the database is made, brought to this version and given the tenants of the plan file before.
+        is_read_only: do none of this, and refuse a database that is not there, or not at this version.
+    """
     stores_settings = read_store_settings()
+    if is_read_only:
+        _check_there(stores_settings)
     configure_logging(LogSettings("text", "warning"), Redactor(settings.secrets_in(stores_settings)))
 
     async def work() -> T:
         stores = SqlStores.of(stores_settings)
         try:
-            if prepare:
+            if is_read_only:
+                await stores.check_revision()
+            elif prepare:
                 await stores.prepare()
                 await _ensure_tenants(stores)
             return await run(stores, Directory(stores.directory, SystemClock()))
@@ -55,6 +66,13 @@ def run_on_database(run: Callable[[SqlStores, Directory], Awaitable[T]], *, prep
 def read_store_settings() -> StoreSettings:
     """Read where the database is, or print what is wrong and exit."""
     return refuse_on_error(lambda: settings.read_stores({**os.environ, **_database_of_dev()}))
+
+
+def _check_there(stores_settings: StoreSettings) -> None:
+    """Refuse a SQLite file that is not there: to open it would make it."""
+    path = stores_settings.sqlite_path
+    if path is not None and not Path(path).exists():
+        refuse([f"{DATABASE}: there is no database yet; make it with: fal-proxy migrate"])
 
 
 def _database_of_dev() -> dict[str, str]:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
 
 from proxy import settings
 from proxy.catalog import built_in
-from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, refuse_on_error, to_json
+from proxy.cli.database import (
+    TenantId,
+    command_author,
+    find_tenant,
+    read_snapshot,
+    run_on_database,
+)
+from proxy.cli.output import AsJson, print_rows, refuse, refuse_on_error, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
+from proxy.tenants.plan_diff import describe_dry_run, format_changes
 from proxy.tenants.plan_file import dump_file, json_schema, read_file
 from proxy.tenants.removal import TenantRemoval
 
@@ -25,16 +32,38 @@ tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
 
 
 @tenants.command("apply")
-def tenants_apply(file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")]) -> None:
+def tenants_apply(
+    file: Annotated[str, typer.Argument(help="A YAML file of plans and tenants.")],
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Apply a file of plans and tenants."""
     path = refuse_on_error(lambda: settings.existing_file(file))
+    if is_dry_run:
+        _preview(path, as_json)
+        return
     known = run_on_database(read_snapshot)
     found, _ = refuse_on_error(lambda: read_file(path, known))
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
         return await directory.apply(found, by=command_author())
 
-    print("changed" if run_on_database(run) else "unchanged")
+    changed = run_on_database(run)
+    print(to_json({"changed": changed}) if as_json else "changed" if changed else "unchanged")
+
+
+def _preview(path: Path, as_json: bool) -> None:
+    """Print what a file would change. The database must be there: a dry run does not make or migrate it."""
+
+    async def run(_stores: SqlStores, directory: Directory) -> dict[str, Any]:
+        known = await directory.snapshot()
+        found, _ = refuse_on_error(lambda: read_file(path, known))
+        if not known.tenants:
+            say("the database has no tenants yet: without --dry-run, PROXY_CONFIG is applied first")
+        return describe_dry_run(await directory.preview(found))
+
+    answer = run_on_database(run, is_read_only=True)
+    print(to_json(answer) if as_json else format_changes(answer["changes"]) or "unchanged")
 
 
 @tenants.command("export")

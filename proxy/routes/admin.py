@@ -28,7 +28,7 @@ from proxy.routes.paging import (
     parse_since,
     parse_time_cursor,
 )
-from proxy.routes.queries import known_query
+from proxy.routes.queries import known_query, parse_switch
 from proxy.routes.sessions import Mint, mint_session
 from proxy.routes.tenants import find_tenant
 from proxy.routes.usage import QUERY as USAGE_QUERY
@@ -37,6 +37,7 @@ from proxy.stores.directory import TenantKey
 from proxy.stores.ledger import JobFilter, Ledger
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory
+from proxy.tenants.plan_diff import describe_dry_run
 from proxy.tenants.plan_file import problems_of
 from proxy.tenants.plans import PlanFile
 
@@ -121,6 +122,7 @@ class AdminRoutes:
         return JSONResponse({"tenants": listed, "next_cursor": cursor})
 
     async def apply_plans(self, request: Request) -> Response:
+        is_dry_run = parse_switch("dry_run", known_query(request, "dry_run").get("dry_run"))
         file = await read_form(request, PlanFile, MOST_FILE_BYTES)
         known = await self._directory.snapshot()
         problems = problems_of(file.model_dump(mode="json"), self._catalog, known)
@@ -128,6 +130,8 @@ class AdminRoutes:
             raise BadRequest("; ".join(problems))
         if any(identity.jwks_file for tenant in file.tenants for identity in tenant.identity):
             raise BadRequest("identity: jwks_file belongs in the PROXY_CONFIG file; send what it holds as jwks")
+        if is_dry_run:
+            return JSONResponse(describe_dry_run(await self._directory.preview(file)))
         return JSONResponse({"changed": await self._directory.apply(file, by=self._door.author_of(request))})
 
     async def show_tenant(self, request: Request) -> Response:

@@ -20,3 +20,14 @@ def known_query(request: Request, *names: str) -> dict[str, str]:
     if len(found) != len(pairs):
         raise BadRequest("The query contains a key twice.")
     return found
+
+
+def parse_switch(name: str, given: str | None) -> bool:
+    """Whether a query switches something on that is off by default.
+
+    Raises:
+        BadRequest: it is neither 0 nor 1.
+    """
+    if given not in (None, "0", "1"):
+        raise BadRequest(f"{name} must be 0 or 1.")
+    return given == "1"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from proxy.stores.audit import Author
+from proxy.stores.audit import Author, Change
 from proxy.stores.removal import FormerTenant
 
 NO_ENDPOINTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
@@ -115,6 +115,18 @@ class DirectoryStore(Protocol):
 
         Raises:
             StoreUnavailable: also where a tenant's name is not cleared yet of one that was deleted.
+        """
+
+    async def preview(
+        self,
+        plans: Mapping[str, Mapping[str, Any]],
+        tenants: Sequence[Mapping[str, Any]],
+        endpoints: Mapping[str, Mapping[str, Any]] = NO_ENDPOINTS,
+    ) -> Sequence[Change]:
+        """List what `apply` would change now, and change nothing.
+
+        Raises:
+            StoreUnavailable: as `apply`.
         """
 
     async def set_suspended(self, tenant: str, since: float | None, *, by: Author) -> bool:

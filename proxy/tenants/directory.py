@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable
-from proxy.stores.audit import Author
+from proxy.stores.audit import Author, Change
 from proxy.stores.directory import DirectoryStore, Revocation, TenantKey
 from proxy.stores.removal import FormerTenant
 from proxy.tenants.plans import PlanFile
@@ -28,6 +29,7 @@ REFRESH_SECONDS = 2.0
 MAX_AGE_SECONDS = 4.0
 #: Plans that are named in one line of the log.
 MOST_LOGGED = 20
+_Documents = dict[str, dict[str, Any]]
 _log = logging.getLogger(__name__)
 
 
@@ -129,15 +131,18 @@ class Directory:
 
     async def apply(self, file: PlanFile, *, by: Author) -> bool:
         """Make a plan file hold; False when it did already."""
-        changed = await self._store.apply(
-            {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
-            [tenant.model_dump(mode="json") for tenant in file.tenants],
-            {endpoint: {"price_per_compute_second": price} for endpoint, price in file.prices.items()},
-            by=by,
-        )
+        changed = await self._store.apply(*_list_documents(file), by=by)
         self.is_open = True
         await self._refresh()
         return changed
+
+    async def preview(self, file: PlanFile) -> Sequence[Change]:
+        """List what `apply` would change, and change nothing.
+
+        Raises:
+            StoreUnavailable: as `apply`.
+        """
+        return await self._store.preview(*_list_documents(file))
 
     async def suspend(self, tenant: str, *, by: Author) -> None:
         """Refuse all that a tenant, its users and its guests ask, until it is resumed."""
@@ -174,6 +179,15 @@ class Directory:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
+
+
+def _list_documents(file: PlanFile) -> tuple[_Documents, list[dict[str, Any]], _Documents]:
+    """The plans, tenants and endpoints of a file, as they are stored."""
+    return (
+        {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
+        [tenant.model_dump(mode="json") for tenant in file.tenants],
+        {endpoint: {"price_per_compute_second": price} for endpoint, price in file.prices.items()},
+    )
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

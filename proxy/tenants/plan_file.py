@@ -70,14 +70,15 @@ def dump_file(snapshot: Snapshot, schemas: Mapping[str, Path]) -> str:
         for id_ in sorted(schemas.keys() | snapshot.prices.keys())
     ]
     document = {
-        "plans": {name: _dump_form(plan) for name, plan in sorted(snapshot.plans.items())},
-        "tenants": [_dump_form(tenant) for _, tenant in sorted(snapshot.tenants.items())],
+        "plans": {name: dump_form(plan) for name, plan in sorted(snapshot.plans.items())},
+        "tenants": [dump_form(tenant) for _, tenant in sorted(snapshot.tenants.items())],
         **({"endpoints": endpoints} if endpoints else {}),
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _dump_form(form: BaseModel) -> dict[str, Any]:
+def dump_form(form: BaseModel) -> dict[str, Any]:
+    """Write a form as the plan file has it, without what is the default."""
     fields = type(form).model_fields
     dumped = form.model_dump(mode="json")
     return {name: value for name, value in dumped.items() if getattr(form, name) != fields[name].default}

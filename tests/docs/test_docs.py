@@ -87,7 +87,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> list[str]:
 
 
 def test_every_command_stands_on_its_page_and_no_other() -> None:
-    (text,) = blocks(page("commands"), "")
+    text = blocks(page("commands"), "")[0]
     documented, known = set(), set(commands(typer.main.get_command(cli.main)))
     groups = {name.partition(" ")[0] for name in known if " " in name}
     for line in re.findall(r"^fal-proxy (.*)$", text, re.MULTILINE):

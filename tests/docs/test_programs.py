@@ -91,4 +91,4 @@ def test_the_commands_of_the_operator(folder: Path, commands: Commands) -> None:
         seen.append(" ".join(arguments[:2]))
         if found := re.match(r"fpk_([0-9a-f]+)_", done.stdout):
             key_id = found[1]
-    assert key_id and seen[0] == "tenants apply" and len(seen) == 7
+    assert key_id and seen[0] == "tenants apply" and len(seen) == 8

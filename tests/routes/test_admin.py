@@ -142,6 +142,28 @@ def test_plans_and_tenants_are_applied_at_once_and_once(proxy: Stack, operator: 
         assert client.facts()["endpoints"] == [NEXT]
 
 
+def test_a_dry_run_lists_what_would_change_and_changes_nothing(proxy: Stack, operator: httpx.Client) -> None:
+    quota = per("tenant", "requests", 5)
+    file = {"plans": {"dry": plan(endpoints=[NEXT], quotas=[quota])}, "tenants": [{"id": "globex", "plan": "dry"}]}
+    before, dry = operator.get("/tenants").json(), {"dry_run": "1"}
+    answer = operator.put("/tenants", json=file, params=dry)
+    assert answer.status_code == 200
+    created, moved = answer.json()["changes"]
+    assert (created["action"], created["kind"], created["id"]) == ("create", "plan", "dry")
+    assert {"field": "quotas", "to": quota} in created["fields"]
+    assert moved["fields"] == [{"field": "plan", "from": "globex", "to": "dry"}]
+    assert operator.get("/tenants").json() == before
+    assert not [one for one in operator.get("/audit").json()["entries"] if one["target"] == "dry"]
+    refusal(operator.put("/tenants", json={"plans": {"p": {"endpoints": []}}}, params=dry), 400, "bad_request")
+    for query in ({"dry_run": "yes"}, {"dry_rnu": "1"}):
+        refusal(operator.put("/tenants", json=file, params=query), 400, "bad_request")
+    assert operator.get("/tenants").json() == before
+    unchanged = {"plans": {"globex": PLANS["globex"]}}
+    nothing = {"dry_run": True, "changed": False, "changes": []}
+    assert operator.put("/tenants", json=unchanged, params=dry).json() == nothing
+    assert operator.put("/tenants", json=unchanged, params={"dry_run": "0"}).json() == {"changed": False}
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -101,6 +102,73 @@ def test_apply_refuses_a_file_that_is_wrong_and_changes_nothing(cli: Cli) -> Non
     done = cli.run("tenants", "apply", "gone.yaml")
     assert (done.code, done.stdout, done.stderr) == (1, "", "there is no file gone.yaml\n")
     assert len(json.loads(cli.data("tenants", "show", "acme"))["limits"]["endpoints"]) == 2
+
+
+def read_rows(cli: Cli) -> str:
+    with contextlib.closing(sqlite3.connect(cli.folder / "proxy.db")) as database:
+        return "".join(database.iterdump())
+
+
+def test_a_dry_run_prints_what_apply_would_change_and_changes_nothing(cli: Cli) -> None:
+    cli.data("tenants", "list")
+    before, file = read_rows(cli), cli.folder / "next.yaml"
+    plans = {"narrow": {"endpoints": ["fal-ai/llavav15-13b"], "max_tokens": 128}, "new": {"endpoints": [NEXT]}}
+    tenants = [{"id": "acme", "plan": "narrow"}, {"id": "globex", "plan": "new"}]
+    file.write_text(yaml.safe_dump({"plans": plans, "tenants": tenants, "endpoints": PRICES[:1]}))
+    assert cli.data("tenants", "apply", "--dry-run", str(file)).splitlines() == [
+        "change plan narrow",
+        '    endpoints: - "fal-ai/llava-next"',
+        '    endpoints: + "fal-ai/llavav15-13b"',
+        "    max_tokens: 64 -> 128",
+        "create plan new",
+        '    endpoints: + "fal-ai/llava-next"',
+        "change tenant acme",
+        '    plan: "full" -> "narrow"',
+        "create tenant globex",
+        '    plan: + "new"',
+        f"create endpoint {NEXT}",
+        "    price_per_compute_second: + 0.0006",
+    ]
+    answer = json.loads(cli.data("tenants", "apply", "--dry-run", "--json", str(file)))
+    assert (answer["dry_run"], answer["changed"], len(answer["changes"])) == (True, True, 5)
+    assert answer["changes"][2] == {
+        "action": "change",
+        "kind": "tenant",
+        "id": "acme",
+        "fields": [{"field": "plan", "from": "full", "to": "narrow"}],
+    }
+    assert read_rows(cli) == before
+    assert json.loads(cli.data("tenants", "apply", "--json", str(file))) == {"changed": True}
+    assert cli.data("tenants", "apply", "--dry-run", str(file)) == "unchanged"
+    answer = json.loads(cli.data("tenants", "apply", "--dry-run", "--json", str(file)))
+    assert answer == {"dry_run": True, "changed": False, "changes": []}
+
+
+def test_a_dry_run_refuses_what_apply_refuses(cli: Cli) -> None:
+    cli.data("tenants", "list")
+    file = cli.folder / "wrong.yaml"
+    file.write_text(yaml.safe_dump({"plans": {"full": {"endpoints": ["fal-ai/flux/dev"]}}, "tenant": []}))
+    done = cli.run("tenants", "apply", "--dry-run", str(file))
+    assert (done.code, done.stdout, done.stderr) == (1, "", cli.run("tenants", "apply", str(file)).stderr)
+    assert "fal-ai/flux/dev is not in the catalogue" in done.stderr
+
+
+def test_a_dry_run_neither_makes_nor_migrates_a_database(cli: Cli) -> None:
+    file = cli.folder / "plans.yaml"
+    done = cli.run("tenants", "apply", "--dry-run", str(file))
+    assert (done.code, done.stdout) == (1, "") and "there is no database yet" in done.stderr
+    assert not (cli.folder / "proxy.db").exists()
+    cli.data("migrate")
+    done = cli.run("tenants", "apply", "--dry-run", str(file))
+    assert done.code == 0 and "the database has no tenants yet" in done.stderr
+    assert "create tenant acme" in done.stdout and "INSERT INTO tenants" not in read_rows(cli)
+    with contextlib.closing(sqlite3.connect(cli.folder / "proxy.db")) as database:
+        database.execute("DROP TABLE alerts")
+        database.execute("UPDATE alembic_version SET version_num = '0014'")
+        database.commit()
+    done = cli.run("tenants", "apply", "--dry-run", str(file))
+    assert (done.code, done.stdout) == (1, "") and "run: fal-proxy migrate" in done.stderr
+    assert "CREATE TABLE alerts" not in read_rows(cli)
 
 
 def test_prices_are_applied_and_count_for_later_files(cli: Cli) -> None:

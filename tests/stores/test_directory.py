@@ -49,6 +49,23 @@ async def test_apply_reports_a_change_and_leaves_what_is_not_named(stores: SqlSt
     assert set(rows.plans) == {"free", "gold"}
 
 
+async def test_a_preview_lists_what_apply_would_change_and_changes_nothing(stores: SqlStores) -> None:
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    before, moved = await stores.directory.load(), {**ACME, "plan": "gold"}
+    wanted = ({**PLANS, "gold": {"endpoints": []}}, [moved, GLOBEX], {"fal-ai/a": {"price_per_compute_second": 1.0}})
+    found = await stores.directory.preview(*wanted)
+    assert [(one.action, one.target) for one in found] == [
+        ("plan.create", "gold"),
+        ("tenant.change", "acme"),
+        ("tenant.create", "globex"),
+        ("endpoint.create", "fal-ai/a"),
+    ]
+    assert (found[1].before, found[1].after) == (ACME, moved)
+    assert await stores.directory.load() == before
+    assert await stores.directory.apply(*wanted, by=AUTHOR)
+    assert await stores.directory.preview(*wanted) == []
+
+
 async def test_every_change_and_nothing_else_raises_the_version(stores: SqlStores) -> None:
     directory, versions = stores.directory, [await stores.directory.version()]
 

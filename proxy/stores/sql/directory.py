@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, insert, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, update
 
-from proxy.errors import StoreUnavailable
 from proxy.stores.audit import Author, Change
 from proxy.stores.directory import NO_ENDPOINTS, DirectoryRows, OverrideRow, Revocation, Revocations, TenantKey
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import schema
 from proxy.stores.sql.audit import erase_subject, record
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.documents import find_changes, write_change
 from proxy.stores.sql.engine import AnyConnection
 
 _ONLY_ROW = 1
@@ -69,16 +69,22 @@ class SqlDirectory:
         by: Author,
     ) -> bool:
         async with change_directory(self._database) as connection:
-            await _check_free(connection, [tenant["id"] for tenant in tenants])
-            changes = [
-                *await _put(connection, schema.plans, "name", plans),
-                *await _put(connection, schema.tenants, "id", {tenant["id"]: tenant for tenant in tenants}),
-                *await _put(connection, schema.endpoints, "id", endpoints),
-            ]
+            changes = await find_changes(connection, plans, tenants, endpoints)
+            for change in changes:
+                await write_change(connection, change)
             if changes:
                 await bump_version(connection)
                 await connection.run_sync(record, by, *changes)
             return bool(changes)
+
+    async def preview(
+        self,
+        plans: Mapping[str, Mapping[str, Any]],
+        tenants: Sequence[Mapping[str, Any]],
+        endpoints: Mapping[str, Mapping[str, Any]] = NO_ENDPOINTS,
+    ) -> Sequence[Change]:
+        async with self._database.reading() as connection:
+            return await find_changes(connection, plans, tenants, endpoints)
 
     async def set_suspended(self, tenant: str, since: float | None, *, by: Author) -> bool:
         row = schema.tenants.c
@@ -200,21 +206,6 @@ async def _add_revocation(connection: AnyConnection, revocation: Revocation) -> 
     await bump_version(connection)
 
 
-async def _check_free(connection: AnyConnection, tenants: Sequence[str]) -> None:
-    """Make sure that nothing is left under these names of a tenant that was deleted.
-
-    Raises:
-        StoreUnavailable: something is.
-    """
-    former = schema.former_tenants.c
-    left = set(await connection.scalars(select(former.id).where(~former.is_cleared)))
-    if found := sorted(left.intersection(tenants)):
-        raise StoreUnavailable(
-            f"The tenant {found[0]} is still being deleted; try again shortly. If the deletion was interrupted, "
-            "repeat it."
-        )
-
-
 def _is_of(tenant: str, subject: str) -> ColumnElement[bool]:
     return and_(schema.overrides.c.tenant == tenant, schema.overrides.c.subject == subject)
 
@@ -240,23 +231,6 @@ async def _revocations_after(connection: AnyConnection, known: int) -> Revocatio
 
 async def bump_version(connection: AnyConnection) -> None:
     await connection.execute(next_version)
-
-
-async def _put(
-    connection: AnyConnection, table: Table, key: str, documents: Mapping[str, Mapping[str, Any]]
-) -> list[Change]:
-    """Insert what is new and update what differs; return what did."""
-    column, kind, changes = table.c[key], table.name.removesuffix("s"), list[Change]()
-    old = {row[0]: row.document for row in await connection.execute(select(column, table.c.document))}
-    for name, document in documents.items():
-        tenant = name if table is schema.tenants else ""
-        if name not in old:
-            await connection.execute(insert(table).values({key: name, "document": document}))
-            changes.append(Change(f"{kind}.create", tenant, name, after=document))
-        elif old[name] != document:
-            await connection.execute(update(table).where(column == name).values(document=document))
-            changes.append(Change(f"{kind}.change", tenant, name, before=old[name], after=document))
-    return changes
 
 
 def _revocation(row: Any) -> Revocation:

@@ -90,7 +90,7 @@ class SqlStores:
         """
         if self._migrates and await self._revision() != migrate.newest():
             await self.migrate()
-        await self._check_revision()
+        await self.check_revision()
 
     async def ping(self) -> None:
         """Do what calls do, and take it back.
@@ -98,12 +98,18 @@ class SqlStores:
         Raises:
             StoreUnavailable: a table is missing, or the database takes no writes.
         """
-        await self._check_revision()
+        await self.check_revision()
         async with self._database.reading() as connection:
             await connection.execute(probe.EVERY_TABLE)
         await self._database.try_out(probe.book_call)
 
-    async def _check_revision(self) -> None:
+    async def check_revision(self) -> None:
+        """Make sure that this version can use the database as it is.
+
+        Raises:
+            SchemaMismatch: it cannot.
+            StoreUnavailable: the database does not answer.
+        """
         async with self._database.reading() as connection:
             revision = await migrate.current(connection)
             if revision in self._served:
