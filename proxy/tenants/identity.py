@@ -21,6 +21,15 @@ def _to_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _to_mapping(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise ValueError("must map what the claim says to plans, such as {pro: paid}") from None
+
+
 def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -50,7 +59,7 @@ Audiences = Annotated[
 #: Written down as pairs: the order counts, and that of an object's keys is lost in comparisons.
 PlanMap = Annotated[
     dict[Text, Name],
-    BeforeValidator(lambda given: dict(given) if isinstance(given, list) else given),
+    BeforeValidator(_to_mapping),
     PlainSerializer(lambda plans: list(plans.items()), when_used="json"),
     Field(min_length=1, max_length=MOST_CHOICES),
 ]

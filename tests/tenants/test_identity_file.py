@@ -103,6 +103,8 @@ WRONG: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     ),
     "an unknown default": (entry(plans={"claim": "t", "map": {"a": "paid"}, "default": "fre"}), "no plan fre;"),
     "a choice of nothing": (entry(plans={"claim": "t", "map": {}}), "plans.map: "),
+    "a choice in no pairs": (entry(plans={"claim": "t", "map": [None]}), "plans.map: must map what the claim says"),
+    "a choice in pairs of lists": (entry(plans={"claim": "t", "map": [[[], "paid"]]}), "plans.map: must map"),
     "a choice without a claim": (entry(plans={"map": {"a": "paid"}}), "plans.claim: Field required"),
     "too many choices": (entry(plans={"claim": "t", "map": {str(n): "paid" for n in range(101)}}), "plans.map: "),
     "an empty path to a claim": (entry(subject_claim=[]), "subject_claim"),
