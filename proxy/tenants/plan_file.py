@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -105,10 +106,10 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
     seen: list[str] = []
     for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
         id_, guests = tenant.get("id"), _mapping(tenant.get("guests"))
-        wanted = {tenant.get("plan"), guests.get("plan")}
-        wanted |= {_mapping(tier).get("plan") for tier in _list(guests.get("tiers"))}
-        wanted |= set().union(*map(_plans_of_identity, _list(tenant.get("identity"))))
-        unknown = sorted(one for one in wanted if isinstance(one, str) and one not in plans)
+        wanted = [tenant.get("plan"), guests.get("plan")]
+        wanted += [_mapping(tier).get("plan") for tier in _list(guests.get("tiers"))]
+        wanted += chain.from_iterable(map(_plans_of_identity, _list(tenant.get("identity"))))
+        unknown = sorted({one for one in wanted if isinstance(one, str)} - plans.keys())
         problems += [f"tenants.{id_}: there is no plan {one}{_suggest(one, plans)}" for one in unknown]
         seen += [id_] if isinstance(id_, str) else []
     problems += [f"tenants: {one} stands there twice" for one in sorted({id_ for id_ in seen if seen.count(id_) > 1})]
@@ -140,12 +141,12 @@ def _keep_valid(model: type[M], documents: Iterable[tuple[Any, Any]]) -> dict[An
     return found
 
 
-def _plans_of_identity(identity: Any) -> set[Any]:
+def _plans_of_identity(identity: Any) -> list[Any]:
     choice = _mapping(_mapping(identity).get("plans"))
     listed = choice.get("map")
     # Pairs, in a document that was written by this program.
-    plans = dict(listed) if isinstance(listed, list) else _mapping(listed)
-    return {one for one in (choice.get("default"), *plans.values()) if isinstance(one, str)}
+    pairs = [pair for pair in listed if len(_list(pair)) == 2] if isinstance(listed, list) else _mapping(listed).items()
+    return [choice.get("default"), *(plan for _, plan in pairs)]
 
 
 def _shared_audiences(document: Any) -> Iterator[str]:
@@ -253,8 +254,8 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
-def _suggest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+def _suggest(name: str, known: Iterable[Any]) -> str:
+    near = difflib.get_close_matches(name, [one for one in known if isinstance(one, str)], n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
