@@ -49,7 +49,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def routes(flood_guard: Limiter, public_url: str) -> list[Route]:
     @flood_guard.limit(DESCRIPTION_LIMIT)
     async def openapi(request: Request) -> Response:
-        body = _document(public_url)
+        body = describe_routes(public_url)
         set_cache_control(request.scope, _CACHING)
         return Response(body, media_type="application/json")
 
@@ -57,8 +57,11 @@ def routes(flood_guard: Limiter, public_url: str) -> list[Route]:
 
 
 @cache
-def _document(public_url: str) -> bytes:
-    """The whole document, for the proxy at an address. Made when it is first asked for: most processes never are."""
+def describe_routes(public_url: str) -> bytes:
+    """Give the whole document as JSON, for the proxy at an address.
+
+    It is made when it is first asked for: most processes never are.
+    """
     whole = _read("api")
     whole["info"]["version"] = __version__
     whole["servers"] = [{"url": public_url}]
