@@ -24,6 +24,7 @@ from proxy.routes.estimate import EstimateRoutes
 from proxy.routes.fal_surface import FalSurface
 from proxy.routes.grants import GrantRoutes, Grants
 from proxy.routes.guests import GuestRoutes
+from proxy.routes.job_lists import JobListRoutes
 from proxy.routes.jobs import JobRoutes
 from proxy.routes.operations import OperationsRoutes, livez_route
 from proxy.routes.overrides import OverrideEditor, OverrideRoutes
@@ -117,19 +118,22 @@ def _fal_surface(parts: Container, parse: Callable[[Request], Target], form: For
 
 
 def _job_routes(parts: Container) -> list[Route]:
-    return JobRoutes(
+    jobs = JobRoutes(
         authenticator=parts.authenticator,
         grace=parts.grace,
         handlers=parts.handlers,
         job_handler=parts.job_handler,
         owners=parts.owners,
-        ledger=parts.stores.ledger,
+        audit=parts.stores.audit,
+        clock=parts.clock,
         limiter=parts.limiter,
         streams=parts.streams,
         stream_guard=parts.stream_guard,
         hub=parts.hub,
         drain=parts.drain,
-    ).routes()
+    )
+    lists = JobListRoutes(parts.authenticator, parts.stores.ledger, parts.limiter, parts.hub)
+    return [*jobs.routes(), *lists.routes()]
 
 
 def _estimate_routes(parts: Container) -> list[Route]:

@@ -17,7 +17,7 @@ def revoke_own(session: Session, now: float) -> Revocation:
 
 
 def revoke_by_name(tenant: str, session_id: str | None, subject: str | None, now: float) -> Revocation:
-    """Revoke one session, or all of a subject, that an operator names.
+    """Revoke one session, or all of a subject, that an operator or a tenant names.
 
     What plan they were minted under is not known, so this outlives the longest session that any plan can give.
     """

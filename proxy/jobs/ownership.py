@@ -1,6 +1,7 @@
 """A job belongs to who submitted it: to one subject of one tenant, for good.
 
-Of that subject's sessions, one that is narrowed to some endpoints sees the jobs of these endpoints only.
+Of that subject's sessions, one that is narrowed to some endpoints sees the jobs of these endpoints only. The tenant's
+own key cancels the jobs of all its subjects.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ class Ownership:
             if job is None or not _is_open_to(caller, job):
                 raise NotFound
             self.keep(job)
+        return job
+
+    async def find_of_tenant(self, request_id: str, tenant: str) -> Job:
+        """The job that fal knows by an id, if a tenant or any of its users submitted it.
+
+        Raises:
+            NotFound: there is none, or it is another tenant's.
+        """
+        job = await self._ledger.find(request_id)
+        if job is None or job.tenant != tenant:
+            raise NotFound
         return job
 
     def _follow(self, snapshot: Snapshot) -> None:

@@ -14,6 +14,7 @@ from proxy.auth.admin_tokens import AdminTokens, Role
 from proxy.clock import Clock
 from proxy.errors import NotAllowed
 from proxy.limits.rates import ADMIN_LIMIT
+from proxy.routes.authors import author_of
 from proxy.stores.audit import Author, Change
 from proxy.stores.audit_store import AuditStore
 
@@ -57,8 +58,7 @@ class AdminDoor:
 
     def author_of(self, request: Request) -> Author:
         """The author of what a request, let through here, changes."""
-        state, client = request.scope["state"], request.client
-        return Author(state[_TOKEN_NAME], self._clock.now(), client.host if client else "", state["request_id"])
+        return author_of(request, request.scope["state"][_TOKEN_NAME], self._clock.now())
 
     async def record(self, request: Request, change: Change) -> None:
         """Record a change of what the database does not hold. Await it before the change takes effect."""

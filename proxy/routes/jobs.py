@@ -1,4 +1,7 @@
-"""The native job API: submit, look, watch, fetch and cancel under one address, and one call from question to answer."""
+"""The native job API: submit, look, watch, fetch and cancel under one address, and one call from question to answer.
+
+Lists of jobs have job_lists.py.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy import targets
@@ -15,34 +19,35 @@ from proxy.auth.authenticator import Authenticator
 from proxy.calls.call import KEY_HEADER, Call, Form, Outcome, new_call, parse_key
 from proxy.calls.handler import Handlers
 from proxy.calls.jobs import JobHandler
-from proxy.clock import to_iso
+from proxy.clock import Clock
 from proxy.drain import Drain
-from proxy.errors import BadRequest, SessionExpired
+from proxy.errors import SessionExpired
 from proxy.http.bodies import read_form
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
+from proxy.http.reply import Reply
 from proxy.http.scope import set_cache_control, show_header
 from proxy.jobs.events import END, begin_with, job_events, parse_event_id
 from proxy.jobs.grace import GracePeriod
 from proxy.jobs.hub import Hub
 from proxy.jobs.ownership import Ownership
-from proxy.jobs.updates import COMPLETED, Log, Update
+from proxy.jobs.updates import Log, Update
 from proxy.limits.rates import RateLimiter
 from proxy.limits.session_quotas import SESSION_QUOTAS
 from proxy.limits.stream_guard import StreamGuard
 from proxy.limits.streams import OpenStreams
-from proxy.routes.paging import cut_page, parse_endpoint, parse_limit, parse_since, parse_time_cursor
+from proxy.routes.authors import author_of
+from proxy.routes.paging import parse_endpoint
 from proxy.routes.queries import known_query
 from proxy.routes.rendering import bind_call, render
-from proxy.stores.ledger import Job, JobFilter, Ledger
+from proxy.stores.audit import Change
+from proxy.stores.audit_store import AuditStore
+from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.tenants.caller import Caller
 from proxy.upstream import headers, sse
 from proxy.upstream.headers import EVENT_STREAM
 
 PATH = "/v1/jobs"
-#: Jobs on one page of a listing: the usual number, and the most.
-LISTED, MOST_LISTED = 20, 100
-STATUSES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
 
 
 class NewJob(BaseModel):
@@ -64,7 +69,7 @@ FORM = Form(as_job, pending_status=200)
 
 
 class JobRoutes:
-    """Submit, list, show, watch and cancel jobs."""
+    """Submit, show, watch and cancel jobs."""
 
     def __init__(
         self,
@@ -74,7 +79,8 @@ class JobRoutes:
         handlers: Handlers,
         job_handler: JobHandler,
         owners: Ownership,
-        ledger: Ledger,
+        audit: AuditStore,
+        clock: Clock,
         limiter: RateLimiter,
         streams: OpenStreams,
         stream_guard: StreamGuard,
@@ -86,7 +92,8 @@ class JobRoutes:
         self._handlers = handlers
         self._job_handler = job_handler
         self._owners = owners
-        self._ledger = ledger
+        self._audit = audit
+        self._clock = clock
         self._limiter = limiter
         self._streams = streams
         self._stream_guard = stream_guard
@@ -97,7 +104,6 @@ class JobRoutes:
         one = PATH + "/{id}"
         return [
             Route(PATH, self.create, methods=["POST"]),
-            Route(PATH, self.list_own, methods=["GET"]),
             Route(one, self.status, methods=["GET"]),
             Route(one, self.cancel, methods=["DELETE"]),
             Route(one + "/result", self.result, methods=["GET"]),
@@ -152,32 +158,6 @@ class JobRoutes:
         kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}
         return Outcome(200, kept, events=events, on_close=(partial(self._hub.leave, watch),), job=job)
 
-    async def list_own(self, request: Request) -> Response:
-        caller = await self._authenticator.authenticate(request)
-        bind_call(request, caller)
-        query = known_query(request, "limit", "cursor", "status", "endpoint", "since")
-        limit = parse_limit(query.get("limit"), LISTED, MOST_LISTED)
-        wanted = _parse_filter(caller, query)
-        await self._limiter.hit(caller, request.scope, polls=True)
-        jobs = await self._ledger.list_jobs(wanted, limit + 1)
-        page, cursor = cut_page(jobs, limit, lambda job: (job.submitted_at, job.id))
-        listed = [self._describe(job) for job in page if self._has_status(job, query.get("status"))]
-        return JSONResponse({"jobs": listed, "next_cursor": cursor})
-
-    def _has_status(self, job: Job, status: str | None) -> bool:
-        """Whether a job may have a status: that of one that is not over is only known while this process watches it."""
-        update = self._hub.cached(job)
-        return status is None or update is None or update.state == status
-
-    def _describe(self, job: Job) -> dict[str, Any]:
-        update = self._hub.cached(job)
-        return {
-            "id": job.request_id,
-            "endpoint": job.endpoint,
-            "is_over": job.is_over or (update is not None and update.is_last),
-            "submitted_at": to_iso(job.submitted_at, "microseconds"),
-        }
-
     async def status(self, request: Request) -> Response:
         known_query(request, "logs")
         return await self._answer(request, Kind.STATUS)
@@ -188,7 +168,20 @@ class JobRoutes:
 
     async def cancel(self, request: Request) -> Response:
         known_query(request)
-        return await self._answer(request, Kind.CANCEL)
+        caller, job = await self._find_own(request, Kind.CANCEL)
+        if job.subject != caller.subject:
+            return await self._cancel_for_tenant(request, caller, job)
+        call = _call_about(caller, job, Kind.CANCEL, request, logs=False)
+        return render(call, await self._job_handler.cancel(call), self._stream_guard)
+
+    async def _cancel_for_tenant(self, request: Request, caller: Caller, job: Job) -> Response:
+        """Cancel a job that one of a tenant's users submitted."""
+        bind_call(request, caller, Target(Kind.CANCEL, app=job.app, request_id=job.request_id or ""))
+        await self._limiter.hit(caller, request.scope, polls=True)
+        by = author_of(request, f"key:{caller.key_id}", self._clock.now())
+        await self._audit.record(by, Change("job.cancel", job.tenant, job.id, job.subject))
+        outcome = await self._job_handler.cancel_job(job, headers.to_fal(Headers({}), streams=False))
+        return Reply(outcome.status, outcome.headers, outcome.body)
 
     async def _answer(self, request: Request, kind: Kind) -> Response:
         logs = targets.parse_logs(request.query_params.get("logs", "0"))
@@ -197,7 +190,7 @@ class JobRoutes:
         return render(call, await self._handlers[kind](call), self._stream_guard)
 
     async def _find_own(self, request: Request, kind: Kind) -> tuple[Caller, Job]:
-        """The caller, and the job of its own that the path names."""
+        """The caller, and the job of its own that the path names; one of any of its users for a cancelling tenant."""
         try:
             caller = await self._authenticator.authenticate(request)
         except SessionExpired as expired:
@@ -205,6 +198,8 @@ class JobRoutes:
                 raise
             caller = await self._grace.admit(request, request.path_params["id"], expired)
         request_id = targets.parse_request_id(request.path_params["id"])
+        if kind is Kind.CANCEL and caller.session is None:
+            return caller, await self._owners.find_of_tenant(request_id, caller.tenant.id)
         return caller, await self._owners.find_by_id(request_id, caller)
 
     async def events(self, request: Request) -> Response:
@@ -230,30 +225,6 @@ class JobRoutes:
             request_id=request.scope["state"]["request_id"],
             quotas=request.scope["state"].get(SESSION_QUOTAS),
         )
-
-
-def _parse_filter(caller: Caller, query: dict[str, str]) -> JobFilter:
-    """Which of a caller's jobs a query asks for.
-
-    Raises:
-        BadRequest: a value of the query is wrong.
-    """
-    status = query.get("status")
-    if status is not None and status not in STATUSES:
-        raise BadRequest(f"status must be one of {', '.join(STATUSES)}.")
-    endpoints = caller.narrowed_to
-    if "endpoint" in query:
-        endpoint = parse_endpoint(query["endpoint"]).endpoint
-        endpoints = (endpoint,) if endpoints is None or endpoint in endpoints else ()
-    return JobFilter(
-        caller.tenant.id,
-        caller.subject,
-        endpoints=endpoints,
-        is_queued=True,
-        is_over=None if status is None else status == COMPLETED,
-        since=parse_since(query.get("since")),
-        after=parse_time_cursor(query.get("cursor")),
-    )
 
 
 def _call_about(caller: Caller, job: Job, kind: Kind, request: Request, *, logs: bool) -> Call:

@@ -30,13 +30,13 @@ from proxy.routes.grants import NewGrant
 from proxy.routes.guests import Guest
 from proxy.routes.jobs import NewJob
 from proxy.routes.overrides import NewOverride
-from proxy.routes.sessions import Exchange, Mint, Renew
+from proxy.routes.sessions import Exchange, Mint, Renew, SignOut
 from proxy.tenants.plans import PlanFile
 from proxy.uploads.parts import Complete
 
 PATH = "/openapi.json"
 FORMS: tuple[type[BaseModel], ...] = (
-    *(NewJob, Mint, Guest, Exchange, Renew, Complete),
+    *(NewJob, Mint, SignOut, Guest, Exchange, Renew, Complete),
     *(PlanFile, NewKey, NewGrant, NewOverride, MintFor, Revoke, NewToken),
 )
 _FOLDER = Path(__file__).with_suffix("")

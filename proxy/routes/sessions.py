@@ -14,7 +14,7 @@ from starlette.routing import Route
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.identity import MAX_TOKEN_LENGTH
 from proxy.auth.narrowing import Narrowing, check_prices, describe_narrowing
-from proxy.auth.revocations import revoke_own
+from proxy.auth.revocations import revoke_by_name, revoke_own
 from proxy.auth.sessions import Sessions, check_subject
 from proxy.calls.admission import Admission
 from proxy.clock import Clock, to_iso
@@ -24,6 +24,8 @@ from proxy.limits.accounts import payer_of
 from proxy.limits.leases import Leases
 from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, RateLimiter
 from proxy.limits.usage import left, list_grants_of
+from proxy.routes.authors import author_of
+from proxy.routes.operators import Subject
 from proxy.routes.rendering import bind_call
 from proxy.stores.grants import GrantStore
 from proxy.stores.ledger import Ledger
@@ -58,6 +60,13 @@ class Renew(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class SignOut(BaseModel):
+    """The form of `DELETE /v1/sessions`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    subject: Subject
+
+
 class SessionRoutes:
     """Mint sessions, renew them, turn them into a cookie, show and revoke them."""
 
@@ -90,6 +99,7 @@ class SessionRoutes:
         limit = self._flood_guard.limit
         return [
             Route("/v1/sessions", limit(MINT_LIMIT)(self.mint), methods=["POST"]),
+            Route("/v1/sessions", limit(MINT_LIMIT)(self.sign_out), methods=["DELETE"]),
             Route("/v1/sessions/exchange", limit(GUEST_LIMIT)(self.exchange), methods=["POST"]),
             Route("/v1/sessions/renew", limit(MINT_LIMIT)(self.renew), methods=["POST"]),
             Route("/v1/sessions/cookie", limit(MINT_LIMIT)(self.cookie), methods=["POST"]),
@@ -105,6 +115,19 @@ class SessionRoutes:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
         return mint_session(self._sessions, await self._directory.snapshot(), caller.tenant, form)[1]
+
+    async def sign_out(self, request: Request) -> Response:
+        """Revoke all sessions of one of a tenant's users, for its backend."""
+        caller = await self._authenticator.authenticate(request)
+        bind_call(request, caller)
+        if caller.session is not None:
+            raise NotAllowed("Only a tenant key can sign users out; DELETE /v1/session revokes the session itself.")
+        # As a poll: a tenant whose calls are at their limit can still sign a user out.
+        await self._limiter.hit(caller, request.scope, polls=True)
+        form, now = await read_form(request, SignOut), self._clock.now()
+        revocation = revoke_by_name(caller.tenant.id, None, form.subject, now)
+        await self._directory.revoke(revocation, by=author_of(request, f"key:{caller.key_id}", now))
+        return Response(status_code=204)
 
     async def exchange(self, request: Request) -> Response:
         """Give the user whom an identity token names a session."""
