@@ -23,6 +23,10 @@ PAGE_SOURCES := $(shell find $(PAGE)/src -name '*.ts' 2>/dev/null)
 # The viewer of /docs, from a package.
 VIEWER := proxy/routes/openapi/viewer/bundle
 VIEWER_FILES := swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css LICENSE NOTICE
+# The scripts of /console, from packages.
+CONSOLE := proxy/console/static/bundle
+CONSOLE_FILES := htmx.org/dist/htmx.min.js htmx-ext-sse/dist/sse.min.js uplot/dist/uPlot.iife.min.js uplot/dist/uPlot.min.css \
+  uplot/LICENSE
 # Programs outside Python, each with the Debian package that brings it.
 TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-headless mvn:maven go:golang chromium:chromium \
   nginx:nginx buildah:buildah debootstrap:debootstrap redis-server:redis-server pg_ctlcluster:postgresql pgbouncer:pgbouncer \
@@ -48,16 +52,16 @@ IMAGE_BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell c
 ##@ Use
 
 .PHONY: run
-run: .venv/.runtime $(BUNDLE) $(VIEWER)/LICENSE ## Start everything on this machine; with FAL_KEY set it talks to fal, else to the sandbox
+run: .venv/.runtime $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Start everything on this machine; with FAL_KEY set it talks to fal, else to the sandbox
 	@exec $(BIN)/fal-proxy dev
 
 .PHONY: image
-image: $(BUNDLE) $(VIEWER)/LICENSE ## Build the production image (IMAGE=fal-proxy:latest)
+image: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Build the production image (IMAGE=fal-proxy:latest)
 	@test -n "$(IMAGE_BUILDER)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
 	$(IMAGE_BUILDER) build -t $(IMAGE) $(BUILD_FACTS) .
 
 .PHONY: image-push
-image-push: $(BUNDLE) $(VIEWER)/LICENSE ## Build it for amd64 and arm64 and push it (IMAGE=registry.example.com/fal-proxy:1.0)
+image-push: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Build it for amd64 and arm64 and push it (IMAGE=registry.example.com/fal-proxy:1.0)
 	docker buildx build --platform $(PLATFORMS) -t $(IMAGE) $(BUILD_FACTS) --sbom=true --provenance=true --push .
 
 .PHONY: sbom
@@ -124,7 +128,7 @@ clients: .venv/.dev ## The published fal clients and the official proxy that the
 	@$(BIN)/python -m tests.comparison.install
 
 .PHONY: bundle
-bundle: $(BUNDLE) $(VIEWER)/LICENSE ## The playground's script, with the fal client in it, and the viewer of /docs
+bundle: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## The playground's script, with the fal client in it, the viewer of /docs and the scripts of /console
 
 .PHONY: requirements
 requirements: $(BIN)/uv ## Pin pyproject.toml's dependencies again, with hashes (UPGRADE=--upgrade for newer ones)
@@ -136,7 +140,7 @@ requirements: $(BIN)/uv ## Pin pyproject.toml's dependencies again, with hashes 
 
 .PHONY: clean
 clean: ## Remove everything that was installed or built
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(PAGE)/static/bundle $(VIEWER)
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(PAGE)/static/bundle $(VIEWER) $(CONSOLE)
 	find . -name node_modules -prune -exec rm -rf {} +
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -187,4 +191,9 @@ $(BUNDLE): $(PAGE)/node_modules/.installed $(PAGE_SOURCES)
 $(VIEWER)/LICENSE: $(PAGE)/node_modules/.installed
 	@mkdir -p $(VIEWER)
 	@cp $(VIEWER_FILES:%=$(PAGE)/node_modules/swagger-ui-dist/%) $(VIEWER)/
+	@touch $@
+
+$(CONSOLE)/LICENSE: $(PAGE)/node_modules/.installed
+	@mkdir -p $(CONSOLE)
+	@cp $(CONSOLE_FILES:%=$(PAGE)/node_modules/%) $(CONSOLE)/
 	@touch $@

@@ -1,4 +1,4 @@
-"""Refuses to build a package without what `/playground` and `/docs` serve: npm makes both, not hatch."""
+"""Refuses to build a package without what `/playground`, `/docs` and `/console` serve: npm makes it, not hatch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PAGE = "proxy/playground/web/static/bundle/main.js"
 VIEWER = "proxy/routes/openapi/viewer/bundle/swagger-ui-bundle.js"
+CONSOLE = "proxy/console/static/bundle/htmx.min.js"
 
 
 class BundleHook(BuildHookInterface[Any]):
@@ -21,7 +22,7 @@ class BundleHook(BuildHookInterface[Any]):
         if version == "editable":
             # `make run` builds them when it needs them.
             return
-        missing = [name for name in (PAGE, VIEWER) if not (Path(self.root) / name).is_file()]
+        missing = [name for name in (PAGE, VIEWER, CONSOLE) if not (Path(self.root) / name).is_file()]
         if missing:
             raise RuntimeError(
                 f"{' and '.join(missing)} is not built, so the package would be without it. "

@@ -14,7 +14,7 @@ from proxy.container import Container
 from proxy.routes import fal_hosts, fal_proxy, openapi, playground, reference
 from proxy.routes.admin import AdminRoutes
 from proxy.routes.admin_alerts import AlertRoutes
-from proxy.routes.admin_audit import AuditRoutes
+from proxy.routes.admin_audit import AuditReader, AuditRoutes
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.admin_jobs import AdminJobRoutes
 from proxy.routes.admin_tokens import AdminTokenRoutes
@@ -89,10 +89,30 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
     removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
     forgetting = Forgetting(parts.directory, parts.stores, parts.clock)
     lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
-    audit, alerts = AuditRoutes(door, parts.stores.audit), AlertRoutes(door, parts.stores.alerts)
+    audit, alerts = AuditRoutes(door, AuditReader(parts.stores.audit)), AlertRoutes(door, parts.stores.alerts)
     tokens = AdminTokenRoutes(door, parts.admin_tokens)
     surfaces = (admin, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)
-    return [route for part in surfaces for route in part.routes()]
+    return [*(route for part in surfaces for route in part.routes()), *_console_routes(parts)]
+
+
+def _console_routes(parts: Container) -> list[Route]:
+    if not parts.settings.server.console:
+        return []
+    # Imported here: its templates take memory that a proxy without a console has better uses for.
+    from proxy.console.console import Console
+
+    return Console(
+        sessions=parts.sessions,
+        tokens=parts.admin_tokens,
+        directory=parts.directory,
+        stores=parts.stores,
+        limiter=parts.limiter,
+        flood_guard=parts.flood_guard,
+        clock=parts.clock,
+        metrics=parts.metrics,
+        # The listener of operators has a host of its own, of which the public address says nothing.
+        is_public_https=parts.public_url.startswith("https:") and not parts.settings.server.ops_port,
+    ).routes()
 
 
 def _usage_reports(parts: Container) -> UsageReports:

@@ -20,6 +20,7 @@ FLOORS = [
     {"cli", "playground", "server", "__main__"},
     {"app", "background", "surfaces", "container", "reload", "tracing"},
     {"startup"},
+    {"console"},
     {"routes"},
     {"uploads"},
     {"calls"},
@@ -39,7 +40,8 @@ STORES = ("memory", "redis", "sql", "sqlite")
 HOMES = {
     "itsdangerous": {"auth/sessions.py"},
     "altcha": {"auth/proof_of_work.py"},
-    "slowapi": {"limits/rates.py", "container.py", "routes"},
+    "slowapi": {"limits/rates.py", "container.py", "routes", "console"},
+    "jinja2": {"console"},
     "limits": {"limits/rates.py", "limits/flood_store.py"},
     "httpx": {
         "upstream",
@@ -182,6 +184,8 @@ UNUSED = {
     "sqlalchemy.ext.asyncio",
     "sqlalchemy.orm",
     "greenlet",
+    "jinja2",
+    "proxy.console",
     "proxy.sandbox",
     "proxy.playground.dev",
 }

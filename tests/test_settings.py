@@ -58,6 +58,19 @@ def test_one_of_several_tenants_has_half_of_the_streams(given: dict[str, str], a
     assert [server.streams_per_tenant(tenants) for tenants in (0, 1, 2, 9)] == [alone, alone, of_several, of_several]
 
 
+@pytest.mark.parametrize(
+    ("given", "is_on"),
+    [
+        ({}, False),
+        ({"PROXY_ADMIN_TOKEN": SECRET}, True),
+        ({"PROXY_ADMIN_TOKEN": SECRET, "PROXY_CONSOLE": "off"}, False),
+        ({"PROXY_CONSOLE": "on"}, True),
+    ],
+)
+def test_the_console_is_on_with_an_admin_token_unless_it_is_said(given: dict[str, str], is_on: bool) -> None:
+    assert read({**GOOD, **given}).server.console is is_on
+
+
 def test_an_empty_environment_names_what_is_missing() -> None:
     assert names({}) == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
 
@@ -79,6 +92,7 @@ def test_all_problems_are_named_at_once() -> None:
         "PROXY_MAX_STREAMS_PER_TENANT": "0",
         "PROXY_DRAIN_SECONDS": "-1",
         "PROXY_PLAYGROUND": "yes",
+        "PROXY_CONSOLE": "maybe",
         "PROXY_LOG_FORMAT": "xml",
         "PROXY_LOG_LEVEL": "loud",
         "PROXY_COMMIT": "main",

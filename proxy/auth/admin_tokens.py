@@ -49,10 +49,21 @@ class Role(enum.IntEnum):
 
 
 class TokenHolder(NamedTuple):
-    """Who asks the admin API: the name of the token, as the audit log has it, and its role."""
+    """Who asks the admin API.
+
+    Attributes:
+        name: of the token, as the audit log has it.
+        id: of a named token; '' for the one of the settings.
+    """
 
     name: str
     role: Role
+    id: str = ""
+
+    @classmethod
+    def of_setting(cls) -> TokenHolder:
+        """The holder of the token of the settings."""
+        return cls(SETTING, Role.ADMIN)
 
 
 class AdminTokens:
@@ -85,7 +96,7 @@ class AdminTokens:
         given = authorization[0] if len(authorization) == 1 else ""
         setting = f"Bearer {self._setting.reveal()}" if self._setting else None
         if setting is not None and hmac.compare_digest(given.encode(), setting.encode()):
-            return TokenHolder(SETTING, Role.ADMIN)
+            return TokenHolder.of_setting()
         match = _TOKEN.fullmatch(given)
         named = await self._load() if match or self._setting is None else {}
         if self._setting is None and not named:
@@ -93,9 +104,28 @@ class AdminTokens:
         token = named.get(match[1]) if match else None
         if match is None or token is None or not hmac.compare_digest(hash_secret(match[2]), token.secret_hash):
             raise Unauthenticated("The admin API needs 'Authorization: Bearer <admin token>'.")
+        return self._holder_of(token)
+
+    async def find_holder(self, id_: str) -> TokenHolder:
+        """Tell who holds a named token that was presented earlier.
+
+        Raises:
+            Unauthenticated: it is revoked or has expired.
+            StoreUnavailable: the database does not answer.
+        """
+        token = (await self._load()).get(id_)
+        if token is None:
+            raise Unauthenticated("This admin token is revoked.")
+        return self._holder_of(token)
+
+    def hash_setting(self) -> str | None:
+        """Hash the token of the settings as it is now; None if there is none."""
+        return hash_secret(self._setting.reveal()) if self._setting else None
+
+    def _holder_of(self, token: NamedToken) -> TokenHolder:
         if token.expires_at <= self._clock.now():
             raise Unauthenticated("This admin token has expired.")
-        return TokenHolder(f"token:{token.name}", Role[token.role.upper()])
+        return TokenHolder(f"token:{token.name}", Role[token.role.upper()], token.id)
 
     async def _load(self) -> Mapping[str, NamedToken]:
         """The named tokens by id, as they were a moment ago at the most.

@@ -12,7 +12,7 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 from proxy.auth.proof_of_work import EXPIRY_SECONDS
-from proxy.auth.sessions import Sessions
+from proxy.auth.sessions import CHALLENGE_SALT, Sessions
 from proxy.clock import Clock
 from proxy.errors import ProofInvalid
 
@@ -32,7 +32,7 @@ class AppChallenges:
         """A challenge for one kind of proof, and when it ends."""
         expires_at = int(self._clock.now()) + EXPIRY_SECONDS
         head = expires_at.to_bytes(_END_BYTES) + secrets.token_bytes(_RANDOM_BYTES)
-        code = _code(self._sessions.challenge_keys()[0], head, kind, tenant, origin)
+        code = _code(self._sessions.derive_keys(CHALLENGE_SALT)[0], head, kind, tenant, origin)
         return urlsafe_b64encode(head + code).decode(), expires_at
 
     def check(self, text: str, kind: str, tenant: str, origin: str) -> None:
@@ -43,7 +43,7 @@ class AppChallenges:
         """
         given = urlsafe_b64decode(text) if len(text) == LENGTH and text.isascii() else b""
         head, code = given[:-_CODE_BYTES], given[-_CODE_BYTES:]
-        keys = self._sessions.challenge_keys()
+        keys = self._sessions.derive_keys(CHALLENGE_SALT)
         # Decoding leaves out what is no base64: a challenge has one spelling.
         if urlsafe_b64encode(given).decode() != text or not any(
             hmac.compare_digest(_code(key, head, kind, tenant, origin), code) for key in keys

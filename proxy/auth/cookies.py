@@ -27,13 +27,7 @@ class SessionCookie:
         Raises:
             Unauthenticated: there are two. One of them was planted, and nothing says which.
         """
-        pairs = (pair.partition("=") for header in request.headers.getlist("cookie") for pair in header.split(";"))
-        found = [value.strip(" \t") for name, _, value in pairs if name.strip(" \t") == self.name]
-        if len(found) > 1:
-            raise Unauthenticated(
-                f"The request carries two cookies named {self.name}; delete this site's cookies and get a new session."
-            )
-        return found[0] if found else None
+        return read_cookie(request, self.name)
 
     def set_session(self, answer: Response, token: str, session: Session, now: float) -> None:
         """Set the token of a session. The browser keeps it for the grace period too, and still reads its jobs."""
@@ -42,3 +36,18 @@ class SessionCookie:
 
     def delete(self, answer: Response) -> None:
         answer.delete_cookie(self.name, path="/", secure=self._is_secure, httponly=True, samesite="lax")
+
+
+def read_cookie(request: HTTPConnection, wanted: str) -> str | None:
+    """A cookie exactly as it was set; None if there is none of this name.
+
+    Raises:
+        Unauthenticated: there are two. One of them was planted, and nothing says which.
+    """
+    pairs = (pair.partition("=") for header in request.headers.getlist("cookie") for pair in header.split(";"))
+    found = [value.strip(" \t") for name, _, value in pairs if name.strip(" \t") == wanted]
+    if len(found) > 1:
+        raise Unauthenticated(
+            f"The request carries two cookies named {wanted}; delete this site's cookies and get a new session."
+        )
+    return found[0] if found else None

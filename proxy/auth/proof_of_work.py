@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proxy.auth.sessions import Sessions
+from proxy.auth.sessions import CHALLENGE_SALT, Sessions
 from proxy.clock import Clock
 from proxy.errors import ProofInvalid
 
@@ -79,7 +79,7 @@ class ProofOfWork:
             key_prefix_length=PREFIX_BYTES,
             expires_at=int(self._clock.now()) + EXPIRY_SECONDS,
             data=_binding(tenant, origin),
-            hmac_secret=self._sessions.challenge_keys()[0],
+            hmac_secret=self._sessions.derive_keys(CHALLENGE_SALT)[0],
         ).to_dict()
 
     def verify(self, tenant: str, origin: str, value: str) -> str:
@@ -108,7 +108,7 @@ class ProofOfWork:
             altcha.Challenge(parameters, payload.challenge.signature),
             altcha.Solution(payload.solution.counter, payload.solution.derived_key),
         )
-        results = (altcha.verify_solution(solved, key) for key in self._sessions.challenge_keys())
+        results = (altcha.verify_solution(solved, key) for key in self._sessions.derive_keys(CHALLENGE_SALT))
         result = next((result for result in results if not result.invalid_signature), None)
         if result is None:
             raise ProofInvalid("The challenge is not one of this proxy's, or was changed; get a new one.")

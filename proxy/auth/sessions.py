@@ -10,7 +10,8 @@ import hashlib
 import math
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,7 @@ from proxy.tenants.caller import GUEST_PREFIX, PLAN_CEILINGS, InputCeilings, Ses
 SESSION_SALT = "fal-proxy.session.v1"
 UPLOAD_SALT = "fal-proxy.upload.v1"
 CHALLENGE_SALT = "fal-proxy.challenge.v1"
+CONSOLE_SALT = "fal-proxy.console.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Tokens whose signature is not checked again. Their expiry is, and the authenticator checks for revocation.
 KEPT = 4096
@@ -83,13 +85,30 @@ class Sessions:
         # One serializer a secret, and not a ring of itsdangerous: that does not tell which of them has signed.
         self._serializers = {
             salt: {_digest(secret): _serializer(secret, salt) for secret in key_ring}
-            for salt in (SESSION_SALT, UPLOAD_SALT, CHALLENGE_SALT)
+            for salt in (SESSION_SALT, UPLOAD_SALT, CHALLENGE_SALT, CONSOLE_SALT)
         }
         self._read.cache_clear()
 
-    def challenge_keys(self) -> list[bytes]:
-        """The keys that sign challenges, one for each secret, newest first."""
-        return [serializer.make_signer().derive_key() for serializer in self._serializers[CHALLENGE_SALT].values()]
+    def derive_keys(self, salt: str) -> list[bytes]:
+        """The keys that sign for one purpose, one for each secret, newest first."""
+        return [serializer.make_signer().derive_key() for serializer in self._serializers[salt].values()]
+
+    def sign_document(self, document: Mapping[str, Any], salt: str) -> str:
+        """The text that says what is no session of a tenant, for one purpose, signed with the newest secret."""
+        text = next(iter(self._serializers[salt].values())).dumps(document)
+        return text if isinstance(text, str) else text.decode()
+
+    def read_document(self, text: str, salt: str) -> Any:
+        """What a text for this purpose says.
+
+        Raises:
+            Unauthenticated: none of our secrets has signed it.
+        """
+        if len(text) <= MAX_TOKEN_LENGTH and text.isascii():
+            for serializer in self._serializers[salt].values():
+                with suppress(BadData):
+                    return serializer.loads(text)
+        raise Unauthenticated("The session is not valid; sign in again.")
 
     def is_signed(self, session: Session) -> bool:
         """Whether the secret that a session's token was signed with is still one of ours, or it needs none."""

@@ -35,6 +35,8 @@ from proxy.tenants.terms import ScopedRate
 MINT_LIMIT = "1200/minute"
 GUEST_LIMIT = "60/minute"
 ADMIN_LIMIT = "300/minute"
+#: Of one address, across processes: who types a token has no use for more.
+SIGN_IN_LIMIT = "10/minute"
 DESCRIPTION_LIMIT = "120/minute"
 #: In the state of a request: what its response says of the limits.
 ALLOWANCE = "allowance"
@@ -123,6 +125,14 @@ class RateLimiter:
         """
         if rate:
             await self.count(scope, ("ip",), (_window(purpose, "ip", network(scope["client"]), rate),))
+
+    async def hit_sign_in(self, scope: Scope) -> None:
+        """Count one attempt of an address to sign in to the console, across processes.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        await self.count(scope, ("ip",), (_window("console", "ip", network(scope["client"]), SIGN_IN_LIMIT),))
 
     async def check_repeatable(self, caller: Caller, scope: Scope) -> None:
         """Refuse a call with an Idempotency-Key that has no way on: made, it is a call, and as a repetition, a poll.

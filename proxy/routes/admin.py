@@ -36,7 +36,7 @@ from proxy.routes.usage import UsageReports
 from proxy.stores.directory import TenantKey
 from proxy.stores.ledger import JobFilter, Ledger
 from proxy.tenants import keys
-from proxy.tenants.directory import Directory
+from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plan_diff import describe_dry_run
 from proxy.tenants.plan_file import problems_of
 from proxy.tenants.plans import PlanFile
@@ -143,17 +143,16 @@ class AdminRoutes:
         query = known_query(request, "limit", "cursor")
         limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_time_cursor(query.get("cursor"))
         snapshot, found = await find_tenant(self._directory, request.path_params["tenant"])
-        keys_of = [key for key in snapshot.keys.values() if key.tenant == found.id]
-        later = [key for key in keys_of if after is None or _age(key) > after]
-        page, cursor = cut_page(sorted(later, key=_age), limit, _age)
-        return JSONResponse({"keys": [_describe_key(key) for key in page], "next_cursor": cursor})
+        later = [key for key in list_keys_of(snapshot, found.id) if after is None or _age(key) > after]
+        page, cursor = cut_page(later, limit, _age)
+        return JSONResponse({"keys": [describe_key(key) for key in page], "next_cursor": cursor})
 
     async def create_key(self, request: Request) -> Response:
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
         form = await read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, self._clock.now())
         await self._directory.add_key(record, by=self._door.author_of(request))
-        return JSONResponse({**_describe_key(record), "key": text}, 201)
+        return JSONResponse({**describe_key(record), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:
         key_id = request.path_params["key"]
@@ -217,7 +216,13 @@ def _age(key: TenantKey) -> tuple[float, str]:
     return key.created_at, key.id
 
 
-def _describe_key(key: TenantKey) -> dict[str, Any]:
+def list_keys_of(snapshot: Snapshot, tenant: str) -> list[TenantKey]:
+    """The keys of a tenant, the oldest first."""
+    return sorted((key for key in snapshot.keys.values() if key.tenant == tenant), key=_age)
+
+
+def describe_key(key: TenantKey) -> dict[str, Any]:
+    """A key as operators see it, without its secret."""
     return {
         "id": key.id,
         "tenant": key.tenant,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,18 +21,18 @@ from proxy.tenants.strict import is_name
 MOST_ENTRIES = 100
 
 
-class AuditRoutes:
-    """Let the operator read who changed what."""
+class AuditReader:
+    """Reads pages of the audit log, for the routes and the console."""
 
-    def __init__(self, door: AdminDoor, audit: AuditStore) -> None:
-        self._door = door
+    def __init__(self, audit: AuditStore) -> None:
         self._audit = audit
 
-    def routes(self) -> list[Route]:
-        return [self._door.route("GET", "/audit", self.list_entries, Role.VIEWER)]
+    async def read(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """A page of entries as JSON, the newest first, and the cursor to the next one.
 
-    async def list_entries(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "limit", "cursor")
+        Raises:
+            BadRequest: `tenant`, `limit` or `cursor` of the query cannot be understood.
+        """
         limit = parse_limit(query.get("limit"), MOST_ENTRIES, MOST_ENTRIES)
         before = parse_number_cursor(query.get("cursor"))
         tenant = query.get("tenant")
@@ -37,4 +40,18 @@ class AuditRoutes:
             raise BadRequest("tenant must be the id of a tenant.")
         entries = await self._audit.list_newest(limit + 1, before=before, tenant=tenant)
         page, cursor = cut_page(entries, limit, lambda entry: entry.number)
-        return JSONResponse({"entries": [entry.describe() for entry in page], "next_cursor": cursor})
+        return {"entries": [entry.describe() for entry in page], "next_cursor": cursor}
+
+
+class AuditRoutes:
+    """Let the operator read who changed what."""
+
+    def __init__(self, door: AdminDoor, reader: AuditReader) -> None:
+        self._door = door
+        self._reader = reader
+
+    def routes(self) -> list[Route]:
+        return [self._door.route("GET", "/audit", self.list_entries, Role.VIEWER)]
+
+    async def list_entries(self, request: Request) -> Response:
+        return JSONResponse(await self._reader.read(known_query(request, "tenant", "limit", "cursor")))

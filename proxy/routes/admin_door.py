@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.auth.admin_tokens import AdminTokens, Role
+from proxy.auth.admin_tokens import AdminTokens, Role, TokenHolder
 from proxy.clock import Clock
 from proxy.errors import NotAllowed
 from proxy.limits.rates import ADMIN_LIMIT
@@ -41,10 +41,9 @@ class AdminDoor:
         """
 
         async def admin(request: Request) -> Response:
-            name, role = await self._tokens.authenticate(request.headers.getlist("authorization"))
-            request.scope["state"][_TOKEN_NAME] = name
-            if role < least:
-                raise NotAllowed(f"This needs an admin token with the role {least}; this one has the role {role}.")
+            holder = await self._tokens.authenticate(request.headers.getlist("authorization"))
+            request.scope["state"][_TOKEN_NAME] = name = holder.name
+            check_role(holder, least)
             answer = await handler(request)
             if method != "GET":
                 fields = {"by": name, "route": request.scope["route"].path, "method": method}
@@ -63,3 +62,13 @@ class AdminDoor:
     async def record(self, request: Request, change: Change) -> None:
         """Record a change of what the database does not hold. Await it before the change takes effect."""
         await self._audit.record(self.author_of(request), change)
+
+
+def check_role(holder: TokenHolder, least: Role) -> None:
+    """Make sure that a token may do what needs a role.
+
+    Raises:
+        NotAllowed: it may not.
+    """
+    if holder.role < least:
+        raise NotAllowed(f"This needs an admin token with the role {least}; this one has the role {holder.role}.")

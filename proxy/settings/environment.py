@@ -163,7 +163,12 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
         picture_processes=reader.integer("PROXY_PICTURE_PROCESSES", 1, 64),
         playground=reader.one_of("PROXY_PLAYGROUND", ("on", "off")) == "on",
+        console=_is_on(reader, "PROXY_CONSOLE", unset=bool(reader.value("PROXY_ADMIN_TOKEN"))),
     )
+
+
+def _is_on(reader: EnvironmentReader, name: str, *, unset: bool) -> bool:
+    return reader.one_of(name, ("on", "off")) == "on" if reader.value(name) else unset
 
 
 def _ops_port(reader: EnvironmentReader, port: int) -> int | None:

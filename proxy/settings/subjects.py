@@ -47,6 +47,7 @@ class ServerSettings:
     drain_seconds: int
     picture_processes: int
     playground: bool
+    console: bool
 
     def streams_per_tenant(self, tenants: int) -> int:
         """How many event streams a tenant may hold open in one process, if there are so many tenants."""

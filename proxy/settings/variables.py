@@ -34,7 +34,8 @@ VARIABLES: dict[str, str] = {
     "own idle timeout",
     "PROXY_HOST": "the address to listen on",
     "PROXY_PORT": "the port to listen on",
-    "PROXY_OPS_PORT": "a separate port for `/metrics`, `/readyz` and `/v1/admin`; if unset, they are on `PROXY_PORT`",
+    "PROXY_OPS_PORT": "a separate port for `/metrics`, `/readyz`, `/v1/admin` and `/console`; if unset, they are on "
+    "`PROXY_PORT`",
     "PROXY_OPS_HOST": "the address of the separate port; if unset, `PROXY_HOST`",
     "PROXY_WORKERS": "the number of worker processes; more than one needs `PROXY_REDIS_URL`",
     "PROXY_PUBLIC_URL": "the address that callers see; the proxy builds the URLs in its answers from it",
@@ -80,6 +81,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_DRAIN_SECONDS": "seconds for running calls to finish after a stop signal",
     "PROXY_PLAYGROUND": "`on` or `off`: whether `/playground` serves a page to try calls on, for callers with a "
     "session and for the guests of a tenant",
+    "PROXY_CONSOLE": "`on` or `off`: whether `/console` serves the operator's pages, beside `/v1/admin`; if unset, "
+    "`on` if `PROXY_ADMIN_TOKEN` is set",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
     "PROXY_COMMIT": "the commit that runs, for `fal_proxy_build_info`; the image sets it if it is built with one",

@@ -28,7 +28,8 @@ class Author:
     """Who makes a change, and from where.
 
     Attributes:
-        name: `token:NAME`, `PROXY_ADMIN_TOKEN`, `key:ID` of a tenant, `command:USER` or `server:start`.
+        name: `token:NAME`, `PROXY_ADMIN_TOKEN`, `console:` and one of these, `key:ID` of a tenant, `command:USER` or
+            `server:start`.
         at: when, in seconds since 1970 UTC.
         address: of the caller, or the name of the machine.
     """

@@ -69,7 +69,7 @@ async def make(tokens: AdminTokens, clock: MovableClock) -> str:
 
 async def test_many_requests_read_the_tokens_once(tokens: AdminTokens, store: Store, clock: MovableClock) -> None:
     text = await make(tokens, clock)
-    assert await ask(tokens, text) == [TokenHolder("token:ops", Role.OPERATOR)] * 20
+    assert await ask(tokens, text) == [TokenHolder("token:ops", Role.OPERATOR, text[4:20])] * 20
     assert store.readings == 1
     clock.advance(MAX_AGE_SECONDS)
     # Another process revokes it.
@@ -94,5 +94,5 @@ async def test_a_database_that_does_not_answer_is_asked_once_in_a_while(
     assert store.readings == 1
     clock.advance(RETRY_SECONDS)
     store.is_down = False
-    assert await ask(tokens, text, 2) == [TokenHolder("token:ops", Role.OPERATOR)] * 2
+    assert await ask(tokens, text, 2) == [TokenHolder("token:ops", Role.OPERATOR, text[4:20])] * 2
     assert store.readings == 2

@@ -28,7 +28,8 @@ helm test proxy --namespace ai
 That is one pod with SQLite on a volume. For more pods, set `database.url` and `redis.url`. `ci/` has values for other
 cases: an Ingress, a Gateway, OpenShift, monitoring, secrets of your own. The chart needs Kubernetes {kubernetes}.
 
-- **Operators.** `/metrics`, `/readyz` and `/v1/admin` are on `opsPort`, which no Ingress or HTTPRoute leads to.
+- **Operators.** `/metrics`, `/readyz`, `/v1/admin` and `/console` are on `opsPort`, which no Ingress or
+  HTTPRoute leads to.
 - **Network policy.** It is on. Name the namespaces of your ingress controller and of Prometheus in
   `networkPolicy.callerNamespaces` and `networkPolicy.operatorNamespaces`.
 - **Schema.** With PostgreSQL, an init container runs `fal-proxy migrate` before each start. It is not a Job: as a hook

@@ -191,6 +191,7 @@ NEEDED_BY_SOME = {
     "trustedProxies": ["10.0.0.0/8"],
     "issuerNetworks": ["10.1.0.0/16"],
     "adminToken": SECRET,
+    "console": False,
     "redis__url": "redis://redis:6379/0",
 }
 
@@ -493,6 +494,12 @@ def test_the_streams_of_a_tenant_are_the_programs_default_unless_set() -> None:
 def test_the_playground_is_served_if_it_is_turned_on() -> None:
     assert environ(render(DEFAULT))["PROXY_PLAYGROUND"] == "off"
     assert environ(render(DEFAULT, playground=True))["PROXY_PLAYGROUND"] == "on"
+
+
+def test_the_console_is_the_programs_default_unless_set() -> None:
+    assert "PROXY_CONSOLE" not in environ(render(DEFAULT))
+    assert environ(render(DEFAULT, console=False))["PROXY_CONSOLE"] == "off"
+    assert environ(render(DEFAULT, console=True))["PROXY_CONSOLE"] == "on"
 
 
 NAMESPACE = "kubernetes.io/metadata.name"

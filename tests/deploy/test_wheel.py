@@ -23,6 +23,7 @@ from tests.server.commands import PLAINLY, serving
 
 PAGE = "proxy/playground/web/static/bundle/main.js"
 VIEWER = "proxy/routes/openapi/viewer/bundle/swagger-ui-bundle.js"
+CONSOLE = "proxy/console/static/bundle/htmx.min.js"
 UV, PIPX = (Path(sys.executable).with_name(name) for name in ("uv", "pipx"))
 
 
@@ -52,14 +53,14 @@ def add(clone: Path, *names: str) -> None:
 def test_a_clean_clone_is_refused_with_what_to_do(kind: str, clone: Path, tmp_path: Path) -> None:
     done = build(clone, tmp_path, kind)
     assert done.returncode != 0 and not list(tmp_path.glob("fal*"))
-    assert f"{PAGE} and {VIEWER} is not built" in done.stderr and "Run `make bundle` first" in done.stderr
+    assert f"{PAGE} and {VIEWER} and {CONSOLE} is not built" in done.stderr and "Run `make bundle` first" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def whole(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("whole") / "clone"
     shutil.copytree(clone, source)
-    add(source, PAGE, VIEWER, VIEWER.replace("-bundle.js", ".css"))
+    add(source, PAGE, VIEWER, VIEWER.replace("-bundle.js", ".css"), CONSOLE)
     return source
 
 
@@ -77,10 +78,11 @@ def wheel(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestWhole:
     """With the bundles, which `make bundle` makes."""
 
-    def test_the_wheel_has_both_and_is_built_of_the_sdist_alike(self, wheel: Path) -> None:
+    def test_the_wheel_has_them_and_is_built_of_the_sdist_alike(self, wheel: Path) -> None:
         # Without `--wheel`, uv builds it of the sdist.
         names = zipfile.ZipFile(wheel).namelist()
-        assert {PAGE, VIEWER, "proxy/playground/web/static/index.html", "proxy/py.typed"} <= set(names)
+        files = {"proxy/playground/web/static/index.html", "proxy/console/templates/page.html", "proxy/py.typed"}
+        assert {PAGE, VIEWER, CONSOLE, *files} <= set(names)
         assert not [name for name in names if name.endswith((".ts", ".db")) or name.startswith("tests/")]
 
     @pytest.mark.parametrize("way", ["pip install .", "pipx run", "uvx"])

@@ -1,0 +1,79 @@
+"""The console as a whole: its parts, and the files that its pages load."""
+
+from __future__ import annotations
+
+from slowapi import Limiter
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.admin_tokens import AdminTokens
+from proxy.auth.sessions import Sessions
+from proxy.clock import Clock
+from proxy.console.audit import AuditPage
+from proxy.console.cookies import ConsoleCookies
+from proxy.console.door import PATH, ConsoleDoor, Visit
+from proxy.console.pages import FOLDER, POLICY, Pages
+from proxy.console.sessions import ConsoleSessions
+from proxy.console.sign_in import SignIn
+from proxy.console.tenants import TenantPages
+from proxy.http.static_page import StaticPage
+from proxy.limits.rates import DESCRIPTION_LIMIT, RateLimiter
+from proxy.routes.admin_audit import AuditReader
+from proxy.stores.base import Stores
+from proxy.telemetry.metrics import Metrics
+from proxy.tenants.directory import Directory
+
+#: Ours, and what `make bundle` copies from packages.
+_FILES = {
+    "console.css": "console.css",
+    "htmx.js": "bundle/htmx.min.js",
+}
+#: A new version of the program brings new files.
+_CACHING = b"no-cache"
+
+
+class Console:
+    """All routes below `/console`, each given the parts that it works with."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        tokens: AdminTokens,
+        directory: Directory,
+        stores: Stores,
+        limiter: RateLimiter,
+        flood_guard: Limiter,
+        clock: Clock,
+        metrics: Metrics,
+        is_public_https: bool,
+    ) -> None:
+        self._flood_guard = flood_guard
+        pages, cookies = Pages(), ConsoleCookies(is_public_https=is_public_https)
+        own_sessions = ConsoleSessions(sessions, tokens, directory, clock)
+        door = self._door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
+        self._parts = (
+            SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
+            TenantPages(door, directory, stores.ledger, clock),
+            AuditPage(door, AuditReader(stores.audit)),
+        )
+
+    def routes(self) -> list[Route]:
+        home = self._door.page("", _show_home)
+        return [home, *_file_routes(self._flood_guard), *(route for part in self._parts for route in part.routes())]
+
+
+async def _show_home(visit: Visit) -> Response:
+    return RedirectResponse(f"{PATH}/tenants", 303)
+
+
+def _file_routes(flood_guard: Limiter) -> list[Route]:
+    """The files that the pages load. They need no session: the page to sign in looks like the others."""
+    files = StaticPage(FOLDER / "static", _FILES, policy=POLICY, caching=_CACHING)
+
+    @flood_guard.limit(DESCRIPTION_LIMIT)
+    async def console_file(request: Request) -> Response:
+        return await files.respond_with_file(request)
+
+    return [Route(f"{PATH}/static/{{file}}", console_file, methods=["GET"])]

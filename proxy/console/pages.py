@@ -1,0 +1,67 @@
+"""Pages: templates with every value escaped, under a policy that runs no script and loads nothing of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, Response
+
+from proxy.auth.admin_tokens import Role
+
+FOLDER = Path(__file__).parent
+#: No page of others may show these in a frame, and no form leads away.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Mapping[str, str] = {
+    "content-security-policy": POLICY,
+    "x-frame-options": "DENY",
+    # Not `no-referrer`: browsers would then give the origin of a form as `null`.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+class Pages:
+    """Renders the templates of the console."""
+
+    def __init__(self) -> None:
+        # Autoescape for every name: a template whose name ends unusually is no exception.
+        self._templates = Environment(
+            autoescape=True,
+            undefined=StrictUndefined,
+            loader=FileSystemLoader(FOLDER / "templates"),
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["Role"] = Role
+        self._templates.filters["json"] = _format_json
+        self._templates.filters["moment"] = _format_moment
+        self._templates.filters["amount"] = _format_amount
+
+    def respond(self, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
+        """Answer with a page; `no-store` is what every answer says already."""
+        return HTMLResponse(self.render(template, context), status, headers=_HEADERS)
+
+    def render(self, template: str, context: Mapping[str, Any]) -> str:
+        return self._templates.get_template(template).render(context)
+
+
+def _format_json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode()
+
+
+def _format_moment(iso: str | None) -> str:
+    """A moment in UTC as people read it, from ISO 8601 in UTC."""
+    return "never" if iso is None else f"{iso[:10]} {iso[11:19]} UTC"
+
+
+def _format_amount(value: float) -> str:
+    return f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,167 @@
+"""Sessions of the console: short, signed, and worth no more than the admin token that they were begun with.
+
+The cookie never has the token. It has the id of a named token, or a keyed digest of the one of the settings, so that
+each request finds out whether that token still counts.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from proxy.auth.admin_tokens import AdminTokens, TokenHolder
+from proxy.auth.sessions import CONSOLE_SALT, Sessions
+from proxy.clock import Clock
+from proxy.errors import NotAllowed, SessionExpired, SessionRevoked, Unauthenticated
+from proxy.stores.directory import Revocation
+from proxy.tenants.directory import Directory
+
+#: A session ends so long after its last request, and so long after it began at the latest.
+IDLE_SECONDS, LONGEST_SECONDS = 1800.0, 8 * 3600.0
+#: A form to sign in is good for so long.
+FORM_SECONDS = 3600.0
+#: The owner of revoked sessions of the console. No tenant is called this: it begins with a space.
+OWNER = " console"
+
+
+@dataclass(frozen=True)
+class ConsoleSession:
+    """What a cookie of the console says.
+
+    Attributes:
+        token: the id of the named token, '' for the one of the settings; None before the sign-in.
+        proof: a keyed digest of the token of the settings; '' with a named one.
+        started_at, expires_at: in seconds since 1970 UTC.
+    """
+
+    id: str
+    token: str | None
+    proof: str
+    started_at: float
+    expires_at: float
+
+
+class ConsoleSessions:
+    """Begins sessions, reads them, and ends them everywhere."""
+
+    def __init__(self, sessions: Sessions, tokens: AdminTokens, directory: Directory, clock: Clock) -> None:
+        self._sessions = sessions
+        self._tokens = tokens
+        self._directory = directory
+        self._clock = clock
+
+    def begin_form(self) -> ConsoleSession:
+        """Begin what a form to sign in belongs to. It opens nothing."""
+        now = self._clock.now()
+        return ConsoleSession(_new_id(), None, "", now, now + FORM_SECONDS)
+
+    async def sign_in(self, token: str) -> tuple[ConsoleSession, TokenHolder]:
+        """Begin a session, always with an id of its own, for the holder of an admin token.
+
+        Raises:
+            NotAllowed, StoreUnavailable, Unauthenticated: as `AdminTokens.authenticate`.
+        """
+        try:
+            holder = await self._tokens.authenticate([f"Bearer {token}"])
+        except Unauthenticated:
+            raise Unauthenticated("This is no admin token, or one that is revoked or has expired.") from None
+        now = self._clock.now()
+        proof = "" if holder.id else self._proofs()[0]
+        return ConsoleSession(_new_id(), holder.id, proof, now, now + IDLE_SECONDS), holder
+
+    def sign(self, session: ConsoleSession) -> str:
+        """The text of the cookie."""
+        return self._sessions.sign_document(asdict(session), CONSOLE_SALT)
+
+    def read(self, text: str) -> ConsoleSession:
+        """What the text of a cookie says, if it is ours and its time is not over.
+
+        Raises:
+            Unauthenticated: it is none of ours.
+            SessionExpired: its time is over.
+        """
+        session = _read_fields(self._sessions.read_document(text, CONSOLE_SALT))
+        if session.expires_at <= self._clock.now():
+            raise SessionExpired("The session has expired; sign in again.")
+        return session
+
+    async def find_holder(self, session: ConsoleSession) -> TokenHolder:
+        """Tell who holds the token that a session was begun with, if both still count.
+
+        Raises:
+            Unauthenticated: the token is revoked, replaced or has expired, or nobody has signed in.
+            SessionRevoked: its holder has signed out.
+            StoreUnavailable: the database does not answer.
+        """
+        if session.token is None:
+            raise Unauthenticated("Sign in first.")
+        snapshot = await self._directory.snapshot()
+        if (OWNER, "", session.id, session.started_at) in snapshot.revoked:
+            raise SessionRevoked("You have signed out; sign in again.")
+        if session.token:
+            return await self._tokens.find_holder(session.token)
+        if not any(hmac.compare_digest(session.proof, proof) for proof in self._proofs()):
+            raise Unauthenticated("The admin token of this session is not the proxy's any more; sign in again.")
+        return TokenHolder.of_setting()
+
+    def renew(self, session: ConsoleSession) -> ConsoleSession | None:
+        """The same session with more time, once half of it is over; None if it has enough, or can have no more."""
+        now = self._clock.now()
+        expires_at = min(now + IDLE_SECONDS, session.started_at + LONGEST_SECONDS)
+        if session.expires_at - now > IDLE_SECONDS / 2 or expires_at <= session.expires_at:
+            return None
+        return replace(session, expires_at=expires_at)
+
+    async def sign_out(self, session: ConsoleSession) -> None:
+        """End a session in every process, for copies of its cookie too.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        until = session.started_at + LONGEST_SECONDS
+        revocation = Revocation(OWNER, session.id, None, issued_before=self._clock.now(), expires_at=until)
+        await self._directory.revoke(revocation, by=None)
+
+    def csrf_token(self, session: ConsoleSession) -> str:
+        """What each form of a session carries, and other sites do not know."""
+        return self._csrf_tokens(session)[0]
+
+    def check_csrf(self, session: ConsoleSession, given: str) -> None:
+        """Make sure that a form comes from a page of this session.
+
+        Raises:
+            NotAllowed: it does not.
+        """
+        if not any(hmac.compare_digest(given.encode(), token.encode()) for token in self._csrf_tokens(session)):
+            raise NotAllowed("The form does not belong to this session; load the page again and repeat the change.")
+
+    def _csrf_tokens(self, session: ConsoleSession) -> list[str]:
+        return self._digests(f"csrf {session.id}")
+
+    def _proofs(self) -> list[str]:
+        hashed = self._tokens.hash_setting()
+        return [] if hashed is None else self._digests(f"token {hashed}")
+
+    def _digests(self, text: str) -> list[str]:
+        """A text under the key of each secret, newest first."""
+        return [hmac.digest(key, text.encode(), "sha256").hex() for key in self._sessions.derive_keys(CONSOLE_SALT)]
+
+
+def _new_id() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _read_fields(document: Any) -> ConsoleSession:
+    """Only what `sign` could have written: a signature says who wrote it, not that this version understands it."""
+    match document:
+        case {
+            "id": str(id_),
+            "token": (str() | None) as token,
+            "proof": str(proof),
+            "started_at": int() | float() as started_at,
+            "expires_at": int() | float() as expires_at,
+        }:
+            return ConsoleSession(id_, token, proof, started_at, expires_at)
+    raise Unauthenticated("The session is not valid; sign in again.")

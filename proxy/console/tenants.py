@@ -1,0 +1,116 @@
+"""The pages of tenants: their plans, quotas and keys, and what an operator changes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from proxy.auth.admin_tokens import Role
+from proxy.clock import Clock
+from proxy.console.door import PATH, ConsoleDoor, Visit
+from proxy.errors import BadRequest, NotFound
+from proxy.limits.accounts import Payer
+from proxy.limits.usage import left
+from proxy.routes.admin import NewKey, describe_key, list_keys_of
+from proxy.routes.paging import cut_page, parse_name_cursor
+from proxy.routes.queries import known_query
+from proxy.routes.tenants import find_tenant
+from proxy.stores.ledger import Ledger
+from proxy.tenants import keys
+from proxy.tenants.directory import Directory, Snapshot
+from proxy.tenants.plans import Tenant
+
+#: Rows of one page.
+PAGE_ROWS = 50
+#: Of a text to look for.
+MOST_SOUGHT = 64
+
+
+class TenantPages:
+    """Show tenants, and suspend, resume and give keys to them."""
+
+    def __init__(self, door: ConsoleDoor, directory: Directory, ledger: Ledger, clock: Clock) -> None:
+        self._door = door
+        self._directory = directory
+        self._ledger = ledger
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        one, door = "/tenants/{tenant}", self._door
+        return [
+            door.page("/tenants", self.list_tenants),
+            door.page(one, self.show_tenant),
+            door.action(f"{one}/suspend", self.suspend, Role.OPERATOR),
+            door.action(f"{one}/resume", self.resume, Role.OPERATOR),
+            door.action(f"{one}/keys", self.create_key, Role.ADMIN),
+            door.action(f"{one}/keys/{{key}}/revoke", self.revoke_key, Role.ADMIN),
+        ]
+
+    async def list_tenants(self, visit: Visit) -> Response:
+        query = known_query(visit.request, "q", "cursor")
+        sought, after = query.get("q", "").strip().lower(), parse_name_cursor(query.get("cursor"))
+        if len(sought) > MOST_SOUGHT:
+            raise BadRequest(f"q: look for {MOST_SOUGHT} characters or less.")
+        snapshot = await self._directory.snapshot()
+        names = sorted(name for name in snapshot.tenants if name > after and sought in name)
+        page, cursor = cut_page(names, PAGE_ROWS, str)
+        rows = [snapshot.describe(snapshot.tenants[name]) for name in page]
+        return visit.respond("tenants.html", tenants=rows, sought=sought, cursor=cursor, number=len(snapshot.tenants))
+
+    async def show_tenant(self, visit: Visit) -> Response:
+        known_query(visit.request)
+        snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        return await self._show(visit, snapshot, tenant)
+
+    async def suspend(self, visit: Visit) -> Response:
+        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        await self._directory.suspend(tenant.id, by=visit.author)
+        return return_to(tenant)
+
+    async def resume(self, visit: Visit) -> Response:
+        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        await self._directory.resume(tenant.id, by=visit.author)
+        return return_to(tenant)
+
+    async def create_key(self, visit: Visit) -> Response:
+        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        try:
+            form = NewKey.model_validate(visit.fields)
+        except ValidationError as problem:
+            raise BadRequest(f"name: {problem.errors()[0]['msg']}") from None
+        text, record = keys.make(tenant.id, form.name, self._clock.now())
+        await self._directory.add_key(record, by=visit.author)
+        # Not behind a redirect: the key is in this one answer, and in nothing that could be asked for again.
+        return await self._show(visit, await self._directory.snapshot(), tenant, new_key=text, status=201)
+
+    async def revoke_key(self, visit: Visit) -> Response:
+        snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        key = snapshot.keys.get(visit.request.path_params["key"])
+        if key is None or key.tenant != tenant.id or not await self._directory.revoke_key(key.id, by=visit.author):
+            raise NotFound("There is no such key.")
+        return return_to(tenant)
+
+    async def _show(
+        self, visit: Visit, snapshot: Snapshot, tenant: Tenant, *, new_key: str = "", status: int = 200
+    ) -> Response:
+        terms = snapshot.terms_of(tenant, tenant.plan, is_guest=False)
+        own = replace(terms, accounts=tuple(one for one in terms.accounts if one.per == "tenant"))
+        listed = list_keys_of(snapshot, tenant.id)
+        context: dict[str, Any] = {
+            "tenant": snapshot.describe(tenant),
+            "limits": snapshot.plans[tenant.plan].model_dump(mode="json"),
+            "quotas": await left(self._ledger, own, Payer(tenant.id, ""), self._clock.now()),
+            "keys": [describe_key(key) for key in listed[-PAGE_ROWS:]],
+            "hidden_keys": max(0, len(listed) - PAGE_ROWS),
+            "new_key": new_key,
+        }
+        return visit.respond("tenant.html", status, **context)
+
+
+def return_to(tenant: Tenant) -> Response:
+    """Show a tenant after a change, so that loading the page again repeats nothing."""
+    return RedirectResponse(f"{PATH}/tenants/{tenant.id}", 303)
