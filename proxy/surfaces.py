@@ -30,6 +30,7 @@ from proxy.routes.operations import OperationsRoutes, livez_route
 from proxy.routes.overrides import OverrideEditor, OverrideRoutes
 from proxy.routes.readiness import Readiness
 from proxy.routes.sessions import SessionRoutes
+from proxy.routes.statements import AdminStatementRoutes, StatementRoutes, Statements, style_routes
 from proxy.routes.tenants import TenantLifecycle
 from proxy.routes.uploads.calls import UploadCalls
 from proxy.routes.uploads.cdn import CdnRoutes
@@ -54,6 +55,8 @@ def public_routes(parts: Container) -> list[BaseRoute]:
         *_guest_routes(parts),
         *EndpointRoutes(parts.authenticator, parts.limiter, parts.admission, parts.catalog).routes(),
         *UsageRoutes(parts.authenticator, parts.limiter, _usage_reports(parts)).routes(),
+        *style_routes(parts.flood_guard),
+        *StatementRoutes(parts.authenticator, parts.limiter, Statements(parts.stores, parts.clock)).routes(),
         *([] if parts.settings.server.ops_port else operators_routes(parts)),
         livez_route(),
         *openapi.routes(parts.flood_guard, parts.settings.server.public_url),
@@ -91,8 +94,10 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
     lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
     audit, alerts = AuditRoutes(door, AuditReader(parts.stores.audit)), AlertRoutes(door, parts.stores.alerts)
     tokens = AdminTokenRoutes(door, parts.admin_tokens)
-    surfaces = (admin, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)
-    return [*(route for part in surfaces for route in part.routes()), *_console_routes(parts)]
+    statements = AdminStatementRoutes(door, parts.directory, Statements(parts.stores, parts.clock))
+    surfaces = (admin, statements, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)
+    styles = style_routes(parts.flood_guard) if parts.settings.server.ops_port else []
+    return [*styles, *(route for part in surfaces for route in part.routes()), *_console_routes(parts)]
 
 
 def _console_routes(parts: Container) -> list[Route]:

@@ -18,6 +18,7 @@ from proxy.cli.keys import tenant_keys
 from proxy.cli.overrides import overrides
 from proxy.cli.server import check_config, dev, migrate, sandbox, serve
 from proxy.cli.sessions import sessions
+from proxy.cli.statement import statement
 from proxy.cli.tenants import tenants
 from proxy.cli.upstreams import upstreams
 from proxy.cli.usage import usage
@@ -48,6 +49,7 @@ main.command()(migrate)
 main.command()(backup)
 main.command()(doctor)
 main.command()(usage)
+main.command()(statement)
 main.command()(upstreams)
 main.add_typer(tenants, name="tenants")
 main.add_typer(tenant_keys, name="keys")

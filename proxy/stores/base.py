@@ -18,6 +18,7 @@ from proxy.stores.learned import LearnedStore
 from proxy.stores.ledger import Ledger
 from proxy.stores.removal import RemovalStore
 from proxy.stores.retention import RetentionStore
+from proxy.stores.statements import StatementStore
 from proxy.stores.uploads import UploadStore
 from proxy.stores.usage import UsageRollup
 
@@ -57,6 +58,9 @@ class Stores(Protocol):
 
     @property
     def removal(self) -> RemovalStore: ...
+
+    @property
+    def statements(self) -> StatementStore: ...
 
     @property
     def usage_rollup(self) -> UsageRollup: ...

@@ -12,6 +12,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from proxy import __version__
+from proxy.clock import to_iso
 from proxy.errors import ProxyError, Unavailable
 from proxy.routes.openapi import FORMS
 from tests.support.images import png
@@ -60,6 +61,10 @@ def document(proxy: Stack) -> dict[str, Any]:
     with proxy.client("") as stranger:
         found: dict[str, Any] = stranger.get("/openapi.json").raise_for_status().json()
     return found
+
+
+def month_of(proxy: Stack) -> str:
+    return to_iso(proxy.clock.now())[:7]
 
 
 #: Headers that stand there for a reason only.
@@ -275,6 +280,8 @@ def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
         promises.check("POST", "/v1/sessions", backend.post("/v1/sessions", json={"subject": "bob"}), 201)
         promises.check("GET", "/v1/session", backend.get("/v1/session"), 200)
         promises.check("GET", "/v1/usage", backend.get("/v1/usage", params={"group_by": "subject"}), 200)
+        month = month_of(proxy)
+        promises.check("GET", "/v1/statements/{month}", backend.get(f"/v1/statements/{month}"), 200)
     with proxy.client("", headers={"origin": PAGE}) as page:
         promises.check("POST", "/v1/sessions/guest", page.post("/v1/sessions/guest"), 201)
         promises.check("GET", "/v1/sessions/challenge", page.get("/v1/sessions/challenge"), 200)
@@ -330,6 +337,8 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         promises.check("GET", "/v1/admin/upstreams", operator.get("/v1/admin/upstreams"), 200)
         usage = operator.get("/v1/admin/usage", params={"tenant": "acme"})
         assert promises.check("GET", "/v1/admin/usage", usage, 200)["grants"]
+        statement = operator.get(f"{tenants}/acme/statements/{month_of(proxy)}")
+        assert promises.check("GET", f"{tenants}/{{tenant}}/statements/{{month}}", statement, 200)["lines"]
         token = operator.post("/v1/admin/tokens", json={"name": "ops", "role": "viewer"})
         promises.check("POST", "/v1/admin/tokens", token, 201)
         assert promises.check("GET", "/v1/admin/tokens", operator.get("/v1/admin/tokens"), 200)["tokens"]

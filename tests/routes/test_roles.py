@@ -32,6 +32,7 @@ LEAST = {
     ("DELETE", "/tenants/{tenant}/subjects/{subject:path}"): Role.ADMIN,
     ("POST", "/tenants/{tenant}/suspend"): Role.OPERATOR,
     ("POST", "/tenants/{tenant}/resume"): Role.OPERATOR,
+    ("GET", "/tenants/{tenant}/statements/{month}"): Role.VIEWER,
     ("GET", "/tenants/{tenant}/grants"): Role.VIEWER,
     ("POST", "/tenants/{tenant}/grants"): Role.OPERATOR,
     ("GET", "/tenants/{tenant}/overrides"): Role.VIEWER,

@@ -19,6 +19,7 @@ from proxy.stores.sql.learned import SqlLearned
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.removal import SqlRemoval
 from proxy.stores.sql.retention import SqlRetention
+from proxy.stores.sql.statements import SqlStatements
 from proxy.stores.sql.uploads import SqlUploads
 from proxy.stores.sql.usage_rollup import SqlUsageRollup
 from proxy.telemetry.instruments import Distributions
@@ -61,6 +62,7 @@ class SqlStores:
         self.alerts = SqlAlerts(self._database)
         self.retention = SqlRetention(self._database)
         self.removal = SqlRemoval(self._database)
+        self.statements = SqlStatements(self._database)
         self.usage_rollup = SqlUsageRollup(self._database)
 
     @classmethod

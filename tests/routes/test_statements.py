@@ -1,0 +1,212 @@
+"""Monthly statements as a tenant and the operator read them: JSON, CSV, a page, and the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.clock import to_iso
+from tests.server.commands import Commands, Done
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, per, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
+PLAN = plan(quotas=[per("tenant", unit, 10**6, "month") for unit in UNITS])
+PLANS = {"acme": PLAN, "globex": PLAN, "running": PLAN}
+PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0}]
+PAGE = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+OF_OPERATOR = "/v1/admin/tenants/{}/statements/{}"
+
+
+class Months:
+    """Calls in this month, and the clock in the middle of the next. Commands go by the system's clock."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.month = to_iso(stack.clock.now())[:7]
+        for tenant, subject in (("acme", "alice"), ("acme", "bob"), ("globex", "carol")):
+            with Client(stack, stack.token(subject, tenant=tenant)) as client:
+                assert client.run("[[pace run_seconds=0.25]] ?").is_success
+                assert client.run(endpoint=COUNTING).is_success
+                assert client.run(temperature=9).status_code == 422
+        with Client(stack, stack.token("dora", tenant="running")) as client:
+            self.job = client.submitted("[[pace hold=IN_QUEUE]] ?")
+        self.now = self.move_to_next_month()
+
+    def move_to_next_month(self) -> str:
+        first = datetime.fromtimestamp(self.stack.clock.now(), UTC).replace(day=1)
+        moment = (first + timedelta(days=32)).replace(day=15, hour=12, minute=0, second=0)
+        self.stack.clock.set(moment.isoformat())
+        return f"{moment:%Y-%m}"
+
+    def get(self, token: str, path: str, headers: dict[str, str] | None = None, **query: str) -> httpx.Response:
+        with self.stack.client(token, headers=headers or {}) as client:
+            return client.get(path, params=query)
+
+    def read(self, token: str, path: str, **query: str) -> dict[str, Any]:
+        answer = self.get(token, path, **query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def read_own(self, tenant: str, month: str | None = None) -> dict[str, Any]:
+        return self.read(self.stack.tenant_key(tenant), f"/v1/statements/{month or self.month}")
+
+
+@pytest.fixture(scope="module")
+def months(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Months]:
+    folder = tmp_path_factory.mktemp("statements")
+    shared_sandbox.clear_faults()
+    with limited_proxy(shared_sandbox, folder, PLANS, endpoints=PRICES) as stack:
+        yield Months(stack, folder)
+
+
+def test_a_statement_says_what_usage_says(months: Months) -> None:
+    found = months.read_own("acme")
+    assert (found["tenant"], found["month"], found["status"]) == ("acme", months.month, "final")
+    period = {"from": found["from"], "to": found["to"], "group_by": "endpoint"}
+    usage = months.read(months.stack.tenant_key("acme"), "/v1/usage", **period)
+    assert [line["endpoint"] for line in found["lines"]] == [row["endpoint"] for row in usage["usage"]]
+    for line, row in zip([*found["lines"], found["total"]], [*usage["usage"], usage["total"]], strict=True):
+        assert line["calls"] == row["calls"]
+        assert {unit: Decimal(line[unit]) for unit in UNITS} == {unit: Decimal(str(row[unit])) for unit in UNITS}
+    assert found["total"]["calls"] == 4 and Decimal(found["total"]["usd"]) > 0
+    prices = {line["endpoint"]: line["usd_per_compute_second"] for line in found["lines"]}
+    assert prices == {NEXT: "0.01", COUNTING: "0"}
+
+
+def test_the_operator_reads_any_tenants(months: Months) -> None:
+    for tenant in ("acme", "globex"):
+        path = OF_OPERATOR.format(tenant, months.month)
+        assert months.read(ADMIN_TOKEN, path) == months.read_own(tenant)
+    assert months.read_own("globex")["total"]["calls"] == 2
+    missing = months.get(ADMIN_TOKEN, OF_OPERATOR.format("nobody", months.month))
+    refusal(missing, 404, "not_found")
+
+
+def test_a_month_that_is_not_over_is_preliminary(months: Months) -> None:
+    now = months.read_own("acme", months.now)
+    assert (now["status"], now["lines"], now["total"]["calls"]) == ("preliminary", [], 0)
+
+
+def test_a_month_is_preliminary_while_a_call_of_it_runs(months: Months) -> None:
+    assert months.read_own("running")["status"] == "preliminary"
+    with Client(months.stack, months.stack.token("dora", tenant="running")) as client:
+        assert client.cancel(months.job).status_code == 202 and client.status(months.job).is_success
+    assert months.read_own("running")["status"] == "final"
+
+
+@pytest.mark.parametrize("month", ["9999-12", "2026-13", "2026-1", "2026", "now", "2026-01-01", "%00", "9" * 5000])
+def test_what_is_no_month_or_has_not_begun_is_refused(months: Months, month: str) -> None:
+    refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{month}"), 400, "bad_request")
+    refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", month)), 400, "bad_request")
+
+
+@pytest.mark.parametrize("query", [{"format": "pdf"}, {"format": ""}, {"tenant": "globex"}])
+def test_a_question_that_makes_no_sense_is_refused(months: Months, query: dict[str, str]) -> None:
+    refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{months.month}", **query), 400, "bad_request")
+    refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", months.month), **query), 400, "bad_request")
+
+
+def test_users_and_strangers_read_no_statement(months: Months) -> None:
+    path = f"/v1/statements/{months.month}"
+    refusal(months.get(months.stack.token("alice", tenant="acme"), path), 403, "not_allowed")
+    refusal(months.get("", path), 401, "unauthenticated")
+    of_operator = OF_OPERATOR.format("acme", months.month)
+    refusal(months.get(months.stack.tenant_key("acme"), of_operator), 401, "unauthenticated")
+
+
+# Formats
+
+
+def test_csv_has_the_same_figures(months: Months) -> None:
+    shown = months.read_own("acme")
+    for asked in ({"format": "csv"}, {}):
+        headers = {} if asked else {"accept": "text/csv"}
+        answer = months.get(months.stack.tenant_key("acme"), f"/v1/statements/{months.month}", headers, **asked)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/csv")
+        assert f'filename="statement-acme-{months.month}.csv"' in answer.headers["content-disposition"]
+        rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+        for row, line in zip(rows, [*shown["lines"], {"endpoint": "total", **shown["total"]}], strict=True):
+            known = {"tenant": "acme", "month": months.month, "status": "final", **line}
+            assert row == {name: str(value) for name, value in known.items()}
+
+
+def test_the_page_shows_the_same_figures_and_runs_nothing(months: Months) -> None:
+    key, path = months.stack.tenant_key("acme"), f"/v1/statements/{months.month}"
+    page = months.get(key, path, PAGE)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["cache-control"] == "no-store" and "Accept" in page.headers["vary"]
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "style-src 'self'" in policy and "script" not in policy
+    assert "frame-ancestors 'none'" in policy and "unsafe" not in policy
+    assert "<script" not in page.text and "style=" not in page.text and "preliminary" not in page.text
+    shown = months.read_own("acme")
+    for line in (*shown["lines"], shown["total"]):
+        assert all(f">{value}</" in page.text for value in line.values() if value is not None), line
+    assert "preliminary" in months.get(key, f"/v1/statements/{months.now}", PAGE).text
+    assert months.get(key, path, PAGE, format="json").json() == shown
+    assert months.get(key, path, {"accept": "*/*"}).json() == shown
+
+
+def test_each_page_names_its_stylesheet(months: Months) -> None:
+    for token, path in (
+        (months.stack.tenant_key("acme"), f"/v1/statements/{months.month}"),
+        (ADMIN_TOKEN, OF_OPERATOR.format("acme", months.month)),
+    ):
+        page = months.get(token, path, format="html")
+        (name,) = (part.partition('"')[0] for part in page.text.split('href="')[1:])
+        style = months.get("", str(page.url.join(name).path))
+        assert style.status_code == 200 and "@media print" in style.text
+        assert style.headers["content-type"].startswith("text/css")
+
+
+# The command line
+
+
+def print_statement(months: Months, run: Commands, *arguments: str) -> Done:
+    environ = {
+        "PROXY_DATABASE_URL": months.stack.settings.stores.database_url.reveal(),
+        "PROXY_CONFIG": str(months.folder / "plans.yaml"),
+    }
+    return run("statement", *arguments, environ=environ, cwd=months.folder)
+
+
+def test_the_command_line_prints_the_same(months: Months, commands: Commands) -> None:
+    shown = months.read_own("acme") | {"status": "preliminary"}
+    done = print_statement(months, commands, "acme", months.month, "--json")
+    assert json.loads(done.stdout) == shown
+    done = print_statement(months, commands, "acme", months.month, "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    assert [row["endpoint"] for row in rows] == [*(line["endpoint"] for line in shown["lines"]), "total"]
+    assert rows[-1]["usd"] == shown["total"]["usd"]
+    done = print_statement(months, commands, "acme", months.month)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0][0] == "endpoint" and lines[-1][0] == "total"
+    assert (lines[-1][1], lines[-1][-1]) == ("4", shown["total"]["usd"])
+    assert "preliminary" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nobody", "2026-01"), "there is no tenant nobody"),
+        (("acme", "2026-13"), "must be a month such as 2026-01"),
+        (("acme", "9999-01"), "has not begun"),
+        (("acme", "2026-01", "--json", "--csv"), "choose one"),
+    ],
+)
+def test_the_command_line_refuses(months: Months, commands: Commands, arguments: tuple[str, ...], message: str) -> None:
+    done = print_statement(months, commands, *arguments)
+    assert (done.code, done.stdout) == (1, "") and message in done.stderr
