@@ -41,7 +41,7 @@ HOMES = {
     "itsdangerous": {"auth/sessions.py"},
     "altcha": {"auth/proof_of_work.py"},
     "slowapi": {"limits/rates.py", "container.py", "routes", "console"},
-    "jinja2": {"console"},
+    "jinja2": {"console", "routes/statements.py"},
     "limits": {"limits/rates.py", "limits/flood_store.py"},
     "httpx": {
         "upstream",
@@ -70,7 +70,6 @@ HOMES = {
     "prometheus_client": {"telemetry", "routes/operations.py"},
     "PIL": {"sandbox", "pictures/decoding.py"},
     "puremagic": {"uploads/sniffing.py"},
-    "jinja2": {"routes/statements.py"},
     "python_multipart": {"uploads/multipart.py"},
     "cryptography": {"uploads/sealing.py", "auth/app_attest.py"},
     "cbor2": {"auth/app_attest.py"},

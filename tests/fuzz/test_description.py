@@ -55,7 +55,7 @@ class Bench:
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         if path.startswith("/v1/admin"):
             token = ADMIN_TOKEN
-        elif path in ("/v1/sessions", "/v1/estimate"):
+        elif path in ("/v1/sessions", "/v1/estimate", "/v1/statements/{month}"):
             token = self.stack.tenant_key()
         else:
             token = self.stack.token(f"subject-{number}" if path == "/v1/session" else "alice")
@@ -82,6 +82,7 @@ def bench(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFacto
             "job": job.json()["id"],
             "subject": "alice",
             "endpoint": NEXT,
+            "month": "2026-01",
         }
         yield Bench(stack, schema, names, itertools.count())
 
