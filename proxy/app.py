@@ -74,7 +74,7 @@ def create_app(
         transport: how fal is reached; the fast one if not given.
         timeouts: how long fal may be silent; for tests that cannot wait that long.
         ledger_timeouts: how long callers wait for the ledger; for such tests too.
-        issuer_tls: what verifies the servers of issuers' keys, if not what verifies fal.
+        issuer_tls: what verifies the servers of issuers' keys, and receivers of webhooks, if not what verifies fal.
         stores: where things are kept; the database of the settings if not given.
         counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
         clock: what time it is; the system's if not given.

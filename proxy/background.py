@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.alerts.breakers import LOCKED_KIND, OPEN_KIND, BreakerWatch
-from proxy.alerts.quota_watch import KIND, QuotaWatch
-from proxy.alerts.watch import AlertWatch
+from proxy.alerts.services import AlertServices
 from proxy.container import Container
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.retention import Cleaner
@@ -28,7 +26,7 @@ class Background:
             ),
             Cleaner(stores.retention, clock, kept.retention_seconds, kept.audit_seconds, parts.metrics.rows_removed),
             UsageCounter(stores.usage_rollup),
-            _watch_for_alerts(parts),
+            _new_alerts(parts),
         )
 
     def start(self) -> None:
@@ -42,15 +40,13 @@ class Background:
             await work.close()
 
 
-def _watch_for_alerts(parts: Container) -> AlertWatch:
-    counts = parts.metrics.add_counts("fal_proxy_alerts", "Alerts raised, by kind.", ["kind"])
-    by_kind = {kind: counts.of(kind) for kind in (KIND, LOCKED_KIND, OPEN_KIND)}
-
-    def count(kind: str) -> None:
-        by_kind[kind].value += 1
-
-    quotas = QuotaWatch(parts.clock)
-    parts.directory.listen(quotas.learn)
-    parts.stores.ledger.listen(quotas.note)
-    breakers = BreakerWatch(parts.upstream.guard, parts.clock)
-    return AlertWatch(parts.stores.alerts, (quotas.take, breakers.take), count)
+def _new_alerts(parts: Container) -> AlertServices:
+    return AlertServices(
+        settings=parts.settings,
+        stores=parts.stores,
+        directory=parts.directory,
+        guard=parts.upstream.guard,
+        metrics=parts.metrics,
+        clock=parts.clock,
+        ssl_context=parts.issuer_tls,
+    )

@@ -60,7 +60,7 @@ class Container:
 
     Args:
         ledger_timeouts: how long callers wait for the ledger; the default if None.
-        issuer_tls: what verifies the servers of issuers' keys; as for fal if None.
+        issuer_tls: what verifies the servers of issuers' keys, and receivers of webhooks; as for fal if None.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Container:
         self.drain = drain
         self.public_url = settings.server.public_url
         self._ledger_timeouts = ledger_timeouts
-        self._issuer_tls = issuer_tls
+        self.issuer_tls = issuer_tls
         self._fails_open = settings.stores.rate_limit_on_error == "open"
 
     # Who asks.
@@ -110,12 +110,12 @@ class Container:
 
     @cached_property
     def identity_tokens(self) -> IdentityTokens:
-        fetcher = KeyFetcher(self.settings.sessions.issuer_networks, self._issuer_tls)
+        fetcher = KeyFetcher(self.settings.sessions.issuer_networks, self.issuer_tls)
         return IdentityTokens(KeySources(fetcher.fetch, self.clock), self.clock)
 
     @cached_property
     def guest_proofs(self) -> GuestProofs:
-        return GuestProofs(self.settings, self.sessions, self.counters, self.clock, self._issuer_tls)
+        return GuestProofs(self.settings, self.sessions, self.counters, self.clock, self.issuer_tls)
 
     @cached_property
     def admin_tokens(self) -> AdminTokens:

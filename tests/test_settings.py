@@ -44,6 +44,19 @@ def test_the_key_and_a_session_secret_are_enough() -> None:
     assert not settings.dev and not settings.warnings
 
 
+def test_a_receiver_of_alerts_needs_a_secret_and_https() -> None:
+    url, secret = {"PROXY_ALERTS_URL": "https://hooks.example.com/a"}, {"PROXY_ALERTS_SECRET": f"whsec_{'A' * 32}"}
+    alerts = read({**GOOD, **url, **secret}).alerts
+    assert (alerts.url, [one.reveal() for one in alerts.secrets]) == (*url.values(), [*secret.values()])
+    assert problems({**GOOD, **url}) == [
+        "PROXY_ALERTS_SECRET: is not set; make one with: echo whsec_$(openssl rand -base64 32)"
+    ]
+    assert read({**GOOD, **secret}).warnings == ("PROXY_ALERTS_SECRET: means nothing without PROXY_ALERTS_URL",)
+    plain = {**GOOD, **secret, "PROXY_ALERTS_URL": "http://hooks.internal/a"}
+    assert names(plain) == ["PROXY_ALERTS_URL"]
+    assert read({**plain, "PROXY_ALERTS_NETWORKS": "10.0.0.0/8"}).alerts.networks == ("10.0.0.0/8",)
+
+
 @pytest.mark.parametrize(
     ("given", "alone", "of_several"),
     [
@@ -130,6 +143,17 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_PORT", "0" * 5000 + "80"),
     ("PROXY_DATABASE_URL", "postgresql://db:000000070000/proxy"),
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?connect_timeout=" + "0" * 5000 + "1"),
+    *[
+        ("PROXY_ALERTS_URL", url)
+        for url in ("acme.example", "ftp://a.example", "https://", "https://a:0", "https://a b")
+    ],
+    *[("PROXY_ALERTS_URL", url) for url in ("https://u:p@a.example", "https://a.example/#x", "https://\u00e4.example")],
+    *[
+        ("PROXY_ALERTS_SECRET", text)
+        for text in ("secret", "whsec_", "whsec_short", f"whsec_{'A' * 31}", "whsec_" + "A" * 92)
+    ],
+    ("PROXY_ALERTS_SECRET", f"whsec_{'A' * 32},{'A' * 32}"),
+    ("PROXY_ALERTS_NETWORKS", "10.0.0.0/33"),
     ("PROXY_COMMIT", "abcdef"),
     ("PROXY_COMMIT", "a" * 65),
     ("PROXY_OPS_PORT", "0"),

@@ -71,7 +71,8 @@ annotations:
   "session-secrets" (join "," .Values.sessions.secrets)
   "admin-token" .Values.adminToken
   "database-url" .Values.database.url
-  "redis-url" .Values.redis.url }}
+  "redis-url" .Values.redis.url
+  "alerts-secret" (join "," .Values.alerts.secrets) }}
 {{- range $key, $value := $data }}
 {{- if $value }}
 {{ $key }}: {{ $value | quote }}

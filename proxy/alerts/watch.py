@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cachetools import LRUCache
 
@@ -24,14 +24,20 @@ class AlertWatch:
     Args:
         sources: each gives what it has seen since it was last asked.
         count: is given the kind of each new alert.
+        find_receivers: gives the receivers of an alert.
     """
 
     def __init__(
-        self, store: AlertStore, sources: Sequence[Callable[[], Iterable[Alert]]], count: Callable[[str], None]
+        self,
+        store: AlertStore,
+        sources: Sequence[Callable[[], Iterable[Alert]]],
+        count: Callable[[str], None],
+        find_receivers: Callable[[Alert], Collection[str]] = lambda _: (),
     ) -> None:
         self._store = store
         self._sources = sources
         self._count = count
+        self._find_receivers = find_receivers
         self._waiting: dict[str, Alert] = {}
         self._known: LRUCache[str, bool] = LRUCache(REMEMBERED)
         self._log_limit = LogLimit()
@@ -54,7 +60,7 @@ class AlertWatch:
             if alert.id not in self._known and len(self._waiting) < MOST_WAITING:
                 self._waiting.setdefault(alert.id, alert)
         while some := list(self._waiting.values())[:ADDED_AT_ONCE]:
-            added = await self._store.add(some)
+            added = await self._store.add(some, self._find_receivers)
             for alert in some:
                 del self._waiting[alert.id]
                 self._known[alert.id] = True

@@ -1,4 +1,4 @@
-"""The secrets with which proofs of a tenant's guests are verified, as the settings or a file hold them."""
+"""The secrets of tenants that the plan file names, as the settings or a file hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.errors import ProofUnavailable
 from proxy.settings import Secret, Settings
-from proxy.tenants.tiers import SecretTier
+from proxy.tenants.secret_source import SecretSource
 
 MAX_SECRET_BYTES = 1024
 RETRY_SECONDS = 5.0
@@ -21,20 +21,20 @@ class TenantSecrets:
         self._named = settings.named_secrets
         self._own = frozenset(settings.secrets)
 
-    def read(self, tier: SecretTier) -> str:
-        """The secret that a tier names.
+    def read(self, source: SecretSource) -> str:
+        """The secret that a form names.
 
         Raises:
             OSError, ValueError: there is none that can be used.
         """
-        if tier.secret_file is None:
-            secret = self._named.get(tier.secret_env or "", Secret(""))
+        if source.secret_file is None:
+            secret = self._named.get(source.secret_env or "", Secret(""))
         else:
-            with Path(tier.secret_file).open("rb") as file:
+            with Path(source.secret_file).open("rb") as file:
                 # What is no UTF-8 is no secret either; the error of a strict reading would quote it.
                 secret = Secret(file.read(MAX_SECRET_BYTES + 1).decode(errors="replace").strip())
         if not secret or len(secret.reveal()) > MAX_SECRET_BYTES:
-            raise ValueError(f"there is no secret in {tier.secret_file or tier.secret_env}")
+            raise ValueError(f"there is no secret in {source.secret_file or source.secret_env}")
         if secret in self._own:
             raise ValueError("the secret is one of the proxy's own, which no other service may see")
         return secret.reveal()

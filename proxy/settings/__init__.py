@@ -11,6 +11,7 @@ from proxy.settings.environment import read, read_operator, read_session_secrets
 from proxy.settings.reader import SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
+    AlertSettings,
     FalSettings,
     LogSettings,
     ServerSettings,
@@ -21,7 +22,13 @@ from proxy.settings.subjects import (
     VerifierSettings,
     secrets_in,
 )
-from proxy.settings.values import check_origin, existing_file, is_loopback
+from proxy.settings.values import (
+    check_origin,
+    existing_file,
+    is_loopback,
+    parse_webhook_secret,
+    parse_webhook_url,
+)
 from proxy.settings.variables import DEFAULTS, SECRET_NAME, SECRETS, VARIABLES, is_secret_of_tenant, unknown_variables
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
     "SECRETS",
     "SECRET_NAME",
     "VARIABLES",
+    "AlertSettings",
     "FalSettings",
     "LogSettings",
     "Secret",
@@ -43,6 +51,8 @@ __all__ = [
     "existing_file",
     "is_loopback",
     "is_secret_of_tenant",
+    "parse_webhook_secret",
+    "parse_webhook_url",
     "read",
     "read_operator",
     "read_session_secrets",

@@ -10,6 +10,7 @@ from proxy.settings.reader import EnvironmentReader, SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
     DAY_SECONDS,
+    AlertSettings,
     FalSettings,
     LogSettings,
     ServerSettings,
@@ -34,6 +35,8 @@ from proxy.settings.values import (
     parse_rate,
     parse_redis_url,
     parse_session_secret,
+    parse_webhook_secret,
+    parse_webhook_url,
 )
 from proxy.settings.variables import is_secret_of_tenant, unknown_variables
 
@@ -63,6 +66,7 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
                 for kind in ("TURNSTILE", "HCAPTCHA", "RECAPTCHA", "APP_CHECK")
             )
         ),
+        alerts=_alerts(reader),
         traces=TraceSettings(reader.take("PROXY_OTLP_ENDPOINT", parse_collector)),
         config_path=reader.take("PROXY_CONFIG", existing_file),
         commit=reader.take("PROXY_COMMIT", parse_commit),
@@ -215,6 +219,22 @@ def _stores(reader: EnvironmentReader) -> StoreSettings:
         reader.integer("PROXY_AUDIT_DAYS", 1, 3650) * DAY_SECONDS,
         reader.one_of("PROXY_MIGRATE", ("on", "off")) == "on" if reader.value("PROXY_MIGRATE") else None,
     )
+
+
+def _alerts(reader: EnvironmentReader) -> AlertSettings:
+    settings = AlertSettings(
+        reader.take("PROXY_ALERTS_URL", parse_webhook_url),
+        tuple(reader.get_each("PROXY_ALERTS_SECRET", parse_webhook_secret)),
+        tuple(reader.get_each("PROXY_ALERTS_NETWORKS", parse_network)),
+    )
+    has_url, has_secret = (bool(reader.value(name)) for name in ("PROXY_ALERTS_URL", "PROXY_ALERTS_SECRET"))
+    if has_url and not has_secret:
+        reader.complain("PROXY_ALERTS_SECRET", "is not set; make one with: echo whsec_$(openssl rand -base64 32)")
+    if has_secret and not has_url:
+        reader.warn("PROXY_ALERTS_SECRET", "means nothing without PROXY_ALERTS_URL")
+    if (settings.url or "").startswith("http:") and not settings.networks:
+        reader.complain("PROXY_ALERTS_URL", "must be https, unless PROXY_ALERTS_NETWORKS names the network of its host")
+    return settings
 
 
 def _to_bracketed(host: str) -> str:

@@ -107,6 +107,20 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
+class AlertSettings:
+    """Where the operator gets alerts; `url` is None for nowhere.
+
+    Attributes:
+        secrets: each signs every webhook, the newest first.
+        networks: where receivers may be, beside public addresses.
+    """
+
+    url: str | None = None
+    secrets: tuple[Secret, ...] = ()
+    networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LogSettings:
     format: str
     level: str
@@ -130,6 +144,7 @@ class Settings:
     log: LogSettings
     verifiers: VerifierSettings
     traces: TraceSettings = TraceSettings()
+    alerts: AlertSettings = AlertSettings()
     config_path: Path | None = None
     commit: str | None = None
     dev: bool = False

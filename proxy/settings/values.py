@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from importlib.util import find_spec
@@ -13,6 +14,8 @@ from proxy.origins import normalize_origin
 from proxy.settings.secret import Secret
 
 MIN_SECRET_BYTES = 32
+#: https://github.com/standard-webhooks/standard-webhooks, "Signature scheme".
+MIN_WEBHOOK_SECRET_BYTES, MAX_WEBHOOK_SECRET_BYTES = 24, 64
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
@@ -63,6 +66,42 @@ def parse_collector(text: str) -> str:
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
         raise ValueError("needs packages that are not installed; install them with: pip install 'fal-proxy[otel]'")
     return text.rstrip("/")
+
+
+def parse_webhook_url(text: str) -> str:
+    """The address of a receiver of webhooks.
+
+    Raises:
+        ValueError: it is no URL, or has a user or a fragment.
+    """
+    try:
+        parts = urlsplit(text)
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_complete = False
+    if not is_complete or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be a URL such as https://acme.example/hooks")
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError("must have no user, password or fragment")
+    return text
+
+
+def parse_webhook_secret(text: str) -> Secret:
+    """What signs webhooks, as Standard Webhooks writes it: `whsec_` and 24 to 64 bytes in base64.
+
+    Raises:
+        ValueError: it is something else; does not quote it.
+    """
+    prefix, _, encoded = text.partition("_")
+    try:
+        size = len(base64.b64decode(encoded, validate=True)) if prefix == "whsec" else 0
+    except ValueError:
+        size = 0
+    if not MIN_WEBHOOK_SECRET_BYTES <= size <= MAX_WEBHOOK_SECRET_BYTES:
+        raise ValueError(
+            "must be whsec_ and 24 to 64 bytes in base64; make one with: echo whsec_$(openssl rand -base64 32)"
+        )
+    return Secret(text)
 
 
 def check_origin(text: str) -> str:

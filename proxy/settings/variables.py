@@ -15,6 +15,7 @@ SECRETS = frozenset(
         "PROXY_ADMIN_TOKEN",
         "PROXY_DATABASE_URL",
         "PROXY_REDIS_URL",
+        "PROXY_ALERTS_SECRET",
     }
 )
 #: A variable with a secret of a tenant, which the plan file names.
@@ -85,6 +86,10 @@ VARIABLES: dict[str, str] = {
     "`on` if `PROXY_ADMIN_TOKEN` is set",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
+    "PROXY_ALERTS_URL": "where the operator gets [alerts](alerts.md) as webhooks; if unset, nowhere",
+    "PROXY_ALERTS_SECRET": "what signs them: `whsec_` and 24 to 64 bytes in base64; comma-separated, newest first",
+    "PROXY_ALERTS_NETWORKS": "private addresses or networks in which receivers of alerts may be, also with plain http, "
+    "comma-separated; if unset, only public addresses with https",
     "PROXY_COMMIT": "the commit that runs, for `fal_proxy_build_info`; the image sets it if it is built with one",
     "PROXY_OTLP_ENDPOINT": "the OpenTelemetry collector that gets traces, such as `http://localhost:4318`; needs the "
     "extra `fal-proxy[otel]`; if unset, there are no traces",

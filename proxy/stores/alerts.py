@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,8 +46,10 @@ def alert_id(kind: str, tenant: str, *key: str | int) -> str:
 class AlertStore(Protocol):
     """The alerts of all processes."""
 
-    async def add(self, alerts: Collection[Alert]) -> set[str]:
-        """Add those that are not there yet; their ids."""
+    async def add(
+        self, alerts: Collection[Alert], find_receivers: Callable[[Alert], Collection[str]] = lambda _: ()
+    ) -> set[str]:
+        """Add those that are not there yet, each with its deliveries; their ids."""
 
     async def list_newest(
         self, most: int, *, before: tuple[float, str] | None = None, tenant: str | None = None

@@ -11,6 +11,7 @@ from typing import Protocol
 from proxy.stores.admin_tokens import AdminTokenStore
 from proxy.stores.alerts import AlertStore
 from proxy.stores.audit_store import AuditStore
+from proxy.stores.deliveries import DeliveryStore
 from proxy.stores.directory import DirectoryStore
 from proxy.stores.grants import GrantStore
 from proxy.stores.idempotency import IdempotencyStore
@@ -52,6 +53,9 @@ class Stores(Protocol):
 
     @property
     def alerts(self) -> AlertStore: ...
+
+    @property
+    def deliveries(self) -> DeliveryStore: ...
 
     @property
     def retention(self) -> RetentionStore: ...

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 #: What is removed, in this order: parts before the uploads that they belong to.
-KINDS = ("idempotency", "upload_parts", "uploads", "revocations", "jobs", "accounts", "alerts", "audit")
+KINDS = (
+    "idempotency",
+    "upload_parts",
+    "uploads",
+    "revocations",
+    "jobs",
+    "accounts",
+    "alert_deliveries",
+    "alerts",
+    "audit",
+)
 #: A row as far as its removal needs it: its key first.
 Row = Sequence[Any]
 
@@ -23,7 +33,7 @@ class Expiry:
         idempotency: for the keys that were taken.
         uploads: for the expiry of uploads.
         revocations: for the expiry of revocations.
-        alerts: for when they were raised.
+        alerts: for when they were raised; their deliveries too.
         audit: for entries of the audit log; none goes before all older ones.
     """
 

@@ -142,6 +142,10 @@ class Metrics:
         """Add counts of one name, which their owner alone changes."""
         return Counts(self.registry, name, text, labels)
 
+    def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a value that is read at each scrape."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
     def count_answer(self, surface: str, status: int, seconds: float) -> None:
         """Count one request, by the route that stands for its path."""
         requests, duration = self._answers.get((surface, status)) or self._add_answer(surface, status)

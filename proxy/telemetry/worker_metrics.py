@@ -33,6 +33,7 @@ NOTHING = b'{"last": "", "report": []}'
 MERGED: dict[str, Callable[[float, float], float]] = {
     "process_start_time_seconds": min,
     "fal_proxy_build_info": max,
+    "fal_proxy_alert_oldest_waiting_seconds": max,
 }
 _log = logging.getLogger(__name__)
 

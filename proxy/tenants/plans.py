@@ -19,6 +19,7 @@ from proxy.tenants.identity import Identity
 from proxy.tenants.image_hosts import ImageHosts
 from proxy.tenants.strict import Name, Several, Strict
 from proxy.tenants.tiers import AppTier, Tier, Tiers
+from proxy.tenants.webhook import AlertsWebhook
 
 DEFAULT_PLAN = "default"
 DEFAULT_TENANT = "default"
@@ -192,6 +193,8 @@ class Tenant(Strict):
     guests: Guests = Guests()
     #: Left out if there is none: a version that does not know it could read no tenant.
     identity: tuple[Identity, ...] = Field(default=(), max_length=MOST_ISSUERS, exclude_if=operator.not_)
+    #: Left out if there is none, as `identity` is.
+    alerts_webhook: AlertsWebhook | None = Field(default=None, exclude_if=operator.not_)
 
     @property
     def guest_plan(self) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from proxy.settings import SECRET_NAME, is_secret_of_tenant
 from proxy.tenants.key_set import read_curve_key
+from proxy.tenants.secret_source import SecretSource
 from proxy.tenants.strict import Name, Several, Strict
 
 if TYPE_CHECKING:
@@ -42,22 +42,7 @@ class PowTier(Strict):
     difficulty: int = Field(default=50_000, ge=1, le=MOST_DIFFICULTY)
 
 
-class SecretTier(Strict):
-    """A tier whose proofs are verified with a secret of the tenant, in a variable or in a file."""
-
-    secret_env: str | None = Field(default=None, pattern=SECRET_NAME, max_length=100)
-    secret_file: str | None = Field(default=None, pattern=r"^/", max_length=500)
-
-    @model_validator(mode="after")
-    def _check_secret(self) -> Self:
-        if (self.secret_env is None) == (self.secret_file is None):
-            raise ValueError("name where the secret is: secret_env or secret_file")
-        if self.secret_env is not None and not is_secret_of_tenant(self.secret_env):
-            raise ValueError(f"{self.secret_env} is one of the proxy's own variables; name another one")
-        return self
-
-
-class VerifiedTier(SecretTier):
+class VerifiedTier(SecretSource):
     """A plan for guests whose token a service verifies.
 
     `secret_env` names the variable, `secret_file` the file with the tenant's secret at the service. `action` is that
@@ -82,7 +67,7 @@ class AppCheckTier(Strict):
     apps: Annotated[Several[AppId], Field(min_length=1, max_length=MOST_APPS)] | None = None
 
 
-class PlayIntegrityTier(SecretTier):
+class PlayIntegrityTier(SecretSource):
     """A plan for guests of an Android app, with a token of Google Play Integrity.
 
     `secret_env` names the variable, `secret_file` the file with the decryption key of the app's responses.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from proxy.tenants.plans import Plan
+from proxy.tenants.plans import Plan, Tenant
 from tests.support.limited import limited_proxy, operating, plan, refusal
 from tests.support.sandbox import SandboxControl
 
@@ -25,6 +25,34 @@ def test_thresholds_are_sorted_and_left_out_if_there_are_none() -> None:
     assert Plan.model_validate({**EVERYTHING, "alerts": [100, 50]}).alerts == (50, 100)
     # A version that does not know them could read no plan.
     assert "alerts" not in Plan.model_validate(EVERYTHING).model_dump(mode="json")
+
+
+HOOK = {"url": "https://acme.example/hooks", "secret_env": "ACME_HOOK_SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"url": "acme.example"}, "must be a URL such as https://acme.example/hooks"),
+        ({"url": "file:///etc/passwd"}, "must be a URL such as"),
+        ({"url": "https://user:password@acme.example"}, "must have no user, password or fragment"),
+        ({"url": "https://acme.example/" + "a" * 2000}, "at most 2000 characters"),
+        ({"secret_env": None}, "name where the secret is"),
+        ({"secret_file": "/run/secrets/hook"}, "name where the secret is"),
+        ({"secret_env": "PROXY_ADMIN_SECRET"}, "one of the proxy's own variables"),
+        ({"secret_env": "HOME"}, "should match pattern"),
+        ({"secret": "whsec_"}, "not permitted"),
+    ],
+)
+def test_what_is_no_receiver_of_alerts_is_refused(changed: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Tenant.model_validate({"id": "acme", "plan": "free", "alerts_webhook": {**HOOK, **changed}})
+
+
+def test_a_tenant_without_a_receiver_is_written_as_older_versions_read_it() -> None:
+    tenant = Tenant.model_validate({"id": "acme", "plan": "free", "alerts_webhook": HOOK})
+    assert tenant.alerts_webhook and tenant.alerts_webhook.url == HOOK["url"]
+    assert "alerts_webhook" not in Tenant(id="acme", plan="free").model_dump(mode="json")
 
 
 def test_a_question_that_makes_no_sense_is_refused(sandbox: SandboxControl, tmp_path: Path) -> None:

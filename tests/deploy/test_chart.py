@@ -33,6 +33,7 @@ from tests.deploy.charts import (
 )
 from tests.deploy.containers import ROOT
 from tests.support.secrets import SECRET
+from tests.support.webhooks import webhook_secret
 
 pytestmark = pytest.mark.tools
 
@@ -190,6 +191,9 @@ NEEDED_BY_SOME = {
     "allowedOrigins": ["https://app.example.com"],
     "trustedProxies": ["10.0.0.0/8"],
     "issuerNetworks": ["10.1.0.0/16"],
+    "alerts__url": "http://hooks.monitoring:9000/alerts",
+    "alerts__secrets": [webhook_secret("new"), webhook_secret("old")],
+    "alerts__networks": ["10.2.0.0/16"],
     "adminToken": SECRET,
     "console": False,
     "redis__url": "redis://redis:6379/0",
@@ -200,10 +204,13 @@ def test_every_setting_has_a_value() -> None:
     here = environ(render(DEFAULT, **NEEDED_BY_SOME, config={"plans": {"a": {"endpoints": ["fal-ai/llava-next"]}}}))
     assert VARIABLES.keys() - {name.removesuffix("_FILE") for name in here} == WITHOUT_A_VALUE.keys()
     names = {name: value for name, value in here.items() if not name.endswith("_FILE")}
-    secrets = {"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": SECRET}
+    signed = ",".join(NEEDED_BY_SOME["alerts__secrets"])
+    secrets = {"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": SECRET, "PROXY_ALERTS_SECRET": signed}
     no_files = {"PROXY_CONFIG": "", "PROXY_STATE_DIR": ""}
     settings = read({**names, **secrets, **no_files})
     assert (settings.fal.probe_seconds, settings.fal.idle_seconds, settings.server.picture_processes) == (0, 7, 3)
+    assert (settings.alerts.url, len(settings.alerts.secrets)) == (NEEDED_BY_SOME["alerts__url"], 2)
+    assert settings.alerts.networks == ("10.2.0.0/16",)
     assert settings.traces.endpoint == NEEDED_BY_SOME["otlpEndpoint"]
     assert "captcha.example.com/hcaptcha" in settings.verifiers.hcaptcha
 
@@ -213,6 +220,15 @@ def test_a_collector_may_be_reached() -> None:
         rules = the(render(DEFAULT, otlpEndpoint=url), "NetworkPolicy")["spec"]["egress"]
         assert {"ports": [{"protocol": "TCP", "port": port}]} in rules
     assert len(the(render(DEFAULT), "NetworkPolicy")["spec"]["egress"]) == len(rules) - 1
+
+
+def test_the_receiver_of_alerts_may_be_reached_and_its_secret_is_no_variable() -> None:
+    secret = webhook_secret("chart")
+    manifests = render(DEFAULT, alerts__url="https://hooks.example.com:8443/a", alerts__secrets=[secret])
+    assert {"ports": [{"protocol": "TCP", "port": 8443}]} in the(manifests, "NetworkPolicy")["spec"]["egress"]
+    assert the(manifests, "Secret")["stringData"]["alerts-secret"] == secret
+    assert environ(manifests)["PROXY_ALERTS_SECRET_FILE"] == "/etc/fal-proxy/secrets/alerts-secret"
+    assert secret not in str([one for one in manifests if one["kind"] != "Secret"])
 
 
 def test_pictures_count_where_a_plan_strips_them() -> None:

@@ -74,7 +74,7 @@ async def _fill(stores: SqlStores, size: int) -> None:
         await stores.uploads.add(replace(UPLOAD, id=f"u-{number}", in_parts=True))
         await stores.uploads.begin(Part(f"u-{number}", 1, "first", 1))
         await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0), by=AUTHOR)
-        await stores.alerts.add([Alert(f"{number}", "quota.reached", "acme", 9.0)])
+        await stores.alerts.add([Alert(f"{number}", "quota.reached", "acme", 9.0)], lambda _: ["acme"])
 
 
 # Rows with a time of their own

@@ -124,9 +124,8 @@ class KeyHost:
         return result
 
 
-@contextlib.contextmanager
-def key_host(folder: Path) -> Iterator[tuple[KeyHost, ssl.SSLContext]]:
-    """A server of key sets on this machine, and what a client must trust to ask it, also as `ca.pem` in `folder`."""
+def issue_certificate(folder: Path) -> tuple[tuple[Path, Path], ssl.SSLContext]:
+    """The chain and the key of a server on this machine, and what a client must trust, also as `ca.pem` in `folder`."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     chain, key = folder / "chain.pem", folder / "key.pem"
@@ -135,8 +134,15 @@ def key_host(folder: Path) -> Iterator[tuple[KeyHost, ssl.SSLContext]]:
     authority.cert_pem.write_to_path(folder / "ca.pem")
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
+    return (chain, key), trust
+
+
+@contextlib.contextmanager
+def key_host(folder: Path) -> Iterator[tuple[KeyHost, ssl.SSLContext]]:
+    """A server of key sets on this machine, and what a client must trust to ask it, also as `ca.pem` in `folder`."""
+    certificate, trust = issue_certificate(folder)
     host = KeyHost()
     app = Starlette(routes=[Route("/{name:path}", host.answer)])
-    with running(app, certificate=(chain, key)) as url:
+    with running(app, certificate=certificate) as url:
         host.url = url
         yield host, trust

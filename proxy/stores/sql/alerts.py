@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select, tuple_
 
 from proxy.stores.alerts import Alert
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.deliveries import add_deliveries
 from proxy.stores.sql.insertions import insert_missing
 from proxy.stores.sql.schema import alerts as rows
 
@@ -18,9 +19,12 @@ class SqlAlerts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, alerts: Collection[Alert]) -> set[str]:
+    async def add(
+        self, alerts: Collection[Alert], find_receivers: Callable[[Alert], Collection[str]] = lambda _: ()
+    ) -> set[str]:
         # In the order of their keys: two processes that add the same ones do not wait for each other in a circle.
-        return await self._database.write(partial(_add, alerts=sorted(alerts, key=lambda alert: alert.id)))
+        pairs = [(alert, tuple(find_receivers(alert))) for alert in sorted(alerts, key=lambda alert: alert.id)]
+        return await self._database.write(partial(_add, pairs=pairs))
 
     async def list_newest(
         self, most: int, *, before: tuple[float, str] | None = None, tenant: str | None = None
@@ -34,6 +38,8 @@ class SqlAlerts:
             return [Alert(**row._mapping) for row in await connection.execute(wanted)]
 
 
-def _add(connection: Connection, *, alerts: Sequence[Alert]) -> set[str]:
+def _add(connection: Connection, *, pairs: Sequence[tuple[Alert, Collection[str]]]) -> set[str]:
     statement = insert_missing(connection.dialect.name, rows)
-    return {alert.id for alert in alerts if connection.execute(statement, asdict(alert)).rowcount}
+    added = [pair for pair in pairs if connection.execute(statement, asdict(pair[0])).rowcount]
+    add_deliveries(connection, added)
+    return {alert.id for alert, _ in added}

@@ -35,7 +35,17 @@ from proxy.stores.retention import Expiry, Removal, Row
 from proxy.stores.sql.audit import move_anchor
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.keys import is_named, key_values
-from proxy.stores.sql.schema import alerts, audit, idempotency, jobs, quota_usage, revocations, upload_parts, uploads
+from proxy.stores.sql.schema import (
+    alert_deliveries,
+    alerts,
+    audit,
+    idempotency,
+    jobs,
+    quota_usage,
+    revocations,
+    upload_parts,
+    uploads,
+)
 from proxy.stores.sql.usage_rollup import add_to_sums, is_alone
 from proxy.stores.sqlite.file import MANY_ROWS
 
@@ -70,6 +80,7 @@ _KINDS = {
     "revocations": _kind(revocations),
     "jobs": _kind(jobs, read=("tenant", "subject", "endpoint", "state", "submitted_at", "used")),
     "accounts": _kind(quota_usage, "reserved"),
+    "alert_deliveries": _kind(alert_deliveries),
     "alerts": _kind(alerts),
     "audit": _kind(audit, read=("hash",)),
 }
@@ -129,6 +140,8 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
     if kind == "uploads":
         has_parts = exists().where(upload_parts.c.upload == uploads.c.id)
         return and_(uploads.c.expires_at < expiry.uploads, ~has_parts)
+    if kind == "alert_deliveries":
+        return alert_deliveries.c.at < expiry.alerts
     if kind == "alerts":
         return alerts.c.at < expiry.alerts
     if kind == "audit":

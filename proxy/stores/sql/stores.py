@@ -11,6 +11,7 @@ from proxy.stores.sql.admin_tokens import SqlAdminTokens
 from proxy.stores.sql.alerts import SqlAlerts
 from proxy.stores.sql.audit import SqlAudit
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.deliveries import SqlDeliveries
 from proxy.stores.sql.directory import SqlDirectory
 from proxy.stores.sql.engine import LOCK_SECONDS
 from proxy.stores.sql.grants import SqlGrants
@@ -60,6 +61,7 @@ class SqlStores:
         self.idempotency = SqlIdempotency(self._database)
         self.uploads = SqlUploads(self._database)
         self.alerts = SqlAlerts(self._database)
+        self.deliveries = SqlDeliveries(self._database)
         self.retention = SqlRetention(self._database)
         self.removal = SqlRemoval(self._database)
         self.statements = SqlStatements(self._database)
