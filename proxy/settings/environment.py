@@ -227,10 +227,10 @@ def _alerts(reader: EnvironmentReader) -> AlertSettings:
         tuple(reader.get_each("PROXY_ALERTS_SECRET", parse_webhook_secret)),
         tuple(reader.get_each("PROXY_ALERTS_NETWORKS", parse_network)),
     )
-    has_url, has_secret = (bool(reader.value(name)) for name in ("PROXY_ALERTS_URL", "PROXY_ALERTS_SECRET"))
-    if has_url and not has_secret:
+    has_secret = bool(reader.value("PROXY_ALERTS_SECRET"))
+    if settings.url and not has_secret:
         reader.complain("PROXY_ALERTS_SECRET", "is not set; make one with: echo whsec_$(openssl rand -base64 32)")
-    if has_secret and not has_url:
+    if has_secret and not reader.value("PROXY_ALERTS_URL"):
         reader.warn("PROXY_ALERTS_SECRET", "means nothing without PROXY_ALERTS_URL")
     if (settings.url or "").startswith("http:") and not settings.networks:
         reader.complain("PROXY_ALERTS_URL", "must be https, unless PROXY_ALERTS_NETWORKS names the network of its host")

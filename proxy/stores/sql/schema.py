@@ -11,7 +11,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
@@ -20,8 +19,11 @@ from sqlalchemy import (
 )
 
 from proxy.stores.ledger import DEFAULT_UPSTREAM, UNITS
+from proxy.stores.sql.alert_tables import alert_deliveries as alert_deliveries
+from proxy.stores.sql.alert_tables import alert_receivers as alert_receivers
+from proxy.stores.sql.alert_tables import alerts as alerts
+from proxy.stores.sql.alert_tables import metadata as metadata
 
-metadata = MetaData()
 #: Of an index that SQLite does not have.
 _ONLY_POSTGRESQL = {"dialect": "postgresql"}
 
@@ -192,52 +194,6 @@ learned_uses = Table(
     Column("tokens", BigInteger),
     Column("compute_seconds", BigInteger),
     Column("learned_at", Float, nullable=False),
-)
-
-alerts = Table(
-    "alerts",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("kind", String(40), nullable=False),
-    Column("tenant", String(63), nullable=False),
-    Column("subject", String(200), nullable=False),
-    Column("at", Float, nullable=False),
-    Column("details", JSON, nullable=False),
-    Index("ix_alerts_at", "at", "id"),
-    Index("ix_alerts_tenant", "tenant", "at", "id"),
-)
-
-#: What is sent of each alert to whom: a receiver is a tenant, or '' for the operator. `tenant`, `subject` and `at` are
-#: those of the alert.
-alert_deliveries = Table(
-    "alert_deliveries",
-    metadata,
-    Column("alert", String(32), primary_key=True),
-    Column("receiver", String(63), primary_key=True),
-    Column("tenant", String(63), nullable=False),
-    Column("subject", String(200), nullable=False),
-    Column("at", Float, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("attempts", Integer, nullable=False),
-    # When it began to wait, and when its state changed or an attempt failed.
-    Column("since", Float, nullable=False),
-    Column("changed_at", Float, nullable=False),
-    Column("problem", String(200), nullable=False),
-    Index("ix_alert_deliveries_state", "state", "receiver", "at", "alert"),
-    Index("ix_alert_deliveries_at", "at"),
-    Index("ix_alert_deliveries_tenant", "tenant", "subject"),
-)
-
-#: The queue of each receiver. `tenant` is '' for the operator; `next_at` is null while nothing waits.
-alert_receivers = Table(
-    "alert_receivers",
-    metadata,
-    Column("tenant", String(63), primary_key=True),
-    Column("next_at", Float, index=True),
-    Column("claim", String(32), nullable=False),
-    Column("claimed_until", Float, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("failing_since", Float),
 )
 
 #: The first outcome of a call that came with an Idempotency-Key.
