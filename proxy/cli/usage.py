@@ -10,6 +10,7 @@ from proxy.cli.database import find_tenant, run_on_database
 from proxy.cli.output import AsJson, print_table, to_json
 from proxy.clock import SystemClock
 from proxy.limits import usage as reports
+from proxy.spreadsheets import to_csv
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
 
@@ -22,8 +23,11 @@ def usage(
         str | None, typer.Option(help="day, endpoint, subject; comma-separated. By day, or by tenant for all.")
     ] = None,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, without the total.")] = False,
 ) -> None:
     """Report what a tenant used, or all of them."""
+    if as_json and as_csv:
+        raise typer.BadParameter("Give --json or --csv, not both.")
     parse_groups = reports.parse_groups_of_all if tenant is None else reports.parse_groups
 
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
@@ -38,6 +42,9 @@ def usage(
     found = run_on_database(run)
     if as_json:
         print(to_json(found))
+        return
+    if as_csv:
+        print(to_csv(reports.list_columns(parse_groups(group_by)), found["usage"]), end="")
         return
     rows = [*found["usage"], found["total"]]
     print_table(rows, list(rows[0]))

@@ -77,6 +77,8 @@ CORS_RESPONSE_HEADERS = (
     "quota-policy",
     "idempotency-replayed",
     "location",
+    "link",
+    "content-disposition",
     "x-fal-proxy-dropped",
 )
 #: What to change so that a page may call.

@@ -16,7 +16,9 @@ from proxy.stores.grants import GrantFilter, GrantStanding, GrantStore
 from proxy.stores.ledger import UNITS, Account, Bucket, Ledger, UsageRow
 from proxy.tenants.terms import MILLION, AccountLimit, Terms
 
-GROUPS = ("day", "endpoint", "subject")
+#: In the order in which rows are sorted by them.
+GROUP_NAMES = ("tenant", "day", "endpoint", "subject")
+GROUPS = GROUP_NAMES[1:]
 #: Of a report of all tenants; each row has its tenant.
 GROUPS_OF_ALL = ("tenant", "day", "endpoint")
 #: Without a start, this many days up to today.
@@ -112,9 +114,25 @@ def describe(
         **({} if subject is None else {"subject": subject}),
         "from": period.first.isoformat(),
         "to": period.last.isoformat(),
-        "usage": [_row(row, groups) for row in rows],
+        "usage": list_rows(rows, groups),
         "total": _figures(sum(row.calls for row in total), _sum(total)),
     }
+
+
+def list_columns(groups: frozenset[str]) -> list[str]:
+    """List the columns of a report's rows: what they are grouped by, and what was used."""
+    return [*(name for name in GROUP_NAMES if name in groups), "calls", *UNITS]
+
+
+def name_file(tenant: str | None, period: Period) -> str:
+    """Name the file of a report: it has no character that a header or a file system takes for its own."""
+    whose = "all-tenants" if tenant is None else re.sub(r"[^A-Za-z0-9._-]+", "-", tenant)
+    return f"usage-{whose}-{period.first}-{period.last}.csv"
+
+
+def list_rows(rows: Sequence[UsageRow], groups: frozenset[str]) -> list[dict[str, Any]]:
+    """Write the rows of a report: what they are grouped by, and what was used."""
+    return [_row(row, groups) for row in rows]
 
 
 def _row(row: UsageRow, groups: frozenset[str]) -> dict[str, Any]:

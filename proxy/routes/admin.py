@@ -195,12 +195,10 @@ class AdminRoutes:
         if tenant is None:
             if "subject" in query:
                 raise BadRequest("subject: name its tenant too.")
-            return JSONResponse(await self._reports.report(None, None, query))
+            return await self._reports.respond(None, None, query)
         if not (await self._directory.snapshot()).has_records(tenant):
             raise NotFound("There is no such tenant.")
-        subject = subject_of(query)
-        report = await self._reports.report(tenant, subject, query)
-        return JSONResponse(report | {"grants": await self._reports.list_grants(tenant, subject)})
+        return await self._reports.respond(tenant, subject_of(query), query, has_grants=True)
 
 
 def _endpoint_problems(file: PlanFile, catalog: Catalog) -> Iterator[str]:

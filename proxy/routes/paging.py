@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import orjson
 
@@ -53,6 +54,14 @@ def cut_page(
     """Return the first entries, and the cursor to the next page if there are more; `key` is what they are sorted by."""
     page = entries[:limit]
     return page, _encode(key(page[-1])) if len(entries) > limit else None
+
+
+def link_next(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
+    """Return the `link` header to the next page of a request (RFC 8288); none after the last one.
+
+    It is relative to the request, whose public address a gateway may have changed.
+    """
+    return {} if cursor is None else {"link": f'<?{urlencode({**query, "cursor": cursor})}>; rel="next"'}
 
 
 def parse_time_cursor(given: str | None) -> tuple[float, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -10,17 +11,19 @@ from starlette.routing import Route
 
 from proxy.auth.authenticator import Authenticator
 from proxy.clock import Clock
+from proxy.errors import BadRequest
 from proxy.limits import usage
 from proxy.limits.rates import RateLimiter
-from proxy.routes.paging import cut_page, parse_limit, parse_names_cursor
+from proxy.routes.paging import cut_page, link_next, parse_limit, parse_names_cursor
 from proxy.routes.queries import known_query
+from proxy.spreadsheets import MEDIA_TYPE, to_csv
 from proxy.stores.grants import GrantFilter, GrantStore
 from proxy.stores.ledger import Ledger
 
 #: Rows of one page.
 MOST_ROWS = 500
 #: What a query may ask.
-QUERY = ("from", "to", "group_by", "limit", "cursor")
+QUERY = ("from", "to", "group_by", "format", "limit", "cursor")
 
 
 class UsageReports:
@@ -31,12 +34,18 @@ class UsageReports:
         self._grants = grants
         self._clock = clock
 
-    async def report(self, tenant: str | None, subject: str | None, query: dict[str, str]) -> dict[str, Any]:
-        """Report the usage of all tenants, of one, or of one subject: a page of rows, and the total of all of them.
+    async def respond(
+        self, tenant: str | None, subject: str | None, query: dict[str, str], *, has_grants: bool = False
+    ) -> Response:
+        """Answer with the usage of all tenants, of one, or of one subject: a page of rows, as JSON or as CSV.
+
+        Args:
+            has_grants: whether JSON has the grants of the tenant, or of its subject, too.
 
         Raises:
             BadRequest: the query cannot be understood.
         """
+        is_csv = _parse_format(query.get("format"))
         period = usage.parse_period(query.get("from"), query.get("to"), self._clock.now())
         parse_groups = usage.parse_groups_of_all if tenant is None else usage.parse_groups
         groups = parse_groups(query.get("group_by"))
@@ -44,14 +53,38 @@ class UsageReports:
         asked = (tenant, subject, period.since, period.until)
         rows = await self._ledger.usage(*asked, groups, after=after, most=limit + 1)
         page, cursor = cut_page(rows, limit, lambda row: row.names)
+        link = link_next(query, cursor)
+        if is_csv:
+            return _write_csv(usage.list_rows(page, groups), groups, usage.name_file(tenant, period), link)
         is_whole = cursor is None and not after
         total = rows if is_whole else await self._ledger.usage(*asked, frozenset())
-        return usage.describe(tenant, subject, period, groups, page, total) | {"next_cursor": cursor}
+        report = usage.describe(tenant, subject, period, groups, page, total) | {"next_cursor": cursor}
+        if has_grants and tenant is not None:
+            report["grants"] = await self._list_grants(tenant, subject)
+        return JSONResponse(report, headers=link)
 
-    async def list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
+    async def _list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
         """The newest grants of a tenant, or of one subject, that have something left."""
         wanted = GrantFilter(tenant, None if subject is None else (subject,), open_at=self._clock.now())
         return [usage.describe_grant(one) for one in await self._grants.list_grants(wanted, MOST_ROWS)]
+
+
+def _parse_format(given: str | None) -> bool:
+    """Whether a report is to be CSV, and not JSON.
+
+    Raises:
+        BadRequest: it is to be something else.
+    """
+    if given not in (None, "json", "csv"):
+        raise BadRequest("format must be json or csv.")
+    return given == "csv"
+
+
+def _write_csv(
+    rows: Sequence[Mapping[str, Any]], groups: frozenset[str], name: str, link: Mapping[str, str]
+) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"', **link}
+    return Response(to_csv(usage.list_columns(groups), rows), headers=headers, media_type=MEDIA_TYPE)
 
 
 def _parse_cursor(query: dict[str, str], groups: frozenset[str]) -> tuple[str, ...]:
@@ -84,4 +117,4 @@ class UsageRoutes:
         # The dearest of all reads: the ledger adds up the sums of the days.
         await self._limiter.hit(caller, request.scope, polls=False)
         subject = caller.subject if caller.session else None
-        return JSONResponse(await self._reports.report(caller.tenant.id, subject, query))
+        return await self._reports.respond(caller.tenant.id, subject, query)

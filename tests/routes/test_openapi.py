@@ -68,7 +68,10 @@ def month_of(proxy: Stack) -> str:
 
 
 #: Headers that stand there for a reason only.
-SOMETIMES = ("retry-after", "idempotency-replayed", "x-fal-proxy-dropped", "quota", "quota-policy")
+SOMETIMES = (
+    *("retry-after", "idempotency-replayed", "x-fal-proxy-dropped", "quota", "quota-policy"),
+    *("link", "content-disposition"),
+)
 
 
 class Promises:

@@ -255,7 +255,7 @@ def refusals(page: httpx.Client) -> float:
         ("PUT", "/v1/jobs", "GET, HEAD, POST"),
         ("POST", "/v1/jobs/some-id", "DELETE, GET, HEAD"),
         ("PUT", "/v1/session", "DELETE, GET, HEAD"),
-        ("GET", "/v1/sessions", "POST"),
+        ("GET", "/v1/sessions", "DELETE, POST"),
     ],
 )
 def test_a_method_that_is_not_known_is_answered_with_all_that_are(
