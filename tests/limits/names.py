@@ -1,6 +1,6 @@
 """What a process keeps of 100,000 names.
 
-Run as a program, it prints how far its memory grew, in bytes: when every table is full, when 30,000 more names came
+Run as a program, it prints how far its memory grew, in bytes: when every table is full, when 60,000 more names came
 inside their windows, and when others came after the windows had passed. Every part is the application's own, and is
 asked what it is asked for a call, a poll, a guest, a stream and a refusal.
 """
@@ -39,7 +39,7 @@ from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 
 #: By the first so many names every table is full: the largest keeps two generations.
-FULL, MORE, AFTERWARDS = 2 * GENERATION + 5_000, 30_000, 20_000
+FULL, MORE, AFTERWARDS = 2 * GENERATION + 5_000, 60_000, 20_000
 #: What the first names load counts for none.
 WARM = 500
 #: Every so many names a session is minted and verified; the others differ from it by their ids, which is a lot faster.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -109,8 +110,18 @@ def _webp_chunks(data: bytes) -> Iterator[str]:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of black pixels: a thousandth of what it is unpacked."""
+    return _png(width, height, zlib.compress(bytes((width * 4 + 1) * height), 1))
+
+
+def noise(width: int, height: int) -> bytes:
+    """A PNG of random pixels, written as they are: to compress them takes most time of all pictures of this size."""
+    rows = b"".join(b"\0" + secrets.token_bytes(width * 4) for _ in range(height))
+    return _png(width, height, zlib.compress(rows, 0))
+
+
+def _png(width: int, height: int, pixels: bytes) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes((width * 4 + 1) * height), 1)), (b"IEND", b"")]
+    parts = [(b"IHDR", head), (b"IDAT", pixels), (b"IEND", b"")]
     chunks = [
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
     ]

@@ -73,7 +73,9 @@ class RawServer:
         except asyncio.CancelledError:
             pass  # the test is over; a cancelled task would make asyncio's streams complain
         finally:
-            writer.transport.abort()
+            # One that has ended already knows no loop any more.
+            if not writer.is_closing():
+                writer.transport.abort()
             self.peers.discard(task)
 
     async def see_close(self) -> None:
