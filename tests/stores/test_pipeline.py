@@ -102,6 +102,21 @@ async def test_after_an_overdue_answer_later_commands_go_over_another_connection
         assert await later == b"later"
 
 
+async def test_a_closed_client_leaves_no_connection_and_opens_none(redis: Redis, open_client: Any) -> None:
+    client = open_client(redis.url)
+    await client.send("PING")
+    # The server is left for its first answer, while the second command waits there for its own.
+    left = asyncio.create_task(client.send("EVAL", "return redis.error_reply('READONLY now')", "0"))
+    waiting = asyncio.create_task(client.send("BLPOP", "nothing", "0"))
+    with pytest.raises(StoreUnavailable):
+        await left
+    assert connections(redis, "blpop") == 1
+    await client.close()
+    await asyncio.wait({waiting}, timeout=0.5)
+    assert waiting.done() and isinstance(waiting.exception(), StoreUnavailable)
+    await wait_until_async(lambda: asyncio.to_thread(lambda: not connections(redis, "blpop")), "it still waits there")
+
+
 async def test_a_lost_connection_loses_no_command(redis: Redis, open_client: Any) -> None:
     client = open_client(redis.url)
     await client.send("PING")

@@ -73,7 +73,10 @@ class RedisClient:
         options["protocol"] = 2
         self._route = Route(options.get("host", "localhost"), options.get("port", 6379))
         self._pipeline: Pipeline | None = None
+        #: Those with an open connection: this one, and those that wait for their last answers.
+        self._connected: set[Pipeline] = set()
         self._opening: asyncio.Task[Pipeline] | None = None
+        self._is_closed = False
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[_Word]) -> Any:
         """Run a script.
@@ -97,11 +100,12 @@ class RedisClient:
         return await self._execute(_pack(command))
 
     async def close(self) -> None:
+        """Close all connections. A command that is under way fails, and opens no other."""
+        self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._pipeline is not None:
-            await self._pipeline.close()
+        await asyncio.gather(*(pipeline.close() for pipeline in self._connected))
 
     async def _execute(self, command: bytes) -> Any:
         """Send a command, and turn the driver's trouble into ours, without its text: that may name the server."""
@@ -145,6 +149,8 @@ class RedisClient:
 
     async def _open(self) -> Pipeline:
         """Give the open connection, or open one; once, however many wait for it."""
+        if self._is_closed:
+            raise ConnectionError("The client is closed.")
         if self._pipeline is not None and self._pipeline.is_open:
             return self._pipeline
         if self._opening is None:
@@ -164,14 +170,20 @@ class RedisClient:
         try:
             # redis-py knows TLS, users and databases; then only its stream is needed.
             await connection.connect()
-        except Exception:
-            self._route.begin_again()
+        except BaseException as problem:
+            # One that is cancelled would leave its stream to the collector.
+            if connection._writer is not None:
+                connection._writer.close()
+            if isinstance(problem, Exception):
+                self._route.begin_again()
             raise
         stream, connection._reader, connection._writer = connection._writer, None, None
         if stream.transport.is_closing():
             raise ConnectionError("The connection was lost.")
-        self._pipeline = Pipeline(stream)
-        return self._pipeline
+        self._pipeline = pipeline = Pipeline(stream)
+        self._connected.add(pipeline)
+        pipeline.closed.add_done_callback(lambda _: self._connected.discard(pipeline))
+        return pipeline
 
 
 def batches(leases: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Sequence[str]]]:

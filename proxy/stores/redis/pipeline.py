@@ -40,7 +40,8 @@ class Pipeline(asyncio.Protocol):
         #: The answers that are due, with the times at which their commands were sent.
         self._due: deque[tuple[_Answer, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        #: Done when the connection is closed.
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         stream.transport.set_protocol(self)
         self._write = stream.transport.write
 
@@ -83,8 +84,8 @@ class Pipeline(asyncio.Protocol):
         self._fail()
         if self._timer is not None:
             self._timer.cancel()
-        if not self._closed.done():
-            self._closed.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def retire(self) -> None:
         """Take no more commands, and close when those that were sent are answered."""
@@ -95,7 +96,7 @@ class Pipeline(asyncio.Protocol):
     async def close(self) -> None:
         self.is_open = False
         self._stream.close()
-        await self._closed
+        await self.closed
 
     def _check_oldest(self) -> None:
         """Give the connection up if an answer is overdue. Later commands can be sent again over another one."""
