@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
+from proxy.alerts.listing import AlertList
 from proxy.auth.forgetting import Forgetting
 from proxy.calls.call import Form
 from proxy.calls.estimates import Estimator
@@ -92,7 +93,8 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
     removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
     forgetting = Forgetting(parts.directory, parts.stores, parts.clock)
     lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
-    audit, alerts = AuditRoutes(door, AuditReader(parts.stores.audit)), AlertRoutes(door, parts.stores.alerts)
+    audit = AuditRoutes(door, AuditReader(parts.stores.audit))
+    alerts = AlertRoutes(door, AlertList(parts.stores.alerts, parts.stores.deliveries))
     tokens = AdminTokenRoutes(door, parts.admin_tokens)
     statements = AdminStatementRoutes(door, parts.directory, Statements(parts.stores, parts.clock))
     surfaces = (admin, statements, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)

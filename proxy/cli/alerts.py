@@ -1,4 +1,4 @@
-"""`fal-proxy alerts`: what was raised."""
+"""`fal-proxy alerts`: what was raised, and what has become of it at its receivers."""
 
 from __future__ import annotations
 
@@ -6,35 +6,52 @@ from typing import Annotated
 
 import typer
 
-from proxy.cli.database import run_on_database
+from proxy.alerts.listing import AlertFilter, AlertList, DeliveredAlert
+from proxy.cli.database import command_author, run_on_database
 from proxy.cli.output import AsJson, print_rows, refuse
-from proxy.stores.alerts import Alert
+from proxy.stores.deliveries import STATES, Delivery
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
 from proxy.tenants.strict import is_name
 
-alerts = typer.Typer(no_args_is_help=True, help="Alerts.")
+alerts = typer.Typer(no_args_is_help=True, help="Alerts and their deliveries.")
 MOST_LISTED = 1000
-
-
-# A command that is alone in its group would be the group itself.
-@alerts.callback()
-def _name_group() -> None:
-    pass
 
 
 @alerts.command("list")
 def alerts_list(
     tenant: Annotated[str | None, typer.Option(help="Only alerts of this tenant.")] = None,
+    delivery: Annotated[str | None, typer.Option(help="Only with a delivery that is waiting, sent or dead.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="How many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest alerts."""
+    """List the newest alerts, and whether their receivers have them."""
     if tenant is not None and not is_name(tenant):
         refuse(["--tenant: that is not the id of a tenant"])
+    if delivery is not None and delivery not in STATES:
+        refuse([f"--delivery: must be one of {', '.join(STATES)}"])
 
-    async def run(stores: SqlStores, _directory: Directory) -> list[Alert]:
-        return list(await stores.alerts.list_newest(limit, tenant=tenant))
+    async def run(stores: SqlStores, _directory: Directory) -> list[DeliveredAlert]:
+        return await AlertList(stores.alerts, stores.deliveries).list_newest(limit, AlertFilter(tenant, delivery))
 
-    rows = [alert.describe() for alert in run_on_database(run)]
-    print_rows(rows, as_json, ("at", "kind", "tenant", "details"))
+    found = run_on_database(run)
+    rows = [one.describe() | ({} if as_json else {"deliveries": _summarize(one.deliveries)}) for one in found]
+    print_rows(rows, as_json, ("id", "at", "kind", "tenant", "deliveries", "details"))
+
+
+@alerts.command("resend")
+def alerts_resend(
+    alert: Annotated[str, typer.Argument(help="The alert's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Send an alert again to all of its receivers."""
+
+    async def run(stores: SqlStores, _directory: Directory) -> list[Delivery]:
+        return await AlertList(stores.alerts, stores.deliveries).resend(alert, by=command_author())
+
+    print_rows([one.describe() for one in run_on_database(run)], as_json, ("receiver", "state", "attempts"))
+
+
+def _summarize(deliveries: list[Delivery]) -> str:
+    shown = (one.describe() for one in deliveries)
+    return ",".join(f"{one['receiver']}:{one['state']}" for one in shown)

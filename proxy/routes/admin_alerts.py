@@ -1,4 +1,4 @@
-"""For the operator: the alerts."""
+"""For the operator: the alerts, and what has become of them at their receivers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from proxy.alerts.listing import AlertFilter, AlertList
 from proxy.auth.admin_tokens import Role
 from proxy.errors import BadRequest
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.paging import cut_page, parse_limit, parse_time_cursor
 from proxy.routes.queries import known_query
-from proxy.stores.alerts import AlertStore
+from proxy.stores.deliveries import STATES
 from proxy.tenants.strict import is_name
 
 #: Alerts on one page, and the most.
@@ -19,21 +20,32 @@ MOST_ALERTS = 500
 
 
 class AlertRoutes:
-    """Let the operator read what was raised."""
+    """Let the operator read what was raised, and send it again."""
 
-    def __init__(self, door: AdminDoor, alerts: AlertStore) -> None:
+    def __init__(self, door: AdminDoor, alerts: AlertList) -> None:
         self._door = door
         self._alerts = alerts
 
     def routes(self) -> list[Route]:
-        return [self._door.route("GET", "/alerts", self.list_alerts, Role.VIEWER)]
+        route = self._door.route
+        return [
+            route("GET", "/alerts", self.list_alerts, Role.VIEWER),
+            route("POST", "/alerts/{alert}/resend", self.resend_alert, Role.OPERATOR),
+        ]
 
     async def list_alerts(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "limit", "cursor")
+        query = known_query(request, "tenant", "delivery", "limit", "cursor")
         limit = parse_limit(query.get("limit"), MOST_ALERTS, MOST_ALERTS)
-        before, tenant = parse_time_cursor(query.get("cursor")), query.get("tenant")
+        before, tenant, state = parse_time_cursor(query.get("cursor")), query.get("tenant"), query.get("delivery")
         if tenant is not None and not is_name(tenant):
             raise BadRequest("tenant must be the id of a tenant.")
-        alerts = await self._alerts.list_newest(limit + 1, before=before, tenant=tenant)
-        page, cursor = cut_page(alerts, limit, lambda alert: (alert.at, alert.id))
-        return JSONResponse({"alerts": [alert.describe() for alert in page], "next_cursor": cursor})
+        if state is not None and state not in STATES:
+            raise BadRequest(f"delivery must be one of {', '.join(STATES)}.")
+        alerts = await self._alerts.list_newest(limit + 1, AlertFilter(tenant, state, before))
+        page, cursor = cut_page(alerts, limit, lambda one: (one.alert.at, one.alert.id))
+        return JSONResponse({"alerts": [one.describe() for one in page], "next_cursor": cursor})
+
+    async def resend_alert(self, request: Request) -> Response:
+        known_query(request)
+        sent = await self._alerts.resend(request.path_params["alert"], by=self._door.author_of(request))
+        return JSONResponse({"deliveries": [one.describe() for one in sent]}, 202)

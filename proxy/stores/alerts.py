@@ -52,6 +52,15 @@ class AlertStore(Protocol):
         """Add those that are not there yet, each with its deliveries; their ids."""
 
     async def list_newest(
-        self, most: int, *, before: tuple[float, str] | None = None, tenant: str | None = None
+        self,
+        most: int,
+        *,
+        before: tuple[float, str] | None = None,
+        tenant: str | None = None,
+        delivery: str | None = None,
     ) -> Sequence[Alert]:
-        """List alerts, the newest first; `before` are the time and id of the last one of the page before."""
+        """List alerts, the newest first; `before` are the time and id of the last one of the page before.
+
+        Args:
+            delivery: only those with a delivery in this state.
+        """

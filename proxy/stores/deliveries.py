@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from proxy.clock import to_iso
 from proxy.stores.alerts import Alert
+from proxy.stores.audit import Author
 
 #: The receiver of the operator; that of a tenant has the tenant's id, which is never empty.
 OPERATOR = ""
 WAITING, SENT, DEAD = "waiting", "sent", "dead"
 STATES = (WAITING, SENT, DEAD)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What has become of one alert at one receiver.
+
+    Attributes:
+        state: one of `STATES`.
+        attempts: how often it was sent.
+        changed_at: when it was last sent or its state changed, in seconds since 1970 UTC.
+        problem: why the last attempt failed; '' if it did not.
+    """
+
+    alert: str
+    receiver: str
+    state: str
+    attempts: int
+    changed_at: float
+    problem: str
+
+    def describe(self) -> dict[str, Any]:
+        """What operators see."""
+        return {
+            "receiver": "tenant" if self.receiver else "operator",
+            "state": self.state,
+            "attempts": self.attempts,
+            "changed_at": to_iso(self.changed_at, "microseconds"),
+            "problem": self.problem or None,
+        }
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,15 @@ class DeliveryStore(Protocol):
         """Record that the receiver has not taken an alert, and when it is asked again.
 
         Those of its alerts that wait since `give_up` or longer become dead letters; how many.
+        """
+
+    async def list_of(self, alerts: Collection[str]) -> Sequence[Delivery]:
+        """List the deliveries of some alerts, by their ids."""
+
+    async def resend(self, alert: str, *, by: Author) -> Sequence[Delivery] | None:
+        """Have an alert sent to all of its receivers again, for as long as a new one; record it in the audit log.
+
+        Its deliveries after that, none if it had no receiver when it was raised; None if there is no such alert.
         """
 
     async def drop_waiting(self, receiver: str, now: float, problem: str) -> int:

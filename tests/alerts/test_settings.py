@@ -62,6 +62,7 @@ def test_a_question_that_makes_no_sense_is_refused(sandbox: SandboxControl, tmp_
             for query in (
                 {"tenant": "a b"},
                 {"tenant": ""},
+                {"delivery": "lost"},
                 {"limit": "0"},
                 {"limit": "501"},
                 {"cursor": "x"},

@@ -15,6 +15,7 @@ from proxy import __version__
 from proxy.clock import to_iso
 from proxy.errors import ProxyError, Unavailable
 from proxy.routes.openapi import FORMS
+from tests.support.alerts import raise_alert
 from tests.support.images import png
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, asking, limited_proxy, per, plan
 from tests.support.routes import answered_routes
@@ -348,7 +349,11 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         assert promises.check("GET", "/v1/admin/usage", operator.get("/v1/admin/usage"), 200)["usage"]
         audit = operator.get("/v1/admin/audit")
         assert promises.check("GET", "/v1/admin/audit", audit, 200)["entries"]
-        promises.check("GET", "/v1/admin/alerts", operator.get("/v1/admin/alerts"), 200)
+        raise_alert(proxy.settings.stores.database_url.reveal(), "a1", "acme", "", "acme")
+        alerts = promises.check("GET", "/v1/admin/alerts", operator.get("/v1/admin/alerts"), 200)["alerts"]
+        assert [len(alert["deliveries"]) for alert in alerts] == [2]
+        again = operator.post("/v1/admin/alerts/a1/resend")
+        promises.check("POST", "/v1/admin/alerts/{alert}/resend", again, 202)
 
 
 def test_operations(http: httpx.Client, promises: Promises) -> None:

@@ -49,6 +49,7 @@ LEAST = {
     ("GET", "/usage"): Role.VIEWER,
     ("GET", "/upstreams"): Role.VIEWER,
     ("GET", "/alerts"): Role.VIEWER,
+    ("POST", "/alerts/{alert}/resend"): Role.OPERATOR,
     ("GET", "/audit"): Role.VIEWER,
     ("GET", "/tokens"): Role.VIEWER,
     ("POST", "/tokens"): Role.ADMIN,
@@ -93,7 +94,7 @@ def test_the_table_has_each_route() -> None:
 def test_each_route_is_open_from_its_role_on(proxy: Stack, admin: httpx.Client, role: Role) -> None:
     with holder(proxy, create(admin, "someone", str(role))) as someone:
         for (method, path), least in LEAST.items():
-            for name in ("tenant", "key", "job", "token"):
+            for name in ("tenant", "key", "job", "token", "alert"):
                 path = path.replace(f"{{{name}}}", "nobody")
             answer = someone.request(method, path)
             if role < least:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from proxy.cli import main
 from tests.server.conftest import PLANS, Cli
+from tests.support.alerts import raise_alert
 from tests.support.audit_log import read_entries
 
 #: Commands that change nothing of the proxy's, or run one: what servers change has entries of its own. The database
@@ -75,6 +76,14 @@ def revoke_key(cli: Cli) -> None:
     cli.data("keys", "revoke", key_id)
 
 
+def resend_alert(cli: Cli) -> None:
+    cli.data("tenants", "list")
+    raise_alert(cli.environ["PROXY_DATABASE_URL"], "a1", "acme", "", "acme")
+    assert cli.data("alerts", "list", "--delivery", "dead") == ""
+    assert cli.data("alerts", "list").split("\t")[4] == "operator:waiting,tenant:waiting"
+    assert cli.data("alerts", "resend", "a1") == "operator\twaiting\t0\ntenant\twaiting\t0"
+
+
 def revoke_token(cli: Cli) -> None:
     cli.data("admin-tokens", "create", "ops", "--role", "viewer")
     cli.data("admin-tokens", "revoke", "ops")
@@ -94,6 +103,7 @@ MUTATING: dict[str, tuple[Callable[[Cli], object], list[str]]] = {
         lambda cli: cli.data("grants", "add", "acme", "--unit", "usd", "--amount", "5", "--reason", "sorry"),
         ["grant.add"],
     ),
+    "alerts resend": (resend_alert, ["alert.resend"]),
     "admin-tokens create": (
         lambda cli: cli.data("admin-tokens", "create", "ops", "--role", "viewer"),
         ["admin_token.create"],

@@ -8,13 +8,16 @@ at some moment.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Connection, and_, exists, func, select, update
 
 from proxy.stores.alerts import Alert
-from proxy.stores.deliveries import DEAD, SENT, WAITING, Held, Queues
+from proxy.stores.audit import Author, Change
+from proxy.stores.deliveries import DEAD, SENT, WAITING, Delivery, Held, Queues
+from proxy.stores.sql.audit import record
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.insertions import insert_of
 from proxy.stores.sql.schema import alert_deliveries as deliveries
@@ -45,6 +48,14 @@ class SqlDeliveries:
     async def record_failed(self, held: Held, now: float, problem: str, again_at: float, give_up: float) -> int:
         work = partial(_record_failed, held=held, now=now, problem=problem, again_at=again_at, give_up=give_up)
         return await self._database.write(work)
+
+    async def list_of(self, alerts: Collection[str]) -> Sequence[Delivery]:
+        async with self._database.reading() as connection:
+            found = await connection.execute(_list_of(alerts))
+            return [Delivery(**row._mapping) for row in found]
+
+    async def resend(self, alert: str, *, by: Author) -> Sequence[Delivery] | None:
+        return await self._database.write(partial(_resend, id_=alert, by=by))
 
     async def drop_waiting(self, receiver: str, now: float, problem: str) -> int:
         return await self._database.write(partial(_drop_waiting, receiver=receiver, now=now, problem=problem))
@@ -114,8 +125,8 @@ def _record_sent(connection: Connection, *, held: Held, now: float) -> bool:
     if not _is_held(connection, held):
         return False
     _change_delivery(connection, held, state=SENT, changed_at=now, problem="")
-    fields = {"failures": 0, "failing_since": None, **_NO_CLAIM}
-    _change_receiver(connection, held.receiver, next_at=_next_at(connection, held.receiver, now), **fields)
+    values = {"failures": 0, "failing_since": None, **_NO_CLAIM}
+    _change_receiver(connection, held.receiver, next_at=_next_at(connection, held.receiver, now), **values)
     return True
 
 
@@ -126,9 +137,29 @@ def _record_failed(
         return 0
     _change_delivery(connection, held, changed_at=now, problem=problem)
     dropped = _bury(connection, held.receiver, now, deliveries.c.since <= give_up)
-    fields = {"failures": held.failures + 1, "failing_since": held.failing_since or now, **_NO_CLAIM}
-    _change_receiver(connection, held.receiver, next_at=_next_at(connection, held.receiver, again_at), **fields)
+    values = {"failures": held.failures + 1, "failing_since": held.failing_since or now, **_NO_CLAIM}
+    _change_receiver(connection, held.receiver, next_at=_next_at(connection, held.receiver, again_at), **values)
     return dropped
+
+
+def _list_of(ids: Collection[str]) -> Any:
+    columns = [deliveries.c[one.name] for one in fields(Delivery)]
+    return select(*columns).where(deliveries.c.alert.in_(ids)).order_by(deliveries.c.alert, deliveries.c.receiver)
+
+
+def _resend(connection: Connection, *, id_: str, by: Author) -> Sequence[Delivery] | None:
+    alert = connection.execute(select(alerts).where(alerts.c.id == id_)).one_or_none()
+    if alert is None:
+        return None
+    whose = connection.scalars(select(deliveries.c.receiver).where(deliveries.c.alert == id_)).all()
+    if whose:
+        make_due(connection, dict.fromkeys(whose, by.at))
+        is_meant = receivers.c.tenant.in_(whose)
+        connection.execute(update(receivers).where(is_meant).values(next_at=by.at, failures=0))
+        again = {"state": WAITING, "since": by.at, "changed_at": by.at, "problem": ""}
+        connection.execute(update(deliveries).where(deliveries.c.alert == id_).values(**again))
+        record(connection, by, Change("alert.resend", alert.tenant, id_, alert.subject))
+    return [Delivery(**row._mapping) for row in connection.execute(_list_of([id_]))]
 
 
 def _drop_waiting(connection: Connection, *, receiver: str, now: float, problem: str) -> int:
