@@ -28,6 +28,7 @@ READING = {
     "check-config",
     "migrate",
     "usage",
+    "statement",
     "tenants list",
     "tenants show",
     "tenants schema",
