@@ -16,9 +16,11 @@ from functools import partial
 
 from proxy.alerts.receivers import Receivers
 from proxy.alerts.webhooks import Refused, WebhookSender
-from proxy.clock import Clock
+from proxy.clock import Clock, to_iso
 from proxy.errors import ProxyError
+from proxy.limits.accounts import window_start
 from proxy.recurring import Recurring
+from proxy.stores.alerts import Alert, alert_id
 from proxy.stores.deliveries import DeliveryStore, Held
 
 #: How often a process looks for what waits.
@@ -32,6 +34,8 @@ MOST_AT_ONCE, TURN_SECONDS = 50, 5.0
 #: How long no other process sends: longer than one attempt can take.
 CLAIM_SECONDS = 60.0
 MOST_PROBLEM_CHARS = 200
+#: How long a receiver fails before the operator gets an alert, which is one a day.
+FAILING_SECONDS, FAILING_KIND = 1800.0, "delivery.failing"
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +63,7 @@ class AlertDelivery:
         self._count = count
         self._note_oldest = note_oldest
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._failing: list[Alert] = []
         # Replicas that started together do not look together.
         self._running = Recurring("alert delivery", self.run_once, lambda: LOOK_SECONDS * random.uniform(0.5, 1.0))
 
@@ -72,6 +77,11 @@ class AlertDelivery:
         for turn in turns:
             turn.cancel()
         await asyncio.gather(*turns, return_exceptions=True)
+
+    def take(self) -> list[Alert]:
+        """Give an alert for each receiver that has failed for long, since this was last asked."""
+        failing, self._failing = self._failing, []
+        return failing
 
     async def run_once(self) -> None:
         """Begin a turn of each receiver that is due.
@@ -135,6 +145,16 @@ class AlertDelivery:
         self._count("failed", 1)
         dead = await self._store.record_failed(held, now, shown, now + pause, give_up)
         self._count("dead", dead)
+        if held.failing_since is not None and now - held.failing_since >= FAILING_SECONDS:
+            self._failing.append(_describe_failure(held, now, shown))
         fields = {"receiver": held.receiver or "operator", "id": held.alert.id, "problem": shown, "dead": dead}
         _log.warning("alert not delivered", extra={"log_fields": {**fields, "again_in": round(pause)}})
         return False
+
+
+def _describe_failure(held: Held, now: float, problem: str) -> Alert:
+    """Compose an alert for the operator alone: the receiver that fails would not get it."""
+    whose = {"receiver": "tenant" if held.receiver else "operator", "receiver_tenant": held.receiver or None}
+    details = {**whose, "failing_since": to_iso(held.failing_since or now), "problem": problem}
+    id_ = alert_id(FAILING_KIND, "", held.receiver, window_start("day", now))
+    return Alert(id_, FAILING_KIND, "", now, details=details)

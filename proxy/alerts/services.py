@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from proxy.alerts.breakers import LOCKED_KIND, OPEN_KIND, BreakerWatch
-from proxy.alerts.delivery import AlertDelivery
+from proxy.alerts.delivery import FAILING_KIND, AlertDelivery
 from proxy.alerts.quota_watch import KIND, QuotaWatch
 from proxy.alerts.receivers import Receivers
 from proxy.alerts.watch import AlertWatch
@@ -17,7 +17,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.upstream.guard import Guard
 
-KINDS = (KIND, LOCKED_KIND, OPEN_KIND)
+KINDS = (KIND, LOCKED_KIND, OPEN_KIND, FAILING_KIND)
 
 
 class AlertServices:
@@ -43,11 +43,12 @@ class AlertServices:
         directory.listen(quotas.learn)
         stores.ledger.listen(quotas.note)
         raised = AlertMetrics(metrics)
-        self._watch = AlertWatch(stores.alerts, (quotas.take, breakers.take), raised.count_raised, receivers.list_for)
         sender = WebhookSender(settings.alerts.networks, clock, ssl_context)
         self._delivery = AlertDelivery(
             stores.deliveries, receivers, sender, clock, raised.count_deliveries, raised.note_oldest
         )
+        sources = (quotas.take, breakers.take, self._delivery.take)
+        self._watch = AlertWatch(stores.alerts, sources, raised.count_raised, receivers.list_for)
 
     def start(self) -> None:
         """Begin to look and to deliver."""

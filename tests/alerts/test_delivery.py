@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy.alerts.delivery import CLAIM_SECONDS, GIVE_UP_SECONDS, PAUSES, AlertDelivery
+from proxy.alerts.delivery import CLAIM_SECONDS, FAILING_SECONDS, GIVE_UP_SECONDS, PAUSES, AlertDelivery
 from proxy.alerts.receivers import Receivers
 from proxy.alerts.watch import AlertWatch
 from proxy.alerts.webhooks import WebhookSender
@@ -50,6 +50,8 @@ class Fleet:
         self.seconds = 10.0
         self.trust = trust
         self._number = 0
+        #: What is raised the next time.
+        self.raised: tuple[Alert, ...] = ()
 
     async def name_receivers(self, **urls: str) -> None:
         """Give tenants these webhooks, and no other."""
@@ -76,12 +78,10 @@ class Fleet:
         await directory.snapshot()
         receivers = Receivers(settings, directory)
         sender = WebhookSender(self.networks, self.clock, self.trust, self.seconds)
-        watch = AlertWatch(stores.alerts, [lambda: self._raised], lambda _: None, receivers.list_for)
+        watch = AlertWatch(stores.alerts, [lambda: self.raised], lambda _: None, receivers.list_for)
         return watch, AlertDelivery(
             stores.deliveries, receivers, sender, self.clock, self._count, lambda age: setattr(self, "oldest", age)
         )
-
-    _raised: tuple[Alert, ...] = ()
 
     async def raise_alerts(self, watch: AlertWatch, number: int, tenant: str = "acme", **more: Any) -> list[str]:
         """Raise some alerts, a second apart; their ids."""
@@ -90,7 +90,7 @@ class Fleet:
             self._number += 1
             self.clock.advance(1)
             raised.append(Alert(f"a{self._number:03}", "quota.reached", tenant, self.clock.now(), **more))
-        self._raised = tuple(raised)
+        self.raised = tuple(raised)
         await watch.run_once()
         return [alert.id for alert in raised]
 
@@ -312,6 +312,46 @@ async def test_a_process_without_the_setting_leaves_the_operators_alerts_to_othe
     assert host.received == {} and fleet.counted == {}
     await deliver(delivery)
     assert host.taken == {"operator": raised}
+
+
+async def test_a_receiver_that_fails_for_long_is_one_alert_a_day_for_the_operator_alone(
+    fleet: Fleet, host: WebhookHost
+) -> None:
+    await fleet.name_receivers(acme=f"{host.url}/acme")
+    host.status["acme"] = 500
+    watch, delivery = await fleet.process(operator=f"{host.url}/operator")
+    fleet.clock.set("2099-01-10T12:00:00Z")
+    (raised,) = await fleet.raise_alerts(watch, 1)
+    await fleet.pass_time(FAILING_SECONDS - 60, delivery)
+    assert delivery.take() == []
+    await fleet.pass_time(HOUR, delivery)
+    (alert,) = {alert.id: alert for alert in delivery.take()}.values()
+    assert (alert.kind, alert.tenant) == ("delivery.failing", "")
+    assert alert.details == {
+        "receiver": "tenant",
+        "receiver_tenant": "acme",
+        "failing_since": "2099-01-10T12:01:01+00:00",
+        "problem": "the answer is 500",
+    }
+    fleet.raised = (alert,)
+    await watch.run_once()
+    await fleet.pass_time(HOUR, delivery)
+    assert host.taken == {"operator": [raised, alert.id]}
+    await fleet.pass_time(12 * HOUR, delivery, step=600)
+    assert {one.id == alert.id for one in delivery.take()} == {True, False}, "another day is another alert"
+
+
+async def test_when_the_operators_own_receiver_fails_it_is_not_sent_there(fleet: Fleet, host: WebhookHost) -> None:
+    await fleet.name_receivers()
+    host.status["operator"] = 500
+    watch, delivery = await fleet.process(operator=f"{host.url}/operator")
+    await fleet.raise_alerts(watch, 1)
+    await fleet.pass_time(2 * HOUR, delivery)
+    fleet.raised = tuple(delivery.take()[:1])
+    assert fleet.raised[0].details["receiver"] == "operator"
+    await watch.run_once()
+    assert await fleet.stores.deliveries.list_of([fleet.raised[0].id]) == []
+    assert [alert.kind for alert in await fleet.stores.alerts.list_newest(1)] == ["delivery.failing"]
 
 
 # --- what is never sent
