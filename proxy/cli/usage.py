@@ -20,7 +20,7 @@ def usage(
     first: Annotated[str | None, typer.Option("--from", help="The first day, such as 2026-01-31.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="The last day.")] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="day, endpoint, subject; comma-separated. By day, or by tenant for all.")
+        str | None, typer.Option(help=f"{', '.join(reports.GROUPS)}; comma-separated. By day, or by tenant for all.")
     ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, without the total.")] = False,
@@ -28,23 +28,23 @@ def usage(
     """Report what a tenant used, or all of them."""
     if as_json and as_csv:
         raise typer.BadParameter("Give --json or --csv, not both.")
-    parse_groups = reports.parse_groups_of_all if tenant is None else reports.parse_groups
+    query = {"from": first, "to": last, "group_by": group_by}
 
-    async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
+    async def run(stores: SqlStores, directory: Directory) -> tuple[reports.UsageQuestion, dict[str, Any]]:
         snapshot = await directory.snapshot()
         if tenant is not None and not snapshot.has_records(tenant):
             find_tenant(snapshot, tenant)
-        period = reports.parse_period(first, last, SystemClock().now())
-        groups = parse_groups(group_by)
-        rows = await stores.ledger.usage(tenant, None, period.since, period.until, groups)
-        return reports.describe(tenant, None, period, groups, rows, rows)
+        asked = reports.parse_question(tenant, None, query, SystemClock().now())
+        rows = await reports.read_usage(stores.ledger, asked)
+        total = await reports.read_total(stores.ledger, asked) if "tag" in asked.groups else rows
+        return asked, reports.describe(asked, rows, total)
 
-    found = run_on_database(run)
+    asked, found = run_on_database(run)
     if as_json:
         print(to_json(found))
         return
     if as_csv:
-        print(to_csv(reports.list_columns(parse_groups(group_by)), found["usage"]), end="")
+        print(to_csv(reports.list_columns(asked.groups), found["usage"]), end="")
         return
     rows = [*found["usage"], found["total"]]
     print_table(rows, list(rows[0]))

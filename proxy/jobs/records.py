@@ -23,6 +23,8 @@ def describe_details(job: Job) -> dict[str, Any]:
     return {
         **describe_job(job),
         "upstream": job.upstream,
+        "session": job.session,
+        "tags": list(job.tags),
         "used": {unit: to_units(amount) for unit, amount in job.used.items()},
         "charges": [_describe_charge(charge) for charge in job.charges],
         "timeline": _list_events(job),

@@ -38,6 +38,7 @@ class Payer(NamedTuple):
         subject: '' for the tenant itself.
         address: where the call comes from, as the rate limits count it.
         session_start: when the session was minted, in seconds since 1970 UTC; 0 for the tenant itself.
+        tags: those of the session.
     """
 
     tenant: str
@@ -45,6 +46,7 @@ class Payer(NamedTuple):
     address: str = ""
     session_start: float = 0.0
     session_id: str = ""
+    tags: tuple[str, ...] = ()
 
 
 def payer_of(caller: Caller, peer: Peer) -> Payer:
@@ -52,7 +54,7 @@ def payer_of(caller: Caller, peer: Peer) -> Payer:
     session = caller.session
     if session is None:
         return Payer(caller.tenant.id, caller.subject, network(peer))
-    return Payer(caller.tenant.id, caller.subject, network(peer), session.issued_at, session.id)
+    return Payer(caller.tenant.id, caller.subject, network(peer), session.issued_at, session.id, session.tags)
 
 
 def window_start(window: str, now: float) -> int:

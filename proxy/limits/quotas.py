@@ -110,6 +110,9 @@ def new_job(
         charges=list_charges(terms, payer, amounts, now, needs),
         checked_at=now,
         used=dict(amounts),
+        # Of an upload that a tenant key began, the payer has the id of the key.
+        session=(payer.session_id or None) if payer.subject else None,
+        tags=payer.tags,
         size=size,
     )
 

@@ -7,26 +7,28 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.clock import to_iso
 from proxy.errors import BadRequest
 from proxy.limits.accounts import Payer, bucket_of, window_end
 from proxy.stores.grants import GrantFilter, GrantStanding, GrantStore
-from proxy.stores.ledger import UNITS, Account, Bucket, Ledger, UsageRow
+from proxy.stores.ledger import UNITS, Account, Bucket, Ledger
+from proxy.stores.usage import DETAILS, GROUP_NAMES, UsageRow
 from proxy.tenants.terms import MILLION, AccountLimit, Terms
 
-#: In the order in which rows are sorted by them.
-GROUP_NAMES = ("tenant", "day", "endpoint", "subject")
-GROUPS = GROUP_NAMES[1:]
+GROUPS = tuple(name for name in GROUP_NAMES if name != "tenant")
 #: Of a report of all tenants; each row has its tenant.
 GROUPS_OF_ALL = ("tenant", "day", "endpoint")
 #: Without a start, this many days up to today.
 DEFAULT_DAYS = 30
 DAY_SECONDS = 86_400
+#: Of a report that reads jobs, and not the sums of days.
+MOST_DETAILED_DAYS = 31
 #: How many grants are named to a caller.
 MOST_GRANTS = 100
 _DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_HOUR = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:00:00\+00:00")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def parse_groups_of_all(text: str | None) -> frozenset[str]:
 
 
 def parse_groups(text: str | None) -> frozenset[str]:
-    """What to group by: any of `day`, `endpoint` and `subject`, comma-separated; by day if nothing is said.
+    """What to group by: any of `GROUPS`, comma-separated; by day if nothing is said.
 
     Raises:
         BadRequest: another word.
@@ -83,7 +85,8 @@ def parse_groups(text: str | None) -> frozenset[str]:
 def _parse_groups(text: str, known: Sequence[str]) -> frozenset[str]:
     groups = frozenset(filter(None, (part.strip() for part in text.split(","))))
     if unknown := sorted(groups - set(known)):
-        raise BadRequest(f"group_by: {unknown[0][:40]!r} is not one of {', '.join(known)}")
+        hint = "; name a tenant for others" if known is GROUPS_OF_ALL else ""
+        raise BadRequest(f"group_by: {unknown[0][:40]!r} is not one of {', '.join(known)}{hint}")
     return groups
 
 
@@ -100,15 +103,83 @@ def parse_day(name: str, text: str) -> date:
     raise BadRequest(f"{name}: must be a day such as 2026-01-31")
 
 
-def describe(
-    tenant: str | None,
-    subject: str | None,
-    period: Period,
-    groups: frozenset[str],
-    rows: Sequence[UsageRow],
-    total: Sequence[UsageRow],
-) -> dict[str, Any]:
+def check_hour(name: str, text: str) -> None:
+    """Make sure that a text is an hour as rows have it.
+
+    Raises:
+        BadRequest: it is none; `name` is what it was given as.
+    """
+    with suppress(ValueError):
+        if _HOUR.fullmatch(text) and datetime.fromisoformat(text):
+            return
+    raise BadRequest(f"{name}: must be an hour such as 2026-01-31T08:00:00+00:00")
+
+
+class UsageQuestion(NamedTuple):
+    """Whose usage is asked for, of which days, and by what.
+
+    Attributes:
+        tenant: None for all of them.
+    """
+
+    tenant: str | None
+    subject: str | None
+    period: Period
+    groups: frozenset[str]
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether jobs have to be read for it, and not only the sums of days."""
+        return not self.groups.isdisjoint(DETAILS)
+
+
+def parse_question(
+    tenant: str | None, subject: str | None, query: Mapping[str, str | None], now: float
+) -> UsageQuestion:
+    """Read `from`, `to` and `group_by` of a query.
+
+    Raises:
+        BadRequest: one cannot be understood, or a report that reads jobs is of too many days.
+    """
+    period = parse_period(query.get("from"), query.get("to"), now)
+    groups = (parse_groups_of_all if tenant is None else parse_groups)(query.get("group_by"))
+    question = UsageQuestion(tenant, subject, period, groups)
+    if question.is_detailed and (period.last - period.first).days >= MOST_DETAILED_DAYS:
+        raise BadRequest(
+            f"from: by {', '.join(DETAILS)}, a report has at most {MOST_DETAILED_DAYS} days; shorten the period"
+        )
+    return question
+
+
+async def read_usage(
+    ledger: Ledger, question: UsageQuestion, *, after: Sequence[str] = (), most: int | None = None
+) -> Sequence[UsageRow]:
+    """Read the rows of a report, or a page of them.
+
+    Raises:
+        StoreUnavailable: the ledger does not answer.
+    """
+    tenant, subject, period, groups = question
+    if tenant is not None and question.is_detailed:
+        return await ledger.usage_of_jobs(tenant, subject, period.since, period.until, groups, after=after, most=most)
+    return await ledger.usage(tenant, subject, period.since, period.until, groups, after=after, most=most)
+
+
+async def read_total(ledger: Ledger, question: UsageQuestion) -> Sequence[UsageRow]:
+    """Read the sum of a report: of the same jobs as its rows, each once, however many tags it has.
+
+    Raises:
+        StoreUnavailable: the ledger does not answer.
+    """
+    tenant, subject, period, _ = question
+    if tenant is not None and question.is_detailed:
+        return await ledger.usage_of_jobs(tenant, subject, period.since, period.until, frozenset())
+    return await ledger.usage(tenant, subject, period.since, period.until, frozenset())
+
+
+def describe(question: UsageQuestion, rows: Sequence[UsageRow], total: Sequence[UsageRow]) -> dict[str, Any]:
     """Return a report as JSON: one row a group, and the sum of `total`. Without a tenant it is of all of them."""
+    tenant, subject, period, groups = question
     return {
         **({} if tenant is None else {"tenant": tenant}),
         **({} if subject is None else {"subject": subject}),
@@ -136,8 +207,8 @@ def list_rows(rows: Sequence[UsageRow], groups: frozenset[str]) -> list[dict[str
 
 
 def _row(row: UsageRow, groups: frozenset[str]) -> dict[str, Any]:
-    named = {"tenant": row.tenant, "day": row.day, "endpoint": row.endpoint, "subject": row.subject}
-    return {name: value for name, value in named.items() if name in groups} | _figures(row.calls, row.used)
+    named = {name: getattr(row, name) for name in GROUP_NAMES if name in groups}
+    return named | _figures(row.calls, row.used)
 
 
 def _sum(rows: Sequence[UsageRow]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from proxy.routes.queries import known_query
 from proxy.spreadsheets import MEDIA_TYPE, to_csv
 from proxy.stores.grants import GrantFilter, GrantStore
 from proxy.stores.ledger import Ledger
+from proxy.stores.usage import GROUP_NAMES, UsageRow
 
 #: Rows of one page.
 MOST_ROWS = 500
@@ -46,19 +47,16 @@ class UsageReports:
             BadRequest: the query cannot be understood.
         """
         is_csv = _parse_format(query.get("format"))
-        period = usage.parse_period(query.get("from"), query.get("to"), self._clock.now())
-        parse_groups = usage.parse_groups_of_all if tenant is None else usage.parse_groups
-        groups = parse_groups(query.get("group_by"))
-        limit, after = parse_limit(query.get("limit"), MOST_ROWS, MOST_ROWS), _parse_cursor(query, groups)
-        asked = (tenant, subject, period.since, period.until)
-        rows = await self._ledger.usage(*asked, groups, after=after, most=limit + 1)
+        asked = usage.parse_question(tenant, subject, query, self._clock.now())
+        limit, after = parse_limit(query.get("limit"), MOST_ROWS, MOST_ROWS), _parse_cursor(query, asked.groups)
+        rows = await usage.read_usage(self._ledger, asked, after=after, most=limit + 1)
         page, cursor = cut_page(rows, limit, lambda row: row.names)
         link = link_next(query, cursor)
         if is_csv:
-            return _write_csv(usage.list_rows(page, groups), groups, usage.name_file(tenant, period), link)
-        is_whole = cursor is None and not after
-        total = rows if is_whole else await self._ledger.usage(*asked, frozenset())
-        report = usage.describe(tenant, subject, period, groups, page, total) | {"next_cursor": cursor}
+            return _write_csv(asked, page, link)
+        is_whole = cursor is None and not after and "tag" not in asked.groups
+        total = rows if is_whole else await usage.read_total(self._ledger, asked)
+        report = usage.describe(asked, page, total) | {"next_cursor": cursor}
         if has_grants and tenant is not None:
             report["grants"] = await self._list_grants(tenant, subject)
         return JSONResponse(report, headers=link)
@@ -80,11 +78,10 @@ def _parse_format(given: str | None) -> bool:
     return given == "csv"
 
 
-def _write_csv(
-    rows: Sequence[Mapping[str, Any]], groups: frozenset[str], name: str, link: Mapping[str, str]
-) -> Response:
-    headers = {"content-disposition": f'attachment; filename="{name}"', **link}
-    return Response(to_csv(usage.list_columns(groups), rows), headers=headers, media_type=MEDIA_TYPE)
+def _write_csv(asked: usage.UsageQuestion, page: Sequence[UsageRow], link: Mapping[str, str]) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{usage.name_file(asked.tenant, asked.period)}"', **link}
+    text = to_csv(usage.list_columns(asked.groups), usage.list_rows(page, asked.groups))
+    return Response(text, headers=headers, media_type=MEDIA_TYPE)
 
 
 def _parse_cursor(query: dict[str, str], groups: frozenset[str]) -> tuple[str, ...]:
@@ -94,9 +91,11 @@ def _parse_cursor(query: dict[str, str], groups: frozenset[str]) -> tuple[str, .
         BadRequest: it is not a cursor of rows that are grouped in this way.
     """
     names = parse_names_cursor(query.get("cursor"), len(groups))
-    if names and "day" in groups:
-        # Behind the name of the tenant, if there is one.
-        usage.parse_day("cursor", names["tenant" in groups])
+    found = dict(zip((name for name in GROUP_NAMES if name in groups), names, strict=False))
+    if "day" in found:
+        usage.parse_day("cursor", found["day"])
+    if "hour" in found:
+        usage.check_hour("cursor", found["hour"])
     return names
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from proxy.catalog import app_of
+from proxy.stores.usage import UsageLedger
 
 #: The states of a job that is not over, and those of one that is.
 OPEN_STATES = ("reserved", "accepted")
@@ -81,6 +82,8 @@ class Job:
         checked_at: when fal last gave its state.
         used: by unit, in millionths: the most it can use, and once it is settled what was booked.
         upstream: the name of the key of fal's that it is submitted with.
+        session: the id of the session that it came with; None if it came with a tenant key.
+        tags: those of that session.
         size: which calls are like it; not kept in the ledger.
     """
 
@@ -97,6 +100,8 @@ class Job:
     checked_at: float = 0.0
     used: Mapping[str, int] = field(default_factory=dict)
     upstream: str = DEFAULT_UPSTREAM
+    session: str | None = None
+    tags: tuple[str, ...] = ()
     size: SizeClass | None = field(default=None, compare=False)
 
     @property
@@ -213,23 +218,6 @@ Outcome = Granted | Exhausted | Stale
 UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 
 
-@dataclass(frozen=True)
-class UsageRow:
-    """What was used in one group of jobs. Amounts in millionths."""
-
-    day: str | None
-    endpoint: str | None
-    subject: str | None
-    calls: int
-    used: Mapping[str, int]
-    tenant: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the group."""
-        return tuple(name for name in (self.tenant, self.day, self.endpoint, self.subject) if name is not None)
-
-
 class Account(NamedTuple):
     """What stands on one account, in millionths."""
 
@@ -241,7 +229,7 @@ class Account(NamedTuple):
 LedgerListener = Callable[[Collection[Job], Mapping[Bucket, Account], Sequence[Outcome]], None]
 
 
-class Ledger(Protocol):
+class Ledger(UsageLedger, Protocol):
     """The durable record of reservations, of what was used, and of whose every job is."""
 
     def listen(self, listener: LedgerListener) -> None:
@@ -272,25 +260,6 @@ class Ledger(Protocol):
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         """What stands on these accounts; those that are missing were never used."""
-
-    async def usage(
-        self,
-        tenant: str | None,
-        subject: str | None,
-        since: float,
-        until: float,
-        group_by: frozenset[str],
-        *,
-        after: Sequence[str] = (),
-        most: int | None = None,
-    ) -> Sequence[UsageRow]:
-        """What jobs submitted in [since, until) used, by `tenant`, `day`, `endpoint` or `subject`, sorted by these.
-
-        Args:
-            tenant: whose jobs; None for those of all.
-            after: the names of a group, in this order; only groups behind it are reported.
-            most: how many groups are reported; None for all of them.
-        """
 
     async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
         """List jobs, the newest first."""

@@ -1,8 +1,76 @@
-"""What the program asks of its persistence to keep usage in sums."""
+"""What was used: as it is asked of the ledger, and kept in sums."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+#: What usage is grouped by, in the order in which groups are sorted. Only jobs know the last ones, and not the sums.
+DETAILS = ("hour", "session", "tag")
+GROUP_NAMES = ("tenant", "day", "endpoint", "subject", *DETAILS)
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """What was used in one group of jobs. Amounts in millionths.
+
+    Attributes:
+        hour: its first moment, as ISO 8601 in UTC.
+        session: '' for jobs without one.
+        tag: '' for jobs without one; a job with several is in several groups.
+    """
+
+    day: str | None
+    endpoint: str | None
+    subject: str | None
+    calls: int
+    used: Mapping[str, int]
+    tenant: str | None = None
+    hour: str | None = None
+    session: str | None = None
+    tag: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the group."""
+        return tuple(name for name in (getattr(self, group) for group in GROUP_NAMES) if name is not None)
+
+
+class UsageLedger(Protocol):
+    """Adds up what was used."""
+
+    async def usage(
+        self,
+        tenant: str | None,
+        subject: str | None,
+        since: float,
+        until: float,
+        group_by: frozenset[str],
+        *,
+        after: Sequence[str] = (),
+        most: int | None = None,
+    ) -> Sequence[UsageRow]:
+        """What jobs submitted in [since, until) used, by `tenant`, `day`, `endpoint` or `subject`, sorted by these.
+
+        Args:
+            tenant: whose jobs; None for those of all.
+            after: the names of a group, in this order; only groups behind it are reported.
+            most: how many groups are reported; None for all of them.
+        """
+
+    async def usage_of_jobs(
+        self,
+        tenant: str,
+        subject: str | None,
+        since: float,
+        until: float,
+        group_by: frozenset[str],
+        *,
+        after: Sequence[str] = (),
+        most: int | None = None,
+    ) -> Sequence[UsageRow]:
+        """What the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`."""
 
 
 class UsageRollup(Protocol):

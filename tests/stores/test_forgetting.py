@@ -24,6 +24,7 @@ from tests.support.postgres import program
 pytestmark = pytest.mark.anyio
 #: As long as names may be, so that rows grow, and pages are split.
 NAME = "zoe.of.the.tests@" + "long." * 34 + "example"
+HER_SESSION = "a-session-of-hers"
 PSEUDONYM = Pseudonym("acme", NAME, " forgotten 0123456789abcdef")
 ALL = (0.0, 1e9)
 SUMS = frozenset({"day", "endpoint"})
@@ -44,7 +45,14 @@ async def fill(stores: SqlStores) -> tuple[str, str]:
     await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
     minutes = [PER_MINUTE._replace(window_start=60 * number) for number in range(forgetting.ROWS_AT_ONCE + 60)]
     some = [
-        job(Charge(REQUESTS, 1, 10**9), Charge(HERS, 7, 10**9), Charge(minute, 1, 10), subject=NAME)
+        job(
+            Charge(REQUESTS, 1, 10**9),
+            Charge(HERS, 7, 10**9),
+            Charge(minute, 1, 10),
+            subject=NAME,
+            session=HER_SESSION,
+            tags=(NAME, "trial"),
+        )
         for minute in minutes
     ]
     others = [job(Charge(REQUESTS, 1, 10**9), subject="bob") for _ in range(3)]
@@ -87,7 +95,8 @@ async def test_the_name_is_nowhere_and_the_sums_stay(stores: SqlStores, database
     before = await stores.ledger.usage("acme", None, *ALL, SUMS)
     accounts = await stores.ledger.accounts([REQUESTS, HERS])
     assert 5 <= await forget(stores) < 50
-    assert NAME.encode() not in dump(database_url)
+    left = dump(database_url)
+    assert NAME.encode() not in left and HER_SESSION.encode() not in left
     assert await stores.ledger.usage("acme", None, *ALL, SUMS) == before
     hers = HERS._replace(subject=PSEUDONYM.name)
     assert await stores.ledger.accounts([REQUESTS, hers]) == {REQUESTS: accounts[REQUESTS], hers: accounts[HERS]}

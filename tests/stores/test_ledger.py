@@ -18,9 +18,9 @@ from proxy.stores.ledger import (
     Reserve,
     Settle,
     Stale,
-    UsageRow,
 )
 from proxy.stores.sql import SqlStores
+from proxy.stores.usage import UsageRow
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.audit import read_report

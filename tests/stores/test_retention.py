@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import text
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.ledger import UNITS, Accept, Account, Charge, Granted, Job, Reserve, Settle, Stale, UsageRow
+from proxy.stores.ledger import UNITS, Accept, Account, Charge, Granted, Job, Reserve, Settle, Stale
 from proxy.stores.sql import SqlStores, schema
 from proxy.stores.sql.database import Database
+from proxy.stores.usage import UsageRow
 from tests.stores.conftest import OpenStores
 from tests.stores.expired import count, expiry, remove, removed
 from tests.stores.records import REQUESTS, job

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.stores.ledger import Reserve, Settle, UsageRow
+from proxy.stores.ledger import Reserve, Settle
 from proxy.stores.sql import SqlStores, schema
+from proxy.stores.usage import UsageRow
 from tests.stores.expired import count, expiry, removed
 from tests.stores.records import job
 

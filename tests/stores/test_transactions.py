@@ -40,6 +40,8 @@ FULL = Job(
     checked_at=3.75,
     used={"requests": 4, "tokens": 2**53 + 1},
     upstream="spare",
+    session="s-1",
+    tags=("trial", "team:ünï '\""),
 )
 #: All that may change in the life of a job.
 LATER = replace(FULL, request_id="fal-2", state="settled", checked_at=8.5, expires_at=9.5, used={"usd": 5})
@@ -72,6 +74,8 @@ async def test_every_column_of_a_job_is_written_and_read(database: Database) -> 
     expected = {
         **{name: getattr(FULL, name) for name in ("id", "kind", "endpoint", "tenant", "subject", "state", "upstream")},
         **{name: getattr(FULL, name) for name in ("request_id", "submitted_at", "checked_at", "expires_at", "used")},
+        "session": FULL.session,
+        "tags": list(FULL.tags),
         "charges": [["", "requests", "day", 86_400, 1, 2], [FULL.subject, "tokens", "month", 7, 3, 2**62]],
     }
     assert set(expected) == set(jobs.c.keys())

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.stores.ledger import UsageRow
 from proxy.stores.sql import SqlStores
+from proxy.stores.usage import UsageRow
 from tests.stores.test_retention import DAY, GROUPS, Population
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, bindparam, delete, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, delete, null, select, update
 
 from proxy.stores.ledger import OPEN_STATES
 from proxy.stores.removal import Pseudonym
@@ -28,7 +28,8 @@ _is_open = jobs.c.state.in_(OPEN_STATES)
 _rename_job = (
     update(jobs)
     .where(jobs.c.id == bindparam("of_id"))
-    .values(subject=bindparam("now_subject"), charges=bindparam("now_charges"))
+    # Tags are the tenant's own words, and may name the person.
+    .values(subject=bindparam("now_subject"), charges=bindparam("now_charges"), session=None, tags=null())
 )
 
 

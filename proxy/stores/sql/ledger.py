@@ -21,15 +21,15 @@ from proxy.stores.ledger import (
     OpenJob,
     Operation,
     Outcome,
-    UsageRow,
 )
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.keys import is_named, key_values
 from proxy.stores.sql.listing import listing_query
 from proxy.stores.sql.schema import jobs, quota_usage
 from proxy.stores.sql.transaction import IS_OPEN, account_of, bucket_of, job_of
-from proxy.stores.sql.usage import usage_page, usage_query, usage_rows, usage_values
+from proxy.stores.sql.usage import details_query, usage_page, usage_query, usage_rows, usage_values
 from proxy.stores.transaction import AccountsMissing, commit_operations
+from proxy.stores.usage import UsageRow
 
 KNOWN_ACCOUNTS = 20_000
 _log = logging.getLogger(__name__)
@@ -146,6 +146,24 @@ class SqlLedger:
             query = usage_query(connection.dialect.name, group_by, frozenset(values))
             rows = (await connection.execute(query, values)).all()
         # A tenant may have many thousand subjects.
+        return await asyncio.to_thread(usage_rows, rows)
+
+    async def usage_of_jobs(
+        self,
+        tenant: str,
+        subject: str | None,
+        since: float,
+        until: float,
+        group_by: frozenset[str],
+        *,
+        after: Sequence[str] = (),
+        most: int | None = None,
+    ) -> Sequence[UsageRow]:
+        whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
+        values = {**whose, "since": since, "until": until, **usage_page(group_by, after, most)}
+        async with self._database.reading() as connection:
+            query = details_query(connection.dialect.name, group_by, frozenset(values))
+            rows = (await connection.execute(query, values)).all()
         return await asyncio.to_thread(usage_rows, rows)
 
     async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:

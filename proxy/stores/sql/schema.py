@@ -110,6 +110,8 @@ jobs = Table(
     Column("checked_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("upstream", String(63), nullable=False, server_default=DEFAULT_UPSTREAM),
+    Column("session", String(64)),
+    Column("tags", JSON(none_as_null=True)),
     Index("ix_jobs_owner", "tenant", "subject", "submitted_at"),
     Index("ix_jobs_tenant", "tenant", "submitted_at"),
     Index("ix_jobs_state", "state", "checked_at"),

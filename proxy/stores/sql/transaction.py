@@ -89,11 +89,11 @@ def _life_values(job: Job) -> dict[str, Any]:
 
 def _job_values(job: Job) -> dict[str, Any]:
     values = {column.name: getattr(job, column.name) for column in jobs.c}
-    return values | {"charges": pack_charges(job), "used": dict(job.used)}
+    return values | {"charges": pack_charges(job), "used": dict(job.used), "tags": list(job.tags) or None}
 
 
 def job_of(row: Any) -> Job:
-    return Job(**{**row._asdict(), "charges": unpack_charges(row.tenant, row.charges)})
+    return Job(**{**row._asdict(), "charges": unpack_charges(row.tenant, row.charges), "tags": tuple(row.tags or ())})
 
 
 def bucket_of(row: Any) -> Bucket:

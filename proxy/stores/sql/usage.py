@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from math import ceil, floor
 from typing import Any
@@ -17,20 +17,25 @@ from sqlalchemy import (
     String,
     bindparam,
     cast,
+    column,
     func,
+    literal_column,
     null,
     select,
+    true,
     tuple_,
     union_all,
 )
+from sqlalchemy.sql.selectable import TableValuedAlias
 
-from proxy.stores.ledger import UNITS, UsageRow
+from proxy.clock import to_iso
+from proxy.stores.ledger import BOOKED_STATES, UNITS
 from proxy.stores.sql.schema import USAGE_SUMS, jobs, usage_days, usage_totals
+from proxy.stores.usage import GROUP_NAMES, UsageRow
 
-_DAY_SECONDS, _FIRST_DAY = 86_400, date(1970, 1, 1)
+_DAY_SECONDS, _HOUR_SECONDS, _FIRST_DAY = 86_400, 3_600, date(1970, 1, 1)
 #: Whole units and the rest are added up apart: all millionths of a large tenant together are more than 64 bits hold.
 MILLION = 1_000_000
-_GROUPS = ("tenant", "day", "endpoint", "subject")
 #: The columns that rows are grouped and sorted by, by name.
 _Groups = dict[str, ColumnElement[Any]]
 
@@ -57,6 +62,8 @@ def usage_page(group_by: frozenset[str], after: Sequence[str], most: int | None)
         values |= {f"after_{name}": value for name, value in zip(_names(group_by), after, strict=True)}
     if "after_day" in values:
         values["after_day"] = (date.fromisoformat(values["after_day"]) - _FIRST_DAY).days
+    if "after_hour" in values:
+        values["after_hour"] = floor(datetime.fromisoformat(values["after_hour"]).timestamp() / _HOUR_SECONDS)
     return values
 
 
@@ -65,16 +72,60 @@ def usage_query(dialect: str, group_by: frozenset[str], values: frozenset[str]) 
     """Select the sums of jobs, a row a group, in the order of the groups; `values` are the names of those it gets."""
     names = _names(group_by)
     both = union_all(_of_jobs(dialect, names, values), _of_days(dialect, names, values)).subquery()
-    groups = [(both.c[name] if name in group_by else null()).label(name) for name in _GROUPS]
+    groups = [(both.c[name] if name in group_by else null()).label(name) for name in GROUP_NAMES]
     sums = [func.sum(both.c[name]).label(name) for name in USAGE_SUMS]
     keys = [both.c[name] for name in names]
     query = select(*groups, *sums).group_by(*keys).order_by(*keys)
     return query.limit(bindparam("most")) if "most" in values else query
 
 
+@cache
+def details_query(dialect: str, group_by: frozenset[str], values: frozenset[str]) -> Select[Any]:
+    """Select the sums of a tenant's jobs that are kept, counted or not, as `usage_query` does.
+
+    It reads the jobs of the time, so the caller bounds that.
+    """
+    names = _names(group_by)
+    tag = _each_tag(dialect)
+    columns = {
+        "day": _period_of(dialect, _DAY_SECONDS),
+        "hour": _period_of(dialect, _HOUR_SECONDS),
+        "endpoint": jobs.c.endpoint,
+        "subject": jobs.c.subject,
+        # Not a parameter: PostgreSQL would not find the same expression in the groups.
+        "session": func.coalesce(jobs.c.session, literal_column("''", String)),
+        "tag": tag.c.value,
+    }
+    groups = _group_columns(dialect, columns, names)
+    at = jobs.c.submitted_at
+    wanted = [jobs.c.tenant == bindparam("of_tenant"), at >= bindparam("since"), at < bindparam("until")]
+    if "of_subject" in values:
+        wanted.append(jobs.c.subject == bindparam("of_subject"))
+    wanted += [jobs.c.state.in_(BOOKED_STATES), *_is_later(groups, values)]
+    labels = [groups.get(name, null()).label(name) for name in GROUP_NAMES]
+    keys = list(groups.values())
+    query = select(*labels, func.count().label("calls"), *_sums()).where(*wanted).group_by(*keys).order_by(*keys)
+    query = query.select_from(jobs.join(tag, true()) if "tag" in names else jobs)
+    return query.limit(bindparam("most")) if "most" in values else query
+
+
+def _each_tag(dialect: str) -> TableValuedAlias:
+    """A row for each tag of a job, or one with '' if it has none."""
+    tags = func.coalesce(jobs.c.tags, literal_column("""'[""]'"""))
+    value = column("value", String)
+    if dialect == "sqlite":
+        return func.json_each(tags).table_valued(value, name="each_tag")
+    return func.json_array_elements_text(tags).table_valued(value, name="each_tag").render_derived()
+
+
 def _of_jobs(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
     """Sums of the jobs that are settled, and not counted in the sums of their days yet."""
-    columns = {"tenant": jobs.c.tenant, "day": _day(dialect), "endpoint": jobs.c.endpoint, "subject": jobs.c.subject}
+    columns = {
+        "tenant": jobs.c.tenant,
+        "day": _period_of(dialect, _DAY_SECONDS),
+        "endpoint": jobs.c.endpoint,
+        "subject": jobs.c.subject,
+    }
     groups = _group_columns(dialect, columns, names)
     at = jobs.c.submitted_at
     # Few are, of all tenants. An index by tenant would lead to all jobs of this one instead: the condition hides it.
@@ -138,13 +189,23 @@ def _sorted_as_bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[
 
 def _names(group_by: frozenset[str]) -> list[str]:
     """The groups that are asked for, in the order in which rows are sorted by them."""
-    return [name for name in _GROUPS if name in group_by]
+    return [name for name in GROUP_NAMES if name in group_by]
 
 
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
     """Read the answer to `usage_query`."""
     return [
-        UsageRow(_date(row.day), row.endpoint, row.subject, int(row.calls), _used_amounts(row), row.tenant)
+        UsageRow(
+            _date(row.day),
+            row.endpoint,
+            row.subject,
+            int(row.calls),
+            _used_amounts(row),
+            row.tenant,
+            None if row.hour is None else to_iso(row.hour * _HOUR_SECONDS),
+            row.session,
+            row.tag,
+        )
         for row in rows
         # Without groups there is a row also of no jobs.
         if row.calls
@@ -156,10 +217,11 @@ def day_of(moment: float) -> int:
     return floor(moment / _DAY_SECONDS)
 
 
-def _day(dialect: str) -> ColumnElement[Any]:
-    """The number of the day. SQLite cuts off a fraction, and may be built without `floor`; PostgreSQL would round."""
-    days = jobs.c.submitted_at / float(_DAY_SECONDS)
-    return cast(days, Integer) if dialect == "sqlite" else cast(func.floor(days), Integer)
+def _period_of(dialect: str, seconds: int) -> ColumnElement[Any]:
+    """The number of the day or hour. SQLite cuts off a fraction, and may be built without `floor`; PostgreSQL would
+    round."""
+    periods = jobs.c.submitted_at / float(seconds)
+    return cast(periods, Integer) if dialect == "sqlite" else cast(func.floor(periods), Integer)
 
 
 def _sums() -> list[ColumnElement[Any]]:

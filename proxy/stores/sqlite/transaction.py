@@ -18,13 +18,13 @@ from proxy.stores.transaction import pack_charges, unpack_charges
 
 _FIND_JOB = """
     SELECT id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, request_id, state, checked_at, used,
-           upstream
+           upstream, session, tags
     FROM jobs WHERE id = ?
 """
 _ADD_JOB = """
     INSERT INTO jobs (id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, request_id, state,
-                      checked_at, used, upstream)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      checked_at, used, upstream, session, tags)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE_JOB = "UPDATE jobs SET request_id = ?, state = ?, used = ?, checked_at = ?, expires_at = ? WHERE id = ?"
 _FIND_ACCOUNT = """
@@ -117,7 +117,7 @@ class SqliteTransaction:
 
 def _job_of(row: Sequence[Any]) -> Job:
     job_id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, *life = row
-    request_id, state, checked_at, used, upstream = life
+    request_id, state, checked_at, used, upstream, session, tags = life
     return Job(
         job_id,
         kind,
@@ -132,6 +132,8 @@ def _job_of(row: Sequence[Any]) -> Job:
         checked_at,
         orjson.loads(used),
         upstream,
+        session,
+        tuple(orjson.loads(tags)) if tags else (),
     )
 
 
@@ -151,6 +153,8 @@ def _values_of(job: Job) -> tuple[Any, ...]:
         job.checked_at,
         _dump(dict(job.used)),
         job.upstream,
+        job.session,
+        _dump(job.tags) if job.tags else None,
     )
 
 
