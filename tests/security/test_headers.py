@@ -111,7 +111,7 @@ TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
     "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
     "x-fal-request-timeout-type, x-request-id, retry-after, ratelimit, ratelimit-policy, quota, quota-policy, "
-    "idempotency-replayed, location, x-fal-proxy-dropped",
+    "idempotency-replayed, location, link, content-disposition, x-fal-proxy-dropped",
     "vary": "Origin",
 }
 
