@@ -16,6 +16,12 @@ MANY = 50
 QUEUE = f"/fal/queue/{NEXT}"
 
 
+async def open_a_stream(client: httpx.AsyncClient) -> None:
+    """Watch a job to its end: while fal refuses streams, as in the test before this one, others wait for their turn."""
+    id_ = (await client.post(QUEUE, json=asking("What is it?"))).json()["request_id"]
+    assert (await client.get(f"{QUEUE}/requests/{id_}/status/stream")).status_code == 200
+
+
 @pytest.mark.anyio
 async def test_a_crowd_costs_fal_three_requests(stack: Stack) -> None:
     limits = httpx.Limits(max_connections=3 * MANY)
@@ -23,6 +29,8 @@ async def test_a_crowd_costs_fal_three_requests(stack: Stack) -> None:
     async with httpx.AsyncClient(
         base_url=stack.url, headers=headers, limits=limits, timeout=60, trust_env=False, verify=False
     ) as client:
+        await open_a_stream(client)
+        stack.sandbox.forget()
         id_ = (await client.post(QUEUE, json=asking(HELD + " What is it?"))).json()["request_id"]
         one = f"{QUEUE}/requests/{id_}"
         watching = [asyncio.Event() for _ in range(MANY)]
