@@ -181,6 +181,7 @@ def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reload
         directory=parts.directory,
         catalog=parts.catalog,
         upstream=parts.upstream,
+        platform=parts.platform,
         sessions=parts.sessions,
         admin_tokens=parts.admin_tokens,
         poll_cache=parts.poll_cache,

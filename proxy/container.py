@@ -51,6 +51,7 @@ from proxy.uploads.services import UploadServices
 from proxy.uploads.sniffing import recognise
 from proxy.upstream.client import Upstream
 from proxy.upstream.file_urls import FileUrls
+from proxy.upstream.platform import FalPlatform
 
 
 class Container:
@@ -194,6 +195,10 @@ class Container:
             self.drain,
             most_per_tenant=lambda: watches_per_tenant(len(self.directory.latest.tenants)),
         )
+
+    @cached_property
+    def platform(self) -> FalPlatform:
+        return FalPlatform(self.settings.fal)
 
     # Calls.
 

@@ -25,6 +25,7 @@ from proxy.tenants.directory import Directory
 from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
 from proxy.upstream.client import Upstream
+from proxy.upstream.platform import FalPlatform
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Reloader:
         directory: Directory,
         catalog: Catalog,
         upstream: Upstream,
+        platform: FalPlatform,
         sessions: Sessions,
         admin_tokens: AdminTokens,
         poll_cache: PollCache,
@@ -58,6 +60,7 @@ class Reloader:
         self._directory = directory
         self._catalog = catalog
         self._upstream = upstream
+        self._platform = platform
         self._sessions = sessions
         self._admin_tokens = admin_tokens
         self._poll_cache = poll_cache
@@ -125,6 +128,8 @@ class Reloader:
         """Use the secrets of other settings from now on, which are those that these names stand for."""
         if "FAL_KEY" in names:
             self._upstream.replace_key(new.fal.key)
+        if "FAL_USAGE_KEY" in names:
+            self._platform.replace_key(new.fal.usage_key)
         if "PROXY_SESSION_SECRETS" in names:
             self._sessions.replace_secrets(new.sessions.secrets)
             # They are answered without a look at the token.
@@ -145,6 +150,7 @@ def _changed_secrets(old: Settings, new: Settings) -> list[str]:
     """The names of the secrets that differ, and can be replaced while the process runs."""
     pairs = {
         "FAL_KEY": (old.fal.key, new.fal.key),
+        "FAL_USAGE_KEY": (old.fal.usage_key, new.fal.usage_key),
         "PROXY_SESSION_SECRETS": (old.sessions.secrets, new.sessions.secrets),
         "PROXY_ADMIN_TOKEN": (old.sessions.admin_token, new.sessions.admin_token),
     }

@@ -12,12 +12,14 @@ from proxy.auth.forgetting import Forgetting
 from proxy.calls.call import Form
 from proxy.calls.estimates import Estimator
 from proxy.container import Container
+from proxy.jobs.drift import DriftReports
 from proxy.routes import fal_hosts, fal_proxy, openapi, playground, reference
 from proxy.routes.admin import AdminRoutes
 from proxy.routes.admin_alerts import AlertRoutes
 from proxy.routes.admin_audit import AuditReader, AuditRoutes
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.admin_jobs import AdminJobRoutes
+from proxy.routes.admin_reconciliation import ReconciliationRoutes
 from proxy.routes.admin_tokens import AdminTokenRoutes
 from proxy.routes.admin_upstreams import UpstreamRoutes
 from proxy.routes.endpoints import EndpointRoutes
@@ -78,28 +80,40 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
         reports=_usage_reports(parts),
         clock=parts.clock,
     )
+    jobs = AdminJobRoutes(door, parts.stores.ledger, parts.job_handler)
+    upstreams = UpstreamRoutes(door, parts.upstream.guard, parts.stores.ledger)
+    drift = ReconciliationRoutes(door, DriftReports(parts.stores.ledger, parts.platform), parts.clock)
+    audit = AuditRoutes(door, AuditReader(parts.stores.audit))
+    alerts = AlertRoutes(door, AlertList(parts.stores.alerts, parts.stores.deliveries))
+    tokens = AdminTokenRoutes(door, parts.admin_tokens)
+    surfaces = (admin, jobs, upstreams, drift, audit, alerts, tokens, _operations(parts))
+    return [
+        *(style_routes(parts.flood_guard) if parts.settings.server.ops_port else []),
+        *_tenant_routes(parts, door),
+        *(route for part in surfaces for route in part.routes()),
+        *_console_routes(parts),
+    ]
 
+
+def _tenant_routes(parts: Container, door: AdminDoor) -> list[Route]:
+    """What operators do with one tenant."""
+    grants = GrantRoutes(door, parts.directory, Grants(parts.stores.grants, parts.directory, parts.clock))
+    editor = OverrideEditor(parts.stores.directory, parts.directory, parts.clock)
+    overrides = OverrideRoutes(door, parts.directory, editor)
+    removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
+    forgetting = Forgetting(parts.directory, parts.stores, parts.clock)
+    lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
+    statements = AdminStatementRoutes(door, parts.directory, Statements(parts.stores, parts.clock))
+    return [route for part in (grants, overrides, lifecycle, statements) for route in part.routes()]
+
+
+def _operations(parts: Container) -> OperationsRoutes:
     async def check_database() -> None:
         await parts.stores.ping()
         await parts.directory.snapshot()
 
     readiness = Readiness({"database": check_database, "counters": parts.counters.ping}, parts.clock)
-    operations = OperationsRoutes(readiness, parts.upstream.guard, parts.metrics, parts.drain)
-    grants = GrantRoutes(door, parts.directory, Grants(parts.stores.grants, parts.directory, parts.clock))
-    editor = OverrideEditor(parts.stores.directory, parts.directory, parts.clock)
-    overrides = OverrideRoutes(door, parts.directory, editor)
-    jobs = AdminJobRoutes(door, parts.stores.ledger, parts.job_handler)
-    upstreams = UpstreamRoutes(door, parts.upstream.guard, parts.stores.ledger)
-    removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
-    forgetting = Forgetting(parts.directory, parts.stores, parts.clock)
-    lifecycle = TenantLifecycle(door, parts.directory, removal, forgetting)
-    audit = AuditRoutes(door, AuditReader(parts.stores.audit))
-    alerts = AlertRoutes(door, AlertList(parts.stores.alerts, parts.stores.deliveries))
-    tokens = AdminTokenRoutes(door, parts.admin_tokens)
-    statements = AdminStatementRoutes(door, parts.directory, Statements(parts.stores, parts.clock))
-    surfaces = (admin, statements, grants, overrides, lifecycle, jobs, upstreams, audit, alerts, tokens, operations)
-    styles = style_routes(parts.flood_guard) if parts.settings.server.ops_port else []
-    return [*styles, *(route for part in surfaces for route in part.routes()), *_console_routes(parts)]
+    return OperationsRoutes(readiness, parts.upstream.guard, parts.metrics, parts.drain)
 
 
 def _console_routes(parts: Container) -> list[Route]:

@@ -123,6 +123,10 @@ WRONG: list[tuple[str, str]] = [
     ("FAL_KEY", "id"),
     ("FAL_KEY", "id:"),
     ("FAL_KEY", ":secret"),
+    ("FAL_USAGE_KEY", "with a space:secret"),
+    ("FAL_USAGE_KEY", '"id:secret"'),
+    ("FAL_USAGE_KEY", "id"),
+    ("FAL_API_URL", "http://api.fal.ai"),
     *[(f"FAL_{host}_URL", "http://203.0.113.7/") for host in ("RUN", "QUEUE", "REST", "CDN")],
     ("FAL_RUN_URL", "http://localhost.example.com"),
     ("FAL_RUN_URL", "http://127.0.0.1.example.com"),
@@ -353,6 +357,7 @@ def test_more_than_one_worker_needs_redis(workers: str) -> None:
 #: A good value of each secret, and how to find it again.
 SECRET_VALUES = {
     "FAL_KEY": KEY,
+    "FAL_USAGE_KEY": "admin-id:admin-secret",
     "PROXY_SESSION_SECRETS": SECRET,
     "PROXY_ADMIN_TOKEN": "an-admin-token-of-more-than-32-bytes",
     "PROXY_DATABASE_URL": "postgresql://proxy:a-password-of-the-database@db/proxy",
@@ -363,6 +368,7 @@ SECRET_VALUES = {
 def found_in(settings: Settings, name: str) -> str:
     places = {
         "FAL_KEY": settings.fal.key,
+        "FAL_USAGE_KEY": settings.fal.usage_key,
         "PROXY_SESSION_SECRETS": settings.sessions.secrets[0],
         "PROXY_ADMIN_TOKEN": settings.sessions.admin_token,
         "PROXY_DATABASE_URL": settings.stores.database_url,

@@ -68,6 +68,7 @@ annotations:
 {{- define "fal-proxy.secretData" -}}
 {{- $data := dict
   "fal-key" .Values.fal.key
+  "usage-key" .Values.fal.usageKey
   "session-secrets" (join "," .Values.sessions.secrets)
   "admin-token" .Values.adminToken
   "database-url" .Values.database.url

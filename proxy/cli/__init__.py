@@ -16,6 +16,7 @@ from proxy.cli.grants import grants
 from proxy.cli.jobs import jobs
 from proxy.cli.keys import tenant_keys
 from proxy.cli.overrides import overrides
+from proxy.cli.reconcile import reconcile
 from proxy.cli.server import check_config, dev, migrate, sandbox, serve
 from proxy.cli.sessions import sessions
 from proxy.cli.statement import statement
@@ -50,6 +51,7 @@ main.command()(backup)
 main.command()(doctor)
 main.command()(usage)
 main.command()(statement)
+main.command()(reconcile)
 main.command()(upstreams)
 main.add_typer(tenants, name="tenants")
 main.add_typer(tenant_keys, name="keys")

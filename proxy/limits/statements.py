@@ -129,5 +129,6 @@ async def read_statement(ledger: Ledger, store: StatementStore, tenant: str, per
 
 def to_decimal(millionths: int) -> str:
     """An amount as a decimal text, without zeros at its end."""
-    whole, rest = divmod(millionths, MILLION)
-    return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
+    whole, rest = divmod(abs(millionths), MILLION)
+    sign = "-" if millionths < 0 else ""
+    return f"{sign}{whole}.{rest:06d}".rstrip("0") if rest else f"{sign}{whole}"

@@ -27,7 +27,7 @@ from proxy.playground.registry import RunningDev, registered
 from proxy.playground.tenant_key import tenant_key
 from proxy.redaction import Redactor
 from proxy.sandbox import captchas
-from proxy.sandbox.app import SANDBOX_KEY, create_sandbox
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY, create_sandbox
 from proxy.server.draining import DrainingServer
 from proxy.server.open_files import raise_file_limit
 from proxy.server.operations import OperationsListener, bind_operations
@@ -39,6 +39,7 @@ from proxy.tenants.plan_file import read_file
 DEMO_SUBJECT = "developer"
 #: A Ctrl-C ends at once.
 DRAIN_SECONDS = 2
+_SANDBOX_KEYS = {"FAL_KEY": SANDBOX_KEY, "FAL_USAGE_KEY": SANDBOX_ADMIN_KEY}
 #: Connections stay open as long as fal's do: a proxy must not meet one that is just being closed.
 _SANDBOX_OPTIONS: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -53,7 +54,8 @@ def run_sandbox(port: int) -> None:
     base = f"http://127.0.0.1:{port}"
     for name, url in _sandbox_urls(base).items():
         print(f"{name}={url}")
-    print(f"FAL_KEY={SANDBOX_KEY}", flush=True)
+    for name, key in _SANDBOX_KEYS.items():
+        print(f"{name}={key}", flush=True)
     uvicorn.run(create_sandbox(), port=port, log_level="warning", **_SANDBOX_OPTIONS)
 
 
@@ -125,7 +127,7 @@ def _sandbox() -> Iterator[dict[str, str]]:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield {**_sandbox_urls(f"http://127.0.0.1:{port}"), "FAL_KEY": SANDBOX_KEY}
+        yield {**_sandbox_urls(f"http://127.0.0.1:{port}"), **_SANDBOX_KEYS}
     finally:
         server.should_exit = True
         thread.join(timeout=5)
@@ -133,7 +135,7 @@ def _sandbox() -> Iterator[dict[str, str]]:
 
 def _sandbox_urls(base: str) -> dict[str, str]:
     """The settings that name the sandbox's hosts, and the verifiers that it stands in for."""
-    hosts = {f"FAL_{name}_URL": f"{base}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
+    hosts = {f"FAL_{name}_URL": f"{base}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN", "API")}
     services = {f"PROXY_{kind.upper()}_URL": f"{base}/_sandbox/siteverify/{kind}" for kind in captchas.KINDS}
     return hosts | services | {"PROXY_APP_CHECK_URL": f"{base}/_sandbox/app-check/jwks"}
 

@@ -2,6 +2,7 @@
 
     /run/…    fal.run            /rest/…   rest.fal.ai
     /queue/…  queue.fal.run      /cdn/…    v3.fal.media
+    /api/…    api.fal.ai
     /_sandbox/…                  the request log, faults, timing and jobs: see `control`; proofs of guests: see `proofs`
 
 A prompt can choose the pace and the faults of its own job: see `directives`, `timing` and `faults`.
@@ -23,6 +24,7 @@ from proxy.sandbox.auth import KeyCheck, UnwantedHeaders
 from proxy.sandbox.cdn import Cdn
 from proxy.sandbox.control import Control
 from proxy.sandbox.faults import Fault, Faulty
+from proxy.sandbox.platform import Platform
 from proxy.sandbox.proofs import Proofs
 from proxy.sandbox.queue import Queue
 from proxy.sandbox.replies import reply
@@ -35,6 +37,8 @@ from proxy.sandbox.webhooks import Webhooks
 
 #: What the sandbox takes for a FAL_KEY by default. It opens nothing else.
 SANDBOX_KEY = "sandbox-key-id:sandbox-key-secret"
+#: What it takes for a FAL_USAGE_KEY.
+SANDBOX_ADMIN_KEY = "sandbox-admin-id:sandbox-admin-secret"
 
 
 def create_sandbox(*, key: str = SANDBOX_KEY, timing: Timing | None = None, base_url: str | None = None) -> Starlette:
@@ -63,13 +67,14 @@ def create_sandbox(*, key: str = SANDBOX_KEY, timing: Timing | None = None, base
             _host("/queue", Queue(sandbox, webhooks).routes()),
             _host("/rest", Rest(sandbox, webhooks).routes()),
             _host("/cdn", Cdn(sandbox).routes()),
+            _host("/api", Platform(sandbox).routes()),
             _host("/_sandbox", [*Control(sandbox).routes(), *Proofs().routes()]),
         ],
         middleware=[
             Middleware(Recording, request_log=sandbox.request_log),
             Middleware(UnwantedHeaders),
             Middleware(Faulty, faults=sandbox.faults, faults_of_job=faults_of_job),
-            Middleware(KeyCheck, key=key),
+            Middleware(KeyCheck, key=key, admin_key=SANDBOX_ADMIN_KEY),
         ],
         exception_handlers={HTTPException: _refusal},
         lifespan=lifespan,

@@ -50,11 +50,16 @@ class UnwantedHeaders:
 
 
 class KeyCheck:
-    """Lets in only `Authorization: Key <key>`; the CDN checks its own signatures and tokens."""
+    """Lets in only `Authorization: Key <key>`; the CDN checks its own signatures and tokens.
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    Args:
+        admin_key: the only key that opens the platform API, and nothing else.
+    """
+
+    def __init__(self, app: ASGIApp, key: str, admin_key: str) -> None:
         self.app = app
         self.credentials = f"Key {key}".encode()
+        self.admin_credentials = f"Key {admin_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange | None = scope.get("sandbox")
@@ -75,7 +80,16 @@ class KeyCheck:
                 return reply({"detail": f"sandbox: the header {name} must never reach fal"}, 400)
         if exchange.host == "cdn" or (exchange.host, exchange.path) in _OPEN:
             return None
-        return self._wrong_key(headers.getlist("authorization"))
+        given = headers.getlist("authorization")
+        return self._refuse_admin_key(given) if exchange.host == "api" else self._wrong_key(given)
+
+    def _refuse_admin_key(self, given: list[str]) -> Response | None:
+        """The platform API has its own form of errors, and knows the other key as one that may not."""
+        if len(given) == 1 and hmac.compare_digest(given[0].encode(), self.admin_credentials):
+            return None
+        is_known = len(given) == 1 and hmac.compare_digest(given[0].encode(), self.credentials)
+        message = "Access denied: an admin key is required" if is_known else "Authentication required"
+        return reply({"error": {"type": "authorization_error", "message": message}}, 403 if is_known else 401)
 
     def _wrong_key(self, given: list[str]) -> Response | None:
         if not given:

@@ -23,7 +23,7 @@ RECORDED_REQUESTS = 10_000
 #: How much of recorded JSON bodies is kept, over all requests: data URIs are big.
 RECORDED_JSON_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 32 * 2**20
-HOSTS = ("run", "queue", "rest", "cdn")
+HOSTS = ("run", "queue", "rest", "cdn", "api")
 
 
 class Exchange:

@@ -138,6 +138,8 @@ def _fal(reader: EnvironmentReader) -> FalSettings:
         cdn_url=reader.get_required("FAL_CDN_URL", parse_fal_url),
         probe_seconds=reader.integer("PROXY_UPSTREAM_PROBE_SECONDS", 0, 15),
         idle_seconds=reader.integer("PROXY_UPSTREAM_IDLE_SECONDS", 1, 3600),
+        api_url=reader.get_required("FAL_API_URL", parse_fal_url),
+        usage_key=Secret(usage_key) if (usage_key := reader.usage_key()) else None,
     )
 
 

@@ -107,10 +107,21 @@ class EnvironmentReader:
         key = whole or (f"{first}:{second}" if first and second else "")
         if not key:
             self.complain("FAL_KEY", "is not set; set it, or both FAL_KEY_ID and FAL_KEY_SECRET")
-        elif not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
-            self.complain("FAL_KEY", "contains characters that no fal key has")
-        elif any(quote in key for quote in _QUOTES):
-            self.complain("FAL_KEY", "contains quotes; remove them (docker's --env-file keeps them)")
-        elif not all(key.partition(":")[::2]):
-            self.complain("FAL_KEY", "is not id:secret, the form of fal's keys")
+        else:
+            self._check_key("FAL_KEY", key)
         return key
+
+    def usage_key(self) -> str:
+        """The key for fal's platform API; '' if there is none."""
+        key = self.value("FAL_USAGE_KEY")
+        if key:
+            self._check_key("FAL_USAGE_KEY", key)
+        return key
+
+    def _check_key(self, name: str, key: str) -> None:
+        if not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
+            self.complain(name, "contains characters that no fal key has")
+        elif any(quote in key for quote in _QUOTES):
+            self.complain(name, "contains quotes; remove them (docker's --env-file keeps them)")
+        elif not all(key.partition(":")[::2]):
+            self.complain(name, "is not id:secret, the form of fal's keys")

@@ -21,6 +21,9 @@ class FalSettings:
     cdn_url: str
     probe_seconds: int
     idle_seconds: int
+    api_url: str = "https://api.fal.ai"
+    #: Reads what the account used; None if nothing is compared with that.
+    usage_key: Secret | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ SECRETS = frozenset(
         "FAL_KEY",
         "FAL_KEY_ID",
         "FAL_KEY_SECRET",
+        "FAL_USAGE_KEY",
         "PROXY_SESSION_SECRETS",
         "PROXY_ADMIN_TOKEN",
         "PROXY_DATABASE_URL",
@@ -25,10 +26,13 @@ VARIABLES: dict[str, str] = {
     "FAL_KEY": "fal's key, `id:secret`; the API scope is enough",
     "FAL_KEY_ID": "the first half of the key, if you give it in two halves",
     "FAL_KEY_SECRET": "the second half of the key",
+    "FAL_USAGE_KEY": "an admin key of fal's, which reads what the account used; if unset, there is no "
+    "[reconciliation](reconciliation.md)",
     "FAL_RUN_URL": "fal's host for direct calls",
     "FAL_QUEUE_URL": "fal's host for queued calls",
     "FAL_REST_URL": "fal's host that begins uploads",
     "FAL_CDN_URL": "fal's host that receives files, beside `https://*.fal.media`",
+    "FAL_API_URL": "fal's platform API, which is asked with `FAL_USAGE_KEY`",
     "PROXY_UPSTREAM_PROBE_SECONDS": "seconds until the first probe of fal while fal fails or has locked the account; "
     "later probes wait longer; `0` sends every call",
     "PROXY_UPSTREAM_IDLE_SECONDS": "seconds for which an idle connection to fal can be used again; keep it below fal's "
@@ -99,6 +103,7 @@ DEFAULTS: dict[str, str] = {
     "FAL_QUEUE_URL": "https://queue.fal.run",
     "FAL_REST_URL": "https://rest.fal.ai",
     "FAL_CDN_URL": "https://v3.fal.media",
+    "FAL_API_URL": "https://api.fal.ai",
     "PROXY_UPSTREAM_PROBE_SECONDS": "1",
     "PROXY_UPSTREAM_IDLE_SECONDS": "15",
     "PROXY_HOST": "127.0.0.1",

@@ -178,6 +178,8 @@ NEEDED_BY_SOME = {
     "fal__queueUrl": "https://fal.example.com/queue",
     "fal__restUrl": "https://fal.example.com/rest",
     "fal__cdnUrl": "https://fal.example.com/cdn",
+    "fal__apiUrl": "https://fal.example.com/api",
+    "fal__usageKey": "admin:secret",
     "fal__probeSeconds": 0,
     "fal__idleSeconds": 7,
     "verifiers__turnstileUrl": "https://captcha.example.com/turnstile",

@@ -61,7 +61,9 @@ def test_a_month_begins_at_its_first_moment_in_utc() -> None:
         parse_month("2026-03", begin - 1)
 
 
-@pytest.mark.parametrize("millionths", [0, 1, 10, 999_999, 10**6, 1_500_000, 2**63 + 1, 10**24 + 1])
+@pytest.mark.parametrize(
+    "millionths", [0, 1, 10, -1, -999_999, -(10**6), 999_999, 10**6, 1_500_000, 2**63 + 1, 10**24 + 1]
+)
 def test_amounts_are_exact(millionths: int) -> None:
     text = to_decimal(millionths)
     assert Decimal(text).scaleb(6) == millionths and not text.endswith(".")

@@ -343,6 +343,8 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         assert promises.check("GET", "/v1/admin/usage", usage, 200)["grants"]
         statement = operator.get(f"{tenants}/acme/statements/{month_of(proxy)}")
         assert promises.check("GET", f"{tenants}/{{tenant}}/statements/{{month}}", statement, 200)["lines"]
+        compared = operator.get("/v1/admin/reconciliation")
+        assert promises.check("GET", "/v1/admin/reconciliation", compared, 200)["rows"]
         token = operator.post("/v1/admin/tokens", json={"name": "ops", "role": "viewer"})
         promises.check("POST", "/v1/admin/tokens", token, 201)
         assert promises.check("GET", "/v1/admin/tokens", operator.get("/v1/admin/tokens"), 200)["tokens"]

@@ -48,6 +48,7 @@ LEAST = {
     ("DELETE", "/jobs/{job}"): Role.OPERATOR,
     ("GET", "/usage"): Role.VIEWER,
     ("GET", "/upstreams"): Role.VIEWER,
+    ("GET", "/reconciliation"): Role.VIEWER,
     ("GET", "/alerts"): Role.VIEWER,
     ("POST", "/alerts/{alert}/resend"): Role.OPERATOR,
     ("GET", "/audit"): Role.VIEWER,

@@ -34,6 +34,7 @@ READING = {
     "tenants schema",
     "keys list",
     "upstreams",
+    "reconcile",
     "jobs list",
     "jobs show",
     # Through a route, which records it.

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from proxy.sandbox.app import SANDBOX_KEY
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY
 from tests.server.commands import PLAINLY, PROXY, Commands, Server, serving
 from tests.server.conftest import PLANS, Cli, cli_in
 from tests.support.audit_log import read_entries
@@ -35,6 +35,7 @@ ADMIN_TOKENS = ("an-admin-token-of-the-tests-with-32-bytes", "another-admin-toke
 WRONG_KEY = "a-key-id-that-was:a-key-secret-that-fal-does-not-know"
 FILES = {
     "FAL_KEY": SANDBOX_KEY,
+    "FAL_USAGE_KEY": SANDBOX_ADMIN_KEY,
     "PROXY_SESSION_SECRETS": SECRET,
     "PROXY_ADMIN_TOKEN": ADMIN_TOKENS[0],
 }
@@ -239,6 +240,18 @@ def test_the_admin_token_is_replaced(reloadable: Reloadable) -> None:
         "PROXY_ADMIN_TOKEN",
     ]
     assert entry["before"] is None and entry["after"] is None
+
+
+def test_the_key_for_fals_usage_is_replaced(reloadable: Reloadable) -> None:
+    def compare() -> int:
+        headers = {"authorization": f"Bearer {ADMIN_TOKENS[0]}"}
+        return httpx.get(f"{reloadable.server.url}/v1/admin/reconciliation", headers=headers, **PLAINLY).status_code
+
+    assert compare() == 200
+    for key, status in ((WRONG_KEY, 500), ("", 400), (SANDBOX_ADMIN_KEY, 200)):
+        reloadable.write("FAL_USAGE_KEY", key)
+        reloadable.reload()
+        assert compare() == status
 
 
 def test_many_hangups_are_not_lost_and_end_nothing(reloadable: Reloadable) -> None:

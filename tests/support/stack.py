@@ -15,7 +15,7 @@ import httpx
 from proxy.app import create_app
 from proxy.auth.sessions import Sessions
 from proxy.catalog import built_in
-from proxy.sandbox.app import SANDBOX_KEY
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY
 from proxy.server.factory import ProtocolFactory
 from proxy.server.options import connection_limits
 from proxy.settings import Settings, read
@@ -136,8 +136,8 @@ def plan_file(other_origin: str, own_origin: str) -> PlanFile:
 
 
 def sandbox_environ(sandbox_url: str) -> dict[str, str]:
-    urls = {f"FAL_{name}_URL": f"{sandbox_url}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN")}
-    return {**urls, "FAL_KEY": SANDBOX_KEY}
+    urls = {f"FAL_{name}_URL": f"{sandbox_url}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN", "API")}
+    return {**urls, "FAL_KEY": SANDBOX_KEY, "FAL_USAGE_KEY": SANDBOX_ADMIN_KEY}
 
 
 @contextlib.contextmanager

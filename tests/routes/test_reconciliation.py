@@ -1,0 +1,180 @@
+"""Reconciliation: the ledger beside fal's own record, through the admin route and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY, create_sandbox
+from tests.server.commands import Commands
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, asking, limited_proxy, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.servers import running
+from tests.support.stack import Stack
+
+PATH = "/v1/admin/reconciliation"
+#: The sandbox takes a cent a compute second of both.
+PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0.03}]
+PACE = "[[pace run_seconds=0.25]] ?"
+
+
+@pytest.fixture
+def fal() -> Iterator[SandboxControl]:
+    """A fal of this test alone: what others use there would be drift."""
+    with running(create_sandbox()) as url:
+        control = SandboxControl(url)
+        yield control
+        control.close()
+
+
+@pytest.fixture
+def proxy(fal: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
+    with limited_proxy(fal, tmp_path, {"acme": plan()}, endpoints=PRICES) as stack:
+        yield stack
+
+
+def ask(stack: Stack, token: str = ADMIN_TOKEN, **query: str) -> httpx.Response:
+    with stack.client(token) as client:
+        return client.get(PATH, params=query)
+
+
+def day_of(stack: Stack, days: int) -> str:
+    return str((datetime.fromtimestamp(stack.clock.now(), UTC) + timedelta(days=days)).date())
+
+
+def around(stack: Stack) -> dict[str, str]:
+    """Yesterday to tomorrow: a call at midnight can be on another day at fal."""
+    return {"from": day_of(stack, -1), "to": day_of(stack, 1)}
+
+
+def read(stack: Stack) -> dict[str, Any]:
+    answer = ask(stack, **around(stack))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def drift_of(report: dict[str, Any], endpoint: str) -> tuple[int, Decimal]:
+    """What the ledger has more of an endpoint, on all days: calls and US dollars."""
+    found = [row["difference"] for row in report["rows"] if row["endpoint"] == endpoint]
+    return sum(one["calls"] for one in found), sum((Decimal(one["usd"]) for one in found), Decimal(0))
+
+
+def call(stack: Stack) -> None:
+    """A run and a queued job of each of two users."""
+    for subject in ("alice", "bob"):
+        with Client(stack, stack.token(subject)) as client:
+            assert client.run(PACE).is_success
+            job = client.submitted(PACE)
+            stack.sandbox.move_job(job, "finish")
+            assert client.status(job).json()["status"] == "COMPLETED" and client.result(job).is_success
+            # What fal refuses is free, here as there.
+            assert client.run("[[fault status=500]] ?").status_code == 500
+
+
+def test_both_have_the_same_of_the_same_calls(proxy: Stack) -> None:
+    assert read(proxy)["rows"] == []
+    call(proxy)
+    report = read(proxy)
+    assert drift_of(report, NEXT)[0] == 0 and report["total"]["ours"]["calls"] == report["total"]["fal"]["calls"] == 4
+    assert {"from": report["from"], "to": report["to"]} == around(proxy)
+    assert report["total"]["difference"]["calls"] == 0
+    (used,) = report["total"]["fal"]["quantities"]
+    assert used["unit"] == "compute second"
+    # A job that is ended by hand ran for a time with more digits than the header of its answer has.
+    assert abs(Decimal(used["quantity"]) - Decimal(report["total"]["ours"]["compute_seconds"])) < Decimal("0.001")
+    assert abs(drift_of(report, NEXT)[1]) < Decimal("0.0001")
+
+
+def test_a_call_beside_the_proxy_shows(proxy: Stack) -> None:
+    with Client(proxy, proxy.token()) as client:
+        assert client.run(PACE).is_success
+    headers = {"authorization": f"Key {SANDBOX_KEY}"}
+    beside = httpx.post(f"{proxy.sandbox.url}/run/{NEXT}", json=asking(PACE), headers=headers, trust_env=False)
+    assert beside.is_success
+    assert drift_of(read(proxy), NEXT) == (-1, Decimal("-0.0025"))
+    assert read(proxy)["total"]["difference"] == {"calls": -1, "usd": "-0.0025"}
+
+
+def test_another_price_shows(proxy: Stack) -> None:
+    with Client(proxy, proxy.token()) as client:
+        assert client.run(PACE, endpoint=COUNTING).is_success
+    assert drift_of(read(proxy), COUNTING) == (0, Decimal("0.005"))
+
+
+def test_nothing_is_changed(proxy: Stack) -> None:
+    call(proxy)
+    with proxy.client(ADMIN_TOKEN) as operator:
+        before = operator.get("/v1/admin/usage", params={"group_by": "day,endpoint"}).json()
+        first = read(proxy)
+        assert read(proxy) == first
+        assert operator.get("/v1/admin/usage", params={"group_by": "day,endpoint"}).json() == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"from": "2026-01-01", "to": "2026-04-03"},
+        {"from": "0001-01-01", "to": "9999-12-31"},
+        {"from": "2026-02-02", "to": "2026-02-01"},
+        {"from": "yesterday"},
+        {"to": "2026-02-30"},
+        {"tenant": "acme"},
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(proxy: Stack, query: dict[str, str]) -> None:
+    proxy.sandbox.begin()
+    refusal(ask(proxy, **query), 400, "bad_request")
+    assert not [one for one in proxy.sandbox.requests() if one["host"] == "api"]
+
+
+@pytest.mark.parametrize(("first", "last"), [("2026-01-01", "2026-04-02"), ("9999-12-01", "9999-12-31")])
+def test_so_many_days_are_let_through(proxy: Stack, first: str, last: str) -> None:
+    assert ask(proxy, **{"from": first, "to": last}).json()["rows"] == []
+
+
+def test_only_admin_tokens_open_it(proxy: Stack) -> None:
+    for token in (proxy.tenant_key(), proxy.token()):
+        refusal(ask(proxy, token), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "code"),
+    [("", 400, "bad_request"), (SANDBOX_KEY, 500, "upstream_rejected_key"), ("a:b", 500, "upstream_rejected_key")],
+    ids=["none", "no admin key", "unknown"],
+)
+def test_without_an_admin_key_it_is_refused(
+    fal: SandboxControl, tmp_path: Path, key: str, status: int, code: str
+) -> None:
+    environ = {"FAL_USAGE_KEY": key}
+    with limited_proxy(fal, tmp_path, {"acme": plan()}, endpoints=PRICES, environ=environ) as stack:
+        answer = ask(stack)
+        assert "FAL_USAGE_KEY" in refusal(answer, status, code)["message"]
+        assert SANDBOX_KEY not in answer.text and SANDBOX_ADMIN_KEY not in answer.text
+
+
+def test_a_fal_that_fails_is_named(proxy: Stack) -> None:
+    proxy.sandbox.fault("status", status=503, on={"host": "api"})
+    refusal(ask(proxy, **around(proxy)), 503, "upstream_unavailable", "upstream")
+    # It has nothing to do with the calls of models.
+    with Client(proxy, proxy.token()) as client:
+        assert client.run().is_success
+
+
+def test_the_command_line_prints_the_same(proxy: Stack, commands: Commands, tmp_path: Path) -> None:
+    call(proxy)
+    period = around(proxy)
+    arguments = ["reconcile", "--from", period["from"], "--to", period["to"], "--url", proxy.url]
+    environ = {"PROXY_ADMIN_TOKEN": ADMIN_TOKEN}
+    assert json.loads(commands(*arguments, "--json", environ=environ, cwd=tmp_path).stdout) == read(proxy)
+    lines = commands(*arguments, environ=environ, cwd=tmp_path).stdout.splitlines()
+    assert lines[0].split()[:2] == ["day", "endpoint"] and lines[-1].split()[:5] == ["total", "total", "4", "4", "0"]
+    done = commands("reconcile", "--from", "never", "--url", proxy.url, environ=environ, cwd=tmp_path)
+    assert (done.code, done.stdout) == (1, "") and "from: must be a day" in done.stderr
