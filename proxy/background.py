@@ -44,6 +44,7 @@ def _new_alerts(parts: Container) -> AlertServices:
     return AlertServices(
         settings=parts.settings,
         stores=parts.stores,
+        counters=parts.counters,
         directory=parts.directory,
         guard=parts.upstream.guard,
         metrics=parts.metrics,

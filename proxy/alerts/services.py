@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from proxy.alerts import store_watch
 from proxy.alerts.breakers import LOCKED_KIND, OPEN_KIND, BreakerWatch
 from proxy.alerts.delivery import FAILING_KIND, AlertDelivery
 from proxy.alerts.quota_watch import KIND, QuotaWatch
 from proxy.alerts.receivers import Receivers
+from proxy.alerts.store_watch import StoreWatch
 from proxy.alerts.watch import AlertWatch
 from proxy.alerts.webhooks import WebhookSender
 from proxy.clock import Clock
 from proxy.settings import Settings
 from proxy.stores.base import Stores
+from proxy.stores.counters import Counters
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.upstream.guard import Guard
 
-KINDS = (KIND, LOCKED_KIND, OPEN_KIND, FAILING_KIND)
+KINDS = (KIND, LOCKED_KIND, OPEN_KIND, FAILING_KIND, store_watch.KIND)
 
 
 class AlertServices:
@@ -32,6 +37,7 @@ class AlertServices:
         *,
         settings: Settings,
         stores: Stores,
+        counters: Counters,
         directory: Directory,
         guard: Guard,
         metrics: Metrics,
@@ -47,15 +53,20 @@ class AlertServices:
         self._delivery = AlertDelivery(
             stores.deliveries, receivers, sender, clock, raised.count_deliveries, raised.note_oldest
         )
-        sources = (quotas.take, breakers.take, self._delivery.take)
+        checks = {"database": stores.ping, "counters": counters.ping}
+        self._stores = StoreWatch(checks, clock)
+        raised.show_stores({name: partial(self._stores.is_degraded, name) for name in checks})
+        sources = (quotas.take, breakers.take, self._delivery.take, self._stores.take)
         self._watch = AlertWatch(stores.alerts, sources, raised.count_raised, receivers.list_for)
 
     def start(self) -> None:
         """Begin to look and to deliver."""
         self._watch.start()
         self._delivery.start()
+        self._stores.start()
 
     async def close(self) -> None:
+        await self._stores.close()
         await self._watch.close()
         await self._delivery.close()
 
@@ -64,6 +75,7 @@ class AlertMetrics:
     """What a process counts of alerts."""
 
     def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         raised = metrics.add_counts("fal_proxy_alerts", "Alerts raised, by kind.", ["kind"])
         delivered = metrics.add_counts(
             "fal_proxy_alert_deliveries", "Deliveries of alerts, by outcome: sent, failed or dead.", ["outcome"]
@@ -73,6 +85,11 @@ class AlertMetrics:
         self._oldest = 0.0
         text = "Seconds for which the oldest alert has waited for its receiver."
         metrics.add_gauge("fal_proxy_alert_oldest_waiting_seconds", text, lambda: self._oldest)
+
+    def show_stores(self, are_degraded: Mapping[str, Callable[[], bool]]) -> None:
+        """Show which stores have not worked for long."""
+        text = "Whether a store has failed or was slow for half a minute, by store: database or counters."
+        self._metrics.add_gauges("fal_proxy_store_degraded", text, "store", are_degraded)
 
     def count_raised(self, kind: str) -> None:
         self._raised[kind].value += 1

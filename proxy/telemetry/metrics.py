@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -145,6 +145,12 @@ class Metrics:
     def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a value that is read at each scrape."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def add_gauges(self, name: str, text: str, label: str, reads: Mapping[str, Callable[[], float]]) -> None:
+        """Add values that are read at each scrape, one for each value of a label."""
+        gauge = Gauge(name, text, [label], registry=self.registry)
+        for value, read in reads.items():
+            gauge.labels(value).set_function(read)
 
     def count_answer(self, surface: str, status: int, seconds: float) -> None:
         """Count one request, by the route that stands for its path."""

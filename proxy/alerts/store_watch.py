@@ -1,0 +1,126 @@
+"""Looks whether the database and Redis work, also while no call needs them.
+
+An alert is a row of the database, so one about the database waits in this process until the database works. The log and
+the metrics say it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from proxy.clock import Clock, to_iso
+from proxy.errors import ProxyError
+from proxy.limits.accounts import window_start
+from proxy.recurring import Recurring
+from proxy.stores.alerts import Alert, alert_id
+
+KIND = "store.degraded"
+#: How often each store is checked, and after how long without an answer it counts as slow.
+CHECK_SECONDS, SLOW_SECONDS = 10.0, 1.0
+#: How long all checks of a store fail, or are slow, until that is an alert. It is one an hour.
+DEGRADED_SECONDS = 30.0
+#: Raises a ProxyError while a store does not take what calls write.
+Check = Callable[[], Coroutine[Any, Any, None]]
+_log = logging.getLogger(__name__)
+
+
+class StoreWatch:
+    """Checks the stores of a process, from `start` to `close`.
+
+    Args:
+        checks: by the names of the stores.
+        slow_seconds: after how long a check is slow.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], clock: Clock, slow_seconds: float = SLOW_SECONDS) -> None:
+        self._stores = {name: _Store(name, check, clock, slow_seconds) for name, check in checks.items()}
+        self._clock = clock
+        self._running = Recurring("store watch", self.run_once, lambda: CHECK_SECONDS)
+
+    def start(self) -> None:
+        """Begin to check."""
+        self._running.start()
+
+    async def close(self) -> None:
+        await self._running.close()
+        for store in self._stores.values():
+            await store.close()
+
+    async def run_once(self) -> None:
+        """Check all stores side by side, each for a second at most."""
+        await asyncio.gather(*(store.look() for store in self._stores.values()))
+
+    def is_degraded(self, name: str) -> bool:
+        """Whether a store has not worked for long."""
+        return self._stores[name].is_degraded
+
+    def take(self) -> list[Alert]:
+        """Give an alert for each store that has not worked for long."""
+        return [self._make_alert(store) for store in self._stores.values() if store.is_degraded]
+
+    def _make_alert(self, store: _Store) -> Alert:
+        now = self._clock.now()
+        details = {"store": store.name, "problem": store.problem, "degraded_since": to_iso(store.bad_since or now)}
+        return Alert(alert_id(KIND, "", store.name, window_start("hour", now)), KIND, "", now, details=details)
+
+
+class _Store:
+    """One store, with one check at a time: a silent store does not collect them.
+
+    Attributes:
+        bad_since: when a check failed or was slow first, since the last good one; None after a good one.
+        problem: of the last check.
+    """
+
+    def __init__(self, name: str, check: Check, clock: Clock, slow_seconds: float) -> None:
+        self.name = name
+        self.bad_since: float | None = None
+        self.is_degraded = False
+        self.problem = ""
+        self._check = check
+        self._clock = clock
+        self._slow_seconds = slow_seconds
+        self._checking: asyncio.Task[str] | None = None
+
+    async def look(self) -> None:
+        began = self._clock.now()
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._find_problem())
+        # Left running when time is over: to give up a statement at a silent server takes as long as to wait for it.
+        await asyncio.wait({self._checking}, timeout=self._slow_seconds)
+        if not self._checking.done():
+            self._note_problem(began, f"no answer within {self._slow_seconds:g} seconds")
+            return
+        problem, self._checking = self._checking.result(), None
+        if problem:
+            self._note_problem(began, problem)
+        else:
+            self._note_answer()
+
+    async def close(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+
+    async def _find_problem(self) -> str:
+        try:
+            await self._check()
+        except ProxyError as problem:
+            return problem.message
+        return ""
+
+    def _note_problem(self, began: float, problem: str) -> None:
+        self.problem = problem
+        self.bad_since = began if self.bad_since is None else self.bad_since
+        if not self.is_degraded and self._clock.now() - self.bad_since >= DEGRADED_SECONDS:
+            self.is_degraded = True
+            _log.warning("store degraded", extra={"log_fields": {"store": self.name, "problem": problem}})
+
+    def _note_answer(self) -> None:
+        if self.is_degraded:
+            seconds = round(self._clock.now() - (self.bad_since or 0.0))
+            _log.warning("store recovered", extra={"log_fields": {"store": self.name, "seconds": seconds}})
+        self.bad_since, self.is_degraded, self.problem = None, False, ""
