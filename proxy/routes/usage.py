@@ -19,7 +19,7 @@ from proxy.routes.queries import known_query
 from proxy.spreadsheets import MEDIA_TYPE, to_csv
 from proxy.stores.grants import GrantFilter, GrantStore
 from proxy.stores.ledger import Ledger
-from proxy.stores.usage import GROUP_NAMES, UsageRow
+from proxy.stores.usage import UsageRow, sort_groups
 
 #: Rows of one page.
 MOST_ROWS = 500
@@ -91,7 +91,7 @@ def _parse_cursor(query: dict[str, str], groups: frozenset[str]) -> tuple[str, .
         BadRequest: it is not a cursor of rows that are grouped in this way.
     """
     names = parse_names_cursor(query.get("cursor"), len(groups))
-    found = dict(zip((name for name in GROUP_NAMES if name in groups), names, strict=False))
+    found = dict(zip(sort_groups(groups), names, strict=False))
     if "day" in found:
         usage.parse_day("cursor", found["day"])
     if "hour" in found:

@@ -31,7 +31,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from proxy.clock import to_iso
 from proxy.stores.ledger import BOOKED_STATES, UNITS
 from proxy.stores.sql.schema import USAGE_SUMS, jobs, usage_days, usage_totals
-from proxy.stores.usage import GROUP_NAMES, UsageRow
+from proxy.stores.usage import GROUP_NAMES, UsageRow, sort_groups
 
 _DAY_SECONDS, _HOUR_SECONDS, _FIRST_DAY = 86_400, 3_600, date(1970, 1, 1)
 #: Whole units and the rest are added up apart: all millionths of a large tenant together are more than 64 bits hold.
@@ -59,7 +59,7 @@ def usage_page(group_by: frozenset[str], after: Sequence[str], most: int | None)
     """Give the values of a `usage_query` of some groups; `after` are the names of one, and later ones are wanted."""
     values: dict[str, Any] = {} if most is None else {"most": most}
     if after:
-        values |= {f"after_{name}": value for name, value in zip(_names(group_by), after, strict=True)}
+        values |= {f"after_{name}": value for name, value in zip(sort_groups(group_by), after, strict=True)}
     if "after_day" in values:
         values["after_day"] = (date.fromisoformat(values["after_day"]) - _FIRST_DAY).days
     if "after_hour" in values:
@@ -70,7 +70,7 @@ def usage_page(group_by: frozenset[str], after: Sequence[str], most: int | None)
 @cache
 def usage_query(dialect: str, group_by: frozenset[str], values: frozenset[str]) -> Select[Any]:
     """Select the sums of jobs, a row a group, in the order of the groups; `values` are the names of those it gets."""
-    names = _names(group_by)
+    names = sort_groups(group_by)
     both = union_all(_of_jobs(dialect, names, values), _of_days(dialect, names, values)).subquery()
     groups = [(both.c[name] if name in group_by else null()).label(name) for name in GROUP_NAMES]
     sums = [func.sum(both.c[name]).label(name) for name in USAGE_SUMS]
@@ -85,7 +85,7 @@ def details_query(dialect: str, group_by: frozenset[str], values: frozenset[str]
 
     It reads the jobs of the time, so the caller bounds that.
     """
-    names = _names(group_by)
+    names = sort_groups(group_by)
     tag = _each_tag(dialect)
     columns = {
         "day": _period_of(dialect, _DAY_SECONDS),
@@ -185,11 +185,6 @@ def _sorted_as_bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[
     """A column in the one order that both databases have."""
     is_text = dialect == "postgresql" and isinstance(column.type, String)
     return column.collate("C") if is_text else column
-
-
-def _names(group_by: frozenset[str]) -> list[str]:
-    """The groups that are asked for, in the order in which rows are sorted by them."""
-    return [name for name in GROUP_NAMES if name in group_by]
 
 
 def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
