@@ -16,6 +16,7 @@ from typing import Any
 
 from proxy.errors import BadRequest
 from proxy.limits.usage import Period
+from proxy.stores.grants import TENANT_GRANT
 from proxy.stores.ledger import UNITS, Ledger
 from proxy.stores.statements import StatementStore
 from proxy.tenants.terms import MILLION
@@ -57,12 +58,14 @@ class Statement:
     Attributes:
         is_final: whether the month is over, and so are all calls of that month.
         lines: by endpoint, sorted.
+        granted: what grants paid of it, in millionths: by `tenant` or `subject`, in whose place they pay, and unit.
     """
 
     tenant: str
     period: Period
     is_final: bool
     lines: Mapping[str, Line]
+    granted: Mapping[tuple[str, str], int]
 
     @property
     def month(self) -> str:
@@ -88,13 +91,21 @@ class Statement:
             "status": self.status,
             "lines": [{"endpoint": endpoint, **line.describe()} for endpoint, line in self.lines.items()],
             "total": self.total.describe(),
+            "granted": [
+                {"per": per, "unit": unit, "used": to_decimal(used)}
+                for (per, unit), used in sorted(self.granted.items())
+            ],
         }
 
     def list_rows(self) -> list[dict[str, Any]]:
-        """The statement as rows of a table, the total last."""
+        """The statement as rows of a table: behind the total, what grants paid."""
         head = {"tenant": self.tenant, "month": self.month, "status": self.status}
         found = self.describe()
-        return [head | line for line in (*found["lines"], {"endpoint": "total", **found["total"]})]
+        lines = [*found["lines"], {"endpoint": "total", **found["total"]}]
+        for per in sorted({per for per, _ in self.granted}):
+            paid = {one["unit"]: one["used"] for one in found["granted"] if one["per"] == per}
+            lines.append({"endpoint": f"paid by grants per {per}", **dict.fromkeys(FIGURES), **paid})
+        return [head | line for line in lines]
 
 
 def parse_month(text: str, now: float) -> Period:
@@ -124,7 +135,14 @@ async def read_statement(ledger: Ledger, store: StatementStore, tenant: str, per
     is_over = now >= period.until + GRACE_SECONDS
     is_final = is_over and not await store.has_open_jobs(tenant, period.since, period.until)
     rows = await ledger.usage(tenant, None, period.since, period.until, frozenset({"endpoint"}))
-    return Statement(tenant, period, is_final, {row.endpoint or "": Line(row.calls, row.used) for row in rows})
+    granted = await store.sum_grants(tenant, period.since, period.until)
+    return Statement(
+        tenant,
+        period,
+        is_final,
+        {row.endpoint or "": Line(row.calls, row.used) for row in rows},
+        {("tenant" if window == TENANT_GRANT else "subject", unit): paid for (window, unit), paid in granted.items()},
+    )
 
 
 def to_decimal(millionths: int) -> str:

@@ -175,6 +175,16 @@ def _spend(grants: Iterable[GrantStanding], amount: int) -> list[Charge]:
     return charges
 
 
+def sum_granted(charges: Sequence[Charge], used: Mapping[str, int]) -> Counter[tuple[str, str]]:
+    """What grants pay of what a call used, by the window of their accounts and the unit."""
+    paid: Counter[tuple[str, str]] = Counter()
+    if any(bucket.window in GRANT_WINDOWS for bucket, *_ in charges):
+        for (bucket, *_), share in zip(charges, split_use(charges, used), strict=True):
+            if bucket.window in GRANT_WINDOWS and share:
+                paid[bucket.window, bucket.unit] += share
+    return paid
+
+
 def split_use(charges: Sequence[Charge], used: Mapping[str, int]) -> list[int]:
     """What each charge of a call pays of what the call used.
 

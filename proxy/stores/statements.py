@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
 class StatementStore(Protocol):
     async def has_open_jobs(self, tenant: str, since: float, until: float) -> bool:
         """Whether a call that a tenant made in [since, until) is neither settled nor released."""
+
+    async def sum_grants(self, tenant: str, since: float, until: float) -> Mapping[tuple[str, str], int]:
+        """What grants paid of the calls that a tenant made in [since, until), both ends midnights.
+
+        Returns:
+            Millionths, by the window of the grants' accounts and the unit.
+        """

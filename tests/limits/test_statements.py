@@ -80,5 +80,5 @@ def test_the_price_is_the_mean_of_the_month() -> None:
 
 def test_the_total_is_the_sum_of_the_lines() -> None:
     lines = {"a": Line(2, {"usd": 2**62 + 7, "requests": 2}), "b": Line(1, {"usd": 2**62 + 1})}
-    total = Statement("acme", parse_month("2026-01", NOW), True, lines).total
+    total = Statement("acme", parse_month("2026-01", NOW), True, lines, {}).total
     assert (total.calls, total.used["usd"], total.used["requests"]) == (3, 2**63 + 8, 2)

@@ -22,7 +22,12 @@ from tests.support.stack import Stack
 
 UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 PLAN = plan(quotas=[per("tenant", unit, 10**6, "month") for unit in UNITS])
-PLANS = {"acme": PLAN, "globex": PLAN, "running": PLAN}
+PLANS = {
+    "acme": PLAN,
+    "globex": PLAN,
+    "running": PLAN,
+    "granted": plan(quotas=[per("tenant", "requests", 1, "month")]),
+}
 PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0}]
 PAGE = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OF_OPERATOR = "/v1/admin/tenants/{}/statements/{}"
@@ -40,6 +45,10 @@ class Months:
                 assert client.run("[[pace run_seconds=0.25]] ?").is_success
                 assert client.run(endpoint=COUNTING).is_success
                 assert client.run(temperature=9).status_code == 422
+        with stack.client(ADMIN_TOKEN) as operator, Client(stack, stack.token("erin", tenant="granted")) as client:
+            gift = {"unit": "requests", "amount": 5, "reason": "order 4711"}
+            operator.post("/v1/admin/tenants/granted/grants", json=gift).raise_for_status()
+            assert client.run().is_success and client.run().is_success
         with Client(stack, stack.token("dora", tenant="running")) as client:
             self.job = client.submitted("[[pace hold=IN_QUEUE]] ?")
         self.now = self.move_to_next_month()
@@ -93,6 +102,17 @@ def test_the_operator_reads_any_tenants(months: Months) -> None:
     assert months.read_own("globex")["total"]["calls"] == 2
     missing = months.get(ADMIN_TOKEN, OF_OPERATOR.format("nobody", months.month))
     refusal(missing, 404, "not_found")
+
+
+def test_what_grants_paid_is_shown(months: Months) -> None:
+    found = months.read_own("granted")
+    assert found["granted"] == [{"per": "tenant", "unit": "requests", "used": "1"}]
+    key, path = months.stack.tenant_key("granted"), f"/v1/statements/{months.month}"
+    rows = list(csv.DictReader(io.StringIO(months.get(key, path, format="csv").text, newline="")))
+    assert (rows[-1]["endpoint"], rows[-1]["requests"], rows[-1]["calls"]) == ("paid by grants per tenant", "1", "")
+    assert "Paid by grants" in months.get(key, path, PAGE).text
+    assert months.read_own("acme")["granted"] == []
+    assert "Paid by grants" not in months.get(months.stack.tenant_key("acme"), path, PAGE).text
 
 
 def test_a_month_that_is_not_over_is_preliminary(months: Months) -> None:

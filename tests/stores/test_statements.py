@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import pytest
 
 from proxy.limits.statements import GRACE_SECONDS, Line, parse_month, read_statement
-from proxy.stores.ledger import Accept, Reserve, Settle
+from proxy.stores.ledger import Accept, Bucket, Charge, Granted, Reserve, Settle
+from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
 from tests.stores.expired import expiry
-from tests.stores.records import job
+from tests.stores.records import ACME, PLANS, grant, job
 from tests.stores.test_retention import DAY, Population, removed
+from tests.support.audit_log import AUTHOR
 
 pytestmark = pytest.mark.anyio
 
@@ -63,3 +65,64 @@ async def test_a_month_is_not_final_while_a_call_of_it_runs(stores: SqlStores, u
     assert not await is_final(stores)
     await stores.ledger.commit([Settle(late.id, used, OVER)])
     assert await is_final(stores)
+
+
+# Grants
+
+
+def usd(subject: str = "") -> Charge:
+    """What a call of ten dollars takes from a quota of four."""
+    return Charge(Bucket("acme", subject, "usd", "month", 0), 10 * 10**6, 4 * 10**6)
+
+
+async def granted(stores: SqlStores, tenant: str = "acme") -> dict[tuple[str, str], int]:
+    return dict((await read_statement(stores.ledger, stores.statements, tenant, PERIOD, OVER)).granted)
+
+
+async def pay_with_grants(stores: SqlStores) -> None:
+    """Calls of which grants of the tenant, and of alice, pay six dollars of ten; both get back what was not used."""
+    for subject in ("", "alice"):
+        await stores.grants.add(grant(30 * 10**6, subject, "usd"), by=AUTHOR)
+    calls = [
+        (job(usd(), usd("alice"), submitted_at=1000.0), 7 * 10**6 + 1),
+        # The quotas have nothing left.
+        (job(usd(), submitted_at=2 * DAY), 5 * 10**6),
+        (job(usd(), submitted_at=2 * DAY), None),
+        (job(usd(), submitted_at=PERIOD.until), 10**6),
+    ]
+    for one, used in calls:
+        assert await stores.ledger.commit([Reserve(one, has_grants=True)]) == [Granted()]
+        await stores.ledger.commit([Settle(one.id, None if used is None else {"usd": used}, one.submitted_at + 60)])
+
+
+async def test_a_statement_says_what_grants_paid(stores: SqlStores) -> None:
+    assert await granted(stores) == {}
+    await pay_with_grants(stores)
+    expected = {("tenant", "usd"): 3 * 10**6 + 1 + 5 * 10**6, ("subject", "usd"): 3 * 10**6 + 1}
+    assert await granted(stores) == expected
+    assert await granted(stores, "globex") == {}
+    # One job after the other is counted, and each is in it once.
+    while await stores.usage_rollup.count(1):
+        assert await granted(stores) == expected
+    assert await removed(stores, "jobs", expiry(jobs=100.0 * DAY), most=10) == 4
+    assert await granted(stores) == expected
+
+
+async def test_jobs_that_are_removed_before_they_are_counted_are_in_it(stores: SqlStores) -> None:
+    await pay_with_grants(stores)
+    before = await granted(stores)
+    assert before and await removed(stores, "jobs", expiry(jobs=100.0 * DAY), most=10) == 4
+    assert await granted(stores) == before
+
+
+async def test_what_grants_paid_stays_with_the_records_of_a_deleted_tenant(stores: SqlStores) -> None:
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    await pay_with_grants(stores)
+    before = await granted(stores)
+    await stores.usage_rollup.count(1)
+    former = FormerTenant("acme~0123456789abcdef", "acme", 5000.0)
+    assert await stores.directory.delete_tenant(former, by=AUTHOR)
+    while await stores.removal.clear_some(former):
+        pass
+    assert await granted(stores) == {}
+    assert await granted(stores, former.records) == before

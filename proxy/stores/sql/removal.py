@@ -11,7 +11,7 @@ from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import next_version
 from proxy.stores.sql.forgetting import delete_rows, forget_some
 from proxy.stores.sql.insertions import add_rows
-from proxy.stores.sql.schema import former_tenants, jobs, metadata, usage_days
+from proxy.stores.sql.schema import former_tenants, grant_days, jobs, metadata, usage_days
 from proxy.stores.sql.usage_rollup import is_alone
 from proxy.stores.sqlite.file import MANY_ROWS
 
@@ -63,9 +63,9 @@ def _clear_rows(connection: Connection, table: Table, former: FormerTenant) -> b
         moved = [{"of_id": row["id"]} for row in rows]
         connection.execute(update(jobs).where(jobs.c.id == bindparam("of_id")).values(tenant=former.records), moved)
         return True
-    if table is usage_days:
+    if table in (usage_days, grant_days):
         # Jobs that moved before may have been counted there already.
         moved = [{**row, "tenant": former.records} for row in rows]
-        connection.execute(add_rows(connection.dialect.name, usage_days), moved)
+        connection.execute(add_rows(connection.dialect.name, table), moved)
     delete_rows(connection, table, rows)
     return True

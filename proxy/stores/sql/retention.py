@@ -78,7 +78,7 @@ _KINDS = {
     "upload_parts": _kind(upload_parts),
     "uploads": _kind(uploads),
     "revocations": _kind(revocations),
-    "jobs": _kind(jobs, read=("tenant", "subject", "endpoint", "state", "submitted_at", "used")),
+    "jobs": _kind(jobs, read=("tenant", "subject", "endpoint", "state", "submitted_at", "used", "charges")),
     "accounts": _kind(quota_usage, "reserved"),
     "alert_deliveries": _kind(alert_deliveries),
     "alerts": _kind(alerts),

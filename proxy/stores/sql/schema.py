@@ -145,6 +145,18 @@ usage_totals = Table(
     *(Column(name, BigInteger, nullable=False) for name in USAGE_SUMS),
 )
 
+#: What grants paid of counted jobs, by the window of their accounts and the day of `usage_days`.
+grant_days = Table(
+    "grant_days",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("window", String(16), primary_key=True),
+    Column("unit", String(32), primary_key=True),
+    Column("paid_whole", BigInteger, nullable=False),
+    Column("paid_rest", BigInteger, nullable=False),
+)
+
 #: The accounts. `used` and `reserved` are millionths of the unit.
 quota_usage = Table(
     "quota_usage",

@@ -8,25 +8,29 @@ its reports, where their sums are, and does not remove them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, text, update
 
+from proxy.stores.grants import sum_granted
 from proxy.stores.ledger import UNITS
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.insertions import add_rows
-from proxy.stores.sql.schema import jobs, usage_days
+from proxy.stores.sql.schema import grant_days, jobs, usage_days
 from proxy.stores.sql.usage import MILLION, day_of
 from proxy.stores.sqlite.file import MANY_ROWS
+from proxy.stores.transaction import unpack_charges
 
 #: Held until the end of a transaction, by one process at a time. SQLite has its own lock of the file.
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(7287870002)")
 _is_named = jobs.c.id.in_(bindparam("ids", expanding=True))
 _find = select(jobs.c.id).where(jobs.c.state == "settled").order_by(jobs.c.checked_at).limit(bindparam("most"))
-_columns = [jobs.c[name] for name in ("id", "tenant", "subject", "endpoint", "state", "submitted_at", "used")]
+_columns = [
+    jobs.c[name] for name in ("id", "tenant", "subject", "endpoint", "state", "submitted_at", "used", "charges")
+]
 _lock = select(*_columns).where(_is_named).order_by(jobs.c.id).with_for_update()
 _mark = update(jobs).where(_is_named).values(state="counted")
 
@@ -61,8 +65,9 @@ def is_alone(connection: Connection) -> bool:
     return connection.dialect.name != "postgresql" or bool(connection.execute(_TRY_LOCK).scalar())
 
 
-def add_to_sums(connection: Connection, settled: Iterable[Any]) -> None:
-    """Add what settled jobs used to the sums of their days."""
+def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
+    """Add what settled jobs used, and what grants paid of it, to the sums of their days."""
+    _add_grants(connection, settled)
     calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     used: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     for job in settled:
@@ -73,6 +78,21 @@ def add_to_sums(connection: Connection, settled: Iterable[Any]) -> None:
     if calls:
         sums = [_sum_values(group, count, [used[*group, unit] for unit in UNITS]) for group, count in calls.items()]
         connection.execute(add_rows(connection.dialect.name, usage_days), sums)
+
+
+def _add_grants(connection: Connection, settled: Iterable[Any]) -> None:
+    paid: Counter[tuple[Any, ...]] = Counter()
+    for job in settled:
+        day = day_of(job.submitted_at)
+        for names, amount in sum_granted(unpack_charges(job.tenant, job.charges), job.used).items():
+            paid[job.tenant, day, *names] += amount
+    if paid:
+        keys = [column.name for column in grant_days.primary_key]
+        sums = [
+            dict(zip(keys, group, strict=True), paid_whole=amount // MILLION, paid_rest=amount % MILLION)
+            for group, amount in paid.items()
+        ]
+        connection.execute(add_rows(connection.dialect.name, grant_days), sums)
 
 
 def _sum_values(group: tuple[Any, ...], calls: int, used: Sequence[int]) -> dict[str, Any]:
