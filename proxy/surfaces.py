@@ -18,7 +18,7 @@ from proxy.routes.admin import AdminRoutes
 from proxy.routes.admin_alerts import AlertRoutes
 from proxy.routes.admin_audit import AuditReader, AuditRoutes
 from proxy.routes.admin_door import AdminDoor
-from proxy.routes.admin_jobs import AdminJobRoutes
+from proxy.routes.admin_jobs import AdminJobRoutes, JobDesk
 from proxy.routes.admin_reconciliation import ReconciliationRoutes
 from proxy.routes.admin_tokens import AdminTokenRoutes
 from proxy.routes.admin_upstreams import UpstreamRoutes
@@ -76,11 +76,10 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
         directory=parts.directory,
         sessions=parts.sessions,
         catalog=parts.catalog,
-        ledger=parts.stores.ledger,
         reports=_usage_reports(parts),
         clock=parts.clock,
     )
-    jobs = AdminJobRoutes(door, parts.stores.ledger, parts.job_handler)
+    jobs = AdminJobRoutes(door, _job_desk(parts))
     upstreams = UpstreamRoutes(door, parts.upstream.guard, parts.stores.ledger)
     drift = ReconciliationRoutes(door, DriftReports(parts.stores.ledger, parts.platform), parts.clock)
     audit = AuditRoutes(door, AuditReader(parts.stores.audit))
@@ -126,7 +125,11 @@ def _console_routes(parts: Container) -> list[Route]:
         sessions=parts.sessions,
         tokens=parts.admin_tokens,
         directory=parts.directory,
+        catalog=parts.catalog,
         stores=parts.stores,
+        guard=parts.upstream.guard,
+        jobs=_job_desk(parts),
+        drain=parts.drain,
         limiter=parts.limiter,
         flood_guard=parts.flood_guard,
         clock=parts.clock,
@@ -134,6 +137,10 @@ def _console_routes(parts: Container) -> list[Route]:
         # The listener of operators has a host of its own, of which the public address says nothing.
         is_public_https=parts.public_url.startswith("https:") and not parts.settings.server.ops_port,
     ).routes()
+
+
+def _job_desk(parts: Container) -> JobDesk:
+    return JobDesk(parts.stores.ledger, parts.directory, parts.stores.audit, parts.job_handler)
 
 
 def _usage_reports(parts: Container) -> UsageReports:

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.console.door import ConsoleDoor, Visit
+from proxy.console.queries import drop_empty
 from proxy.routes.admin_audit import AuditReader
 from proxy.routes.queries import known_query
 
@@ -26,8 +27,3 @@ class AuditPage:
         query = drop_empty(known_query(visit.request, "tenant", "cursor"))
         page = await self._reader.read({**query, "limit": str(PAGE_ROWS)})
         return visit.respond("audit.html", **page, tenant=query.get("tenant", ""))
-
-
-def drop_empty(query: dict[str, str]) -> dict[str, str]:
-    """A query without the fields of a form that were left empty."""
-    return {name: value for name, value in query.items() if value}

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from slowapi import Limiter
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import AdminTokens
 from proxy.auth.sessions import Sessions
+from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.console.audit import AuditPage
 from proxy.console.cookies import ConsoleCookies
-from proxy.console.door import PATH, ConsoleDoor, Visit
+from proxy.console.door import PATH, ConsoleDoor
+from proxy.console.jobs import JobPages
+from proxy.console.overview import FigureReader, OverviewPage
 from proxy.console.pages import FOLDER, POLICY, Pages
 from proxy.console.sessions import ConsoleSessions
 from proxy.console.sign_in import SignIn
 from proxy.console.tenants import TenantPages
+from proxy.console.watching import WatchPages
+from proxy.drain import Drain
 from proxy.http.static_page import StaticPage
 from proxy.limits.rates import DESCRIPTION_LIMIT, RateLimiter
 from proxy.routes.admin_audit import AuditReader
+from proxy.routes.admin_jobs import JobDesk
 from proxy.stores.base import Stores
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
+from proxy.upstream.guard import Guard
 
 #: Ours, and what `make bundle` copies from packages.
 _FILES = {
     "console.css": "console.css",
+    "icon.svg": "icon.svg",
     "htmx.js": "bundle/htmx.min.js",
+    "sse.js": "bundle/sse.min.js",
 }
 #: A new version of the program brings new files.
 _CACHING = b"no-cache"
@@ -42,7 +51,11 @@ class Console:
         sessions: Sessions,
         tokens: AdminTokens,
         directory: Directory,
+        catalog: Catalog,
         stores: Stores,
+        guard: Guard,
+        jobs: JobDesk,
+        drain: Drain,
         limiter: RateLimiter,
         flood_guard: Limiter,
         clock: Clock,
@@ -52,20 +65,19 @@ class Console:
         self._flood_guard = flood_guard
         pages, cookies = Pages(), ConsoleCookies(is_public_https=is_public_https)
         own_sessions = ConsoleSessions(sessions, tokens, directory, clock)
-        door = self._door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
+        door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
+        reader = FigureReader(stores.ledger, guard, directory, metrics, clock)
         self._parts = (
+            OverviewPage(door, reader, own_sessions, drain, clock),
             SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
+            JobPages(door, jobs, directory, catalog),
+            WatchPages(door, guard, stores.ledger, stores.alerts),
             TenantPages(door, directory, stores.ledger, clock),
             AuditPage(door, AuditReader(stores.audit)),
         )
 
     def routes(self) -> list[Route]:
-        home = self._door.page("", _show_home)
-        return [home, *_file_routes(self._flood_guard), *(route for part in self._parts for route in part.routes())]
-
-
-async def _show_home(visit: Visit) -> Response:
-    return RedirectResponse(f"{PATH}/tenants", 303)
+        return [*_file_routes(self._flood_guard), *(route for part in self._parts for route in part.routes())]
 
 
 def _file_routes(flood_guard: Limiter) -> list[Route]:

@@ -22,6 +22,7 @@ from proxy.errors import ProxyError, Unauthenticated
 from proxy.limits.rates import ADMIN_LIMIT, RateLimitExceeded, to_rate_limited
 from proxy.log_context import bind
 from proxy.routes.admin_door import check_role
+from proxy.routes.authors import author_of
 from proxy.stores.audit import Author
 from proxy.telemetry.metrics import Metrics
 
@@ -126,8 +127,7 @@ class ConsoleDoor:
 
     def author_of(self, request: Request, holder: TokenHolder) -> Author:
         """The author of what the holder of a token changes here."""
-        host = request.client.host if request.client else ""
-        return Author(f"console:{holder.name}", self._clock.now(), host, request.scope["state"]["request_id"])
+        return author_of(request, f"console:{holder.name}", self._clock.now())
 
     async def _admit(self, request: Request, least: Role) -> Visit:
         text = self._cookies.read(request, SESSION)

@@ -1,4 +1,4 @@
-"""For the operator, with the admin token: tenants and plans, keys, sessions, jobs, usage."""
+"""For the operator, with the admin token: tenants and plans, keys, sessions, usage."""
 
 from __future__ import annotations
 
@@ -17,24 +17,15 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
-from proxy.jobs.records import describe_job
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED, Subject, subject_of
-from proxy.routes.paging import (
-    cut_page,
-    parse_endpoint,
-    parse_limit,
-    parse_name_cursor,
-    parse_since,
-    parse_time_cursor,
-)
+from proxy.routes.paging import cut_page, parse_limit, parse_name_cursor, parse_time_cursor
 from proxy.routes.queries import known_query, parse_switch
 from proxy.routes.sessions import Mint, mint_session
 from proxy.routes.tenants import find_tenant
 from proxy.routes.usage import QUERY as USAGE_QUERY
 from proxy.routes.usage import UsageReports
 from proxy.stores.directory import TenantKey
-from proxy.stores.ledger import JobFilter, Ledger
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plan_diff import describe_dry_run
@@ -76,7 +67,7 @@ class Revoke(BaseModel):
 
 
 class AdminRoutes:
-    """Let the operator see and change tenants, keys and sessions, and see jobs and usage."""
+    """Let the operator see and change tenants, keys and sessions, and see usage."""
 
     def __init__(
         self,
@@ -85,7 +76,6 @@ class AdminRoutes:
         directory: Directory,
         sessions: Sessions,
         catalog: Catalog,
-        ledger: Ledger,
         reports: UsageReports,
         clock: Clock,
     ) -> None:
@@ -93,7 +83,6 @@ class AdminRoutes:
         self._directory = directory
         self._sessions = sessions
         self._catalog = catalog
-        self._ledger = ledger
         self._reports = reports
         self._clock = clock
 
@@ -108,7 +97,6 @@ class AdminRoutes:
             route("DELETE", "/keys/{key}", self.revoke_key, Role.ADMIN),
             route("POST", "/sessions", self.mint, Role.OPERATOR),
             route("DELETE", "/sessions", self.revoke, Role.OPERATOR),
-            route("GET", "/jobs", self.list_jobs, Role.VIEWER),
             route("GET", "/usage", self.show_usage, Role.VIEWER),
         ]
 
@@ -177,17 +165,6 @@ class AdminRoutes:
         revocation = revoke_by_name(found.id, form.session_id, form.subject, self._clock.now())
         await self._directory.revoke(revocation, by=self._door.author_of(request))
         return Response(status_code=204)
-
-    async def list_jobs(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "subject", "limit", "cursor", "endpoint", "since")
-        limit = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED)
-        since, after = parse_since(query.get("since")), parse_time_cursor(query.get("cursor"))
-        endpoints = [parse_endpoint(query["endpoint"]).endpoint] if "endpoint" in query else None
-        _, found = await find_tenant(self._directory, query.get("tenant", ""))
-        wanted = JobFilter(found.id, subject_of(query), endpoints, since=since, after=after)
-        jobs = await self._ledger.list_jobs(wanted, limit + 1)
-        page, cursor = cut_page(jobs, limit, lambda job: (job.submitted_at, job.id))
-        return JSONResponse({"jobs": [describe_job(job) for job in page], "next_cursor": cursor})
 
     async def show_usage(self, request: Request) -> Response:
         query = known_query(request, "tenant", "subject", *USAGE_QUERY)

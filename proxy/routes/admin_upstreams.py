@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,6 +28,10 @@ class UpstreamRoutes:
 
     async def list_upstreams(self, request: Request) -> Response:
         known_query(request)
-        in_flight = await self._ledger.count_in_flight()
-        one = {"name": DEFAULT_UPSTREAM, **self._guard.describe(), "in_flight": in_flight.get(DEFAULT_UPSTREAM, 0)}
-        return JSONResponse({"upstreams": [one]})
+        return JSONResponse({"upstreams": await describe_upstreams(self._guard, self._ledger)})
+
+
+async def describe_upstreams(guard: Guard, ledger: Ledger) -> list[dict[str, Any]]:
+    """The keys by their names, with what this process knows of fal, and what all processes have in flight."""
+    in_flight = await ledger.count_in_flight()
+    return [{"name": DEFAULT_UPSTREAM, **guard.describe(), "in_flight": in_flight.get(DEFAULT_UPSTREAM, 0)}]

@@ -104,6 +104,12 @@ class Metrics:
         self._expect(self.reloads, ("applied", "refused"))
         self._expect(self.origins_refused, ("preflight", "cookie", "guest"))
 
+    def list_refusals(self) -> dict[str, int]:
+        """How many requests this process has refused since its start, by error_type; those that were none left out."""
+        samples = (sample for metric in self.refusals.collect() for sample in metric.samples)
+        totals = {one.labels["error_type"]: int(one.value) for one in samples if one.name.endswith("_total")}
+        return {code: total for code, total in sorted(totals.items()) if total}
+
     def _expect(self, counter: Counter, labels: Iterable[str]) -> None:
         """Show labels from the start, as 0: of a counter that begins with 1, Prometheus sees no increase."""
         for label in labels:

@@ -105,6 +105,20 @@ def test_a_job_is_shown_with_its_charges_and_its_timeline(
     assert console.read("jobs", "show", job["id"]) == job
 
 
+def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx.Client) -> None:
+    waiting = alice.submitted(WAITS)
+    assert alice.run().status_code == 200
+
+    def listed(**query: str) -> list[tuple[str, bool]]:
+        jobs = operator.get(JOBS, params={"tenant": "acme", **query}).raise_for_status().json()["jobs"]
+        return sorted((job["state"], job["request_id"] == waiting) for job in jobs)
+
+    assert listed() == [("accepted", True), ("settled", False)]
+    assert (listed(status="over"), listed(status="open")) == ([("settled", False)], [("accepted", True)])
+    refusal(operator.get(JOBS, params={"tenant": "acme", "status": "OPEN"}), 400, "bad_request")
+    alice.cancel(waiting)
+
+
 def test_a_job_that_is_over_is_settled_also_when_it_is_in_the_sums(
     alice: Client, operator: httpx.Client, tmp_path: Path
 ) -> None:

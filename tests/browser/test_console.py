@@ -1,0 +1,192 @@
+"""The console in Chromium: an operator's work up to the audit log, what a viewer sees, and how it looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser.conftest import PAGE
+from tests.console.operators import new_token, revoke_token
+from tests.support.limited import ADMIN_TOKEN, Client, limited_proxy, per, plan, refusal
+from tests.support.sandbox import SandboxControl
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.tools
+RESULTS = Path(__file__).parents[2] / "test-results"
+AXE = PAGE.parent / "node_modules" / "axe-core" / "axe.min.js"
+PLANS = {"acme": plan(quotas=[per("tenant", "requests", 10, "month")]), "globex": plan()}
+PAGES = [
+    "/console",
+    "/console/tenants",
+    "/console/tenants/acme",
+    "/console/jobs?tenant=acme",
+    "/console/upstreams",
+    "/console/alerts",
+    "/console/audit",
+]
+#: What Chromium itself writes for a refusal.
+ECHO = "Failed to load resource: the server responded with a status of"
+SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+
+
+@pytest.fixture(scope="module")
+def proxy(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("console"), PLANS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def context_options() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def context(proxy: Stack, chromium: Browser, context_options: dict[str, str]) -> Iterator[BrowserContext]:
+    """A fresh profile. What the browser complains about fails the test, such as a violated policy; so does a refusal
+    that is not one of those that tests provoke."""
+    proxy.clock.advance(61)
+    complaints: list[str] = []
+    with chromium.new_context(base_url=proxy.url, **context_options) as context:  # type: ignore[arg-type]
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        refused: set[tuple[int, str]] = set()
+        context.on(
+            "response", lambda one: refused.add((one.status, urlsplit(one.url).path)) if one.status > 399 else None
+        )
+        yield context
+        assert [text for text in complaints if not text.startswith(ECHO)] == []
+        assert refused <= {(403, "/console/tenants/acme/suspend"), (404, "/console/tenants/nobody")}
+
+
+def sign_in(context: BrowserContext, token: str = ADMIN_TOKEN, path: str = "/console") -> Page:
+    page = context.new_page()
+    page.goto(path)
+    page.get_by_label("Admin token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile(f"{re.escape(path)}$"))
+    return page
+
+
+def create_key(page: Page, name: str) -> str:
+    page.get_by_label("Name of a new key").fill(name)
+    page.get_by_role("button", name="Create a key").click()
+    return page.locator("#new-key").inner_text()
+
+
+def test_from_the_sign_in_to_the_audit_log(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context)
+    page.get_by_role("link", name="Tenants", exact=True).click()
+    page.get_by_role("link", name="acme").click()
+    key = create_key(page, "of the browser")
+    with Client(proxy, key) as caller:
+        assert caller.run().status_code == 200
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Suspend").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("suspended")
+        refusal(caller.run(), 403, "tenant_suspended")
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("active")
+        assert caller.run().status_code == 200
+    # The key is on that one page alone.
+    assert key not in page.content()
+    page.get_by_role("link", name="Audit", exact=True).click()
+    for action in ("tenant.resume", "tenant.suspend", "key.create", "console.sign_in"):
+        row = page.get_by_role("row").filter(has_text=action).first
+        expect(row).to_contain_text("console:PROXY_ADMIN_TOKEN")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Admin token")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_label("Admin token")).to_be_visible()
+
+
+def test_who_thinks_better_of_it_suspends_nothing(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context, path="/console/tenants/globex")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_role("button", name="Suspend").click()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")
+    assert len(asked) == 1 and "globex" in asked[0]
+
+
+def test_a_viewer_reads_and_changes_nothing(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context, new_token(proxy, "onlooker", "viewer"))
+    for path in PAGES:
+        page.goto(path)
+        expect(page.get_by_role("button", name=re.compile("Suspend|Resume|Create|Revoke|Cancel"))).to_have_count(0)
+    page.goto("/console/tenants/acme")
+    # The form that an admin would have, sent from the same page.
+    page.evaluate("""() => {
+        const form = document.querySelector("form[action='/console/sign-out']");
+        form.action = "/console/tenants/acme/suspend";
+        form.submit();
+    }""")
+    expect(page.get_by_role("alert")).to_contain_text("this one has the role viewer")
+    page.goto("/console/tenants/acme")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")
+    revoke_token(proxy, "onlooker")
+    proxy.clock.advance(3)
+    page.reload()
+    expect(page.get_by_label("Admin token")).to_be_visible()
+
+
+def test_the_overview_is_live(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context)
+    figure = page.get_by_role("listitem").filter(has_text="calls today")
+    before = int(figure.locator(".figure").inner_text())
+    with Client(proxy, proxy.token(tenant="globex")) as caller:
+        assert caller.run().status_code == 200
+    proxy.clock.advance(3)
+    expect(figure.locator(".figure")).to_have_text(str(before + 1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
+def test_every_page_is_accessible_and_fits(
+    proxy: Stack, context: BrowserContext, context_options: dict[str, str], size: str
+) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    with Client(proxy, proxy.token("a-user-with-quite-a-long-name@example.com")) as caller:
+        assert caller.run().status_code in (200, 402)
+    page = context.new_page()
+    page.set_viewport_size(SIZES[size])  # type: ignore[arg-type]
+    page.goto("/console/sign-in")
+    check_page(page, f"sign-in-{size}-{context_options['color_scheme']}")
+    page.get_by_label("Admin token").fill(ADMIN_TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    for path in [*PAGES, "/console/tenants/nobody"]:
+        page.goto(path)
+        check_page(
+            page, f"{path.partition('?')[0].strip('/').replace('/', '-')}-{size}-{context_options['color_scheme']}"
+        )
+
+
+def check_page(page: Page, name: str) -> None:
+    page.screenshot(path=RESULTS / f"{name}.png", full_page=True)
+    # What the browser's tools run is not under the policy of the page.
+    page.evaluate(AXE.read_text())
+    findings = page.evaluate(
+        "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes[0].html]))"
+    )
+    assert findings == [], name
+    width = page.evaluate("document.documentElement.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") == width, f"{name} scrolls sideways"
+
+
+def test_everything_can_be_done_with_the_keyboard(proxy: Stack, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto("/console/tenants/acme")
+    page.keyboard.type(ADMIN_TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("acme")
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
+    for wanted in ("Skip to the content", "Overview", "Audit", "Sign out", "Suspend", "name", "Create a key"):
+        assert wanted in reached, reached
