@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from proxy.alerts.listing import AlertList
 from proxy.auth.admin_tokens import AdminTokens
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
@@ -71,7 +72,7 @@ class Console:
             OverviewPage(door, reader, own_sessions, drain, clock),
             SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
             JobPages(door, jobs, directory, catalog),
-            WatchPages(door, guard, stores.ledger, stores.alerts),
+            WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
             TenantPages(door, directory, stores.ledger, clock),
             AuditPage(door, AuditReader(stores.audit)),
         )

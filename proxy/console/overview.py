@@ -18,7 +18,7 @@ from proxy.console.sessions import ConsoleSessions
 from proxy.drain import Drain
 from proxy.errors import RateLimited, SessionExpired
 from proxy.http.event_stream import EventStream
-from proxy.limits.usage import Period, describe
+from proxy.limits.usage import Period, UsageQuestion, describe, read_usage
 from proxy.routes.admin_upstreams import describe_upstreams
 from proxy.routes.queries import known_query
 from proxy.stores.ledger import Ledger
@@ -63,11 +63,11 @@ class FigureReader:
 
     async def _read(self, now: float) -> dict[str, Any]:
         today = datetime.fromtimestamp(now, UTC).date()
-        period, groups = Period(today, today), frozenset({"endpoint"})
-        rows = await self._ledger.usage(None, None, period.since, period.until, groups)
+        question = UsageQuestion(None, None, Period(today, today), frozenset({"endpoint"}))
+        rows = await read_usage(self._ledger, question)
         snapshot = await self._directory.snapshot()
         return {
-            "usage": describe(None, None, period, groups, rows, rows),
+            "usage": describe(question, rows, rows),
             "upstreams": await describe_upstreams(self._guard, self._ledger),
             "refusals": self._metrics.list_refusals(),
             "tenants": len(snapshot.tenants),

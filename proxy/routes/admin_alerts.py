@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +20,7 @@ from proxy.tenants.strict import is_name
 
 #: Alerts on one page, and the most.
 MOST_ALERTS = 500
+QUERY = ("tenant", "delivery", "limit", "cursor")
 
 
 class AlertRoutes:
@@ -34,18 +38,26 @@ class AlertRoutes:
         ]
 
     async def list_alerts(self, request: Request) -> Response:
-        query = known_query(request, "tenant", "delivery", "limit", "cursor")
-        limit = parse_limit(query.get("limit"), MOST_ALERTS, MOST_ALERTS)
-        before, tenant, state = parse_time_cursor(query.get("cursor")), query.get("tenant"), query.get("delivery")
-        if tenant is not None and not is_name(tenant):
-            raise BadRequest("tenant must be the id of a tenant.")
-        if state is not None and state not in STATES:
-            raise BadRequest(f"delivery must be one of {', '.join(STATES)}.")
-        alerts = await self._alerts.list_newest(limit + 1, AlertFilter(tenant, state, before))
-        page, cursor = cut_page(alerts, limit, lambda one: (one.alert.at, one.alert.id))
-        return JSONResponse({"alerts": [one.describe() for one in page], "next_cursor": cursor})
+        return JSONResponse(await read_alerts(self._alerts, known_query(request, *QUERY)))
 
     async def resend_alert(self, request: Request) -> Response:
         known_query(request)
         sent = await self._alerts.resend(request.path_params["alert"], by=self._door.author_of(request))
         return JSONResponse({"deliveries": [one.describe() for one in sent]}, 202)
+
+
+async def read_alerts(listed: AlertList, query: Mapping[str, str]) -> dict[str, Any]:
+    """A page of alerts as JSON, the newest first, and the cursor to the next one.
+
+    Raises:
+        BadRequest: a value of the query cannot be understood.
+    """
+    limit = parse_limit(query.get("limit"), MOST_ALERTS, MOST_ALERTS)
+    before, tenant, state = parse_time_cursor(query.get("cursor")), query.get("tenant"), query.get("delivery")
+    if tenant is not None and not is_name(tenant):
+        raise BadRequest("tenant must be the id of a tenant.")
+    if state is not None and state not in STATES:
+        raise BadRequest(f"delivery must be one of {', '.join(STATES)}.")
+    alerts = await listed.list_newest(limit + 1, AlertFilter(tenant, state, before))
+    page, cursor = cut_page(alerts, limit, lambda one: (one.alert.at, one.alert.id))
+    return {"alerts": [one.describe() for one in page], "next_cursor": cursor}

@@ -56,6 +56,7 @@ def test_jobs_are_found_by_tenant_state_endpoint_and_user(proxy: Stack, viewer: 
         ("/console/jobs/nobody", 404),
         ("/console/alerts?tenant=NO", 400),
         ("/console/alerts?cursor=x", 400),
+        ("/console/alerts?delivery=x", 400),
         ("/console/upstreams?x=1", 400),
         ("/console?x=1", 400),
     ],
@@ -102,7 +103,8 @@ def test_alerts_are_listed_newest_first(proxy: Stack, viewer: Operator) -> None:
             for number in range(60):
                 details = {"unit": EVIL, "number": number}
                 at = proxy.clock.now() + number
-                await stores.alerts.add([Alert(f"{number:032x}", "quota.reached", "acme", at, EVIL, details)])
+                alert = Alert(f"{number:032x}", "quota.reached", "acme", at, EVIL, details)
+                await stores.alerts.add([alert], lambda alert: ["acme"] if alert.details["number"] else [])
         finally:
             await stores.close()
 
@@ -115,3 +117,17 @@ def test_alerts_are_listed_newest_first(proxy: Stack, viewer: Operator) -> None:
     numbers = [int(number) for number in re.findall(r"number: (\d+)", page + rest)]
     assert numbers == list(range(59, -1, -1)) and 'rel="next"' not in rest
     assert "Nothing was raised" in viewer.get("/console/alerts?tenant=globex").text
+
+
+def test_an_alert_is_sent_again_by_an_operator(proxy: Stack, viewer: Operator, night_shift: Operator) -> None:
+    """After the test before: the first of its alerts had no receiver."""
+    page = night_shift.get("/console/alerts?delivery=waiting").text
+    assert page.count("to the tenant") == 50 and "/resend" not in viewer.get("/console/alerts").text
+    resend = f"/console/alerts/{59:032x}/resend"
+    assert resend in page
+    assert_refused(viewer.post(resend), 403, "not_allowed")
+    assert night_shift.post(resend).headers["location"] == "/console/alerts"
+    last = read_entries(proxy.settings.stores.database_url.reveal())[-1]
+    assert (last["by"], last["action"]) == ("console:token:night-shift", "alert.resend")
+    assert_refused(night_shift.post(f"/console/alerts/{0:032x}/resend"), 400, "bad_request")
+    assert_refused(night_shift.post("/console/alerts/nobody/resend"), 404, "not_found")
