@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -49,8 +51,10 @@ plans:
     session_ttl_seconds: 86400
 {limits}
 tenants:
-  - {{id: bench, plan: bench}}
+  - {{id: bench, plan: bench, identity: {identity}}}
 """
+#: The tokens of this issuer count as sessions do.
+IDENTITY = {"issuer": "https://identity.bench.example/", "audience": "bench"}
 #: The allocator's variables, as the image sets them.
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "8388608",
@@ -115,17 +119,20 @@ def fal_proxy(
     name: str = OURS,
     limits: str = EVERYTHING_ON,
     stores: Mapping[str, str] | None = None,
+    keys: Mapping[str, Any] | None = None,
     checkout: Path = ROOT,
 ) -> Iterator[Contestant]:
     """This proxy with everything on: session, policy, limits, the ledger in a SQLite file, access log.
 
-    `stores` are the settings of another database and of Redis. `checkout` is where its code and its `.venv` are.
+    `stores` are the settings of another database and of Redis, `keys` the key set of `IDENTITY`. `checkout` is where
+    its code and its `.venv` are.
     """
     port = free_port()
     folder = folder / name.replace(" ", "-")
     folder.mkdir()
     config = folder / "plans.yaml"
-    config.write_text(PLAN_FILE.format(limits=limits))
+    identity = json.dumps([IDENTITY | {"jwks": keys}] if keys else [])
+    config.write_text(PLAN_FILE.format(limits=limits, identity=identity))
     env = {
         **ALLOCATOR,
         "FAL_KEY": "bench:bench",

@@ -1,7 +1,8 @@
 """What the limits cost: `python -m tests.bench.limits`. Needs wrk, taskset, PostgreSQL and Redis.
 
 The way of a submit and of a run with everything on, with SQLite and with PostgreSQL and Redis on the loopback, beside
-the same with quotas, rate limits and slots off. Everything else is as in `python -m tests.bench`.
+the same with quotas, rate limits and slots off; and calls with an app's own identity token beside calls with a session.
+Everything else is as in `python -m tests.bench`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import argparse
 import contextlib
 import json
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from tests.bench.contestants import EVERYTHING_ON, LIMITS_OFF, fal_proxy
+from tests.bench.contestants import EVERYTHING_ON, IDENTITY, LIMITS_OFF, fal_proxy
 from tests.bench.processes import ROOT, machine, static_fal, versions
-from tests.bench.rounds import LOAD_CORE, PROXY_CORE, RUN, SUBMIT, measure
+from tests.bench.rounds import LOAD_CORE, PROXY_CORE, RUN, STATUS, SUBMIT, measure
+from tests.support.issuer import private_key, public_jwk, sign
 from tests.support.postgres import running_postgres
 from tests.support.redis import running_redis
 from tests.support.servers import free_port
@@ -49,8 +53,21 @@ def main() -> None:
             )
         ]
         results = measure(contestants, options.rounds, options.seconds, (SUBMIT, RUN))
+        key = private_key("bench")
+        keys = {"keys": [public_jwk(key, kid="bench")]}
+        session = stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder, name="session", keys=keys))
+        now = int(time.time())
+        claims = {
+            "iss": IDENTITY["issuer"],
+            "aud": IDENTITY["audience"],
+            "sub": "bench",
+            "iat": now,
+            "exp": now + 86_400,
+        }
+        token = replace(session, name="identity token", token=sign({"alg": "RS256", "kid": "bench"}, claims, key))
+        credentials = measure((session, token), options.rounds, options.seconds, (SUBMIT, RUN, STATUS))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report | {"results": results}, indent=2) + "\n")
+    options.output.write_text(json.dumps(report | {"results": results, "credentials": credentials}, indent=2) + "\n")
     print(f"written to {options.output}")
 
 

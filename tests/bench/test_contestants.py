@@ -14,7 +14,7 @@ from tests.bench.processes import ROOT
 @pytest.mark.parametrize("limits", [EVERYTHING_ON, LIMITS_OFF], ids=["everything on", "limits off"])
 def test_the_proxy_accepts_the_plan_files_of_the_benchmark(tmp_path: Path, limits: str) -> None:
     path = tmp_path / "plans.yaml"
-    path.write_text(PLAN_FILE.format(limits=limits))
+    path.write_text(PLAN_FILE.format(limits=limits, identity="[]"))
     plans, _ = read_file(path)
     assert list(plans.plans) == ["bench"]
 

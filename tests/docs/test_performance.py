@@ -44,10 +44,15 @@ def test_ratios_are_the_medians_of_the_rounds() -> None:
 
 def test_other_measurements_are_stated_too() -> None:
     stores = {"SQLite, off": 2000, "SQLite, on": 1500, "PostgreSQL, off": 1000, "PostgreSQL, on": 600}
-    limits = {"results": {"submit": {name: turns(rate) for name, rate in stores.items()}}}
+    credentials = {"session": turns(2000), "identity token": turns(1960)}
+    limits = {
+        "results": {"submit": {name: turns(rate) for name, rate in stores.items()}},
+        "credentials": {"run": credentials, "status": credentials},
+    }
     held = {"streams": 2000, "kib_each": 20.0, "seconds_between": 10.0, "kib_each_over_time": [20.0] * 60 + [21.5]}
     written = page(report(streams=held), limits)
     assert "| submit: share of what the same stores reach without limits | 1.00 | 0.75 | 1.00 | 0.60 |" in written
+    assert "with a session: 0.98 for a run, 0.98 for a status." in " ".join(written.split())
     assert "Over 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
 
 
