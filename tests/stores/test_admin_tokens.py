@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,16 @@ async def test_a_name_is_one_tokens_and_there_are_so_many(stores: SqlStores) -> 
     assert await stores.admin_tokens.add(replace(OPS, id="1" * 16, name="night"), 2, by=AUTHOR)
     assert not await stores.admin_tokens.add(replace(OPS, id="2" * 16, name="day"), 2, by=AUTHOR)
     assert len(await stores.admin_tokens.load()) == 2
+
+
+async def test_a_name_that_is_asked_for_at_the_same_moment_is_one_tokens(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    others = [open_stores(database_url) for _ in range(3)]
+    for number in range(5):
+        asked = [replace(OPS, id=f"{number}{place}" * 8, name=f"ops-{number}") for place in range(4)]
+        added = [each.admin_tokens.add(one, 99, by=AUTHOR) for each, one in zip([stores, *others], asked, strict=True)]
+        assert sorted(await asyncio.gather(*added)) == [False, False, False, True]
 
 
 async def test_each_change_is_an_entry_or_does_not_happen(stores: SqlStores) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 
 from proxy.clock import to_iso
 from proxy.stores.admin_tokens import NamedToken
 from proxy.stores.audit import Author, Change
 from proxy.stores.sql.audit import record
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.insertions import insert_missing
 from proxy.stores.sql.schema import admin_tokens
 
 _by_name = select(admin_tokens).order_by(admin_tokens.c.name)
@@ -31,7 +32,10 @@ class SqlAdminTokens:
             names = {row.name for row in await connection.execute(_by_name)}
             if token.name in names or len(names) >= most:
                 return False
-            await connection.execute(insert(admin_tokens).values(asdict(token)))
+            # Another process may take the name meanwhile.
+            added = await connection.execute(insert_missing(connection.dialect.name, admin_tokens), asdict(token))
+            if not added.rowcount:
+                return False
             change = Change("admin_token.create", target=token.id, after=_describe(token))
             await connection.run_sync(record, by, change)
             return True
