@@ -8,7 +8,7 @@ import typer
 
 from proxy.auth.admin_tokens import AdminTokens, Role
 from proxy.cli.database import command_author, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, say, to_json
+from proxy.cli.output import AsJson, print_done, print_rows, refuse, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.routes.admin_tokens import describe_token
 from proxy.routes.paging import parse_moment
@@ -57,7 +57,9 @@ def admin_tokens_list(as_json: AsJson = False) -> None:
 
 
 @admin_tokens.command("revoke")
-def admin_tokens_revoke(name: Annotated[str, typer.Argument(help="The name that 'admin-tokens list' prints.")]) -> None:
+def admin_tokens_revoke(
+    name: Annotated[str, typer.Argument(help="The name that 'admin-tokens list' prints.")], as_json: AsJson = False
+) -> None:
     """Revoke a token on all servers, within five seconds."""
 
     async def run(stores: SqlStores, _directory: Directory) -> bool:
@@ -65,7 +67,7 @@ def admin_tokens_revoke(name: Annotated[str, typer.Argument(help="The name that 
 
     if not run_on_database(run):
         refuse([f"there is no token {name[:100]}"])
-    print("revoked")
+    print_done({"name": name}, "revoked", as_json)
 
 
 def _tokens(stores: SqlStores) -> AdminTokens:

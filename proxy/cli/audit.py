@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy.cli.database import run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, say, to_json
+from proxy.cli.output import AsJson, print_rows, refuse, say, shown_progress, to_json
 from proxy.stores.audit_chain import Entry, Link
 from proxy.stores.audit_store import Verification
 from proxy.stores.sql import SqlStores
@@ -65,10 +65,12 @@ def audit_verify(
         except ValueError as problem:
             refuse([f"--expect: {problem}"])
 
-    async def run(stores: SqlStores, _directory: Directory) -> Verification:
-        return await stores.audit.verify(expected)
+    with shown_progress("verify") as report:
 
-    found = run_on_database(run)
+        async def run(stores: SqlStores, _directory: Directory) -> Verification:
+            return await stores.audit.verify(expected, report)
+
+        found = run_on_database(run)
     if as_json:
         print(to_json({"head": str(found.head), "entries": found.entries, "problems": found.problems}))
     if found.problems:

@@ -8,7 +8,7 @@ import typer
 
 from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, say, to_json
+from proxy.cli.output import AsJson, print_done, print_rows, refuse, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
@@ -58,7 +58,9 @@ def keys_list(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @tenant_keys.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that 'keys list' prints.")]) -> None:
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="The id that 'keys list' prints.")], as_json: AsJson = False
+) -> None:
     """Revoke a key on all servers, within five seconds."""
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
@@ -66,4 +68,4 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that 'keys li
 
     if not run_on_database(run):
         refuse([f"there is no key {key_id}"])
-    print("revoked")
+    print_done({"id": key_id}, "revoked", as_json)

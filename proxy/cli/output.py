@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
@@ -45,6 +46,23 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
     for line in cells:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_done(fields: Mapping[str, Any], status: str, as_json: bool) -> None:
+    """Print what was done, and as JSON what it was done to as well."""
+    print(to_json({**fields, "status": status}) if as_json else status)
+
+
+@contextmanager
+def shown_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far long work is, if stderr is a terminal; yields what gets how much is done, and of how much."""
+    with typer.progressbar(length=0, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield report
 
 
 def to_json(document: object) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, to_json
+from proxy.cli.output import AsJson, print_done, print_rows, refuse, to_json
 from proxy.clock import SystemClock
 from proxy.routes.overrides import NewOverride, OverrideEditor, describe_override, list_overrides_of
 from proxy.stores.sql import SqlStores
@@ -49,7 +49,7 @@ def overrides_set(
 
 
 @overrides.command("clear")
-def overrides_clear(tenant: TenantId, subject: Subject) -> None:
+def overrides_clear(tenant: TenantId, subject: Subject, as_json: AsJson = False) -> None:
     """End a user's override now."""
     _check_subject(subject)
 
@@ -60,7 +60,7 @@ def overrides_clear(tenant: TenantId, subject: Subject) -> None:
 
     if not run_on_database(run):
         refuse([f"{subject} has no override"])
-    print("cleared")
+    print_done({"tenant": tenant, "subject": subject}, "cleared", as_json)
 
 
 @overrides.command("list")

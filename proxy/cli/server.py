@@ -13,7 +13,7 @@ import typer
 from proxy import settings as settings_
 from proxy.app import create_app
 from proxy.cli.database import run_on_database
-from proxy.cli.output import refuse, refuse_on_error, say
+from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_json
 from proxy.errors import StoreUnavailable
 from proxy.redaction import Redactor
 from proxy.server.tuning import tune_runtime
@@ -124,23 +124,37 @@ def _import_trial() -> ModuleType:
     return trial
 
 
-def check_config() -> None:
+def check_config(as_json: AsJson = False) -> None:
     """Check every setting and the plan file; print every problem, or 'ok'."""
-    _read_settings(warnings_too=True)
+    _, problems = _find_problems(warnings_too=True)
+    if as_json:
+        print(to_json({"status": "wrong" if problems else "ok", "problems": problems}))
+        raise typer.Exit(1 if problems else 0)
+    if problems:
+        refuse(problems)
     print("ok")
 
 
-def migrate() -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Upgrade the database schema to this version."""
 
     async def run(stores: SqlStores, _directory: Directory) -> str | None:
         return await stores.migrate()
 
-    print(run_on_database(run, prepare=False))
+    revision = run_on_database(run, prepare=False)
+    print(to_json({"revision": revision}) if as_json else revision)
 
 
-def _read_settings(*, warnings_too: bool = False) -> Settings:
+def _read_settings() -> Settings:
     """Read the settings and check the plan file too; print every problem and exit 1 if there is one."""
+    settings, problems = _find_problems()
+    if problems or settings is None:
+        refuse(problems)
+    return settings
+
+
+def _find_problems(*, warnings_too: bool = False) -> tuple[Settings | None, list[str]]:
+    """Read the settings, and give every problem of them and of the plan file."""
     problems: list[str] = []
     settings: Settings | None = None
     try:
@@ -156,6 +170,4 @@ def _read_settings(*, warnings_too: bool = False) -> Settings:
         pass  # A file that is not there is among the problems already.
     if settings is not None and warnings_too:
         problems += settings.warnings
-    if problems or settings is None:
-        refuse(problems)
-    return settings
+    return settings, problems

@@ -13,7 +13,7 @@ from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, describe_mint, is_session_id, is_subject
 from proxy.cli.database import command_author, find_tenant, run_on_database
-from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_json
+from proxy.cli.output import AsJson, print_done, refuse, refuse_on_error, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants.caller import Session
@@ -89,6 +89,7 @@ def sessions_revoke(
     session_id: Annotated[str | None, typer.Argument(help="The id that 'sessions mint' prints.")] = None,
     tenant: Annotated[str | None, typer.Option(help="The tenant's id.")] = None,
     subject: Annotated[str | None, typer.Option(help="Revoke all sessions of this user.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Revoke one session, or all sessions of one user, on all servers within five seconds."""
     if (session_id is None) == (tenant is None or subject is None):
@@ -106,4 +107,5 @@ def sessions_revoke(
             await directory.revoke(revoke_by_name(one.id, session_id, subject, now), by=command_author())
 
     run_on_database(run)
-    print("revoked")
+    fields = {"session_id": session_id, "tenant": tenant, "subject": subject}
+    print_done({name: value for name, value in fields.items() if value is not None}, "revoked", as_json)

@@ -19,13 +19,13 @@ from proxy.cli.database import (
     read_snapshot,
     run_on_database,
 )
-from proxy.cli.output import AsJson, print_rows, refuse, refuse_on_error, say, to_json
+from proxy.cli.output import AsJson, print_done, print_rows, refuse, refuse_on_error, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
 from proxy.tenants.plan_diff import describe_dry_run, format_changes
-from proxy.tenants.plan_file import dump_file, json_schema, read_file
+from proxy.tenants.plan_file import describe_file, dump_yaml, json_schema, read_file
 from proxy.tenants.removal import TenantRemoval
 
 tenants = typer.Typer(no_args_is_help=True, help="Tenants and their plans.")
@@ -67,7 +67,7 @@ def _preview(path: Path, as_json: bool) -> None:
 
 
 @tenants.command("export")
-def tenants_export() -> None:
+def tenants_export(as_json: AsJson = False) -> None:
     """Print the plan file of what the database holds now. Applied, it changes nothing."""
     snapshot = run_on_database(read_snapshot)
     path = os.environ.get("PROXY_CONFIG", "").strip()
@@ -77,7 +77,8 @@ def tenants_export() -> None:
     named = set(snapshot.prices).union(*(plan.endpoints for plan in snapshot.plans.values()))
     if unknown := sorted(named - schemas.keys() - set(built_in().ids())):
         refuse([f"PROXY_CONFIG: name the proxy's plan file, which has the schema of {', '.join(unknown)}"])
-    print(dump_file(snapshot, schemas), end="")
+    document = describe_file(snapshot, schemas)
+    print(to_json(document) if as_json else dump_yaml(document).rstrip("\n"))
 
 
 @tenants.command("list")
@@ -100,17 +101,17 @@ def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
 
 
 @tenants.command("suspend")
-def tenants_suspend(tenant: TenantId) -> None:
+def tenants_suspend(tenant: TenantId, as_json: AsJson = False) -> None:
     """Refuse all that a tenant and its users ask, on all servers within five seconds, until it is resumed."""
     _change(tenant, lambda directory: directory.suspend(tenant, by=command_author()))
-    print("suspended")
+    print_done({"id": tenant}, "suspended", as_json)
 
 
 @tenants.command("resume")
-def tenants_resume(tenant: TenantId) -> None:
+def tenants_resume(tenant: TenantId, as_json: AsJson = False) -> None:
     """Serve a suspended tenant again, on all servers within five seconds."""
     _change(tenant, lambda directory: directory.resume(tenant, by=command_author()))
-    print("resumed")
+    print_done({"id": tenant}, "resumed", as_json)
 
 
 @tenants.command("delete")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,5 +36,11 @@ class AuditStore(Protocol):
     def read_all(self, after: int = 0) -> AsyncIterator[Entry]:
         """Read all entries with a greater number, oldest first, as one consistent reading."""
 
-    async def verify(self, expected: Link | None = None) -> Verification:
-        """Check the whole chain, and that it has the entry that is expected."""
+    async def verify(
+        self, expected: Link | None = None, report: Callable[[int, int], None] | None = None
+    ) -> Verification:
+        """Check the whole chain, and that it has the entry that is expected.
+
+        Args:
+            report: gets, now and then, how many entries are checked, and how many there should be.
+        """

@@ -58,8 +58,8 @@ def read_file(path: Path | None, known: Snapshot = NOTHING_KNOWN) -> tuple[PlanF
     return file, catalog
 
 
-def dump_file(snapshot: Snapshot, schemas: Mapping[str, Path]) -> str:
-    """Write the plan file of what the directory holds, without what is the default; applied, it changes nothing.
+def describe_file(snapshot: Snapshot, schemas: Mapping[str, Path]) -> dict[str, Any]:
+    """Give the plan file of what the directory holds, without what is the default; applied, it changes nothing.
 
     Args:
         schemas: where the schemas of endpoints lie that are not built in, by endpoint.
@@ -70,11 +70,15 @@ def dump_file(snapshot: Snapshot, schemas: Mapping[str, Path]) -> str:
         | ({"price_per_compute_second": snapshot.prices[id_]} if id_ in snapshot.prices else {})
         for id_ in sorted(schemas.keys() | snapshot.prices.keys())
     ]
-    document = {
+    return {
         "plans": {name: dump_form(plan) for name, plan in sorted(snapshot.plans.items())},
         "tenants": [dump_form(tenant) for _, tenant in sorted(snapshot.tenants.items())],
         **({"endpoints": endpoints} if endpoints else {}),
     }
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """Write a plan file as people read it."""
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 

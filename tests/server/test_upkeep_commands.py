@@ -7,12 +7,16 @@ import os
 import pty
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from proxy.cli import main
 from tests.server.commands import PROXY
 from tests.server.conftest import PLANS, Cli
 from tests.support.issuer import private_key, public_jwk
@@ -188,3 +192,66 @@ def test_a_shell_completes_commands(cli: Cli, shell: str) -> None:
     words = {"COMP_WORDS": "fal-proxy tenants ex", "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": "fal-proxy tenants ex"}
     environ = {**words, "_FAL_PROXY_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     assert "export" in cli.run(**environ).stdout  # type: ignore[arg-type]
+
+
+def test_a_terminal_shows_how_far_a_verification_is(cli: Cli) -> None:
+    cli.data("keys", "create", "acme")
+    written = on_terminal(cli, "audit", "verify")
+    assert "verify  [" in written and "100%" in written
+    assert "[" not in cli.run("audit", "verify").stderr
+
+
+# --- JSON
+
+#: Commands that run until they are stopped, and those that print nothing but JSON.
+WITHOUT_JSON = {"serve", "dev", "sandbox", "audit export", "tenants schema"}
+
+
+def test_all_other_commands_print_json() -> None:
+    def list_lacking(group: Any, prefix: str = "") -> Iterator[str]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from list_lacking(command, f"{prefix}{name} ")
+            elif not any("--json" in option.opts for option in command.params):
+                yield f"{prefix}{name}"
+
+    assert set(list_lacking(typer.main.get_command(main))) == WITHOUT_JSON
+
+
+def read_json(cli: Cli, *arguments: str, code: int = 0) -> Any:
+    done = cli.run(*arguments, "--json")
+    assert done.code == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_changes_say_as_json_what_they_changed(cli: Cli) -> None:
+    key = read_json(cli, "keys", "create", "acme")
+    assert read_json(cli, "keys", "revoke", key["id"]) == {"id": key["id"], "status": "revoked"}
+    assert read_json(cli, "tenants", "suspend", "acme") == {"id": "acme", "status": "suspended"}
+    assert read_json(cli, "tenants", "resume", "acme") == {"id": "acme", "status": "resumed"}
+    cli.data("admin-tokens", "create", "ops", "--role", "viewer")
+    assert read_json(cli, "admin-tokens", "revoke", "ops") == {"name": "ops", "status": "revoked"}
+    cli.data("overrides", "set", "acme", "alice", "--until", "2099-01-31", "--plan", "narrow")
+    cleared = {"tenant": "acme", "subject": "alice", "status": "cleared"}
+    assert read_json(cli, "overrides", "clear", "acme", "alice") == cleared
+    session = read_json(cli, "sessions", "mint", "--tenant", "acme", "--subject", "alice")["id"]
+    assert read_json(cli, "sessions", "revoke", session) == {"session_id": session, "status": "revoked"}
+    of_alice = ("sessions", "revoke", "--tenant", "acme", "--subject", "alice")
+    assert read_json(cli, *of_alice) == {"tenant": "acme", "subject": "alice", "status": "revoked"}
+
+
+def test_what_keeps_a_deployment_prints_json(cli: Cli) -> None:
+    revision = read_json(cli, "migrate")["revision"]
+    assert revision == cli.data("migrate")
+    copied = read_json(cli, "backup", "copy.db")
+    assert copied == {"file": "copy.db", "bytes": (cli.folder / "copy.db").stat().st_size}
+    cli.data("tenants", "list")
+    assert read_json(cli, "tenants", "export") == yaml.safe_load(cli.data("tenants", "export"))
+
+
+def test_checks_print_their_problems_as_json(cli: Cli) -> None:
+    cli.environ |= {"FAL_KEY": "id:secret", "PROXY_PUBLIC_URL": "https://ai.example.com"}
+    assert read_json(cli, "check-config") == {"status": "ok", "problems": []}
+    cli.environ["PROXY_PORT"] = "many"
+    found = read_json(cli, "check-config", code=1)
+    assert found["status"] == "wrong" and found["problems"] == ["PROXY_PORT: must be a whole number from 1 to 65535"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,9 @@ class SqlAudit:
                 for entry in await _name_subjects(connection, page):
                     yield entry
 
-    async def verify(self, expected: Link | None = None) -> Verification:
+    async def verify(
+        self, expected: Link | None = None, report: Callable[[int, int], None] | None = None
+    ) -> Verification:
         async with self._database.reading() as connection:
             chain = (await connection.execute(select(audit_chain).where(_IS_ONLY_ROW))).one_or_none()
             if chain is None:
@@ -62,6 +64,8 @@ class SqlAudit:
             async for page in _read_pages(connection, -(2**63)):
                 for entry in page:
                     check.add(entry)
+                if report is not None:
+                    report(check.entries, chain.head_number - chain.anchor_number)
         head = Link(chain.head_number, chain.head_hash)
         check.finish(head)
         return Verification(head, check.entries, check.problems)
