@@ -14,12 +14,14 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.console.audit import AuditPage
 from proxy.console.cookies import ConsoleCookies
+from proxy.console.credits import CreditPages
 from proxy.console.door import PATH, ConsoleDoor
 from proxy.console.jobs import JobPages
 from proxy.console.overview import FigureReader, OverviewPage
 from proxy.console.pages import FOLDER, POLICY, Pages
 from proxy.console.sessions import ConsoleSessions
 from proxy.console.sign_in import SignIn
+from proxy.console.subjects import SubjectPages
 from proxy.console.tenants import TenantPages
 from proxy.console.watching import WatchPages
 from proxy.drain import Drain
@@ -27,6 +29,9 @@ from proxy.http.static_page import StaticPage
 from proxy.limits.rates import DESCRIPTION_LIMIT, RateLimiter
 from proxy.routes.admin_audit import AuditReader
 from proxy.routes.admin_jobs import JobDesk
+from proxy.routes.grants import Grants
+from proxy.routes.overrides import OverrideEditor
+from proxy.routes.usage import UsageReports
 from proxy.stores.base import Stores
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
@@ -68,12 +73,16 @@ class Console:
         own_sessions = ConsoleSessions(sessions, tokens, directory, clock)
         door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
         reader = FigureReader(stores.ledger, guard, directory, metrics, clock)
+        reports = UsageReports(stores.ledger, stores.grants, clock)
+        editor = OverrideEditor(stores.directory, directory, clock)
         self._parts = (
             OverviewPage(door, reader, own_sessions, drain, clock),
             SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
             JobPages(door, jobs, directory, catalog),
             WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
             TenantPages(door, directory, stores.ledger, clock),
+            SubjectPages(door, directory, stores.ledger, reports, clock),
+            CreditPages(door, directory, Grants(stores.grants, directory, clock), editor),
             AuditPage(door, AuditReader(stores.audit)),
         )
 

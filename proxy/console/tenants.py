@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import Role
 from proxy.clock import Clock
 from proxy.console.door import PATH, ConsoleDoor, Visit
+from proxy.console.quotas import read_quotas
 from proxy.errors import BadRequest, NotFound
+from proxy.http.bodies import check_form
 from proxy.limits.accounts import Payer
-from proxy.limits.usage import left
 from proxy.routes.admin import NewKey, describe_key, list_keys_of
 from proxy.routes.paging import cut_page, parse_name_cursor
 from proxy.routes.queries import known_query
@@ -78,10 +77,7 @@ class TenantPages:
 
     async def create_key(self, visit: Visit) -> Response:
         _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
-        try:
-            form = NewKey.model_validate(visit.fields)
-        except ValidationError as problem:
-            raise BadRequest(f"name: {problem.errors()[0]['msg']}") from None
+        form = check_form(NewKey, visit.fields)
         text, record = keys.make(tenant.id, form.name, self._clock.now())
         await self._directory.add_key(record, by=visit.author)
         # Not behind a redirect: the key is in this one answer, and in nothing that could be asked for again.
@@ -98,12 +94,11 @@ class TenantPages:
         self, visit: Visit, snapshot: Snapshot, tenant: Tenant, *, new_key: str = "", status: int = 200
     ) -> Response:
         terms = snapshot.terms_of(tenant, tenant.plan, is_guest=False)
-        own = replace(terms, accounts=tuple(one for one in terms.accounts if one.per == "tenant"))
         listed = list_keys_of(snapshot, tenant.id)
         context: dict[str, Any] = {
             "tenant": snapshot.describe(tenant),
             "limits": snapshot.plans[tenant.plan].model_dump(mode="json"),
-            "quotas": await left(self._ledger, own, Payer(tenant.id, ""), self._clock.now()),
+            "quotas": await read_quotas(self._ledger, terms, Payer(tenant.id, ""), "tenant", self._clock.now()),
             "keys": [describe_key(key) for key in listed[-PAGE_ROWS:]],
             "hidden_keys": max(0, len(listed) - PAGE_ROWS),
             "new_key": new_key,

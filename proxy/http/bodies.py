@@ -85,7 +85,26 @@ async def read_form(request: Request, form: type[Form], most: int | None = FORM_
         BodyTooLarge: it has more than `most` bytes.
     """
     body = await read_body(request, most)
-    document = _parse(request, body) if body.strip() else {}
+    return check_form(form, _parse(request, body) if body.strip() else {})
+
+
+def read_document(text: str) -> Any:
+    """The parsed JSON of a text that a form holds.
+
+    Raises:
+        BadRequest: it is not JSON, too deep, or has too many values.
+    """
+    body = bytearray(text.encode())
+    check_json_bounds(body)
+    return parse_json(body, None)
+
+
+def check_form(form: type[Form], document: Any) -> Form:
+    """A document as one of our own forms.
+
+    Raises:
+        BadRequest: a field is wrong, missing or unknown; every one is named.
+    """
     try:
         return form.model_validate(document)
     except ValidationError as problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,6 +27,15 @@ MOST_ROWS = 500
 QUERY = ("from", "to", "group_by", "format", "limit", "cursor")
 
 
+class _Page(NamedTuple):
+    """Rows of a report; `is_whole` if they are all of them, and each job is in one of them."""
+
+    asked: usage.UsageQuestion
+    rows: Sequence[UsageRow]
+    cursor: str | None
+    is_whole: bool
+
+
 class UsageReports:
     """Answers what a query asks about usage."""
 
@@ -47,19 +56,33 @@ class UsageReports:
             BadRequest: the query cannot be understood.
         """
         is_csv = _parse_format(query.get("format"))
+        page = await self._read_page(tenant, subject, query)
+        link = link_next(query, page.cursor)
+        if is_csv:
+            return _write_csv(page.asked, page.rows, link)
+        report = await self._describe(page)
+        if has_grants and tenant is not None:
+            report["grants"] = await self._list_grants(tenant, subject)
+        return JSONResponse(report, headers=link)
+
+    async def report(self, tenant: str | None, subject: str | None, query: Mapping[str, str]) -> dict[str, Any]:
+        """The same page as JSON, for the console.
+
+        Raises:
+            BadRequest: the query cannot be understood.
+        """
+        return await self._describe(await self._read_page(tenant, subject, query))
+
+    async def _read_page(self, tenant: str | None, subject: str | None, query: Mapping[str, str]) -> _Page:
         asked = usage.parse_question(tenant, subject, query, self._clock.now())
         limit, after = parse_limit(query.get("limit"), MOST_ROWS, MOST_ROWS), _parse_cursor(query, asked.groups)
         rows = await usage.read_usage(self._ledger, asked, after=after, most=limit + 1)
         page, cursor = cut_page(rows, limit, lambda row: row.names)
-        link = link_next(query, cursor)
-        if is_csv:
-            return _write_csv(asked, page, link)
-        is_whole = cursor is None and not after and "tag" not in asked.groups
-        total = rows if is_whole else await usage.read_total(self._ledger, asked)
-        report = usage.describe(asked, page, total) | {"next_cursor": cursor}
-        if has_grants and tenant is not None:
-            report["grants"] = await self._list_grants(tenant, subject)
-        return JSONResponse(report, headers=link)
+        return _Page(asked, page, cursor, is_whole=cursor is None and not after and "tag" not in asked.groups)
+
+    async def _describe(self, page: _Page) -> dict[str, Any]:
+        total = page.rows if page.is_whole else await usage.read_total(self._ledger, page.asked)
+        return usage.describe(page.asked, page.rows, total) | {"next_cursor": page.cursor}
 
     async def _list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
         """The newest grants of a tenant, or of one subject, that have something left."""
@@ -84,7 +107,7 @@ def _write_csv(asked: usage.UsageQuestion, page: Sequence[UsageRow], link: Mappi
     return Response(text, headers=headers, media_type=MEDIA_TYPE)
 
 
-def _parse_cursor(query: dict[str, str], groups: frozenset[str]) -> tuple[str, ...]:
+def _parse_cursor(query: Mapping[str, str], groups: frozenset[str]) -> tuple[str, ...]:
     """The names of the last row of the page before; none for the first page.
 
     Raises:
