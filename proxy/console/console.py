@@ -23,6 +23,7 @@ from proxy.console.sessions import ConsoleSessions
 from proxy.console.sign_in import SignIn
 from proxy.console.subjects import SubjectPages
 from proxy.console.tenants import TenantPages
+from proxy.console.usage import UsagePage
 from proxy.console.watching import WatchPages
 from proxy.drain import Drain
 from proxy.http.static_page import StaticPage
@@ -43,6 +44,9 @@ _FILES = {
     "icon.svg": "icon.svg",
     "htmx.js": "bundle/htmx.min.js",
     "sse.js": "bundle/sse.min.js",
+    "charts.js": "charts.js",
+    "uplot.js": "bundle/uPlot.iife.min.js",
+    "uplot.css": "bundle/uPlot.min.css",
 }
 #: A new version of the program brings new files.
 _CACHING = b"no-cache"
@@ -78,6 +82,7 @@ class Console:
         self._parts = (
             OverviewPage(door, reader, own_sessions, drain, clock),
             SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
+            UsagePage(door, directory, reports),
             JobPages(door, jobs, directory, catalog),
             WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
             TenantPages(door, directory, stores.ledger, clock),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -168,14 +168,25 @@ class AdminRoutes:
 
     async def show_usage(self, request: Request) -> Response:
         query = known_query(request, "tenant", "subject", *USAGE_QUERY)
-        tenant = query.get("tenant")
-        if tenant is None:
-            if "subject" in query:
-                raise BadRequest("subject: name its tenant too.")
-            return await self._reports.respond(None, None, query)
-        if not (await self._directory.snapshot()).has_records(tenant):
-            raise NotFound("There is no such tenant.")
-        return await self._reports.respond(tenant, subject_of(query), query, has_grants=True)
+        tenant, subject = await find_holder(self._directory, query)
+        return await self._reports.respond(tenant, subject, query, has_grants=True)
+
+
+async def find_holder(directory: Directory, query: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Whose usage a query asks for: the tenant, None for all of them, and the subject, None for all of its.
+
+    Raises:
+        BadRequest: it names a subject without its tenant, or what is no subject.
+        NotFound: there is no such tenant, and there was none whose records are kept.
+    """
+    tenant = query.get("tenant")
+    if tenant is None:
+        if "subject" in query:
+            raise BadRequest("subject: name its tenant too.")
+        return None, None
+    if not (await directory.snapshot()).has_records(tenant):
+        raise NotFound("There is no such tenant.")
+    return tenant, subject_of(query)
 
 
 def _endpoint_problems(file: PlanFile, catalog: Catalog) -> Iterator[str]:

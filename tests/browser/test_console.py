@@ -29,6 +29,7 @@ PAGES = [
     "/console/tenants/acme/grants",
     "/console/tenants/acme/overrides",
     "/console/jobs?tenant=acme",
+    "/console/usage?group_by=day",
     "/console/upstreams",
     "/console/alerts",
     "/console/audit",
@@ -149,6 +150,25 @@ def test_the_overview_is_live(proxy: Stack, context: BrowserContext) -> None:
     expect(figure.locator(".figure")).to_have_text(str(before + 1))
 
 
+def test_usage_is_drawn(proxy: Stack, context: BrowserContext) -> None:
+    with Client(proxy, proxy.token(tenant="globex")) as caller:
+        assert caller.run().status_code == 200
+    page = sign_in(context, path="/console/usage")
+    charts = page.get_by_role("img", name=re.compile("as bars"))
+    expect(charts).to_have_count(2)
+    for chart in charts.all():
+        drawn = chart.locator("canvas").evaluate("""(canvas) => {
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const [red, green, blue] = [0x0b, 0x57, 0xb8];
+            let found = 0;
+            for (let at = 0; at < data.length; at += 4) {
+                found += data[at] === red && data[at + 1] === green && data[at + 2] === blue;
+            }
+            return found;
+        }""")
+        assert (drawn > 200) == ("Calls" in (chart.get_attribute("aria-label") or ""))
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
 def test_every_page_is_accessible_and_fits(
@@ -185,6 +205,7 @@ def check_page(page: Page, name: str) -> None:
 def test_everything_can_be_done_with_the_keyboard(proxy: Stack, context: BrowserContext) -> None:
     page = context.new_page()
     page.goto("/console/tenants/acme")
+    expect(page.get_by_label("Admin token")).to_be_focused()
     page.keyboard.type(ADMIN_TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text("acme")
