@@ -243,6 +243,34 @@ def test_the_key_is_seen_nowhere(
     assert walk.codes >= REACHED
 
 
+USAGE_ID, USAGE_SECRET = "canary-usage-id-91c27f3a", "canary-usage-secret-80d64a1e5b"
+ADMIN_TOKEN = "canary-of-the-operator-5a49380f9e8d7c6b"
+
+
+def test_the_key_for_fals_usage_is_seen_nowhere(
+    own_sandbox: SandboxControl, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    usage_key = f"{USAGE_ID}:{USAGE_SECRET}"
+    given = {**environ, "FAL_USAGE_KEY": usage_key, "PROXY_ADMIN_TOKEN": ADMIN_TOKEN}
+    own_sandbox.forget()
+    with serving(tmp_path, given) as (url, log), Wire(url) as wire:
+        walk = Walk(wire, own_sandbox)
+        statuses = set()
+        for fault in ({}, {"fault": "status", "status": 500}, {"fault": "drop", "drop": "before"}, {"fault": "nginx"}):
+            own_sandbox.clear_faults()
+            if fault:
+                own_sandbox.fault(**fault, on={"host": "api"})
+            headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+            statuses.add(walk.send("GET", "/v1/admin/reconciliation", headers).status)
+    own_sandbox.clear_faults()
+    assert statuses == {500, 503}
+    sent = [dict(one["headers"])["authorization"] for one in own_sandbox.requests() if one["host"] == "api"]
+    assert sent and set(sent) == {f"Key {usage_key}"}
+    private = (usage_key, USAGE_ID, USAGE_SECRET, ADMIN_TOKEN)
+    assert not leaks(b"\n".join(walk.seen), *private), "in an answer"
+    assert not leaks(log.read_bytes(), *private), "in the log"
+
+
 def parts(query: str) -> list[str]:
     """The values of a signed URL's query that are long enough to be secret."""
     return [value for value in re.split(r"[=&]", query) if len(value) >= 16]
