@@ -89,7 +89,12 @@ def _write_csv(statement: Statement, _style: str) -> Response:
     return Response(to_csv(COLUMNS, statement.list_rows()), headers=headers, media_type=MEDIA_TYPE)
 
 
-def _write_html(statement: Statement, style: str) -> Response:
+def write_html(statement: Statement, style: str) -> Response:
+    """Write a statement as a page.
+
+    Args:
+        style: where the page finds its stylesheet, relative to itself.
+    """
     text = _template().render(statement=statement.describe(), price=PRICE, style=style)
     return HTMLResponse(text, headers={"content-security-policy": _POLICY, "referrer-policy": "no-referrer"})
 
@@ -97,7 +102,7 @@ def _write_html(statement: Statement, style: str) -> Response:
 _WRITERS: dict[str, Callable[[Statement, str], Response]] = {
     "json": _write_json,
     "csv": _write_csv,
-    "html": _write_html,
+    "html": write_html,
 }
 
 

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from proxy.clock import to_iso
+from proxy.limits.statements import Line, Statement, parse_month
+from proxy.routes.statements import STYLE_PATH, write_html
 from tests.server.commands import Commands, Done
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, per, plan, refusal
 from tests.support.sandbox import SandboxControl
@@ -26,6 +28,7 @@ PLANS = {
     "acme": PLAN,
     "globex": PLAN,
     "running": PLAN,
+    "hurried": plan(rate_limits={"ip": None, "session": None, "subject": None, "tenant": "2/minute"}),
     "granted": plan(quotas=[per("tenant", "requests", 1, "month")]),
 }
 PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0}]
@@ -147,7 +150,20 @@ def test_users_and_strangers_read_no_statement(months: Months) -> None:
     refusal(months.get(months.stack.tenant_key("acme"), of_operator), 401, "unauthenticated")
 
 
+def test_a_statement_counts_as_a_call_in_the_rate_limits(months: Months) -> None:
+    key, path = months.stack.tenant_key("hurried"), f"/v1/statements/{months.month}"
+    assert [months.get(key, path).status_code for _ in range(3)] == [200, 200, 429]
+
+
 # Formats
+
+
+def test_names_are_never_markup() -> None:
+    name = "<script>alert(1)</script>\"'&"
+    lines = {name: Line(1, {"usd": 1})}
+    page = write_html(Statement(name, parse_month("2026-01", 2e9), True, lines, {("tenant", name): 1}), name)
+    text = bytes(page.body).decode()
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;") == 5 and "<script" not in text
 
 
 def test_csv_has_the_same_figures(months: Months) -> None:
@@ -190,6 +206,12 @@ def test_each_page_names_its_stylesheet(months: Months) -> None:
         style = months.get("", str(page.url.join(name).path))
         assert style.status_code == 200 and "@media print" in style.text
         assert style.headers["content-type"].startswith("text/css")
+
+
+def test_the_stylesheet_has_a_flood_guard(sandbox: SandboxControl, tmp_path: Path) -> None:
+    with limited_proxy(sandbox, tmp_path, {"acme": plan()}) as stack, stack.client("") as stranger:
+        statuses = [stranger.get(STYLE_PATH).status_code for _ in range(121)]
+    assert set(statuses[:120]) == {200} and statuses[120] == 429
 
 
 # The command line

@@ -187,6 +187,25 @@ async def test_a_fal_that_is_not_there_or_says_nothing() -> None:
         await platform_at(url, seconds=0.3).read_usage(FIRST, LAST, [])
 
 
+async def test_one_question_is_asked_at_a_time() -> None:
+    open_now, most = 0, 0
+
+    async def show(request: Request) -> Response:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await anyio.sleep(0.05)
+        open_now -= 1
+        return page()
+
+    with running(Starlette(routes=[Route("/{path:path}", show)])) as url:
+        platform = platform_at(url)
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(platform.read_usage, FIRST, LAST, [NEXT])
+    assert most == 1
+
+
 async def test_a_key_is_needed_and_can_be_replaced() -> None:
     fal = Fal({"2026-01-30T00:00:00Z": [line()]})
     with running(fal.app()) as url:
