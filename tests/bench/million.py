@@ -42,7 +42,7 @@ JOBS = """
 INSERT INTO jobs (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at,
   expires_at, session, tags)
 {numbers}
-SELECT {key}, {key}, 'submit', {endpoints}, 'bench', 'user-' || (n * 7919 % {users}), 'counted',
+SELECT {key}, {key}, 'submit', {endpoints}, 'bench', 'user-' || (n % {users} * 7919 % {users}), 'counted',
   '[["","requests","day",0,1000000,1000000000000]]', '{{"requests":1000000,"tokens":64000000,"usd":600}}',
   {begin} + n * {step}, {begin} + n * {step}, {begin} + n * {step} + 3600, {key}, '["web"]'
 FROM numbers
