@@ -125,6 +125,20 @@ async def test_a_report_of_all_tenants_reads_the_sums_in_their_order(filled: Sql
         assert "usage_totals" in str(plan.steps) and "usage_days" not in str(plan.steps), plan
 
 
+async def test_a_statement_reads_few_jobs(filled: SqlStores) -> None:
+    """The tenant may have a million jobs in the month, which are counted; open and uncounted ones are few."""
+    with query_plans() as plans:
+        assert await filled.statements.has_open_jobs("tenant-1", 0.0, DAY)
+        assert not await filled.statements.sum_grants("tenant-1", 0.0, DAY)
+    is_open, granted = plans
+    for plan in (is_open, granted):
+        assert "ix_jobs_state" in str(plan.steps), plan
+        assert [step for step in plan.whole_tables if "grant_days" not in step] == [], plan
+    if "SEARCH" in str(granted.steps):
+        # PostgreSQL chooses by what is in the table.
+        assert "sqlite_autoindex_grant_days_1" in str(granted.steps), granted
+
+
 async def test_accounts_are_read_by_their_keys(stores: SqlStores) -> None:
     """A session asks for its own, and the table has those of all users and windows."""
     await stores.ledger.commit([Reserve(job(Charge(REQUESTS, 1, 10), Charge(ALICES, 1, 10)))])
