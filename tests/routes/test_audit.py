@@ -53,6 +53,9 @@ MUTATIONS: Requests = {
     ("DELETE", "/jobs/{job}"): (lambda http: http.delete(f"/jobs/{a_job(http)}"), ["session.mint", "job.cancel"]),
 }
 
+#: tests/alerts/test_resend.py makes what this one needs, and looks for its entry.
+RESEND = ("POST", "/alerts/{alert}/resend")
+
 
 def a_job(http: httpx.Client) -> str:
     """A job that waits in fal's queue."""
@@ -102,7 +105,7 @@ def entries_of(proxy: Stack) -> list[dict[str, Any]]:
 
 def test_each_mutating_route_is_in_the_table() -> None:
     found = {(method, path) for method, path in admin_routes() if method != "GET"}
-    assert found == {(method, f"/v1/admin{path}") for method, path in MUTATIONS}
+    assert found == {(method, f"/v1/admin{path}") for method, path in [*MUTATIONS, RESEND]}
 
 
 @pytest.mark.parametrize("route", MUTATIONS, ids=" ".join)
