@@ -31,6 +31,7 @@ from proxy.routes.job_lists import JobListRoutes
 from proxy.routes.jobs import JobRoutes
 from proxy.routes.operations import OperationsRoutes, livez_route
 from proxy.routes.overrides import OverrideEditor, OverrideRoutes
+from proxy.routes.plan_desk import PlanDesk
 from proxy.routes.readiness import Readiness
 from proxy.routes.sessions import SessionRoutes
 from proxy.routes.statements import AdminStatementRoutes, StatementRoutes, Statements, style_routes
@@ -75,7 +76,7 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
         door=door,
         directory=parts.directory,
         sessions=parts.sessions,
-        catalog=parts.catalog,
+        plans=PlanDesk(parts.directory, parts.catalog),
         reports=_usage_reports(parts),
         clock=parts.clock,
     )

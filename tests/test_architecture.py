@@ -65,7 +65,7 @@ HOMES = {
     "hiredis": {"stores/redis/"},
     "typer": {"cli"},
     "uvicorn": {"playground/dev.py", "server"},
-    "yaml": {"tenants/plan_file.py", "routes/openapi.py"},
+    "yaml": {"tenants/plan_file.py", "tenants/plan_yaml.py", "routes/openapi.py"},
     "jsonschema_rs": {"catalog/catalog.py"},
     "idna": {"origins.py", "tenants/addresses.py"},
     "opentelemetry": {"telemetry/traces.py", "upstream/traced_engine.py"},

@@ -13,6 +13,7 @@ from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.console.audit import AuditPage
+from proxy.console.configuration import ConfigurationPages
 from proxy.console.cookies import ConsoleCookies
 from proxy.console.credits import CreditPages
 from proxy.console.door import PATH, ConsoleDoor
@@ -32,6 +33,7 @@ from proxy.routes.admin_audit import AuditReader
 from proxy.routes.admin_jobs import JobDesk
 from proxy.routes.grants import Grants
 from proxy.routes.overrides import OverrideEditor
+from proxy.routes.plan_desk import PlanDesk
 from proxy.routes.usage import UsageReports
 from proxy.stores.base import Stores
 from proxy.telemetry.metrics import Metrics
@@ -88,6 +90,7 @@ class Console:
             TenantPages(door, directory, stores.ledger, clock),
             SubjectPages(door, directory, stores.ledger, reports, clock),
             CreditPages(door, directory, Grants(stores.grants, directory, clock), editor),
+            ConfigurationPages(door, directory, PlanDesk(directory, catalog)),
             AuditPage(door, AuditReader(stores.audit)),
         )
 

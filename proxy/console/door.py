@@ -19,6 +19,7 @@ from proxy.console.forms import check_source, is_link, read_fields
 from proxy.console.pages import Pages
 from proxy.console.sessions import ConsoleSession, ConsoleSessions
 from proxy.errors import ProxyError, Unauthenticated
+from proxy.http.bodies import FORM_BYTES
 from proxy.limits.rates import ADMIN_LIMIT, RateLimitExceeded, to_rate_limited
 from proxy.log_context import bind
 from proxy.routes.admin_door import check_role
@@ -82,13 +83,13 @@ class ConsoleDoor:
         """A page, which changes nothing."""
         return self._route("GET", path, handler, least)
 
-    def action(self, path: str, handler: Handler, least: Role) -> Route:
+    def action(self, path: str, handler: Handler, least: Role, most_bytes: int = FORM_BYTES) -> Route:
         """What a form does that is sent to a path."""
-        return self._route("POST", path, handler, least)
+        return self._route("POST", path, handler, least, most_bytes)
 
-    def _route(self, method: str, path: str, handler: Handler, least: Role) -> Route:
+    def _route(self, method: str, path: str, handler: Handler, least: Role, most_bytes: int = 0) -> Route:
         async def admit(request: Request) -> Response:
-            visit = await self._admit(request, least)
+            visit = await self._admit(request, least, most_bytes)
             answer = await handler(visit)
             if method == "POST":
                 fields = {"by": visit.author.name, "route": PATH + path, "method": method}
@@ -129,7 +130,7 @@ class ConsoleDoor:
         """The author of what the holder of a token changes here."""
         return author_of(request, f"console:{holder.name}", self._clock.now())
 
-    async def _admit(self, request: Request, least: Role) -> Visit:
+    async def _admit(self, request: Request, least: Role, most_bytes: int) -> Visit:
         text = self._cookies.read(request, SESSION)
         if text is None:
             raise Unauthenticated("Sign in first.")
@@ -139,7 +140,7 @@ class ConsoleDoor:
         check_role(holder, least)
         fields = {}
         if request.method == "POST":
-            fields = await read_fields(request)
+            fields = await read_fields(request, most_bytes)
             self._sessions.check_csrf(session, fields.pop(CSRF_FIELD, ""))
         csrf = self._sessions.csrf_token(session)
         return Visit(request, session, holder, self.author_of(request, holder), csrf, self._pages, fields)

@@ -67,5 +67,5 @@ def _list_columns(query: Mapping[str, str], tenant: str | None, rows: Sequence[M
 
 def _describe_chart(title: str, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the script of the page draws: one bar a row."""
-    labels = [", ".join(str(row[name]) for name in GROUP_NAMES if name in row) for row in rows]
+    labels = [", ".join(str(row[name]) for name in reversed(GROUP_NAMES) if name in row) for row in rows]
     return {"title": title, "labels": labels, "values": [row[unit] for row in rows]}

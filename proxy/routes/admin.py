@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -13,13 +13,13 @@ from starlette.routing import Route
 from proxy.auth.admin_tokens import Role
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, Sessions, describe_mint, is_session_id, is_subject
-from proxy.catalog import Catalog
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED, Subject, subject_of
 from proxy.routes.paging import cut_page, parse_limit, parse_name_cursor, parse_time_cursor
+from proxy.routes.plan_desk import PlanDesk
 from proxy.routes.queries import known_query, parse_switch
 from proxy.routes.sessions import Mint, mint_session
 from proxy.routes.tenants import find_tenant
@@ -28,8 +28,6 @@ from proxy.routes.usage import UsageReports
 from proxy.stores.directory import TenantKey
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory, Snapshot
-from proxy.tenants.plan_diff import describe_dry_run
-from proxy.tenants.plan_file import problems_of
 from proxy.tenants.plans import PlanFile
 
 #: A file of plans and tenants, which may be many.
@@ -75,14 +73,14 @@ class AdminRoutes:
         door: AdminDoor,
         directory: Directory,
         sessions: Sessions,
-        catalog: Catalog,
+        plans: PlanDesk,
         reports: UsageReports,
         clock: Clock,
     ) -> None:
         self._door = door
         self._directory = directory
         self._sessions = sessions
-        self._catalog = catalog
+        self._plans = plans
         self._reports = reports
         self._clock = clock
 
@@ -112,15 +110,9 @@ class AdminRoutes:
     async def apply_plans(self, request: Request) -> Response:
         is_dry_run = parse_switch("dry_run", known_query(request, "dry_run").get("dry_run"))
         file = await read_form(request, PlanFile, MOST_FILE_BYTES)
-        known = await self._directory.snapshot()
-        problems = problems_of(file.model_dump(mode="json"), self._catalog, known)
-        if problems := [*problems, *_endpoint_problems(file, self._catalog)]:
-            raise BadRequest("; ".join(problems))
-        if any(identity.jwks_file for tenant in file.tenants for identity in tenant.identity):
-            raise BadRequest("identity: jwks_file belongs in the PROXY_CONFIG file; send what it holds as jwks")
         if is_dry_run:
-            return JSONResponse(describe_dry_run(await self._directory.preview(file)))
-        return JSONResponse({"changed": await self._directory.apply(file, by=self._door.author_of(request))})
+            return JSONResponse(await self._plans.preview(file))
+        return JSONResponse({"changed": await self._plans.apply(file, by=self._door.author_of(request))})
 
     async def show_tenant(self, request: Request) -> Response:
         snapshot, found = await find_tenant(self._directory, request.path_params["tenant"])
@@ -187,15 +179,6 @@ async def find_holder(directory: Directory, query: Mapping[str, str]) -> tuple[s
     if not (await directory.snapshot()).has_records(tenant):
         raise NotFound("There is no such tenant.")
     return tenant, subject_of(query)
-
-
-def _endpoint_problems(file: PlanFile, catalog: Catalog) -> Iterator[str]:
-    """What a file says of endpoints beside the prices of those that there are."""
-    for one in file.endpoints:
-        if one.schema_ is not None:
-            yield f"endpoints: {one.id}: schema belongs in the PROXY_CONFIG file, which the proxy reads at the start"
-        elif one.id not in catalog:
-            yield f"endpoints: {one.id} is not in the catalogue"
 
 
 def _age(key: TenantKey) -> tuple[float, str]:

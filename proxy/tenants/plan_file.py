@@ -19,6 +19,7 @@ from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
 from proxy.settings import SettingsError
 from proxy.tenants.directory import Snapshot
 from proxy.tenants.key_set import MAX_BYTES, KeySet
+from proxy.tenants.plan_yaml import parse_document
 from proxy.tenants.plans import MoreEndpoint, Plan, PlanFile, Tenant, default_file
 from proxy.tenants.prices import find_unpriced
 
@@ -205,35 +206,11 @@ def _unknown_endpoints(listed: list[Any], catalog: Catalog) -> list[str]:
 def _parse(path: Path) -> tuple[Any, list[str]]:
     """The document, and the keys that it names twice: YAML itself keeps the last one without a word."""
     try:
-        text = path.read_text()
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = [] if node is None else list(_duplicate_keys(node, ""))
-        return yaml.safe_load(text), problems
+        return parse_document(path.read_text())
     except (OSError, UnicodeDecodeError) as problem:
         raise SettingsError([f"PROXY_CONFIG: {path.name} cannot be read ({type(problem).__name__})"]) from problem
-    except yaml.YAMLError as problem:
-        # Not the mark's own text: it quotes the file, over several lines.
-        mark = getattr(problem, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SettingsError([f"PROXY_CONFIG: {path.name} is not YAML{place}"]) from problem
     except ValueError as problem:
-        # A number of more digits than Python reads, or a day that is in no calendar.
-        raise SettingsError([f"PROXY_CONFIG: {path.name} has a number or a date that cannot be read"]) from problem
-
-
-def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
-    """One sentence for each key that stands in its mapping already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
-    if isinstance(node, yaml.SequenceNode):
-        for at, item in enumerate(node.value):
-            yield from _duplicate_keys(item, f"{where}{at}.")
-    elif isinstance(node, yaml.MappingNode):
-        first_lines: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in first_lines:
-                yield f"{where}{name}: stands at line {first_lines[name]} and again at line {line}; keep one"
-            first_lines.setdefault(name, line)
-            yield from _duplicate_keys(value, f"{where}{name}.")
+        raise SettingsError([f"PROXY_CONFIG: {path.name} {problem}"]) from problem
 
 
 def _sentence(error: Any) -> str:

@@ -33,6 +33,7 @@ PAGES = [
     "/console/upstreams",
     "/console/alerts",
     "/console/audit",
+    "/console/configuration",
 ]
 #: What Chromium itself writes for a refusal.
 ECHO = "Failed to load resource: the server responded with a status of"

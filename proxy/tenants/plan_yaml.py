@@ -1,0 +1,81 @@
+"""The YAML of plan files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import yaml
+
+#: Collections in each other, of a file that comes from outside; a plan file has a few.
+MOST_DEPTH = 50
+
+
+def parse_document(text: str) -> tuple[Any, list[str]]:
+    """The document, and the keys that it names twice: YAML itself keeps the last one without a word.
+
+    Raises:
+        ValueError: it cannot be read; says why, as the end of a sentence.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        problems = [] if node is None else list(_duplicate_keys(node, ""))
+        return yaml.safe_load(text), problems
+    except yaml.YAMLError as problem:
+        raise _describe(problem) from problem
+    except ValueError as problem:
+        # A number of more digits than Python reads, or a day that is in no calendar.
+        raise ValueError("has a number or a date that cannot be read") from problem
+
+
+def parse_text(text: str) -> Any:
+    """The document of a plan file that comes from outside, not from a file of the operator's own.
+
+    Raises:
+        ValueError: it is not YAML, names a key twice, is deep or can grow when it is read; says why, as the end of a
+            sentence.
+    """
+    try:
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError as problem:
+        raise _describe(problem) from problem
+    document, problems = parse_document(text)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return document
+
+
+def _check_events(events: Iterable[yaml.Event]) -> None:
+    """Make sure that a document is what it says and no more, before it is made: nothing here is recursive."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("has an alias (*); write out what it stands for")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH:
+            raise ValueError("is nested too deeply")
+
+
+def _describe(problem: yaml.YAMLError) -> ValueError:
+    # Not the mark's own text: it quotes the file, over several lines.
+    mark = getattr(problem, "problem_mark", None)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return ValueError(f"is not YAML{place}")
+
+
+def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
+    """One sentence for each key that stands in its mapping already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
+    if isinstance(node, yaml.SequenceNode):
+        for at, item in enumerate(node.value):
+            yield from _duplicate_keys(item, f"{where}{at}.")
+    elif isinstance(node, yaml.MappingNode):
+        first_lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first_lines:
+                yield f"{where}{name}: stands at line {first_lines[name]} and again at line {line}; keep one"
+            first_lines.setdefault(name, line)
+            yield from _duplicate_keys(value, f"{where}{name}.")
