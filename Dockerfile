@@ -14,14 +14,17 @@ WORKDIR /src
 # --build-arg PICTURES=on it stays. It is a dependency, as pip installs no extra by itself and `pip install fal-proxy` is
 # to give a `fal-proxy dev` that works.
 ARG PICTURES=off
-COPY requirements/build.txt requirements/runtime.txt requirements/sbom.txt requirements/
+# With --build-arg OTEL=on the image can send traces (PROXY_OTLP_ENDPOINT): it has the extra `otel`.
+ARG OTEL=off
+COPY requirements/build.txt requirements/runtime.txt requirements/otel.txt requirements/sbom.txt requirements/
 RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt \
  && python -m venv /opt/sbom \
  && /opt/sbom/bin/pip install --require-hashes --only-binary :all: -r requirements/sbom.txt \
  && python -m venv --without-pip /opt/fal-proxy \
  && /opt/build/bin/pip --python /opt/fal-proxy/bin/python install \
-      --require-hashes --only-binary :all: -r requirements/runtime.txt \
+      --require-hashes --only-binary :all: \
+      -r requirements/$([ "${OTEL}" = on ] && echo otel || echo runtime).txt \
  && { [ "${PICTURES}" = on ] || /opt/build/bin/pip --python /opt/fal-proxy/bin/python uninstall --yes pillow; }
 
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
@@ -35,12 +38,15 @@ FROM ${PYTHON_IMAGE}
 ARG VERSION=dev
 # The commit that is built; empty if it is not known.
 ARG COMMIT=
+# Where the repository is, such as https://git.example.com/acme/fal-proxy; empty if it is not known.
+ARG PROJECT_URL=
 LABEL org.opencontainers.image.title="fal-proxy" \
       org.opencontainers.image.description="Holds your FAL_KEY on the server: sessions, limits and live queue updates" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.vendor="The fal-proxy authors" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${COMMIT}"
+      org.opencontainers.image.revision="${COMMIT}" \
+      org.opencontainers.image.source="${PROJECT_URL}"
 
 COPY --from=build /opt/fal-proxy /opt/fal-proxy
 

@@ -45,7 +45,13 @@ WORKERS ?= 3
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= fal-proxy:latest
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
-BUILD_FACTS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
+# Where the repository is, for the links of the package and the labels of the image.
+PROJECT_URL ?=
+export PROJECT_URL
+PICTURES ?= off
+OTEL ?= off
+BUILD_FACTS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg PROJECT_URL=$(PROJECT_URL) \
+  --build-arg PICTURES=$(PICTURES) --build-arg OTEL=$(OTEL)
 PLATFORMS ?= linux/amd64,linux/arm64
 IMAGE_BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
 
@@ -56,13 +62,17 @@ run: .venv/.runtime $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Start ever
 	@exec $(BIN)/fal-proxy dev
 
 .PHONY: image
-image: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Build the production image (IMAGE=fal-proxy:latest)
+image: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Build the production image (IMAGE=fal-proxy:latest, OTEL=on to send traces, PICTURES=on to strip metadata)
 	@test -n "$(IMAGE_BUILDER)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
 	$(IMAGE_BUILDER) build -t $(IMAGE) $(BUILD_FACTS) .
 
 .PHONY: image-push
 image-push: $(BUNDLE) $(VIEWER)/LICENSE $(CONSOLE)/LICENSE ## Build it for amd64 and arm64 and push it (IMAGE=registry.example.com/fal-proxy:1.0)
 	docker buildx build --platform $(PLATFORMS) -t $(IMAGE) $(BUILD_FACTS) --sbom=true --provenance=true --push .
+
+.PHONY: wheel
+wheel: .venv/.dev bundle ## Build the package into dist/ (PROJECT_URL=https://git.example.com/acme/fal-proxy, where its links lead)
+	@$(BIN)/uv build -q --no-build-isolation --python $(BIN)/python --out-dir dist
 
 .PHONY: sbom
 sbom: .venv/.dev ## List the packages that a server runs on, with their versions, in build/sbom.cdx.json (CycloneDX)
@@ -136,6 +146,7 @@ requirements: $(BIN)/uv ## Pin pyproject.toml's dependencies again, with hashes 
 	$$compile pyproject.toml -o requirements/runtime.txt; \
 	$$compile pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	$(BIN)/python requirements/build.py | $$compile - -c requirements/dev.txt -o requirements/build.txt; \
+	$$compile pyproject.toml --extra otel -c requirements/dev.txt -o requirements/otel.txt; \
 	$$compile --group sbom -c requirements/dev.txt -o requirements/sbom.txt
 
 .PHONY: clean

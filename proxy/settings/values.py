@@ -64,7 +64,10 @@ def parse_collector(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address of a collector, such as http://localhost:4318, without user or query")
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
-        raise ValueError("needs packages that are not installed; install them with: pip install 'fal-proxy[otel]'")
+        raise ValueError(
+            "needs packages that are not installed; install them with: pip install 'fal-proxy[otel]' "
+            "(an image: build it with --build-arg OTEL=on)"
+        )
     return text.rstrip("/")
 
 

@@ -39,6 +39,7 @@ TAG = "localhost/fal-proxy:test"
 CANARY = "canary-key-id:canary-key-secret"
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "https://git.example.com/acme/fal-proxy"
 MEGABYTE = 1_000_000
 
 
@@ -52,8 +53,22 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".git", ".venv", ".tools", "node_modules", ".*_cache"))
     (context / ".env").write_text(f"FAL_KEY={CANARY}\n")
     (context / "proxy" / "web" / "node_modules" / "left-behind").mkdir(parents=True)
-    build(context, TAG, environ={"FAL_KEY": CANARY}, arguments={"VERSION": "1.2.3", "COMMIT": COMMIT})
+    build(
+        context,
+        TAG,
+        environ={"FAL_KEY": CANARY},
+        arguments={"VERSION": "1.2.3", "COMMIT": COMMIT, "PROJECT_URL": REPOSITORY},
+    )
     return TAG
+
+
+@pytest.fixture(scope="module")
+def with_all_options() -> Iterator[Container]:
+    """A container of an image that was built with what is optional."""
+    ensure_base_image()
+    build(ROOT, f"{TAG}-options", environ={}, arguments={"OTEL": "on", "PICTURES": "on"})
+    with Container(f"{TAG}-options") as container:
+        yield container
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +98,7 @@ def test_says_how_it_wants_to_be_run(image: str) -> None:
     prefix = "org.opencontainers.image."
     labels = {name.removeprefix(prefix): value for name, value in config["Labels"].items() if name.startswith(prefix)}
     assert (labels["title"], labels["version"], labels["revision"]) == ("fal-proxy", "1.2.3", COMMIT)
+    assert labels["source"] == REPOSITORY
     assert labels["licenses"] == "MIT" and labels["description"] and labels["vendor"]
     assert f"PROXY_COMMIT={COMMIT}" in config["Env"]
     assert "StopSignal" not in config
@@ -143,6 +159,25 @@ def test_the_sandbox_and_its_picture_library_are_left_to_pip(idle: Container) ->
     for command in ("dev", "sandbox"):
         refused = idle.run(*idle.entrypoint, command)
         assert refused.returncode == 1 and "needs Pillow" in refused.stderr and "Traceback" not in refused.stderr
+
+
+#: For Python: what is optional can be imported.
+IMPORT_OPTIONS = "import PIL.Image, opentelemetry.sdk, opentelemetry.exporter.otlp.proto.http"
+
+
+def test_it_can_be_built_with_traces_and_pictures(with_all_options: Container, idle: Container) -> None:
+    assert idle.run("python", "-c", IMPORT_OPTIONS).returncode == 1
+    assert with_all_options.run("python", "-c", IMPORT_OPTIONS).returncode == 0
+    settings = (
+        "env",
+        "FAL_KEY=id:secret",
+        f"PROXY_SESSION_SECRETS={SECRET}",
+        "PROXY_OTLP_ENDPOINT=http://127.0.0.1:4318",
+    )
+    checked = with_all_options.run(*settings, *with_all_options.entrypoint, "check-config")
+    assert (checked.returncode, checked.stdout) == (0, "ok\n"), checked.stderr
+    refused = idle.run(*settings, *idle.entrypoint, "check-config")
+    assert refused.returncode == 1 and "OTEL=on" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_is_small(image: str) -> None:

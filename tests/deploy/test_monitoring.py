@@ -50,7 +50,7 @@ EXPRESSIONS = expressions()
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=110)
 
 
 @pytest.fixture(scope="module")

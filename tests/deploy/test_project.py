@@ -57,6 +57,7 @@ def versions(name: str) -> dict[str, set[str]]:
 def wanted(group: str) -> list[Requirement]:
     groups = {
         "runtime": PYPROJECT["project"]["dependencies"],
+        "otel": PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["otel"],
         "dev": PYPROJECT["project"]["dependencies"] + list_group("dev"),
         "sbom": list_group("sbom"),
         "build": PYPROJECT["build-system"]["requires"],
@@ -72,7 +73,7 @@ def list_group(name: str) -> list[str]:
     return listed
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev", "sbom", "build"])
+@pytest.mark.parametrize("name", ["runtime", "otel", "dev", "sbom", "build"])
 def test_every_dependency_is_pinned_within_its_range_and_hashed(name: str) -> None:
     pinned = pins(f"{name}.txt")
     for requirement in wanted(name):
@@ -82,8 +83,9 @@ def test_every_dependency_is_pinned_within_its_range_and_hashed(name: str) -> No
 
 
 def test_the_requirement_files_agree_with_each_other() -> None:
-    runtime, dev, build = (versions(f"{name}.txt") for name in ("runtime", "dev", "build"))
-    assert all(dev[name] == found for name, found in runtime.items())
+    runtime, dev, build, otel = (versions(f"{name}.txt") for name in ("runtime", "dev", "build", "otel"))
+    assert all(dev[name] == found for name, found in otel.items())
+    assert all(otel[name] == found for name, found in runtime.items())
     assert all(dev.get(name, found) == found for name, found in build.items())
 
 
@@ -142,7 +144,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environ)
 
 
-COMMANDS = ("run", "test", "test-fast", "lint", "types", "bench", "bundle", "image", "requirements", "clean")
+COMMANDS = ("run", "test", "test-fast", "lint", "types", "bench", "bundle", "image", "wheel", "requirements", "clean")
 
 
 @pytest.mark.parametrize("target", COMMANDS)
@@ -210,6 +212,15 @@ def test_the_image_takes_only_hashed_wheels() -> None:
     from_outside = [part for part in commands if "pip" in part and " install " in part and "--no-index" not in part]
     assert len(from_outside) == 3
     assert all("--require-hashes" in part and "--only-binary :all:" in part for part in from_outside)
+
+
+def test_make_passes_on_what_the_image_is_built_with() -> None:
+    asked = {"PICTURES": "on", "OTEL": "on", "PROJECT_URL": "https://git.example.com/acme/fal-proxy"}
+    words = [f"{name}={value}" for name, value in asked.items()]
+    planned = make("-n", "IMAGE_BUILDER=docker", *words, "image").stdout
+    assert all(f"--build-arg {word}" in planned for word in words)
+    arguments = {line.split()[1].partition("=")[0] for line in dockerfile() if line.startswith("ARG")}
+    assert arguments - {"PYTHON_IMAGE"} == set(re.findall(r"--build-arg (\w+)=", planned))
 
 
 def test_the_image_ends_as_a_numbered_user_without_a_shell() -> None:

@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Sequence
+from email.message import Message
+from email.parser import BytesParser
 from pathlib import Path
 
 import httpx
@@ -38,9 +41,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(source: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def build(source: Path, folder: Path, *options: str, project_url: str = "") -> subprocess.CompletedProcess[str]:
     command = [UV, "build", "--no-build-isolation", "--python", sys.executable, "--offline", "--out-dir", folder]
-    return subprocess.run([*command, *options, source], capture_output=True, text=True, timeout=110)
+    environ = {**os.environ, "PROJECT_URL": project_url}
+    return subprocess.run([*command, *options, source], env=environ, capture_output=True, text=True, timeout=110)
 
 
 def add(clone: Path, *names: str) -> None:
@@ -54,6 +58,15 @@ def test_a_clean_clone_is_refused_with_what_to_do(kind: str, clone: Path, tmp_pa
     done = build(clone, tmp_path, kind)
     assert done.returncode != 0 and not list(tmp_path.glob("fal*"))
     assert f"{PAGE} and {VIEWER} and {CONSOLE} is not built" in done.stderr and "Run `make bundle` first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["http://git.example.com/a", "git@example.com:a/b", "https://", "https://a/b?c=1", "https://a/(b)"]
+)
+def test_a_wrong_address_of_the_repository_is_refused(url: str, clone: Path, tmp_path: Path) -> None:
+    done = build(clone, tmp_path, "--wheel", project_url=url)
+    assert done.returncode != 0 and not list(tmp_path.glob("fal*"))
+    assert f"PROJECT_URL is {url.rstrip('/')!r}. Write the address of the repository" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +86,17 @@ def wheel(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
+def metadata(wheel: Path) -> Message:
+    """What an index knows of a package."""
+    with zipfile.ZipFile(wheel) as packed:
+        (name,) = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+        return BytesParser().parsebytes(packed.read(name))
+
+
+def links_of(markdown: str) -> list[str]:
+    return re.findall(r"\]\(([^)]*)\)", markdown)
+
+
 @pytest.mark.tools
 @pytest.mark.slow
 class TestWhole:
@@ -84,6 +108,38 @@ class TestWhole:
         files = {"proxy/playground/web/static/index.html", "proxy/console/templates/page.html", "proxy/py.typed"}
         assert {PAGE, VIEWER, CONSOLE, *files} <= set(names)
         assert not [name for name in names if name.endswith((".ts", ".db")) or name.startswith("tests/")]
+
+    def test_an_index_gets_no_link_that_leads_nowhere(self, wheel: Path) -> None:
+        known = metadata(wheel)
+        text = str(known.get_payload())
+        assert text.startswith("# fal-proxy\n") and known["Description-Content-Type"] == "text/markdown"
+        assert links_of(text) == ["https://fal.ai"] and "The tutorial takes you" in text
+        assert known.get_all("License-File") == ["LICENSE"] and known.get_all("Project-URL") is None
+
+    def test_an_index_gets_links_into_the_repository_if_it_is_named(self, whole: Path, tmp_path: Path) -> None:
+        repository = "https://git.example.com/acme/fal-proxy"
+        done = build(whole, tmp_path, "--wheel", project_url=f"{repository}/")
+        assert done.returncode == 0, done.stderr
+        (wheel,) = tmp_path.glob("*.whl")
+        known = metadata(wheel)
+        links = links_of(str(known.get_payload()))
+        assert links.count(f"{repository}/raw/v{__version__}/docs/images/playground.png") == 1
+        written = links_of((ROOT / "README.md").read_text())
+        for link, path in zip(links, written, strict=True):
+            assert link == path or link in (f"{repository}/{kind}/v{__version__}/{path}" for kind in ("blob", "raw"))
+        assert all(link.startswith("https://") for link in links)
+        urls = dict(url.split(", ") for url in known.get_all("Project-URL", []))
+        assert urls.keys() == {"Homepage", "Documentation", "Changelog", "Issues", "Security"}
+        assert urls["Homepage"] == repository and all(url.startswith(repository) for url in urls.values())
+
+    def test_the_sdist_has_what_the_readme_links_to(self, wheel: Path) -> None:
+        (sdist,) = wheel.parent.glob("*.tar.gz")
+        with tarfile.open(sdist) as packed:
+            names = {name.partition("/")[2] for name in packed.getnames()}
+        paths = [link for link in links_of((ROOT / "README.md").read_text()) if not link.startswith("https:")]
+        missing = [path for path in paths if not any(name == path or name.startswith(path) for name in names)]
+        assert len(paths) > 20 and missing == []
+        assert {"Dockerfile", ".dockerignore", "compose.yaml", "requirements/runtime.txt", "Makefile"} <= names
 
     @pytest.mark.parametrize("way", ["pip install .", "pipx run", "uvx"])
     @pytest.mark.timeout(600)

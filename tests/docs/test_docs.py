@@ -166,6 +166,15 @@ def test_every_control_route_stands_in_the_sandbox_page() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_row_is_part_of_a_table(path: Path) -> None:
+    """A blank line between two rows makes text of what follows it."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, *others = table.splitlines()
+        assert len(others) > 1 and set(others[0]) <= set("|-: ") and others[0].count("|") == head.count("|"), head
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if not link.startswith(("http://", "https://")):
