@@ -33,7 +33,7 @@ class AdminDoor:
         self._flood_guard = flood_guard
         self._clock = clock
 
-    def route(self, method: str, path: str, handler: Handler, least: Role = Role.ADMIN) -> Route:
+    def route(self, method: str, path: str, handler: Handler, least: Role) -> Route:
         """A route below `/v1/admin`: the flood guard, then the token and its role, then a line for the log.
 
         Args:
