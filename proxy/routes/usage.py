@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -11,7 +13,7 @@ from starlette.routing import Route
 
 from proxy.auth.authenticator import Authenticator
 from proxy.clock import Clock
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, RateLimited
 from proxy.limits import usage
 from proxy.limits.rates import RateLimiter
 from proxy.routes.paging import cut_page, link_next, parse_limit, parse_names_cursor
@@ -19,21 +21,27 @@ from proxy.routes.queries import known_query
 from proxy.spreadsheets import MEDIA_TYPE, to_csv
 from proxy.stores.grants import GrantFilter, GrantStore
 from proxy.stores.ledger import Ledger
-from proxy.stores.usage import UsageRow, sort_groups
+from proxy.stores.usage import DETAILS, UsageRow, sort_groups
 
 #: Rows of one page.
 MOST_ROWS = 500
+#: Reports of a tenant, and of one of its subjects, at once that read jobs.
+MOST_DETAILED = 3
 #: What a query may ask.
 QUERY = ("from", "to", "group_by", "format", "limit", "cursor")
 
 
 class _Page(NamedTuple):
-    """Rows of a report; `is_whole` if they are all of them, and each job is in one of them."""
+    """Rows of a report, and those that its total is the sum of."""
 
     asked: usage.UsageQuestion
     rows: Sequence[UsageRow]
+    total: Sequence[UsageRow]
     cursor: str | None
-    is_whole: bool
+
+    def describe(self) -> dict[str, Any]:
+        """The page as JSON."""
+        return usage.describe(self.asked, self.rows, self.total) | {"next_cursor": self.cursor}
 
 
 class UsageReports:
@@ -43,6 +51,8 @@ class UsageReports:
         self._ledger = ledger
         self._grants = grants
         self._clock = clock
+        #: How many reports are made that read jobs, by tenant and subject.
+        self._detailed = Counter[tuple[str, str]]()
 
     async def respond(
         self, tenant: str | None, subject: str | None, query: dict[str, str], *, has_grants: bool = False
@@ -54,13 +64,15 @@ class UsageReports:
 
         Raises:
             BadRequest: the query cannot be understood.
+            RateLimited: several of its reports are being made that read jobs.
+            StoreUnavailable: the ledger does not answer.
         """
         is_csv = _parse_format(query.get("format"))
-        page = await self._read_page(tenant, subject, query)
+        page = await self._read_page(tenant, subject, query, has_total=not is_csv)
         link = link_next(query, page.cursor)
         if is_csv:
             return _write_csv(page.asked, page.rows, link)
-        report = await self._describe(page)
+        report = page.describe()
         if has_grants and tenant is not None:
             report["grants"] = await self._list_grants(tenant, subject)
         return JSONResponse(report, headers=link)
@@ -69,20 +81,47 @@ class UsageReports:
         """The same page as JSON, for the console.
 
         Raises:
-            BadRequest: the query cannot be understood.
+            BadRequest, RateLimited, StoreUnavailable: as `respond`.
         """
-        return await self._describe(await self._read_page(tenant, subject, query))
+        return (await self._read_page(tenant, subject, query, has_total=True)).describe()
 
-    async def _read_page(self, tenant: str | None, subject: str | None, query: Mapping[str, str]) -> _Page:
+    async def _read_page(
+        self, tenant: str | None, subject: str | None, query: Mapping[str, str], *, has_total: bool
+    ) -> _Page:
         asked = usage.parse_question(tenant, subject, query, self._clock.now())
         limit, after = parse_limit(query.get("limit"), MOST_ROWS, MOST_ROWS), _parse_cursor(query, asked.groups)
-        rows = await usage.read_usage(self._ledger, asked, after=after, most=limit + 1)
+        with self._bound_detailed(asked):
+            rows = await usage.read_usage(self._ledger, asked, after=after, most=limit + 1)
+            # These are all rows, and each job is in one of them.
+            is_whole = len(rows) <= limit and not after and "tag" not in asked.groups
+            total = rows if is_whole or not has_total else await usage.read_total(self._ledger, asked)
         page, cursor = cut_page(rows, limit, lambda row: row.names)
-        return _Page(asked, page, cursor, is_whole=cursor is None and not after and "tag" not in asked.groups)
+        return _Page(asked, page, total, cursor)
 
-    async def _describe(self, page: _Page) -> dict[str, Any]:
-        total = page.rows if page.is_whole else await usage.read_total(self._ledger, page.asked)
-        return usage.describe(page.asked, page.rows, total) | {"next_cursor": page.cursor}
+    @contextmanager
+    def _bound_detailed(self, asked: usage.UsageQuestion) -> Iterator[None]:
+        """Bound how many reports that read jobs are made of a tenant or a subject: those of others wait behind them.
+
+        Raises:
+            RateLimited: there are so many.
+        """
+        if asked.tenant is None or not asked.is_detailed:
+            yield
+            return
+        whose = asked.tenant, asked.subject or ""
+        if self._detailed[whose] >= MOST_DETAILED:
+            raise RateLimited(
+                f"{MOST_DETAILED} reports by {', '.join(DETAILS)} are being made already; ask for one after the other.",
+                retry_after=1,
+                scope="subject" if asked.subject else "tenant",
+            )
+        self._detailed[whose] += 1
+        try:
+            yield
+        finally:
+            self._detailed[whose] -= 1
+            if not self._detailed[whose]:
+                del self._detailed[whose]
 
     async def _list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
         """The newest grants of a tenant, or of one subject, that have something left."""

@@ -84,7 +84,11 @@ class UsageLedger(Protocol):
         after: Sequence[str] = (),
         most: int | None = None,
     ) -> Sequence[UsageRow]:
-        """What the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`."""
+        """What the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`.
+
+        Raises:
+            StoreUnavailable: also where others of these take too long: they go one by one.
+        """
 
 
 class UsageRollup(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -69,6 +70,20 @@ def test_all_sessions_of_a_user_end_and_no_others(proxy: Stack, backend: httpx.C
     with proxy.client(backend.post("/v1/sessions", json={"subject": "alice"}).json()["token"]) as alice:
         assert alice.get("/v1/session").status_code == 200
     assert backend.get("/v1/session").status_code == 200, "the key itself stays"
+
+
+def test_a_sign_out_counts_in_every_process(
+    proxy: Stack, backend: httpx.Client, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    same = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS, environ=same, clock=proxy.clock) as other,
+        other.client(proxy.token("everywhere", tenant="acme")) as user,
+    ):
+        assert user.get("/v1/session").status_code == 200
+        assert sign_out(backend, subject="everywhere").status_code == 204
+        proxy.clock.advance(5)
+        refusal(user.get("/v1/session"), 401, "session_revoked")
 
 
 def test_a_sign_out_is_in_the_audit_log_under_the_key(proxy: Stack, backend: httpx.Client) -> None:

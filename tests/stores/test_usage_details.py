@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
 import pytest
+from sqlalchemy import Engine, event
 
 from proxy.clock import to_iso
+from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import Job, Reserve, Settle
 from proxy.stores.sql import SqlStores
+from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.usage import GROUP_NAMES, UsageRow
 from tests.stores.expired import expiry, removed
 from tests.stores.records import job
@@ -115,3 +119,37 @@ async def test_it_reads_the_jobs_of_the_tenant_and_the_time(
         expected = [index] if "SEARCH" in str(plan.steps) else ["ix_jobs_tenant", "ix_jobs_owner"]
         assert any(one in str(plan.steps) for one in expected), plan
         assert not [step for step in plan.whole_tables if "each_tag" not in step], plan
+
+
+async def test_reports_that_read_jobs_go_one_by_one(stores: SqlStores, settled: list[Job]) -> None:
+    """Each keeps a connection, and calls need some too."""
+    running, most = 0, 0
+
+    def begin(*_: object) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+
+    def end(*_: object) -> None:
+        nonlocal running
+        running -= 1
+
+    event.listen(Engine, "before_cursor_execute", begin)
+    event.listen(Engine, "after_cursor_execute", end)
+    try:
+        asked = ("acme", None, 0.0, 2.0 * DAY, frozenset({"session", "tag"}))
+        answers = await asyncio.gather(*(stores.ledger.usage_of_jobs(*asked) for _ in range(8)))
+    finally:
+        event.remove(Engine, "before_cursor_execute", begin)
+        event.remove(Engine, "after_cursor_execute", end)
+    assert most == 1 and all(answer == answers[0] for answer in answers) and answers[0]
+
+
+async def test_the_wait_for_another_report_has_an_end(stores: SqlStores, settled: list[Job]) -> None:
+    ledger = SqlLedger(stores.ledger._database, report_wait_seconds=0.05)
+    asked = ("acme", None, 0.0, 2.0 * DAY, frozenset({"tag"}))
+    async with ledger._reading_jobs:
+        with pytest.raises(StoreUnavailable, match="Other reports"):
+            await ledger.usage_of_jobs(*asked)
+        assert await ledger.usage(*asked[:4], frozenset({"day"})), "the sums are read meanwhile"
+    assert await ledger.usage_of_jobs(*asked)

@@ -11,6 +11,7 @@ from typing import Any
 from cachetools import LRUCache
 from sqlalchemy import Select, bindparam, func, select, update
 
+from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import (
     UPLOAD,
     Account,
@@ -32,6 +33,8 @@ from proxy.stores.transaction import AccountsMissing, commit_operations
 from proxy.stores.usage import UsageRow
 
 KNOWN_ACCOUNTS = 20_000
+#: How long a report that reads jobs waits for another one: they go one by one, as each keeps a connection for seconds.
+REPORT_WAIT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 #: What a statement is asked about at once: some databases take no more than a thousand parameters.
 _IDS_AT_ONCE = 500
@@ -49,10 +52,12 @@ _renew_jobs = (
 
 
 class SqlLedger:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, report_wait_seconds: float = REPORT_WAIT_SECONDS) -> None:
         self._database = database
         self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
         self._listeners: list[LedgerListener] = []
+        self._reading_jobs = asyncio.Semaphore(1)
+        self._report_wait_seconds = report_wait_seconds
 
     def listen(self, listener: LedgerListener) -> None:
         self._listeners.append(listener)
@@ -161,9 +166,17 @@ class SqlLedger:
     ) -> Sequence[UsageRow]:
         whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
         values = {**whose, "since": since, "until": until, **usage_page(group_by, after, most)}
-        async with self._database.reading() as connection:
-            query = details_query(connection.dialect.name, group_by, frozenset(values))
-            rows = (await connection.execute(query, values)).all()
+        try:
+            async with asyncio.timeout(self._report_wait_seconds):
+                await self._reading_jobs.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("Other reports that read jobs take their time; try again shortly.") from None
+        try:
+            async with self._database.reading() as connection:
+                query = details_query(connection.dialect.name, group_by, frozenset(values))
+                rows = (await connection.execute(query, values)).all()
+        finally:
+            self._reading_jobs.release()
         return await asyncio.to_thread(usage_rows, rows)
 
     async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
