@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.commands import Commands, Done
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -123,21 +122,19 @@ def test_pages_may_read_the_headers(proxy: Stack) -> None:
     assert {"link", "content-disposition"} <= set(exposed["access-control-expose-headers"].split(", "))
 
 
-def command(proxy: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.slow
+def test_the_command_prints_all_rows(proxy: Stack, backend: httpx.Client, commands: Commands, tmp_path: Path) -> None:
     url = proxy.settings.stores.database_url.reveal()
     environ = {"PROXY_DATABASE_URL": url, "PROXY_CONFIG": str(proxy.settings.config_path)}
-    line = [sys.executable, "-m", "proxy", "usage", *arguments]
-    folder = Path(url.removeprefix("sqlite:///")).parent
-    return subprocess.run(line, env=environ, cwd=folder, capture_output=True, timeout=60, text=True)
 
+    def run(*arguments: str) -> Done:
+        return commands("usage", *arguments, environ=environ, cwd=tmp_path)
 
-@pytest.mark.slow
-def test_the_command_prints_all_rows(proxy: Stack, backend: httpx.Client) -> None:
     report: dict[str, Any] = backend.get("/v1/usage").json()
     period = ("--from", report["from"], "--to", report["to"])
-    done = command(proxy, "--tenant", "acme", *period, "--group-by", "subject", "--csv")
-    assert done.returncode == 0, done.stderr
+    done = run("--tenant", "acme", *period, "--group-by", "subject", "--csv")
+    assert done.code == 0, done.stderr
     assert read(done.stdout) == read(ask(backend, group_by="subject").text)
-    assert read(command(proxy, *period, "--csv").stdout)[1][:2] == ["acme", "6"]
-    both = command(proxy, "--csv", "--json")
-    assert (both.returncode, both.stdout) == (2, "") and "not both" in both.stderr
+    assert read(run(*period, "--csv").stdout)[1][:2] == ["acme", "6"]
+    both = run("--csv", "--json")
+    assert (both.code, both.stdout) == (2, "") and "not both" in both.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.commands import Commands, Done
 from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -159,19 +158,17 @@ def test_the_operator_finds_the_session_of_a_job(past: Past) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_same(past: Past) -> None:
+def test_the_command_prints_the_same(past: Past, commands: Commands, tmp_path: Path) -> None:
     url = past.stack.settings.stores.database_url.reveal()
     environ = {"PROXY_DATABASE_URL": url, "PROXY_CONFIG": str(past.stack.settings.config_path)}
     day = past.first[:10]
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "proxy", "usage", "--from", day, "--to", day, *arguments]
-        folder = Path(url.removeprefix("sqlite:///")).parent
-        return subprocess.run(line, env=environ, cwd=folder, capture_output=True, timeout=60, text=True)
+    def run(*arguments: str) -> Done:
+        return commands("usage", "--from", day, "--to", day, *arguments, environ=environ, cwd=tmp_path)
 
     report = past.ask(past.key, group_by="tag", **{"from": day, "to": day}).json()
     del report["next_cursor"]
     assert json.loads(run("--tenant", "acme", "--group-by", "tag", "--json").stdout) == report
     assert run("--tenant", "acme", "--group-by", "hour", "--csv").stdout.startswith("hour,calls,")
     wrong = run("--group-by", "tag")
-    assert (wrong.returncode, wrong.stdout) == (1, "") and "name a tenant" in wrong.stderr
+    assert (wrong.code, wrong.stdout) == (1, "") and "name a tenant" in wrong.stderr
