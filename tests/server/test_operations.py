@@ -89,7 +89,7 @@ def test_an_unknown_address_is_404_and_never_a_redirect(nobody: httpx.Client, pa
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/v1/sessions", {"POST"}),
+        ("GET", "/v1/sessions", {"DELETE", "POST"}),
         ("PUT", "/v1/endpoints", {"GET", "HEAD"}),
         ("DELETE", "/livez", {"GET", "HEAD"}),
         ("GET", "/uploads/slot", {"PUT"}),
