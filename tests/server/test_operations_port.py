@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 ADMIN_TOKEN = "an-admin-token-of-the-tests-with-more-than-32-bytes"
 AS_ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-OPERATORS = ("/metrics", "/readyz", "/v1/admin/tenants")
+OPERATORS = ("/metrics", "/readyz", "/v1/admin/tenants", "/console/sign-in")
 CALLERS = ("/v1/session", "/v1/endpoints", "/openapi.json", "/api/fal/proxy", "/fal/run/fal-ai/llava-next")
 
 
