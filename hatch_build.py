@@ -1,8 +1,8 @@
 """What hatch does beside packing: it refuses to pack without what npm makes, and writes what an index shows.
 
-An index shows the README outside the repository, where its relative links lead nowhere. `PROJECT_URL` in the environment
-says where the repository is, such as `https://git.example.com/acme/fal-proxy`: then they lead there. Without it, they
-become text.
+An index shows the README outside the repository, where its relative links lead nowhere. The variable `PROJECT_URL` says
+where the repository is, such as `https://git.example.com/acme/fal-proxy`: then they lead there. Without it, they become
+text.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ class MetadataHook(MetadataHookInterface):
         url, tag = read_project_url(), f"v{metadata['version']}"
         text = link_from_outside((Path(self.root) / "README.md").read_text(encoding="utf-8"), url, tag)
         metadata["readme"] = {"content-type": "text/markdown", "text": text}
-        metadata["urls"] = (
-            url
-            and {
-                "Homepage": url,
-                "Documentation": f"{url}/blob/{tag}/docs/index.md",
-                "Changelog": f"{url}/blob/{tag}/CHANGELOG.md",
-                "Issues": f"{url}/issues",
-                "Security": f"{url}/blob/{tag}/SECURITY.md",
-            }
-            or {}
-        )
+        metadata["urls"] = list_addresses(url, tag) if url else {}
+
+
+def list_addresses(url: str, tag: str) -> dict[str, str]:
+    """The addresses of a repository that an index shows, by their well-known labels."""
+    return {
+        "Homepage": url,
+        "Documentation": f"{url}/blob/{tag}/docs/index.md",
+        "Changelog": f"{url}/blob/{tag}/CHANGELOG.md",
+        "Issues": f"{url}/issues",
+        "Security": f"{url}/blob/{tag}/SECURITY.md",
+    }
 
 
 def read_project_url() -> str:

@@ -14,7 +14,8 @@ from proxy.clock import to_iso
 from proxy.errors import NotFound
 from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
-from proxy.routes.paging import parse_moment
+from proxy.routes.operators import MOST_LISTED
+from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_name_cursor
 from proxy.routes.queries import known_query
 from proxy.stores.admin_tokens import NamedToken
 from proxy.tenants.strict import Name, is_name
@@ -45,8 +46,13 @@ class AdminTokenRoutes:
         ]
 
     async def list_tokens(self, request: Request) -> Response:
-        known_query(request)
-        return JSONResponse({"tokens": [describe_token(token) for token in await self._tokens.list_named()]})
+        query = known_query(request, "limit", "cursor")
+        limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_name_cursor(query.get("cursor"))
+        # PostgreSQL may sort in the order of a language.
+        known = sorted(await self._tokens.list_named(), key=lambda token: token.name)
+        found = [token for token in known if token.name > after]
+        page, cursor = cut_page(found, limit, lambda token: token.name)
+        return JSONResponse({"tokens": [describe_token(token) for token in page], "next_cursor": cursor})
 
     async def create_token(self, request: Request) -> Response:
         form = await read_form(request, NewToken)

@@ -163,7 +163,9 @@ def test_a_wrong_query_is_refused_in_words(proxy: Stack, query: dict[str, str]) 
         assert name in refusal(client.get(JOBS, params=query), 400, "bad_request")["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/admin/jobs", "/v1/admin/tenants", "/v1/admin/tenants/acme/keys"])
+@pytest.mark.parametrize(
+    "path", ["/v1/admin/jobs", "/v1/admin/tenants", "/v1/admin/tenants/acme/keys", "/v1/admin/tokens"]
+)
 @pytest.mark.parametrize("query", [{"cursor": "x"}, {"limit": "501"}, {"offset": "1"}])
 def test_a_wrong_query_of_the_operator_is_refused(operator: httpx.Client, path: str, query: dict[str, str]) -> None:
     tenant = {"tenant": "acme"} if path.endswith("jobs") else {}
@@ -182,6 +184,19 @@ def test_the_operators_listings_page_too(proxy: Stack, operator: httpx.Client) -
     assert [one["request_id"] for page in pages for one in page] == jobs[::-1]
     found = operator.get("/v1/admin/jobs", params={"tenant": "globex", "endpoint": BIG}).json()["jobs"]
     assert found == []
+
+
+def test_the_list_of_admin_tokens_pages_by_name(operator: httpx.Client) -> None:
+    tokens = "/v1/admin/tokens"
+    made = ["a-z", "aa", "bob", "carol"]
+    for name in reversed(made):
+        operator.post(tokens, json={"name": name, "role": "viewer"}).raise_for_status()
+    pages = read_pages(operator, tokens, "tokens", limit="3")
+    assert [[one["name"] for one in page] for page in pages] == [made[:3], made[3:]]
+    first = operator.get(tokens, params={"limit": "2"}).json()
+    operator.delete(f"{tokens}/aa").raise_for_status()
+    rest = operator.get(tokens, params={"cursor": first["next_cursor"]}).json()
+    assert [one["name"] for one in rest["tokens"]] == made[2:] and rest["next_cursor"] is None
 
 
 def test_every_date_is_iso_8601_in_utc(proxy: Stack, operator: httpx.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -94,7 +95,23 @@ class Promises:
         schema = close_objects(response["content"][media_type]["schema"])
         body = answer.json()
         jsonschema_rs.validator_for({**schema, "components": self._components}, validate_formats=True).validate(body)
+        assert [text for text in moments_of(body) if datetime.fromisoformat(text).utcoffset() != timedelta(0)] == []
         return body
+
+
+#: A moment of ISO 8601, with or without its offset from UTC.
+MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:[\d.]+)?(Z|[+-]\d{2}:?\d{2})?")
+
+
+def moments_of(body: Any) -> Iterator[str]:
+    """The moments that an answer names, wherever they are but in a job's logs, which are as fal writes them."""
+    if isinstance(body, str) and MOMENT.fullmatch(body):
+        yield body
+    elif isinstance(body, dict):
+        yield from moments_of([one for name, one in body.items() if name != "logs"])
+    elif isinstance(body, list):
+        for one in body:
+            yield from moments_of(one)
 
 
 def close_objects(schema: Any) -> Any:
@@ -356,6 +373,70 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         assert [len(alert["deliveries"]) for alert in alerts] == [2]
         again = operator.post("/v1/admin/alerts/a1/resend")
         promises.check("POST", "/v1/admin/alerts/{alert}/resend", again, 202)
+
+
+#: Lists that the configuration, or a span of days that the caller names, keeps short.
+SHORT = {
+    "/v1/session",
+    "/v1/endpoints",
+    "/v1/statements/{month}",
+    "/v1/admin/tenants/{tenant}",
+    "/v1/admin/tenants/{tenant}/statements/{month}",
+    "/v1/admin/jobs/{job}",
+    "/v1/admin/upstreams",
+    "/v1/admin/reconciliation",
+}
+
+
+def resolve(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """A part of the document, or what it refers to."""
+    if "$ref" not in part:
+        return part
+    _, kind, name = part["$ref"].rsplit("/", 2)
+    found: dict[str, Any] = document["components"][kind][name]
+    return found
+
+
+def test_every_list_pages_by_cursor(document: dict[str, Any]) -> None:
+    paged, whole = set(), set()
+    for path, methods in document["paths"].items():
+        content = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {})
+        named = resolve(content.get("application/json", {}).get("schema", {}), document).get("properties", {})
+        if "next_cursor" in named:
+            paged.add(path)
+            query = {resolve(one, document)["name"] for one in methods["get"]["parameters"]}
+            assert {"cursor", "limit"} <= query, path
+        elif any(resolve(one, document).get("type") == "array" for one in named.values()):
+            whole.add(path)
+    assert whole == SHORT and len(paged) > 8
+
+
+#: The names of moments.
+MOMENTS = re.compile(r"at|until|\w+_at")
+
+
+def test_every_moment_is_described_as_one(document: dict[str, Any]) -> None:
+    seen = 0
+    # Forms take days as well.
+    forms = {form.__name__ for form in FORMS}
+    answers = {name: schema for name, schema in document["components"]["schemas"].items() if name not in forms}
+    for name, schema in answers.items():
+        for property_, described in properties_of(schema):
+            if MOMENTS.fullmatch(property_):
+                seen += 1
+                assert described.get("format") == "date-time", f"{name}.{property_}"
+    assert seen > 15
+
+
+def properties_of(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The properties of a schema and of those inside it."""
+    if isinstance(schema, list):
+        for one in schema:
+            yield from properties_of(one)
+    elif isinstance(schema, dict):
+        yield from (pair for pair in schema.get("properties", {}).items() if isinstance(schema["properties"], dict))
+        for one in schema.values():
+            yield from properties_of(one)
 
 
 def test_operations(http: httpx.Client, promises: Promises) -> None:
