@@ -162,6 +162,24 @@ def test_every_control_route_stands_in_the_sandbox_page() -> None:
         assert f"/_sandbox{route.path}`" in table
 
 
+# Changes
+
+
+def test_changes_are_sorted_and_no_list_is_a_heap() -> None:
+    release = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")[2].partition("\n## ")[0]
+    assert re.findall(r"^### (.*)$", release, re.MULTILINE) == [
+        "Upgrade notes",
+        "Added",
+        "Changed",
+        "Fixed",
+        "Security",
+    ]
+    parts = [part.partition("\n") for part in re.split(r"^#+ ", release, flags=re.MULTILINE)]
+    points = {title: len(re.findall(r"^- ", text, re.MULTILINE)) for title, _, text in parts}
+    assert sum(points.values()) > 100
+    assert {title: number for title, number in points.items() if number > 25} == {}, "sort them below headings (####)"
+
+
 # Links, and what must not stand anywhere
 
 
