@@ -244,8 +244,8 @@ async def test_usage_is_what_settled_jobs_used(stores: SqlStores) -> None:
     ]
     assert await used(None, "endpoint", "subject", until=float(DAY)) == [
         UsageRow(None, "fal-ai/llava-next", "alice", 1, {"requests": 1, "tokens": 1}),
-        UsageRow(None, "fal-ai/llava-next", "bob", 1, {"requests": 1, "tokens": 10}),
         UsageRow(None, "fal-ai/llavav15-13b", "alice", 1, {"requests": 1, "tokens": 100}),
+        UsageRow(None, "fal-ai/llava-next", "bob", 1, {"requests": 1, "tokens": 10}),
     ]
 
 

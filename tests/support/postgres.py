@@ -93,11 +93,14 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="fal-proxy-postgres-") as name:
-        folder = Path(name)
+    name = tempfile.mkdtemp(prefix="fal-proxy-postgres-")
+    try:
         if UNPRIVILEGED:
-            shutil.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
-        yield folder
+            shutil.chown(name, UNPRIVILEGED, UNPRIVILEGED)
+        yield Path(name)
+    finally:
+        # Not waited for: hundreds of databases are a hundred thousand files, which take half a minute.
+        os.posix_spawnp("rm", ["rm", "-rf", name], os.environ)
 
 
 def _run_server(folder: Path, *, durable: bool) -> Iterator[Postgres]:
