@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from proxy.pictures.cleaner import ONE_PICTURE
+from proxy.settings import DEFAULTS
 from tests.bench.retention import fill
+from tests.deploy.containers import ROOT
 from tests.docs.test_docs import page, rows, section
 
 FIGURES = rows(section(page("capacity"), "What one process takes"))
@@ -23,6 +27,18 @@ def test_a_figure_of_another_page_is_that_of_the_page(what: str, figure: str, so
     assert numbers and [number for number in numbers if number not in text] == [], (
         f"docs/{source}.md was measured again"
     )
+
+
+def test_the_memory_of_a_process_at_its_limits_adds_up() -> None:
+    text = section(page("capacity"), "Memory")
+    worked, stream = (int(re.search(pattern, text)[1]) for pattern in (r"(\d+) MiB after some work", r"(\d+) KiB for"))  # type: ignore[index]
+    streams, bodies = (int(DEFAULTS[name]) for name in ("PROXY_MAX_STREAMS", "PROXY_MAX_BODY_MEMORY"))
+    stated = int(re.search(r"needs about (\d+) MiB", text)[1])  # type: ignore[index]
+    assert worked + stream * streams / 1024 + bodies / 2**20 == pytest.approx(stated, rel=0.05)
+    chart = yaml.safe_load((ROOT / "helm" / "values.yaml").read_text())
+    limit = chart["resources"]["limits"]["memory"]
+    assert f"The chart gives it {limit}," in text and int(limit.removesuffix("Gi")) * 1024 > stated
+    assert f"{ONE_PICTURE // 2**20} MiB for each of `PROXY_PICTURE_PROCESSES`" in text
 
 
 def size_with(path: Path, jobs: int) -> int:
