@@ -394,8 +394,19 @@ def test_an_unknown_key_during_an_outage_is_no_fault_of_the_token(issuer: Issuer
 # --- where they may be
 
 
+#: One loop for all fetches: connections that were given up end in it, some of them after the fetch.
+_runner = asyncio.Runner()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_runner() -> Iterator[None]:
+    yield
+    _runner.run(asyncio.sleep(0.2))
+    _runner.close()
+
+
 def fetch(url: str, trust: ssl.SSLContext | None, *networks: str, **more: Any) -> bytes:
-    return asyncio.run(KeyFetcher(networks, trust, **more).fetch(url))
+    return _runner.run(KeyFetcher(networks, trust, **more).fetch(url))
 
 
 def test_a_slow_answer_is_given_up(trusted_host: tuple[KeyHost, ssl.SSLContext], gate: threading.Event) -> None:
