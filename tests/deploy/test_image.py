@@ -172,6 +172,7 @@ def test_it_can_be_built_with_traces_and_pictures(with_all_options: Container, i
         "env",
         "FAL_KEY=id:secret",
         f"PROXY_SESSION_SECRETS={SECRET}",
+        "PROXY_PUBLIC_URL=https://ai.example.com",
         "PROXY_OTLP_ENDPOINT=http://127.0.0.1:4318",
     )
     checked = with_all_options.run(*settings, *with_all_options.entrypoint, "check-config")
