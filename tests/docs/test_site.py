@@ -114,3 +114,11 @@ def test_every_page_of_the_docs_is_in_the_navigation(pages: dict[str, _Page]) ->
 def test_every_fence_became_a_block_of_code(site: Path, pages: dict[str, _Page]) -> None:
     for name in pages:
         assert "```" not in (site / name).read_text(), f"{name}: the site cannot read a fence"
+
+
+def test_a_guide_leads_to_every_page_of_what_people_use_and_run() -> None:
+    guides = [ROOT / "docs" / f"{name}.md" for name in ("frontend", "mobile", "platform", "on-call")]
+    linked = {link for path in guides for link in re.findall(r"\]\(([a-z-]+\.md)", path.read_text())}
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\n  - Use:\n")[2].partition("\n  - Understand:")[0]
+    pages = set(re.findall(r": ([a-z-]+\.md)$", navigation, re.MULTILINE))
+    assert len(pages) > 15 and pages - linked == set()
