@@ -6,11 +6,12 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from proxy.alerts import store_watch
+from proxy.alerts import spend_watch, store_watch
 from proxy.alerts.breakers import LOCKED_KIND, OPEN_KIND, BreakerWatch
 from proxy.alerts.delivery import FAILING_KIND, AlertDelivery
 from proxy.alerts.quota_watch import KIND, QuotaWatch
 from proxy.alerts.receivers import Receivers
+from proxy.alerts.spend_watch import SpendWatch
 from proxy.alerts.store_watch import StoreWatch
 from proxy.alerts.watch import AlertWatch
 from proxy.alerts.webhooks import WebhookSender
@@ -22,7 +23,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.upstream.guard import Guard
 
-KINDS = (KIND, LOCKED_KIND, OPEN_KIND, FAILING_KIND, store_watch.KIND)
+KINDS = (KIND, LOCKED_KIND, OPEN_KIND, FAILING_KIND, store_watch.KIND, spend_watch.KIND)
 
 
 class AlertServices:
@@ -56,7 +57,8 @@ class AlertServices:
         checks = {"database": stores.ping, "counters": counters.ping}
         self._stores = StoreWatch(checks, clock)
         raised.show_stores({name: partial(self._stores.is_degraded, name) for name in checks})
-        sources = (quotas.take, breakers.take, self._delivery.take, self._stores.take)
+        self._spend = SpendWatch(stores.spend, directory, clock)
+        sources = (quotas.take, breakers.take, self._delivery.take, self._stores.take, self._spend.take)
         self._watch = AlertWatch(stores.alerts, sources, raised.count_raised, receivers.list_for)
 
     def start(self) -> None:
@@ -64,8 +66,10 @@ class AlertServices:
         self._watch.start()
         self._delivery.start()
         self._stores.start()
+        self._spend.start()
 
     async def close(self) -> None:
+        await self._spend.close()
         await self._stores.close()
         await self._watch.close()
         await self._delivery.close()

@@ -19,6 +19,7 @@ from proxy.clock import Clock
 from proxy.limits.accounts import WINDOWS, window_start
 from proxy.recurring import Recurring
 from proxy.stores.retention import KINDS, Expiry, Removal, RetentionStore, Row
+from proxy.stores.spend import KEPT_SECONDS
 from proxy.tenants.plans import MAX_SESSION_SECONDS
 from proxy.tenants.terms import SESSION
 
@@ -101,6 +102,7 @@ class Cleaner:
             uploads=ended,
             revocations=ended,
             alerts=before,
+            spend_hours=now - KEPT_SECONDS,
             audit=now - self._audit,
         )
 

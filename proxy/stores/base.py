@@ -19,6 +19,7 @@ from proxy.stores.learned import LearnedStore
 from proxy.stores.ledger import Ledger
 from proxy.stores.removal import RemovalStore
 from proxy.stores.retention import RetentionStore
+from proxy.stores.spend import SpendStore
 from proxy.stores.statements import StatementStore
 from proxy.stores.uploads import UploadStore
 from proxy.stores.usage import UsageRollup
@@ -56,6 +57,9 @@ class Stores(Protocol):
 
     @property
     def deliveries(self) -> DeliveryStore: ...
+
+    @property
+    def spend(self) -> SpendStore: ...
 
     @property
     def retention(self) -> RetentionStore: ...

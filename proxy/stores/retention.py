@@ -34,6 +34,7 @@ class Expiry:
         uploads: for the expiry of uploads.
         revocations: for the expiry of revocations.
         alerts: for when they were raised; their deliveries too.
+        spend_hours: for the hours whose sums go.
         audit: for entries of the audit log; none goes before all older ones.
     """
 
@@ -45,6 +46,7 @@ class Expiry:
     alerts: float
     audit: float
     address_accounts: Mapping[str, float] = field(default_factory=dict)
+    spend_hours: float = 0.0
 
 
 class Removal(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Job, R
 from proxy.stores.retention import KINDS, Expiry, Removal
 from proxy.stores.sql import SqlStores, schema
 from proxy.stores.sql.retention import ROWS_AT_ONCE
+from proxy.stores.sql.spend import add_to_hours
 from proxy.stores.uploads import Part
 from tests.stores.expired import count, expiry, remove, removed
 from tests.stores.records import ALICES, CLAIM, REQUESTS, UPLOAD, job
@@ -62,7 +64,7 @@ async def test_a_batch_touches_no_more_than_it_was_given(stores: SqlStores, data
     assert await remove(stores, kind, found) == 0
 
 
-_EVERYTHING = Expiry(5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0, 5000.0, FOR_EVER)
+_EVERYTHING = Expiry(5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0, 5000.0, FOR_EVER, spend_hours=FOR_EVER)
 
 
 async def _fill(stores: SqlStores, size: int) -> None:
@@ -75,6 +77,8 @@ async def _fill(stores: SqlStores, size: int) -> None:
         await stores.uploads.begin(Part(f"u-{number}", 1, "first", 1))
         await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0), by=AUTHOR)
         await stores.alerts.add([Alert(f"{number}", "quota.reached", "acme", 9.0)], lambda _: ["acme"])
+    hours = [job(submitted_at=3600.0 * number) for number in range(size)]
+    await stores.ledger._database.write(partial(add_to_hours, settled=hours))
 
 
 # Rows with a time of their own

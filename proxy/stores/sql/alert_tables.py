@@ -51,3 +51,15 @@ alert_receivers = Table(
     Column("failures", Integer, nullable=False),
     Column("failing_since", Float),
 )
+
+#: What counted jobs of a tenant used, by the hour in which they were submitted, counted from 1970; of the last days.
+#: Nothing is charged by it, so it need not be exact: a float has no sum that is too large.
+spend_hours = Table(
+    "spend_hours",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("requests", Float, nullable=False),
+    Column("usd", Float, nullable=False),
+    Index("ix_spend_hours_hour", "hour"),
+)

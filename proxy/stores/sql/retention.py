@@ -32,6 +32,7 @@ from sqlalchemy import (
 from proxy.stores.audit_chain import Link
 from proxy.stores.ledger import ADDRESS_PREFIX, OPEN_STATES, OVER_STATES
 from proxy.stores.retention import Expiry, Removal, Row
+from proxy.stores.spend import HOUR_SECONDS
 from proxy.stores.sql.audit import move_anchor
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.keys import is_named, key_values
@@ -43,6 +44,7 @@ from proxy.stores.sql.schema import (
     jobs,
     quota_usage,
     revocations,
+    spend_hours,
     upload_parts,
     uploads,
 )
@@ -82,6 +84,7 @@ _KINDS = {
     "accounts": _kind(quota_usage, "reserved"),
     "alert_deliveries": _kind(alert_deliveries),
     "alerts": _kind(alerts),
+    "spend_hours": _kind(spend_hours),
     "audit": _kind(audit, read=("hash",)),
 }
 
@@ -144,6 +147,8 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
         return alert_deliveries.c.at < expiry.alerts
     if kind == "alerts":
         return alerts.c.at < expiry.alerts
+    if kind == "spend_hours":
+        return spend_hours.c.hour < int(expiry.spend_hours // HOUR_SECONDS)
     if kind == "audit":
         stays = select(audit.c.number).where(audit.c.at >= expiry.audit).order_by(audit.c.number).limit(1)
         return audit.c.number < func.coalesce(stays.scalar_subquery(), _ABOVE_ALL)

@@ -23,6 +23,7 @@ from proxy.stores.sql.alert_tables import alert_deliveries as alert_deliveries
 from proxy.stores.sql.alert_tables import alert_receivers as alert_receivers
 from proxy.stores.sql.alert_tables import alerts as alerts
 from proxy.stores.sql.alert_tables import metadata as metadata
+from proxy.stores.sql.alert_tables import spend_hours as spend_hours
 
 #: Of an index that SQLite does not have.
 _ONLY_POSTGRESQL = {"dialect": "postgresql"}

@@ -20,6 +20,7 @@ from proxy.stores.sql.learned import SqlLearned
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.removal import SqlRemoval
 from proxy.stores.sql.retention import SqlRetention
+from proxy.stores.sql.spend import SqlSpend
 from proxy.stores.sql.statements import SqlStatements
 from proxy.stores.sql.uploads import SqlUploads
 from proxy.stores.sql.usage_rollup import SqlUsageRollup
@@ -62,6 +63,7 @@ class SqlStores:
         self.uploads = SqlUploads(self._database)
         self.alerts = SqlAlerts(self._database)
         self.deliveries = SqlDeliveries(self._database)
+        self.spend = SqlSpend(self._database)
         self.retention = SqlRetention(self._database)
         self.removal = SqlRemoval(self._database)
         self.statements = SqlStatements(self._database)

@@ -20,6 +20,7 @@ from proxy.stores.ledger import UNITS
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.insertions import add_rows
 from proxy.stores.sql.schema import grant_days, jobs, usage_days
+from proxy.stores.sql.spend import add_to_hours
 from proxy.stores.sql.usage import MILLION, day_of
 from proxy.stores.sqlite.file import MANY_ROWS
 from proxy.stores.transaction import unpack_charges
@@ -66,8 +67,9 @@ def is_alone(connection: Connection) -> bool:
 
 
 def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
-    """Add what settled jobs used, and what grants paid of it, to the sums of their days."""
+    """Add what settled jobs used, and what grants paid of it, to the sums of their days, and what they used to hours."""
     _add_grants(connection, settled)
+    add_to_hours(connection, settled)
     calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     used: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     for job in settled:
