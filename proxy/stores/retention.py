@@ -16,6 +16,7 @@ KINDS = (
     "accounts",
     "alert_deliveries",
     "alerts",
+    "spend_hours",
     "audit",
 )
 #: A row as far as its removal needs it: its key first.

@@ -67,7 +67,7 @@ def is_alone(connection: Connection) -> bool:
 
 
 def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
-    """Add what settled jobs used, and what grants paid of it, to the sums of their days, and what they used to hours."""
+    """Add what settled jobs used, and what grants paid of it, to the sums of their days and hours."""
     _add_grants(connection, settled)
     add_to_hours(connection, settled)
     calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
