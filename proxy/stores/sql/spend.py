@@ -35,7 +35,7 @@ class SqlSpend:
 
 def add_to_hours(connection: Connection, settled: Iterable[Any]) -> None:
     """Add what settled jobs used to the sums of the hours in which they were submitted."""
-    sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0, 0.0])
+    sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for job in settled:
         found = sums[job.tenant, int(job.submitted_at // HOUR_SECONDS)]
         found[0] += 1
