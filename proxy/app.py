@@ -250,6 +250,8 @@ async def _close(parts: Container, background: Background) -> None:
     await parts.quotas.close()
     await parts.directory.close()
     await parts.identity_tokens.close()
+    if parts.openid is not None:
+        await parts.openid.close()
     await parts.guest_proofs.close()
     await parts.leases.keeper.close()
     await parts.counters.close()

@@ -12,6 +12,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.auth.identity import IdentityTokens
 from proxy.auth.issuer_keys import KeySources
 from proxy.auth.key_fetcher import KeyFetcher
+from proxy.auth.openid import OpenIdProvider
 from proxy.auth.proofs import GuestProofs
 from proxy.auth.sessions import Sessions
 from proxy.calls.admission import Admission
@@ -121,6 +122,14 @@ class Container:
     @cached_property
     def admin_tokens(self) -> AdminTokens:
         return AdminTokens(self.settings.sessions.admin_token, self.stores.admin_tokens, self.clock)
+
+    @cached_property
+    def openid(self) -> OpenIdProvider | None:
+        """With whom operators sign in to the console."""
+        if self.settings.oidc is None:
+            return None
+        networks = self.settings.sessions.issuer_networks
+        return OpenIdProvider(self.settings.oidc, self.public_url, networks, self.clock, self.issuer_tls)
 
     # How much they may ask.
 

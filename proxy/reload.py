@@ -140,6 +140,7 @@ class Reloader:
         for name, is_same in (
             ("PROXY_DATABASE_URL", new.stores.database_url == self._started_with.stores.database_url),
             ("PROXY_REDIS_URL", new.stores.redis_url == self._started_with.stores.redis_url),
+            ("PROXY_CONSOLE_OIDC_CLIENT_SECRET", new.oidc == self._started_with.oidc),
         ):
             if not is_same:
                 _log.warning("a changed setting needs a restart", extra={"log_fields": {"setting": name}})

@@ -132,6 +132,8 @@ def _console_routes(parts: Container) -> list[Route]:
         jobs=_job_desk(parts),
         drain=parts.drain,
         limiter=parts.limiter,
+        counters=parts.counters,
+        provider=parts.openid,
         flood_guard=parts.flood_guard,
         clock=parts.clock,
         metrics=parts.metrics,

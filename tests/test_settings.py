@@ -84,6 +84,58 @@ def test_the_console_is_on_with_an_admin_token_unless_it_is_said(given: dict[str
     assert read({**GOOD, **given}).server.console is is_on
 
 
+OIDC = {
+    "PROXY_CONSOLE_OIDC_ISSUER": "https://id.example.com/realms/ops",
+    "PROXY_CONSOLE_OIDC_CLIENT_ID": "fal-proxy",
+    "PROXY_CONSOLE_OIDC_CLIENT_SECRET": "the-secret-of-the-client",
+    "PROXY_CONSOLE_OIDC_ROLES": "groups:fal-admins=admin, https://acme.example/tier:urn:night=operator",
+    "PROXY_PUBLIC_URL": "https://ai.example.com",
+}
+
+
+def test_a_provider_for_the_console_is_set_as_a_whole() -> None:
+    settings = read({**GOOD, **OIDC})
+    assert settings.oidc is not None and settings.server.console and not settings.warnings
+    assert settings.oidc.client_secret in settings.secrets
+    assert [tuple(rule) for rule in settings.oidc.roles] == [
+        ("groups", "fal-admins", "admin"),
+        ("https://acme.example/tier", "urn:night", "operator"),
+    ]
+    assert read(GOOD).oidc is None
+    for name in OIDC.keys() - {"PROXY_PUBLIC_URL"}:
+        (problem,) = problems({**GOOD, **OIDC, name: ""})
+        assert problem.startswith(f"{name}: is not set")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROXY_CONSOLE_OIDC_ISSUER", "http://id.example.com"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://id.example.com?x=1"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://id.example.com#x"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://user@id.example.com"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://[::1"),
+        ("PROXY_CONSOLE_OIDC_ISSUER", "https://id.example.com/" + "x" * 500),
+        ("PROXY_CONSOLE_OIDC_CLIENT_ID", "é"),
+        ("PROXY_CONSOLE_OIDC_CLIENT_SECRET", "x" * 501),
+        ("PROXY_CONSOLE_OIDC_ROLES", "groups"),
+        ("PROXY_CONSOLE_OIDC_ROLES", "groups:x=owner"),
+        ("PROXY_CONSOLE_OIDC_ROLES", "groups=admin"),
+        ("PROXY_CONSOLE_OIDC_ROLES", ":x=admin"),
+        ("PROXY_PUBLIC_URL", "http://ai.example.com"),
+    ],
+)
+def test_a_provider_that_is_not_safe_is_refused(name: str, value: str) -> None:
+    assert names({**GOOD, **OIDC, name: value}) == [name]
+
+
+@pytest.mark.parametrize("given", [{"PROXY_CONSOLE": "off"}, {"PROXY_OPS_PORT": "9090"}])
+def test_a_provider_that_leads_to_no_console_is_worth_a_warning(given: dict[str, str]) -> None:
+    (warning,) = read({**GOOD, **OIDC, **given}).warnings
+    assert warning.startswith("PROXY_CONSOLE_OIDC_ISSUER: ")
+
+
 def test_an_empty_environment_names_what_is_missing() -> None:
     assert names({}) == ["FAL_KEY", "PROXY_SESSION_SECRETS"]
 

@@ -73,7 +73,8 @@ annotations:
   "admin-token" .Values.adminToken
   "database-url" .Values.database.url
   "redis-url" .Values.redis.url
-  "alerts-secret" (join "," .Values.alerts.secrets) }}
+  "alerts-secret" (join "," .Values.alerts.secrets)
+  "oidc-client-secret" .Values.consoleOidc.clientSecret }}
 {{- range $key, $value := $data }}
 {{- if $value }}
 {{ $key }}: {{ $value | quote }}

@@ -30,6 +30,7 @@ SESSION_SALT = "fal-proxy.session.v1"
 UPLOAD_SALT = "fal-proxy.upload.v1"
 CHALLENGE_SALT = "fal-proxy.challenge.v1"
 CONSOLE_SALT = "fal-proxy.console.v1"
+OIDC_SALT = "fal-proxy.oidc.v1"
 MAX_TOKEN_LENGTH = 4096
 #: Tokens whose signature is not checked again. Their expiry is, and the authenticator checks for revocation.
 KEPT = 4096
@@ -85,7 +86,7 @@ class Sessions:
         # One serializer a secret, and not a ring of itsdangerous: that does not tell which of them has signed.
         self._serializers = {
             salt: {_digest(secret): _serializer(secret, salt) for secret in key_ring}
-            for salt in (SESSION_SALT, UPLOAD_SALT, CHALLENGE_SALT, CONSOLE_SALT)
+            for salt in (SESSION_SALT, UPLOAD_SALT, CHALLENGE_SALT, CONSOLE_SALT, OIDC_SALT)
         }
         self._read.cache_clear()
 

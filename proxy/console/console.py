@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from proxy.alerts.listing import AlertList
 from proxy.auth.admin_tokens import AdminTokens
+from proxy.auth.openid import OpenIdProvider
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
@@ -18,6 +19,7 @@ from proxy.console.cookies import ConsoleCookies
 from proxy.console.credits import CreditPages
 from proxy.console.door import PATH, ConsoleDoor
 from proxy.console.jobs import JobPages
+from proxy.console.oidc import OidcSignIn
 from proxy.console.overview import FigureReader, OverviewPage
 from proxy.console.pages import FOLDER, POLICY, Pages
 from proxy.console.sessions import ConsoleSessions
@@ -36,6 +38,7 @@ from proxy.routes.overrides import OverrideEditor
 from proxy.routes.plan_desk import PlanDesk
 from proxy.routes.usage import UsageReports
 from proxy.stores.base import Stores
+from proxy.stores.counters import Counters
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
 from proxy.upstream.guard import Guard
@@ -69,6 +72,8 @@ class Console:
         jobs: JobDesk,
         drain: Drain,
         limiter: RateLimiter,
+        counters: Counters,
+        provider: OpenIdProvider | None,
         flood_guard: Limiter,
         clock: Clock,
         metrics: Metrics,
@@ -76,14 +81,14 @@ class Console:
     ) -> None:
         self._flood_guard = flood_guard
         pages, cookies = Pages(), ConsoleCookies(is_public_https=is_public_https)
-        own_sessions = ConsoleSessions(sessions, tokens, directory, clock)
+        own_sessions = ConsoleSessions(sessions, tokens, directory, clock, provider.fingerprint if provider else None)
         door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
         reader = FigureReader(stores.ledger, guard, directory, metrics, clock)
         reports = UsageReports(stores.ledger, stores.grants, clock)
         editor = OverrideEditor(stores.directory, directory, clock)
         self._parts = (
             OverviewPage(door, reader, own_sessions, drain, clock),
-            SignIn(door, own_sessions, cookies, pages, limiter, stores.audit),
+            SignIn(door, own_sessions, cookies, pages, limiter, stores.audit, provider.host if provider else ""),
             UsagePage(door, directory, reports),
             JobPages(door, jobs, directory, catalog),
             WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
@@ -93,9 +98,18 @@ class Console:
             ConfigurationPages(door, directory, PlanDesk(directory, catalog)),
             AuditPage(door, AuditReader(stores.audit)),
         )
+        self._provider_routes = (
+            OidcSignIn(provider, door, own_sessions, cookies, sessions, limiter, counters, stores.audit, clock).routes()
+            if provider
+            else []
+        )
 
     def routes(self) -> list[Route]:
-        return [*_file_routes(self._flood_guard), *(route for part in self._parts for route in part.routes())]
+        return [
+            *_file_routes(self._flood_guard),
+            *self._provider_routes,
+            *(route for part in self._parts for route in part.routes()),
+        ]
 
 
 def _file_routes(flood_guard: Limiter) -> list[Route]:

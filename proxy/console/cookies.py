@@ -1,13 +1,15 @@
-"""The cookies of the console: that of a session, and that of a form to sign in."""
+"""The cookies of the console: that of a session, of a form to sign in, and of a sign-in at a provider."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.auth.cookies import read_cookie
 
-SESSION, FORM = "fal_console", "fal_console_form"
+SESSION, FORM, OIDC = "fal_console", "fal_console_form", "fal_console_oidc"
 #: See `proxy.auth.cookies.HOST_NAME`: no page of a sub-domain can plant such a cookie.
 _HOST = "__Host-"
 
@@ -30,8 +32,19 @@ class ConsoleCookies:
         """
         return read_cookie(request, self._full_name(request, name))
 
-    def set(self, request: Request, answer: Response, name: str, text: str, seconds: float) -> None:
-        """Set a cookie that the browser keeps for so long."""
+    def set(
+        self,
+        request: Request,
+        answer: Response,
+        name: str,
+        text: str,
+        seconds: float,
+        same_site: Literal["strict", "lax"] = "strict",
+    ) -> None:
+        """Set a cookie that the browser keeps for so long.
+
+        With `lax`, it also comes with a link from another site, as that back from a provider is.
+        """
         answer.set_cookie(
             self._full_name(request, name),
             text,
@@ -39,7 +52,7 @@ class ConsoleCookies:
             path="/",
             secure=self._is_secure(request),
             httponly=True,
-            samesite="strict",
+            samesite=same_site,
         )
 
     def delete(self, request: Request, answer: Response, name: str) -> None:

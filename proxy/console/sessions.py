@@ -11,7 +11,7 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from proxy.auth.admin_tokens import AdminTokens, TokenHolder
+from proxy.auth.admin_tokens import AdminTokens, Role, TokenHolder
 from proxy.auth.sessions import CONSOLE_SALT, Sessions
 from proxy.clock import Clock
 from proxy.errors import NotAllowed, SessionExpired, SessionRevoked, Unauthenticated
@@ -32,8 +32,9 @@ class ConsoleSession:
 
     Attributes:
         token: the id of the named token, '' for the one of the settings; None before the sign-in.
-        proof: a keyed digest of the token of the settings; '' with a named one.
+        proof: a keyed digest of the token of the settings, or of the provider; '' with a named token.
         started_at, expires_at: in seconds since 1970 UTC.
+        name, role: of who signed in at the provider; '' with a token.
     """
 
     id: str
@@ -41,16 +42,25 @@ class ConsoleSession:
     proof: str
     started_at: float
     expires_at: float
+    name: str = ""
+    role: str = ""
 
 
 class ConsoleSessions:
-    """Begins sessions, reads them, and ends them everywhere."""
+    """Begins sessions, reads them, and ends them everywhere.
 
-    def __init__(self, sessions: Sessions, tokens: AdminTokens, directory: Directory, clock: Clock) -> None:
+    Args:
+        provider: what its sessions depend on: another provider, client or mapping of roles ends them. None for none.
+    """
+
+    def __init__(
+        self, sessions: Sessions, tokens: AdminTokens, directory: Directory, clock: Clock, provider: str | None = None
+    ) -> None:
         self._sessions = sessions
         self._tokens = tokens
         self._directory = directory
         self._clock = clock
+        self._provider = provider
 
     def begin_form(self) -> ConsoleSession:
         """Begin what a form to sign in belongs to. It opens nothing."""
@@ -70,6 +80,13 @@ class ConsoleSessions:
         now = self._clock.now()
         proof = "" if holder.id else self._proofs()[0]
         return ConsoleSession(_new_id(), holder.id, proof, now, now + IDLE_SECONDS), holder
+
+    def sign_in_as(self, name: str, role: Role) -> tuple[ConsoleSession, TokenHolder]:
+        """Begin a session, with an id of its own, for who has signed in at the provider."""
+        now = self._clock.now()
+        proof = self._provider_proofs()[0]
+        session = ConsoleSession(_new_id(), None, proof, now, now + IDLE_SECONDS, name, str(role))
+        return session, TokenHolder(name, role)
 
     def sign(self, session: ConsoleSession) -> str:
         """The text of the cookie."""
@@ -95,14 +112,18 @@ class ConsoleSessions:
             SessionRevoked: its holder has signed out.
             StoreUnavailable: the database does not answer.
         """
-        if session.token is None:
+        if session.token is None and not session.role:
             raise Unauthenticated("Sign in first.")
         snapshot = await self._directory.snapshot()
         if (OWNER, "", session.id, session.started_at) in snapshot.revoked:
             raise SessionRevoked("You have signed out; sign in again.")
+        if session.role:
+            if not _is_among(session.proof, self._provider_proofs()):
+                raise Unauthenticated("The provider of this session, or its roles, have changed; sign in again.")
+            return TokenHolder(session.name, Role[session.role.upper()])
         if session.token:
             return await self._tokens.find_holder(session.token)
-        if not any(hmac.compare_digest(session.proof, proof) for proof in self._proofs()):
+        if not _is_among(session.proof, self._proofs()):
             raise Unauthenticated("The admin token of this session is not the proxy's any more; sign in again.")
         return TokenHolder.of_setting()
 
@@ -144,9 +165,16 @@ class ConsoleSessions:
         hashed = self._tokens.hash_setting()
         return [] if hashed is None else self._digests(f"token {hashed}")
 
+    def _provider_proofs(self) -> list[str]:
+        return [] if self._provider is None else self._digests(f"provider {self._provider}")
+
     def _digests(self, text: str) -> list[str]:
         """A text under the key of each secret, newest first."""
         return [hmac.digest(key, text.encode(), "sha256").hex() for key in self._sessions.derive_keys(CONSOLE_SALT)]
+
+
+def _is_among(given: str, digests: list[str]) -> bool:
+    return any(hmac.compare_digest(given, digest) for digest in digests)
 
 
 def _new_id() -> str:
@@ -155,13 +183,16 @@ def _new_id() -> str:
 
 def _read_fields(document: Any) -> ConsoleSession:
     """Only what `sign` could have written: a signature says who wrote it, not that this version understands it."""
-    match document:
+    # Before there were providers, cookies had no name and no role.
+    match {"name": "", "role": "", **document} if isinstance(document, dict) else None:
         case {
             "id": str(id_),
             "token": (str() | None) as token,
             "proof": str(proof),
             "started_at": int() | float() as started_at,
             "expires_at": int() | float() as expires_at,
+            "name": str(name),
+            "role": ("" | "viewer" | "operator" | "admin") as role,
         }:
-            return ConsoleSession(id_, token, proof, started_at, expires_at)
+            return ConsoleSession(id_, token, proof, started_at, expires_at, name, role)
     raise Unauthenticated("The session is not valid; sign in again.")

@@ -27,7 +27,11 @@ _MOST_BYTES = 8192
 
 
 class SignIn:
-    """Give a session for a token, and end it."""
+    """Give a session for a token, and end it.
+
+    Args:
+        provider: the host of the OpenID Connect provider, if there is one.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class SignIn:
         pages: Pages,
         limiter: RateLimiter,
         audit: AuditStore,
+        provider: str = "",
     ) -> None:
         self._door = door
         self._sessions = sessions
@@ -44,6 +49,7 @@ class SignIn:
         self._pages = pages
         self._limiter = limiter
         self._audit = audit
+        self._provider = provider
 
     def routes(self) -> list[Route]:
         return [
@@ -71,7 +77,7 @@ class SignIn:
             return answer
         author = self._door.author_of(request, holder)
         await self._audit.record(author, Change("console.sign_in", after={"role": str(holder.role)}))
-        answer = RedirectResponse(_to_page(fields.get("next", "")), 303)
+        answer = RedirectResponse(to_page(fields.get("next", "")), 303)
         self._cookies.delete(request, answer, FORM)
         self._door.set_session(request, answer, session)
         return answer
@@ -85,12 +91,14 @@ class SignIn:
 
     def _show_form(self, request: Request, page: str, problem: str = "", status: int = 200) -> Response:
         form = self._sessions.begin_form()
-        context = {"csrf": self._sessions.csrf_token(form), "next": _to_page(page), "problem": problem}
+        context = {"csrf": self._sessions.csrf_token(form), "next": to_page(page), "problem": problem}
+        context["provider"] = self._provider
         answer = self._pages.respond("sign_in.html", context, status)
         self._cookies.set(request, answer, FORM, self._sessions.sign(form), FORM_SECONDS)
         return answer
 
 
-def _to_page(given: str) -> str:
-    is_page = _PAGE.fullmatch(given) is not None and not given.startswith(f"{PATH}/sign-")
+def to_page(given: str) -> str:
+    """The page of the console to return to after a sign-in: the given one, or the first."""
+    is_page = _PAGE.fullmatch(given) is not None and not given.startswith((f"{PATH}/sign-", f"{PATH}/oidc"))
     return given if is_page else PATH

@@ -8,6 +8,7 @@ Why not pydantic-settings: see "Written by hand" in docs/architecture.md.
 """
 
 from proxy.settings.environment import read, read_operator, read_session_secrets, read_stores
+from proxy.settings.oidc import OidcSettings, RoleRule
 from proxy.settings.reader import SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
@@ -39,6 +40,8 @@ __all__ = [
     "AlertSettings",
     "FalSettings",
     "LogSettings",
+    "OidcSettings",
+    "RoleRule",
     "Secret",
     "ServerSettings",
     "SessionSettings",

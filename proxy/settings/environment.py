@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from proxy.settings.oidc import read_oidc
 from proxy.settings.reader import EnvironmentReader, SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
@@ -67,6 +68,7 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
             )
         ),
         alerts=_alerts(reader),
+        oidc=read_oidc(reader),
         traces=TraceSettings(reader.take("PROXY_OTLP_ENDPOINT", parse_collector)),
         config_path=reader.take("PROXY_CONFIG", existing_file),
         commit=reader.take("PROXY_COMMIT", parse_commit),
@@ -80,6 +82,8 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
         reader.warn(
             "PROXY_MAX_BODY_MEMORY", "is less than four times PROXY_MAX_BODY_BYTES: the largest are never taken"
         )
+    if settings.oidc is not None:
+        _check_oidc(reader, settings.server)
     if reader.problems:
         raise SettingsError(reader.problems, reader.warnings)
     return replace(settings, warnings=tuple(reader.warnings))
@@ -169,8 +173,12 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         drain_seconds=reader.integer("PROXY_DRAIN_SECONDS", 0, 3600),
         picture_processes=reader.integer("PROXY_PICTURE_PROCESSES", 1, 64),
         playground=reader.one_of("PROXY_PLAYGROUND", ("on", "off")) == "on",
-        console=_is_on(reader, "PROXY_CONSOLE", unset=bool(reader.value("PROXY_ADMIN_TOKEN"))),
+        console=_is_on(reader, "PROXY_CONSOLE", unset=_has_operators(reader)),
     )
+
+
+def _has_operators(reader: EnvironmentReader) -> bool:
+    return any(map(reader.value, ("PROXY_ADMIN_TOKEN", "PROXY_CONSOLE_OIDC_ISSUER")))
 
 
 def _is_on(reader: EnvironmentReader, name: str, *, unset: bool) -> bool:
@@ -237,6 +245,20 @@ def _alerts(reader: EnvironmentReader) -> AlertSettings:
     if (settings.url or "").startswith("http:") and not settings.networks:
         reader.complain("PROXY_ALERTS_URL", "must be https, unless PROXY_ALERTS_NETWORKS names the network of its host")
     return settings
+
+
+def _check_oidc(reader: EnvironmentReader, server: ServerSettings) -> None:
+    """The provider sends browsers back to the public address, so the console must be there, and safe to come to."""
+    parts = urlsplit(server.public_url)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        reader.complain("PROXY_PUBLIC_URL", "must be https with PROXY_CONSOLE_OIDC_ISSUER: sign-ins come back to it")
+    if not server.console:
+        reader.warn("PROXY_CONSOLE_OIDC_ISSUER", "means nothing with PROXY_CONSOLE=off")
+    elif server.ops_port is not None:
+        reader.warn(
+            "PROXY_CONSOLE_OIDC_ISSUER",
+            f"sends browsers back to {server.public_url}/console: pass that path on to PROXY_OPS_PORT",
+        )
 
 
 def _to_bracketed(host: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from proxy.origins import normalize_origin
+from proxy.settings.oidc import OidcSettings
 from proxy.settings.secret import Secret
 
 DAY_SECONDS = 86_400.0
@@ -148,6 +149,8 @@ class Settings:
     verifiers: VerifierSettings
     traces: TraceSettings = TraceSettings()
     alerts: AlertSettings = AlertSettings()
+    #: With whom operators sign in to the console, beside admin tokens.
+    oidc: OidcSettings | None = None
     config_path: Path | None = None
     commit: str | None = None
     dev: bool = False

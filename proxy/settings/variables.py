@@ -17,6 +17,7 @@ SECRETS = frozenset(
         "PROXY_DATABASE_URL",
         "PROXY_REDIS_URL",
         "PROXY_ALERTS_SECRET",
+        "PROXY_CONSOLE_OIDC_CLIENT_SECRET",
     }
 )
 #: A variable with a secret of a tenant, which the plan file names.
@@ -87,7 +88,14 @@ VARIABLES: dict[str, str] = {
     "PROXY_PLAYGROUND": "`on` or `off`: whether `/playground` serves a page to try calls on, for callers with a "
     "session and for the guests of a tenant",
     "PROXY_CONSOLE": "`on` or `off`: whether `/console` serves the operator's pages, beside `/v1/admin`; if unset, "
-    "`on` if `PROXY_ADMIN_TOKEN` is set",
+    "`on` if `PROXY_ADMIN_TOKEN` or `PROXY_CONSOLE_OIDC_ISSUER` is set",
+    "PROXY_CONSOLE_OIDC_ISSUER": "the OpenID Connect provider with which operators [sign in to the "
+    "console](console.md#sign-in-with-openid-connect), as its discovery document spells it; set it and the "
+    "three below, or none",
+    "PROXY_CONSOLE_OIDC_CLIENT_ID": "what the provider calls this proxy",
+    "PROXY_CONSOLE_OIDC_CLIENT_SECRET": "the secret of this client",
+    "PROXY_CONSOLE_OIDC_ROLES": "which claim gives which role: `claim:value=role`, comma-separated, such as "
+    "`groups:fal-admins=admin,groups:support=viewer`; the highest counts",
     "PROXY_LOG_FORMAT": "`json` or `text`",
     "PROXY_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
     "PROXY_ALERTS_URL": "where the operator gets [alerts](alerts.md) as webhooks; if unset, nowhere",

@@ -520,6 +520,24 @@ def test_the_console_is_the_programs_default_unless_set() -> None:
     assert environ(render(DEFAULT, console=True))["PROXY_CONSOLE"] == "on"
 
 
+def test_the_provider_of_the_console_is_set_as_a_whole() -> None:
+    oidc = {
+        "issuer": "https://id.example.com",
+        "clientId": "proxy",
+        "clientSecret": "x",
+        "roles": ["a:b=admin", "a:c=viewer"],
+    }
+    manifests = render(DEFAULT, consoleOidc=oidc)
+    given = {name: value for name, value in environ(manifests).items() if "OIDC" in name}
+    assert given == {
+        "PROXY_CONSOLE_OIDC_ISSUER": "https://id.example.com",
+        "PROXY_CONSOLE_OIDC_CLIENT_ID": "proxy",
+        "PROXY_CONSOLE_OIDC_CLIENT_SECRET_FILE": "/etc/fal-proxy/secrets/oidc-client-secret",
+        "PROXY_CONSOLE_OIDC_ROLES": "a:b=admin,a:c=viewer",
+    }
+    assert not any("OIDC" in name for name in environ(render(DEFAULT)))
+
+
 NAMESPACE = "kubernetes.io/metadata.name"
 
 

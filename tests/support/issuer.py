@@ -97,7 +97,7 @@ def respell(token: str) -> str:
 
 @dataclass
 class KeyHost:
-    """A server of key sets.
+    """A server of key sets, and of what else a provider answers.
 
     Attributes:
         answers: what lies at each path: keys, or what answers a request.
@@ -142,7 +142,7 @@ def key_host(folder: Path) -> Iterator[tuple[KeyHost, ssl.SSLContext]]:
     """A server of key sets on this machine, and what a client must trust to ask it, also as `ca.pem` in `folder`."""
     certificate, trust = issue_certificate(folder)
     host = KeyHost()
-    app = Starlette(routes=[Route("/{name:path}", host.answer)])
+    app = Starlette(routes=[Route("/{name:path}", host.answer, methods=["GET", "POST"])])
     with running(app, certificate=certificate) as url:
         host.url = url
         yield host, trust
