@@ -198,6 +198,10 @@ NEEDED_BY_SOME = {
     "alerts__networks": ["10.2.0.0/16"],
     "adminToken": SECRET,
     "console": False,
+    "consoleOidc__issuer": "https://id.example.com",
+    "consoleOidc__clientId": "proxy",
+    "consoleOidc__clientSecret": "x",
+    "consoleOidc__roles": ["groups:ops=admin", "groups:support=viewer"],
     "redis__url": "redis://redis:6379/0",
 }
 
@@ -208,11 +212,13 @@ def test_every_setting_has_a_value() -> None:
     names = {name: value for name, value in here.items() if not name.endswith("_FILE")}
     signed = ",".join(NEEDED_BY_SOME["alerts__secrets"])
     secrets = {"FAL_KEY": "id:secret", "PROXY_SESSION_SECRETS": SECRET, "PROXY_ALERTS_SECRET": signed}
+    secrets["PROXY_CONSOLE_OIDC_CLIENT_SECRET"] = "x"
     no_files = {"PROXY_CONFIG": "", "PROXY_STATE_DIR": ""}
     settings = read({**names, **secrets, **no_files})
     assert (settings.fal.probe_seconds, settings.fal.idle_seconds, settings.server.picture_processes) == (0, 7, 3)
     assert (settings.alerts.url, len(settings.alerts.secrets)) == (NEEDED_BY_SOME["alerts__url"], 2)
     assert settings.alerts.networks == ("10.2.0.0/16",)
+    assert settings.oidc is not None and [rule.value for rule in settings.oidc.roles] == ["ops", "support"]
     assert settings.traces.endpoint == NEEDED_BY_SOME["otlpEndpoint"]
     assert "captcha.example.com/hcaptcha" in settings.verifiers.hcaptcha
 
