@@ -198,6 +198,7 @@ NEEDED_BY_SOME = {
     "alerts__networks": ["10.2.0.0/16"],
     "adminToken": SECRET,
     "console": False,
+    "publicUrl": "https://ai.example.com",
     "consoleOidc__issuer": "https://id.example.com",
     "consoleOidc__clientId": "proxy",
     "consoleOidc__clientSecret": "x",
