@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Attempt(NamedTuple):
-    """What one sign-in is known by, and what nobody else knows of it."""
+    """What one sign-in is known by. Only its browser and this proxy know it."""
 
     state: str
     nonce: str

@@ -66,7 +66,7 @@ def stack(
 
 @pytest.fixture
 def provider(keys: tuple[KeyHost, Any, MovableClock], stack: Stack) -> OpenIdHost:
-    """As if it had just started, and nobody had asked it for long."""
+    """As if it had just started, and no one had asked it for long."""
     stack.clock.advance(3600)
     return OpenIdHost(*keys, redirect_uris={f"{stack.url}{CALLBACK}"})
 
@@ -179,7 +179,7 @@ def test_who_has_no_role_is_not_signed_in(browser: Operator, provider: OpenIdHos
         {"email": 7, "email_verified": True},
     ],
 )
-def test_an_email_that_is_not_verified_names_nobody(
+def test_an_email_that_is_not_verified_names_no_one(
     browser: Operator, provider: OpenIdHost, email: dict[str, Any]
 ) -> None:
     provider.person |= email
@@ -189,7 +189,7 @@ def test_an_email_that_is_not_verified_names_nobody(
 
 
 @pytest.mark.parametrize("state", ["", "wrong", "é"])
-def test_a_wrong_state_signs_in_nobody(browser: Operator, provider: OpenIdHost, state: str) -> None:
+def test_a_wrong_state_signs_no_one_in(browser: Operator, provider: OpenIdHost, state: str) -> None:
     back = provider.visit(begin(browser))
     answer = go_to(browser, back, state=state)
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", "belongs to another sign-in (state)")
@@ -197,7 +197,7 @@ def test_a_wrong_state_signs_in_nobody(browser: Operator, provider: OpenIdHost, 
     assert go_to(browser, back).status_code == 303
 
 
-def test_a_sign_in_of_another_browser_signs_in_nobody(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_sign_in_of_another_browser_signs_no_one_in(browser: Operator, provider: OpenIdHost) -> None:
     """An attacker cannot make a browser sign in as the attacker."""
     with operator_of(browser.stack, None) as attacker:
         back = provider.visit(begin(attacker))
@@ -229,7 +229,7 @@ def test_a_code_counts_once(browser: Operator, provider: OpenIdHost) -> None:
 
 
 def test_a_code_of_another_sign_in_does_not_count(browser: Operator, provider: OpenIdHost) -> None:
-    """PKCE: who has a code of somebody else lacks its verifier."""
+    """PKCE: a code that another browser got is useless without its verifier."""
     with operator_of(browser.stack, None) as victim:
         (code,) = parse_qs(urlsplit(provider.visit(begin(victim))).query)["code"]
     answer = go_to(browser, provider.visit(begin(browser)), code=code)
@@ -271,7 +271,7 @@ def test_a_cookie_that_is_not_ours_begins_nothing(browser: Operator, provider: O
     ],
     ids=str,
 )
-def test_a_token_with_a_wrong_claim_signs_in_nobody(
+def test_a_token_with_a_wrong_claim_signs_no_one_in(
     browser: Operator, provider: OpenIdHost, changed: dict[str, Any], text: str
 ) -> None:
     provider.changed = changed
@@ -294,7 +294,7 @@ def test_two_audiences_count_if_this_proxy_is_the_party(browser: Operator, provi
         ({"kid": "unknown"}, "no such key (kid)"),
     ],
 )
-def test_a_token_with_a_wrong_header_signs_in_nobody(
+def test_a_token_with_a_wrong_header_signs_no_one_in(
     browser: Operator, provider: OpenIdHost, header: dict[str, Any], text: str
 ) -> None:
     provider.header = header
@@ -302,14 +302,14 @@ def test_a_token_with_a_wrong_header_signs_in_nobody(
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", text)
 
 
-def test_a_token_that_another_key_signed_signs_in_nobody(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_token_that_another_key_signed_signs_no_one_in(browser: Operator, provider: OpenIdHost) -> None:
     provider.key = private_key("of an attacker")
     answer = sign_in(browser, provider)
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", "signature is wrong")
 
 
 @pytest.mark.parametrize("metadata", [{"authorization_response_iss_parameter_supported": True}, {}])
-def test_an_answer_that_names_another_provider_signs_in_nobody(
+def test_an_answer_that_names_another_provider_signs_no_one_in(
     browser: Operator, provider: OpenIdHost, metadata: dict[str, Any]
 ) -> None:
     provider.metadata = metadata
@@ -388,7 +388,7 @@ async def _hang(_request: object) -> Response:
     ],
     ids=["500", "text", "list", "none", "number", "client", "redirect", "large", "slow"],
 )
-def test_a_provider_that_gives_no_token_signs_in_nobody(
+def test_a_provider_that_gives_no_token_signs_no_one_in(
     browser: Operator, provider: OpenIdHost, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     back = provider.visit(begin(browser))
@@ -400,7 +400,7 @@ def test_a_provider_that_gives_no_token_signs_in_nobody(
         assert secret not in page.text and secret not in caplog.text
 
 
-def test_a_provider_without_keys_signs_in_nobody(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_provider_without_keys_signs_no_one_in(browser: Operator, provider: OpenIdHost) -> None:
     provider.jwks_uri = f"{provider.issuer}/nothing"
     answer = sign_in(browser, provider)
     assert_nothing_signed_in(browser, answer, 503, "identity_unavailable", "cannot be fetched")
