@@ -130,6 +130,14 @@ def test_a_provider_that_is_not_safe_is_refused(name: str, value: str) -> None:
     assert names({**GOOD, **OIDC, name: value}) == [name]
 
 
+def test_the_secret_of_the_provider_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("from-a-file\n")
+    name = "PROXY_CONSOLE_OIDC_CLIENT_SECRET"
+    settings = read({**GOOD, **OIDC, name: "", f"{name}_FILE": str(tmp_path / "secret")})
+    assert settings.oidc is not None and settings.oidc.client_secret.reveal() == "from-a-file"
+    assert "from-a-file" not in repr(settings)
+
+
 @pytest.mark.parametrize("given", [{"PROXY_CONSOLE": "off"}, {"PROXY_OPS_PORT": "9090"}])
 def test_a_provider_that_leads_to_no_console_is_worth_a_warning(given: dict[str, str]) -> None:
     (warning,) = read({**GOOD, **OIDC, **given}).warnings
