@@ -50,10 +50,14 @@ class QuotaWatch:
             # What only warns has a limit while it is reserved; the record of a job has it no more.
             if (limit := _limit_of(charge)) is not None:
                 self._limits[bucket] = limit
-            if bucket in self._changed or len(self._changed) < MOST_CHANGED:
-                self._changed[bucket] = accounts[bucket]
+            # A job that fal has just accepted changes no account.
+            if (account := accounts.get(bucket)) is not None and self._has_room_for(bucket):
+                self._changed[bucket] = account
         refused = (one.bucket for one in outcomes if isinstance(one, Exhausted))
         self._used_up.update(bucket for bucket in refused if bucket.tenant in self._thresholds)
+
+    def _has_room_for(self, bucket: Bucket) -> bool:
+        return bucket in self._changed or len(self._changed) < MOST_CHANGED
 
     def take(self) -> list[Alert]:
         """Give the alerts of what has changed since the last time."""

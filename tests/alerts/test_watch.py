@@ -17,7 +17,7 @@ from proxy.errors import StoreUnavailable
 from proxy.limits.accounts import ALL_GUESTS
 from proxy.numbers import MOST
 from proxy.stores.alerts import Alert
-from proxy.stores.ledger import ADDRESS_PREFIX, SESSION_PREFIX, Bucket, Charge, Reserve, Settle
+from proxy.stores.ledger import ADDRESS_PREFIX, SESSION_PREFIX, Accept, Bucket, Charge, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Snapshot
 from proxy.tenants.plans import Plan, Tenant
@@ -62,6 +62,27 @@ class Watched:
 @pytest.fixture
 def watched(stores: SqlStores) -> Watched:
     return Watched(stores)
+
+
+async def test_a_job_that_fal_accepts_in_between_changes_no_account(watched: Watched) -> None:
+    ledger, one = watched.stores.ledger, job(Charge(REQUESTS, 5, 10))
+    await ledger.commit([Reserve(one)])
+    await ledger.commit([Accept(one.id, "fal-1", one.expires_at)])
+    assert watched.percents() == []
+    await ledger.commit([Settle(one.id, {"requests": 5}, 1010.0)])
+    assert watched.percents() == [50]
+
+
+async def test_a_watch_that_fails_is_no_trouble_of_the_calls(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a fault of the watch")
+
+    watched.stores.ledger.listen(fail)
+    await watched.use(5)
+    assert watched.percents() == [50]
+    assert "a listener of the ledger failed" in caplog.text
 
 
 async def test_a_threshold_is_reached_by_what_is_booked(watched: Watched) -> None:

@@ -12,9 +12,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import PAGE
 from tests.console.operators import new_token, revoke_token
-from tests.support.limited import ADMIN_TOKEN, Client, limited_proxy, per, plan, refusal
+from tests.routes.jobs import HELD
+from tests.support.limited import ADMIN_TOKEN, Client, limited_proxy, operating, per, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.tools
 RESULTS = Path(__file__).parents[2] / "test-results"
@@ -35,6 +37,16 @@ PAGES = [
     "/console/audit",
     "/console/configuration",
 ]
+#: A tenant that is not there yet.
+INITECH = """\
+plans:
+  small:
+    endpoints: [fal-ai/llava-next]
+    quotas: [{per: tenant, unit: requests, limit: 5, window: day}]
+    alerts: [80]
+tenants:
+  - {id: initech, plan: small}
+"""
 #: What Chromium itself writes for a refusal.
 ECHO = "Failed to load resource: the server responded with a status of"
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -42,7 +54,7 @@ SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height
 
 @pytest.fixture(scope="module")
 def proxy(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("console"), PLANS) as stack:
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("console"), PLANS, reconciles=True) as stack:
         yield stack
 
 
@@ -108,6 +120,46 @@ def test_from_the_sign_in_to_the_audit_log(proxy: Stack, context: BrowserContext
     expect(page.get_by_label("Admin token")).to_be_visible()
     page.go_back()
     expect(page.get_by_label("Admin token")).to_be_visible()
+
+
+def test_a_tenant_from_its_creation_to_its_alert(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context, path="/console/configuration")
+    page.get_by_label("Plan file").fill(INITECH)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", name="Create tenant initech")).to_be_visible()
+    page.get_by_role("button", name="Apply").click()
+    page.goto("/console/tenants/initech")
+    with Client(proxy, create_key(page, "of its backend")) as backend:
+        token = backend.http.post("/v1/sessions", json={"subject": "alice"}).raise_for_status().json()["token"]
+    overview = context.new_page()
+    overview.goto("/console")
+    in_flight = overview.get_by_role("listitem").filter(has_text="jobs in flight").locator(".figure")
+    with Client(proxy, token) as alice:
+        job = alice.submitted(HELD)
+        proxy.clock.advance(3)
+        expect(in_flight).to_have_text("1")
+        page.goto("/console/jobs?tenant=initech&status=open")
+        page.get_by_role("table").get_by_role("link").first.click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("accepted")
+        proxy.sandbox.move_job(job, "go")
+        wait_until(lambda: alice.status(job).json()["status"] == "COMPLETED", "the job does not end")
+        assert alice.result(job).status_code == 200
+        proxy.clock.advance(3)
+        expect(in_flight).to_have_text("0")
+        page.reload()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("settled")
+        for _ in range(3):
+            assert alice.run().status_code == 200
+    # Four of five requests.
+    with operating(proxy) as admin:
+        wait_until(lambda: admin.get("/v1/admin/alerts?tenant=initech").json()["alerts"], "no alert is raised")
+    page.goto("/console/alerts")
+    expect(page.get_by_role("row").filter(has_text="initech")).to_contain_text("percent: 80")
+    page.goto("/console/tenants/initech")
+    expect(page.get_by_role("meter").first).to_be_visible()
+    page.goto("/console/audit")
+    for action in ("key.create", "tenant.create", "plan.create"):
+        expect(page.get_by_role("row").filter(has_text=action).first).to_contain_text("console:PROXY_ADMIN_TOKEN")
 
 
 def test_who_thinks_better_of_it_suspends_nothing(proxy: Stack, context: BrowserContext) -> None:

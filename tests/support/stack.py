@@ -156,11 +156,12 @@ def proxy_in_front_of(
     ledger_timeouts: LedgerTimeouts | None = None,
     issuer_tls: ssl.SSLContext | None = None,
     server: Mapping[str, Any] | None = None,
+    reconciles: bool = False,
 ) -> Iterator[Stack]:
     """A proxy with a database of its own in `folder`, serving until the block ends.
 
     Plans and tenants are those of `PROXY_CONFIG` if the environment names one, else those of `plan_file`. `server` is
-    more for uvicorn.
+    more for uvicorn. `reconciles` lets it do its background work too, such as raising alerts.
     """
     port, other_origin = free_port(), f"http://localhost:{free_port()}"
     url = f"https://localhost:{port}" if certificate else f"http://127.0.0.1:{port}"
@@ -190,7 +191,7 @@ def proxy_in_front_of(
         ledger_timeouts=ledger_timeouts,
         issuer_tls=issuer_tls,
         plan_file=plans,
-        reconciles=False,
+        reconciles=reconciles,
     )
     # As production serves it, but for a machine so busy that a connection is used when it is just being closed.
     http = ProtocolFactory(replace(connection_limits(settings.server), keep_alive_seconds=300))

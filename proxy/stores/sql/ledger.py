@@ -76,7 +76,11 @@ class SqlLedger:
         batch, outcomes = await self._database.run(partial(commit_operations, operations=operations, known=known))
         self._known.update(dict.fromkeys(batch.accounts, True))
         for listener in self._listeners:
-            listener(batch.jobs.values(), batch.accounts, outcomes)
+            try:
+                listener(batch.jobs.values(), batch.accounts, outcomes)
+            except Exception:
+                # It is written: calls whose transaction was taken for a failed one would be refused, or booked again.
+                _log.exception("a listener of the ledger failed")
         return outcomes
 
     async def find(self, request_id: str) -> Job | None:
