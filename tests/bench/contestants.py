@@ -29,6 +29,7 @@ EVERYTHING_ON = """\
     poll_limits: {session: 9000000/minute}
     concurrency: {subject: 1000000, tenant: 1000000}
     max_tokens: 256
+    alerts: [50, 80, 100]
     quotas:
       - {per: subject, unit: requests, limit: 900000000, window: day}
       - {per: tenant, unit: tokens, limit: 900000000000, window: month}

@@ -67,6 +67,7 @@ PLANS = {
             "endpoints": [ENDPOINT],
             **UNLIMITED,
             "concurrency": {"subject": 1, "tenant": 100_000},
+            "alerts": [50, 80, 100],
             "quotas": [
                 {"per": "tenant", "unit": "requests", "limit": FEW, "window": "month"},
                 {"per": "subject", "unit": "requests", "limit": 1, "window": "day"},

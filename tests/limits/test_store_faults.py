@@ -48,6 +48,7 @@ PLANS = {
             "endpoints": [ENDPOINT],
             **UNLIMITED,
             "rate_limits": {"ip": None, "session": None, "subject": "1000/minute", "tenant": "100000/minute"},
+            "alerts": [50, 80, 100],
             "quotas": [{"per": "tenant", "unit": "requests", "limit": 100_000, "window": "month"}],
         }
     },

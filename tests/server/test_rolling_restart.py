@@ -43,6 +43,7 @@ PLANS = {
         "wide": {
             "endpoints": [ENDPOINT],
             **UNLIMITED,
+            "alerts": [50, 80, 100],
             "quotas": [{"per": "tenant", "unit": "requests", "limit": 100_000, "window": "month"}],
         }
     },
