@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from proxy.console.oidc import ATTEMPT_SECONDS
 from proxy.console.sessions import IDLE_SECONDS, LONGEST_SECONDS
 from proxy.limits.rates import SIGN_IN_LIMIT
 from tests.console.operators import COOKIE, Operator, assert_refused, operator_of
+from tests.fuzz.json import TRUSTING
 from tests.support.audit_log import read_entries
 from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost, key_host, private_key, sign
@@ -40,11 +42,19 @@ def oidc_environ(issuer: str, **more: str) -> dict[str, str]:
     }
 
 
+_addresses = itertools.count(1)
+
+
 @contextlib.contextmanager
 def proxy_with(provider: OpenIdHost, sandbox: SandboxControl, folder: Path, **more: str) -> Iterator[Stack]:
     """A proxy that the provider knows."""
     environ = oidc_environ(provider.issuer, **more)
-    arguments: dict[str, Any] = {"environ": environ, "issuer_tls": provider.trust, "clock": provider.clock}
+    arguments: dict[str, Any] = {
+        "environ": environ,
+        "issuer_tls": provider.trust,
+        "clock": provider.clock,
+        "server": TRUSTING,
+    }
     with limited_proxy(sandbox, folder, {"acme": plan()}, **arguments) as stack:
         provider.redirect_uris.add(f"{stack.url}{CALLBACK}")
         yield stack
@@ -73,7 +83,9 @@ def provider(keys: tuple[KeyHost, Any, MovableClock], stack: Stack) -> OpenIdHos
 
 @pytest.fixture
 def browser(stack: Stack) -> Iterator[Operator]:
+    """A browser whose address no other has: the flood guard counts by the minutes of the machine's clock."""
     with operator_of(stack, None) as operator:
+        operator.http.headers["x-forwarded-for"] = f"10.2.0.{next(_addresses)}"
         yield operator
 
 
