@@ -520,4 +520,5 @@ def test_a_token_is_not_taken_for_an_admin_token(browser: Operator, provider: Op
         assert caller.get("/v1/admin/tenants").status_code == 401
         assert caller.get("/v1/session").status_code == 401
     forged = sign({"alg": "RS256", "kid": "one"}, {"iss": provider.issuer}, provider.key)
-    assert browser.stack.client(forged).get("/console/tenants").status_code == 303
+    with browser.stack.client(forged) as client:
+        assert client.get("/console/tenants").status_code == 303

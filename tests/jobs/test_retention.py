@@ -76,7 +76,8 @@ async def test_each_kind_goes_in_its_time(stores: SqlStores, clock: MovableClock
         (0.9, {}),
         (0.2, {"idempotency": 1, "upload_parts": 1, "uploads": 1, "revocations": 1}),
         (28.8, {}),
-        (0.2, {"jobs": 1, "alerts": 1}),
+        # A job that was not counted before is counted now, also in the sum of its hour.
+        (0.2, {"jobs": 1, "alerts": 1, "spend_hours": 1}),
         (1.0, {"accounts": 1}),
         (68.8, {}),
         (0.2, {"audit": 2}),
@@ -130,7 +131,7 @@ async def test_a_lifetime_stays_and_the_account_of_a_session_goes_after_the_long
     session = lifetime._replace(window="session", window_start=int(clock.now()))
     await call(stores, clock, Charge(lifetime, 1, 10), Charge(session, 1, 10))
     clock.advance(MAX_SESSION_SECONDS + RETENTION - 1)
-    assert await cleaner.run_once() == {"jobs": 1}
+    assert await cleaner.run_once() == {"jobs": 1, "spend_hours": 1}
     clock.advance(60)
     assert await cleaner.run_once() == {"accounts": 1}
     clock.advance(9999 * DAY)
@@ -187,8 +188,8 @@ async def test_many_rows_go_in_small_batches_and_are_counted(stores: SqlStores, 
     clock.advance(RETENTION + 1)
     noted = Noted(stores)
     cleaner = Cleaner(noted, clock, RETENTION, AUDIT, lambda kind, rows: counted.update({kind: rows}))
-    assert await cleaner.run_once() == {"jobs": number} == counted
-    assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [BATCH_SECONDS] * (17 + 4)
+    assert await cleaner.run_once() == {"jobs": number, "spend_hours": 1} == counted
+    assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [BATCH_SECONDS] * (17 + 5)
 
 
 async def test_a_run_ends_where_another_process_removes(stores: SqlStores, clock: MovableClock) -> None:
