@@ -130,10 +130,18 @@ class Load:
             await asyncio.sleep(0.1)
 
     async def finish(self, sent: Counter[str]) -> None:
-        """Let callers who were not given their job get it, and follow each job to its end."""
-        await asyncio.gather(*(self._finish(call) for call in self.calls.values() if call.subject in sent))
+        """Let callers who were not given their job get it, and follow each job to its end.
 
-    async def _finish(self, call: Call) -> None:
+        Some at once: a thousand polls at the same moment would wait for a connection for longer than a caller may.
+        """
+        turns = asyncio.Semaphore(20)
+        await asyncio.gather(*(self._finish(call, turns) for call in self.calls.values() if call.subject in sent))
+
+    async def _finish(self, call: Call, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            await self._follow(call)
+
+    async def _follow(self, call: Call) -> None:
         if call.key and not call.succeeded:
             answer = await call.send(self.caller(call))
             # Of a run whose outcome could not be kept nothing is known; it is not made again.
