@@ -139,9 +139,9 @@ class Load:
 
     async def _finish(self, call: Call, turns: asyncio.Semaphore) -> None:
         async with turns:
-            await self._follow(call)
+            await self._finish_one(call)
 
-    async def _follow(self, call: Call) -> None:
+    async def _finish_one(self, call: Call) -> None:
         if call.key and not call.succeeded:
             answer = await call.send(self.caller(call))
             # Of a run whose outcome could not be kept nothing is known; it is not made again.
