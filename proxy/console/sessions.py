@@ -108,7 +108,7 @@ class ConsoleSessions:
         """Tell who holds the token that a session was begun with, if both still count.
 
         Raises:
-            Unauthenticated: the token is revoked, replaced or has expired, or nobody has signed in.
+            Unauthenticated: the token is revoked, replaced or has expired, or no one has signed in.
             SessionRevoked: its holder has signed out.
             StoreUnavailable: the database does not answer.
         """

@@ -59,8 +59,8 @@ class Captchas:
         del self._tokens[form["response"]]
         if token["expires_at"] <= time.monotonic():
             return _refusal("timeout-or-duplicate")
-        told = {name: token[name] for name in ("hostname", "action", "score") if name in token}
-        return JSONResponse({"success": True, "error-codes": [], **told})
+        shown = {name: token[name] for name in ("hostname", "action", "score") if name in token}
+        return JSONResponse({"success": True, "error-codes": [], **shown})
 
 
 def _refusal(code: str) -> Response:

@@ -47,7 +47,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Held:
-    """An alert that a process sends now, and nobody else until then.
+    """An alert that one process sends now, and no other until then.
 
     Attributes:
         claim: names the process and its turn; only it can record the outcome.

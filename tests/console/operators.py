@@ -17,7 +17,7 @@ _CSRF = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
 
 
 class Operator:
-    """Somebody with a browser."""
+    """An operator with a browser."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -53,7 +53,7 @@ class Operator:
 
 @contextmanager
 def operator_of(stack: Stack, token: str | None = ADMIN_TOKEN) -> Iterator[Operator]:
-    """Somebody who has signed in with a token; with None, somebody who has not."""
+    """An operator who has signed in with a token; with None, one who has not."""
     operator = Operator(stack)
     with operator.http:
         if token is not None:
