@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import event, select, text
 
@@ -16,7 +17,7 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.connection_timeout import MOST_TIMES, ConnectionTimeout
-from proxy.stores.sql.postgres import FRESH_SECONDS
+from proxy.stores.sql.postgres import FRESH_SECONDS, _Connection
 from proxy.stores.sql.schema import jobs, metadata, quota_usage
 from tests.stores.conftest import OpenStores
 from tests.stores.records import UPLOAD, job
@@ -249,3 +250,23 @@ async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) 
     """Each takes one connection: one that waited for a second while it held the first would stop all the others."""
     async with asyncio.timeout(20):
         await asyncio.gather(*(stores.ping() for _ in range(50)))
+
+
+@pytest.mark.tools
+async def test_a_transaction_that_did_not_begin_spoils_no_connection(postgres_databases: PostgresDatabases) -> None:
+    """As when an operator cancels the BEGIN: the connection is lent to other callers afterwards."""
+    connection = await asyncpg.connect(postgres_databases.empty(), connection_class=_Connection)
+    try:
+        running = asyncio.create_task(connection.execute("SELECT pg_sleep(0.2)"))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncpg.InterfaceError, match="another operation"):
+            await connection.transaction().start()
+        await running
+        for isolation in ("repeatable_read", None):
+            async with connection.transaction(isolation=isolation):
+                assert connection.is_in_transaction() and await connection.fetchval("SELECT 1") == 1
+                # One inside another still works.
+                async with connection.transaction():
+                    assert await connection.fetchval("SELECT 2") == 2
+    finally:
+        await connection.close()

@@ -44,6 +44,17 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
     url: str
     answered_at = float("-inf")
+    #: asyncpg's own: the transaction that is open.
+    _top_xact: Any
+
+    def transaction(self, **options: Any) -> Any:
+        """Begin a transaction, whatever became of the last one.
+
+        asyncpg remembers one whose BEGIN failed, as if it were open, and every later one of the connection would fail.
+        """
+        if self._top_xact is not None and not self.is_in_transaction():
+            self._top_xact = None
+        return super().transaction(**options)
 
 
 class PostgresDialect(PGDialect_asyncpg):
