@@ -86,7 +86,7 @@ def answers(url: str) -> bool:
 
 
 class User:
-    """Somebody at the app, who sees labels and roles; and what their browser was answered."""
+    """A user of the app, who sees labels and roles; and what their browser was answered."""
 
     def __init__(self, page: Page, site: Site) -> None:
         self.page = page

@@ -70,7 +70,7 @@ def test_a_file_is_compared_and_then_applied(proxy: Stack, admin: Operator) -> N
 def test_what_would_change_otherwise_than_it_was_shown_is_not_applied(proxy: Stack, admin: Operator) -> None:
     first, second = with_plan(admin, 91), with_plan(admin, 92)
     page = admin.post(COMPARE, {"file": first}).text
-    # Meanwhile somebody else applies another file.
+    # Meanwhile another operator applies another file.
     other = admin.post(COMPARE, {"file": second}).text
     admin.post(APPLY, {"file": second, "digest": hidden(other, "digest")})
     assert ceiling(proxy) == 92
