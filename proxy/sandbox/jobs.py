@@ -1,7 +1,8 @@
 """Jobs: where each stands is a function of the time that has passed, so that none needs a task to move it.
 
 A job is a list of steps, each with the second at which it is reached. A look computes the step from the clock;
-a watcher sleeps until the next one. A test moves a job by hand: it can be held, let go, moved and ended.
+a watcher sleeps until the next one. A test moves a job by hand: it can be held, let go, moved and ended. A job with
+`wait_for_looks` leaves no step that was not shown.
 """
 
 from __future__ import annotations
@@ -100,12 +101,30 @@ class Job:
             self._steps = [step for step in steps if step.at < start_within] + [Step(start_within, COMPLETED)]
         #: The number of the step that the job may not pass yet.
         self._stop = self._last_of(timing.hold or COMPLETED)
+        #: The number of the last step that a look has shown; all, if the job waits for no looks.
+        self._shown = -1 if kind == "queue" and timing.wait_for_looks else len(steps)
 
     @property
     def index(self) -> int:
         """The number of the step that is reached."""
         due = bisect_right(self._steps, self._clock() - self._zero, key=lambda step: step.at) - 1
-        return min(due, self._stop)
+        return min(due, self._limit)
+
+    @property
+    def _limit(self) -> int:
+        return min(self._stop, self._shown + 1)
+
+    def look(self) -> Step:
+        """The step that is reached, shown to a caller."""
+        return self._show(self.index)
+
+    def _show(self, index: int) -> Step:
+        step = self._steps[index]
+        if index > self._shown:
+            self._shown = index
+            self._zero = self._clock() - step.at
+            self._notify()
+        return step
 
     @property
     def first(self) -> Step:
@@ -138,7 +157,7 @@ class Job:
         """
         if self.index != seen:
             return
-        due = self._steps[seen + 1].at - (self._clock() - self._zero) if seen < self._stop else float("inf")
+        due = self._steps[seen + 1].at - (self._clock() - self._zero) if seen < self._limit else float("inf")
         with anyio.move_on_after(max(0, min(due, at_most))):
             await self._moved.wait()
 
@@ -156,7 +175,7 @@ class Job:
     async def watch(self, *, from_start: bool = False) -> AsyncIterator[Step | None]:
         """Every step to the end, from the one that is reached now; None when nothing happened for `ping_seconds`."""
         seen = 0 if from_start else self.index
-        step = self._steps[seen]
+        step = self._show(seen)
         yield step
         quiet_since = self._clock()
         while step.state != COMPLETED:
@@ -166,6 +185,7 @@ class Job:
             for step in news:
                 yield step
             seen = now
+            self._show(seen)
             if news or self._clock() - quiet_since >= self.timing.ping_seconds:
                 quiet_since = self._clock()
                 if not news:
@@ -187,8 +207,7 @@ class Job:
         now = max(self._clock() - self._zero, self._steps[here].at)
         self._steps = [*self._steps[: here + 1], Step(now, COMPLETED, done=done)]
         self._verdict = verdict or self._verdict
-        self._stop = here + 1
-        self._notify()
+        self._move_to(here + 1)
 
     def hold(self, state: str | None = None) -> None:
         """Move the job to the first step of a state and keep it in that state; or keep it at the step it is at.
@@ -201,14 +220,12 @@ class Job:
             raise ValueError(f"a job that is {self.step.state} cannot be held {state or 'there'}")
         if first is not None and state != self.step.state:
             self._zero = self._clock() - first
-        self._stop = self._last_of(state) if state else self.index
-        self._notify()
+        self._move_to(self._last_of(state) if state else self.index)
 
     def go(self) -> None:
         """Go on from the step that the job is held at, at its own pace."""
         self._zero = self._clock() - self.step.at
-        self._stop = len(self._steps) - 1
-        self._notify()
+        self._move_to(len(self._steps) - 1)
 
     def as_json(self) -> dict[str, Any]:
         step = self.step
@@ -225,6 +242,11 @@ class Job:
     def _last_of(self, state: str) -> int:
         latest = STATES.index(state)
         return max(i for i, step in enumerate(self._steps) if STATES.index(step.state) <= latest)
+
+    def _move_to(self, stop: int) -> None:
+        """By hand: from now on the job goes as far as `stop`, and waits for no looks."""
+        self._stop, self._shown = stop, len(self._steps)
+        self._notify()
 
     def _notify(self) -> None:
         self._moved.set()

@@ -83,7 +83,7 @@ class Queue:
         return longest is not None and self.sandbox.jobs.count_waiting(endpoint.app) > int(longest)
 
     async def status(self, request: Request, job: Job) -> Response:
-        step = job.step
+        step = job.look()
         body = await self._status(request, job, step, _lines(job, 0, step.done))
         return reply(body, 200 if step.state == COMPLETED else 202, request_id=job.id)
 

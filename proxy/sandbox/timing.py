@@ -22,6 +22,8 @@ class Timing:
         queue_positions: how many places a submitted job waits through: 2 shows positions 1 and 0.
         start_seconds: how long a direct run or stream waits for a free runner.
         hold: `IN_QUEUE` or `IN_PROGRESS`: stay in that state until `POST /_sandbox/jobs/{id}` says otherwise.
+        wait_for_looks: a submitted job leaves no step before a status request or a stream has shown it, and stays for
+            the step's whole time after that, so that a client meets every step, however slow its machine is.
         heeds_cancel: whether the running model stops when asked; at fal not every app does.
         upload_seconds: how long a signed upload URL is good for.
     """
@@ -33,6 +35,7 @@ class Timing:
     words_per_second: float = 200.0
     ping_seconds: float = 15.0
     hold: str = ""
+    wait_for_looks: bool = False
     heeds_cancel: bool = True
     upload_seconds: float = 3600.0
 

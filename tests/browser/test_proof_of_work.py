@@ -15,6 +15,7 @@ from tests.browser.visit import Visit
 from tests.support.limited import limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.tools
 RESULTS = Path(__file__).parents[2] / "test-results"
@@ -71,8 +72,8 @@ def test_a_session_that_ran_out_is_worked_for_again(visit: Visit, stack: Stack) 
     page = open_page(visit, stack, POW)
     expect(visit.badge).to_contain_text("guest-")
     before = visit.badge.inner_text()
-    # What the page asks with the first session is answered before that is taken away.
-    page.wait_for_load_state("networkidle")
+    # The page asks for the jobs last. What it asks with the first session is answered before that is taken away.
+    wait_until(lambda: visit.badge.is_visible() and (200, "/v1/jobs") in visit.answers(), lambda: f"{visit.answers()}")
     visit.context.clear_cookies()
     page.get_by_text("Connection", exact=True).click()
     page.get_by_role("button", name="Connect").click()

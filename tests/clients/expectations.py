@@ -19,8 +19,8 @@ PICTURE = Path(__file__).parents[1] / "pictures" / "chelsea.png"
 #: Of the uploads that every client makes, and of those that some make in parts.
 SIZES, LARGE_SIZES = (1000, 5_000_000), (95_000_000, 120_000_000)
 ENDPOINT = "fal-ai/llava-next"
-#: Slow enough that a client that polls every 100 ms meets every state, on a busy machine too.
-SLOWLY = "[[pace seconds_per_position=0.4 run_seconds=0.6]]"
+#: A client meets every state, however seldom it asks.
+SLOWLY = "[[pace seconds_per_position=0.3 run_seconds=0.3 wait_for_looks=true]]"
 HELD = "[[pace hold=IN_PROGRESS]]"
 #: It begins as a PNG does: clients that upload what they are given get it past the look at its first bytes.
 BROKEN_PICTURE = "data:image/png;base64,iVBORw0KGgpubyBwaWN0dXJl"

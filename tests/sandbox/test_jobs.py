@@ -166,6 +166,44 @@ async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(t
         assert (await awaited.wait_for_answer()).status == 200
 
 
+async def test_a_job_that_waits_for_looks_shows_every_step_for_its_whole_time() -> None:
+    clock = MovableClock()
+    job, seen = _job(clock, PACE.override({"wait_for_looks": True})), []
+    for _ in range(7):
+        clock.advance(1000)
+        seen.append((job.look().state, job.step.position, job.step.done))
+        clock.advance(0.9)
+        assert (job.step.state, job.step.position, job.step.done) == seen[-1]
+    assert [(state, position) for state, position, _ in seen[:4]] == [
+        (IN_QUEUE, 2),
+        (IN_QUEUE, 1),
+        (IN_QUEUE, 0),
+        (IN_PROGRESS, 0),
+    ]
+    assert [done for *_, done in seen] == [0, 0, 0, 1, 2, 3, 4]
+
+
+async def test_a_watched_job_that_waits_for_looks_comes_to_its_end() -> None:
+    job = _job(MovableClock(), Timing(seconds_per_position=0, run_seconds=0, wait_for_looks=True))
+    with anyio.fail_after(10):
+        assert [step.done async for step in job.watch() if step] == [0, 0, 1, 2, 3, 4]
+
+
+async def test_a_job_moved_by_hand_and_a_run_wait_for_no_looks() -> None:
+    clock, pace = MovableClock(), PACE.override({"wait_for_looks": True})
+    ended, held = _job(clock, pace), _job(clock, pace)
+    ended.end()
+    held.hold(IN_PROGRESS)
+    clock.advance(1)
+    assert (ended.step.state, held.step.state) == (COMPLETED, IN_PROGRESS)
+    held.go()
+    clock.advance(10)
+    assert held.step.state == COMPLETED
+    run = Job("run", ended.endpoint, direct_steps(pace), asyncio.create_task(_answer()), timing=pace, clock=clock.now)
+    clock.advance(10)
+    assert run.step.state == COMPLETED
+
+
 def test_a_stream_has_a_step_a_word_and_a_run_none() -> None:
     assert [step.done for step in streamed_steps(Timing(), 3)] == [0, 0, 1, 2, 3]
     assert [step.state for step in direct_steps(Timing())] == [IN_QUEUE, IN_PROGRESS, COMPLETED]
