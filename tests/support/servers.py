@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import random
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,11 +20,43 @@ from tests.support.waiting import wait_until
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nothing listens on at this moment."""
+    """A TCP port of the loopback that nothing listens on and that is given to none but the caller."""
+    return next(_PORTS)
+
+
+def _claim_ports() -> Iterator[int]:
+    """Ports that no other process of the tests claims, each once until all are used up.
+
+    They lie below those that Linux and macOS give to connections and to servers that ask for any port, so that none is
+    taken between the claim and its use.
+    """
+    path = Path(tempfile.gettempdir(), f"fal-proxy-tests-ports-{os.geteuid()}")
+    with path.open("ab") as claims:
+        while True:
+            for port in random.sample(range(15_000, 32_000), 17_000):
+                if _is_claimed(claims, port) and _is_unused(port):
+                    yield port
+
+
+def _is_claimed(claims: IO[bytes], port: int) -> bool:
+    """Whether the port is this process's now: the lock on its byte ends with the process."""
+    try:
+        fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+def _is_unused(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+_PORTS = _claim_ports()
 
 
 @contextlib.contextmanager
