@@ -67,7 +67,7 @@ REFUSED = {
     "no end": answer(COUNTED, b"hello")[:1],
 }  # fmt: skip
 #: Lists, so that a path names a case by its number.
-CASES = [*WRITTEN.values(), *REFUSED.values()]
+CASES = [*WRITTEN.values(), *REFUSED.values(), answer([(b"x-last", b"yes"), *COUNTED], b"hello")]
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,10 +90,15 @@ def ports() -> Iterator[tuple[int, int]]:
 
 
 def ask(port: int, case: int, method: bytes = b"GET", version: bytes = b"1.1", more: bytes = b"") -> tuple[bytes, bool]:
-    """What a server answers to two requests on one connection, without the time; and whether it closes."""
+    """What a server answers to two requests on one connection, without the time; and whether it closes.
+
+    A third request asks for the end of the connection: it is answered if the connection has lived so long.
+    """
+    last = b"GET /%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (len(CASES) - 1)
     request = b"%b /%d HTTP/%b\r\nHost: x\r\n%b\r\n" % (method, case, version, more)
-    received, closed = talk(port, request + request, quiet=0.1)
-    return re.sub(rb"date: [^\r]+", b"date: now", received), closed
+    received, closed = talk(port, request + request + last)
+    assert closed
+    return re.sub(rb"date: [^\r]+", b"date: now", received), b"x-last" not in received
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -14,7 +14,9 @@ from tests.server.echo import Echo, bodies_of, echo_server, parse_answers
 from tests.server.talk import talk
 
 HOST = b"Host: proxy.example\r\n"
-NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
+MIDDLE = b"GET /middle HTTP/1.1\r\n" + HOST + b"\r\n"
+#: The last request: the server closes the connection behind its answer.
+NEXT = b"GET /next HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 
 
@@ -238,7 +240,7 @@ def test_a_stream_to_http_1_1_is_chunked_and_the_connection_stays(echo: Echo) ->
 
 
 def test_requests_before_a_bad_one_are_answered_first(echo: Echo) -> None:
-    answer, closed = talk(echo.port, NEXT + NEXT + b"garbage\r\n\r\n" + NEXT)
+    answer, closed = talk(echo.port, MIDDLE + MIDDLE + b"garbage\r\n\r\n" + NEXT)
     statuses = [status for status, _, _ in parse_answers(answer)]
     assert closed and statuses[:2] == [200, 200] and statuses[2:] in ([], [400])
     assert len(echo.requests) == 2

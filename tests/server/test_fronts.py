@@ -40,7 +40,7 @@ def summaries_of(requests: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 def exchange(echo: Echo, port: int, stream: Stream) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     """What reached the application, and what the caller was told of it."""
     echo.requests.clear()
-    received, _ = talk(port, *stream.pieces, quiet=2.0)
+    received, _ = talk(port, *stream.pieces)
     return summaries_of(echo.requests), summaries_of(bodies_of(parse_answers(received)))
 
 
@@ -72,10 +72,10 @@ def test_a_body_behind_an_upgrade_is_never_the_request_of_another_caller(
     attack = f"POST /attack HTTP/1.1\r\n{HOST}\r\n{framing}{SMUGGLED}".encode()
     for number in range(30):
         echo.requests.clear()
-        talk(ports[front], attack + LAST, quiet=1.0)
+        talk(ports[front], attack + LAST)
         lines = (f"GET /victim-{number} HTTP/1.1", HOST, "Authorization: Bearer own", "Connection: close", "", "")
         victim = "\r\n".join(lines).encode()
-        received, _ = talk(ports[front], victim, quiet=1.0)
+        received, _ = talk(ports[front], victim)
         (answer,) = bodies_of(parse_answers(received))
         assert answer["path"] == f"/victim-{number}" and ["authorization", "Bearer own"] in answer["headers"]
         assert not any(one["path"] == "/smuggled" for one in echo.requests)
