@@ -26,6 +26,7 @@ from proxy.console.sessions import ConsoleSessions
 from proxy.console.sign_in import SignIn
 from proxy.console.subjects import SubjectPages
 from proxy.console.tenants import TenantPages
+from proxy.console.tokens import TokenPages
 from proxy.console.usage import UsagePage
 from proxy.console.watching import WatchPages
 from proxy.drain import Drain
@@ -96,6 +97,7 @@ class Console:
             SubjectPages(door, directory, stores.ledger, reports, clock),
             CreditPages(door, directory, Grants(stores.grants, directory, clock), editor),
             ConfigurationPages(door, directory, PlanDesk(directory, catalog)),
+            TokenPages(door, tokens, clock),
             AuditPage(door, AuditReader(stores.audit)),
         )
         self._provider_routes = (

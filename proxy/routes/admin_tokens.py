@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ from proxy.routes.operators import MOST_LISTED
 from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_name_cursor
 from proxy.routes.queries import known_query
 from proxy.stores.admin_tokens import NamedToken
+from proxy.stores.audit import Author
 from proxy.tenants.strict import Name, is_name
 
 
@@ -46,26 +48,43 @@ class AdminTokenRoutes:
         ]
 
     async def list_tokens(self, request: Request) -> Response:
-        query = known_query(request, "limit", "cursor")
-        limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_name_cursor(query.get("cursor"))
-        # PostgreSQL may sort in the order of a language.
-        known = sorted(await self._tokens.list_named(), key=lambda token: token.name)
-        found = [token for token in known if token.name > after]
-        page, cursor = cut_page(found, limit, lambda token: token.name)
-        return JSONResponse({"tokens": [describe_token(token) for token in page], "next_cursor": cursor})
+        return JSONResponse(await read_tokens(self._tokens, known_query(request, "limit", "cursor")))
 
     async def create_token(self, request: Request) -> Response:
         form = await read_form(request, NewToken)
-        expires_at = None if form.expires_at is None else parse_moment("expires_at", form.expires_at)
-        role, by = Role[form.role.upper()], self._door.author_of(request)
-        text, token = await self._tokens.create(form.name, role, expires_at, by=by)
-        return JSONResponse({**describe_token(token), "token": text}, 201)
+        return JSONResponse(await make_token(self._tokens, form, by=self._door.author_of(request)), 201)
 
     async def revoke_token(self, request: Request) -> Response:
         name = request.path_params["token"]
         if not (is_name(name) and await self._tokens.revoke(name, by=self._door.author_of(request))):
             raise NotFound("There is no such token.")
         return Response(status_code=204)
+
+
+async def read_tokens(tokens: AdminTokens, query: Mapping[str, str]) -> dict[str, Any]:
+    """A page of named tokens as JSON, by name and without their secrets, and the cursor to the next one.
+
+    Raises:
+        BadRequest: a value of the query cannot be understood.
+        StoreUnavailable: the database does not answer.
+    """
+    limit, after = parse_limit(query.get("limit"), MOST_LISTED, MOST_LISTED), parse_name_cursor(query.get("cursor"))
+    # PostgreSQL may sort in the order of a language.
+    known = sorted(await tokens.list_named(), key=lambda token: token.name)
+    found = [token for token in known if token.name > after]
+    page, cursor = cut_page(found, limit, lambda token: token.name)
+    return {"tokens": [describe_token(token) for token in page], "next_cursor": cursor}
+
+
+async def make_token(tokens: AdminTokens, form: NewToken, *, by: Author) -> dict[str, Any]:
+    """Create a token: as JSON, with the text of it, which is in no later answer.
+
+    Raises:
+        BadRequest: there is one of that name, there are too many, or it would end too early or too late.
+    """
+    expires_at = None if form.expires_at is None else parse_moment("expires_at", form.expires_at)
+    text, token = await tokens.create(form.name, Role[form.role.upper()], expires_at, by=by)
+    return {**describe_token(token), "token": text}
 
 
 def describe_token(token: NamedToken) -> dict[str, Any]:

@@ -36,6 +36,7 @@ PAGES = [
     "/console/alerts",
     "/console/audit",
     "/console/configuration",
+    "/console/tokens",
 ]
 #: A tenant that is not there yet.
 INITECH = """\
