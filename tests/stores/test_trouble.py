@@ -14,11 +14,14 @@ import pytest
 from sqlalchemy import event, select, text
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.errors import DataRefused
 from proxy.stores.ledger import Granted, Reserve
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.connection_timeout import MOST_TIMES, ConnectionTimeout
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.postgres import FRESH_SECONDS, _Connection
 from proxy.stores.sql.schema import jobs, metadata, quota_usage
+from proxy.telemetry.log_limit import SECONDS, LogLimit
 from tests.stores.conftest import OpenStores
 from tests.stores.records import UPLOAD, job
 from tests.support.databases import PostgresDatabases, SqliteDatabases
@@ -82,6 +85,56 @@ async def test_a_folder_that_is_not_there(tmp_path: Path, open_stores: OpenStore
     stores = open_stores(f"sqlite:///{tmp_path}/gone/proxy.db")
     with pytest.raises(StoreUnavailable):
         await stores.prepare()
+
+
+async def test_a_database_that_stays_away_is_logged_once_a_minute(
+    sqlite_databases: SqliteDatabases, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each call fails meanwhile: one line for each kind of problem, with the number of failures since the last one."""
+    now = 0.0
+    url = sqlite_databases.migrated()
+    database = Database(url, log_limit=LogLimit(timer=lambda: now))
+    moved = _put_a_folder_in_the_place_of(url)
+
+    async def fail(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(StoreUnavailable):
+                async with database.reading() as connection:
+                    await connection.execute(select(jobs.c.id))
+
+    def lines() -> list[dict[str, object]]:
+        return [record.log_fields for record in caplog.records if record.message == "database failed"]  # type: ignore[attr-defined]
+
+    await fail(40)
+    (first,) = lines()
+    assert first["failures"] == 1 and first["problem"]
+    now = SECONDS + 1
+    await fail(2)
+    assert lines()[1:] == [{**first, "failures": 40}]
+    _put_back(url, moved)
+    await database.try_out(lambda _: None)
+    # Another kind of problem has a line of its own.
+    with pytest.raises(DataRefused):
+        await database.run(_refuse)
+    assert lines()[2:] == [{"problem": "IntegrityError", "failures": 1}]
+    await database.close()
+
+
+def _put_a_folder_in_the_place_of(url: str) -> Path:
+    path = Path(url.removeprefix("sqlite:///"))
+    moved = path.rename(path.with_suffix(".moved"))
+    path.mkdir()
+    return moved
+
+
+def _put_back(url: str, moved: Path) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    path.rmdir()
+    moved.rename(path)
+
+
+def _refuse(_: object) -> None:
+    raise sqlite3.IntegrityError("canary")
 
 
 async def test_a_write_that_fails_shows_none_of_its_values(stores: SqlStores, caplog: pytest.LogCaptureFixture) -> None:

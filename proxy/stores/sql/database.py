@@ -22,6 +22,7 @@ from proxy.stores.sql.transaction import SqlTransaction
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.transaction import LedgerTransaction
 from proxy.telemetry.instruments import Distribution, Distributions
+from proxy.telemetry.log_limit import LogLimit
 
 T = TypeVar("T")
 #: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
@@ -45,12 +46,14 @@ class Database:
         *,
         is_durable: bool = False,
         seconds: Distributions | None = None,
+        log_limit: LogLimit | None = None,
     ) -> None:
         """`is_durable` is whether a SQLite file's commits wait for the disk; PostgreSQL decides that itself.
 
-        `seconds` gets how long each transaction takes.
+        `seconds` gets how long each transaction takes. `log_limit` bounds the lines about failures.
         """
         self._url = url
+        self._log_limit = log_limit or LogLimit()
         self._read_seconds = seconds.of("database", "read") if seconds else None
         self._write_seconds = seconds.of("database", "write") if seconds else None
         self._file: SqliteFile | None = None
@@ -69,6 +72,9 @@ class Database:
     @property
     def dialect(self) -> Dialect:
         return self.engine.dialect
+
+    def _translated(self, seconds: Distribution | None = None) -> _Translation:
+        return _Translation(self._log_limit, seconds)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AnyConnection]:
@@ -90,7 +96,7 @@ class Database:
         Raises:
             StoreUnavailable: the database did not do it.
         """
-        with _translated(self._write_seconds):
+        with self._translated(self._write_seconds):
             async with (
                 self._file.turn() if self._file else nullcontext(),
                 self._connection() as connection,
@@ -107,7 +113,7 @@ class Database:
         """
         # Left to itself PostgreSQL would let each statement see another moment.
         level = {"isolation_level": "REPEATABLE READ"} if self.dialect.name == "postgresql" else {}
-        with _translated(self._read_seconds):
+        with self._translated(self._read_seconds):
             async with self._connection() as plain:
                 connection = await plain.execution_options(read_only=True, **level)
                 async with connection.begin():
@@ -126,7 +132,7 @@ class Database:
             return
         engine = create_engine(self._url, answer_seconds=None)
         try:
-            with _translated():
+            with self._translated():
                 async with engine.begin() as connection:
                     yield connection
         finally:
@@ -140,7 +146,7 @@ class Database:
             StoreUnavailable: the database did not do it.
         """
         if self._file is not None:
-            with _translated(self._write_seconds):
+            with self._translated(self._write_seconds):
                 return await self._file.run(work)
         is_committing = False
         try:
@@ -169,14 +175,14 @@ class Database:
         if self._file is None or not isinstance(self.engine, SqliteEngine):
             async with self._place(), self.writing() as connection:
                 return await connection.run_sync(work)
-        with _translated(self._write_seconds):
+        with self._translated(self._write_seconds):
             async with self._file.turn(transactions):
                 return await self.engine.run(work)
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Lend one of the places of transactions that are not the ledger's; the wait for it has an end."""
-        with _translated():
+        with self._translated():
             async with self._timeout.bound() if self._timeout else nullcontext():
                 await self._places.acquire()
         try:
@@ -196,7 +202,7 @@ class Database:
             StoreUnavailable: the file takes no writes.
         """
         if self._file is not None:
-            with _translated():
+            with self._translated():
                 await self._file.truncate_log()
 
     async def try_out(self, work: Callable[[LedgerTransaction], object]) -> None:
@@ -205,7 +211,7 @@ class Database:
         Raises:
             StoreUnavailable: it cannot.
         """
-        with _translated():
+        with self._translated():
             if self._file is not None:
                 await self._file.try_out(work)
                 return
@@ -219,13 +225,14 @@ class Database:
         await self.engine.dispose()
 
 
-class _translated:
+class _Translation:
     """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values.
 
     `seconds` gets how long the block takes.
     """
 
-    def __init__(self, seconds: Distribution | None = None) -> None:
+    def __init__(self, log_limit: LogLimit, seconds: Distribution | None) -> None:
+        self._log_limit = log_limit
         self._seconds = seconds
 
     def __enter__(self) -> None:
@@ -235,7 +242,9 @@ class _translated:
         if self._seconds is not None:
             self._seconds.observe(perf_counter() - self._started)
         if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, OverflowError)):
-            _log.error("database failed", extra={"log_fields": {"problem": _cause(error)}})
+            # Each call fails while the database is away.
+            if failures := self._log_limit.count(problem := _cause(error)):
+                _log.error("database failed", extra={"log_fields": {"problem": problem, "failures": failures}})
             state = _state_of(error)
             if isinstance(getattr(error, "orig", error), _REFUSALS) or state in _REFUSAL_STATES:
                 raise DataRefused("The proxy's database does not take that.") from None

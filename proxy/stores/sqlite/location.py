@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 from proxy.errors import StoreUnavailable
+from proxy.telemetry.log_limit import LogLimit
 
 #: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
 #: What is deleted is overwritten: a name that is to be forgotten is in no free page either.
@@ -33,6 +34,7 @@ class SqliteLocation:
         self._pragmas = _PRAGMAS.format("FULL" if is_durable else "NORMAL")
         #: The file system and the number of the file that was opened first.
         self._identity: tuple[int, int] | None = None
+        self._log_limit = LogLimit()
 
     def connect(self, lock_seconds: float, **options: Any) -> sqlite3.Connection:
         """Open a connection for one thread, which begins its transactions itself, in a mode that cannot deadlock: see
@@ -62,7 +64,8 @@ class SqliteLocation:
             StoreUnavailable: it was moved, deleted or replaced.
         """
         if self._identity is not None and self._look() != self._identity:
-            _log.error("the database file was moved, deleted or replaced: put it back, or restart the proxy")
+            if self._log_limit.admits("moved"):
+                _log.error("the database file was moved, deleted or replaced: put it back, or restart the proxy")
             raise StoreUnavailable("The proxy's database file is no longer in its place.")
 
     def check_room(self, size: int) -> None:
