@@ -34,5 +34,5 @@ async def test_one_that_cannot_be_written_does_not_hold_up_the_others() -> None:
     notes = OutcomeNotes(store)  # type: ignore[arg-type]
     for job_id in ("first", "second", "third"):
         notes.free_later(new_claim(job_id))
-    await wait_until_async(lambda: store.freed == ["second", "third"], "the others were not written", seconds=20)
+    await wait_until_async(lambda: store.freed == ["second", "third"], "the others were not written")
     await notes.close()

@@ -39,12 +39,10 @@ async def test_everybody_reads_one_stream() -> None:
         assert {poll.state for poll in polls if poll} == {"IN_QUEUE"} and None not in polls
         watchers = [asyncio.create_task(bench.fal_form()) for _ in range(20)]
         with reading(bench.hub) as watch:
-            await wait_until_async(lambda: is_reading(watch, 21), seconds=20)
+            await wait_until_async(lambda: is_reading(watch, 21))
         for document in whole_life()[1:]:
             fal.tell(**document)
-            await wait_until_async(
-                lambda: (found := bench.hub.cached(JOB)) and found.state == fal.told[-1]["status"], seconds=20
-            )
+            await wait_until_async(lambda: (found := bench.hub.cached(JOB)) and found.state == fal.told[-1]["status"])
         for told in await asyncio.gather(*watchers):
             assert lines_of(told) == fal.lines() and told[-1]["status"] == "COMPLETED"
         assert fal.calls == ["stream"] and len(bench.hub) == 0
@@ -88,7 +86,7 @@ async def test_a_job_without_readers_is_forgotten() -> None:
         bench.clock.advance(IDLE_SECONDS)
         await bench.hub.sweep()
         assert len(bench.hub) == 0
-        await wait_until_async(lambda: fal.open == 0, seconds=20)
+        await wait_until_async(lambda: fal.open == 0)
         assert await bench.hub.get_or_watch(JOB) and fal.calls == ["stream", "stream"]
 
 
@@ -105,11 +103,11 @@ async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
     fal = ScriptedFal(whole_life()[:1], wire)
     async with hub_before(fal, silence_seconds=0.05) as bench:
         assert await bench.hub.get_or_watch(JOB)
-        await wait_until_async(lambda: bench.hub.cached(JOB) is None, seconds=20)
+        await wait_until_async(lambda: bench.hub.cached(JOB) is None)
         assert not bench.hub.is_watching(JOB)
         assert await bench.hub.get_or_watch(JOB) is None, "a stream that is silent knows nothing"
         assert (await bench.queue.status(JOB, logs=True)).reply.status == 202
-        await wait_until_async(lambda: bench.hub.cached(JOB) is not None, seconds=20)
+        await wait_until_async(lambda: bench.hub.cached(JOB) is not None)
         assert fal.calls[0] == "stream" and fal.calls.count("stream") >= 2
 
 
@@ -126,7 +124,7 @@ async def test_a_stream_that_never_sends_an_event_is_given_up() -> None:
         with reading(bench.hub) as watch, pytest.raises(StreamBroken):
             await watch.first_update(100)
         assert fal.calls == ["stream"] * 8 and fal.open == 0
-        await wait_until_async(lambda: len(bench.hub) == 0, seconds=20)
+        await wait_until_async(lambda: len(bench.hub) == 0)
 
 
 async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_given_up() -> None:
@@ -141,9 +139,9 @@ async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_give
     async with hub_before(fal, backoff=(0.0, 0.0, 0.0, 0.05)) as bench:
         began = asyncio.get_running_loop().time()
         await bench.hub.get_or_watch(JOB)
-        await wait_until_async(lambda: fal.calls.count("stream") == 21, seconds=20)
+        await wait_until_async(lambda: fal.calls.count("stream") == 21)
         assert asyncio.get_running_loop().time() - began > 0.15, "without news it pauses longer each time"
-        await wait_until_async(lambda: bench.hub.cached(JOB) is not None, seconds=20)
+        await wait_until_async(lambda: bench.hub.cached(JOB) is not None)
 
 
 async def test_fal_does_not_know_the_job_any_more() -> None:
@@ -161,7 +159,7 @@ async def test_a_waiting_reader_gets_an_error_when_the_hub_closes() -> None:
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:
             waiting = asyncio.create_task(watch.first_update())
-            await wait_until_async(lambda: fal.open == 1, seconds=20)
+            await wait_until_async(lambda: fal.open == 1)
             await bench.hub.close()
             with pytest.raises(StreamBroken):
                 await asyncio.wait_for(waiting, 5)
@@ -177,9 +175,9 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
             assert first and first[0].state == "IN_QUEUE"
             for number in range(MOST_LAG * 3):
                 fal.tell(status="IN_PROGRESS", logs=[log_line("x" * (number + 1))])
-                await wait_until_async(lambda: watch.latest and watch.latest.lines == len(fal.lines()), seconds=20)
+                await wait_until_async(lambda: watch.latest and watch.latest.lines == len(fal.lines()))
             fal.tell(status="COMPLETED")
-            await wait_until_async(lambda: watch.is_over, seconds=20)
+            await wait_until_async(lambda: watch.is_over)
             rest = [news async for news in updates if news]
     assert len(rest) <= MOST_LAG and rest[-1][0].is_last
     seen = [number for update, first_line in rest for number in range(first_line, update.lines)]
@@ -199,7 +197,7 @@ async def test_a_stream_is_resumed_after_any_event_by_a_process_that_knows_nothi
     async with hub_before(first) as bench:
         reading = asyncio.create_task(bench.native())
         for document in life[1:]:
-            await wait_until_async(lambda: shows_the_latest(bench), seconds=20)
+            await wait_until_async(lambda: shows_the_latest(bench))
             await asyncio.sleep(0.01)
             first.tell(**document)
         told = [event for event in await reading if "event" in event]
@@ -211,7 +209,7 @@ async def test_a_stream_is_resumed_after_any_event_by_a_process_that_knows_nothi
     async with hub_before(second) as bench:
         reading = asyncio.create_task(bench.native(after=cut))
         for document in life[place:]:
-            await wait_until_async(lambda: shows_the_latest(bench), seconds=20)
+            await wait_until_async(lambda: shows_the_latest(bench))
             await asyncio.sleep(0.01)
             second.tell(**document)
         rest = [event for event in await reading if "event" in event]
@@ -237,9 +235,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
             try:
                 for count in range(MOST_LAG):
                     fal.tell(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
-                    await wait_until_async(
-                        lambda seen=301 + count: watch.latest and watch.latest.lines == seen, seconds=20
-                    )
+                    await wait_until_async(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
                     update = await bench.hub.get_or_watch(JOB)
                     assert update is not None and len(orjson.loads(update.encoded(0))["logs"]) == 301 + count
                 taken = tracemalloc.get_traced_memory()[0]
@@ -267,7 +263,7 @@ async def test_no_tenant_takes_all_the_jobs_that_a_process_follows() -> None:
         assert len(bench.hub) == 1
         assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(5, 9)] == found[:4]
         fal.tell(status="COMPLETED")
-        await wait_until_async(lambda: len(bench.hub) == 0, seconds=20)
+        await wait_until_async(lambda: len(bench.hub) == 0)
         fal.told.pop()
         assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(10, 14)] == found[
             :4

@@ -66,7 +66,7 @@ async def test_streams_that_break_at_once_come_back_one_after_the_other() -> Non
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         cut_at = asyncio.get_running_loop().time()
         fal.cut()
-        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT, seconds=20)
+        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT)
         again = fal.opened[COUNT:]
     # A turn may come late on a busy machine, and the next one in time; none comes early.
     assert all(opened_at - cut_at > 0.049 * turn for turn, opened_at in enumerate(again))
@@ -79,7 +79,7 @@ async def test_the_pause_before_a_stream_comes_back_is_random() -> None:
         await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(COUNT)))
         cut_at = asyncio.get_running_loop().time()
         fal.cut()
-        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT, seconds=20)
+        await wait_until_async(lambda: len(fal.opened) == 2 * COUNT)
     pauses = [opened - cut_at for opened in fal.opened[COUNT:]]
     assert min(pauses) < 0.25 and max(pauses) - min(pauses) > 0.2
 
@@ -93,7 +93,7 @@ async def test_a_retry_after_holds_up_all_streams(kind: dict[str, str]) -> None:
         await bench.hub.get_or_watch(job(1))
         refused_at, fal.refusal = fal.opened[-1], None
         fal.cut()
-        await wait_until_async(lambda: len(fal.opened) == 4, seconds=20)
+        await wait_until_async(lambda: len(fal.opened) == 4)
     assert min(fal.opened[2:]) - refused_at >= 1
 
 
@@ -105,12 +105,12 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
         began = asyncio.get_running_loop().time()
         assert await asyncio.gather(*(bench.hub.get_or_watch(job(number)) for number in range(1, 9))) == [None] * 8
         assert asyncio.get_running_loop().time() - began < 1, "they ask fal itself"
-        await wait_until_async(lambda: len(fal.opened) == 9, seconds=20)
+        await wait_until_async(lambda: len(fal.opened) == 9)
         assert all(opened_at - fal.opened[0] > 0.19 * turn for turn, opened_at in enumerate(fal.opened[1:]))
         # With the first one that opens, all is as before.
         fal.refusal = None
         assert await bench.hub.get_or_watch(job(9)) is None
-        await wait_until_async(lambda: bench.hub.cached(job(9)), seconds=20)
+        await wait_until_async(lambda: bench.hub.cached(job(9)))
         assert await bench.hub.get_or_watch(job(10)) is not None
 
 

@@ -228,7 +228,7 @@ async def test_a_started_one_goes_on_after_trouble(
         async def is_warned() -> bool:
             return any(getattr(record, "log_fields", {}).get("work") == "retention" for record in caplog.records)
 
-        await wait_until_async(is_warned, "no run failed", 10)
+        await wait_until_async(is_warned, "no run failed")
         await late.migrate()
         one = await call(late, clock)
         clock.advance(1)
@@ -236,7 +236,7 @@ async def test_a_started_one_goes_on_after_trouble(
         async def is_removed() -> bool:
             return await late.ledger.get(one.id) is None
 
-        await wait_until_async(is_removed, "the job is still there", 10)
+        await wait_until_async(is_removed, "the job is still there")
     finally:
         await cleaner.close()
         await late.close()

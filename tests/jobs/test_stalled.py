@@ -43,7 +43,7 @@ async def serving(hub: Hub, limits: ConnectionLimits | None = None) -> AsyncIter
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=ProtocolFactory(limits), lifespan="off", log_config=None))
     running = asyncio.create_task(server.serve())
-    await wait_until_async(lambda: server.started, seconds=20)
+    await wait_until_async(lambda: server.started)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -72,11 +72,9 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
         await reader.readuntil(b'"IN_QUEUE"')
         for number in range(LINES):
             fal.tell(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
-            await wait_until_async(
-                lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()), seconds=20
-            )
+            await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()))
         fal.tell(status="COMPLETED", logs=[log_line("the last one")])
-        await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.is_last, seconds=20)
+        await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.is_last)
         # Only now it reads on.
         text = await reader.read()
     events = [orjson.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
@@ -96,7 +94,7 @@ async def test_a_stream_that_nothing_reads_is_closed(size: int) -> None:
         with reading(bench.hub) as watch:
             assert watch.readers == 2
             fal.tell(status="IN_PROGRESS", logs=[log_line("x" * size)])
-            await wait_until_async(lambda: watch.readers == 1, seconds=20)
+            await wait_until_async(lambda: watch.readers == 1)
             assert not watch.is_over
 
 

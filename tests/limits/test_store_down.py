@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,8 +226,7 @@ def test_a_key_that_could_not_be_freed_is_free_all_the_same(
         assert database.execute("SELECT count(*) FROM idempotency").fetchone() == (1,)
         database.execute("ALTER TABLE elsewhere RENAME TO quota_usage")
         database.execute("DROP TRIGGER keep")
-    began = time.monotonic()
-    assert run().status_code == 200 and time.monotonic() - began < 20
+    assert run().status_code == 200
     assert len(posts(sandbox)) == 1 and account(tmp_path, "acme", "requests") == Booked(1, 0)
 
 

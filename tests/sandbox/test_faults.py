@@ -104,22 +104,22 @@ def test_hanging_up_does_not_trouble_the_server(wire: Fal, caplog: pytest.LogCap
 
 def test_hang_never_answers(wire: Fal) -> None:
     with _send_call(wire, RUN, "[[fault hang]]") as connection:
-        wait_until(lambda: bool(wire.requests()), seconds=10)
+        wait_until(lambda: bool(wire.requests()))
         assert _is_silent(connection)
-    wait_until(lambda: wire.requests()[-1]["ended"] == "left", seconds=10)
+    wait_until(lambda: wire.requests()[-1]["ended"] == "left")
     assert wire.requests()[-1]["answered"] is None
 
 
 @pytest.mark.parametrize("events", [0, 2])
 def test_stall_sends_the_head_and_some_events_then_nothing(wire: Fal, events: int) -> None:
     with _send_call(wire, RUN + "/stream", f"[[fault stall={events}]]") as connection:
-        wait_until(lambda: wire.requests()[-1:] != [] and wire.requests()[-1]["answered"] == 200, seconds=10)
+        wait_until(lambda: wire.requests()[-1:] != [] and wire.requests()[-1]["answered"] == 200)
         received = b""
         while received.count(b"data: ") < events or b"\r\n\r\n" not in received:
             received += connection.recv(65536)
         assert _is_silent(connection)
         assert received.count(b"data: ") == events
-    wait_until(lambda: wire.requests()[-1]["ended"] == "left", seconds=10)
+    wait_until(lambda: wire.requests()[-1]["ended"] == "left")
 
 
 def test_stall_at_falls_silent_at_that_byte(wire: Fal) -> None:
@@ -129,7 +129,7 @@ def test_stall_at_falls_silent_at_that_byte(wire: Fal) -> None:
             received += connection.recv(65536)
         assert _is_silent(connection)
         assert sum(map(len, _chunks(received.partition(b"\r\n\r\n")[2]))) == 100
-    wait_until(lambda: wire.requests()[-1]["ended"] == "left", seconds=10)
+    wait_until(lambda: wire.requests()[-1]["ended"] == "left")
 
 
 def test_split_cuts_inside_every_multibyte_character(wire: Fal) -> None:

@@ -76,7 +76,7 @@ def test_a_caller_that_leaves_in_the_middle_of_its_body_is_recorded(fal: Fal) ->
     address = httpx.URL(fal.url)
     with socket.create_connection((address.host, address.port or 0)) as connection:
         connection.sendall(b"POST /run/fal-ai/llava-next HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
-    wait_until(lambda: [request["ended"] for request in fal.requests()] == ["left"], seconds=10)
+    wait_until(lambda: [request["ended"] for request in fal.requests()] == ["left"])
     assert (fal.requests()[-1]["body_size"], fal.requests()[-1]["answered"]) == (4, None)
 
 

@@ -125,7 +125,7 @@ def test_a_run_can_be_held_and_let_go(fal: Fal) -> None:
     known = _runs(fal)
     caller = threading.Thread(target=lambda: answers.append(fal.run(f"{HELD} held")))
     caller.start()
-    wait_until(lambda: len(_runs(fal)) > len(known), seconds=10)
+    wait_until(lambda: len(_runs(fal)) > len(known))
     job = _runs(fal)[-1]
     assert (job["kind"], job["held"]) == ("run", True)
     fal.move({"request_id": job["id"]}, state="go")
@@ -156,10 +156,10 @@ def test_a_caller_that_leaves_a_run_is_noticed(fal: Fal) -> None:
     address = httpx.URL(fal.url)
     with socket.create_connection((address.host, address.port or 0)) as wire:
         wire.sendall(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
-        wait_until(lambda: len(_runs(fal)) > len(known), seconds=10)
+        wait_until(lambda: len(_runs(fal)) > len(known))
         assert _runs(fal)[-1]["status"] != "COMPLETED"
-    wait_until(lambda: _runs(fal)[-1]["status"] == "COMPLETED", seconds=10)
-    wait_until(lambda: fal.requests()[-1]["ended"] == "left", seconds=10)
+    wait_until(lambda: _runs(fal)[-1]["status"] == "COMPLETED")
+    wait_until(lambda: fal.requests()[-1]["ended"] == "left")
 
 
 def test_a_caller_that_leaves_a_stream_is_noticed(fal: Fal) -> None:
@@ -167,7 +167,7 @@ def test_a_caller_that_leaves_a_stream_is_noticed(fal: Fal) -> None:
         pieces = answer.iter_raw()
         next(pieces)
         assert fal.requests()[-1]["ended"] is None
-    wait_until(lambda: fal.requests()[-1]["ended"] == "left", seconds=10)
+    wait_until(lambda: fal.requests()[-1]["ended"] == "left")
 
 
 def _runs(fal: Fal) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def _wait_for_delivery(receiver: Receiver, times: int = 1) -> dict[str, Any]:
-    wait_until(lambda: len(receiver.arrived) >= times, seconds=10)
+    wait_until(lambda: len(receiver.arrived) >= times)
     message: dict[str, Any] = orjson.loads(receiver.arrived[-1][1])
     return message
 

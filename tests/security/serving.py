@@ -43,4 +43,4 @@ def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path
             return False
         return True
 
-    wait_until(answers, log.read_text, 30)
+    wait_until(answers, log.read_text)

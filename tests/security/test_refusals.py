@@ -508,7 +508,7 @@ def metrics_with(wire: Wire, hung_up: int) -> bytes:
         found = re.findall(rb'fal_proxy_requests_total\{status="499".*\} (\S+)', said)
         return said if sum(map(float, found)) >= hung_up else b""
 
-    return wait_until(metrics, "not all who hung up are counted", 20)
+    return wait_until(metrics, "not all who hung up are counted")
 
 
 # --- our own store

@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,21 @@ from tests.support.waiting import wait_until
 LARGE_BYTES = 32 * 1024 * 1024
 
 
+class MovableLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test moves on."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass, and then all that is due happen; what came before has been read."""
+        self.ahead += seconds
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
 class Application:
     """Answers by path.
 
@@ -34,10 +48,12 @@ class Application:
     def __init__(self, state: dict[str, Any]) -> None:
         self.released = threading.Event()
         self.paths: list[str] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            self.loop = asyncio.get_running_loop()
             scope["state"].update(self._state)
             for event in ("startup", "shutdown"):
                 assert (await receive())["type"] == f"lifespan.{event}"
@@ -47,7 +63,7 @@ class Application:
         self.paths.append(path)
         body = path.encode()
         if path in ("/hold", "/late"):
-            await asyncio.to_thread(self.released.wait, 30)
+            await asyncio.to_thread(self.released.wait, 60)
         if path in ("/read", "/late"):
             while (await receive()).get("more_body"):
                 pass
@@ -68,7 +84,7 @@ class Listening:
 
     def connect(self, data: bytes = b"", *, source: str = "127.0.0.1", host: str = "127.0.0.1") -> socket.socket:
         """A connection from an address of the loopback, over which `data` was sent."""
-        wire = socket.create_connection((host, self.port), timeout=20, source_address=(source, 0))
+        wire = socket.create_connection((host, self.port), timeout=60, source_address=(source, 0))
         wire.sendall(data)
         return wire
 
@@ -78,15 +94,26 @@ class Listening:
 
     def wait_for(self, connections: int) -> None:
         """Wait until there are so many connections."""
-        wait_until(lambda: self.count("fal_proxy_connections") == connections, "other connections are open", 10)
+        wait_until(lambda: self.count("fal_proxy_connections") == connections, "other connections are open")
+
+    def hold_up(self, until: threading.Event) -> None:
+        """Keep the server from doing anything."""
+        assert self.application.loop is not None
+        self.application.loop.call_soon_threadsafe(until.wait, 60)
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock of a server with a loop for that."""
+        loop = self.application.loop
+        assert isinstance(loop, MovableLoop)
+        asyncio.run_coroutine_threadsafe(loop.pass_time(seconds), loop).result(60)
 
 
 @contextlib.contextmanager
-def listening(limits: ConnectionLimits, host: str = "127.0.0.1") -> Iterator[Listening]:
-    """A server with these limits, until the block ends."""
+def listening(limits: ConnectionLimits, host: str = "127.0.0.1", loop: str = "uvloop") -> Iterator[Listening]:
+    """A server with these limits, until the block ends; `loop` as uvicorn takes it."""
     metrics = Metrics()
     application = Application({"drain": Drain(1), "metrics": metrics})
-    options: dict[str, Any] = {"loop": "uvloop", "ws": "none", "lifespan": "on", "log_config": None}
+    options: dict[str, Any] = {"loop": loop, "ws": "none", "lifespan": "on", "log_config": None}
     config = uvicorn.Config(application, host=host, port=0, http=ProtocolFactory(limits), **options)
     server = DrainingServer(config)
     thread = threading.Thread(target=server.run)
@@ -97,7 +124,7 @@ def listening(limits: ConnectionLimits, host: str = "127.0.0.1") -> Iterator[Lis
     finally:
         application.released.set()
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -136,14 +163,17 @@ def refusal(answer: bytes) -> tuple[int, str]:
     return int(head.split(b" ")[1]), document["error_type"]
 
 
-def trickle(wire: socket.socket, data: bytes, every_seconds: float = 0.1) -> float:
-    """Send `data` again and again until the server closes; how long it took."""
-    started = time.monotonic()
-    wire.settimeout(every_seconds)
+def trickle(server: Listening, wire: socket.socket, data: bytes, every_seconds: float, most_seconds: float) -> bool:
+    """Send `data` again and again, while the server's time passes; whether it closes within so much of that."""
+    wire.settimeout(0.1)
+    passed = 0.0
     with contextlib.suppress(ConnectionError):
-        while time.monotonic() < started + 15:
+        while passed < most_seconds:
             wire.sendall(data)
+            server.pass_time(every_seconds)
+            passed += every_seconds
             with contextlib.suppress(TimeoutError):
                 if not wire.recv(1 << 16):
-                    break
-    return time.monotonic() - started
+                    return True
+        return False
+    return True

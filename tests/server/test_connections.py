@@ -6,16 +6,18 @@ import logging
 import math
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from proxy.server.connections import MAX_ANSWERED_REFUSALS, ConnectionLimits
+from proxy.server.connections import MAX_ANSWERED_REFUSALS, SWEEP_SECONDS, ConnectionLimits
 from proxy.server.factory import ProtocolFactory
 from proxy.server.open_files import max_connections_within
 from proxy.telemetry.log_limit import SECONDS, LogLimit
@@ -24,27 +26,35 @@ from tests.support.waiting import wait_until
 
 GET = b"GET %s HTTP/1.1\r\nhost: server\r\n\r\n"
 HALF_A_HEAD = b"GET /half HTTP/1.1\r\nhost: ser"
-SHORT = ConnectionLimits(connect_seconds=0.5, head_seconds=0.5, keep_alive_seconds=0.5, write_seconds=0.5)
-#: Far more than the deadlines above, far less than the defaults.
-SOON = 8.0
+LIMITS = ConnectionLimits()
+#: Its own deadlines have passed by then, one after the other, and none of an hour.
+SOON = LIMITS.connect_seconds + LIMITS.head_seconds + LIMITS.keep_alive_seconds + LIMITS.write_seconds
 
 
-@pytest.fixture(scope="module")
-def short() -> Iterator[Listening]:
-    with listening(SHORT) as server:
+@pytest.fixture
+def server() -> Iterator[Listening]:
+    """A server whose time passes when a test says so."""
+    with listening(LIMITS, loop="tests.server.listening:MovableLoop") as server:
         yield server
 
 
 # Deadlines
 
 
-def test_a_connection_that_sends_nothing_is_closed(short: Listening) -> None:
-    with short.connect() as wire:
+def test_a_connection_that_sends_nothing_is_closed(server: Listening) -> None:
+    with server.connect() as wire:
+        server.wait_for(1)
+        server.pass_time(LIMITS.connect_seconds - 5)
+        server.wait_for(1)
+        server.pass_time(5 + SWEEP_SECONDS)
         assert read_to_end(wire) == b""
 
 
-def test_half_a_head_is_answered_408_and_closed(short: Listening) -> None:
-    with short.connect(HALF_A_HEAD) as wire:
+def test_half_a_head_is_answered_408_and_closed(server: Listening) -> None:
+    with server.connect(HALF_A_HEAD) as wire:
+        server.wait_for(1)
+        server.pass_time(0)
+        server.pass_time(LIMITS.head_seconds + SWEEP_SECONDS)
         assert refusal(read_to_end(wire)) == (408, "request_timeout")
 
 
@@ -53,93 +63,98 @@ def test_half_a_head_is_answered_408_and_closed(short: Listening) -> None:
     [(b"", b"\r\n"), (HALF_A_HEAD, b"x"), (GET % b"/", b"\r\n"), (GET % b"/" + HALF_A_HEAD, b"x")],
     ids=["new", "in a head", "idle", "in the head of the next"],
 )
-def test_a_trickle_extends_no_deadline(short: Listening, first: bytes, more: bytes) -> None:
-    with short.connect(first) as wire:
-        assert trickle(wire, more) < SOON
+def test_a_trickle_extends_no_deadline(server: Listening, first: bytes, more: bytes) -> None:
+    with server.connect(first) as wire:
+        server.wait_for(1)
+        assert trickle(server, wire, more, 5, SOON)
 
 
-def test_an_idle_connection_is_closed(short: Listening) -> None:
-    with short.connect(GET % b"/") as wire:
+def test_an_idle_connection_is_closed(server: Listening) -> None:
+    with server.connect(GET % b"/") as wire:
         assert read_answer(wire)[1] == b"/"
+        server.pass_time(LIMITS.keep_alive_seconds + SWEEP_SECONDS)
         assert read_to_end(wire) == b""
 
 
-def test_the_head_of_a_later_request_has_the_same_deadline(short: Listening) -> None:
-    with short.connect(GET % b"/") as wire:
+def test_the_head_of_a_later_request_has_the_same_deadline(server: Listening) -> None:
+    with server.connect(GET % b"/") as wire:
         read_answer(wire)
         wire.sendall(HALF_A_HEAD)
+        server.pass_time(0)
+        server.pass_time(LIMITS.head_seconds + SWEEP_SECONDS)
         assert refusal(read_to_end(wire)) == (408, "request_timeout")
 
 
-def test_a_connection_in_use_is_kept_open_for_longer_than_it_may_be_idle(short: Listening) -> None:
-    with short.connect() as wire:
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+def test_a_connection_in_use_is_kept_open_for_longer_than_it_may_be_idle(server: Listening) -> None:
+    with server.connect() as wire:
+        for _ in range(5):
             wire.sendall(GET % b"/")
             assert read_answer(wire)[1] == b"/"
-            time.sleep(0.05)
+            server.pass_time(LIMITS.keep_alive_seconds - 5)
 
 
-def test_a_request_that_takes_its_time_is_answered_also_with_half_a_head_behind_it(short: Listening) -> None:
-    with short.connect(GET % b"/hold" + HALF_A_HEAD) as wire, short.connect(GET % b"/hold") as other:
-        time.sleep(1.5)
-        short.application.released.set()
-        first, _, second = read_to_end(wire).partition(b"/hold")
-        assert first.startswith(b"HTTP/1.1 200 ") and refusal(second) == (408, "request_timeout")
-        assert read_answer(other)[1] == b"/hold"
-    short.application.released.clear()
+def test_a_request_that_takes_its_time_is_answered_also_with_half_a_head_behind_it(server: Listening) -> None:
+    with server.connect(GET % b"/hold" + HALF_A_HEAD) as wire, server.connect(GET % b"/hold") as other:
+        wait_until(lambda: server.application.paths == ["/hold"] * 2, "the requests do not arrive")
+        server.pass_time(2 * SOON)
+        server.application.released.set()
+        assert (read_answer(wire)[1], read_answer(other)[1]) == (b"/hold", b"/hold")
+        server.pass_time(LIMITS.head_seconds + SWEEP_SECONDS)
+        assert refusal(read_to_end(wire)) == (408, "request_timeout")
 
 
-def test_a_caller_that_reads_nothing_of_its_answer_is_cut(short: Listening) -> None:
-    with socket.socket() as wire:
+def test_a_caller_that_reads_nothing_of_its_answer_is_cut() -> None:
+    with listening(replace(LIMITS, write_seconds=0.5)) as server, socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        wire.connect(("127.0.0.1", short.port))
+        wire.connect(("127.0.0.1", server.port))
         wire.sendall(GET % b"/large")
-        short.wait_for(1)
-        short.wait_for(0)
+        wait_until(lambda: server.application.paths == ["/large"], "the request does not arrive")
+        server.wait_for(0)
 
 
-def test_a_caller_that_reads_slowly_gets_its_whole_answer(short: Listening) -> None:
-    with socket.socket() as wire:
+def test_a_caller_that_reads_slowly_gets_its_whole_answer() -> None:
+    """It takes longer than a caller may take nothing, which is the system's time."""
+    write_seconds = 5
+    with listening(replace(LIMITS, write_seconds=write_seconds)) as server, socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
-        wire.connect(("127.0.0.1", short.port))
+        wire.connect(("127.0.0.1", server.port))
         wire.sendall(GET % b"/large")
         received = 0
         while received < LARGE_BYTES and (chunk := wire.recv(1 << 20)):
             received += len(chunk)
-            time.sleep(0.02)
+            time.sleep(1.5 * write_seconds * len(chunk) / LARGE_BYTES)
         assert received >= LARGE_BYTES
 
 
 # Bodies that are not read
 
 
-def test_an_answer_before_the_end_of_its_request_arrives_and_closes(short: Listening) -> None:
+def test_an_answer_before_the_end_of_its_request_arrives_and_closes(server: Listening) -> None:
     size = 8 * 1024 * 1024
-    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: %d\r\n\r\n" % size) as wire:
+    with server.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: %d\r\n\r\n" % size) as wire:
         for _ in range(size // 65536):
             wire.sendall(bytes(65536))
         answer = read_to_end(wire)
     assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nconnection: close\r\n" in answer and answer.endswith(b"/early")
 
 
-def test_an_unread_body_does_not_hold_its_connection(short: Listening) -> None:
-    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\n") as wire:
+def test_an_unread_body_does_not_hold_its_connection(server: Listening) -> None:
+    with server.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\n") as wire:
         read_answer(wire)
-        assert trickle(wire, b"x") < SOON
-    short.wait_for(0)
+        assert trickle(server, wire, b"x", 1, SOON)
+    server.wait_for(0)
 
 
-def test_what_comes_after_an_early_answer_is_not_taken_for_a_request(short: Listening) -> None:
-    with short.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n") as wire:
+def test_what_comes_after_an_early_answer_is_not_taken_for_a_request(server: Listening) -> None:
+    with server.connect(b"POST /early HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n") as wire:
         read_answer(wire)
         wire.sendall(b"0\r\n\r\n" + GET % b"/smuggled")
         assert read_to_end(wire) == b""
-    assert "/smuggled" not in short.application.paths
+    assert "/smuggled" not in server.application.paths
 
 
-def test_a_connection_whose_body_was_read_is_kept_open(short: Listening) -> None:
-    with short.connect(b"POST /read HTTP/1.1\r\nhost: server\r\ncontent-length: 4\r\n\r\n") as wire:
+def test_a_connection_whose_body_was_read_is_kept_open(server: Listening) -> None:
+    with server.connect(b"POST /read HTTP/1.1\r\nhost: server\r\ncontent-length: 4\r\n\r\n") as wire:
         wire.sendall(b"body")
         assert b"connection: close" not in read_answer(wire)[0]
         wire.sendall(GET % b"/next")
@@ -230,7 +245,9 @@ def test_a_full_server_lets_a_new_caller_in_for_one_that_waits(
 ) -> None:
     with listening(ConnectionLimits(most=4)) as server, ExitStack() as held:
         for _ in range(20):
-            held.enter_context(server.connect(waiting))
+            wire = held.enter_context(server.connect(waiting))
+            if waiting.endswith(b"\r\n\r\n"):
+                read_answer(wire)
         with server.connect(GET % b"/new") as wire:
             assert read_answer(wire)[1] == b"/new"
             server.wait_for(4)
@@ -254,7 +271,7 @@ def test_a_full_server_closes_none_that_it_owes_an_answer() -> None:
         server.application.released.set()
         assert (read_answer(one)[1], read_answer(two)[1]) == (b"/hold", b"/hold")
         assert server.count("fal_proxy_connections_refused_total", limit="process") == 2
-        wait_until(lambda: is_let_in(server), "a connection that waits makes no room", 10)
+        wait_until(lambda: is_let_in(server), "a connection that waits makes no room")
     assert "/refused" not in server.application.paths
 
 
@@ -266,7 +283,10 @@ def is_let_in(server: Listening) -> bool:
 def test_many_refused_connections_at_once_are_not_all_answered() -> None:
     with listening(ConnectionLimits(most_per_address=1)) as server, ExitStack() as held:
         read_answer(held.enter_context(server.connect(GET % b"/")))
+        # All of them come before the first refusal has been read for long enough.
+        server.hold_up(until=(may_go_on := threading.Event()))
         refused = [held.enter_context(server.connect()) for _ in range(MAX_ANSWERED_REFUSALS + 20)]
+        may_go_on.set()
         answers = [first_bytes(wire) for wire in refused]
     assert answers.count(b"HTTP") >= 1 and answers.count(b"") >= 1
     assert answers.count(b"HTTP") <= MAX_ANSWERED_REFUSALS

@@ -110,7 +110,7 @@ async def test_the_end_of_the_process_waits_for_a_store_that_is_slow(url: str, o
 
     class SlowLedger(SqlLedger):
         async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
-            await asyncio.sleep(0.6 * CLOSE_SECONDS)
+            await asyncio.sleep(0.4 * CLOSE_SECONDS)
             return await super().commit(operations)
 
     batcher = LedgerBatcher(SlowLedger(open_stores(url).ledger._database))

@@ -79,7 +79,7 @@ async def test_open_connections_leave_a_server_that_is_no_longer_the_primary(
         standby.ask("postgres", "SELECT pg_promote()")
         relay.to_port = standby.port
         # It meets the old one over the connection that is open, and writes nothing there.
-        await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
+        await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary")
         await stores.ping()
         assert primary.ask(database, "SELECT count(*) FROM jobs") == "1"
         assert standby.ask(database, "SELECT count(*) FROM jobs") == "2"
@@ -95,7 +95,7 @@ async def test_a_url_of_all_servers_leads_to_the_one_that_takes_writes(
     with pytest.raises(StoreUnavailable):
         await stores.ping()
     standby.ask("postgres", "SELECT pg_promote()")
-    await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary", seconds=5)
+    await wait_until_async(lambda: takes_writes(stores), "writes do not reach the new primary")
     await stores.ping()
     primary.start()
 

@@ -47,7 +47,7 @@ def is_open(path: str) -> bool:
 
 
 async def lend_all(engine: SqliteEngine, stack: AsyncExitStack) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(CONNECTIONS):
             plain = await stack.enter_async_context(engine.connect())
             connection = await plain.execution_options(read_only=True)

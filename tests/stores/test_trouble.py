@@ -162,7 +162,7 @@ async def test_giving_up_on_a_locked_database_leaves_nothing_behind(
         await stores.uploads.add(UPLOAD)
     holder.close()
     if left := asyncio.all_tasks() - before:
-        _, pending = await asyncio.wait(left, timeout=10)
+        _, pending = await asyncio.wait(left, timeout=60)
         assert not pending
     # The write that was given up may have been done once the lock was free.
     await stores.uploads.add(replace(UPLOAD, id="another"))
@@ -227,7 +227,7 @@ async def test_a_frozen_database_does_not_block_other_work(
     def hurry(_dialect: object, _record: object, _arguments: object, options: dict[str, object]) -> None:
         """Seconds are what production waits; a test need not."""
         usual.append({**options})
-        options.update(timeout=0.5, command_timeout=0.5)
+        options.update(timeout=3, command_timeout=3)
 
     event.listen(stores.ledger._database.engine.sync_engine, "do_connect", hurry)
     await stores.ping()
@@ -252,7 +252,7 @@ async def test_a_frozen_database_is_waited_for_by_one_deadline(
             began = loop.time()
             answers = await asyncio.gather(*(stores.directory.load() for _ in range(callers)), return_exceptions=True)
             assert [type(answer) for answer in answers] == [StoreUnavailable] * callers
-            assert 4 < loop.time() - began < 7
+            assert 4 < loop.time() - began < 9.5
     await stores.ping()
 
 
@@ -301,7 +301,7 @@ async def test_a_connection_that_was_closed_just_now_is_made_again(
 
 async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) -> None:
     """Each takes one connection: one that waited for a second while it held the first would stop all the others."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(stores.ping() for _ in range(50)))
 
 

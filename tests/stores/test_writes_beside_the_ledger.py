@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import asyncpg
 import pytest
 
 from proxy.stores.ledger import Granted, Outcome, Reserve
@@ -24,7 +25,7 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.anyio
 PART = Part(UPLOAD.id, WHOLE, "attempt", 3)
 #: How long other processes wait for the file, and how long one turn of a busy event loop takes.
-LOCK_SECONDS, TURN_SECONDS = 0.7, 0.4
+LOCK_SECONDS, TURN_SECONDS = 1.7, 0.9
 WRITES: dict[str, Callable[[SqlStores], Awaitable[object]]] = {
     "claim": lambda stores: stores.idempotency.claim(CLAIM, 0.0),
     "take over": lambda stores: stores.idempotency.take_over(replace(CLAIM, job_id="j-2"), CLAIM.job_id),
@@ -82,19 +83,22 @@ async def test_a_table_that_is_locked_leaves_connections_to_the_ledger(
     await stores.ledger.commit([Reserve(job())])
     database = url.rpartition("/")[2]
 
-    async def is_locked() -> bool:
-        query = "SELECT count(*) FROM pg_locks WHERE relation = 'idempotency'::regclass AND granted"
+    async def is_waited_for() -> bool:
+        query = "SELECT count(*) FROM pg_locks WHERE relation = 'idempotency'::regclass AND NOT granted"
         return await asyncio.to_thread(postgres.ask, database, query) != "0"
 
-    with ThreadPoolExecutor(1) as other:
-        query = "BEGIN; LOCK TABLE idempotency; SELECT pg_sleep(3)"
-        holding = other.submit(postgres.ask, database, query)
-        await wait_until_async(is_locked, "the table is not locked")
-        claims = [
-            asyncio.create_task(stores.idempotency.claim(replace(CLAIM, key_hash=f"k-{number}"), 0.0))
-            for number in range(60)
-        ]
-        await asyncio.sleep(0.1)
-        assert await stores.ledger.commit([Reserve(job())]) == [Granted()]
-        assert not holding.done() and not any(claim.done() for claim in claims)
+    other = await asyncpg.connect(url)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE idempotency")
+            claims = [
+                asyncio.create_task(stores.idempotency.claim(replace(CLAIM, key_hash=f"k-{number}"), 0.0))
+                for number in range(60)
+            ]
+            await wait_until_async(is_waited_for, "nothing waits for the table")
+            await asyncio.sleep(0.1)
+            assert await stores.ledger.commit([Reserve(job())]) == [Granted()]
+            assert not any(claim.done() for claim in claims)
         assert await asyncio.gather(*claims) == [None] * 60
+    finally:
+        await other.close()

@@ -47,7 +47,7 @@ class Collector:
 
     def wait_for(self, name: str, count: int = 1) -> list[Span]:
         """The spans of a name, once there are so many."""
-        wait_until(lambda: len(self._find_named(name)) >= count, f"no {count} spans {name!r} among {self._names()}", 30)
+        wait_until(lambda: len(self._find_named(name)) >= count, f"no {count} spans {name!r} among {self._names()}")
         return self._find_named(name)
 
     def _find_named(self, name: str) -> list[Span]:

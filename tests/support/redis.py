@@ -86,7 +86,7 @@ def running_redis_cluster() -> Iterator[Redis]:
     """A cluster of one node, which has all slots."""
     with _running_node() as server:
         assert server.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
-        wait_until(lambda: server.ask("SET {fal-proxy}:up 1") == "+OK", "the cluster did not come up", seconds=30)
+        wait_until(lambda: server.ask("SET {fal-proxy}:up 1") == "+OK", "the cluster did not come up")
         yield server
 
 
@@ -113,11 +113,9 @@ def running_redis_nodes(primaries: int, replicas: int) -> Iterator[list[Redis]]:
             assert node.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}") == "+OK"
         for node in nodes[1:]:
             assert node.ask(f"CLUSTER MEET 127.0.0.1 {nodes[0].port} {nodes[0].cluster_port}") == "+OK"
-        wait_until(lambda: all(node.knows(len(nodes)) for node in nodes), "the nodes did not meet", seconds=30)
+        wait_until(lambda: all(node.knows(len(nodes)) for node in nodes), "the nodes did not meet")
         for node in nodes[primaries:]:
             assert node.ask(f"CLUSTER REPLICATE {nodes[0].node_id()}") == "+OK"
-        wait_until(lambda: all(node.is_in_order() for node in nodes), "the cluster did not come up", seconds=30)
-        wait_until(
-            lambda: all(node.is_replicating() for node in nodes[primaries:]), "the replicas did not follow", seconds=30
-        )
+        wait_until(lambda: all(node.is_in_order() for node in nodes), "the cluster did not come up")
+        wait_until(lambda: all(node.is_replicating() for node in nodes[primaries:]), "the replicas did not follow")
         yield nodes

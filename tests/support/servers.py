@@ -91,7 +91,7 @@ def running(
     thread = threading.Thread(target=server.run, name=f"uvicorn-{port}", daemon=True)
     thread.start()
     try:
-        wait_until(lambda: server.started or not thread.is_alive(), "the server did not start", seconds=20)
+        wait_until(lambda: server.started or not thread.is_alive(), "the server did not start")
         if not server.started:
             raise RuntimeError("the server stopped while starting: see its log above")
         yield f"{'https' if certificate else 'http'}://{'localhost' if certificate else '127.0.0.1'}:{port}"
