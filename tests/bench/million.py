@@ -1,7 +1,8 @@
 """What old calls cost: `python -m tests.bench.million`. Needs wrk, taskset and PostgreSQL.
 
 A database with a million jobs and two million rows of usage, of 20,000 users in 90 days: how long each report and each
-page of the console takes, and what a submit, a poll and a list of jobs take beside the same on an empty database.
+page of the console takes, and what a submit and a poll take beside the same on an empty database. Exits with 1 if a
+page takes longer than 300 ms, or calls are more than 10 % slower.
 """
 
 from __future__ import annotations
@@ -19,66 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import text
 
 from proxy.stores.sql import SqlStores
-from proxy.stores.sql.database import Database
-from proxy.stores.sql.schema import USAGE_SUMS
 from tests.bench.contestants import Contestant, fal_proxy
+from tests.bench.old_calls import DAY, JOB, OldCalls, fill_postgresql, fill_sqlite, job_id, user
 from tests.bench.processes import ROOT, machine, static_fal
-from tests.bench.rounds import LOAD_CORE, PROXY_CORE, STATUS, SUBMIT, measure
+from tests.bench.rounds import LOAD_CORE, PROXY_CORE, STATUS, SUBMIT, Results, measure, ratio
 from tests.support.limited import ADMIN_TOKEN
-from tests.support.postgres import running_postgres
+from tests.support.postgres import Postgres, running_postgres
 from tests.support.servers import free_port
 
-DAY, DAYS, USERS = 86_400, 90, 20_000
-ENDPOINTS = "CASE WHEN n % 3 = 0 THEN 'fal-ai/llava-next' ELSE 'fal-ai/llavav15-13b' END"
-NUMBERS = {
-    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < {last})",
-    "postgresql": "WITH numbers AS (SELECT n FROM generate_series(0, {last}) AS n)",
-}
-KEYS = {"sqlite": "printf('%032x', n)", "postgresql": "lpad(to_hex(n), 32, '0')"}
-JOBS = """
-INSERT INTO jobs (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at,
-  expires_at, session, tags)
-{numbers}
-SELECT {key}, {key}, 'submit', {endpoints}, 'bench', 'user-' || (n % {users} * 7919 % {users}), 'counted',
-  '[["","requests","day",0,1000000,1000000000000]]', '{{"requests":1000000,"tokens":64000000,"usd":600}}',
-  {begin} + n * {step}, {begin} + n * {step}, {begin} + n * {step} + 3600, {key}, '["web"]'
-FROM numbers
-"""
-USAGE = """
-INSERT INTO usage_days (tenant, subject, day, endpoint, {sums})
-{numbers}
-SELECT 'bench', 'user-' || (n % {users}), {first} + n / {users} % {days}, CASE WHEN n / {users} < {days}
-  THEN 'fal-ai/llava-next' ELSE 'fal-ai/llavav15-13b' END, {ones}
-FROM numbers
-"""
-
-
-async def fill(url: str, jobs: int, rows: int) -> None:
-    """Write so many old jobs and rows of usage."""
-    database, today = Database(url), int(time.time()) // DAY
-    dialect = database.dialect.name
-    words = {
-        "key": KEYS[dialect],
-        "endpoints": ENDPOINTS,
-        "users": USERS,
-        "days": DAYS,
-        "first": today - DAYS,
-        "begin": (today - DAYS) * DAY,
-        "step": DAYS * DAY / jobs,
-        "sums": ", ".join(USAGE_SUMS),
-        "ones": ", ".join("1" for _ in USAGE_SUMS),
-    }
-    async with database.migrating() as connection:
-        for statement, count in ((JOBS, jobs), (USAGE, rows)):
-            numbers = NUMBERS[dialect].format(last=count - 1)
-            await connection.execute(text(statement.format(**words, numbers=numbers).replace(":", "\\:")))
-    if dialect == "postgresql":
-        async with database.migrating() as connection:
-            await connection.execute(text("ANALYZE"))
-    await database.close()
+#: What a page may take, and how much slower calls may be than on an empty database.
+PAGE_MILLISECONDS, LEAST_SHARE = 300, 0.9
 
 
 async def migrate(url: str) -> None:
@@ -99,10 +52,10 @@ def pages(month: str, first: str, last: str, job: str) -> dict[str, list[str]]:
             *(f"/v1/admin/usage?tenant=bench&{period}&group_by={group}" for group in groups),
             *(f"/v1/admin/usage?tenant=bench&from={last}&to={last}&group_by={group}" for group in details),
             f"/v1/admin/usage?tenant=bench&{period}&group_by=subject&format=csv",
-            f"/v1/admin/usage?tenant=bench&subject=user-7&{period}&group_by=day",
+            f"/v1/admin/usage?tenant=bench&subject={user(7)}&{period}&group_by=day",
             f"/v1/admin/tenants/bench/statements/{month}",
             "/v1/admin/jobs?tenant=bench&limit=100",
-            "/v1/admin/jobs?tenant=bench&subject=user-7",
+            f"/v1/admin/jobs?tenant=bench&subject={user(7)}",
             "/v1/admin/jobs?tenant=bench&endpoint=fal-ai/llava-next",
             "/v1/admin/jobs?tenant=bench&status=over",
             f"/v1/admin/jobs/{job}",
@@ -148,7 +101,7 @@ def time_pages(contestant: Contestant, times: int) -> dict[str, float]:
     first = time.strftime("%Y-%m-%d", time.gmtime(now - 80 * DAY))
     taken = {}
     with operator(url) as clients:
-        job = f"{7:032x}"
+        job = job_id(JOB)
         for kind, paths in pages(month, first, last, job).items():
             for path in paths:
                 each = []
@@ -162,12 +115,53 @@ def time_pages(contestant: Contestant, times: int) -> dict[str, float]:
     return taken
 
 
+def prepare(kind: str, name: str, folder: Path, postgres: Postgres, calls: OldCalls | None) -> str:
+    """Make a database, empty or with old calls; its URL."""
+    file = folder / f"{name}.db"
+    url = f"sqlite:///{file}" if kind == "sqlite" else postgres.url(postgres.create_database())
+    asyncio.run(migrate(url))
+    if calls is not None:
+        began = time.perf_counter()
+        fill_sqlite(str(file), calls) if kind == "sqlite" else asyncio.run(fill_postgresql(url, calls))
+        print(f"{kind}: filled in {time.perf_counter() - began:.0f} s", flush=True)
+    return url
+
+
+def find_excesses(kind: str, taken: Mapping[str, float], results: Results) -> list[str]:
+    """What takes longer than it may: pages, and calls beside the same on the empty database."""
+    found = [f"{kind}: {path}: {took} ms" for path, took in taken.items() if took > PAGE_MILLISECONDS]
+    for workload, turns in results.items():
+        empty, full = turns.values()
+        if (share := ratio(full, empty, "per_second")) < LEAST_SHARE:
+            found.append(f"{kind}: {workload}: {share:.2f} of the rate on an empty database")
+    return found
+
+
+def compare(kind: str, folder: Path, postgres: Postgres, upstream: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one kind of database."""
+    calls = {"empty": None, "full": OldCalls(options.jobs, options.rows)}
+    with contextlib.ExitStack() as stack:
+        contestants = []
+        for name, some in calls.items():
+            environ = {
+                "PROXY_DATABASE_URL": prepare(kind, name, folder, postgres, some),
+                "PROXY_ADMIN_TOKEN": ADMIN_TOKEN,
+            }
+            proxy = fal_proxy(upstream, PROXY_CORE, folder, name=f"{kind} {name}", stores=environ)
+            contestants.append(stack.enter_context(proxy))
+        taken = time_pages(contestants[1], options.rounds)
+        for path, milliseconds in sorted(taken.items(), key=lambda one: -one[1]):
+            print(f"{milliseconds:8.1f} ms  {path}", flush=True)
+        results = measure(contestants, options.rounds, options.seconds, (SUBMIT, STATUS)) if options.seconds else {}
+    return {"pages": taken, "results": results, "excesses": find_excesses(kind, taken, results)}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.million", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.million", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=2_000_000, help="of usage")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=3, help="of each round of calls; 0 for pages alone")
     parser.add_argument("--kinds", nargs="+", default=["postgresql", "sqlite"], choices=["sqlite", "postgresql"])
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-million.json")
     options = parser.parse_args()
@@ -178,27 +172,12 @@ def main() -> None:
         stack.enter_context(static_fal(port, LOAD_CORE, folder / "static-upstream.log"))
         postgres = stack.enter_context(running_postgres(durable=True))
         for kind in options.kinds:
-            contestants = []
-            for name in ("empty", "full"):
-                file = f"sqlite:///{folder / f'{name}.db'}"
-                database = file if kind == "sqlite" else postgres.url(postgres.create_database())
-                asyncio.run(migrate(database))
-                if name == "full":
-                    asyncio.run(fill(database, options.jobs, options.rows))
-                environ = {"PROXY_DATABASE_URL": database, "PROXY_ADMIN_TOKEN": ADMIN_TOKEN}
-                contestants.append(
-                    stack.enter_context(
-                        fal_proxy(f"http://127.0.0.1:{port}", PROXY_CORE, folder, name=f"{kind} {name}", stores=environ)
-                    )
-                )
-            taken = time_pages(contestants[1], options.rounds)
-            for path, milliseconds in sorted(taken.items(), key=lambda one: -one[1]):
-                print(f"{milliseconds:8.1f} ms  {path}")
-            results = measure(contestants, options.rounds, options.seconds, (SUBMIT, STATUS))
-            report[kind] = {"pages": taken, "results": results}
+            report[kind] = compare(kind, folder, postgres, f"http://127.0.0.1:{port}", options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {options.output}")
+    if excesses := [line for kind in options.kinds for line in report[kind]["excesses"]]:
+        raise SystemExit("\n".join(["too slow:", *excesses]))
 
 
 if __name__ == "__main__":

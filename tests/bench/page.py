@@ -36,6 +36,9 @@ from one machine. On other machines only the ratios, which are taken within one 
   and the memory after many hung-up streams.
 - `python -m tests.bench.uploads` compares one upload of 200 MiB at a time, with everything on, with nginx, which passes
   bytes on unbuffered and checks nothing.
+- `python -m tests.bench.million` fills a database with a million jobs and two million sums of usage, and measures each
+  report and page of the console. It fails if one takes longer than 300 ms, or if calls are more than 10 % slower than
+  on an empty database.
 
 During its turn, each proxy has core 0 to itself. The load generator (wrk) and the static upstream share core 1, also
 with PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time in all its

@@ -131,10 +131,9 @@ def median(turns: Sequence[dict[str, Any]], figure: str) -> float:
     return statistics.median(one[figure] for one in turns)
 
 
-def ratio(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:
-    """How many times as much the first does per second of processor time: the median of the rounds."""
-    pairs = zip(ours, theirs, strict=True)
-    return statistics.median(one["per_cpu_second"] / other["per_cpu_second"] for one, other in pairs)
+def ratio(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], figure: str = "per_cpu_second") -> float:
+    """How many times as much the first does, per second of processor time: the median of the rounds."""
+    return statistics.median(one[figure] / other[figure] for one, other in zip(ours, theirs, strict=True))
 
 
 def table(workload: str, results: dict[str, list[dict[str, Any]]]) -> str:
