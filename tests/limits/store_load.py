@@ -25,9 +25,9 @@ SUBMITTERS, RUNNERS, STREAMERS = 12, 4, 3
 #: How long a caller waits before it repeats what was refused.
 PAUSE_SECONDS = 0.2
 #: A proxy holds no refusal longer than this, with a margin for a busy machine.
-LONGEST_REFUSAL_SECONDS = 10.0 + 3
+LONGEST_REFUSAL_SECONDS = 10.0 + 30
 #: Nor does any caller wait longer, as its repetition would for a call that nobody makes any more.
-LONGEST_ANSWER_SECONDS = 15.0
+LONGEST_ANSWER_SECONDS = 15.0 + 30
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -90,11 +91,17 @@ def without_a_table(postgres: Postgres, url: str) -> Iterator[None]:
 @contextmanager
 def locked(postgres: Postgres, url: str) -> Iterator[None]:
     """Another client holds a lock on the jobs."""
+    database = url.rpartition("/")[2]
+    lock = "BEGIN; LOCK TABLE jobs IN EXCLUSIVE MODE; SELECT pg_sleep(600)"
+    who = f"datname = '{database}' AND query LIKE 'BEGIN; LOCK TABLE jobs%'"
     with ThreadPoolExecutor(1) as pool:
-        query = "BEGIN; LOCK TABLE jobs IN EXCLUSIVE MODE; SELECT pg_sleep(3.5)"
-        holding = pool.submit(postgres.ask, url.rpartition("/")[2], query)
-        yield
-        holding.result()
+        holding = pool.submit(postgres.ask, database, lock)
+        try:
+            yield
+        finally:
+            postgres.ask("postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {who}")
+            with contextlib.suppress(subprocess.CalledProcessError):
+                holding.result()
 
 
 PostgresTrouble = Callable[[Postgres, str], AbstractContextManager[None]]

@@ -19,7 +19,7 @@ from tests.support.servers import running
 from tests.support.waiting import wait_until
 from tests.uploads.served import Served, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 MIB = 2**20
 LARGEST = 12 * MIB

@@ -96,7 +96,7 @@ async def test_all_stores_that_fail_are_named_and_a_silent_one_is_not_waited_for
     silent, counters, clock = SilentStore(), WatchedCounters(), MovableClock()
     counters.is_down = True
     readiness, now = Readiness({"database": silent.check, "counters": counters.ping}, clock), time.monotonic
-    for within in (ANSWER_SECONDS + 1, 1):
+    for within in (ANSWER_SECONDS + 60, ANSWER_SECONDS):
         began = now()
         with pytest.raises(NotReady) as caught:
             await readiness.require()

@@ -35,7 +35,7 @@ from tests.support.servers import running
 from tests.support.stack import UNLIMITED, sandbox_environ
 from tests.support.waiting import wait_until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 PROXIES, RESTARTS, CALLERS = 2, 6, 8
 RETRY_SECONDS = 0.05
 PLANS = {

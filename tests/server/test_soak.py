@@ -11,7 +11,6 @@ from tests.soak.run import soak
 
 @pytest.mark.slow
 @pytest.mark.anyio
-@pytest.mark.timeout(480)
 async def test_nothing_is_lost_and_nothing_accumulates(tmp_path: Path) -> None:
     seen = await soak(tmp_path, 30, 75)
     assert "jobs ended with their own answer" in seen

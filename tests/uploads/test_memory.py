@@ -15,7 +15,7 @@ from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.uploads.served import Served, send, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 MIB = 2**20
 
 
