@@ -11,9 +11,9 @@ from PIL import Image
 from playwright.sync_api import Page
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-#: A picture of these tests is on its way for a quarter of a minute: on a busy machine, too, a test can do something
-#: meanwhile; or for five seconds, so that a test can watch it arrive.
-VERY_SLOW, SLOW = 100_000, 300_000
+#: A picture of these tests is on its way for three quarters of a minute, unless the line is freed before: on a busy
+#: machine, too, a test can do something meanwhile.
+BYTES_PER_SECOND = 30_000
 
 
 @cache
@@ -31,10 +31,10 @@ def as_file(content: bytes, name: str = "large.png") -> dict[str, object]:
 class SlowLine:
     """What a page sends goes slowly, by the developer tools' throttle, until the line is `free`."""
 
-    def __init__(self, page: Page, bytes_per_second: int = VERY_SLOW) -> None:
+    def __init__(self, page: Page) -> None:
         self._devtools = page.context.new_cdp_session(page)
         self._devtools.send("Network.enable")
-        self._allow(bytes_per_second)
+        self._allow(BYTES_PER_SECOND)
 
     def free(self) -> None:
         self._allow(-1)

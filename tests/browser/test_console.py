@@ -263,6 +263,7 @@ def test_everything_can_be_done_with_the_keyboard(proxy: Stack, context: Browser
     page.keyboard.type(ADMIN_TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text("acme")
+    page.wait_for_load_state()
     reached = []
     for _ in range(40):
         page.keyboard.press("Tab")

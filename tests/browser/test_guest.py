@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import CHELSEA
 from tests.browser.visit import Visit
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.tools
 
@@ -15,6 +16,8 @@ pytestmark = pytest.mark.tools
 @pytest.fixture
 def guest(stack: Stack, visit: Visit) -> Visit:
     visit.open_as_guest(stack.url)
+    # The page asks for the jobs last. What it asks at first is answered before a test takes its session away.
+    wait_until(lambda: visit.badge.is_visible() and (200, "/v1/jobs") in visit.answers(), lambda: f"{visit.answers()}")
     visit.choose(CHELSEA)
     return visit
 
@@ -45,12 +48,15 @@ def test_a_session_that_ran_out_is_renewed_at_the_next_ask(guest: Visit) -> None
     assert guest.badge.inner_text() != before
 
 
-def test_a_revoked_session_shows_an_error_and_is_replaced(guest: Visit) -> None:
+def test_a_revoked_session_shows_an_error_and_is_replaced(stack: Stack, guest: Visit) -> None:
     assert guest.page.evaluate("fetch('/v1/session', { method: 'DELETE' }).then((answer) => answer.status)") == 204
     guest.expect_refusal(401, "/api/fal/proxy")
-    guest.ask("Who am I?")
+    # After the question, the page asks what is left. It has heard that, too, before it connects again.
+    with guest.page.expect_response(lambda answer: answer.url == f"{stack.url}/v1/session") as last:
+        guest.ask("Who am I?")
     guest.wait_for("failed")
     expect(guest.failure).to_contain_text("No session")
+    expect(guest.page.locator("#failure-request-id")).to_have_text(last.value.headers["x-request-id"])
     guest.page.get_by_text("Connection", exact=True).click()
     guest.page.get_by_role("button", name="Connect").click()
     expect(guest.failure).to_be_hidden()

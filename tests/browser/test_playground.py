@@ -27,6 +27,7 @@ def assert_answered(visit: Visit, question: str) -> None:
     visit.wait_for("done")
 
 
+# A proxy outlives the visit: what the page still asks at a test's end is answered.
 @pytest.fixture
 def closed(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     """No tenant takes guests."""
@@ -34,7 +35,7 @@ def closed(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
-def test_without_guests_the_page_asks_for_a_session_and_works_with_it(visit: Visit, closed: Stack) -> None:
+def test_without_guests_the_page_asks_for_a_session_and_works_with_it(closed: Stack, visit: Visit) -> None:
     visit.expect_refusal(401, "/v1/session")
     visit.expect_refusal(403, "/v1/sessions/guest")
     visit.page.goto(f"{closed.url}/playground")
@@ -51,10 +52,11 @@ def test_without_guests_the_page_asks_for_a_session_and_works_with_it(visit: Vis
     assert token not in kept and visit.context.cookies() == []
 
 
-def test_a_wrong_session_and_then_none(visit: Visit, closed: Stack) -> None:
+def test_a_wrong_session_and_then_none(closed: Stack, visit: Visit) -> None:
     visit.expect_refusal(401, "/v1/session")
     visit.expect_refusal(403, "/v1/sessions/guest")
     visit.page.goto(f"{closed.url}/playground")
+    expect(visit.badge).to_have_text("Not connected: a session token is needed")
     visit.connect("not-a-token")
     expect(visit.failure).to_contain_text("The session token is not valid.")
     visit.connect("")
@@ -63,24 +65,29 @@ def test_a_wrong_session_and_then_none(visit: Visit, closed: Stack) -> None:
     expect(visit.page.get_by_label("Session token")).to_be_visible()
 
 
-def test_a_guest_of_a_tenant_that_takes_them_is_answered(visit: Visit, sandbox: SandboxControl, tmp_path: Path) -> None:
-    visit.expect_refusal(401, "/v1/session")
+@pytest.fixture
+def with_guests(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     with proxy_in_front_of(sandbox, tmp_path, environ=ON) as stack:
-        visit.page.goto(f"{stack.url}/playground")
-        expect(visit.badge).to_contain_text("guest-")
-        assert_answered(visit, "As a guest?")
+        yield stack
+
+
+def test_a_guest_of_a_tenant_that_takes_them_is_answered(with_guests: Stack, visit: Visit) -> None:
+    visit.expect_refusal(401, "/v1/session")
+    visit.page.goto(f"{with_guests.url}/playground")
+    expect(visit.badge).to_contain_text("guest-")
+    assert_answered(visit, "As a guest?")
     (cookie,) = visit.context.cookies()
     assert (cookie["name"], cookie["httpOnly"], cookie["secure"]) == ("__Host-fal_session", True, True)
 
 
-def test_a_link_cannot_make_the_page_send_a_session_elsewhere(visit: Visit, closed: Stack) -> None:
+def test_a_link_cannot_make_the_page_send_a_session_elsewhere(closed: Stack, visit: Visit) -> None:
     visit.page.goto(f"{closed.url}/playground?proxy=https://proxy.evil.example")
     visit.connect(closed.token("alice"))
     expect(visit.failure).to_contain_text("sends no session to https://proxy.evil.example")
     assert [path for _, path in visit.answers() if path.startswith("/v1")] == []
 
 
-def test_a_tenant_key_is_not_sent(visit: Visit, closed: Stack) -> None:
+def test_a_tenant_key_is_not_sent(closed: Stack, visit: Visit) -> None:
     visit.expect_refusal(401, "/v1/session")
     visit.expect_refusal(403, "/v1/sessions/guest")
     visit.page.goto(f"{closed.url}/playground")
@@ -88,4 +95,4 @@ def test_a_tenant_key_is_not_sent(visit: Visit, closed: Stack) -> None:
     before = visit.answers()
     visit.connect(f"fpk_{'x' * 16}_{'y' * 43}")
     expect(visit.failure).to_contain_text("This is a tenant key")
-    assert visit.answers() == before
+    assert [path for _, path in visit.answers()[len(before) :] if path.startswith("/v1")] == []

@@ -23,6 +23,7 @@ POW = {"proof": "pow", "plan": "acme", "difficulty": 2000}
 TURNSTILE = {"proof": "turnstile", "plan": "acme", "secret_env": "TURNSTILE_SECRET"}
 
 
+# It outlives the visit: what the page still asks at a test's end is answered.
 @pytest.fixture
 def stack(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     with limited_proxy(sandbox, tmp_path, {"acme": plan()}, environ={"PROXY_PLAYGROUND": "on"}) as stack:
@@ -45,7 +46,7 @@ def open_page(visit: Visit, stack: Stack, *tiers: dict[str, Any]) -> Page:
 @pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_works_for_its_session_in_sight(
-    visit: Visit, stack: Stack, context_options: dict[str, str], width: int
+    stack: Stack, visit: Visit, context_options: dict[str, str], width: int
 ) -> None:
     held: list[Route] = []
     visit.page.set_viewport_size({"width": width, "height": 900})
@@ -68,7 +69,7 @@ def test_the_page_works_for_its_session_in_sight(
     visit.wait_for("done")
 
 
-def test_a_session_that_ran_out_is_worked_for_again(visit: Visit, stack: Stack) -> None:
+def test_a_session_that_ran_out_is_worked_for_again(stack: Stack, visit: Visit) -> None:
     page = open_page(visit, stack, POW)
     expect(visit.badge).to_contain_text("guest-")
     before = visit.badge.inner_text()
@@ -82,7 +83,7 @@ def test_a_session_that_ran_out_is_worked_for_again(visit: Visit, stack: Stack) 
     assert visit.answers().count((201, "/v1/sessions/guest")) == 2
 
 
-def test_work_that_fails_can_be_done_again(visit: Visit, stack: Stack) -> None:
+def test_work_that_fails_can_be_done_again(stack: Stack, visit: Visit) -> None:
     visit.expect_complaint("ALTCHA")
     visit.expect_complaint("pbkdf2.js")
     visit.expect_complaint("net::ERR_FAILED")
@@ -95,7 +96,7 @@ def test_work_that_fails_can_be_done_again(visit: Visit, stack: Stack) -> None:
     expect(visit.badge).to_contain_text("guest-")
 
 
-def test_where_only_other_proofs_count_the_page_asks_for_a_session(visit: Visit, stack: Stack) -> None:
+def test_where_only_other_proofs_count_the_page_asks_for_a_session(stack: Stack, visit: Visit) -> None:
     visit.expect_refusal(404, "/v1/sessions/challenge")
     page = open_page(visit, stack, TURNSTILE)
     expect(visit.badge).to_have_text("Not connected: a session token is needed")

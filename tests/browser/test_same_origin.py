@@ -35,7 +35,9 @@ def assert_answered(visit: Visit, question: str) -> None:
 
 @pytest.mark.parametrize("mode", ["Live queue", "Polled queue"])
 def test_the_queue_is_watched_to_the_answer(stack: Stack, user: Visit, mode: str) -> None:
-    user.ask("Which animal? [[pace queue_positions=2 seconds_per_position=3 hold=IN_QUEUE]]", mode=mode)
+    user.ask(
+        "Which animal? [[pace queue_positions=2 seconds_per_position=3 wait_for_looks=true hold=IN_QUEUE]]", mode=mode
+    )
     expect(user.progress).to_contain_text("In the queue, 1 ahead")
     expect(user.progress).to_contain_text("In the queue, next in line")
     stack.sandbox.move_job(user.request_id(), "IN_PROGRESS")
@@ -63,7 +65,7 @@ def test_the_words_are_shown_as_they_stream(user: Visit) -> None:
           new MutationObserver(() => window.seen.push(answer.textContent)).observe(answer, { childList: true });
         }"""
     )
-    user.ask("Which animal? [[pace words_per_second=10]]", mode="Stream")
+    user.ask("Which animal? [[pace words_per_second=5]]", mode="Stream")
     assert_answered(user, "Which animal?")
     seen = [text for text in user.page.evaluate("window.seen") if text]
     assert len(set(seen)) >= 3

@@ -11,6 +11,7 @@ from proxy.sandbox.app import SANDBOX_KEY
 from tests.browser.conftest import CHELSEA, serving_the_page
 from tests.browser.visit import Received, Visit
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.tools
 
@@ -104,4 +105,7 @@ def test_an_injected_script_does_not_run(stack: Stack, visit: Visit) -> None:
         }"""
     )
     assert visit.page.evaluate("window.ran") is None
-    assert "Content Security Policy" in "".join(visit.messages)
+    wait_until(
+        lambda: visit.page.evaluate("1") and "Content Security Policy" in "".join(visit.messages),
+        lambda: f"the page does not complain: {visit.messages}",
+    )

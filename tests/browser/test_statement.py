@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parents[2] / "test-results"
 PRICES = [{"id": one, "price_per_compute_second": 0.01} for one in (NEXT, COUNTING)]
 
 
+# It outlives the visit, as for the other fixtures of this folder that serve one test.
 @pytest.fixture
 def stack(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     plans = {"acme": plan(quotas=[per("tenant", "requests", 1, "month")])}
@@ -33,7 +34,7 @@ def stack(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_is_for_everyone(visit: Visit, stack: Stack, context_options: dict[str, str], width: int) -> None:
+def test_the_page_is_for_everyone(stack: Stack, visit: Visit, context_options: dict[str, str], width: int) -> None:
     page, month = visit.page, to_iso(stack.clock.now())[:7]
     page.set_viewport_size({"width": width, "height": 900})
     page.set_extra_http_headers({"authorization": f"Bearer {ADMIN_TOKEN}"})
@@ -53,7 +54,7 @@ def test_the_page_is_for_everyone(visit: Visit, stack: Stack, context_options: d
     page.screenshot(path=RESULTS / f"statement-{width}-{context_options['color_scheme']}.png", full_page=True)
 
 
-def test_the_page_fits_on_paper(visit: Visit, stack: Stack) -> None:
+def test_the_page_fits_on_paper(stack: Stack, visit: Visit) -> None:
     page = visit.page
     page.set_extra_http_headers({"authorization": f"Bearer {ADMIN_TOKEN}"})
     page.goto(f"{stack.url}/v1/admin/tenants/acme/statements/{to_iso(stack.clock.now())[:7]}")

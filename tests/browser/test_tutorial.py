@@ -96,7 +96,7 @@ def test_the_readers_own_page_shows_an_answer(chromium: Browser, tmp_path: Path)
         app, page = App(folder, proxy, port), context.new_page()
         with app.running(key):
             ask(page, app.url)
-            expect(page.locator("output")).to_contain_text("451 × 300", timeout=20_000)
+            expect(page.locator("output")).to_contain_text("451 × 300")
             assert describes_the_picture(page.locator("output").inner_text())
         usage = shlex.split(command("fal-proxy usage"))[1:]
         report = subprocess.run(
@@ -119,4 +119,4 @@ def test_a_page_whose_address_is_not_allowed_shows_what_the_tutorial_says(chromi
         with app.running(key):
             ask(page, app.url)
             expect(page.locator("output")).to_have_text("Failed to fetch (TypeError)")
-            assert app.url in proxy.stdout + proxy.stderr
+            wait_until(lambda: app.url in proxy.stdout + proxy.stderr, "the proxy does not say which page it refused")

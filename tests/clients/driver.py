@@ -68,6 +68,6 @@ def driving(name: str, command: list[str], environment: Mapping[str, str], **usu
     ):
         try:
             yield Driver(name, process, complaints, usual)
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
         finally:
             process.kill()

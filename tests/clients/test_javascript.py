@@ -123,7 +123,7 @@ def test_loops_of_old_clients_see_the_last_event(client: Driver) -> None:
     So they need an end that comes a while after the last event; on a busy machine they may be late all the same, but
     not time after time.
     """
-    slower_than_the_loop = asked("[[pace words_per_second=25]]", max_tokens=6)
+    slower_than_the_loop = asked("[[pace words_per_second=2]]", max_tokens=4)
     outcomes = (client.outcome("stream", input=slower_than_the_loop) for _ in range(5))
     assert any(outcome["events"][-1] == outcome["last"] for outcome in outcomes), "the last event was lost each time"
 

@@ -41,18 +41,30 @@ CANARY = "canary-key-id:canary-key-secret"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "https://git.example.com/acme/fal-proxy"
 MEGABYTE = 1_000_000
+#: What other processes write while tests run, or what is large, and none of the image's.
+CHANGING = (".git", ".venv", ".tools", "node_modules", ".*_cache", "__pycache__", "test-results", "build", "dist")
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The image, built from a folder that also holds what must not get into it."""
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project in a folder that also holds what must not get into an image."""
+    context = tmp_path_factory.mktemp("context") / "project"
+    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(*CHANGING))
+    (context / ".env").write_text(f"FAL_KEY={CANARY}\n")
+    (context / "proxy" / "web" / "node_modules" / "left-behind").mkdir(parents=True)
+    return context
+
+
+@pytest.fixture(scope="module")
+def _storage() -> None:
+    """The storage of images, with the base image and nothing of earlier runs."""
     STORAGE.mkdir(parents=True, exist_ok=True)
     tidy()
     ensure_base_image()
-    context = tmp_path_factory.mktemp("context") / "project"
-    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".git", ".venv", ".tools", "node_modules", ".*_cache"))
-    (context / ".env").write_text(f"FAL_KEY={CANARY}\n")
-    (context / "proxy" / "web" / "node_modules" / "left-behind").mkdir(parents=True)
+
+
+@pytest.fixture(scope="module")
+def image(context: Path, _storage: None) -> str:
     build(
         context,
         TAG,
@@ -63,10 +75,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_all_options() -> Iterator[Container]:
+def with_all_options(context: Path, _storage: None) -> Iterator[Container]:
     """A container of an image that was built with what is optional."""
-    ensure_base_image()
-    build(ROOT, f"{TAG}-options", environ={}, arguments={"OTEL": "on", "PICTURES": "on"})
+    build(context, f"{TAG}-options", environ={}, arguments={"OTEL": "on", "PICTURES": "on"})
     with Container(f"{TAG}-options") as container:
         yield container
 

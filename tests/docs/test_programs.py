@@ -62,6 +62,8 @@ def test_the_backend_mints_a_session(stack: Stack, tmp_path: Path) -> None:
 def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
     (script,) = blocks(section(page("api"), "Jobs"), "sh")
     where = script.replace("https://ai.example.com", stack.url)
+    # The job waits in its place until it is watched.
+    where = where.replace("What is it?", "What is it? [[pace wait_for_looks=true]]")
     told = bash(where, tmp_path, SESSION=stack.token("the-page"), PICTURE=PIXEL)
     assert "event: status\nid: IN_QUEUE.1.0\n" in told
     assert "event: result\nid: END\n" in told and "You asked: What is it?" in told
@@ -71,8 +73,8 @@ def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
 def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
     (program,) = blocks(section(page("api"), "Events of a job"), "js")
     with stack.client(token := stack.token()) as client:
-        # Node takes its time to start: the job is still there when it begins to watch.
-        question = asking("[[pace queue_positions=2 seconds_per_position=2 run_seconds=1]] What is it?")
+        # Node takes its time to start: the job waits until it is watched.
+        question = asking("[[pace wait_for_looks=true]] What is it?")
         job = client.post("/v1/jobs", json={"endpoint": NEXT, "input": question}).json()["id"]
     names = f"const proxy = {stack.url!r}, job = {job!r}, session = {token!r};\n"
     (tmp_path / "watch.mjs").write_text(names + program)

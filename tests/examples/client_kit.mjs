@@ -14,12 +14,13 @@ const { withSession } = await import(pathToFileURL(kit).href);
 const { createFalClient } = createRequire(import.meta.url)(library);
 
 const ENDPOINT = "fal-ai/llava-next";
-let fal, minted, sent, ahead;
+let fal, minted, sent, now;
 
 const commands = {
   // The backend of this app mints with the tenant's key; `tokens` stands for one that gives these instead.
-  connect({ proxyUrl, tenantKey, ttl, tokens, failsAfter, earlySeconds }) {
-    [minted, sent, ahead] = [0, [], 0];
+  // The clock of the device stands still: at `startsAt`, in seconds, until the app waits.
+  connect({ proxyUrl, tenantKey, ttl, tokens, failsAfter, earlySeconds, startsAt }) {
+    [minted, sent, now] = [0, [], startsAt * 1000];
     const getSession = async () => {
       minted += 1;
       if (minted > (failsAfter ?? Infinity)) throw new Error("you are logged out");
@@ -37,7 +38,7 @@ const commands = {
       sent.push({ pathname, method: init.method, headers: init.headers ?? {}, status: answer.status });
       return answer;
     };
-    const options = { proxyUrl, earlySeconds, fetch: recording, now: () => Date.now() + ahead };
+    const options = { proxyUrl, earlySeconds, fetch: recording, now: () => now };
     fal = createFalClient(withSession(getSession, options));
   },
 
@@ -47,10 +48,14 @@ const commands = {
   },
 
   async subscribe({ input, mode, secondsOnUpdate }) {
+    let hasWaited = false;
     const result = await fal.subscribe(ENDPOINT, {
       input,
       ...(mode === "streaming" ? { mode } : { pollInterval: 100 }),
-      onQueueUpdate: () => (ahead ||= secondsOnUpdate * 1000),
+      onQueueUpdate: () => {
+        if (!hasWaited) now += secondsOnUpdate * 1000;
+        hasWaited = true;
+      },
     });
     return result.data.output;
   },
@@ -59,8 +64,7 @@ const commands = {
     return fal.storage.upload(new Blob([Buffer.from("iVBORw0KGgo=", "base64")], { type: "image/png" }));
   },
 
-  // The clock of the device goes on.
-  wait: ({ seconds }) => void (ahead += seconds * 1000),
+  wait: ({ seconds }) => void (now += seconds * 1000),
 
   facts: () => ({ minted, sent }),
 };

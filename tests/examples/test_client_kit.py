@@ -32,7 +32,7 @@ TTL = 600
 
 @pytest.fixture
 def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    """One of its own: the clock of the device and that of the proxy begin within seconds of each other."""
+    """One of its own: the clock of the device and that of the proxy begin at the same moment."""
     plans = {"acme": plan(session_ttl_seconds=TTL, max_session_age_seconds=1500)}
     with limited_proxy(sandbox, tmp_path, plans) as stack:
         yield stack
@@ -42,6 +42,7 @@ def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
 def app(proxy: Stack) -> Iterator[Driver]:
     command = ["node", str(ROOT / "tests" / "examples" / "client_kit.mjs"), str(KIT / "index.js"), str(LIBRARY)]
     usual = {"proxyUrl": f"{proxy.url}{PROTOCOL}", "tenantKey": proxy.tenant_key(), "ttl": TTL, "input": asked()}
+    usual["startsAt"] = proxy.clock.now()
     with driving("kit", command, environment(FAL_KEY="key-id-of-tests:key-secret-of-tests"), **usual) as driver:
         driver.outcome("connect")
         yield driver
