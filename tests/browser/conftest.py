@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from tests.browser.visit import Visit
 from tests.support.servers import running
+from tests.support.stack import Stack
 
 PAGE = Path(__file__).parents[2] / "proxy" / "playground" / "web" / "static"
 CHELSEA = Path(__file__).parents[1] / "pictures" / "chelsea.png"
@@ -43,6 +44,13 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def stack(stack: Stack) -> Stack:
+    """The proxy that tests share, at the time of the browser, which would else take sessions for over in a long run."""
+    stack.clock.catch_up()
+    return stack
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import CHELSEA
-from tests.clients.expectations import HELD, SLOWLY, describes_the_picture
+from tests.clients.expectations import HELD, describes_the_picture
 from tests.clients.install import KITS
 from tests.examples.projects import EXAMPLES, PYTHON, node_project, started
 from tests.server.commands import PLAINLY
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.tools
 
 RESULTS = Path(__file__).parents[2] / "test-results"
 VITE = str(KITS / "node_modules" / "vite" / "bin" / "vite.js")
+SECOND_IN_LINE = "[[pace hold=IN_QUEUE queue_positions=2 seconds_per_position=3600]]"
 SESSION, RENEW = "/api/fal/session", "/v1/sessions/renew"
 #: What the app's backend mints, in seconds.
 TTL = 900
@@ -114,9 +115,12 @@ class User:
     def running_job(self) -> str:
         """fal's id of the job that the page says is running."""
         expect(self.page.get_by_role("status")).to_have_text("The model looks at the picture")
-        (job,) = {job["id"] for job in self._sandbox.jobs() if job["status"] == "IN_PROGRESS"} - self._others
-        id_: str = job
-        return id_
+        (job,) = self.jobs("IN_PROGRESS")
+        return job
+
+    def jobs(self, status: str) -> set[str]:
+        """fal's ids of the jobs of this test that are in a state."""
+        return {job["id"] for job in self._sandbox.jobs() if job["status"] == status} - self._others
 
     def statuses(self, path: str) -> list[int]:
         """How the calls of a path were answered."""
@@ -125,6 +129,8 @@ class User:
 
 @pytest.fixture
 def user(site: Site, sandbox: SandboxControl, chromium: Browser) -> Iterator[User]:
+    # The device's clock goes on.
+    site.proxy.clock.catch_up()
     with chromium.new_context() as context:
         yield User(context.new_page(), site)
 
@@ -147,12 +153,16 @@ def test_a_user_signs_in_asks_and_sees_each_step(user: User, site: Site) -> None
         };
         new MutationObserver(note).observe(document, { subtree: true, childList: true, characterData: true });
     }""")
-    user.ask(f"Which animal is this? {SLOWLY}")
+    user.ask(f"Which animal is this? {SECOND_IN_LINE}")
+    expect(user.page.get_by_role("status")).to_have_text("Waiting in the queue, 1 in front of you")
+    (job,) = user.jobs("IN_QUEUE")
+    site.proxy.sandbox.move_job(job, "IN_PROGRESS")
+    assert user.running_job() == job
+    site.proxy.sandbox.move_job(job, "COMPLETED")
     assert describes_the_picture(user.answer())
     seen = user.page.evaluate("seen")
     steps = ["Uploading the picture", "Waiting in the queue", "The model looks at the picture", "Answered"]
     assert list(dict.fromkeys(text.partition(",")[0] for text in seen)) == steps
-    assert "Waiting in the queue, 1 in front of you" in seen
     user.page.get_by_text("Log of the model").click()
     assert user.page.locator("ol li").count() > 1
     assert site.charged("bob") == 1

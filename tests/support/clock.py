@@ -21,5 +21,9 @@ class MovableClock:
         assert to >= self._now, "this clock goes forward only"
         self._now = to
 
+    def catch_up(self) -> None:
+        """Move to the present, unless the clock is ahead of it."""
+        self._now = max(self._now, float(int(time.time())))
+
     def advance(self, seconds: float) -> None:
         self._now += seconds
