@@ -23,7 +23,7 @@ class AppGuest:
 
     def ask(self, method: str, path: str, origin: str = "", **more: Any) -> httpx.Response:
         headers = {"x-forwarded-for": next(_ADDRESSES), **({"origin": origin} if origin else {})}
-        return httpx.request(method, f"{self.proxy.url}{path}", headers=headers, trust_env=False, timeout=30, **more)
+        return httpx.request(method, f"{self.proxy.url}{path}", headers=headers, trust_env=False, timeout=60, **more)
 
     def challenge(self, tenant: str = "app", origin: str = "") -> str:
         params = {"tenant": tenant, "kind": self.kind}

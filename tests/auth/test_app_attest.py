@@ -106,7 +106,7 @@ def test_a_challenge_is_for_its_tenant_and_origin_and_expires(proxy: Stack) -> N
 
 def test_the_environment_is_that_of_the_tier(proxy: Stack) -> None:
     wanted = {"kind": KIND, "app": APP, "challenge": challenge(proxy, "test"), "environment": "development"}
-    given = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False).json()["token"]
+    given = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60).json()["token"]
     assert give(proxy, given, "test").status_code == 201
     refusal(give(proxy, attest(challenge(proxy, "test")), "test"), 401, "proof_invalid")
 
@@ -114,9 +114,9 @@ def test_the_environment_is_that_of_the_tier(proxy: Stack) -> None:
 def test_the_sandbox_says_what_a_wish_lacks(proxy: Stack) -> None:
     for wanted in ({"app": APP}, {"app": APP, "challenge": "x", "environment": "moon"}):
         form = {"kind": KIND, **wanted}
-        answer = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=form, trust_env=False)
+        answer = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=form, trust_env=False, timeout=60)
         assert answer.status_code == 422
-    root = httpx.get(f"{proxy.sandbox.url}/_sandbox/app-attest/root", trust_env=False).content
+    root = httpx.get(f"{proxy.sandbox.url}/_sandbox/app-attest/root", trust_env=False, timeout=60).content
     assert x509.load_pem_x509_certificate(root).subject == AUTHORITY.root.subject
 
 

@@ -105,7 +105,7 @@ def give(proxy: Stack, value: str, tenant: str = "app", origin: str | None = Non
 
 def ask(proxy: Stack, form: dict[str, Any], origin: str | None = None) -> httpx.Response:
     headers = {"x-forwarded-for": next(ADDRESSES), **({} if origin is None else {"origin": origin})}
-    return httpx.post(f"{proxy.url}{GUEST}", json=form, headers=headers, trust_env=False, timeout=30)
+    return httpx.post(f"{proxy.url}{GUEST}", json=form, headers=headers, trust_env=False, timeout=60)
 
 
 @pytest.mark.parametrize("tenant", ["app", "listed", "both"])
@@ -215,7 +215,7 @@ def test_without_a_tier_for_apps_every_guest_needs_an_origin(sandbox: SandboxCon
     with limited_proxy(sandbox, tmp_path, {**PLANS, "work": PLANS["crumb"]}, tenants=listed) as proxy:
         refusal(ask(proxy, {"tenant": "work"}), 403, "origin_not_allowed")
         # Before the body is read.
-        answer = httpx.post(f"{proxy.url}{GUEST}", content=b"{", trust_env=False)
+        answer = httpx.post(f"{proxy.url}{GUEST}", content=b"{", trust_env=False, timeout=60)
         refusal(answer, 403, "origin_not_allowed")
 
 
@@ -252,7 +252,7 @@ def test_the_sandbox_stands_in_for_firebase(sandbox: SandboxControl, tmp_path: P
 
 def given_by(sandbox: SandboxControl, app: str) -> str:
     wanted = {"kind": "app_check", "project": PROJECT, "app": app}
-    given: str = httpx.post(f"{sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False).json()["token"]
+    given: str = httpx.post(f"{sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60).json()["token"]
     return given
 
 
@@ -266,5 +266,5 @@ def given_by(sandbox: SandboxControl, app: str) -> str:
     ],
 )
 def test_the_sandbox_says_what_a_wish_lacks(sandbox: SandboxControl, wanted: dict[str, Any], says: str) -> None:
-    answer = httpx.post(f"{sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False)
+    answer = httpx.post(f"{sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60)
     assert answer.status_code == 422 and says in answer.json()["detail"]

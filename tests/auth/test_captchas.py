@@ -109,14 +109,16 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 def token(proxy: Stack, kind: str, **more: Any) -> str:
     """What the widget of a service gives a page."""
     wanted = {"kind": kind, "hostname": HOST, **more}
-    given: str = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False).json()["token"]
+    given: str = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60).json()[
+        "token"
+    ]
     return given
 
 
 def give(proxy: Stack, tenant: str, kind: str, value: str) -> httpx.Response:
     form = {"tenant": tenant, "proof": {"kind": kind, "value": value}}
     headers = {"origin": PAGE, "x-forwarded-for": next(ADDRESSES)}
-    return httpx.post(f"{proxy.url}{GUEST}", json=form, headers=headers, trust_env=False, timeout=30)
+    return httpx.post(f"{proxy.url}{GUEST}", json=form, headers=headers, trust_env=False, timeout=60)
 
 
 @pytest.mark.parametrize(("tenant", "kind"), [("turnstile",) * 2, ("recaptcha",) * 2, ("file", "turnstile")])

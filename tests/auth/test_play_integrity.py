@@ -327,7 +327,9 @@ def test_a_tier_names_the_verdicts_that_count(proxy: Stack) -> None:
             "app_verdict": app_verdict,
             "device_verdict": device_verdict,
         }
-        given = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False).json()["token"]
+        given = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60).json()[
+            "token"
+        ]
         return give(proxy, given, "lax")
 
     assert try_with("UNRECOGNIZED_VERSION", "MEETS_BASIC_INTEGRITY").status_code == 201

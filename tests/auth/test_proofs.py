@@ -80,7 +80,7 @@ def ask(
     proxy: Stack | Server, method: str, path: str, address: str = "", origin: str = PAGE, **more: Any
 ) -> httpx.Response:
     headers = {"x-forwarded-for": address or next(ADDRESSES), **({"origin": origin} if origin else {})}
-    return httpx.request(method, f"{proxy.url}{path}", headers=headers, trust_env=False, timeout=30, **more)
+    return httpx.request(method, f"{proxy.url}{path}", headers=headers, trust_env=False, timeout=60, **more)
 
 
 def challenge(proxy: Stack | Server, tenant: str = "work", origin: str = PAGE) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def test_a_page_at_another_address_of_the_proxy_gets_one_for_it(proxy: Stack) ->
     def asked_at(host: str) -> Any:
         headers = {"host": host, "x-forwarded-for": next(ADDRESSES)}
         url = f"{proxy.url}{CHALLENGE}"
-        return httpx.get(url, params={"tenant": "work"}, headers=headers, trust_env=False).json()
+        return httpx.get(url, params={"tenant": "work"}, headers=headers, trust_env=False, timeout=60).json()
 
     given = asked_at(urlsplit(PAGE).netloc)
     assert give(proxy, encode(solve(given)), origin=PAGE).status_code == 201

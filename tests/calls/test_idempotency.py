@@ -152,7 +152,7 @@ def test_each_surface_gets_the_answer_in_its_own_form(proxy: Stack, sandbox: San
                 if surface == HOSTS:
                     assert answer["status_url"].startswith(f"{proxy.url}/fal/queue/")
                     assert httpx.get(
-                        answer["status_url"], headers=client.http.headers, trust_env=False, verify=False
+                        answer["status_url"], headers=client.http.headers, trust_env=False, verify=False, timeout=60
                     ).is_success
         assert len(ids) == 1
     assert len(posts(sandbox)) == 2

@@ -121,7 +121,7 @@ def call(
     }
     try:
         # All of it is plain HTTP on the loopback: without `verify` the client need not load the authorities each time.
-        with httpx.Client(timeout=20, trust_env=False, verify=False) as client:
+        with httpx.Client(timeout=60, trust_env=False, verify=False) as client:
             return client.request(method, contestant.url, headers=sent, **content)
     except httpx.TimeoutException as problem:
         raise AssertionError("no answer in time") from problem

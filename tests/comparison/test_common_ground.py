@@ -48,7 +48,7 @@ def test_upload_of_newest_clients(contest: Contest) -> None:
         slot = call(proxy, "POST", initiate, json={"content_type": "image/png", "file_name": "cat.png"}).json()
         content = PICTURE.read_bytes()
         assert_success(
-            httpx.put(slot["upload_url"], content=content, headers={"content-type": "image/png"}, timeout=20)
+            httpx.put(slot["upload_url"], content=content, headers={"content-type": "image/png"}, timeout=60)
         )
         answer = call(proxy, "POST", RUN, json=asked(image_url=slot["file_url"]))
         assert describes_the_picture(answer.json()["output"])

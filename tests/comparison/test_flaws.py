@@ -157,9 +157,9 @@ def test_6_upload_of_a_large_file(contest: Contest) -> None:
         begin = f"https://rest.fal.ai{INITIATE}-multipart?storage_type=fal-cdn-v3"
         wanted = {"content_type": "image/png", "file_name": "cat.png"}
         place = assert_success(call(proxy, "POST", begin, json=wanted)).json()
-        part = assert_success(httpx.put(f"{place['upload_url']}/1", content=PIXEL_PNG, timeout=20)).json()
-        assert_success(httpx.post(f"{place['upload_url']}/complete", json={"parts": [part]}, timeout=20))
-        assert assert_success(httpx.get(place["file_url"], timeout=20)).content == PIXEL_PNG
+        part = assert_success(httpx.put(f"{place['upload_url']}/1", content=PIXEL_PNG, timeout=60)).json()
+        assert_success(httpx.post(f"{place['upload_url']}/complete", json={"parts": [part]}, timeout=60))
+        assert assert_success(httpx.get(place["file_url"], timeout=60)).content == PIXEL_PNG
 
 
 # 7. fal is asked for JSON where it is to stream.

@@ -163,7 +163,9 @@ def upload(client: Client, size: int, way: str) -> httpx.Response:
         headers["authorization"] = f"{token['token_type']} {token['token']}"
         return client.http.post(f"{token['base_url']}/files/upload", content=content, headers=headers)
     slot = open_slot(client, "initiate-multipart" if way == "parts" else "initiate")
-    return httpx.put(f"{slot}/1" if way == "parts" else slot, content=content, headers=headers, trust_env=False)
+    return httpx.put(
+        f"{slot}/1" if way == "parts" else slot, content=content, headers=headers, trust_env=False, timeout=60
+    )
 
 
 def open_slot(client: Client, kind: str = "initiate") -> str:
@@ -176,9 +178,13 @@ def test_a_slot_whose_limit_was_changed_is_no_slot(proxy: Stack) -> None:
         slot = open_slot(alice)
         assert slot.endswith(".100000000")
         for other in (slot.removesuffix(".100000000"), slot.replace(".100000000", ".900000000"), f"{slot}.1"):
-            answer = httpx.put(other, content=png(200), headers={"content-type": "image/png"}, trust_env=False)
+            answer = httpx.put(
+                other, content=png(200), headers={"content-type": "image/png"}, trust_env=False, timeout=60
+            )
             refusal(answer, 404, "not_found")
-        assert httpx.put(slot, content=png(90), headers={"content-type": "image/png"}, trust_env=False).is_success
+        assert httpx.put(
+            slot, content=png(90), headers={"content-type": "image/png"}, trust_env=False, timeout=60
+        ).is_success
 
 
 # --- what answers say

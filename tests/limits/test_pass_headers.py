@@ -120,7 +120,7 @@ def test_the_largest_values_pass(plans: Stack) -> None:
 
 def test_a_header_that_comes_twice_is_refused(plans: Stack) -> None:
     headers = [("authorization", f"Bearer {plans.token(tenant='open')}"), *[("x-fal-tags", "a=b")] * 2]
-    answer = httpx.post(plans.url + RUN, json=INPUT, headers=headers, trust_env=False, verify=False)
+    answer = httpx.post(plans.url + RUN, json=INPUT, headers=headers, trust_env=False, verify=False, timeout=60)
     refusal(answer, 400, "bad_request")
 
 

@@ -347,7 +347,7 @@ def test_of_a_chain_of_proxies_the_last_that_is_not_trusted_counts(proxy: Stack)
 
 
 def metric(stack: Stack, name: str) -> float:
-    text = httpx.get(f"{stack.url}/metrics", trust_env=False, verify=False).text
+    text = httpx.get(f"{stack.url}/metrics", trust_env=False, verify=False, timeout=60).text
     found = re.search(rf"^{name} (\S+)$", text, re.M)
     assert found, text
     return float(found[1])
@@ -362,8 +362,8 @@ def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp
         for refused in (alice.run(), alice.submit(), initiate, native, estimated):
             assert refusal(refused, 503, "store_unavailable")["retry_after"] == 1
         assert metric(own, "fal_proxy_uncounted_total") == 5
-        assert httpx.get(f"{own.url}/readyz", trust_env=False, verify=False).status_code == 503
-        assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False).status_code == 200
+        assert httpx.get(f"{own.url}/readyz", trust_env=False, verify=False, timeout=60).status_code == 503
+        assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False, timeout=60).status_code == 200
     assert not posts(sandbox)
 
 

@@ -32,12 +32,14 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 QUEUED = "[[pace hold=IN_QUEUE]] ?"
+#: How long fal takes while a test locks the database: long enough for a busy machine.
+LOCKING_SECONDS = 3.0
 PLANS = {"acme": plan(quotas=[per("tenant", "requests", 100)])}
 
 
 @pytest.fixture
 def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=1.0, settle=0.5)) as stack:
+    with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=3.0, settle=1.0)) as stack:
         yield stack
 
 
@@ -75,7 +77,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxCo
             for answer in [pool.submit(call) for call in calls]:
                 assert refusal(answer.result(), 503, "store_unavailable")["retry_after"] == 1
         assert not posts(sandbox)
-        assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False).status_code == 200
+        assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False, timeout=60).status_code == 200
     # Nothing was taken by what was refused, and nothing has to be started anew.
     assert alice.slots() == (1, 1) and account(tmp_path, "acme", "requests") == Booked(0, 1)
     answers = [call() for call in calls]
@@ -113,7 +115,7 @@ def test_locked_when_fal_has_accepted(
     def submit() -> httpx.Response:
         return alice.call("POST", f"queue/{NEXT}", asking(QUEUED), **({"idempotency-key": key} if key else {}))
 
-    sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
+    sandbox.fault("delay", delay=LOCKING_SECONDS, on={"operation": "submit"})
     with ThreadPoolExecutor(1) as pool, Client(own, own.token("mallory", tenant="acme")) as mallory:
         submitting = pool.submit(submit)
         wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
@@ -137,7 +139,7 @@ def test_locked_when_fal_has_accepted(
 
 
 def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp_path: Path) -> None:
-    sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
+    sandbox.fault("delay", delay=LOCKING_SECONDS, on={"operation": "submit"})
     with (
         limited_proxy(sandbox, tmp_path, PLANS) as own,
         Client(own, own.token(tenant="acme")) as alice,
@@ -155,10 +157,10 @@ def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp
 
 def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path: Path) -> None:
     """The next process finds beside the database what this one could not write, and nobody else does."""
-    sandbox.fault("delay", delay=0.5, on={"operation": "submit"})
+    sandbox.fault("delay", delay=LOCKING_SECONDS, on={"operation": "submit"})
     spool = tmp_path / "proxy.db-spool"
     with contextlib.ExitStack() as unlocking, ThreadPoolExecutor(1) as pool:
-        with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=1.0)) as own:
+        with limited_proxy(sandbox, tmp_path, PLANS, ledger_timeouts=LedgerTimeouts(accept=3.0)) as own:
             token, mallorys = own.token(tenant="acme"), own.token("mallory", tenant="acme")
             with Client(own, token) as alice:
                 submitting = pool.submit(alice.submit, QUEUED)
@@ -181,7 +183,7 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
 
 def deferred_entries(stack: Stack) -> float:
     """How many ledger entries wait for the database."""
-    text = httpx.get(f"{stack.url}/metrics", trust_env=False, verify=False).text
+    text = httpx.get(f"{stack.url}/metrics", trust_env=False, verify=False, timeout=60).text
     (line,) = (line for line in text.splitlines() if line.startswith("fal_proxy_ledger_deferred "))
     return float(line.split()[1])
 
@@ -207,7 +209,10 @@ def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl,
             for table in ("jobs", "quota_usage"):
                 database.execute(f"ALTER TABLE {table}_elsewhere RENAME TO {table}")
             database.commit()
-        assert alice.run().status_code == 200 and httpx.get(ready, trust_env=False, verify=False).status_code == 200
+        assert (
+            alice.run().status_code == 200
+            and httpx.get(ready, trust_env=False, verify=False, timeout=60).status_code == 200
+        )
         assert account(folder, "acme", "requests") == Booked(2, 0)
 
 

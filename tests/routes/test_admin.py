@@ -66,7 +66,7 @@ def operator(proxy: Stack) -> Iterator[httpx.Client]:
 
 def admin(proxy: Stack, *authorization: str) -> httpx.Client:
     headers = [("authorization", value) for value in authorization]
-    return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, verify=False, timeout=30)
+    return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, verify=False, timeout=60)
 
 
 # --- the door

@@ -279,7 +279,7 @@ def test_the_head_of_an_event_stream_is_all_that_head_asks_for(stack: Stack) -> 
         id_ = created(alice)
         stack.sandbox.forget()
         for _ in range(3):
-            head = alice.head(f"{JOBS}/{id_}/events", timeout=5)
+            head = alice.head(f"{JOBS}/{id_}/events", timeout=60)
             assert (head.status_code, head.content) == (200, b"")
             assert head.headers["content-type"].startswith("text/event-stream") and "content-length" not in head.headers
         assert stack.sandbox.requests() == []

@@ -97,7 +97,9 @@ def test_a_call_beside_the_proxy_shows(proxy: Stack) -> None:
     with Client(proxy, proxy.token()) as client:
         assert client.run(PACE).is_success
     headers = {"authorization": f"Key {SANDBOX_KEY}"}
-    beside = httpx.post(f"{proxy.sandbox.url}/run/{NEXT}", json=asking(PACE), headers=headers, trust_env=False)
+    beside = httpx.post(
+        f"{proxy.sandbox.url}/run/{NEXT}", json=asking(PACE), headers=headers, trust_env=False, timeout=60
+    )
     assert beside.is_success
     assert drift_of(read(proxy), NEXT) == (-1, Decimal("-0.0025"))
     assert read(proxy)["total"]["difference"] == {"calls": -1, "usd": "-0.0025"}

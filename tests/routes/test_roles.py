@@ -66,7 +66,7 @@ def proxy(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFacto
 
 def holder(proxy: Stack, token: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, verify=False, timeout=30)
+    return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, verify=False, timeout=60)
 
 
 @pytest.fixture

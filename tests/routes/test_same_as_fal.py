@@ -35,7 +35,7 @@ class Beside:
     def __init__(self, stack: Stack, surface: str) -> None:
         self.client = Client(stack, stack.token(), surface)
         key = {"authorization": f"Key {SANDBOX_KEY}"}
-        self.fal = httpx.Client(base_url=stack.sandbox.url, headers=key, timeout=30, trust_env=False, verify=False)
+        self.fal = httpx.Client(base_url=stack.sandbox.url, headers=key, timeout=60, trust_env=False, verify=False)
         self.surface = surface
         self.proxy_url = stack.url
         self.fal_url = stack.sandbox.url
@@ -142,7 +142,7 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
         readers = [threading.Thread(target=read, args=(name,)) for name in found]
         for reader in readers:
             reader.start()
-        assert all(event.wait(20) for event in begun.values())
+        assert all(event.wait(60) for event in begun.values())
         for step in ("IN_PROGRESS", "finish"):
             stack.sandbox.move_job(id_, step)
         for reader in readers:

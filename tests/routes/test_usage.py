@@ -55,7 +55,7 @@ class Past:
     def usage(self, token: str, path: str = "/v1/usage", **query: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"}
         return httpx.get(
-            self.stack.url + path, params=query, headers=headers, trust_env=False, verify=False, timeout=30
+            self.stack.url + path, params=query, headers=headers, trust_env=False, verify=False, timeout=60
         )
 
     def of(self, token: str, path: str = "/v1/usage", **query: str) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, 
 
 
 def test_usage_needs_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
-    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False, verify=False), 401, "unauthenticated")
+    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False, verify=False, timeout=60), 401, "unauthenticated")
     refusal(past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated")
     for tenant in ("", "nobody"):
         refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant=tenant), 404, "not_found")

@@ -73,7 +73,7 @@ class Fal:
         """All bytes of the answer on a connection of its own, until the sandbox closes it or falls silent."""
         text = b"" if body is None else orjson.dumps(body)
         address = urlsplit(self.url)
-        with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
+        with socket.create_connection((address.hostname, address.port), timeout=60) as wire:
             head = f"{method} {path} HTTP/1.1\r\nhost: {address.netloc}\r\nauthorization: Key {SANDBOX_KEY}\r\n"
             head += f"content-type: application/json\r\ncontent-length: {len(text)}\r\nconnection: close\r\n\r\n"
             wire.sendall(head.encode() + text)
@@ -97,7 +97,7 @@ def stranger() -> Iterator[httpx.Client]:
 
 def _forgetful(**options: Any) -> httpx.Client:
     """A client that keeps no cookies."""
-    client = httpx.Client(trust_env=False, verify=False, timeout=10, **options)
+    client = httpx.Client(trust_env=False, verify=False, timeout=60, **options)
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return client
 

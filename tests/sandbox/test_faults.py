@@ -89,10 +89,10 @@ def test_cut_hangs_up_when_that_much_has_arrived(wire: Fal, size: int) -> None:
     wire.fault("cut", bytes=size, on={"host": "cdn"}, times=1)
     put = {"url": place["upload_url"], "content": bytes(100_000)}
     with pytest.raises(httpx.TransportError):
-        httpx.put(**put, trust_env=False, verify=False)
+        httpx.put(**put, trust_env=False, verify=False, timeout=60)
     assert wire.requests()[-1]["ended"] == "dropped" and wire.requests()[-1]["body_size"] >= size
     assert wire.client.get(place["file_url"]).status_code == 404
-    assert httpx.put(**put, trust_env=False, verify=False).status_code == 200
+    assert httpx.put(**put, trust_env=False, verify=False, timeout=60).status_code == 200
 
 
 def test_hanging_up_does_not_trouble_the_server(wire: Fal, caplog: pytest.LogCaptureFixture) -> None:
@@ -329,7 +329,7 @@ def test_every_fault_is_shown_here() -> None:
 def _send_call(fal: Fal, path: str, prompt: str) -> socket.socket:
     body = json.dumps(fal.input(prompt)).encode()
     address = httpx.URL(fal.url)
-    connection = socket.create_connection((address.host, address.port or 0), timeout=5)
+    connection = socket.create_connection((address.host, address.port or 0), timeout=60)
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Key {SANDBOX_KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection

@@ -161,7 +161,7 @@ async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(t
         Job("queue", endpoint, queued_steps(pace), asyncio.create_task(_answer()), timing=pace, clock=now)
         for _ in range(2)
     )
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert [step.state async for step in watched.watch() if step][-1] == COMPLETED
         assert (await awaited.wait_for_answer()).status == 200
 
@@ -185,7 +185,7 @@ async def test_a_job_that_waits_for_looks_shows_every_step_for_its_whole_time() 
 
 async def test_a_watched_job_that_waits_for_looks_comes_to_its_end() -> None:
     job = _job(MovableClock(), Timing(seconds_per_position=0, run_seconds=0, wait_for_looks=True))
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert [step.done async for step in job.watch() if step] == [0, 0, 1, 2, 3, 4]
 
 

@@ -276,5 +276,7 @@ def test_a_job_can_be_made_to_fail_or_vanish_by_hand(fal: Fal) -> None:
 def test_urls_start_with_the_base_that_was_given() -> None:
     base = "https://queue.example"
     with running(create_sandbox(timing=FAST, key="other:key", base_url=base)) as url:
-        answer = httpx.post(f"{url}/queue/fal-ai/llava-next", json={}, headers={"authorization": "Key other:key"})
+        answer = httpx.post(
+            f"{url}/queue/fal-ai/llava-next", json={}, headers={"authorization": "Key other:key"}, timeout=60
+        )
     assert answer.json()["status_url"].startswith(f"{base}/queue/fal-ai/llava-next/requests/")

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 def test_a_request_is_recorded_as_it_arrived(fal: Fal) -> None:
     body = json.dumps({"b": 1, "a": [None, "é"]}).encode()
     address = httpx.URL(fal.url)
-    with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
+    with socket.create_connection((address.host, address.port or 0), timeout=60) as connection:
         connection.sendall(
             b"POST /run/fal-ai%2Fllava-next//x?b=2&a=%20&a HTTP/1.1\r\n"
             b"Host: here\r\nX-Two: 1\r\nX-One: a\r\nx-two: 2\r\n"

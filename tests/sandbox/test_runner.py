@@ -56,7 +56,7 @@ def test_a_long_answer_is_cut_to_the_endpoints_default(fal: Fal) -> None:
 def test_a_picture_is_fetched_from_the_loopback(fal: Fal, host: str) -> None:
     path = fal.client.post("/rest/storage/upload/initiate", json={"content_type": "image/jpeg", "file_name": "r.jpg"})
     rocket = (PICTURES / "rocket.jpg").read_bytes()
-    httpx.put(path.json()["upload_url"], content=rocket)
+    httpx.put(path.json()["upload_url"], content=rocket, timeout=60)
     # Another path than the sandbox's own files have would not be found in memory: it is this one, asked for over http.
     url = path.json()["file_url"].replace("127.0.0.1", host).replace("/files/", "/%66iles/")
     assert "A JPEG picture of 640 × 427" in fal.run(image_url=url).json()["output"]
@@ -129,7 +129,7 @@ def test_a_run_can_be_held_and_let_go(fal: Fal) -> None:
     job = _runs(fal)[-1]
     assert (job["kind"], job["held"]) == ("run", True)
     fal.move({"request_id": job["id"]}, state="go")
-    caller.join(timeout=10)
+    caller.join(timeout=60)
     assert answers[0].json()["output"].endswith("You asked: held")
 
 

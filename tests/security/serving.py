@@ -31,14 +31,14 @@ def serving(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, Pat
             yield url, log
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            httpx.get(f"{url}/livez", trust_env=False, verify=False).raise_for_status()
+            httpx.get(f"{url}/livez", trust_env=False, verify=False, timeout=60).raise_for_status()
         except httpx.TransportError:
             return False
         return True

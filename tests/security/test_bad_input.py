@@ -294,7 +294,7 @@ def test_lengths_that_contradict_each_other_do_not_get_in(stack: Stack, wire: Wi
 
 def flood(stack: Stack, wire: Wire, length: str, body: Iterator[bytes] | tuple[bytes, ...]) -> tuple[int, Answer]:
     """Send a body as far as the proxy takes it; how many bytes that were, and its answer."""
-    connection = socket.create_connection(wire.address, 20)
+    connection = socket.create_connection(wire.address, 60)
     with connection:
         connection.sendall(head(f"/fal/run/{NEXT}", stack.token(), length))
         sent = 0

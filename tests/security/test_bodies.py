@@ -184,7 +184,7 @@ def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -
     held = []
     try:
         for _ in range(8):
-            wire = socket.create_connection(("127.0.0.1", port_of(small)), timeout=10)
+            wire = socket.create_connection(("127.0.0.1", port_of(small)), timeout=60)
             wire.sendall(begun)
             held.append(wire)
         with small.client(token) as alice:

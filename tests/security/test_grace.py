@@ -49,7 +49,7 @@ def by_path(client: httpx.Client, job: str, tail: str) -> httpx.Response:
     session = client.headers["authorization"].removeprefix("Bearer ")
     headers = {"x-fal-target-url": FAL_JOB.format(job=job) + tail}
     return httpx.get(
-        f"{client.base_url}/s/{session}/api/fal/proxy", headers=headers, timeout=30, trust_env=False, verify=False
+        f"{client.base_url}/s/{session}/api/fal/proxy", headers=headers, timeout=60, trust_env=False, verify=False
     )
 
 

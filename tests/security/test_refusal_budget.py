@@ -151,7 +151,7 @@ def test_a_page_can_read_that_it_is_not_heard_and_its_preflights_pass(proxy: Sta
 
 def test_requests_that_are_not_heard_are_counted_for_the_operator(proxy: Stack) -> None:
     def unheard() -> float:
-        text = httpx.get(f"{proxy.url}/metrics", trust_env=False, verify=False).text
+        text = httpx.get(f"{proxy.url}/metrics", trust_env=False, verify=False, timeout=60).text
         line = next(line for line in text.splitlines() if line.startswith("fal_proxy_refusals_over_budget_total"))
         return float(line.split()[1])
 

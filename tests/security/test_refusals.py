@@ -493,7 +493,7 @@ def test_a_caller_who_hangs_up_in_a_body_is_no_failure(own: Stack) -> None:
         for method, path, token in begun:
             kind = "image/png" if path == upload else JSON
             lines = f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: {kind}\r\n"
-            with socket.create_connection(wire.address, 20) as caller:
+            with socket.create_connection(wire.address, 60) as caller:
                 caller.sendall(f"{lines}content-length: 1000\r\n\r\nbegun".encode())
         counted = metrics_with(wire, hung_up=len(begun))
         assert b'error_type="internal"} 0.0' in counted

@@ -57,7 +57,7 @@ def serving(port: int) -> Iterator[Holding]:
     finally:
         server.should_exit = True
         server.may_go_on.set()
-        thread.join(timeout=30)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -65,8 +65,8 @@ def test_connections_in_the_backlog_are_answered() -> None:
     port = free_port()
     with serving(port) as server, contextlib.ExitStack() as callers:
         server.should_exit = True
-        assert server.holds.wait(30)
-        waiting = [callers.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(CALLERS)]
+        assert server.holds.wait(60)
+        waiting = [callers.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(CALLERS)]
         for caller in waiting:
             caller.sendall(REQUEST)
         server.may_go_on.set()
@@ -78,14 +78,14 @@ def test_a_request_that_comes_then_on_a_connection_kept_open_is_answered() -> No
     port = free_port()
     with contextlib.ExitStack() as open_:
         server = open_.enter_context(serving(port))
-        caller = open_.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+        caller = open_.enter_context(socket.create_connection(("127.0.0.1", port), 60))
         answers = open_.enter_context(caller.makefile("rb"))
         caller.sendall(REQUEST)
         assert answers.readline().startswith(ANSWER)
         while answers.readline() != b"\r\n":
             pass
         server.should_exit = True
-        assert server.holds.wait(30)
+        assert server.holds.wait(60)
         caller.sendall(REQUEST)
         server.may_go_on.set()
         assert answers.readline().startswith(ANSWER)

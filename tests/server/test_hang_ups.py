@@ -55,7 +55,7 @@ class Wire:
             lines += ["content-type: application/json", f"content-length: {len(content)}"]
         if key:
             lines.append(f"idempotency-key: {key}")
-        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
+        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=60)) as wire:
             wire.sendall("\r\n".join([*lines, "", ""]).encode() + content)
             yield wire
 
@@ -87,7 +87,7 @@ class Wire:
             f"content-length: {len(file)}",
         ]
         half = file[: len(file) // 2]
-        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=30)) as wire:
+        with closing(socket.create_connection(("127.0.0.1", self._port), timeout=60)) as wire:
             wire.sendall("\r\n".join([*lines, "", ""]).encode() + half)
             wait_until(lambda: self._file_bytes_at_fal() == len(half), "the upload does not reach fal")
 

@@ -22,7 +22,7 @@ def port() -> Iterator[int]:
 
 def answer_to(port: int, pieces: Iterator[bytes]) -> bytes:
     """What comes back until the server hangs up, whatever could still be sent."""
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=20)) as wire:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as wire:
         try:
             for piece in pieces:
                 wire.sendall(piece)

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 HELD = "[[pace hold=IN_PROGRESS]]"
 #: Far below the silence that fal is allowed, and above what a busy machine needs.
-SOON = httpx.Timeout(10)
+SOON = httpx.Timeout(40)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_late_refusal_of_a_models_stream_is_an_event_and_costs_nothing(
     limits = {"acme": plan(quotas=[per("subject", "requests", 1)], concurrency={"subject": 1})}
     wrong = asking("What is it?", image_url="data:image/png;base64,bm8gcGljdHVyZQ==")
     with limited_proxy(sandbox, tmp_path, limits) as stack, stack.client() as client:
-        sandbox.fault(fault="delay", delay=2, on={"operation": "stream"}, times=2)
+        sandbox.fault(fault="delay", delay=4, on={"operation": "stream"}, times=2)
         with client.stream("POST", f"/fal/run/{NEXT}/stream", json=wrong) as stream:
             assert stream.status_code == 200
             assert "image_url" in body_of_error(until_cut(stream))["detail"][0]["loc"]

@@ -79,7 +79,7 @@ def test_every_chunk_holds_whole_events(stack: Stack) -> None:
         f"Content-Length: {len(body)}",
     ]
     address = urlsplit(stack.url)
-    with closing(socket.create_connection((address.hostname, address.port), timeout=30)) as wire:
+    with closing(socket.create_connection((address.hostname, address.port), timeout=60)) as wire:
         wire.sendall("\r\n".join([*head, "", ""]).encode() + body)
         chunks = list(chunks_of(wire))
     assert len(chunks) > 3

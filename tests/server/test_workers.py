@@ -147,7 +147,7 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, cli: Cli, re
             server.process.wait()
             wait_until(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
             sandbox.move_job(sandbox.jobs()[earlier]["id"], "COMPLETED")
-            assert run.result(timeout=30).status_code == 200
+            assert run.result(timeout=60).status_code == 200
         wait_until(lambda: not any(map(is_alive, workers)), "the busy worker stays")
         assert server.stderr.count("the supervisor of the workers is gone") == 2
 

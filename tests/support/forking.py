@@ -101,4 +101,4 @@ def running_forker() -> Iterator[Forker]:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdin=pipe, stdout=pipe, text=True) as parent:
         yield Forker(parent)
-        parent.communicate(timeout=20)
+        parent.communicate(timeout=60)

@@ -70,7 +70,7 @@ class OpenIdHost:
 
     def visit(self, url: str) -> str:
         """What a browser does at the page to sign in: the address to which it is sent back."""
-        with httpx.Client(verify=self.trust, trust_env=False) as browser:
+        with httpx.Client(verify=self.trust, trust_env=False, timeout=60) as browser:
             answer = browser.get(url)
         assert answer.status_code == 303, answer.text
         return answer.headers["location"]

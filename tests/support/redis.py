@@ -51,7 +51,7 @@ class Redis(Program):
 
     def read(self, command: str) -> str:
         """The text that answers a command."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{command}\r\n".encode())
             with connection.makefile("rb") as answer:
                 size = int(answer.readline()[1:])
@@ -59,7 +59,7 @@ class Redis(Program):
 
     def ask(self, command: str) -> str:
         """The first line of the answer to a command, in the words of its protocol."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{command}\r\n".encode())
             with connection.makefile("rb") as answer:
                 return answer.readline().decode().strip()

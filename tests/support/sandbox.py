@@ -22,7 +22,7 @@ class SandboxControl:
         self.url = url
         self._followed: set[str] = set()
         self._earlier: set[str] = set()
-        self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=10, trust_env=False, verify=False)
+        self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=60, trust_env=False, verify=False)
 
     def requests(self) -> list[Record]:
         """Every request received since the last `forget`, oldest first."""

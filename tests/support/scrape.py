@@ -30,5 +30,5 @@ class Scrape:
 
 
 def scrape(url: str) -> Scrape:
-    answer = httpx.get(f"{url}/metrics", trust_env=False, verify=False, timeout=30).raise_for_status()
+    answer = httpx.get(f"{url}/metrics", trust_env=False, verify=False, timeout=60).raise_for_status()
     return Scrape(list(text_string_to_metric_families(answer.text)))

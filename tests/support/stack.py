@@ -104,7 +104,7 @@ class Stack:
         headers = {**credential, **options.pop("headers", {})}  # type: ignore[dict-item]
         # On plain http there is nothing to verify, and loading the authorities of the system takes its time.
         verify = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else False
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=verify, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, verify=verify, **options)  # type: ignore[arg-type]
 
 
 def plan_file(other_origin: str, own_origin: str) -> PlanFile:

@@ -47,7 +47,7 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 def guest(proxy: Stack, address: str, origin: str = PAGE) -> httpx.Response:
     headers = {"origin": origin, "x-forwarded-for": address}
-    return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False, verify=False)
+    return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False, verify=False, timeout=60)
 
 
 def test_an_address_gets_so_many_guests(proxy: Stack) -> None:
@@ -117,7 +117,7 @@ class Operator:
 
     def __call__(self, method: str, path: str, json: Any = None) -> httpx.Response:
         answer = httpx.request(
-            method, self._url + path, json=json, headers=self._headers, trust_env=False, verify=False
+            method, self._url + path, json=json, headers=self._headers, trust_env=False, verify=False, timeout=60
         )
         assert answer.is_success, answer.text
         return answer

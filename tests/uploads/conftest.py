@@ -64,7 +64,7 @@ class Uploads:
 
     def has(self, url: str, content: bytes) -> bool:
         """Whether fal gives out these bytes as that picture."""
-        back = httpx.get(url, trust_env=False, verify=False)
+        back = httpx.get(url, trust_env=False, verify=False, timeout=60)
         return (back.content, back.headers["content-type"]) == (content, "image/png")
 
     def at_files(self) -> list[Record]:

@@ -45,7 +45,7 @@ class Served(Program):
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False, verify=False).is_success
+            return httpx.get(f"{self.url}/readyz", trust_env=False, verify=False, timeout=60).is_success
         except httpx.TransportError:
             return False
 
@@ -62,7 +62,9 @@ class Served(Program):
     def slot(self, *, in_parts: bool = False) -> dict[str, str]:
         path = f"/fal/rest/storage/upload/initiate{'-multipart' if in_parts else ''}"
         wanted = {"content_type": "image/png"}
-        answer = httpx.post(f"{self.url}{path}", json=wanted, headers=self.bearer, trust_env=False, verify=False)
+        answer = httpx.post(
+            f"{self.url}{path}", json=wanted, headers=self.bearer, trust_env=False, verify=False, timeout=60
+        )
         place: dict[str, str] = answer.raise_for_status().json()
         return place
 

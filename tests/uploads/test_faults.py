@@ -116,7 +116,7 @@ def begun(uploads: Uploads, url: str, sent: bytes, **headers: str) -> Iterator[s
     """A PUT of `FILE` of which only `sent` was sent; goes on when fal has as much of it as it can."""
     told = {"host": "proxy", **PNG, "content-length": str(len(FILE)), **headers}
     head = "\r\n".join([f"PUT {urlsplit(url).path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())])
-    with socket.create_connection(("127.0.0.1", urlsplit(uploads.stack.url).port or 0), 30) as caller:
+    with socket.create_connection(("127.0.0.1", urlsplit(uploads.stack.url).port or 0), 60) as caller:
         caller.sendall(head.encode() + b"\r\n\r\n" + sent)
         wait_until(lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()), "fal has nothing of it")
         yield caller

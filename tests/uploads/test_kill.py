@@ -66,7 +66,7 @@ def test_a_killed_proxy_leaves_a_slot_that_works(proxy: Served, tail: str) -> No
     proxy.start()
     # At once, while what was reserved for the first attempt still is.
     content = png(1000)
-    answer = httpx.put(url, content=content, headers=PNG, trust_env=False, verify=False)
+    answer = httpx.put(url, content=content, headers=PNG, trust_env=False, verify=False, timeout=60)
     assert answer.status_code == 200
     total = wait_until_settled(proxy).total("upload_bytes")
     assert (total.used, total.reserved) == (1000 * MILLION, 0)
@@ -82,7 +82,7 @@ class File:
 
     def has_arrived(self) -> bool:
         assert self.place is not None
-        back = httpx.head(self.place["file_url"], trust_env=False)
+        back = httpx.head(self.place["file_url"], trust_env=False, timeout=60)
         etag = f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
         return back.status_code == 200 and back.headers["etag"] == etag
 
@@ -107,7 +107,9 @@ def test_kills_at_random_moments(proxy: Served) -> None:
     assert cut and any(file.told for file in files)
     for file in cut:
         assert file.place is not None
-        answer = httpx.put(file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False)
+        answer = httpx.put(
+            file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False, timeout=60
+        )
         # It may have been over already: then only the answer was lost.
         assert answer.status_code == 200 or "complete" in answer.json()["message"], answer.text
     placed = [file for file in files if file.place is not None]
@@ -125,6 +127,6 @@ def _upload(proxy: Served, files: list[File], stop: threading.Event) -> None:
         with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
             file.place = proxy.slot()
             answer = httpx.put(
-                file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False
+                file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False, timeout=60
             )
             file.told = answer.status_code == 200

@@ -149,12 +149,18 @@ def test_a_file_is_as_private_as_it_was_asked_to_be(uploads: Uploads, way: str, 
             url = begun["file_url"]
             if way == "slot":
                 httpx.put(
-                    begun["upload_url"], content=FILE, headers={"content-type": "image/png"}, verify=False
+                    begun["upload_url"], content=FILE, headers={"content-type": "image/png"}, verify=False, timeout=60
                 ).raise_for_status()
             else:
-                part = httpx.put(f"{begun['upload_url']}/1", content=FILE, verify=False).raise_for_status().json()
-                httpx.post(f"{begun['upload_url']}/complete", json={"parts": [part]}, verify=False).raise_for_status()
-    assert httpx.get(url, verify=False).status_code == status
+                part = (
+                    httpx.put(f"{begun['upload_url']}/1", content=FILE, verify=False, timeout=60)
+                    .raise_for_status()
+                    .json()
+                )
+                httpx.post(
+                    f"{begun['upload_url']}/complete", json={"parts": [part]}, verify=False, timeout=60
+                ).raise_for_status()
+    assert httpx.get(url, verify=False, timeout=60).status_code == status
 
 
 def test_a_wish_that_cannot_be_read_costs_nothing(uploads: Uploads) -> None:

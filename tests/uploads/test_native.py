@@ -198,7 +198,10 @@ def test_other_names_of_a_type_are_what_they_mean(uploads: Uploads, alice: httpx
         send(alice, form(field(jpeg, kind=announced))),
     ]
     assert [(one.status_code, one.json()["content_type"]) for one in answers] == [(201, "image/jpeg")] * 2
-    assert httpx.get(answers[0].json()["url"], trust_env=False, verify=False).headers["content-type"] == "image/jpeg"
+    assert (
+        httpx.get(answers[0].json()["url"], trust_env=False, verify=False, timeout=60).headers["content-type"]
+        == "image/jpeg"
+    )
     token = uploads.token()
     assert uploads.http.post("/fal/cdn/files/upload", content=jpeg, headers={**token, **told}).status_code == 200
     assert uploads.http.post("/fal/cdn/files/upload/multipart", headers={**token, **told}).status_code == 200

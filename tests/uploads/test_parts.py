@@ -20,7 +20,7 @@ def test_parts_become_one_file(uploads: Uploads) -> None:
     before, slot = uploads.booked().used, uploads.slot(in_parts=True)
     sent = slot.parts(FIRST, SECOND, THIRD)
     assert [part["partNumber"] for part in sent] == [1, 2, 3]
-    assert httpx.get(slot.file_url, trust_env=False, verify=False).status_code == 404
+    assert httpx.get(slot.file_url, trust_env=False, verify=False, timeout=60).status_code == 404
     answer = slot.complete(sent)
     assert (answer.status_code, answer.json()) == (200, {"access_url": slot.file_url})
     assert uploads.has(slot.file_url, FIRST + SECOND + THIRD)

@@ -61,7 +61,7 @@ def alice(uploads: Uploads) -> Iterator[httpx.Client]:
 
 def at_fal(url: str) -> bytes:
     """The bytes that fal got as this file."""
-    return httpx.get(url, trust_env=False, verify=False).raise_for_status().content
+    return httpx.get(url, trust_env=False, verify=False, timeout=60).raise_for_status().content
 
 
 def is_clean(data: bytes, kind: str = "JPEG") -> bool:
@@ -90,7 +90,7 @@ def test_every_format_keeps_its_type(alice: httpx.Client, kind: str) -> None:
     data = private_picture(kind, orientation=1)
     url = alice.post("/v1/uploads", content=data, headers={"content-type": TYPES[kind]}).json()["url"]
     assert is_clean(at_fal(url), kind)
-    assert httpx.get(url, trust_env=False, verify=False).headers["content-type"] == TYPES[kind]
+    assert httpx.get(url, trust_env=False, verify=False, timeout=60).headers["content-type"] == TYPES[kind]
 
 
 def test_what_fal_gets_is_what_is_counted(uploads: Uploads) -> None:

@@ -186,7 +186,7 @@ async def test_cancelled_calls_leak_no_place_in_the_pool() -> None:
             calling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await calling
-        held = [await transport.handle_async_request(ask(server.url, pool=1)) for _ in range(3)]
+        held = [await transport.handle_async_request(ask(server.url)) for _ in range(3)]
         with pytest.raises(httpx.PoolTimeout):
             await call(transport, ask(server.url, pool=0.1))
         for response in held:

@@ -198,7 +198,7 @@ async def test_cancelling_closes_the_connection_and_frees_its_place() -> None:
             await calling
         await server.see_close()
         with pytest.raises(httpx.ReadTimeout):
-            await transport.fetch(a_request(server.url, pool=0.1, read=0.1))
+            await transport.fetch(a_request(server.url, read=0.1))
         await transport.aclose()
 
 

@@ -160,10 +160,10 @@ async def test_a_reply_is_not_cut_while_it_speaks() -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         for piece in (OK, b"content-length: 8\r\n\r\n", *[b"."] * 8):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.4)
             await peer.send(piece)
 
-    seen, _, _ = await outcomes(SHORT, behave, {"read": 1.5})
+    seen, _, _ = await outcomes(SHORT, behave, {"read": 3.5})
     assert seen[0][2] == b"........"
 
 
