@@ -22,6 +22,7 @@ from proxy.http.cdn_targets import CdnTargets
 from proxy.http.cors import Cors
 from proxy.http.middleware import BodyLimit, Errors, RequestContext
 from proxy.http.refused_origins import RefusedOrigins
+from proxy.http.repetition import ANSWER_AGAIN
 from proxy.limits.refusals import RefusalBudget
 from proxy.listeners import LISTENER, OPERATIONS
 from proxy.reload import Reloader
@@ -277,7 +278,9 @@ def _lifespan(
         loop_lag.start()
         try:
             # This is how ASGI hands the server something.
-            yield {"drain": parts.drain, "metrics": parts.metrics, "reload": reloader and reloader.request}
+            state = {"drain": parts.drain, "metrics": parts.metrics, "reload": reloader and reloader.request}
+            # Every call has a span, where there are traces.
+            yield state if traces else {**state, ANSWER_AGAIN: parts.instant_polls.answer}
         finally:
             # First: the rest may take longer than this process has.
             await parts.quotas.spool()

@@ -20,7 +20,7 @@ from proxy.calls.handler import Handlers, new_handlers
 from proxy.calls.idempotency import Idempotency
 from proxy.calls.jobs import JobHandler
 from proxy.calls.models import ModelHandler
-from proxy.calls.poll_cache import PollCache
+from proxy.calls.poll_cache import InstantPolls, PollCache
 from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.drain import Drain
@@ -240,6 +240,10 @@ class Container:
     @cached_property
     def poll_cache(self) -> PollCache:
         return PollCache(self.directory, self.limiter, self.clock)
+
+    @cached_property
+    def instant_polls(self) -> InstantPolls:
+        return InstantPolls(self.poll_cache, self.hub, self.limiter, self.settlement, self.metrics, self.drain)
 
     @cached_property
     def model_handler(self) -> ModelHandler:

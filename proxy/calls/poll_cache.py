@@ -1,16 +1,19 @@
 """Polls that are asked again, byte for byte: nine calls in ten, of which everything but the answer is known.
 
-Who asks, and about which job of their own, follows from the bytes of a request, from the caller's address and from the
-directory. So what was found out about a poll holds for its repetitions, as long as the directory says the same and the
-session has not expired. Each is counted against its limits like the first, and one whose answer is not in memory goes
-the whole way.
+Who asks, and about which job of their own, follows from the bytes of a request, from the host that sends them and from
+the directory. So what was found out about a poll holds for its repetitions, as long as the directory says the same and
+the session has not expired. Each is counted against its limits like the first, and one whose answer is not in memory
+goes the whole way.
 
-Without this, a poll takes 1.7 times the processor time (docs/performance.md).
+`InstantPolls` answers what needs no waiting before the request is parsed, and `RepeatedPolls` the rest. What each saves
+is in docs/performance.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Hashable
+import logging
+import time
+from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,7 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.calls.call import Call
 from proxy.calls.polls import StatusQuery, answer_status
 from proxy.clock import Clock
+from proxy.drain import Drain
+from proxy.http.repetition import EXTENSION, Answer, WholeRequest
 from proxy.http.reply import Reply
+from proxy.http.request_ids import new_request_id
+from proxy.http.scope import SHOWN
 from proxy.jobs.hub import Hub
 from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
@@ -27,25 +34,27 @@ from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
 from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
 from proxy.stores.counters import Window
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Session
 from proxy.tenants.directory import Directory, Snapshot
 
 #: Polls that are remembered, of about three kilobytes each: 12 MB at most.
 MOST = 4_000
-#: Of the head of a request; a longer one is not worth the memory.
-MOST_HEAD_BYTES = 4_000
 #: What an answer may depend on beside what is looked at here: a page of another origin, an id of this request, a body.
-_APART = frozenset((b"origin", b"x-request-id", b"content-length", b"transfer-encoding"))
+_APART = frozenset((b"origin", b"x-request-id", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_KEEPS_CONNECTION = (b"connection", b"keep-alive")
+_access = logging.getLogger("proxy.access")
 
 
 class Poll(NamedTuple):
-    """What is known of a poll: whose it is, what it asks, what it counts against, and what is logged of it."""
+    """What is known of a poll: whose it is, what it asks, what it counts against, what is shown and logged of it."""
 
     session: Session
     query: StatusQuery
     scopes: tuple[str, ...]
     windows: tuple[Window, ...]
     route: Any
+    shown: list[tuple[bytes, bytes]]
     log_fields: dict[str, Any]
     quotas: SessionQuotas | None = None
 
@@ -57,7 +66,7 @@ class PollCache:
         self._directory = directory
         self._limiter = limiter
         self._clock = clock
-        self._polls: dict[Hashable, Poll] = {}
+        self._polls: dict[WholeRequest, Poll] = {}
         self._snapshot: Snapshot | None = None
 
     def __len__(self) -> int:
@@ -66,9 +75,9 @@ class PollCache:
     def clear(self) -> None:
         self._polls.clear()
 
-    def find(self, scope: Scope) -> Poll | None:
+    def find(self, request: WholeRequest) -> Poll | None:
         """Find what is known of a request, if it still holds."""
-        poll = self._polls.get(_bytes_of(scope))
+        poll = self._polls.get(request)
         if poll is None or self._directory.young() is not self._snapshot:
             return None
         return poll if poll.session.expires_at > self._clock.now() else None
@@ -76,16 +85,70 @@ class PollCache:
     def remember(self, call: Call, query: StatusQuery) -> None:
         """Keep what was found out about a poll. Not of a tenant's key: each use of one is written down."""
         snapshot, scope, caller = self._directory.young(), call.request.scope, call.caller
-        if caller.session is None or snapshot is None or not _stands_alone(scope["headers"]):
+        request = scope.get("extensions", {}).get(EXTENSION)
+        if request is None or caller.session is None or snapshot is None or not _stands_alone(scope):
             return
         if snapshot is not self._snapshot or len(self._polls) >= MOST:
             self._polls.clear()
             self._snapshot = snapshot
         scopes, windows = self._limiter.windows(caller, network(scope["client"]), polls=True)
-        fields = scope["state"][FIELDS].copy()
-        self._polls[_bytes_of(scope)] = Poll(
-            caller.session, query, scopes, windows, scope["route"], fields, scope["state"].get(SESSION_QUOTAS)
+        state = scope["state"]
+        shown = [header for header in state.get(SHOWN, ()) if header[0] != b"x-request-id"]
+        self._polls[request] = Poll(
+            caller.session,
+            query,
+            scopes,
+            windows,
+            scope["route"],
+            shown,
+            state[FIELDS].copy(),
+            state.get(SESSION_QUOTAS),
         )
+
+
+class InstantPolls:
+    """Answers the polls that are known and need no waiting."""
+
+    def __init__(
+        self,
+        cache: PollCache,
+        hub: Hub,
+        limiter: RateLimiter,
+        settlement: Settlement,
+        metrics: Metrics,
+        drain: Drain,
+    ) -> None:
+        self._cache = cache
+        self._hub = hub
+        self._limiter = limiter
+        self._settlement = settlement
+        self._metrics = metrics
+        self._drain = drain
+
+    def answer(self, request: WholeRequest) -> Answer | None:
+        """Answer a poll as the whole stack does, or give None for what that must answer.
+
+        That is also each poll whose answer says more (the quotas of a session, the end of this process), each that is
+        refused, and each that has a line in the log.
+        """
+        started = time.perf_counter()
+        poll = self._cache.find(request)
+        if poll is None or poll.quotas is not None or self._drain.started.is_set():
+            return None
+        update = self._hub.cached(poll.query.job)
+        if update is None or not (update.is_last or self._settlement.is_lease_fresh(poll.query.job)):
+            return None
+        if _access.isEnabledFor(logging.DEBUG):
+            return None
+        allowance = self._limiter.count_now(poll.scopes, poll.windows)
+        if allowance is None:
+            return None
+        outcome = answer_status(poll.query, update)
+        reply = Reply(outcome.status, outcome.headers, outcome.body)
+        request_id = (b"x-request-id", new_request_id().encode("ascii"))
+        headers = [*reply.raw_headers, request_id, *poll.shown, *allowance]
+        self._metrics.count_answer(poll.route.path, outcome.status, time.perf_counter() - started)
+        return Answer(outcome.status, headers, outcome.body)
 
 
 class RepeatedPolls:
@@ -99,8 +162,9 @@ class RepeatedPolls:
         self._settlement = settlement
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and scope["method"] == "GET":
-            poll = self._cache.find(scope)
+        request = scope.get("extensions", {}).get(EXTENSION)
+        if request is not None and scope["method"] == "GET":
+            poll = self._cache.find(request)
             if poll is not None and (update := self._hub.cached(poll.query.job)) is not None:
                 return self._answer(poll, update, scope, receive, send)
         return self._app(scope, receive, send)
@@ -117,11 +181,10 @@ class RepeatedPolls:
         await Reply(outcome.status, outcome.headers, outcome.body)(scope, receive, send)
 
 
-def _bytes_of(scope: Scope) -> Hashable:
-    return scope["raw_path"], scope["query_string"], network(scope["client"]), tuple(scope["headers"])
-
-
-def _stands_alone(head: list[tuple[bytes, bytes]]) -> bool:
-    """Whether all that the answer depends on is looked at here, and it is worth remembering."""
-    size = sum(len(name) + len(value) for name, value in head)
-    return size <= MOST_HEAD_BYTES and _APART.isdisjoint(name for name, _ in head)
+def _stands_alone(scope: Scope) -> bool:
+    """Whether all that the answer depends on is looked at here, and the connection stays open after it."""
+    head = scope["headers"]
+    keeps = scope.get("http_version") == "1.1" and all(
+        header == _KEEPS_CONNECTION for header in head if header[0] == b"connection"
+    )
+    return keeps and _APART.isdisjoint(name for name, _ in head)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 
@@ -31,6 +28,7 @@ from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
 from proxy.http.error_response import respond
 from proxy.http.refused_origins import RefusedOrigins
+from proxy.http.request_ids import accept_request_id, new_request_id
 from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
 from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, to_rate_limited
 from proxy.limits.refusals import COUNTED, RefusalBudget
@@ -43,9 +41,6 @@ from proxy.upstream.relay import StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)
-#: Requests are numbered, after what no other process begins with: drawing lots for each would cost more than routing.
-_PROCESS, _numbers = secrets.token_hex(4), itertools.count()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 
 
 class RequestContext:
@@ -67,7 +62,7 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _well_formed(header_of(scope, b"x-request-id")) or f"{_PROCESS}{next(_numbers):08x}"
+        request_id = accept_request_id(header_of(scope, b"x-request-id")) or new_request_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         shown = state[SHOWN] = [(b"x-request-id", request_id.encode("ascii")), NO_STORE, NOSNIFF]
@@ -118,10 +113,6 @@ class RequestContext:
 async def _send_with_quotas(message: Message, quotas: SessionQuotas, send: Send) -> None:
     message["headers"] += await quotas.raw_headers()
     await send(message)
-
-
-def _well_formed(request_id: str | None) -> str | None:
-    return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else None
 
 
 class Errors:

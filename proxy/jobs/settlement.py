@@ -158,14 +158,17 @@ class Settlement:
 
     async def renew_lease(self, job: Job) -> None:
         """Renew the lease of a job that is queued or runs."""
-        now = self._clock.now()
-        if now - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4:
+        if self.is_lease_fresh(job):
             return
-        self._renewed[job.id] = now
+        self._renewed[job.id] = self._clock.now()
         try:
             await self._leases.renew(job)
         except ProxyError as problem:
             _log.warning("lease not renewed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
+
+    def is_lease_fresh(self, job: Job) -> bool:
+        """Whether the lease of a job was renewed so lately that it need not be again."""
+        return self._clock.now() - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4
 
     async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
         """Learn from a status document of fal's queue."""

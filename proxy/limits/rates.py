@@ -175,6 +175,16 @@ class RateLimiter:
                 scope="tenant" if name == "guests" else name,
             )
 
+    def count_now(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> list[tuple[bytes, bytes]] | None:
+        """Count one call without waiting, and give what its response says of what is left.
+
+        None if the counters have to be waited for, or a window is full: nothing was counted.
+        """
+        if not listed:
+            return []
+        hit = self._counters.hit_now(listed, self._clock.now())
+        return None if hit is None or hit.refused is not None else Allowance(scopes, listed, hit).raw_headers()
+
 
 _SPOKEN = {
     "ip": "This address",

@@ -54,6 +54,13 @@ class CoalescingTransport:
         if self._bytes > WAITING_BYTES:
             self._send()
 
+    def write_whole(self, data: bytes) -> None:
+        """Write what nothing else belongs to: it waits only behind what waits already."""
+        if self._waiting:
+            self.write(data)
+        elif not self._transport.is_closing():
+            self._transport.write(data)
+
     def is_closing(self) -> bool:
         return self._closing is not None or self._transport.is_closing()
 

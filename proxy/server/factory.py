@@ -8,8 +8,9 @@ from typing import Any
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from proxy.http.repetition import ANSWER_AGAIN
 from proxy.server.connections import ConnectionLimits, Connections
-from proxy.server.protocol import LimitedHeadProtocol
+from proxy.server.repetition import RepetitionProtocol
 from proxy.telemetry.metrics import Metrics
 
 
@@ -30,8 +31,12 @@ class ProtocolFactory:
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> LimitedHeadProtocol:
+    ) -> RepetitionProtocol:
         if self._connections is None:
             metrics = app_state.get("metrics") if self._is_public else None
             self._connections = Connections(self._limits, metrics or Metrics())
-        return LimitedHeadProtocol(config, server_state, app_state, _loop, connections=self._connections)
+        answer_again = app_state.get(ANSWER_AGAIN) if self._is_public else None
+        connections = self._connections
+        return RepetitionProtocol(
+            config, server_state, app_state, _loop, connections=connections, answer_again=answer_again
+        )

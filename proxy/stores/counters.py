@@ -105,6 +105,9 @@ class Counters(Protocol):
         Without `counts` it is only tried: the answer says whether there is room, and nothing is taken.
         """
 
+    def hit_now(self, windows: Sequence[Window], now: float) -> Hit | None:
+        """Count as `hit` does, if that needs no waiting; None if it does, and then nothing is counted."""
+
     async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
         """Take a lease of every scope, or of none; the place of a scope that is full, else None. Idempotent.
 

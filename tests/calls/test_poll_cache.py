@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,16 +13,21 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.calls.call import Call, Form
-from proxy.calls.poll_cache import MOST, MOST_HEAD_BYTES, PollCache, RepeatedPolls
+from proxy.calls.poll_cache import MOST, InstantPolls, PollCache, RepeatedPolls
 from proxy.calls.polls import StatusQuery
+from proxy.drain import Drain
+from proxy.http.repetition import EXTENSION, Answer, WholeRequest
 from proxy.jobs.updates import Log, Update
 from proxy.limits.rates import RateLimiter
 from proxy.stores.ledger import Job
 from proxy.stores.memory import MemoryCounters
 from proxy.targets import Kind, Target
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import GRACE_SECONDS, Session
 from proxy.tenants.directory import Snapshot
 from tests.routes.jobs import HELD
+from tests.server.echo import parse_answers
+from tests.server.talk import talk
 from tests.support.clock import MovableClock
 from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Client, limited_proxy, plan, refusal
 from tests.support.sandbox import SandboxControl
@@ -78,6 +84,30 @@ def test_each_poll_answers_with_the_state_of_its_moment(proxy: Stack, sandbox: S
     )
     assert first == again and first["vary"] == "Origin"
     assert len([one for one in sandbox.requests() if one["path"].endswith("/status")]) == 0
+
+
+@pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
+def test_a_poll_in_one_packet_is_answered_like_one_in_pieces(proxy: Stack, surface: str) -> None:
+    """The first is answered by its bytes when it comes again, the second is parsed each time."""
+    token = proxy.token(tenant="rated")
+    with Client(proxy, token, surface) as alice:
+        job = alice.submitted(HELD)
+        poll(alice, job, 1)
+    path, target = f"/fal/queue/{NEXT}/requests/{job}/status", ""
+    if surface == PROTOCOL:
+        path, target = "/api/fal/proxy", f"X-Fal-Target-Url: https://queue.fal.run/{NEXT}/requests/{job}/status\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\n{target}Authorization: Bearer {token}\r\n"
+    whole, last = f"{head}\r\n".encode(), f"{head}Connection: close\r\n\r\n".encode()
+    port = int(proxy.url.rpartition(":")[2])
+    (_, *again, _), (in_pieces, _) = (
+        parse_answers(talk(port, *pieces)[0]) for pieces in ((whole, whole, last), (whole[:30], whole[30:], last))
+    )
+    changing = {"x-request-id", "date", "ratelimit"}
+    (status, headers, body), plain = again[0], in_pieces
+    assert (status, list(headers), body) == (plain[0], list(plain[1]), plain[2])
+    assert {name for name in headers if headers[name] != plain[1][name]} <= changing
+    left = [one["ratelimit"].split(";")[1] for one in (headers, plain[1])]
+    assert left == ["r=3", "r=1"]
 
 
 def test_each_is_counted(proxy: Stack) -> None:
@@ -179,17 +209,20 @@ class Remembered:
         self.snapshot: Snapshot | None = Snapshot()
         self.asked = 0
         self.caller: Any = SimpleNamespace(
-            terms=SimpleNamespace(polls=()),
+            terms=SimpleNamespace(polls=(("session", "1000/minute"),)),
             tenant=SimpleNamespace(id="acme"),
             subject="alice",
             session=Session("s", "acme", "alice", 0, self.clock.now() + 60),
         )
-        settlement: Any = SimpleNamespace(renew_lease=self._renew_lease)
+        self.is_lease_fresh = True
+        settlement: Any = SimpleNamespace(renew_lease=self._renew_lease, is_lease_fresh=lambda job: self.is_lease_fresh)
         directory: Any = SimpleNamespace(young=lambda: self.snapshot)
         limiter = RateLimiter(MemoryCounters(), self.clock)
         self.known = PollCache(directory, limiter, self.clock)
         hub: Any = SimpleNamespace(cached=lambda job: self.update)
         self.repeats = RepeatedPolls(self._route, self.known, hub, limiter, settlement)
+        self.metrics, self.drain = Metrics(), Drain(1)
+        self.instant = InstantPolls(self.known, hub, limiter, settlement, self.metrics, self.drain)
         self.renewed = 0
 
     async def _renew_lease(self, job: Job) -> None:
@@ -201,12 +234,13 @@ class Remembered:
         call = Call(self.caller, target, Request(scope), Form(), {})
         self.known.remember(call, StatusQuery(JOB, False, Form()))
 
-    async def get(self, path: str = "/", *, method: str = "GET", **headers: str) -> dict[str, Any]:
+    async def get(self, path: str = "/", *, version: str = "1.1", **headers: str) -> dict[str, Any]:
         """The state of a request that was answered."""
         head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        state = {"log_fields": {}, "shown": [(b"x-request-id", b"first"), (b"vary", b"Origin")]}
         scope: Scope = {
-            "type": "http", "method": method, "raw_path": path.encode(), "query_string": b"", "client": ("::1", 1),
-            "headers": head, "state": {"log_fields": {}}, "route": "the route",
+            "type": "http", "http_version": version, "method": "GET", "client": ("::1", 1), "headers": head,
+            "state": state, "route": SimpleNamespace(path="/status"), "extensions": {EXTENSION: _whole(path, headers)},
         }  # fmt: skip
 
         async def nothing(_: Message | None = None) -> Any:
@@ -214,6 +248,10 @@ class Remembered:
 
         await self.repeats(scope, nothing, nothing)
         return scope["state"]
+
+
+def _whole(path: str = "/", headers: Mapping[str, str] | None = None) -> WholeRequest:
+    return WholeRequest(f"GET {path} {headers or {}}".encode(), "::1")
 
 
 @pytest.fixture
@@ -233,17 +271,26 @@ async def test_what_is_repeated_does_not_go_the_whole_way(remembered: Remembered
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["origin", "x_request_id", "content_length", "transfer_encoding"])
+@pytest.mark.parametrize(
+    "name", ["origin", "x_request_id", "content_length", "transfer_encoding", "expect", "upgrade", "connection"]
+)
 async def test_what_depends_on_more_is_not_remembered(remembered: Remembered, name: str) -> None:
     for _ in range(3):
-        await remembered.get(**{name: "1"})
+        await remembered.get(**{name: "close"})
     assert remembered.asked == 3
 
 
 @pytest.mark.anyio
-async def test_another_method_is_another_question(remembered: Remembered) -> None:
-    await remembered.get()
-    await remembered.get(method="POST")
+async def test_a_connection_that_stays_open_anyway_may_say_so(remembered: Remembered) -> None:
+    for _ in range(2):
+        await remembered.get(connection="keep-alive")
+    assert remembered.asked == 1
+
+
+@pytest.mark.anyio
+async def test_what_ends_its_connection_by_its_version_is_not_remembered(remembered: Remembered) -> None:
+    for _ in range(2):
+        await remembered.get(version="1.0")
     assert remembered.asked == 2
 
 
@@ -276,9 +323,60 @@ async def test_what_the_directory_says_now_counts(remembered: Remembered) -> Non
 
 @pytest.mark.anyio
 async def test_what_is_remembered_is_bounded(remembered: Remembered) -> None:
-    for _ in range(2):
-        await remembered.get(authorization="x" * MOST_HEAD_BYTES)
-    assert remembered.asked == 2
     for number in range(MOST + 1):
         await remembered.get(f"/{number}")
     assert len(remembered.known) == 1
+
+
+# --- what is answered before it is parsed
+
+
+@pytest.mark.anyio
+async def test_a_known_poll_is_answered_at_once_and_counted(remembered: Remembered) -> None:
+    assert remembered.instant.answer(_whole()) is None
+    await remembered.get()
+    first, second = (remembered.instant.answer(_whole()) for _ in range(2))
+    assert isinstance(first, Answer) and isinstance(second, Answer)
+    assert (first.status, first.body) == (202, b'{"status":"IN_PROGRESS"}')
+    headers, later = dict(first.headers), dict(second.headers)
+    assert headers[b"vary"] == b"Origin" and headers[b"content-length"] == b"24"
+    assert b"first" != headers[b"x-request-id"] != later[b"x-request-id"]
+    assert (headers[b"ratelimit"][:15], later[b"ratelimit"][:15]) == (b'"session";r=999', b'"session";r=998')
+    sample = remembered.metrics.registry.get_sample_value
+    assert sample("fal_proxy_requests_total", {"surface": "/status", "status": "202"}) == 2
+
+
+@pytest.mark.anyio
+async def test_what_has_to_wait_or_is_refused_is_not_answered_at_once(remembered: Remembered) -> None:
+    await remembered.get()
+    assert remembered.instant.answer(WholeRequest(_whole().data, "::2")) is None
+    remembered.is_lease_fresh = False
+    assert remembered.instant.answer(_whole()) is None
+    remembered.is_lease_fresh, remembered.update = True, None
+    assert remembered.instant.answer(_whole()) is None
+    remembered.update, known, remembered.snapshot = remembered.first, remembered.snapshot, None
+    assert remembered.instant.answer(_whole()) is None
+    remembered.snapshot = known
+    for _ in range(1000):
+        assert remembered.instant.answer(_whole()) is not None
+    assert remembered.instant.answer(_whole()) is None, "the window is full"
+    remembered.clock.advance(61)
+    assert remembered.instant.answer(_whole()) is None, "the session has expired"
+
+
+@pytest.mark.anyio
+async def test_a_process_that_stops_answers_nothing_at_once(remembered: Remembered) -> None:
+    await remembered.get()
+    assert remembered.instant.answer(_whole()) is not None
+    remembered.drain.start()
+    assert remembered.instant.answer(_whole()) is None
+
+
+@pytest.mark.anyio
+async def test_polls_that_have_a_line_in_the_log_are_not_answered_at_once(
+    remembered: Remembered, caplog: pytest.LogCaptureFixture
+) -> None:
+    await remembered.get()
+    with caplog.at_level(logging.DEBUG, "proxy.access"):
+        assert remembered.instant.answer(_whole()) is None
+    assert remembered.instant.answer(_whole()) is not None

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from proxy.drain import Drain
+from proxy.http.repetition import ANSWER_AGAIN, EXTENSION, AnswerAgain, WholeRequest
 from proxy.server.connections import ConnectionLimits
 from proxy.server.draining import DrainingServer
 from proxy.server.factory import ProtocolFactory
@@ -43,12 +44,16 @@ class Application:
     """Answers by path.
 
     `/read` reads the body first, `/hold` waits for `released`, `/late` does both, `/large` sends 32 MiB.
+
+    Attributes:
+        whole: what the server handed over as the bytes of each request; None for one that came in pieces.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.released = threading.Event()
         self.paths: list[str] = []
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.whole: list[WholeRequest | None] = []
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +66,7 @@ class Application:
             return
         path = scope["path"]
         self.paths.append(path)
+        self.whole.append(scope["extensions"].get(EXTENSION))
         body = path.encode()
         if path in ("/hold", "/late"):
             await asyncio.to_thread(self.released.wait, 60)
@@ -109,10 +115,12 @@ class Listening:
 
 
 @contextlib.contextmanager
-def listening(limits: ConnectionLimits, host: str = "127.0.0.1", loop: str = "uvloop") -> Iterator[Listening]:
+def listening(
+    limits: ConnectionLimits, host: str = "127.0.0.1", loop: str = "uvloop", answer_again: AnswerAgain | None = None
+) -> Iterator[Listening]:
     """A server with these limits, until the block ends; `loop` as uvicorn takes it."""
     metrics = Metrics()
-    application = Application({"drain": Drain(1), "metrics": metrics})
+    application = Application({"drain": Drain(1), "metrics": metrics, ANSWER_AGAIN: answer_again})
     options: dict[str, Any] = {"loop": loop, "ws": "none", "lifespan": "on", "log_config": None}
     config = uvicorn.Config(application, host=host, port=0, http=ProtocolFactory(limits), **options)
     server = DrainingServer(config)

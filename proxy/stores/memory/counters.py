@@ -31,9 +31,10 @@ class MemoryCounters:
         self.holder = LoneHolder()
 
     async def hit(self, windows: Sequence[Window], now: float, *, counts: bool = True) -> Hit:
-        if counts and len(windows) == 1:
-            return self.windows.hit_one(windows[0], now)
-        return self.windows.hit(windows, now, counts=counts)
+        return self.hit_now(windows, now) if counts else self.windows.hit(windows, now, counts=False)
+
+    def hit_now(self, windows: Sequence[Window], now: float) -> Hit:
+        return self.windows.hit_one(windows[0], now) if len(windows) == 1 else self.windows.hit(windows, now)
 
     async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
         moment = self._moment(now)

@@ -43,6 +43,9 @@ class RedisCounters:
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
 
+    def hit_now(self, windows: Sequence[Window], now: float) -> None:
+        """Give None: Redis is waited for."""
+
     async def acquire(self, lease: str, scopes: Sequence[LeaseScope], now: float, expires_at: float) -> int | None:
         if not scopes:
             return None
