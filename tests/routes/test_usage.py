@@ -315,7 +315,7 @@ def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:
         "PROXY_CONFIG": str(past.folder / "plans.yaml"),
     }
     line = [sys.executable, "-m", "proxy", "usage", *arguments]
-    return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_line_prints_all_tenants(past: Past) -> None:

@@ -129,7 +129,7 @@ def test_a_run_can_be_held_and_let_go(fal: Fal) -> None:
     job = _runs(fal)[-1]
     assert (job["kind"], job["held"]) == ("run", True)
     fal.move({"request_id": job["id"]}, state="go")
-    caller.join(timeout=60)
+    caller.join(timeout=180)
     assert answers[0].json()["output"].endswith("You asked: held")
 
 

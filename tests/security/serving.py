@@ -31,7 +31,7 @@ def serving(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, Pat
             yield url, log
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=180)
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

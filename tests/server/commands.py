@@ -74,7 +74,7 @@ class Server:
 
         wait_until(live, "the server did not start")
 
-    def stop(self, signal: int, seconds: float = 60) -> int:
+    def stop(self, signal: int, seconds: float = 180) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(signal)
         return self.process.wait(timeout=seconds)

@@ -132,7 +132,7 @@ def listening(
     finally:
         application.released.set()
         server.should_exit = True
-        thread.join(timeout=60)
+        thread.join(timeout=180)
         assert not thread.is_alive()
 
 

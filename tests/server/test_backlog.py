@@ -57,7 +57,7 @@ def serving(port: int) -> Iterator[Holding]:
     finally:
         server.should_exit = True
         server.may_go_on.set()
-        thread.join(timeout=60)
+        thread.join(timeout=180)
         assert not thread.is_alive()
 
 

@@ -71,7 +71,7 @@ def test_every_problem_is_in_one_message(check: Any, tmp_path: Path, command: st
 def test_serve_refuses_before_anything_listens_or_is_made(tmp_path: Path) -> None:
     port = free_port()
     environ = {"PROXY_PORT": str(port), "FAL_KEY": "an-id:canary", "PROXY_HOST": "127.0.0.1"}
-    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*PROXY, "serve"], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "PROXY_SESSION_SECRETS: is not set; make one with: openssl rand -base64 48\n"
     assert list(tmp_path.iterdir()) == []

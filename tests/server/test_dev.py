@@ -46,7 +46,7 @@ def test_dev_prints_a_tenant_key_and_a_minting_line_that_works_when_pasted(dev: 
     server, _ = dev
     assert value_of(server, "tenant key").startswith("fpk_")
     (line,) = re.findall(r"^    curl .*?'$", server.stdout, re.MULTILINE | re.DOTALL)
-    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=300)
     session = httpx.Response(200, text=pasted.stdout).json()
     assert session["subject"] == "alice"
     headers = {"authorization": f"Bearer {session['token']}"}

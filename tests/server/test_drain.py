@@ -77,7 +77,7 @@ class Deployment:
     def is_draining(self) -> bool:
         return bool(httpx.get(f"{self.server.url}/readyz", **PLAINLY).status_code == 503)
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = 180) -> int:
         return self.server.process.wait(timeout=seconds)
 
     def books(self) -> AuditReport:
@@ -170,11 +170,11 @@ def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxContro
             sent = httpx.put(place, content=PIXEL_PNG, headers={"content-type": "image/png"}, **PLAINLY)
             assert sent.status_code == 200
             # A stream that can be resumed anywhere ends at once.
-            assert events.result(timeout=60).text.endswith("\n\nretry: 1000\n\n")
+            assert events.result(timeout=180).text.endswith("\n\nretry: 1000\n\n")
             assert not run.done() and deployment.server.process.poll() is None
 
             sandbox.move_job(run_id, "COMPLETED")
-            answer = run.result(timeout=60)
+            answer = run.result(timeout=180)
             assert answer.status_code == 200 and "You asked: alice" in answer.json()["output"]
             assert answer.headers["connection"] == "close"
             assert deployment.end() == BY_SIGNAL
@@ -208,11 +208,11 @@ def test_a_call_that_outlives_the_drain_is_cut_with_an_error_and_booked(sandbox:
             with upload.makefile("rb") as answer:
                 assert answer.readline().startswith(b"HTTP/1.1 503 ")
         for future in (run, submit):
-            answered = future.result(timeout=60)
+            answered = future.result(timeout=180)
             assert (answered.status_code, answered.json()["error_type"]) == (500, "upstream_ambiguous"), answered.text
-        check_refusal(poll.result(timeout=60))
-        assert stream.result(timeout=60).endswith(b"retry: 1000\n\n")
-        assert b'"IN_PROGRESS"' in watch.result(timeout=60) and watch.result().endswith(b"\n\nretry: 1000\n\n")
+        check_refusal(poll.result(timeout=180))
+        assert stream.result(timeout=180).endswith(b"retry: 1000\n\n")
+        assert b'"IN_PROGRESS"' in watch.result(timeout=180) and watch.result().endswith(b"\n\nretry: 1000\n\n")
         report = deployment.books()
     report.check()
     states = {(entry.kind, entry.subject): entry.state for entry in report.entries}
@@ -235,7 +235,7 @@ def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, cli: Cli, seco
         assert not run.done()
         deployment.server.process.send_signal(second)
         assert deployment.end() in (BY_SIGNAL, -second)
-        assert run.result(timeout=60).json()["error_type"] == "upstream_ambiguous"
+        assert run.result(timeout=180).json()["error_type"] == "upstream_ambiguous"
         (entry,) = deployment.books().entries
         assert entry.state == "settled"
 
@@ -266,7 +266,7 @@ def test_several_workers_drain_together(sandbox: SandboxControl, cli: Cli, redis
             )
         assert not run.done()
         sandbox.move_job(run_id, "COMPLETED")
-        assert run.result(timeout=60).status_code == 200
+        assert run.result(timeout=180).status_code == 200
         assert deployment.end() == 0
         assert "Traceback" not in deployment.server.stderr
 
@@ -290,7 +290,7 @@ def test_a_second_signal_ends_several_workers_at_once(sandbox: SandboxControl, c
         deployment.begin_to_stop()
         deployment.server.process.send_signal(signal.SIGTERM)
         assert deployment.end() == 0
-        assert run.result(timeout=60).json()["error_type"] == "upstream_ambiguous"
+        assert run.result(timeout=180).json()["error_type"] == "upstream_ambiguous"
         (entry,) = deployment.books().entries
         assert entry.state == "settled"
 
@@ -307,4 +307,4 @@ def test_workers_that_hang_are_killed_after_their_time(sandbox: SandboxControl, 
                 os.kill(pid, signal.SIGSTOP)
         assert deployment.end() == 0
         with pytest.raises(httpx.TransportError):
-            run.result(timeout=60)
+            run.result(timeout=180)

@@ -72,7 +72,7 @@ def test_an_upgrade_that_closes_is_the_last_request(echo: Echo) -> None:
 
 def test_curl_that_offers_http2_gets_the_answer_to_its_body(echo: Echo) -> None:
     command = ["curl", "-sS", "--http2", "-d", '{"a": 1}', "-H", "content-type: application/json", f"{echo.url}/curl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert json.loads(done.stdout)["body"] == '{"a": 1}'
 
 

@@ -123,7 +123,7 @@ def test_helm_test_passes_here_and_fails_where_operations_are_public(both: TwoLi
         addresses = {"http://demo-fal-proxy-ops:9090": operators, "http://demo-fal-proxy:80": public}
         asked = [line.replace(name, base) for line in lines for name, base in addresses.items() if name in line]
         assert len(asked) == 4
-        return subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, timeout=60)
+        return subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, timeout=300)
 
     done = check(both.server.url, both.operations)
     assert done.returncode == 0 and done.stdout.count(" 200\n") == 3, done.stderr

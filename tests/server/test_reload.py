@@ -284,7 +284,7 @@ def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, cli: Cli) -> N
         process.send_signal(signal.SIGHUP)
         wait_until(lambda: "configuration reloaded" in log.read_text() or process.poll(), "it was lost")
         process.terminate()
-        assert process.wait(timeout=60) == -signal.SIGTERM, log.read_text()
+        assert process.wait(timeout=180) == -signal.SIGTERM, log.read_text()
 
 
 def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, cli: Cli) -> None:

@@ -147,7 +147,7 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, cli: Cli, re
             server.process.wait()
             wait_until(lambda: sum(map(is_alive, workers)) == 1, "the idle worker stays")
             sandbox.move_job(sandbox.jobs()[earlier]["id"], "COMPLETED")
-            assert run.result(timeout=60).status_code == 200
+            assert run.result(timeout=180).status_code == 200
         wait_until(lambda: not any(map(is_alive, workers)), "the busy worker stays")
         assert server.stderr.count("the supervisor of the workers is gone") == 2
 
@@ -157,7 +157,7 @@ def test_workers_that_cannot_start_end_the_server_with_a_failure(cli: Cli, redis
     more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "PROXY_PORT": str(free_port())}
     environ = {**cli.environ, **more, "FAL_KEY_FILE": "/dev/stdin", "PATH": os.environ["PATH"]}
     done = subprocess.run(
-        [*PROXY, "serve"], env=environ, cwd=cli.folder, input="id:secret", capture_output=True, text=True, timeout=60
+        [*PROXY, "serve"], env=environ, cwd=cli.folder, input="id:secret", capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 3, done.stderr
     assert "FAL_KEY: is not set" in done.stderr and "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ from tests.support.limited import NEXT, asking
 
 QUEUE = f"/fal/queue/{NEXT}"
 #: A job that is not at its end by then has been lost.
-LOST_SECONDS = 120.0
+LOST_SECONDS = 300.0
 
 
 class Load:
@@ -29,7 +29,7 @@ class Load:
         headers = {"authorization": f"Bearer {token}"}
         limits = httpx.Limits(max_connections=2000, max_keepalive_connections=200)
         self._http = httpx.AsyncClient(
-            base_url=url, headers=headers, limits=limits, timeout=30, trust_env=False, verify=False
+            base_url=url, headers=headers, limits=limits, timeout=60, trust_env=False, verify=False
         )
         self._dice = random.Random(seed)
         self._seed = seed

@@ -31,7 +31,7 @@ class Postgres(Program):
     def crash(self) -> None:
         """End it as a fault would: it has to recover from its log."""
         self._running.send_signal(signal.SIGQUIT)
-        self._running.wait(timeout=60)
+        self._running.wait(timeout=180)
 
     def url(self, database: str) -> str:
         return f"postgresql://{_OWNER}@127.0.0.1:{self.port}/{database}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 
-_SECONDS = 60.0
+_SECONDS = 180.0
 
 
 class Program:

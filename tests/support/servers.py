@@ -97,5 +97,5 @@ def running(
         yield f"{'https' if certificate else 'http'}://{'localhost' if certificate else '127.0.0.1'}:{port}"
     finally:
         server.should_exit = True
-        thread.join(timeout=60)
-        assert not thread.is_alive(), "the server did not stop within 60 s"
+        thread.join(timeout=180)
+        assert not thread.is_alive(), "the server did not stop within three minutes"

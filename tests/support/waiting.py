@@ -10,8 +10,8 @@ from typing import TypeVar
 import anyio
 
 T = TypeVar("T")
-#: Long enough for another process on a busy machine.
-DEFAULT_SECONDS = 60.0
+#: Long enough for another process to start on a machine with much other work.
+DEFAULT_SECONDS = 180.0
 #: The first pause, by how much each is longer than the one before, and the longest: a proxy refuses callers who ask it
 #: hundreds of times a second.
 _FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.005, 1.5, 0.1

@@ -52,7 +52,7 @@ class Served(Program):
     def kill(self) -> None:
         """At once, in the middle of whatever it does."""
         self._running.send_signal(signal.SIGKILL)
-        self._running.wait(timeout=60)
+        self._running.wait(timeout=180)
         self._process = None
 
     @property
