@@ -111,7 +111,8 @@ page-types: $(PAGE)/node_modules/.installed ## The TypeScript compiler over the 
 .PHONY: bench
 bench: $(BENCH)/.installed ## Compare with the official proxy and nginx, and tell what the limits cost; prints ratios
 	@tests/tools/apt.sh $(BENCH_PROGRAMS)
-	@set -e; for part in tests.bench tests.bench.limits tests.bench.endurance tests.bench.uploads; do \
+	@set -e; for part in tests.bench tests.bench.limits tests.bench.endurance tests.bench.uploads \
+	  tests.bench.flame; do \
 	  $(BENCH)/bin/python -m $$part; done
 
 .PHONY: soak

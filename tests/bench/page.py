@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench.goals import Goal, goals_of, rows_of
 from tests.bench.processes import ROOT
 from tests.bench.rounds import median, ratio
 
@@ -36,6 +37,7 @@ from one machine. On other machines only the ratios, which are taken within one 
   and the memory after many hung-up streams.
 - `python -m tests.bench.uploads` compares one upload of 200 MiB at a time, with everything on, with nginx, which passes
   bytes on unbuffered and checks nothing.
+- `python -m tests.bench.flame` samples the proxy under load, and draws where the time of a run goes.
 - `python -m tests.bench.million` fills a database with a million jobs and two million sums of usage, and measures each
   report and page of the console. It fails if one takes longer than 300 ms, or if calls are more than 10 % slower than
   on an empty database.
@@ -71,8 +73,22 @@ These figures compare the program with and without one part, by its processor ti
 """
 
 
+GOALS = """\
+The figures that this program aims at. What is not met yet is a matter of Python's own work more than of the kernel's or
+SQLite's: the next section shows where.
+"""
+FLAME = """\
+`python -m tests.bench.flame` samples the proxy under load. A package's time includes what libraries do for it; packages
+below a hundredth are left out. In the flame graph, the width of a frame is its share of a run.
+"""
+
+
 def page(
-    bench: Report, limits: Report | None = None, uploads: Report | None = None, endurance: Report | None = None
+    bench: Report,
+    limits: Report | None = None,
+    uploads: Report | None = None,
+    endurance: Report | None = None,
+    flame: Report | None = None,
 ) -> str:
     """The whole page."""
     parts = [HEAD, _where(bench), _beside(bench), _latency(bench), _footprint(bench), _streams(bench)]
@@ -82,6 +98,9 @@ def page(
         parts.append(_uploads(uploads))
     if endurance is not None:
         parts.append(_endurance(endurance))
+    parts.append(_goals(goals_of(bench, limits, uploads, endurance)))
+    if flame is not None:
+        parts.append(_flame(flame))
     return "\n".join([*parts, SAVINGS, _rounds(bench, limits)])
 
 
@@ -196,6 +215,26 @@ def _endurance(endurance: Report) -> str:
     return "\n".join(["## Endurance", "", *map(_words, words)])
 
 
+def _goals(goals: Sequence[Goal]) -> str:
+    table = _table(["figure", "goal", "reached", "met"], rows_of(goals))
+    return f"## Goals\n\n{GOALS}\n{table}\n"
+
+
+def _flame(flame: Report) -> str:
+    places = list(dict.fromkeys(place for one in flame.values() for place in one["shares"]))
+    rows = [[place, *(_share_of(one, place) for one in flame.values())] for place in places]
+    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
+    rows.append(["all", *(f"{one['microseconds']:.0f}" for one in flame.values())])
+    table = _table(["µs of processor time", *flame], rows)
+    return f"## Where the time goes\n\n{FLAME}\n{table}\n\n![Flame graph of a run](images/run-flame.svg)\n"
+
+
+def _share_of(call: Report, place: str) -> str:
+    """The microseconds of a call that a package takes; those below a percent are not shown."""
+    share = call["shares"].get(place, 0)
+    return f"{share * call['microseconds']:.1f}" if share >= 0.01 else "-"
+
+
 def _rounds(bench: Report, limits: Report | None) -> str:
     lines = [f"- {line}" for line in _raw(bench["results"])]
     if limits is not None:
@@ -230,7 +269,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build", help="of the results")
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
-    others = (_read(options.folder / f"bench-{name}.json") for name in ("limits", "uploads", "endurance"))
+    others = (_read(options.folder / f"bench-{name}.json") for name in ("limits", "uploads", "endurance", "flame"))
     bench = json.loads((options.folder / "bench.json").read_text())
     options.output.write_text(page(bench, *others))
     print(f"written to {options.output}")
