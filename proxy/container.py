@@ -128,8 +128,8 @@ class Container:
         """With whom operators sign in to the console."""
         if self.settings.oidc is None:
             return None
-        networks = self.settings.sessions.issuer_networks
-        return OpenIdProvider(self.settings.oidc, self.public_url, networks, self.clock, self.issuer_tls)
+        address, networks = self.settings.server.console_address, self.settings.sessions.issuer_networks
+        return OpenIdProvider(self.settings.oidc, address, networks, self.clock, self.issuer_tls)
 
     # How much they may ask.
 

@@ -137,8 +137,8 @@ def _console_routes(parts: Container) -> list[Route]:
         flood_guard=parts.flood_guard,
         clock=parts.clock,
         metrics=parts.metrics,
-        # The listener of operators has a host of its own, of which the public address says nothing.
-        is_public_https=parts.public_url.startswith("https:") and not parts.settings.server.ops_port,
+        platform=parts.platform,
+        is_https=parts.settings.server.is_console_https,
     ).routes()
 
 

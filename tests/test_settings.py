@@ -138,6 +138,44 @@ def test_the_secret_of_the_provider_can_come_from_a_file(tmp_path: Path) -> None
     assert "from-a-file" not in repr(settings)
 
 
+def test_the_console_is_where_its_own_address_says_or_at_the_public_one() -> None:
+    at_public = {**GOOD, "PROXY_PUBLIC_URL": "https://ai.example.com"}
+    public = read(at_public).server
+    assert public.console_address == "https://ai.example.com" and public.is_console_https
+    # Of a port of its own, the public address says nothing.
+    assert not read({**at_public, "PROXY_OPS_PORT": "9090"}).server.is_console_https
+    own = read({**GOOD, **OIDC, "PROXY_OPS_PORT": "9090", "PROXY_CONSOLE_URL": "https://OPS.example.com:443/"})
+    assert own.server.console_address == "https://ops.example.com" and own.server.is_console_https
+    assert own.server.public_url == "https://ai.example.com" and not own.warnings
+    assert not read({**at_public, "PROXY_CONSOLE_URL": "http://ops.internal:9090"}).server.is_console_https
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ops.example.com",
+        "ftp://ops.example.com",
+        "https://",
+        "https://ops.example.com/sub",
+        "https://ops.example.com?x=1",
+        "https://ops.example.com#x",
+        "https://user@ops.example.com",
+        "https://*.example.com",
+        "https://ops.example.com:x",
+        "https://[::1",
+    ],
+)
+def test_an_address_of_the_console_that_is_none_is_refused(url: str) -> None:
+    assert names({**GOOD, "PROXY_CONSOLE_URL": url}) == ["PROXY_CONSOLE_URL"]
+
+
+def test_sign_ins_come_back_by_https_or_to_this_machine() -> None:
+    assert names({**GOOD, **OIDC, "PROXY_CONSOLE_URL": "http://ops.example.com"}) == ["PROXY_CONSOLE_URL"]
+    assert not read({**GOOD, **OIDC, "PROXY_CONSOLE_URL": "http://localhost:9090"}).warnings
+    inside = {**GOOD, **OIDC, "PROXY_PUBLIC_URL": "http://ai.internal", "PROXY_CONSOLE_URL": "https://ops.example.com"}
+    assert read(inside).server.console_address == "https://ops.example.com"
+
+
 @pytest.mark.parametrize("given", [{"PROXY_CONSOLE": "off"}, {"PROXY_OPS_PORT": "9090"}])
 def test_a_provider_that_leads_to_no_console_is_worth_a_warning(given: dict[str, str]) -> None:
     (warning,) = read({**GOOD, **OIDC, **given}).warnings

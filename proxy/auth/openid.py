@@ -73,7 +73,7 @@ class OpenIdProvider:
     """Sends operators to a provider, and learns from it who they are.
 
     Args:
-        public_url: where browsers come back to, below it. Never what a request names.
+        console_address: where browsers come back to, below it. Never what a request names.
         networks: where the provider may be, beside public addresses.
         ssl_context: what verifies its servers; httpx's by default, as for fal.
         seconds: for each request to it.
@@ -82,7 +82,7 @@ class OpenIdProvider:
     def __init__(
         self,
         settings: OidcSettings,
-        public_url: str,
+        console_address: str,
         networks: tuple[str, ...],
         clock: Clock,
         ssl_context: ssl.SSLContext | None = None,
@@ -92,7 +92,7 @@ class OpenIdProvider:
         #: Sessions end when one of these changes.
         self.fingerprint = repr((settings.issuer, settings.client_id, settings.roles))
         self._settings = settings
-        self._redirect_uri = f"{public_url}{CALLBACK}"
+        self._redirect_uri = f"{console_address}{CALLBACK}"
         self._clock = clock
         self._fetcher = KeyFetcher(networks, ssl_context, seconds)
         self._client = OutboundClient(networks, "PROXY_ISSUER_NETWORKS", ssl_context, seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from slowapi import Limiter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,6 +11,7 @@ from starlette.routing import Route
 
 from proxy.alerts.listing import AlertList
 from proxy.auth.admin_tokens import AdminTokens
+from proxy.auth.forgetting import Forgetting
 from proxy.auth.openid import OpenIdProvider
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
@@ -22,8 +25,11 @@ from proxy.console.jobs import JobPages
 from proxy.console.oidc import OidcSignIn
 from proxy.console.overview import FigureReader, OverviewPage
 from proxy.console.pages import FOLDER, POLICY, Pages
+from proxy.console.reconciliation import ReconciliationPage
+from proxy.console.removal import RemovalPages
 from proxy.console.sessions import ConsoleSessions
 from proxy.console.sign_in import SignIn
+from proxy.console.statements import STYLE_PATH, StatementPages
 from proxy.console.subjects import SubjectPages
 from proxy.console.tenants import TenantPages
 from proxy.console.tokens import TokenPages
@@ -31,18 +37,22 @@ from proxy.console.usage import UsagePage
 from proxy.console.watching import WatchPages
 from proxy.drain import Drain
 from proxy.http.static_page import StaticPage
+from proxy.jobs.drift import DriftReports
 from proxy.limits.rates import DESCRIPTION_LIMIT, RateLimiter
 from proxy.routes.admin_audit import AuditReader
 from proxy.routes.admin_jobs import JobDesk
 from proxy.routes.grants import Grants
 from proxy.routes.overrides import OverrideEditor
 from proxy.routes.plan_desk import PlanDesk
+from proxy.routes.statements import Statements, style_routes
 from proxy.routes.usage import UsageReports
 from proxy.stores.base import Stores
 from proxy.stores.counters import Counters
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.directory import Directory
+from proxy.tenants.removal import TenantRemoval
 from proxy.upstream.guard import Guard
+from proxy.upstream.platform import FalPlatform
 
 #: Ours, and what `make bundle` copies from packages.
 _FILES = {
@@ -56,6 +66,12 @@ _FILES = {
 }
 #: A new version of the program brings new files.
 _CACHING = b"no-cache"
+
+
+class ConsolePart(Protocol):
+    """Pages that belong together."""
+
+    def routes(self) -> list[Route]: ...
 
 
 class Console:
@@ -78,40 +94,56 @@ class Console:
         flood_guard: Limiter,
         clock: Clock,
         metrics: Metrics,
-        is_public_https: bool,
+        platform: FalPlatform,
+        is_https: bool,
     ) -> None:
         self._flood_guard = flood_guard
-        pages, cookies = Pages(), ConsoleCookies(is_public_https=is_public_https)
+        pages, cookies = Pages(), ConsoleCookies(is_https=is_https)
         own_sessions = ConsoleSessions(sessions, tokens, directory, clock, provider.fingerprint if provider else None)
         door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
         reader = FigureReader(stores.ledger, guard, directory, metrics, clock)
         reports = UsageReports(stores.ledger, stores.grants, clock)
-        editor = OverrideEditor(stores.directory, directory, clock)
-        self._parts = (
+        self._parts: list[ConsolePart] = [
             OverviewPage(door, reader, own_sessions, drain, clock),
             SignIn(door, own_sessions, cookies, pages, limiter, stores.audit, provider.host if provider else ""),
             UsagePage(door, directory, reports),
+            ReconciliationPage(door, DriftReports(stores.ledger, platform), clock),
             JobPages(door, jobs, directory, catalog),
             WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
-            TenantPages(door, directory, stores.ledger, clock),
-            SubjectPages(door, directory, stores.ledger, reports, clock),
-            CreditPages(door, directory, Grants(stores.grants, directory, clock), editor),
+            *_tenant_parts(door, directory, stores, reports, clock),
             ConfigurationPages(door, directory, PlanDesk(directory, catalog)),
             TokenPages(door, tokens, clock),
             AuditPage(door, AuditReader(stores.audit)),
-        )
-        self._provider_routes = (
-            OidcSignIn(provider, door, own_sessions, cookies, sessions, limiter, counters, stores.audit, clock).routes()
-            if provider
-            else []
-        )
+        ]
+        if provider:
+            shared = (own_sessions, cookies, sessions, limiter, counters, stores.audit, clock)
+            self._parts.append(OidcSignIn(provider, door, *shared))
 
     def routes(self) -> list[Route]:
-        return [
-            *_file_routes(self._flood_guard),
-            *self._provider_routes,
-            *(route for part in self._parts for route in part.routes()),
-        ]
+        return [*_file_routes(self._flood_guard), *(route for part in self._parts for route in part.routes())]
+
+
+def _tenant_parts(
+    door: ConsoleDoor, directory: Directory, stores: Stores, reports: UsageReports, clock: Clock
+) -> list[ConsolePart]:
+    """What there is to see and change of one tenant."""
+    return [
+        TenantPages(door, directory, stores.ledger, clock),
+        SubjectPages(door, directory, stores.ledger, reports, clock),
+        CreditPages(
+            door,
+            directory,
+            Grants(stores.grants, directory, clock),
+            OverrideEditor(stores.directory, directory, clock),
+        ),
+        StatementPages(door, directory, Statements(stores, clock), clock),
+        RemovalPages(
+            door,
+            directory,
+            TenantRemoval(directory, stores.removal, clock),
+            Forgetting(directory, stores, clock),
+        ),
+    ]
 
 
 def _file_routes(flood_guard: Limiter) -> list[Route]:
@@ -122,4 +154,7 @@ def _file_routes(flood_guard: Limiter) -> list[Route]:
     async def console_file(request: Request) -> Response:
         return await files.respond_with_file(request)
 
-    return [Route(f"{PATH}/static/{{file}}", console_file, methods=["GET"])]
+    return [
+        *style_routes(flood_guard, STYLE_PATH),
+        Route(f"{PATH}/static/{{file}}", console_file, methods=["GET"]),
+    ]

@@ -18,11 +18,11 @@ class ConsoleCookies:
     """Reads and sets cookies that no script sees, that no other site sends, and that need TLS where there is TLS.
 
     Args:
-        is_public_https: whether callers reach the public listener by https, whatever arrives here.
+        is_https: whether browsers reach the console by https, whatever arrives here.
     """
 
-    def __init__(self, *, is_public_https: bool) -> None:
-        self._is_public_https = is_public_https
+    def __init__(self, *, is_https: bool) -> None:
+        self._is_https = is_https
 
     def read(self, request: Request, name: str) -> str | None:
         """The text of a cookie; None if there is none.
@@ -63,4 +63,4 @@ class ConsoleCookies:
         return f"{_HOST}{name}" if self._is_secure(request) else name
 
     def _is_secure(self, request: Request) -> bool:
-        return self._is_public_https or request.scope["scheme"] == "https"
+        return self._is_https or request.scope["scheme"] == "https"

@@ -119,7 +119,7 @@ class OidcSignIn:
         except Unauthenticated:
             raise NotAllowed(
                 "This browser has begun no sign-in, or keeps no cookies. Open the console at the address that "
-                "PROXY_PUBLIC_URL names, and sign in there."
+                "PROXY_CONSOLE_URL names, or else PROXY_PUBLIC_URL, and sign in there."
             ) from None
         match document:
             case {

@@ -69,7 +69,7 @@ class FigureReader:
         return {
             "usage": describe(question, rows, rows),
             "upstreams": await describe_upstreams(self._guard, self._ledger),
-            "refusals": self._metrics.list_refusals(),
+            "refusals": await self._metrics.list_refusals(),
             "tenants": len(snapshot.tenants),
             "suspended": sorted(snapshot.suspended),
         }

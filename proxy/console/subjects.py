@@ -58,7 +58,7 @@ class SubjectPages:
     async def show_subject(self, visit: Visit) -> Response:
         subject = known_query(visit.request, "name").get("name", "")
         snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
-        _check_subject(subject)
+        check_subject(subject)
         is_guest = is_guest_name(subject)
         plan = snapshot.plan_of(tenant, subject, is_guest=is_guest)
         terms = snapshot.subject_terms(tenant, subject, plan, is_guest=is_guest)
@@ -76,12 +76,12 @@ class SubjectPages:
     async def sign_out(self, visit: Visit) -> Response:
         _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
         subject = visit.fields.get("subject", "")
-        _check_subject(subject)
+        check_subject(subject)
         await self._directory.revoke(revoke_by_name(tenant.id, None, subject, self._clock.now()), by=visit.author)
         return RedirectResponse(f"{PATH}/tenants/{tenant.id}/subject?name={quote(subject, safe='')}", 303)
 
 
-def _check_subject(subject: str) -> None:
+def check_subject(subject: str) -> None:
     """Make sure that a text can name a user.
 
     Raises:

@@ -17,8 +17,9 @@ from proxy.limits.accounts import Payer
 from proxy.routes.admin import NewKey, describe_key, list_keys_of
 from proxy.routes.paging import cut_page, parse_name_cursor
 from proxy.routes.queries import known_query
-from proxy.routes.tenants import find_tenant
+from proxy.routes.tenants import describe_former, find_tenant
 from proxy.stores.ledger import Ledger
+from proxy.stores.removal import FormerTenant
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
@@ -58,11 +59,24 @@ class TenantPages:
         names = sorted(name for name in snapshot.tenants if name > after and sought in name)
         page, cursor = cut_page(names, PAGE_ROWS, str)
         rows = [snapshot.describe(snapshot.tenants[name]) for name in page]
-        return visit.respond("tenants.html", tenants=rows, sought=sought, cursor=cursor, number=len(snapshot.tenants))
+        # The latest are those that are looked for, and each name finds its own.
+        former = [one for one in reversed(snapshot.former) if sought in one.id] if not after else []
+        return visit.respond(
+            "tenants.html",
+            tenants=rows,
+            sought=sought,
+            cursor=cursor,
+            number=len(snapshot.tenants),
+            former=[_describe_former(one) for one in former[:PAGE_ROWS]],
+            hidden_former=max(0, len(former) - PAGE_ROWS),
+        )
 
     async def show_tenant(self, visit: Visit) -> Response:
         known_query(visit.request)
-        snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        name, snapshot = visit.request.path_params["tenant"], await self._directory.snapshot()
+        if (former := snapshot.find_former(name)) is not None:
+            return visit.respond("former.html", former=_describe_former(former))
+        snapshot, tenant = await find_tenant(self._directory, name)
         return await self._show(visit, snapshot, tenant)
 
     async def suspend(self, visit: Visit) -> Response:
@@ -104,6 +118,10 @@ class TenantPages:
             "new_key": new_key,
         }
         return visit.respond("tenant.html", status, **context)
+
+
+def _describe_former(former: FormerTenant) -> dict[str, Any]:
+    return {**describe_former(former), "is_cleared": former.is_cleared}
 
 
 def return_to(tenant: Tenant) -> Response:

@@ -63,6 +63,11 @@ class DriftReports:
         self._ledger = ledger
         self._platform = platform
 
+    @property
+    def is_set_up(self) -> bool:
+        """Whether there is a key to ask fal with."""
+        return self._platform.has_key
+
     async def report(self, period: Period) -> dict[str, Any]:
         """Report the drift of some days: a row for each day and endpoint that either side has, and the total.
 

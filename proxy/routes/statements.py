@@ -56,12 +56,20 @@ class Statements:
             StoreUnavailable: the ledger does not answer.
         """
         write = _WRITERS[_format_of(request)]
-        now = self._clock.now()
-        period = parse_month(request.path_params["month"], now)
-        statement = await read_statement(self._stores.ledger, self._stores.statements, tenant, period, now)
-        answer = write(statement, style)
+        answer = write(await self.read(tenant, request.path_params["month"]), style)
         answer.headers["vary"] = "Accept"
         return answer
+
+    async def read(self, tenant: str, month: str) -> Statement:
+        """Read the statement of a month, written as YYYY-MM.
+
+        Raises:
+            BadRequest: it is no month, or has not begun.
+            StoreUnavailable: the ledger does not answer.
+        """
+        now = self._clock.now()
+        period = parse_month(month, now)
+        return await read_statement(self._stores.ledger, self._stores.statements, tenant, period, now)
 
 
 def _format_of(request: Request) -> str:
@@ -158,12 +166,13 @@ class AdminStatementRoutes:
         return await self._statements.respond(request, tenant, _STYLE_OF_OPERATOR)
 
 
-def style_routes(flood_guard: Limiter) -> list[Route]:
+def style_routes(flood_guard: Limiter, path: str = STYLE_PATH) -> list[Route]:
     """The page's stylesheet."""
     page = StaticPage(_FOLDER, {"statement.css": "statement.css"}, policy=_POLICY, caching=_CACHING)
 
-    @flood_guard.limit(DESCRIPTION_LIMIT)
     async def statement_style(request: Request) -> Response:
         return await page.get_response("statement.css", request.scope)
 
-    return [Route(STYLE_PATH, statement_style, methods=["GET"])]
+    # slowapi knows functions by their names: under one name, a request would be counted once for every path.
+    statement_style.__name__ = f"statement_style_{path}"
+    return [Route(path, flood_guard.limit(DESCRIPTION_LIMIT)(statement_style), methods=["GET"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,6 +14,7 @@ from proxy.auth.sessions import is_subject
 from proxy.clock import to_iso
 from proxy.errors import NotFound
 from proxy.routes.admin_door import AdminDoor
+from proxy.stores.removal import FormerTenant
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
 from proxy.tenants.removal import TenantRemoval
@@ -46,13 +49,8 @@ class TenantLifecycle:
 
     async def delete(self, request: Request) -> Response:
         name = request.path_params["tenant"]
-        if (former := (await self._directory.snapshot()).find_uncleared(name)) is not None:
-            # An earlier request was interrupted.
-            await self._removal.finish(former)
-        else:
-            _, found = await find_tenant(self._directory, name)
-            former = await self._removal.delete(found.id, by=self._door.author_of(request))
-        return JSONResponse({"id": former.id, "records": former.records, "deleted_at": to_iso(former.deleted_at)})
+        former = await self._removal.delete_or_finish(name, by=self._door.author_of(request))
+        return JSONResponse(describe_former(former))
 
     async def forget(self, request: Request) -> Response:
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
@@ -65,6 +63,11 @@ class TenantLifecycle:
     async def _show(self, tenant: str) -> Response:
         snapshot, found = await find_tenant(self._directory, tenant)
         return JSONResponse(snapshot.describe(found))
+
+
+def describe_former(former: FormerTenant) -> dict[str, Any]:
+    """A deleted tenant as JSON."""
+    return {"id": former.id, "records": former.records, "deleted_at": to_iso(former.deleted_at)}
 
 
 async def find_tenant(directory: Directory, id_: str) -> tuple[Snapshot, Tenant]:

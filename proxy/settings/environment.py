@@ -29,6 +29,7 @@ from proxy.settings.values import (
     parse_admin_token,
     parse_collector,
     parse_commit,
+    parse_console_url,
     parse_database_url,
     parse_fal_url,
     parse_network,
@@ -174,6 +175,7 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         picture_processes=reader.integer("PROXY_PICTURE_PROCESSES", 1, 64),
         playground=reader.one_of("PROXY_PLAYGROUND", ("on", "off")) == "on",
         console=_is_on(reader, "PROXY_CONSOLE", unset=_has_operators(reader)),
+        console_url=reader.take("PROXY_CONSOLE_URL", parse_console_url),
     )
 
 
@@ -248,16 +250,18 @@ def _alerts(reader: EnvironmentReader) -> AlertSettings:
 
 
 def _check_oidc(reader: EnvironmentReader, server: ServerSettings) -> None:
-    """The provider sends browsers back to the public address, so the console must be there, and safe to come to."""
-    parts = urlsplit(server.public_url)
+    """The provider sends browsers back to the console, so it must be there, and safe to come to."""
+    parts = urlsplit(server.console_address)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-        reader.complain("PROXY_PUBLIC_URL", "must be https with PROXY_CONSOLE_OIDC_ISSUER: sign-ins come back to it")
+        name = "PROXY_CONSOLE_URL" if server.console_url else "PROXY_PUBLIC_URL"
+        reader.complain(name, "must be https with PROXY_CONSOLE_OIDC_ISSUER: sign-ins come back to it")
     if not server.console:
         reader.warn("PROXY_CONSOLE_OIDC_ISSUER", "means nothing with PROXY_CONSOLE=off")
-    elif server.ops_port is not None:
+    elif server.ops_port is not None and server.console_url is None:
         reader.warn(
             "PROXY_CONSOLE_OIDC_ISSUER",
-            f"sends browsers back to {server.public_url}/console: pass that path on to PROXY_OPS_PORT",
+            f"sends browsers back to {server.public_url}/console: set PROXY_CONSOLE_URL to where operators reach "
+            "PROXY_OPS_PORT, or pass that path on to it",
         )
 
 

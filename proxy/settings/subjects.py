@@ -52,6 +52,7 @@ class ServerSettings:
     picture_processes: int
     playground: bool
     console: bool
+    console_url: str | None = None
 
     def streams_per_tenant(self, tenants: int) -> int:
         """How many event streams a tenant may hold open in one process, if there are so many tenants."""
@@ -63,6 +64,20 @@ class ServerSettings:
     def own_origin(self) -> str:
         """The origin of a page that this server itself serves."""
         return normalize_origin(self.public_url)
+
+    @property
+    def console_address(self) -> str:
+        """Where the browsers of operators reach the console, as far as the settings say it."""
+        return self.console_url or self.public_url
+
+    @property
+    def is_console_https(self) -> bool:
+        """Whether those browsers use https, whatever arrives here.
+
+        The listener of operators has a host of its own, of which the public address says nothing.
+        """
+        is_known = self.console_url is not None or self.ops_port is None
+        return is_known and self.console_address.startswith("https:")
 
 
 @dataclass(frozen=True)

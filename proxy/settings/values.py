@@ -58,6 +58,14 @@ def parse_public_url(text: str) -> str:
     return f"{normalize_origin(text)}{parts.path}".rstrip("/")
 
 
+def parse_console_url(text: str) -> str:
+    """Where the browsers of operators reach the console: its pages know no path before `/console`."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or parts.path.strip("/"):
+        raise ValueError("must be an origin such as https://ops.example.com; the console is at /console below it")
+    return check_origin(text.rstrip("/"))
+
+
 def parse_collector(text: str) -> str:
     """The address of an OpenTelemetry collector, to which `/v1/traces` is added."""
     parts = urlsplit(text)

@@ -89,6 +89,8 @@ VARIABLES: dict[str, str] = {
     "session and for the guests of a tenant",
     "PROXY_CONSOLE": "`on` or `off`: whether `/console` serves the operator's pages, beside `/v1/admin`; if unset, "
     "`on` if `PROXY_ADMIN_TOKEN` or `PROXY_CONSOLE_OIDC_ISSUER` is set",
+    "PROXY_CONSOLE_URL": "where the browsers of operators reach `/console`, such as `https://ops.example.com`, if that "
+    "is not `PROXY_PUBLIC_URL`; sign-ins at the provider come back there",
     "PROXY_CONSOLE_OIDC_ISSUER": "the OpenID Connect provider with which operators [sign in to the "
     "console](console.md#sign-in-with-openid-connect), as its discovery document spells it; set it and the "
     "three below, or none",

@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from proxy import __version__
 from proxy.errors import ProxyError
 from proxy.telemetry.instruments import Count, Counts, Distribution, Distributions
-from proxy.telemetry.worker_metrics import WorkerMetrics, render_registry
+from proxy.telemetry.worker_metrics import WorkerMetrics, read_registry, render_registry
 
 #: Seconds, for what takes milliseconds: stores, queues in this process, the event loop.
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: For what may wait for a model.
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_REFUSALS = "fal_proxy_refusals"
 #: What fal may answer with and others may make of it; all else is one label.
 _STATUSES = frozenset({*map(int, HTTPStatus), 499})
 
@@ -70,7 +71,7 @@ class Metrics:
 
     def _add_refusals(self) -> None:
         counter = partial(Counter, registry=self.registry)
-        self.refusals = counter("fal_proxy_refusals", "Requests refused, by error_type.", ["error_type"])
+        self.refusals = counter(_REFUSALS, "Requests refused, by error_type.", ["error_type"])
         self.uncounted = counter("fal_proxy_uncounted", "Limits that could not be checked: the counters were down.")
         self.unheard = counter(
             "fal_proxy_refusals_over_budget",
@@ -104,10 +105,11 @@ class Metrics:
         self._expect(self.reloads, ("applied", "refused"))
         self._expect(self.origins_refused, ("preflight", "cookie", "guest"))
 
-    def list_refusals(self) -> dict[str, int]:
-        """How many requests this process has refused since its start, by error_type; those that were none left out."""
-        samples = (sample for metric in self.refusals.collect() for sample in metric.samples)
-        totals = {one.labels["error_type"]: int(one.value) for one in samples if one.name.endswith("_total")}
+    async def list_refusals(self) -> dict[str, int]:
+        """How many requests all workers have refused since the server's start, by error_type; without those of none."""
+        report = read_registry(self.registry) if self._of_workers is None else await self._of_workers.read()
+        samples = (sample for family in report if family["name"] == _REFUSALS for sample in family["samples"])
+        totals = {labels["error_type"]: int(value) for _, labels, value in samples}
         return {code: total for code, total in sorted(totals.items()) if total}
 
     def _expect(self, counter: Counter, labels: Iterable[str]) -> None:

@@ -68,12 +68,16 @@ class WorkerMetrics:
 
     async def render(self) -> bytes:
         """The metrics of all workers, in the text format."""
+        return _text(await self.read())
+
+    async def read(self) -> Report:
+        """The metrics of all workers, also of those that have died."""
         others = [path for path in self._socket.parent.glob("*.sock") if path != self._socket]
         answers = await asyncio.gather(*map(_ask, others))
         living = {path.stem: answer for path, answer in zip(others, answers, strict=True) if answer}
         living[self._socket.stem] = self._save()
         dead = _read_dead(self._socket.parent, living.keys())
-        return _text(_sum([*map(orjson.loads, living.values()), *map(_counts, dead)]))
+        return _sum([*map(orjson.loads, living.values()), *map(_counts, dead)])
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError), contextlib.closing(writer):
@@ -82,7 +86,7 @@ class WorkerMetrics:
 
     def _save(self) -> bytes:
         """What is counted now, in the file before anything else."""
-        text = orjson.dumps(_report_of(self._registry))
+        text = orjson.dumps(read_registry(self._registry))
         try:
             _write(self._file, text)
         except OSError as problem:
@@ -92,7 +96,7 @@ class WorkerMetrics:
 
 def render_registry(registry: CollectorRegistry) -> bytes:
     """The metrics of a process that has no other workers beside it, in the text format."""
-    return _text(_report_of(registry))
+    return _text(read_registry(registry))
 
 
 def retire(folder: Path, pid: int) -> None:
@@ -134,7 +138,8 @@ async def _ask(path: Path) -> bytes:
         return b""
 
 
-def _report_of(registry: CollectorRegistry) -> Report:
+def read_registry(registry: CollectorRegistry) -> Report:
+    """What a process has counted."""
     return [
         {
             "name": family.name,

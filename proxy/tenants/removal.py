@@ -30,6 +30,21 @@ class TenantRemoval:
         self._store = store
         self._clock = clock
 
+    async def delete_or_finish(self, name: str, *, by: Author) -> FormerTenant:
+        """Delete a tenant, or finish a deletion of that name that was interrupted. Return when the name is free.
+
+        Raises:
+            NotFound: there is neither.
+            StoreUnavailable: as `delete`.
+        """
+        snapshot = await self._directory.snapshot()
+        if (former := snapshot.find_uncleared(name)) is not None:
+            await self.finish(former)
+            return former
+        if name not in snapshot.tenants:
+            raise NotFound("There is no such tenant.")
+        return await self.delete(name, by=by)
+
     async def delete(self, tenant: str, *, by: Author) -> FormerTenant:
         """Delete a tenant. Return when its name is free.
 

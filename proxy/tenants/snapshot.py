@@ -89,7 +89,11 @@ class Snapshot:
 
     def has_records(self, name: str) -> bool:
         """Whether a name is that of a tenant, or of the records of a deleted one."""
-        return name in self.tenants or any(one.records == name for one in self.former)
+        return name in self.tenants or self.find_former(name) is not None
+
+    def find_former(self, records: str) -> FormerTenant | None:
+        """The deleted tenant whose records have a name."""
+        return next((one for one in self.former if one.records == records), None)
 
     def describe(self, tenant: Tenant) -> dict[str, Any]:
         """A tenant as the plan file has it, and since when it is suspended."""

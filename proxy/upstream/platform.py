@@ -116,6 +116,11 @@ class FalPlatform:
         # Questions of many days are slow there: one after the other.
         self._turn = asyncio.Semaphore(1)
 
+    @property
+    def has_key(self) -> bool:
+        """Whether fal can be asked."""
+        return self._key is not None
+
     def replace_key(self, key: Secret | None) -> None:
         """Ask with another key from now on."""
         self._key = key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.tools
 RESULTS = Path(__file__).parents[2] / "test-results"
 AXE = PAGE.parent / "node_modules" / "axe-core" / "axe.min.js"
 PLANS = {"acme": plan(quotas=[per("tenant", "requests", 10, "month")]), "globex": plan()}
+_TODAY = datetime.now(UTC).date()
 PAGES = [
     "/console",
     "/console/tenants",
@@ -30,14 +32,17 @@ PAGES = [
     "/console/tenants/acme/subject?name=alice",
     "/console/tenants/acme/grants",
     "/console/tenants/acme/overrides",
+    "/console/tenants/acme/statement",
     "/console/jobs?tenant=acme",
     "/console/usage?group_by=day",
+    f"/console/usage/reconciliation?from={_TODAY - timedelta(days=1)}&to={_TODAY + timedelta(days=1)}",
     "/console/upstreams",
     "/console/alerts",
     "/console/audit",
     "/console/configuration",
     "/console/tokens",
 ]
+PAGES_OF_ADMINS = ["/console/tenants/acme/delete", "/console/tenants/acme/subject/forget?name=alice"]
 #: A tenant that is not there yet.
 INITECH = """\
 plans:
@@ -177,7 +182,9 @@ def test_a_viewer_reads_and_changes_nothing(proxy: Stack, context: BrowserContex
     page = sign_in(context, new_token(proxy, "onlooker", "viewer"))
     for path in PAGES:
         page.goto(path)
-        expect(page.get_by_role("button", name=re.compile("Suspend|Resume|Create|Revoke|Cancel"))).to_have_count(0)
+        expect(
+            page.get_by_role("button", name=re.compile("Suspend|Resume|Create|Revoke|Cancel|Delete|Forget"))
+        ).to_have_count(0)
     page.goto("/console/tenants/acme")
     # The form that an admin would have, sent from the same page.
     page.evaluate("""() => {
@@ -237,7 +244,7 @@ def test_every_page_is_accessible_and_fits(
     check_page(page, f"sign-in-{size}-{context_options['color_scheme']}")
     page.get_by_label("Admin token").fill(ADMIN_TOKEN)
     page.get_by_role("button", name="Sign in").click()
-    for path in [*PAGES, "/console/tenants/nobody"]:
+    for path in [*PAGES, *PAGES_OF_ADMINS, "/console/tenants/nobody"]:
         page.goto(path)
         check_page(
             page, f"{path.partition('?')[0].strip('/').replace('/', '-')}-{size}-{context_options['color_scheme']}"

@@ -147,6 +147,22 @@ def test_the_request_has_pkce_a_state_and_a_nonce_and_comes_back_to_the_public_a
     assert {"httponly", "samesite=lax", "path=/", f"max-age={ATTEMPT_SECONDS}"} <= attributes
 
 
+def test_the_request_comes_back_to_the_address_of_the_console_if_it_has_one(
+    provider: OpenIdHost, shared_sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    ops = "https://ops.example.com"
+    with (
+        proxy_with(provider, shared_sandbox, tmp_path, PROXY_CONSOLE_URL=ops) as stack,
+        operator_of(stack, None) as browser,
+    ):
+        answer = browser.get("/console/oidc")
+    query = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert query["redirect_uri"] == [f"{ops}{CALLBACK}"]
+    # Operators come there by https, whatever arrives here.
+    (cookie,) = answer.headers.get_list("set-cookie")
+    assert cookie.startswith("__Host-fal_console_oidc=") and "Secure" in cookie
+
+
 @pytest.mark.parametrize(
     ("claims", "role"),
     [

@@ -32,6 +32,8 @@ LEAST = {
     f"{TENANT}/overrides": Role.OPERATOR,
     f"{TENANT}/overrides/clear": Role.OPERATOR,
     f"{TENANT}/subject/sign-out": Role.OPERATOR,
+    f"{TENANT}/subject/forget": Role.ADMIN,
+    f"{TENANT}/delete": Role.ADMIN,
 }
 PAGES = [
     "",
@@ -42,13 +44,17 @@ PAGES = [
     "/tenants/acme/grants",
     "/tenants/acme/overrides",
     "/jobs?tenant=acme",
+    "/tenants/acme/statement",
     "/usage",
+    "/usage/reconciliation",
     "/upstreams",
     "/alerts",
     "/audit",
     "/configuration",
     "/tokens",
 ]
+#: Pages that only ask for an action have the role of the action.
+ASKING = ["/tenants/acme/delete", "/tenants/acme/subject/forget?name=alice"]
 _FORM = re.compile(r'<form[^>]* method="post" action="/console([^"]+)"')
 
 
@@ -67,6 +73,17 @@ def role_of(target: str) -> Role:
 
 def test_the_table_has_each_action() -> None:
     assert paths_of("POST") == {*LEAST, "/sign-in"}
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_a_page_that_asks_for_an_action_wants_its_role(
+    viewer: Operator, night_shift: Operator, admin: Operator, path: str
+) -> None:
+    for operator in (viewer, night_shift):
+        assert_refused(operator.get(f"/console{path}"), 403, "not_allowed")
+        assert not any(f'href="/console{path}"' in operator.get(f"/console{page}").text for page in PAGES)
+    assert any(f'href="/console{path}"' in admin.get(f"/console{page}").text for page in PAGES)
+    assert admin.get(f"/console{path}").status_code == 200
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR], ids=str)

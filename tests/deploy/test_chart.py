@@ -199,6 +199,7 @@ NEEDED_BY_SOME = {
     "adminToken": SECRET,
     "console": False,
     "publicUrl": "https://ai.example.com",
+    "consoleUrl": "https://ops.example.com",
     "consoleOidc__issuer": "https://id.example.com",
     "consoleOidc__clientId": "proxy",
     "consoleOidc__clientSecret": "x",
@@ -219,6 +220,7 @@ def test_every_setting_has_a_value() -> None:
     assert (settings.fal.probe_seconds, settings.fal.idle_seconds, settings.server.picture_processes) == (0, 7, 3)
     assert (settings.alerts.url, len(settings.alerts.secrets)) == (NEEDED_BY_SOME["alerts__url"], 2)
     assert settings.alerts.networks == ("10.2.0.0/16",)
+    assert settings.server.console_address == "https://ops.example.com"
     assert settings.oidc is not None and [rule.value for rule in settings.oidc.roles] == ["ops", "support"]
     assert settings.traces.endpoint == NEEDED_BY_SOME["otlpEndpoint"]
     assert "captcha.example.com/hcaptcha" in settings.verifiers.hcaptcha

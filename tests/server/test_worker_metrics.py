@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from proxy.telemetry.worker_metrics import WorkerMetrics, retire
 from tests.server.commands import PLAINLY, Commands, Server
 from tests.server.conftest import cli_in
 from tests.server.test_workers import two_workers, workers_of
+from tests.support.limited import ADMIN_TOKEN
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
@@ -44,6 +46,23 @@ class Scraped:
         assert answer.headers["content-type"].startswith("text/plain")
         return samples_of(answer.text)
 
+    @contextlib.contextmanager
+    def sign_in(self) -> Iterator[httpx.Client]:
+        """An operator at the console."""
+        url = f"http://127.0.0.1:{self.ops_port}"
+        headers = {"origin": url, "connection": "close"}
+        with httpx.Client(base_url=url, headers=headers, **PLAINLY) as operator:
+            form = re.search(r'name="csrf" value="([0-9a-f]+)"', operator.get("/console/sign-in").text)
+            assert form
+            answer = operator.post("/console/sign-in", data={"csrf": form[1], "token": ADMIN_TOKEN})
+            assert answer.status_code == 303, answer.text
+            yield operator
+
+    def list_shown(self, operator: httpx.Client) -> set[int]:
+        """How many requests without a page were refused, as the console says over some connections."""
+        pages = [operator.get("/console").raise_for_status().text for _ in range(6)]
+        return {int(re.findall(r"<code>not_found</code></th><td[^>]*>(\d+)<", page)[0]) for page in pages}
+
 
 def samples_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
@@ -61,7 +80,7 @@ def scraped(
 ) -> Iterator[Scraped]:
     folder, port = tmp_path_factory.mktemp("metrics"), free_port()
     (temporary := folder / "tmp").mkdir()
-    more = {"PROXY_OPS_PORT": str(port), "TMPDIR": str(temporary)}
+    more = {"PROXY_OPS_PORT": str(port), "TMPDIR": str(temporary), "PROXY_ADMIN_TOKEN": ADMIN_TOKEN}
     with two_workers(shared_sandbox, cli_in(folder, commands), shared_redis, live_at="/livez", **more) as server:
         yield Scraped(server, port, temporary)
 
@@ -84,6 +103,13 @@ class TestTwoWorkers:
         for client in clients:
             client.close()
         assert found == {12}
+
+    def test_the_console_shows_the_refusals_of_all_workers(self, scraped: Scraped) -> None:
+        scraped.ask(40)
+        refused = int(scraped.scrape()["fal_proxy_refusals_total", (("error_type", "not_found"),)])
+        with scraped.sign_in() as operator:
+            # Each connection may lead to the other worker, whose figures are a moment old.
+            wait_until(lambda: scraped.list_shown(operator) == {refused}, "a worker shows its own alone")
 
     def test_what_a_killed_worker_counted_stays(self, scraped: Scraped) -> None:
         scraped.ask(40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import secrets
 import ssl
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs, unquote_plus, urlencode
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost, b64, private_key, public_jwk, sign
@@ -30,6 +31,7 @@ class OpenIdHost:
         refusal: the error with which it sends browsers back.
         codes: what each code that is not redeemed yet was given for.
         redirect_uris: where it may send browsers.
+        has_page: whether it shows a page to confirm on, as for people; else it sends browsers back at once.
     """
 
     host: KeyHost
@@ -43,6 +45,7 @@ class OpenIdHost:
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     redirect_uris: set[str] = field(default_factory=set)
     given: list[str] = field(default_factory=list)
+    has_page: bool = False
 
     def __post_init__(self) -> None:
         self.key = private_key("openid")
@@ -81,6 +84,9 @@ class OpenIdHost:
         is_complete = query.get("code_challenge_method") == "S256" and len(query.get("code_challenge", "")) == 43
         if not is_known or not is_complete or "openid" not in query.get("scope", "").split():
             return JSONResponse({"error": "invalid_request"}, 400)
+        if self.has_page and query.pop("confirmed", None) is None:
+            here = html.escape(f"{request.url.path}?{urlencode({**query, 'confirmed': 'yes'})}")
+            return HTMLResponse(f'<!doctype html><title>Provider</title><a href="{here}">Continue</a>')
         answer = {"state": query.get("state", ""), "session_state": "of-the-provider"}
         if self.refusal:
             answer |= {"error": self.refusal, "error_description": "<b>no</b>"}
