@@ -14,7 +14,7 @@ from proxy.errors import BadRequest
 from proxy.limits.accounts import Payer, bucket_of, window_end
 from proxy.stores.grants import GrantFilter, GrantStanding, GrantStore
 from proxy.stores.ledger import UNITS, Account, Bucket, Ledger
-from proxy.stores.usage import DETAILS, GROUP_NAMES, UsageRow
+from proxy.stores.usage import DETAILS, GROUP_NAMES, UsageRow, reads_jobs
 from proxy.tenants.terms import MILLION, AccountLimit, Terms
 
 GROUPS = tuple(name for name in GROUP_NAMES if name != "tenant")
@@ -23,8 +23,10 @@ GROUPS_OF_ALL = ("tenant", "day", "endpoint")
 #: Without a start, this many days up to today.
 DEFAULT_DAYS = 30
 DAY_SECONDS = 86_400
-#: Of a report that reads jobs, and not the sums of days.
+#: Of a report by hour, session or tag.
 MOST_DETAILED_DAYS = 31
+#: Jobs that a report reads where there are no sums.
+MOST_JOBS = 20_000
 #: How many grants are named to a caller.
 MOST_GRANTS = 100
 _DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
@@ -129,8 +131,13 @@ class UsageQuestion(NamedTuple):
 
     @property
     def is_detailed(self) -> bool:
-        """Whether jobs have to be read for it, and not only the sums of days."""
-        return not self.groups.isdisjoint(DETAILS)
+        """Whether it is of the jobs that are kept, and not of the sums of days."""
+        return self.tenant is not None and not self.groups.isdisjoint(DETAILS)
+
+    @property
+    def reads_jobs(self) -> bool:
+        """Whether each job has to be read for it."""
+        return self.is_detailed and reads_jobs(self.subject, self.groups)
 
 
 def parse_question(
@@ -139,7 +146,7 @@ def parse_question(
     """Read `from`, `to` and `group_by` of a query.
 
     Raises:
-        BadRequest: one cannot be understood, or a report that reads jobs is of too many days.
+        BadRequest: one cannot be understood, or a report by hour, session or tag is of too many days.
     """
     period = parse_period(query.get("from"), query.get("to"), now)
     groups = (parse_groups_of_all if tenant is None else parse_groups)(query.get("group_by"))
@@ -157,10 +164,16 @@ async def read_usage(
     """Read the rows of a report, or a page of them.
 
     Raises:
+        BadRequest: it would have to read too many jobs.
         StoreUnavailable: the ledger does not answer.
     """
     tenant, subject, period, groups = question
     if tenant is not None and question.is_detailed:
+        if question.reads_jobs and await ledger.has_more_jobs(tenant, subject, period.since, period.until, MOST_JOBS):
+            raise BadRequest(
+                f"from: this report reads each call, at most {MOST_JOBS:,}, and the period has more; shorten it. Of a "
+                "whole tenant by hour or by tag, alone or with day and endpoint, there is no such limit"
+            )
         return await ledger.usage_of_jobs(tenant, subject, period.since, period.until, groups, after=after, most=most)
     return await ledger.usage(tenant, subject, period.since, period.until, groups, after=after, most=most)
 

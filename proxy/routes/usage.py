@@ -21,7 +21,7 @@ from proxy.routes.queries import known_query
 from proxy.spreadsheets import MEDIA_TYPE, to_csv
 from proxy.stores.grants import GrantFilter, GrantStore
 from proxy.stores.ledger import Ledger
-from proxy.stores.usage import DETAILS, UsageRow, sort_groups
+from proxy.stores.usage import UsageRow, sort_groups
 
 #: Rows of one page.
 MOST_ROWS = 500
@@ -63,7 +63,7 @@ class UsageReports:
             has_grants: whether JSON has the grants of the tenant, or of its subject, too.
 
         Raises:
-            BadRequest: the query cannot be understood.
+            BadRequest: the query cannot be understood, or asks for too much.
             RateLimited: several of its reports are being made that read jobs.
             StoreUnavailable: the ledger does not answer.
         """
@@ -105,13 +105,13 @@ class UsageReports:
         Raises:
             RateLimited: there are so many.
         """
-        if asked.tenant is None or not asked.is_detailed:
+        if asked.tenant is None or not asked.reads_jobs:
             yield
             return
         whose = asked.tenant, asked.subject or ""
         if self._detailed[whose] >= MOST_DETAILED:
             raise RateLimited(
-                f"{MOST_DETAILED} reports by {', '.join(DETAILS)} are being made already; ask for one after the other.",
+                f"{MOST_DETAILED} reports that read each call are being made already; ask for one after the other.",
                 retry_after=1,
                 scope="subject" if asked.subject else "tenant",
             )

@@ -6,22 +6,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-#: What usage is grouped by. Only jobs know the last ones, and not the sums.
+#: What usage is grouped by. The sums that are kept for good do not know the last ones.
 DETAILS = ("hour", "session", "tag")
 GROUP_NAMES = ("tenant", "day", "endpoint", "subject", *DETAILS)
+#: There are indexes in this order, so that a page of a million rows is read without the others.
+_SORTED = ("tenant", "day", "subject", "endpoint", *DETAILS)
 
 
 def sort_groups(groups: Collection[str]) -> list[str]:
-    """Put groups in the order in which rows are sorted by them.
+    """Put groups in the order in which rows are sorted by them."""
+    return [name for name in _SORTED if name in groups]
 
-    The subject comes before the endpoint if there is no day: there are indexes in that order, and a page of a
-    million rows is read without the others.
-    """
-    names = [name for name in GROUP_NAMES if name in groups]
-    if "day" not in groups and {"endpoint", "subject"} <= set(groups):
-        names.remove("subject")
-        names.insert(names.index("endpoint"), "subject")
-    return names
+
+def reads_jobs(subject: str | None, groups: Collection[str]) -> bool:
+    """Whether `UsageLedger.usage_of_jobs` reads each job, as there are no sums for it: of a subject, by session or
+    subject, or by tag and hour."""
+    return subject is not None or not {"session", "subject"}.isdisjoint(groups) or {"tag", "hour"} <= set(groups)
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,14 @@ class UsageLedger(Protocol):
     ) -> Sequence[UsageRow]:
         """What the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`.
 
+        Where it `reads_jobs`, [since, until) is taken exactly, and otherwise as in `usage`, or by the hour.
+
         Raises:
-            StoreUnavailable: also where others of these take too long: they go one by one.
+            StoreUnavailable: also where others that read jobs take too long: they go one by one.
         """
+
+    async def has_more_jobs(self, tenant: str, subject: str | None, since: float, until: float, most: int) -> bool:
+        """Whether more than `most` jobs were submitted in [since, until), in whatever state."""
 
 
 class UsageRollup(Protocol):

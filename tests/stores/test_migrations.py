@@ -14,8 +14,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, event, inspect, text
 from sqlalchemy.schema import SchemaItem
 
+from proxy.clock import to_iso
 from proxy.errors import StoreUnavailable
-from proxy.stores.ledger import Charge, Granted, Reserve
+from proxy.stores.ledger import Charge, Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores, migrate, schema
 from proxy.stores.sql.engine import create_engine
 from proxy.stores.sql.postgres import PostgresDialect
@@ -70,6 +71,28 @@ async def test_uploads_of_the_version_before_go_on(databases: Databases, open_st
 
 def _at_first_version(connection: Connection) -> None:
     command.upgrade(migrate.config_for(connection), "0001")
+
+
+async def test_jobs_that_were_counted_before_are_in_the_sums(databases: Databases, open_stores: OpenStores) -> None:
+    url = databases.empty()
+    await _with(url, lambda one: command.upgrade(migrate.config_for(one), "0020"))
+    some = [job(tags=("web", "team:1")[: number % 3], submitted_at=3600.0 * number) for number in range(9)]
+    older = open_stores(url)
+    await older.ledger.commit([Reserve(one) for one in some])
+    await older.ledger.commit([Settle(one.id, {"requests": 1, "tokens": 1_500_001}, 5000.0) for one in some])
+    assert await older.usage_rollup.count(7) == 7
+    stores = open_stores(url)
+    await stores.migrate()
+
+    async def calls_by(group: str) -> dict[str, int]:
+        found = await stores.ledger.usage_of_jobs("acme", None, 0.0, 86_400.0, frozenset({group}))
+        assert all(row.used == {"requests": row.calls, "tokens": 1_500_001 * row.calls} for row in found)
+        return {getattr(row, group): row.calls for row in found}
+
+    before = await calls_by("hour"), await calls_by("tag")
+    assert before == ({to_iso(one.submitted_at): 1 for one in some}, {"": 3, "team:1": 3, "web": 6})
+    assert await stores.usage_rollup.count(7) == 2
+    assert (await calls_by("hour"), await calls_by("tag")) == before
 
 
 async def test_migrating_twice_changes_nothing(stores: SqlStores) -> None:

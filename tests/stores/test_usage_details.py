@@ -1,23 +1,26 @@
-"""Usage by hour, session and tag is read from the jobs that are kept, on every kind of database."""
+"""Usage by hour, session and tag is that of the jobs that are kept, on every kind of database."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from proxy.clock import to_iso
 from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import Job, Reserve, Settle
-from proxy.stores.sql import SqlStores
+from proxy.stores.removal import FormerTenant, Pseudonym
+from proxy.stores.sql import SqlStores, schema
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.usage import GROUP_NAMES, UsageRow, sort_groups
-from tests.stores.expired import expiry, removed
+from tests.stores.expired import count, expiry, removed
 from tests.stores.records import job
 from tests.support.query_plans import query_plans
 
@@ -105,11 +108,106 @@ async def test_what_is_counted_is_the_same_and_what_is_removed_is_left_out(
     assert total.calls == len(settled), "the sums stay"
 
 
+@pytest.mark.parametrize(
+    ("groups", "table"),
+    [
+        ((), "usage_hours"),
+        (("hour",), "usage_hours"),
+        (("day", "endpoint", "hour"), "usage_hours"),
+        (("tag",), "usage_tags"),
+        (("day", "endpoint", "tag"), "usage_tags"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else ",".join(one),
+)
+async def test_hours_and_tags_are_read_from_sums(
+    stores: SqlStores, settled: list[Job], groups: tuple[str, ...], table: str
+) -> None:
+    """Of the jobs, those are read that are not counted yet: these are few, of all tenants."""
+    with query_plans() as plans:
+        await stores.ledger.usage_of_jobs("acme", None, 0.0, 2.0 * DAY, frozenset(groups), most=10)
+    (plan,) = plans
+    assert table in str(plan.steps) and "ix_jobs_state" in str(plan.steps), plan
+    assert "ix_jobs_tenant" not in str(plan.steps), plan
+    if "SEARCH" in str(plan.steps):
+        # PostgreSQL chooses by what is in the table.
+        assert f"INDEX sqlite_autoindex_{table}_1" in str(plan.steps), plan
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_sums_follow_whatever_happens_to_jobs(
+    stores: SqlStores, settled: list[Job], database_url: str, seed: int
+) -> None:
+    """Also what an older version does, which does not know them."""
+    dice, database = random.Random(seed), Database(database_url)
+    older = (
+        "UPDATE jobs SET state = 'counted' WHERE state = 'settled' AND session = 's-1'",
+        "UPDATE jobs SET request_id = id, state = state, used = used WHERE subject = 'bob' AND state = 'counted'",
+        "DELETE FROM jobs WHERE session = '_3'",
+        "UPDATE jobs SET tags = NULL, session = NULL WHERE subject = 'alice' AND state IN ('settled', 'counted')",
+    )
+    steps: list[Callable[[], Awaitable[object]]] = [
+        *(partial(_execute, database, statement) for statement in older),
+        *(partial(stores.usage_rollup.count, dice.randrange(1, 30)) for _ in range(4)),
+        *(partial(stores.removal.forget_some, Pseudonym("acme", name, f" {name}")) for name in ("alice", "bob")),
+        partial(stores.removal.clear_some, FormerTenant("globex~0", "globex", 5000.0)),
+        lambda: removed(stores, "jobs", expiry(jobs=5000.0 + dice.choice((-1, 1)))),
+    ]
+    dice.shuffle(steps)
+    try:
+        for step in steps:
+            await step()
+            for tenant in ("acme", "globex", "globex~0"):
+                await _assert_sums_agree(stores, tenant)
+        while await stores.usage_rollup.count(1000):
+            pass
+        await removed(stores, "jobs", expiry(jobs=6000.0))
+        for table in (schema.usage_hours, schema.usage_tags):
+            assert await count(database_url, table) == 0, "no tag of a removed job stays"
+    finally:
+        await database.close()
+
+
+async def _execute(database: Database, statement: str) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text(statement))
+
+
+async def _assert_sums_agree(stores: SqlStores, tenant: str) -> None:
+    """The sums are what the jobs say that are read one by one, and all groupings have the same total."""
+    totals = []
+    for groups in (("day", "endpoint", "hour"), ("day", "endpoint", "tag"), ("hour",), ("day",), ("endpoint",), ()):
+        from_sums = await stores.ledger.usage_of_jobs(tenant, None, 0.0, 2.0 * DAY, frozenset(groups))
+        read = await stores.ledger.usage_of_jobs(tenant, None, 0.0, 2.0 * DAY, frozenset({*groups, "subject"}))
+        assert _add_up(from_sums, groups) == _add_up(read, groups), (tenant, groups)
+        if "tag" not in groups:
+            totals.append(_add_up(from_sums, ()))
+    assert all(total == totals[0] for total in totals)
+
+
+def _add_up(rows: Sequence[UsageRow], groups: Sequence[str]) -> Counter[tuple[object, ...]]:
+    found = Counter[tuple[object, ...]]()
+    for row in rows:
+        names = tuple(getattr(row, group) for group in groups)
+        found.update({(*names, unit): amount for unit, amount in {"calls": row.calls, **row.used}.items()})
+    return found
+
+
+async def test_more_jobs_than_so_many_are_seen_in_an_index(stores: SqlStores, settled: list[Job]) -> None:
+    asked = ("acme", None, 0.0, 2.0 * DAY)
+    with query_plans() as plans:
+        assert await stores.ledger.has_more_jobs(*asked, 119)
+        assert not await stores.ledger.has_more_jobs(*asked, 120)
+        assert not await stores.ledger.has_more_jobs("acme", "alice", 0.0, 2.0 * DAY, 119)
+        assert not await stores.ledger.has_more_jobs("acme", None, 2.0 * DAY, 9.0 * DAY, 0)
+    for plan in plans:
+        assert not [step for step in plan.whole_tables if "anon_" not in step], plan
+
+
 @pytest.mark.parametrize(("subject", "index"), [(None, "ix_jobs_tenant"), ("alice", "ix_jobs_owner")])
-async def test_it_reads_the_jobs_of_the_tenant_and_the_time(
+async def test_others_read_the_jobs_of_the_tenant_and_the_time(
     stores: SqlStores, settled: list[Job], subject: str | None, index: str
 ) -> None:
-    for groups in (("hour",), ("session",), ("session", "tag")):
+    for groups in (("hour", "tag"), ("session",), ("session", "tag")):
         after = [{"hour": "1970-01-01T00:00:00+00:00"}.get(name, "s-1") for name in groups]
         with query_plans() as plans:
             asked = ("acme", subject, 0.0, 1000.0, frozenset(groups))
@@ -147,9 +245,10 @@ async def test_reports_that_read_jobs_go_one_by_one(stores: SqlStores, settled: 
 
 async def test_the_wait_for_another_report_has_an_end(stores: SqlStores, settled: list[Job]) -> None:
     ledger = SqlLedger(stores.ledger._database, report_wait_seconds=0.05)
-    asked = ("acme", None, 0.0, 2.0 * DAY, frozenset({"tag"}))
+    asked = ("acme", None, 0.0, 2.0 * DAY, frozenset({"session"}))
     async with ledger._reading_jobs:
         with pytest.raises(StoreUnavailable, match="Other reports"):
             await ledger.usage_of_jobs(*asked)
         assert await ledger.usage(*asked[:4], frozenset({"day"})), "the sums are read meanwhile"
+        assert await ledger.usage_of_jobs(*asked[:4], frozenset({"tag"}))
     assert await ledger.usage_of_jobs(*asked)

@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 from cachetools import LRUCache
-from sqlalchemy import Select, bindparam, func, select, update
+from sqlalchemy import Select, Table, bindparam, func, select, update
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import (
@@ -28,9 +28,18 @@ from proxy.stores.sql.keys import is_named, key_values
 from proxy.stores.sql.listing import listing_query
 from proxy.stores.sql.schema import jobs, quota_usage
 from proxy.stores.sql.transaction import IS_OPEN, account_of, bucket_of, job_of
-from proxy.stores.sql.usage import details_query, usage_page, usage_query, usage_rows, usage_values
+from proxy.stores.sql.usage import (
+    count_query,
+    details_query,
+    sums_of_days,
+    sums_of_jobs,
+    usage_page,
+    usage_query,
+    usage_rows,
+    usage_values,
+)
 from proxy.stores.transaction import AccountsMissing, commit_operations
-from proxy.stores.usage import UsageRow
+from proxy.stores.usage import UsageRow, reads_jobs
 
 KNOWN_ACCOUNTS = 20_000
 #: How long a report that reads jobs waits for another one: they go one by one, as each keeps a connection for seconds.
@@ -150,9 +159,13 @@ class SqlLedger:
         after: Sequence[str] = (),
         most: int | None = None,
     ) -> Sequence[UsageRow]:
-        values = usage_values(tenant, subject, since, until) | usage_page(group_by, after, most)
+        table = sums_of_days(subject, group_by)
+        values = usage_values(table, tenant, subject, since, until) | usage_page(group_by, after, most)
+        return await self._read_sums(table, group_by, values)
+
+    async def _read_sums(self, table: Table, group_by: frozenset[str], values: dict[str, Any]) -> Sequence[UsageRow]:
         async with self._database.reading() as connection:
-            query = usage_query(connection.dialect.name, group_by, frozenset(values))
+            query = usage_query(connection.dialect.name, table, group_by, frozenset(values))
             rows = (await connection.execute(query, values)).all()
         # A tenant may have many thousand subjects.
         return await asyncio.to_thread(usage_rows, rows)
@@ -168,8 +181,11 @@ class SqlLedger:
         after: Sequence[str] = (),
         most: int | None = None,
     ) -> Sequence[UsageRow]:
-        whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
-        values = {**whose, "since": since, "until": until, **usage_page(group_by, after, most)}
+        page = usage_page(group_by, after, most)
+        if not reads_jobs(subject, group_by):
+            table = sums_of_jobs(group_by)
+            return await self._read_sums(table, group_by, usage_values(table, tenant, None, since, until) | page)
+        values = _job_values(tenant, subject, since, until) | page
         try:
             async with asyncio.timeout(self._report_wait_seconds):
                 await self._reading_jobs.acquire()
@@ -183,10 +199,21 @@ class SqlLedger:
             self._reading_jobs.release()
         return await asyncio.to_thread(usage_rows, rows)
 
+    async def has_more_jobs(self, tenant: str, subject: str | None, since: float, until: float, most: int) -> bool:
+        values = _job_values(tenant, subject, since, until)
+        async with self._database.reading() as connection:
+            found = await connection.execute(count_query(frozenset(values)), {**values, "most": most + 1})
+            return int(found.scalar_one()) > most
+
     async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
         statement, values = listing_query(wanted, limit)
         async with self._database.reading() as connection:
             return [job_of(row) for row in await connection.execute(statement, values)]
+
+
+def _job_values(tenant: str, subject: str | None, since: float, until: float) -> dict[str, Any]:
+    whose = {"of_tenant": tenant} if subject is None else {"of_tenant": tenant, "of_subject": subject}
+    return {**whose, "since": since, "until": until}
 
 
 @cache

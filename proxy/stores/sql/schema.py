@@ -18,15 +18,18 @@ from sqlalchemy import (
     false,
 )
 
-from proxy.stores.ledger import DEFAULT_UPSTREAM, UNITS
+from proxy.stores.ledger import DEFAULT_UPSTREAM
 from proxy.stores.sql.alert_tables import alert_deliveries as alert_deliveries
 from proxy.stores.sql.alert_tables import alert_receivers as alert_receivers
 from proxy.stores.sql.alert_tables import alerts as alerts
 from proxy.stores.sql.alert_tables import metadata as metadata
 from proxy.stores.sql.alert_tables import spend_hours as spend_hours
-
-#: Of an index that SQLite does not have.
-_ONLY_POSTGRESQL = {"dialect": "postgresql"}
+from proxy.stores.sql.usage_tables import USAGE_SUMS as USAGE_SUMS
+from proxy.stores.sql.usage_tables import grant_days as grant_days
+from proxy.stores.sql.usage_tables import usage_days as usage_days
+from proxy.stores.sql.usage_tables import usage_hours as usage_hours
+from proxy.stores.sql.usage_tables import usage_tags as usage_tags
+from proxy.stores.sql.usage_tables import usage_totals as usage_totals
 
 #: One row; its number grows with every change to plans, tenants, keys or revocations.
 directory_version = Table(
@@ -116,46 +119,6 @@ jobs = Table(
     Index("ix_jobs_owner", "tenant", "subject", "submitted_at"),
     Index("ix_jobs_tenant", "tenant", "submitted_at"),
     Index("ix_jobs_state", "state", "checked_at"),
-)
-
-#: Whole units and the rest of millionths are apart: all millionths of a large tenant together are more than 64 bits
-#: hold.
-USAGE_SUMS = ("calls", *(f"{unit}_{part}" for unit in UNITS for part in ("whole", "rest")))
-#: What counted jobs used, by the day on which they were submitted, counted from 1970.
-usage_days = Table(
-    "usage_days",
-    metadata,
-    Column("tenant", String(63), primary_key=True),
-    Column("subject", String(200), primary_key=True),
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("endpoint", String(200), primary_key=True),
-    *(Column(name, BigInteger, nullable=False) for name in USAGE_SUMS),
-    # A page of a report reads its groups in their order, which is that of bytes. In PostgreSQL these two sort texts so;
-    # its primary key sorts them as the locale does. SQLite's primary key is in the order of the second.
-    Index("ix_usage_days_day", "tenant", "day", "endpoint", "subject"),
-    Index("ix_usage_days_subject", "tenant", "subject", "day", "endpoint", info=_ONLY_POSTGRESQL),
-)
-
-#: The sums of `usage_days` over all subjects. Triggers keep them, so that what an older version counts is in them too.
-usage_totals = Table(
-    "usage_totals",
-    metadata,
-    Column("tenant", String(63), primary_key=True),
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("endpoint", String(200), primary_key=True),
-    *(Column(name, BigInteger, nullable=False) for name in USAGE_SUMS),
-)
-
-#: What grants paid of counted jobs, by the window of their accounts and the day of `usage_days`.
-grant_days = Table(
-    "grant_days",
-    metadata,
-    Column("tenant", String(63), primary_key=True),
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("window", String(16), primary_key=True),
-    Column("unit", String(32), primary_key=True),
-    Column("paid_whole", BigInteger, nullable=False),
-    Column("paid_rest", BigInteger, nullable=False),
 )
 
 #: The accounts. `used` and `reserved` are millionths of the unit.

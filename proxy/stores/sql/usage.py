@@ -11,10 +11,12 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    FromClause,
     Integer,
     Row,
     Select,
     String,
+    Table,
     bindparam,
     cast,
     column,
@@ -30,7 +32,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 
 from proxy.clock import to_iso
 from proxy.stores.ledger import BOOKED_STATES, UNITS
-from proxy.stores.sql.schema import USAGE_SUMS, jobs, usage_days, usage_totals
+from proxy.stores.sql.schema import USAGE_SUMS, jobs, usage_days, usage_hours, usage_tags, usage_totals
 from proxy.stores.usage import GROUP_NAMES, UsageRow, sort_groups
 
 _DAY_SECONDS, _HOUR_SECONDS, _FIRST_DAY = 86_400, 3_600, date(1970, 1, 1)
@@ -40,16 +42,27 @@ MILLION = 1_000_000
 _Groups = dict[str, ColumnElement[Any]]
 
 
-def usage_values(tenant: str | None, subject: str | None, since: float, until: float) -> dict[str, Any]:
+def sums_of_days(subject: str | None, group_by: frozenset[str]) -> Table:
+    """The table of the sums of all counted jobs, by day."""
+    return usage_totals if subject is None and "subject" not in group_by else usage_days
+
+
+def sums_of_jobs(group_by: frozenset[str]) -> Table:
+    """The table of the sums of the jobs that are kept, where they need not be read: see `reads_jobs`."""
+    return usage_tags if "tag" in group_by else usage_hours
+
+
+def usage_values(table: Table, tenant: str | None, subject: str | None, since: float, until: float) -> dict[str, Any]:
     """Give the values of a `usage_query` of jobs that were submitted in [since, until).
 
-    Of jobs that were counted there are sums of whole days: a day counts if it begins in that time.
+    Of jobs that were counted there are sums of whole days, or hours: one counts if it begins in that time.
     """
-    days = {"first": ceil(since / _DAY_SECONDS), "end": ceil(until / _DAY_SECONDS)}
+    seconds = _HOUR_SECONDS if table is usage_hours else _DAY_SECONDS
     whose = {"of_tenant": tenant, "of_subject": subject}
     return {
         **{name: value for name, value in whose.items() if value is not None},
-        **days,
+        "first": ceil(since / seconds),
+        "end": ceil(until / seconds),
         "since": since,
         "until": until,
     }
@@ -68,10 +81,10 @@ def usage_page(group_by: frozenset[str], after: Sequence[str], most: int | None)
 
 
 @cache
-def usage_query(dialect: str, group_by: frozenset[str], values: frozenset[str]) -> Select[Any]:
+def usage_query(dialect: str, table: Table, group_by: frozenset[str], values: frozenset[str]) -> Select[Any]:
     """Select the sums of jobs, a row a group, in the order of the groups; `values` are the names of those it gets."""
     names = sort_groups(group_by)
-    both = union_all(_of_jobs(dialect, names, values), _of_days(dialect, names, values)).subquery()
+    both = union_all(_of_settled(dialect, names, values), _of_sums(dialect, table, names, values)).subquery()
     groups = [(both.c[name] if name in group_by else null()).label(name) for name in GROUP_NAMES]
     sums = [func.sum(both.c[name]).label(name) for name in USAGE_SUMS]
     keys = [both.c[name] for name in names]
@@ -86,17 +99,7 @@ def details_query(dialect: str, group_by: frozenset[str], values: frozenset[str]
     It reads the jobs of the time, so the caller bounds that.
     """
     names = sort_groups(group_by)
-    tag = _each_tag(dialect)
-    columns = {
-        "day": _period_of(dialect, _DAY_SECONDS),
-        "hour": _period_of(dialect, _HOUR_SECONDS),
-        "endpoint": jobs.c.endpoint,
-        "subject": jobs.c.subject,
-        # Not a parameter: PostgreSQL would not find the same expression in the groups.
-        "session": func.coalesce(jobs.c.session, literal_column("''", String)),
-        "tag": tag.c.value,
-    }
-    groups = _group_columns(dialect, columns, names)
+    groups = _groups_of_jobs(dialect, names)
     at = jobs.c.submitted_at
     wanted = [jobs.c.tenant == bindparam("of_tenant"), at >= bindparam("since"), at < bindparam("until")]
     if "of_subject" in values:
@@ -105,10 +108,57 @@ def details_query(dialect: str, group_by: frozenset[str], values: frozenset[str]
     labels = [groups.get(name, null()).label(name) for name in GROUP_NAMES]
     keys = list(groups.values())
     query = select(*labels, func.count().label("calls"), *_sums()).where(*wanted).group_by(*keys).order_by(*keys)
-    query = query.select_from(jobs.join(tag, true()) if "tag" in names else jobs)
+    query = query.select_from(_jobs_with_tags(dialect, names))
     return query.limit(bindparam("most")) if "most" in values else query
 
 
+@cache
+def count_query(values: frozenset[str]) -> Select[Any]:
+    """Count the jobs of the time, up to so many, in an index alone."""
+    at = jobs.c.submitted_at
+    wanted = [jobs.c.tenant == bindparam("of_tenant"), at >= bindparam("since"), at < bindparam("until")]
+    if "of_subject" in values:
+        wanted.append(jobs.c.subject == bindparam("of_subject"))
+    some = select(at).where(*wanted).limit(bindparam("most")).subquery()
+    return select(func.count()).select_from(some)
+
+
+def _of_settled(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
+    """Sums of the jobs that are settled, and not counted in any sums yet."""
+    groups = _groups_of_jobs(dialect, names)
+    at = jobs.c.submitted_at
+    # Few are, of all tenants. An index by tenant would lead to all jobs of this one instead: the condition hides it.
+    wanted = [at >= bindparam("since"), at < bindparam("until")]
+    if "of_tenant" in values:
+        wanted.append(jobs.c.tenant + "" == bindparam("of_tenant"))
+    if "of_subject" in values:
+        wanted.append(jobs.c.subject + "" == bindparam("of_subject"))
+    wanted += _is_later(groups, values)
+    query = select(*_labelled(groups), func.count().label("calls"), *_sums()).select_from(
+        _jobs_with_tags(dialect, names)
+    )
+    return query.where(*wanted, jobs.c.state == "settled").group_by(*groups.values())
+
+
+def _groups_of_jobs(dialect: str, names: Sequence[str]) -> _Groups:
+    columns = {
+        "tenant": jobs.c.tenant,
+        "day": _period_of(dialect, _DAY_SECONDS),
+        "hour": _period_of(dialect, _HOUR_SECONDS),
+        "endpoint": jobs.c.endpoint,
+        "subject": jobs.c.subject,
+        # Not a parameter: PostgreSQL would not find the same expression in the groups.
+        "session": func.coalesce(jobs.c.session, literal_column("''", String)),
+        "tag": _each_tag(dialect).c.value,
+    }
+    return _group_columns(dialect, columns, names)
+
+
+def _jobs_with_tags(dialect: str, names: Sequence[str]) -> FromClause:
+    return jobs.join(_each_tag(dialect), true()) if "tag" in names else jobs
+
+
+@cache
 def _each_tag(dialect: str) -> TableValuedAlias:
     """A row for each tag of a job, or one with '' if it has none."""
     tags = func.coalesce(jobs.c.tags, literal_column("""'[""]'"""))
@@ -118,45 +168,29 @@ def _each_tag(dialect: str) -> TableValuedAlias:
     return func.json_array_elements_text(tags).table_valued(value, name="each_tag").render_derived()
 
 
-def _of_jobs(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
-    """Sums of the jobs that are settled, and not counted in the sums of their days yet."""
-    columns = {
-        "tenant": jobs.c.tenant,
-        "day": _period_of(dialect, _DAY_SECONDS),
-        "endpoint": jobs.c.endpoint,
-        "subject": jobs.c.subject,
-    }
-    groups = _group_columns(dialect, columns, names)
-    at = jobs.c.submitted_at
-    # Few are, of all tenants. An index by tenant would lead to all jobs of this one instead: the condition hides it.
-    wanted = [at >= bindparam("since"), at < bindparam("until")]
-    if "of_tenant" in values:
-        wanted.append(jobs.c.tenant + "" == bindparam("of_tenant"))
-    if "of_subject" in values:
-        wanted.append(jobs.c.subject + "" == bindparam("of_subject"))
-    wanted += _is_later(groups, values)
-    query = select(*_labelled(groups), func.count().label("calls"), *_sums())
-    return query.where(*wanted, jobs.c.state == "settled").group_by(*groups.values())
-
-
-def _of_days(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
-    """Sums of the jobs that were counted, whether or not they were removed since.
+def _of_sums(dialect: str, table: Table, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
+    """Sums of the jobs that were counted.
 
     A page needs no more groups than it has rows: with the indexes in their order, the database reads only those.
     """
-    has_subjects = "subject" in names or "of_subject" in values
-    table = usage_days if has_subjects else usage_totals
-    groups = _group_columns(dialect, dict(table.c), names)
-    day: ColumnElement[int] = table.c.day
+    columns: dict[str, ColumnElement[Any]] = dict(table.c)
+    period = columns["hour"] if table is usage_hours else columns["day"]
+    if table is usage_hours:
+        columns["day"] = period // 24
+    groups = _group_columns(dialect, columns, names)
     if dialect == "sqlite" and names[:1] == ["subject"] and "of_subject" not in values:
         # It would choose the index by day, and sort all subjects of a tenant for each page: the condition hides it.
-        day = day + 0
-    wanted = [day >= bindparam("first"), day < bindparam("end")]
+        period = period + 0
+    wanted = [period >= bindparam("first"), period < bindparam("end")]
     if "of_tenant" in values:
         wanted.append(table.c.tenant == bindparam("of_tenant"))
     if "of_subject" in values:
-        wanted.append(usage_days.c.subject == bindparam("of_subject"))
+        wanted.append(table.c.subject == bindparam("of_subject"))
     wanted += _is_later(groups, values)
+    if dialect == "sqlite" and names == ["subject", "endpoint"] and "most" in values:
+        # PostgreSQL sorts the rows of a subject as it comes to them; SQLite would sort those of all.
+        first = select(table.c.subject).distinct().where(*wanted).order_by(table.c.subject).limit(bindparam("most"))
+        wanted.append(table.c.subject.in_(first))
     sums = [func.sum(table.c[name]).label(name) for name in USAGE_SUMS]
     keys = list(groups.values())
     query = select(*_labelled(groups), *sums).where(*wanted).group_by(*keys)
