@@ -9,9 +9,11 @@ import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 
+from proxy.stores.ledger import UNITS
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import USAGE_SUMS
 
@@ -29,12 +31,24 @@ _WORDS = {
         "id": "printf('%08x%024x', n * 2654435761 % 4294967296, n)",
         "session": "printf('s-%08x', n / 4 * 2654435761 % 4294967296)",
         "user": "printf('user-%05d', {number})",
+        "hour": "CAST(submitted_at / 3600 AS INTEGER)",
+        "amount": "coalesce(json_extract(used, '$.{unit}'), 0)",
+        "document": "",
+        "close": "",
+        "tag": "value",
+        "each_tag": "json_each(coalesce(tags, '[\"\"]')) AS each_tag",
     },
     "postgresql": {
         "numbers": "WITH numbers AS (SELECT n FROM generate_series(0::bigint, {last}) AS n)",
         "id": "lpad(to_hex(n * 2654435761 % 4294967296), 8, '0') || lpad(to_hex(n), 24, '0')",
         "session": "'s-' || lpad(to_hex(n / 4 * 2654435761 % 4294967296), 8, '0')",
         "user": "'user-' || lpad(({number})::text, 5, '0')",
+        "hour": "floor(submitted_at / 3600)::integer",
+        "amount": "coalesce((used ->> '{unit}')::bigint, 0)",
+        "document": "(",
+        "close": ")::json",
+        "tag": "tag",
+        "each_tag": "json_array_elements_text(coalesce(tags, '[\"\"]')) AS each_tag(tag)",
     },
 }
 _JOBS = """
@@ -58,6 +72,15 @@ _TOTALS = """
 INSERT INTO usage_totals (tenant, day, endpoint, {sums})
 SELECT tenant, day, endpoint, {added} FROM usage_days GROUP BY tenant, day, endpoint
 """
+#: What triggers keep of the jobs.
+_HOURS = """
+INSERT INTO usage_hours (tenant, hour, endpoint, {sums})
+SELECT tenant, {hour}, endpoint, {used} FROM jobs GROUP BY 1, 2, 3
+"""
+_TAGS = """
+INSERT INTO usage_tags (tenant, tag, day, endpoint, {sums})
+SELECT tenant, each_tag.{tag}, {hour} / 24, endpoint, {used} FROM jobs, {each_tag} GROUP BY 1, 2, 3, 4
+"""
 
 
 @dataclass(frozen=True)
@@ -69,41 +92,39 @@ class OldCalls:
 
     def statements(self, dialect: str) -> list[str]:
         """The statements that write them."""
-        words = _WORDS[dialect]
-        today = int(time.time()) // DAY
-        is_postgresql = dialect == "postgresql"
-        common = {
-            "id": words["id"],
-            "session": words["session"],
+        words, facts = _WORDS[dialect], self._describe(dialect)
+        number = f"n / {DAYS}"
+        jobs = _JOBS.format(
+            **facts,
+            numbers=words["numbers"].format(last=self.jobs - 1),
+            endpoint=_endpoint("n"),
+            tenant=_tenant("n % 10 < 9", "n / 10"),
+            user=words["user"].format(number=f"n * 7919 % {USERS}"),
+        )
+        usage = _USAGE.format(
+            **facts,
+            numbers=words["numbers"].format(last=self.rows - 1),
+            endpoint=_endpoint(f"n + {number}"),
+            # Users one after the other, as the key has them; past the first ones they are of other tenants.
+            tenant=_tenant(f"{number} < {USERS}", number),
+            user=words["user"].format(number=f"{number} % {USERS}"),
+        )
+        return [jobs, usage, *(statement.format(**facts) for statement in (_TOTALS, _HOURS, _TAGS))]
+
+    def _describe(self, dialect: str) -> dict[str, Any]:
+        words, first = _WORDS[dialect], int(time.time()) // DAY - DAYS
+        return {
+            **{name: words[name] for name in ("id", "session", "hour", "tag", "each_tag", "document", "close")},
             "tags": TAGS,
-            "document": "(" if is_postgresql else "",
-            "close": ")::json" if is_postgresql else "",
             "days": DAYS,
-            "first": today - DAYS,
-            "begin": (today - DAYS) * DAY,
+            "first": first,
+            "begin": first * DAY,
             "step": DAYS * DAY / self.jobs,
             "sums": ", ".join(USAGE_SUMS),
             "added": ", ".join(f"sum({name})" for name in USAGE_SUMS),
             "ones": ", ".join("1" for _ in USAGE_SUMS),
+            "used": ", ".join(["count(*)", *(f"sum({part})" for part in _parts(words["amount"]))]),
         }
-        return [
-            _JOBS.format(
-                **common,
-                numbers=words["numbers"].format(last=self.jobs - 1),
-                endpoint=_endpoint("n"),
-                tenant=_tenant("n % 10 < 9", "n / 10"),
-                user=words["user"].format(number=f"n * 7919 % {USERS}"),
-            ),
-            _USAGE.format(
-                **common,
-                numbers=words["numbers"].format(last=self.rows - 1),
-                endpoint=_endpoint(f"n + n / {DAYS}"),
-                # Users one after the other, as the key has them; past the first ones they are of other tenants.
-                tenant=_tenant(f"n / {DAYS} < {USERS}", f"n / {DAYS}"),
-                user=words["user"].format(number=f"n / {DAYS} % {USERS}"),
-            ),
-            _TOTALS.format(**common),
-        ]
 
 
 def job_id(number: int) -> str:
@@ -114,6 +135,12 @@ def job_id(number: int) -> str:
 def user(number: int) -> str:
     """The name of a user of `TENANT`."""
     return f"user-{number:05}"
+
+
+def _parts(amount: str) -> list[str]:
+    """The whole units and the rest of each amount of a job."""
+    amounts = [amount.format(unit=unit) for unit in UNITS]
+    return [f"{one} {part} 1000000" for one in amounts for part in ("/", "%")]
 
 
 def _tenant(is_first: str, number: str) -> str:

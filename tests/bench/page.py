@@ -1,7 +1,7 @@
 """docs/performance.md from what the benchmarks measured: `python -m tests.bench.page`.
 
 Reads bench.json, bench-limits.json, bench-uploads.json and bench-endurance.json in build/, as `make bench`
-leaves them. Of what is missing, but for the first, the page says nothing.
+leaves them, and what other benchmarks leave beside them. Of what is missing, but for the first, the page says nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.bench.goals import Goal, goals_of, rows_of
+from tests.bench.markdown import write_number, write_paragraph, write_table
+from tests.bench.million_page import describe_million
 from tests.bench.processes import ROOT
 from tests.bench.rounds import median, ratio
 
@@ -83,12 +84,17 @@ below a hundredth are left out. In the flame graph, the width of a frame is its 
 """
 
 
+#: What the page says beside the first, in this order.
+OTHERS = ("limits", "uploads", "endurance", "flame", "million")
+
+
 def page(
     bench: Report,
     limits: Report | None = None,
     uploads: Report | None = None,
     endurance: Report | None = None,
     flame: Report | None = None,
+    million: Report | None = None,
 ) -> str:
     """The whole page."""
     parts = [HEAD, _where(bench), _beside(bench), _latency(bench), _footprint(bench), _streams(bench)]
@@ -101,13 +107,15 @@ def page(
     parts.append(_goals(goals_of(bench, limits, uploads, endurance)))
     if flame is not None:
         parts.append(_flame(flame))
+    if million is not None:
+        parts.append(describe_million(million))
     return "\n".join([*parts, SAVINGS, _rounds(bench, limits)])
 
 
 def _where(bench: Report) -> str:
     machine = bench["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in bench["versions"].items())
-    return _words(
+    return write_paragraph(
         f"""Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["system"]}, Python {machine["python"]},
         load {machine["load_before"]} before; {bench["connections"]} connections, {bench["rounds"]} rounds of
         {bench["seconds"]:g} seconds. {versions}."""
@@ -119,28 +127,28 @@ def _beside(bench: Report) -> str:
     ours, *others = next(iter(results.values()))
     rows = []
     for workload, turns in results.items():
-        rates = [_number(median(turns[name], "per_cpu_second")) for name in (ours, *others)]
+        rates = [write_number(median(turns[name], "per_cpu_second")) for name in (ours, *others)]
         rows.append([workload, *rates, *(f"{ratio(turns[ours], turns[name]):.2f}" for name in others)])
-    table = _table(["a second of processor time", ours, *others, *(f"÷ {name}" for name in others)], rows)
-    words = _words(
+    table = write_table(["a second of processor time", ours, *others, *(f"÷ {name}" for name in others)], rows)
+    words = write_paragraph(
         f"""A status call polls a running job. A whole job is a submit, {bench["polls"]} polls and the result. The
-        static upstream alone answers {_number(bench["upstream_alone"]["per_second"])} calls a second under its load;
-        the fastest proxy in front of it passes on {_number(bench["fastest_contestant"])}."""
+        static upstream alone answers {write_number(bench["upstream_alone"]["per_second"])} calls a second under its
+        load; the fastest proxy in front of it passes on {write_number(bench["fastest_contestant"])}."""
     )
     return f"## Comparison with other proxies\n\n{table}\n\n{words}"
 
 
 def _latency(bench: Report) -> str:
     rows = [
-        [workload, name, _number(one["per_second"]), f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}"]
+        [workload, name, write_number(one["per_second"]), f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}"]
         for workload, found in bench["latency"].items()
         for name, one in found.items()
     ]
-    words = _words(
+    words = write_paragraph(
         """The table shows how much longer a call takes than the same call to the upstream itself, with the same
         connections and pauses, at half of the rate that each proxy reached."""
     )
-    table = _table(["call", "through", "calls a second", "median, ms", "99th percentile, ms"], rows)
+    table = write_table(["call", "through", "calls a second", "median, ms", "99th percentile, ms"], rows)
     return f"## Added latency\n\n{words}\n{table}\n"
 
 
@@ -148,7 +156,7 @@ def _footprint(bench: Report) -> str:
     found = bench["footprint"]
     words = f"""The proxy is ready {found["start_seconds"]:.2f} s after the command. One idle process takes
         {found["idle_mib"]:.0f} MiB of memory, and {found["after_load_mib"]:.0f} MiB after some seconds of submits."""
-    return f"## Start and memory\n\n{_words(words)}"
+    return f"## Start and memory\n\n{write_paragraph(words)}"
 
 
 def _streams(bench: Report) -> str:
@@ -161,7 +169,7 @@ def _streams(bench: Report) -> str:
     if len(samples) > 1:
         minutes = (len(samples) - 1) * streams["seconds_between"] / 60
         words += f" Over {minutes:.0f} minutes, a stream took {min(samples):.1f} to {max(samples):.1f} KiB."
-    return f"## Open status streams\n\n{_words(words)}"
+    return f"## Open status streams\n\n{write_paragraph(words)}"
 
 
 def _limits(limits: Report) -> str:
@@ -170,12 +178,12 @@ def _limits(limits: Report) -> str:
         each = list(turns.values())
         rows.append(
             [f"{workload}: calls a second of the proxy's processor time"]
-            + [_number(median(one, "per_cpu_second")) for one in each]
+            + [write_number(median(one, "per_cpu_second")) for one in each]
         )
         # Without limits and with them, in turns.
         shares = [f"{ratio(one, each[place // 2 * 2]):.2f}" for place, one in enumerate(each)]
         rows.append([f"{workload}: share of what the same stores reach without limits", *shares])
-    return f"## Limits\n\n{_table(['call', *turns], rows)}\n\n{LEDGER}{_credentials(limits['credentials'])}"
+    return f"## Limits\n\n{write_table(['call', *turns], rows)}\n\n{LEDGER}{_credentials(limits['credentials'])}"
 
 
 def _credentials(results: Mapping[str, Mapping[str, Sequence[Report]]]) -> str:
@@ -185,7 +193,7 @@ def _credentials(results: Mapping[str, Mapping[str, Sequence[Report]]]) -> str:
         shares.append(f"{ratio(token, session):.2f} for a {workload}")
     words = f"""With a token of the app's own identity provider, which was verified at its first use, the proxy reaches
         this share of what it reaches with a session: {", ".join(shares)}."""
-    return f"\n{_words(words)}"
+    return f"\n{write_paragraph(words)}"
 
 
 def _uploads(uploads: Report) -> str:
@@ -194,8 +202,8 @@ def _uploads(uploads: Report) -> str:
     rows = []
     for name, speeds in results.items():
         share = statistics.median(one / other for one, other in zip(speeds, results[beside], strict=True))
-        rows.append([name, _number(statistics.median(speeds)), f"{share:.2f}"])
-    return f"## Uploads\n\n{_table(['a file of 200 MiB', 'MB a second', f'share of {beside}'], rows)}\n\n{UPLOADS}"
+        rows.append([name, write_number(statistics.median(speeds)), f"{share:.2f}"])
+    return f"## Uploads\n\n{write_table(['a file of 200 MiB', 'MB a second', f'share of {beside}'], rows)}\n\n{UPLOADS}"
 
 
 def _endurance(endurance: Report) -> str:
@@ -212,11 +220,11 @@ def _endurance(endurance: Report) -> str:
         more than before; on the way there it took {", ".join(f"{sample:.1f}" for sample in left["mib_more"][:-1])} MiB
         more.""",
     )
-    return "\n".join(["## Endurance", "", *map(_words, words)])
+    return "\n".join(["## Endurance", "", *map(write_paragraph, words)])
 
 
 def _goals(goals: Sequence[Goal]) -> str:
-    table = _table(["figure", "goal", "reached", "met"], rows_of(goals))
+    table = write_table(["figure", "goal", "reached", "met"], rows_of(goals))
     return f"## Goals\n\n{GOALS}\n{table}\n"
 
 
@@ -225,7 +233,7 @@ def _flame(flame: Report) -> str:
     rows = [[place, *(_share_of(one, place) for one in flame.values())] for place in places]
     rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     rows.append(["all", *(f"{one['microseconds']:.0f}" for one in flame.values())])
-    table = _table(["µs of processor time", *flame], rows)
+    table = write_table(["µs of processor time", *flame], rows)
     return f"## Where the time goes\n\n{FLAME}\n{table}\n\n![Flame graph of a run](images/run-flame.svg)\n"
 
 
@@ -246,22 +254,7 @@ def _rounds(bench: Report, limits: Report | None) -> str:
 def _raw(results: Mapping[str, Mapping[str, Sequence[Report]]]) -> Iterable[str]:
     for workload, contestants in results.items():
         for name, turns in contestants.items():
-            yield f"{workload}, {name}: {' '.join(_number(one['per_cpu_second']) for one in turns)}"
-
-
-def _words(text: str) -> str:
-    """A paragraph as the other pages have it."""
-    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False, break_long_words=False) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = ["---:" if cell.replace(",", "").replace(".", "").lstrip("-").isdigit() else "---" for cell in rows[0]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
-
-
-def _number(value: float) -> str:
-    """With as many digits as mean something."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+            yield f"{workload}, {name}: {' '.join(write_number(one['per_cpu_second']) for one in turns)}"
 
 
 def main() -> None:
@@ -269,7 +262,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build", help="of the results")
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
-    others = (_read(options.folder / f"bench-{name}.json") for name in ("limits", "uploads", "endurance", "flame"))
+    others = (_read(options.folder / f"bench-{name}.json") for name in OTHERS)
     bench = json.loads((options.folder / "bench.json").read_text())
     options.output.write_text(page(bench, *others))
     print(f"written to {options.output}")

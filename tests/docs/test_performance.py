@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.bench.million_page import MILLION, replace_section
 from tests.bench.page import HEAD, LEDGER, PAGE, SAVINGS, page
 
 NAMES = ("fal-proxy", "official, hono")
@@ -71,6 +72,22 @@ def test_what_wears_a_proxy_down_is_stated() -> None:
     assert "2 of 9,000 health checks took longer than 20 ms; the longest took 31 ms." in words
     assert "After 50,000 streams whose clients hung up, the process takes 0.9 MiB more" in words
     assert "## Endurance" not in page(report())
+
+
+def million(**pages: float) -> dict[str, Any]:
+    found = {"pages": pages, "results": {"submit": {"empty": turns(2000), "full": turns(1960)}}}
+    return {"machine": report()["machine"], "jobs": 10**6, "rows": 2 * 10**6, "databases": {"sqlite": found}}
+
+
+def test_a_million_jobs_are_stated_and_can_be_measured_again() -> None:
+    written, without = page(report(), million=million(usage=12.3)), page(report())
+    words = " ".join(written.split())
+    assert "1,000,000 jobs and 2,000,000 sums" in words and "0.98 for a submit on SQLite" in words
+    assert f"{MILLION}\n" in written and MILLION not in without
+    section = "\n".join([MILLION, "", "| `usage` | 45 |", ""])
+    again = replace_section(written, section)
+    assert "| `usage` | 45 |" in again and "| `usage` | 12 |" not in again
+    assert replace_section(without, section) == again, "the other sections stay as they are"
 
 
 def test_no_line_is_longer_than_those_of_the_other_pages() -> None:

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from proxy.stores.sql import SqlStores
+from proxy.stores.sql import SqlStores, schema
 from tests.bench.million import find_excesses
 from tests.bench.old_calls import DAY, DAYS, JOB, TENANT, OldCalls, fill_postgresql, fill_sqlite, job_id, user
 from tests.stores.conftest import OpenStores
-from tests.stores.expired import expiry, removed
+from tests.stores.expired import count, expiry, removed
+from tests.stores.test_usage_details import add_up
 
 pytestmark = pytest.mark.anyio
 CALLS = OldCalls(jobs=2_000, rows=3_000)
@@ -37,6 +38,10 @@ async def test_it_has_what_it_says(filled: SqlStores) -> None:
     assert job is not None and (job.tenant, job.state, job.tags) == (TENANT, "counted", ("web", f"team:{JOB}"))
     by_session = await filled.ledger.usage_of_jobs(*asked, frozenset({"session"}))
     assert sum(row.calls for row in by_session) == CALLS.jobs * 9 // 10
+    for groups in (("hour", "endpoint"), ("tag", "day", "endpoint")):
+        from_sums = await filled.ledger.usage_of_jobs(*asked, frozenset(groups))
+        read = await filled.ledger.usage_of_jobs(*asked, frozenset({*groups, "subject"}))
+        assert add_up(from_sums, groups) == add_up(read, groups) != {}
 
 
 async def test_the_database_goes_on_as_before(filled: SqlStores, database_url: str) -> None:
@@ -47,6 +52,8 @@ async def test_the_database_goes_on_as_before(filled: SqlStores, database_url: s
             connection.execute("DELETE FROM usage_days")
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert connection.execute("SELECT sum(calls) FROM usage_totals").fetchone() == (0,)
+    for table in (schema.usage_hours, schema.usage_tags):
+        assert await count(database_url, table) == 0
 
 
 async def test_what_is_too_slow_is_found() -> None:

@@ -178,13 +178,13 @@ async def _assert_sums_agree(stores: SqlStores, tenant: str) -> None:
     for groups in (("day", "endpoint", "hour"), ("day", "endpoint", "tag"), ("hour",), ("day",), ("endpoint",), ()):
         from_sums = await stores.ledger.usage_of_jobs(tenant, None, 0.0, 2.0 * DAY, frozenset(groups))
         read = await stores.ledger.usage_of_jobs(tenant, None, 0.0, 2.0 * DAY, frozenset({*groups, "subject"}))
-        assert _add_up(from_sums, groups) == _add_up(read, groups), (tenant, groups)
+        assert add_up(from_sums, groups) == add_up(read, groups), (tenant, groups)
         if "tag" not in groups:
-            totals.append(_add_up(from_sums, ()))
+            totals.append(add_up(from_sums, ()))
     assert all(total == totals[0] for total in totals)
 
 
-def _add_up(rows: Sequence[UsageRow], groups: Sequence[str]) -> Counter[tuple[object, ...]]:
+def add_up(rows: Sequence[UsageRow], groups: Sequence[str]) -> Counter[tuple[object, ...]]:
     found = Counter[tuple[object, ...]]()
     for row in rows:
         names = tuple(getattr(row, group) for group in groups)
