@@ -12,7 +12,7 @@ from proxy.calls.call import parse_key
 from proxy.cli.database import TenantId, command_author, find_tenant, run_on_database
 from proxy.cli.output import AsJson, print_rows, refuse, to_json
 from proxy.clock import SystemClock
-from proxy.limits.usage import describe_grant
+from proxy.limits.grants import describe_grant
 from proxy.routes.grants import Grants, NewGrant
 from proxy.stores.grants import GrantFilter
 from proxy.stores.sql import SqlStores

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from proxy.clock import to_iso
 from proxy.errors import BadRequest
 from proxy.limits.accounts import Payer, bucket_of, window_end
-from proxy.stores.grants import GrantFilter, GrantStanding, GrantStore
 from proxy.stores.ledger import UNITS, Account, Bucket, Ledger
 from proxy.stores.usage import DETAILS, GROUP_NAMES, UsageRow, reads_jobs
 from proxy.tenants.terms import MILLION, AccountLimit, Terms
@@ -27,8 +26,6 @@ DAY_SECONDS = 86_400
 MOST_DETAILED_DAYS = 31
 #: Jobs that a report reads where there are no sums.
 MOST_JOBS = 20_000
-#: How many grants are named to a caller.
-MOST_GRANTS = 100
 _DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _HOUR = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:00:00\+00:00")
 
@@ -267,38 +264,3 @@ def _standing(one: AccountLimit, bucket: Bucket, mode: str, limit: int, account:
         "left": to_units(max(0, limit - account.used - account.reserved)),
         "resets_at": None if end is None else to_iso(end),
     }
-
-
-def describe_grant(standing: GrantStanding) -> dict[str, Any]:
-    """A grant as JSON, with what is left of it."""
-    grant = standing.grant
-    return {
-        "id": grant.id,
-        "tenant": grant.tenant,
-        "subject": grant.subject or None,
-        "created_at": to_iso(grant.created_at),
-        "reason": grant.reason,
-        **_grant_figures(standing),
-    }
-
-
-def _grant_figures(standing: GrantStanding) -> dict[str, Any]:
-    grant, account = standing
-    return {
-        "unit": grant.unit,
-        "amount": to_units(grant.amount),
-        "used": to_units(account.used),
-        "reserved": to_units(account.reserved),
-        "left": to_units(standing.left),
-        "expires_at": None if grant.expires_at is None else to_iso(grant.expires_at),
-    }
-
-
-async def list_grants_of(store: GrantStore, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
-    """What is left of the newest grants that calls of a subject can spend, without what the operator noted of them.
-
-    Raises:
-        StoreUnavailable: the store does not answer.
-    """
-    found = await store.list_grants(GrantFilter(tenant, (subject, ""), open_at=now), MOST_GRANTS)
-    return [{"per": "subject" if one.grant.subject else "tenant", **_grant_figures(one)} for one in found]

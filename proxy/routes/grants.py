@@ -16,8 +16,8 @@ from proxy.calls.call import KEY_HEADER, parse_key
 from proxy.clock import Clock
 from proxy.errors import BadRequest, InvalidInput
 from proxy.http.bodies import read_form
+from proxy.limits.grants import describe_grant
 from proxy.limits.quotas import new_job_id
-from proxy.limits.usage import describe_grant
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED, Subject, subject_of
 from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_time_cursor

@@ -21,9 +21,10 @@ from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, EndpointNotAllowed, NotAllowed
 from proxy.http.bodies import read_form
 from proxy.limits.accounts import payer_of
+from proxy.limits.grants import list_grants_of
 from proxy.limits.leases import Leases
 from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, RateLimiter
-from proxy.limits.usage import left, list_grants_of
+from proxy.limits.usage import left
 from proxy.routes.authors import author_of
 from proxy.routes.operators import Subject
 from proxy.routes.rendering import bind_call

@@ -15,6 +15,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.clock import Clock
 from proxy.errors import BadRequest, RateLimited
 from proxy.limits import usage
+from proxy.limits.grants import describe_grant
 from proxy.limits.rates import RateLimiter
 from proxy.routes.paging import cut_page, link_next, parse_limit, parse_names_cursor
 from proxy.routes.queries import known_query
@@ -126,7 +127,7 @@ class UsageReports:
     async def _list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
         """The newest grants of a tenant, or of one subject, that have something left."""
         wanted = GrantFilter(tenant, None if subject is None else (subject,), open_at=self._clock.now())
-        return [usage.describe_grant(one) for one in await self._grants.list_grants(wanted, MOST_ROWS)]
+        return [describe_grant(one) for one in await self._grants.list_grants(wanted, MOST_ROWS)]
 
 
 def _parse_format(given: str | None) -> bool:
