@@ -107,6 +107,13 @@ def test_an_expression_names_only_what_is_told(where: str, scraped: Scrape) -> N
         assert set(re.split(r",\s*", grouping)) <= allowed, grouping
 
 
+def test_the_dashboard_shows_every_metric_of_the_program() -> None:
+    targets = [one["expr"] for panel in DASHBOARD["panels"] for one in panel.get("targets", [])]
+    shown = {name for expression in targets for name in NAME.findall(expression)}
+    shown |= {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    assert {name for name in documented_labels() if name.startswith("fal_proxy")} <= shown
+
+
 @pytest.mark.parametrize(
     ("label", "name"), [("error_type", "fal_proxy_refusals_total"), ("reason", "fal_proxy_upstream_refusals_total")]
 )
