@@ -21,6 +21,8 @@ from proxy.tenants.directory import Directory
 
 PAGE_ROWS = 100
 _FILTERS = ("tenant", "subject", "from", "to", "group_by")
+#: What a row without a name is of.
+_NAMELESS = {"subject": "the tenant itself", "session": "no session", "tag": "no tag"}
 #: What is drawn, by the column of the table.
 _CHARTS = {"calls": "Calls", "usd": "USD"}
 
@@ -48,6 +50,7 @@ class UsagePage:
             units=("calls", *UNITS),
             charts=[_describe_chart(title, unit, rows) for unit, title in _CHARTS.items()] if rows else [],
             query={name: query.get(name, "") for name in _FILTERS},
+            nameless=_NAMELESS,
             groups=GROUPS_OF_ALL if tenant is None else GROUPS,
             csv=f"{PATH}/usage.csv?{urlencode({name: query[name] for name in _FILTERS if name in query})}",
         )
@@ -67,5 +70,6 @@ def _list_columns(query: Mapping[str, str], tenant: str | None, rows: Sequence[M
 
 def _describe_chart(title: str, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the script of the page draws: one bar a row."""
-    labels = [", ".join(str(row[name]) for name in reversed(GROUP_NAMES) if name in row) for row in rows]
+    names = [[row[name] or _NAMELESS.get(name, "") for name in reversed(GROUP_NAMES) if name in row] for row in rows]
+    labels = [", ".join(one) for one in names]
     return {"title": title, "labels": labels, "values": [row[unit] for row in rows]}

@@ -47,6 +47,30 @@ def test_the_csv_is_that_of_the_admin_api(proxy: Stack, viewer: Operator) -> Non
     assert answer.headers["content-disposition"] == wanted.headers["content-disposition"]
 
 
+def test_the_usage_of_tags_is_drawn_and_taken_along(proxy: Stack, viewer: Operator) -> None:
+    with proxy.client(proxy.tenant_key("globex")) as backend:
+        form = {"subject": "a-user-with-tags", "tags": ["team:blue", "trial"]}
+        token = backend.post("/v1/sessions", json=form).raise_for_status().json()["token"]
+    with Client(proxy, token) as caller:
+        assert caller.run().status_code == 200
+    query = "tenant=globex&group_by=tag"
+    with operating(proxy) as admin:
+        report = admin.get(f"/v1/admin/usage?{query}").raise_for_status().json()
+        csv = admin.get(f"/v1/admin/usage?{query}&format=csv").raise_for_status().text
+    page = viewer.get(f"/console/usage?{query}").text
+    calls = json.loads(html.unescape(re.findall(r'data-chart="([^"]+)"', page)[0]))
+    # A call with two tags is in both rows, and once in the total.
+    drawn = dict(zip(calls["labels"], calls["values"], strict=True))
+    assert drawn == {row["tag"] or "no tag": row["calls"] for row in report["usage"]}
+    assert drawn["team:blue"] == drawn["trial"] == 1 and drawn["no tag"] >= 1
+    assert sum(drawn.values()) == report["total"]["calls"] + 1 and f"{report['total']['calls']} calls" in page
+    assert "the total counts it once" in page
+    assert viewer.get(f"/console/usage.csv?{query}").text == csv
+    assert ">tag</option>" in page and "Name a tenant" not in page
+    assert ">tag</option>" not in viewer.get("/console/usage").text
+    assert "Name a tenant" in viewer.get("/console/usage").text
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
