@@ -18,8 +18,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tests.browser.visit import Visit
+from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
-from tests.support.stack import Stack
+from tests.support.stack import Stack, proxy_in_front_of
 
 PAGE = Path(__file__).parents[2] / "proxy" / "playground" / "web" / "static"
 CHELSEA = Path(__file__).parents[1] / "pictures" / "chelsea.png"
@@ -44,6 +45,14 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def shared_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A proxy for each file of tests: from one address, it gives its page forty times a minute, and a machine may be
+    fast."""
+    with proxy_in_front_of(shared_sandbox, tmp_path_factory.mktemp("stack"), dev=True) as stack:
+        yield stack
 
 
 @pytest.fixture

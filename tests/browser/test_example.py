@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -66,6 +66,7 @@ def test_without_a_session_the_example_works_for_one(
     guests = {"enabled": True, "tiers": [{"proof": "pow", "plan": "acme", "difficulty": 2000}]}
     tenants = {"acme": {"allowed_origins": [origin], "guests": guests}}
     app = Starlette(routes=[Mount("/", StaticFiles(directory=page_folder, html=True))])
+    held: list[Route] = []
     with (
         limited_proxy(sandbox, tmp_path, {"acme": plan()}, tenants=tenants) as stack,
         running(app, port=urlsplit(origin).port),
@@ -75,9 +76,13 @@ def test_without_a_session_the_example_works_for_one(
         page.goto(origin)
         page.get_by_label("Proxy").fill(stack.url)
         page.get_by_label("Picture").set_input_files(CHELSEA)
+        # The work waits until it was seen.
+        page.route("**/v1/sessions/challenge", lambda route: held.append(route))
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("altcha-widget")).to_be_visible()
         page.screenshot(path=RESULTS / "example-proof.png")
+        # This lets go what is held, too.
+        page.unroute("**/v1/sessions/challenge")
         expect(page.locator("output")).to_contain_text("451 × 300")
         # The session is there already.
         minted = []

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.visit import Visit
+from tests.server.commands import PLAINLY
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.tools
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parents[2] / "test-results"
 
 
 def test_the_reference_shows_every_operation(visit: Visit, shared_stack: Stack) -> None:
-    document = httpx.get(f"{shared_stack.url}/openapi.json", trust_env=False, verify=False).json()
+    document = httpx.get(f"{shared_stack.url}/openapi.json", **PLAINLY).json()
     operations = sum(name in ("get", "put", "post", "delete") for path in document["paths"].values() for name in path)
     page = visit.page
     page.goto(f"{shared_stack.url}/docs")

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.clients.install import GENERATED, HERE, python_of
+from tests.server.commands import PLAINLY
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(180)]
@@ -22,9 +23,7 @@ TSC_OPTIONS = ("--strict", "--noEmitOnError", "--target", "es2022", "--module", 
 @pytest.fixture
 def document(shared_stack: Stack, tmp_path: Path) -> Path:
     path = tmp_path / "openapi.json"
-    path.write_bytes(
-        httpx.get(f"{shared_stack.url}/openapi.json", trust_env=False, verify=False).raise_for_status().content
-    )
+    path.write_bytes(httpx.get(f"{shared_stack.url}/openapi.json", **PLAINLY).raise_for_status().content)
     return path
 
 

@@ -31,6 +31,7 @@ from tests.clients.expectations import (
     states,
 )
 from tests.clients.install import HERE, NODE
+from tests.server.commands import PLAINLY
 from tests.support.limited import meanwhile
 from tests.support.stack import TTL_SECONDS, Stack
 from tests.support.waiting import wait_until
@@ -170,7 +171,7 @@ def test_a_private_file_is_private(client: Driver) -> None:
     def status(decision: str) -> int:
         lifecycle = {"initialAcl": {"default": decision}}
         url = client.outcome("uploadWithLifecycle", **UPLOAD, lifecycle=lifecycle)["url"]
-        return httpx.get(url, trust_env=False, verify=False).status_code
+        return httpx.get(url, **PLAINLY).status_code
 
     assert [status(decision) for decision in ("forbid", "hide", "allow")] == [403, 404, 200]
 

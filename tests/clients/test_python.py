@@ -28,6 +28,7 @@ from tests.clients.expectations import (
     picture_of,
 )
 from tests.clients.install import HERE, PYTHON_VERSIONS, python_of
+from tests.server.commands import PLAINLY
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.tools
@@ -122,9 +123,7 @@ def test_upload_and_its_url(client: Driver, tls_stack: Stack, scenario: str) -> 
 def test_a_private_file_is_private(client: Driver, repository: str) -> None:
     def status(decision: str) -> int:
         question = {"path": str(PICTURE), "decision": decision, "repository": repository}
-        return httpx.get(
-            client.outcome("upload_with_an_access_list", **question)["url"], trust_env=False, verify=False
-        ).status_code
+        return httpx.get(client.outcome("upload_with_an_access_list", **question)["url"], **PLAINLY).status_code
 
     assert [status(decision) for decision in ("forbid", "hide", "allow")] == [403, 404, 200]
 

@@ -27,6 +27,7 @@ from tests.deploy.containers import (
     send_stop_signal,
     tidy,
 )
+from tests.server.commands import PLAINLY
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.servers import free_port
@@ -252,7 +253,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
     def is_ready() -> bool:
         assert process.poll() is None, "the container stopped while starting"
         try:
-            return httpx.get(f"{url}/readyz", trust_env=False, verify=False).status_code == 200
+            return httpx.get(f"{url}/readyz", **PLAINLY).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -264,7 +265,7 @@ def test_serves_asks_fal_and_stops(
 ) -> None:
     mount, log = f"{plans}:/etc/fal-proxy/config.yaml:ro", tmp_path / "log"
     with Container(image, environ, [mount]) as container, serving(container, log) as (url, process):
-        assert httpx.get(f"{url}/livez", trust_env=False, verify=False).json() == {"status": "ok"}
+        assert httpx.get(f"{url}/livez", **PLAINLY).json() == {"status": "ok"}
         minted = container.run(*container.entrypoint, "sessions", "mint", "--tenant", "acme", "--subject", "alice")
         answer = httpx.post(
             f"{url}/api/fal/proxy",
@@ -273,7 +274,7 @@ def test_serves_asks_fal_and_stops(
                 "x-fal-target-url": "https://queue.fal.run/fal-ai/llava-next",
             },
             json={"prompt": "What is this?", "image_url": "data:image/png;base64,iVBORw0KGgo="},
-            trust_env=False,
+            **PLAINLY,
         )
         assert answer.status_code == 200 and answer.json()["request_id"]
         assert [call["path"] for call in sandbox.requests()] == ["/fal-ai/llava-next"]
