@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 PROXY = (sys.executable, "-m", "proxy")
 
 #: On plain http there is nothing to verify, and loading the authorities of the system takes its time.
-PLAINLY: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 60}
+PLAINLY: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 180}
 SERVABLE = {"FAL_KEY": "key-id-of-tests:key-secret-of-tests", "PROXY_SESSION_SECRETS": SECRET}
 
 

@@ -25,6 +25,9 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
+#: uvicorn's own, of its supervisor.
+HEALTHCHECK_SECONDS = 5
 RUN = "/fal/run/fal-ai/llava-next"
 HELD = {"image_url": PIXEL, "prompt": "[[pace hold=IN_PROGRESS]]"}
 
@@ -69,6 +72,18 @@ def is_live(server: Server) -> bool:
     return httpx.get(f"{server.url}/livez", **PLAINLY).status_code == 200
 
 
+def test_workers_may_take_their_time_to_start(sandbox: SandboxControl, cli: Cli, redis: Redis, tmp_path: Path) -> None:
+    """On a busy machine a process imports the program for longer than a worker that serves may take for an answer."""
+    slow = (
+        f"import sys, time\nif '--multiprocessing-fork' in sys.orig_argv:\n    time.sleep({3 * HEALTHCHECK_SECONDS})\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    with two_workers(sandbox, cli, redis, live_at="/livez", PYTHONPATH=f"{tmp_path}:{ROOT}") as server:
+        wait_until(lambda: is_live(server), "it does not serve")
+        assert "worker died" not in server.stderr
+        assert server.stop(signal.SIGTERM) == 0
+
+
 def test_a_worker_that_dies_is_replaced(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
     with two_workers(sandbox, cli, redis) as server:
         first, other = workers_of(server)
@@ -107,7 +122,7 @@ def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxContr
         wait_until(lambda: server.stderr.count("worker died") >= 2, "no successor was tried")
         assert is_live(server) and other in workers_of(server)
         plans.write_text(text)
-        wait_until(lambda: server.stderr.count("Started server process") == 3, "it is not tried again")
+        wait_until(lambda: server.stderr.count("Started server process") >= 3, "it is not tried again")
         assert other in workers_of(server)
         assert server.stop(signal.SIGTERM) == 0
 
@@ -134,7 +149,7 @@ def test_a_worker_that_dies_without_its_database_is_tried_again(
 
 
 def test_workers_end_with_their_supervisor(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
-    with two_workers(sandbox, cli, redis, PROXY_DRAIN_SECONDS="30") as server:
+    with two_workers(sandbox, cli, redis, PROXY_DRAIN_SECONDS="600") as server:
         workers = workers_of(server)
         token = cli.data("sessions", "mint", "--tenant", "acme", "--subject", "alice")
         headers = {"authorization": f"Bearer {token}"}

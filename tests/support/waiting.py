@@ -14,7 +14,7 @@ T = TypeVar("T")
 DEFAULT_SECONDS = 180.0
 #: The first pause, by how much each is longer than the one before, and the longest: a proxy refuses callers who ask it
 #: hundreds of times a second.
-_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.005, 1.5, 0.1
+_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.005, 1.5, 0.25
 Failure = str | Callable[[], str]
 
 
