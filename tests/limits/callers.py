@@ -1,4 +1,4 @@
-"""Many callers of a proxy at once, each a subject of its own, so that its calls can be told apart in the ledger."""
+"""Many callers of a proxy at once, each with its own subject, so that the ledger shows whose call is whose."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class ForkedServers:
     @staticmethod
     @contextlib.contextmanager
     def paused(pid: int) -> Iterator[None]:
-        """There, but nothing of it runs during the block."""
+        """Freeze the process during the block."""
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

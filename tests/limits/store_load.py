@@ -26,7 +26,7 @@ SUBMITTERS, RUNNERS, STREAMERS = 12, 4, 3
 PAUSE_SECONDS = 0.2
 #: A proxy holds no refusal longer than this, with a margin for a busy machine.
 LONGEST_REFUSAL_SECONDS = 10.0 + 30
-#: Nor does any caller wait longer, as its repetition would for a call that nobody makes any more.
+#: No answer takes longer. A longer wait means that a retry waits for a call that has already ended.
 LONGEST_ANSWER_SECONDS = 15.0 + 30
 
 

@@ -91,7 +91,7 @@ def shown(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
-def test_a_session_gets_exactly_so_many_and_others_of_its_subject_go_on(proxy: Stack, surface: str) -> None:
+def test_a_session_gets_exactly_its_quota_and_others_of_its_subject_go_on(proxy: Stack, surface: str) -> None:
     with holder(proxy, surface=surface, quotas=[quota("requests", 2)]) as one, holder(proxy, surface=surface) as other:
         assert [one.run().status_code, one.submit().status_code] == [200, 200]
         for refused in (one.run(), one.submit(), one.call("POST", f"run/{NEXT}/stream", asking("?"))):
@@ -144,7 +144,7 @@ def test_limits_narrow_each_input(proxy: Stack) -> None:
 
 
 @pytest.mark.parametrize("way", ["slot", "native", "cdn", "parts"])
-def test_bytes_count_however_they_come(proxy: Stack, way: str) -> None:
+def test_bytes_count_on_every_upload_route(proxy: Stack, way: str) -> None:
     with holder(proxy, quotas=[quota("upload_bytes", 300)]) as alice:
         assert upload(alice, 200, way).is_success
         assert own_quotas(alice)["upload_bytes"]["left"] == 100
@@ -173,7 +173,7 @@ def open_slot(client: Client, kind: str = "initiate") -> str:
     return str(client.call("POST", f"rest/storage/upload/{kind}", wanted).json()["upload_url"])
 
 
-def test_a_slot_whose_limit_was_changed_is_no_slot(proxy: Stack) -> None:
+def test_an_upload_slot_whose_limit_was_changed_is_refused(proxy: Stack) -> None:
     with holder(proxy, quotas=[quota("upload_bytes", 100)]) as alice:
         slot = open_slot(alice)
         assert slot.endswith(".100000000")
@@ -285,7 +285,7 @@ def test_a_renewal_keeps_the_account_and_what_narrows_it(proxy: Stack) -> None:
         ({"tags": ["x\n"]}, "tags.0"),
     ],
 )
-def test_what_is_no_narrowing_is_refused_by_its_name(proxy: Stack, form: dict[str, Any], says: str) -> None:
+def test_a_field_that_narrows_nothing_is_refused_by_name(proxy: Stack, form: dict[str, Any], says: str) -> None:
     with proxy.client(proxy.tenant_key("acme")) as backend, operating(proxy) as operator:
         for answer in (
             backend.post(MINT, json={"subject": "alice", **form}),
@@ -294,7 +294,7 @@ def test_what_is_no_narrowing_is_refused_by_its_name(proxy: Stack, form: dict[st
             assert says in refusal(answer, 400, "bad_request")["detail"]
 
 
-def test_the_token_of_all_that_can_be_said_stays_small(proxy: Stack) -> None:
+def test_a_token_with_every_field_stays_small(proxy: Stack) -> None:
     units = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
     letters = random.Random(5)
     tags = ["".join(letters.choices(string.ascii_letters + string.digits, k=64)) for _ in range(10)]

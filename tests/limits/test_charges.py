@@ -16,7 +16,7 @@ FREE = user_terms(Plan(endpoints=frozenset()))
 
 
 @pytest.mark.parametrize("unit", ["tokens", "usd", "upload_bytes"])
-def test_what_no_ledger_holds_is_refused_before_it_is_written(unit: str) -> None:
+def test_a_charge_that_no_ledger_holds_is_refused_before_it_is_written(unit: str) -> None:
     """In one transaction with others it would fail theirs too."""
     with pytest.raises(InvalidInput, match="more than any quota holds"):
         new_job(FREE, ALICE, "run", "fal-ai/own", {"requests": MILLION, unit: 10**18 + 1}, NOON)

@@ -82,7 +82,7 @@ def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: st
     jobs.append(ben.submitted(QUEUED))
     for one in (ben, cy):
         check_full(one.submit(), "tenant")
-    # What the tenant refused has taken no slot of theirs.
+    # A call that the tenant's limit refuses takes no slot of the user.
     assert (ben.slots(), cy.slots()) == ((1, 3), (0, 3))
     assert len(posts(proxy.sandbox)) == 3
     assert ann.cancel(jobs[0]).status_code == 202 and ann.status(jobs[0]).is_success
@@ -222,7 +222,7 @@ def test_a_refused_call_gives_its_slot_back(alice: Client, sandbox: SandboxContr
         answer = alice.run() if kind == "run" else alice.submit()
         assert answer.status_code >= 400
         lost = kind == "submit" and answer.json().get("error_type") == "upstream_ambiguous"
-        # Nobody can ask for a submit whose answer was lost: it may run for a while.
+        # Without its answer a submit has no id, so fal cannot be asked about it: it may run for a while.
         assert alice.slots()[0] == int(lost)
 
 
@@ -276,12 +276,12 @@ def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
     assert alice.run().status_code == 200
 
 
-# --- time, restarts, and jobs that nobody watches
+# --- time, restarts, and jobs without watchers
 
 
-def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
+def test_a_slot_is_freed_when_fal_reports_nothing(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
-    # No word from fal either way, so that only time can free it.
+    # fal answers no question about the job, so only time frees the slot.
     sandbox.fault("drop", when="before", on={"operation": "status"})
     proxy.clock.advance(LEASE_SECONDS - 1)
     check_full(alice.submit())
@@ -291,7 +291,7 @@ def test_a_slot_that_nothing_is_heard_of_frees_itself(proxy: Stack, alice: Clien
     proxy.sandbox.move_job(job, "finish")
 
 
-def test_every_word_of_a_job_keeps_its_slot_longer(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
+def test_every_status_of_a_job_extends_its_lease(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
     for _ in range(3):
         proxy.clock.advance(LEASE_SECONDS - 1)

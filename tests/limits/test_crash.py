@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 #: CRASH_KILLS=60 makes it twice as many.
 KILLS, WORKERS, MOST_CALLS = int(os.environ.get("CRASH_KILLS", "30")), 8, 12
 LONGEST_LIFE_SECONDS = 0.6
-#: So long after its holder died a slot is free; the rest is for a machine with other work.
+#: A slot is free this long after its holder died, with a margin for a busy machine.
 SLOT_SECONDS = 15 + 60
 FAILING = "[[fault fail=content_policy_violation]]"
 #: Calls that the quota of the tenant has for, and each of the grants that are spent next; the last ones have for all.
@@ -96,7 +96,7 @@ class Call:
 
     @property
     def was_cut(self) -> bool:
-        """Whether the caller never learned what came of it."""
+        """Whether the caller got no answer."""
         return self.answer is None
 
     @property

@@ -75,7 +75,7 @@ async def _is_settled(deployment: Deployment) -> bool:
 
 
 async def test_answers_are_given_while_the_database_is_frozen(deployment: Deployment, tmp_path: Path) -> None:
-    """Also by a server that is told to stop, and cuts what still waits: what they used is booked by the next one."""
+    """A server that stops in the meantime cuts the calls that still wait; the next server books what they used."""
     deployment.environ |= {"PROXY_STATE_DIR": str(tmp_path), "PROXY_DRAIN_SECONDS": "2"}
     async with http() as session:
         url, pid = await deployment.servers.start(deployment.environ, session)
@@ -98,7 +98,7 @@ async def test_answers_are_given_while_the_database_is_frozen(deployment: Deploy
     report = await read_report(deployment.environ["PROXY_DATABASE_URL"])
     report.check()
     assert report.total("requests") == Account(used=5 * MILLION, reserved=0)
-    # By what fal took, and not as reserved.
+    # Booked by what fal took, not by what was reserved.
     assert all(entry.used["compute_seconds"] < 60 * MILLION for entry in report.entries)
 
 
@@ -149,7 +149,7 @@ async def test_a_job_whose_id_could_not_be_written_is_found_by_the_next_server(
 async def test_a_repetition_waits_for_a_call_only_while_it_is_made(
     deployment: Deployment, redis: Redis, is_alive: bool
 ) -> None:
-    """Of a call whose process died before fal answered nothing will be known, and that is said soon."""
+    """If the process dies before fal answers, the outcome is never known, and a repetition gets that answer soon."""
     deployment.environ["PROXY_REDIS_URL"] = redis.url
     deployment.sandbox.fault("delay", delay=20.0, on={"operation": "submit"}, times=1)
     async with http() as session:

@@ -1,4 +1,4 @@
-"""What dies with calls in flight: a process gives back the slots of its calls, and Redis keeps those of all."""
+"""Processes and a Redis that die with calls in flight: which slots are freed, and which stay taken."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.anyio
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"
 MOST = 3
-#: What a machine with other work takes longer.
+#: A margin for a busy machine.
 BUSY_SECONDS = 30
 PLANS = {
     "plans": {"narrow": {"endpoints": [ENDPOINT], **UNLIMITED, "concurrency": {"subject": MOST, "tenant": None}}},
@@ -125,7 +125,7 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(
         died_at = time.monotonic()
     if is_restarted:
         other, _ = await deployment.start()
-    # A dead process is not known as such at once: until then nobody gets its slots, if the machine is that fast.
+    # Until a dead process is noticed its slots stay taken. On a slow machine it may be noticed before this check.
     assert await in_flight(other) == MOST or time.monotonic() - died_at > HOLDER_SECONDS - BEAT_SECONDS
 
     async def are_free() -> bool:

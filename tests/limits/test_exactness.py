@@ -165,7 +165,7 @@ async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
         assert (await caller.result(request_id)).status == 200
 
     def look(report: AuditReport) -> None:
-        """What a caller was told is in the ledger, and it never holds more than there is."""
+        """Require that every answered call is in the ledger, and that the ledger never holds more than the quota."""
         nonlocal answered_before
         report = report.of("tight")
         account, jobs = report.total("requests"), [one for one in report.entries if one.state != "released"]

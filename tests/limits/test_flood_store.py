@@ -12,12 +12,12 @@ from proxy.limits.rates import flood_guard
 TWO = limits.parse("2/hour")
 
 
-def test_slowapi_counts_there() -> None:
+def test_slowapi_counts_in_this_store() -> None:
     guard = flood_guard()
     assert isinstance(guard._storage, BoundedStorage)
 
 
-def test_a_full_window_is_shut_and_says_since_when() -> None:
+def test_a_full_window_refuses_and_knows_its_reset_time() -> None:
     strategy = STRATEGIES["moving-window"](BoundedStorage())
     assert [strategy.hit(TWO, "door", "203.0.113.1") for _ in range(3)] == [True, True, False]
     assert strategy.hit(TWO, "door", "203.0.113.2")
@@ -26,7 +26,7 @@ def test_a_full_window_is_shut_and_says_since_when() -> None:
     assert strategy.get_window_stats(TWO, "door", "203.0.113.3").remaining == 2
 
 
-def test_a_visit_that_counts_more_than_once_is_an_error_of_ours() -> None:
+def test_a_hit_may_count_only_once() -> None:
     with pytest.raises(ValueError, match="counts once"):
         BoundedStorage().acquire_entry("door", 5, 60, amount=2)
 

@@ -165,7 +165,7 @@ def test_guests_take_a_share_of_the_slots_and_users_the_rest(proxy: Stack, open_
         proxy.sandbox.move_job(jobs[0], "finish")
         assert visitors[0].status(jobs[0]).json()["status"] == "COMPLETED"
         jobs.append(visitors[2].submitted(QUEUED))
-        # A refusal has taken no slot of theirs: the tenant's is the one that is full.
+        # A refusal takes no slot of the guests: the tenant's limit is the one that is full.
         refusal(alice.submit(), 429, "too_many_jobs", "tenant")
         for job in held:
             proxy.sandbox.move_job(job, "finish")
@@ -222,7 +222,7 @@ def test_users_and_guests_share_the_tenants_rate(proxy: Stack, open_: ExitStack)
 def test_guests_take_a_share_of_the_polls(proxy: Stack, open_: ExitStack) -> None:
     visitor, alice = open_.enter_context(guest(proxy, "polls")), open_.enter_context(user(proxy, "polls"))
     theirs, hers = visitor.submitted(QUEUED), alice.submitted(QUEUED)
-    # The same poll again and again, as clients do: the way of what is known already counts too.
+    # The same poll again and again, as clients do: polls that are answered from memory count too.
     assert [visitor.status(theirs).status_code for _ in range(4)] == [202, 202, 429, 429]
     refusal(visitor.status(theirs), 429, "rate_limited", "tenant")
     assert [alice.status(hers).status_code for _ in range(7)] == [202] * 6 + [429]

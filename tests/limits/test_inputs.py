@@ -106,8 +106,8 @@ def test_fal_receives_the_plans_ceiling_where_the_caller_gives_none(alice: Clien
     assert alice.run().status_code == 200
     alice.submitted(endpoint=COUNTING)
     alice.submitted(max_new_tokens=7)
-    told = [{name: record["json"].get(name) for name in TOKEN_FIELDS} for record in posts(sandbox)]
-    assert told == [
+    sent = [{name: record["json"].get(name) for name in TOKEN_FIELDS} for record in posts(sandbox)]
+    assert sent == [
         {"max_tokens": 48, "max_new_tokens": None},
         {"max_tokens": None, "max_new_tokens": 48},
         {"max_tokens": None, "max_new_tokens": 7},
@@ -117,8 +117,8 @@ def test_fal_receives_the_plans_ceiling_where_the_caller_gives_none(alice: Clien
 def test_a_whole_number_with_a_point_reaches_fal_without_it(alice: Client, sandbox: SandboxControl) -> None:
     assert alice.run(max_tokens=8.0).status_code == 200
     alice.submitted(endpoint=COUNTING, max_new_tokens=7.0)
-    told = [next(record["json"][name] for name in TOKEN_FIELDS if name in record["json"]) for record in posts(sandbox)]
-    assert json.dumps(told) == "[8, 7]"
+    sent = [next(record["json"][name] for name in TOKEN_FIELDS if name in record["json"]) for record in posts(sandbox)]
+    assert json.dumps(sent) == "[8, 7]"
 
 
 @pytest.mark.parametrize(

@@ -476,7 +476,7 @@ async def test_an_older_state_of_redis_is_noticed(starts: Starts) -> None:
 
 
 class LateLedger:
-    """A ledger whose open jobs are told late: what happens meanwhile is not among them."""
+    """A ledger that lists its open jobs late: the list misses what happens in the meantime."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""However many addresses, sessions and subjects come, a process stays small."""
+"""The memory of a process stays bounded, however many addresses, sessions and subjects call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan lets callers tell fal, and what an answer says of the rest."""
+"""Which headers a plan passes on to fal, and how an answer names those that it drops."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_value_that_fal_does_not_know_is_refused(plans: Stack, name: str, valu
     body = refusal(call(plans, "open", **{name: value}), 400, "bad_request")
     assert body["message"].startswith(f"{name} must be ")
     assert not plans.sandbox.requests()
-    # Where it is not passed on, nobody has to understand it.
+    # A header that is not passed on may have any value.
     assert call(plans, "closed", **{name: value}).headers[DROPPED] == name
 
 

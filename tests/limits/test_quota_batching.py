@@ -64,7 +64,7 @@ async def accept(quotas: Quotas, request_id: str) -> None:
     await quotas.accept(mine, request_id)
 
 
-async def test_data_that_the_database_does_not_take_fails_alone(databases: Databases) -> None:
+async def test_a_call_with_data_that_the_database_rejects_fails_alone(databases: Databases) -> None:
     """Such as an id that fal gives out twice."""
     stores = SqlStores(databases.migrated())
     quotas = Quotas(stores.ledger, MovableClock())
@@ -78,7 +78,7 @@ async def test_data_that_the_database_does_not_take_fails_alone(databases: Datab
     await stores.close()
 
 
-async def test_one_that_is_refused_refuses_no_other(ledger: CountedLedger) -> None:
+async def test_a_refused_call_refuses_no_other_in_its_transaction(ledger: CountedLedger) -> None:
     quotas = Quotas(ledger, MovableClock())
     reservations = (quotas.reserve(job(Charge(REQUESTS, 1, 3))) for _ in range(5))
     outcomes = await asyncio.gather(*reservations, return_exceptions=True)

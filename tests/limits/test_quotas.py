@@ -130,7 +130,7 @@ def test_one_account_can_warn_before_it_refuses(proxy: Stack, folder: Path, capl
 
 
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
-def test_a_user_and_a_tenant_get_exactly_so_many(proxy: Stack, folder: Path, surface: str) -> None:
+def test_a_user_and_a_tenant_get_exactly_their_quota(proxy: Stack, folder: Path, surface: str) -> None:
     proxy.clock.advance(86_400)
     names = [f"{name} {surface}" for name in ("ann", "ben")]
     ann, ben = (Client(proxy, proxy.token(name, tenant="requests"), surface) for name in names)
@@ -191,7 +191,7 @@ def test_a_window_ends_where_the_calendar_says(
         assert alice.run().status_code == 402
 
 
-def test_a_lifetime_is_never_filled_again(proxy: Stack) -> None:
+def test_a_lifetime_quota_is_never_refilled(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="once", ttl_seconds=10**9)) as alice:
         assert [alice.run().status_code, alice.submit().status_code] == [200, 200]
         for days in (0, 32, 3660):
@@ -207,7 +207,7 @@ def test_a_lifetime_is_never_filled_again(proxy: Stack) -> None:
         assert body["detail"] == "The lifetime quota of requests of this tenant is used up: 0 left."
 
 
-def test_what_is_refused_is_spent_nowhere(proxy: Stack, folder: Path) -> None:
+def test_a_refused_call_spends_nothing_of_any_quota(proxy: Stack, folder: Path) -> None:
     with Client(proxy, proxy.token(tenant="plenty")) as alice:
         before = {unit: account(folder, "plenty", unit) for unit in UNITS}
         for status, answer in (
@@ -230,13 +230,13 @@ def test_tokens_are_reserved_as_the_ceiling_and_booked_as_reported(proxy: Stack,
         assert account(folder, "tokens", "tokens") == Booked(0, 150)
         refusal(alice.run(endpoint=COUNTING, max_new_tokens=51), 402, "quota_exceeded", "tenant")
         proxy.sandbox.move_job(job, "finish")
-        # Its end alone tells no tokens: they stay reserved until the result does.
+        # The end of a job reports no tokens: they stay reserved until the result reports them.
         assert alice.status(job, COUNTING).json()["status"] == "COMPLETED"
         assert account(folder, "tokens", "tokens") == Booked(0, 150)
         wrote = alice.result(job, COUNTING).json()["stats"]["num_output_tokens"]
         assert 0 < wrote < 50
         assert account(folder, "tokens", "tokens") == Booked(wrote, 0)
-        # A second look books nothing more.
+        # A second read of the result books nothing more.
         assert alice.result(job, COUNTING).status_code == 200 and alice.status(job, COUNTING).is_success
         again = alice.run(endpoint=COUNTING, max_tokens=200 - wrote).json()["stats"]["num_output_tokens"]
         assert account(folder, "tokens", "tokens") == Booked(wrote + again, 0)
@@ -272,7 +272,7 @@ def test_compute_seconds_are_those_that_fal_reports(proxy: Stack, folder: Path) 
         )
         assert done["metrics"]["inference_time"] == 0.5
         assert seconds() == Booked(0.75, 0)
-        # A stream tells no figure: it is the time that it took.
+        # A stream reports no compute seconds: its duration counts.
         with meanwhile(lambda: alice.call("POST", f"run/{NEXT}/stream", asking(RUNNING)), proxy.sandbox) as stream:
             proxy.clock.advance(2)
             proxy.sandbox.move_job(stream[1], "finish")
@@ -287,8 +287,8 @@ def test_money_is_compute_seconds_at_the_operators_price(proxy: Stack, folder: P
         refusal(alice.run(), 402, "quota_exceeded", "tenant")
         proxy.sandbox.move_job(job, "finish")
         answer = alice.result(job, COUNTING)
-        told = float(answer.headers["x-fal-billable-units"])
-        assert told > 0 and account(folder, "usd", "usd") == Booked(pytest.approx(told * PRICE, abs=1e-6), 0)
+        units = float(answer.headers["x-fal-billable-units"])
+        assert units > 0 and account(folder, "usd", "usd") == Booked(pytest.approx(units * PRICE, abs=1e-6), 0)
 
 
 def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
@@ -444,7 +444,7 @@ def test_what_is_booked_for_each_end_of_a_call(proxy: Stack, folder: Path, end: 
             assert found["usd"] == pytest.approx(found["compute_seconds"] * PRICE, abs=1e-6)
         if booked is RESERVED:
             assert found["compute_seconds"] == COMPUTE_SECONDS_CEILING
-        # The user's own account tells the same.
+        # The user's own account shows the same.
         own = Booked(found["requests"], 0)
         assert account(folder, "plenty", "requests", end) == own
 
@@ -468,7 +468,7 @@ def test_a_call_that_fal_is_silent_about_is_booked_as_reserved(sandbox: SandboxC
         assert account(tmp_path, "plenty", "tokens") == Booked(128, 0)
 
 
-# --- jobs that nobody watches
+# --- jobs without watchers
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
         for _ in range(3):
             assert eve.run().status_code == 200
             proxy.clock.advance(19)
-        proxy.clock.advance(2)  # 59 s after the first: a minute of the calendar may have begun anew
+        proxy.clock.advance(2)  # 59 s after the first: a new calendar minute may have begun
         assert refusal(eve.run(), 429, "rate_limited", "subject")["retry_after"] == 1
         proxy.clock.advance(1)
         assert [eve.run().status_code, eve.run().status_code] == [200, 429]
@@ -171,8 +171,8 @@ def test_the_scope_that_is_named_is_the_one_that_lasts_longest(proxy: Stack) -> 
         one.http.close()
 
 
-def test_what_is_refused_before_spends_nothing(proxy: Stack) -> None:
-    """An endpoint that is not open and a job that is not there cost no call; a wrong input was read, and does."""
+def test_a_call_that_is_refused_before_its_rate_limit_spends_nothing(proxy: Stack) -> None:
+    """A closed endpoint and an unknown job cost no call. A wrong input costs one, as it has to be read."""
     with client(proxy, "session", "gina") as gina:
         for _ in range(3):
             assert gina.run(endpoint="fal-ai/llava-llama3-8b-v11").status_code == 403
@@ -238,18 +238,18 @@ def test_polls_have_a_budget_of_their_own(proxy: Stack) -> None:
 # --- headers
 
 
-def test_the_headers_tell_every_limit_and_what_is_left_of_the_nearest(proxy: Stack) -> None:
+def test_the_headers_name_every_limit_and_what_is_left_of_the_nearest(proxy: Stack) -> None:
     proxy.clock.advance(61)
-    told = []
+    headers = []
     with client(proxy, "both", "ines") as ines:
         for _ in range(3):
             answer = ines.run()
             assert answer.headers["ratelimit-policy"] == '"session";q=2;w=60, "tenant";q=3;w=60'
-            told.append(answer.headers["ratelimit"])
+            headers.append(answer.headers["ratelimit"])
             proxy.clock.advance(10.5)
     assert answer.status_code == 429
-    # A window is nearest that has the smallest part left; it is told when its oldest call leaves it.
-    assert told == ['"session";r=1;t=60', '"session";r=0;t=50', '"session";r=0;t=39']
+    # The header shows the window with the smallest part left, and when its oldest call leaves it.
+    assert headers == ['"session";r=1;t=60', '"session";r=0;t=50', '"session";r=0;t=39']
 
 
 def test_a_call_that_is_refused_after_it_was_counted_has_the_headers_too(proxy: Stack) -> None:
@@ -321,7 +321,7 @@ def test_without_a_client_there_is_still_a_key() -> None:
 
 
 def test_forwarded_addresses_are_believed_from_trusted_networks_only(sandbox: SandboxControl, tmp_path: Path) -> None:
-    """Not from anybody else: whoever writes another address into the header does not get another limit."""
+    """Other callers who write another address into the header do not get another limit."""
     trusting = {"proxy_headers": True, "forwarded_allow_ips": ["10.0.0.0/8"]}
     for settings in (trusting, {"proxy_headers": False}):
         folder = tmp_path / str(settings["proxy_headers"])
@@ -335,7 +335,7 @@ def test_forwarded_addresses_are_believed_from_trusted_networks_only(sandbox: Sa
 
 
 def test_of_a_chain_of_proxies_the_last_that_is_not_trusted_counts(proxy: Stack) -> None:
-    """What stands before it, the caller wrote."""
+    """The addresses before it were written by the caller."""
     statuses = []
     for number in range(3):
         with client(proxy, "ip", f"user-{number}", f"203.0.113.{number}, 192.0.2.77, 127.0.0.5") as one:
@@ -367,7 +367,7 @@ def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp
     assert not posts(sandbox)
 
 
-def test_unless_the_operator_wants_them_open(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_calls_pass_without_counters_if_the_operator_wants_that(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = {
         "PROXY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
         "PROXY_RATE_LIMIT_ON_ERROR": "open",

@@ -1,4 +1,4 @@
-"""What uploads that break off may cost."""
+"""How many bytes of broken uploads are free."""
 
 from __future__ import annotations
 

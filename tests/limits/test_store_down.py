@@ -51,7 +51,7 @@ def alice(own: Stack) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Somebody else holds the database for themselves, longer than the proxy waits for it."""
+    """Another connection holds the database exclusively, longer than the proxy waits for it."""
     database = sqlite3.connect(folder / "proxy.db", isolation_level=None, timeout=30)
     database.execute("BEGIN EXCLUSIVE")
     try:
@@ -71,14 +71,14 @@ def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxCo
         lambda: alice.call("POST", f"run/{NEXT}", asking("?"), **{"idempotency-key": "one"}),
     ]
     with locked(tmp_path):
-        # What reads goes on, and what is known stays known.
+        # Reads go on, and what is in memory stays known.
         assert alice.status(job).json()["status"] == "IN_QUEUE" and alice.facts()["subject"] == "alice"
         with ThreadPoolExecutor(len(calls)) as pool:
             for answer in [pool.submit(call) for call in calls]:
                 assert refusal(answer.result(), 503, "store_unavailable")["retry_after"] == 1
         assert not posts(sandbox)
         assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False, timeout=60).status_code == 200
-    # Nothing was taken by what was refused, and nothing has to be started anew.
+    # The refused calls took nothing, and the proxy needs no restart.
     assert alice.slots() == (1, 1) and account(tmp_path, "acme", "requests") == Booked(0, 1)
     answers = [call() for call in calls]
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -110,7 +110,7 @@ def test_locked_between_a_reservation_and_its_booking(
 def test_locked_when_fal_has_accepted(
     own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path, key: str | None
 ) -> None:
-    """Nobody sees a job before it is noted whose it is. Then its owner does, and a repetition gets it."""
+    """A job is visible only when its owner is written down. Then its owner sees it, and a repetition gets it."""
 
     def submit() -> httpx.Response:
         return alice.call("POST", f"queue/{NEXT}", asking(QUEUED), **({"idempotency-key": key} if key else {}))
@@ -156,7 +156,7 @@ def test_unlocked_while_the_caller_waits_for_its_id(sandbox: SandboxControl, tmp
 
 
 def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path: Path) -> None:
-    """The next process finds beside the database what this one could not write, and nobody else does."""
+    """The next process reads what this one kept in a file beside the database; only its owner sees the job."""
     sandbox.fault("delay", delay=LOCKING_SECONDS, on={"operation": "submit"})
     spool = tmp_path / "proxy.db-spool"
     with contextlib.ExitStack() as unlocking, ThreadPoolExecutor(1) as pool:
@@ -236,7 +236,7 @@ def test_a_key_that_could_not_be_freed_is_free_all_the_same(
 
 
 def test_revocations_that_cannot_be_read(own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path) -> None:
-    """Plans and revocations are at most a few seconds old, or nobody gets in."""
+    """A proxy whose plans and revocations are more than a few seconds old refuses every call."""
     with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database:
         database.execute("ALTER TABLE directory_version RENAME TO elsewhere")
         own.clock.advance(5)

@@ -36,7 +36,7 @@ from tests.support.waiting import wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 DATABASE, COUNTERS = "database", "counters"
-#: `/readyz` waits two seconds for a silent store; the rest is for a machine with other work.
+#: `/readyz` waits two seconds for a silent store; the rest is a margin for a busy machine.
 LONGEST_CHECK_SECONDS = 2 + 30
 #: How long a fault lasts at least; one that is to be noticed lasts until it is.
 SILENCE_SECONDS, ABSENCE_SECONDS = 3.5, 1.5
@@ -142,7 +142,7 @@ async def withstand(
     times: int = 1,
     must_show: bool = True,
 ) -> str:
-    """Let a store fail under load, and check everything when it is back; what came of it, in words."""
+    """Let a store fail under load, check everything when it is back, and return a summary in words."""
     # Most submits are between their reservation and fal's answer when the trouble begins.
     scene.sandbox.fault("delay", delay=0.2, on={"operation": "submit"})
     outages = []
