@@ -207,7 +207,7 @@ async def test_more_jobs_than_so_many_are_seen_in_an_index(stores: SqlStores, se
 async def test_others_read_the_jobs_of_the_tenant_and_the_time(
     stores: SqlStores, settled: list[Job], subject: str | None, index: str
 ) -> None:
-    for groups in (("hour", "tag"), ("session",), ("session", "tag")):
+    for groups in (("hour", "tag"), ("subject", "hour"), ("session",), ("session", "tag")):
         after = [{"hour": "1970-01-01T00:00:00+00:00"}.get(name, "s-1") for name in groups]
         with query_plans() as plans:
             asked = ("acme", subject, 0.0, 1000.0, frozenset(groups))

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Float,
     FromClause,
     Integer,
     Row,
@@ -146,7 +147,8 @@ def _groups_of_jobs(dialect: str, names: Sequence[str]) -> _Groups:
         "day": _period_of(dialect, _DAY_SECONDS),
         "hour": _period_of(dialect, _HOUR_SECONDS),
         "endpoint": jobs.c.endpoint,
-        "subject": jobs.c.subject,
+        # The index of owners has this order, and would lead SQLite to all jobs of a tenant: this hides it.
+        "subject": jobs.c.subject + literal_column("''", String) if dialect == "sqlite" else jobs.c.subject,
         # Not a parameter: PostgreSQL would not find the same expression in the groups.
         "session": func.coalesce(jobs.c.session, literal_column("''", String)),
         "tag": _each_tag(dialect).c.value,
@@ -249,7 +251,8 @@ def day_of(moment: float) -> int:
 def _period_of(dialect: str, seconds: int) -> ColumnElement[Any]:
     """The number of the day or hour. SQLite cuts off a fraction, and may be built without `floor`; PostgreSQL would
     round."""
-    periods = jobs.c.submitted_at / float(seconds)
+    # Not a parameter: SQLite would not find that the groups have the order of the rows, and sort them again.
+    periods = jobs.c.submitted_at / literal_column(f"{seconds}.0", Float)
     return cast(periods, Integer) if dialect == "sqlite" else cast(func.floor(periods), Integer)
 
 
