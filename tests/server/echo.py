@@ -1,4 +1,4 @@
-"""An application that tells what reached it, behind the server under test."""
+"""An application that shows what reached it, behind the server under test."""
 
 from __future__ import annotations
 

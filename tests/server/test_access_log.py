@@ -15,8 +15,8 @@ def test_polls_answered_from_memory_are_logged_at_debug_only(stack: Stack, caplo
     caplog.set_level(logging.DEBUG, "proxy.access")
 
     def levels(kind: str) -> list[str]:
-        told = [record for record in caplog.records if record.name == "proxy.access"]
-        return [record.levelname for record in told if getattr(record, "log_fields", {}).get("kind") == kind]
+        calls = [record for record in caplog.records if record.name == "proxy.access"]
+        return [record.levelname for record in calls if getattr(record, "log_fields", {}).get("kind") == kind]
 
     with Client(stack, stack.token(), HOSTS) as alice:
         job = alice.submitted("[[pace hold=IN_PROGRESS]] ?")

@@ -108,7 +108,7 @@ def test_an_answer_is_written_as_uvicorn_writes_it(ports: tuple[int, int], name:
     assert ours == theirs and ours[0].startswith(b"HTTP/1.1 ")
 
 
-def test_an_answer_that_is_the_last_one_says_so(ports: tuple[int, int]) -> None:
+def test_the_last_answer_of_a_connection_says_that_it_closes(ports: tuple[int, int]) -> None:
     ours, theirs = (ask(port, 0, more=b"Connection: close\r\n") for port in ports)
     assert ours == theirs and ours[1] and ours[0].count(b"\r\nconnection: close\r\n") == 1
 

@@ -181,6 +181,6 @@ def test_a_log_is_listed_exported_and_verified(cli: Cli) -> None:
         (("export", "--after", "-1"), 2, "Input should be greater than or equal to 0"),
     ],
 )
-def test_what_is_no_value_is_refused(cli: Cli, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_a_wrong_value_is_refused(cli: Cli, arguments: tuple[str, ...], code: int, words: str) -> None:
     done = cli.run("audit", *arguments)
     assert (done.code, done.stdout) == (code, "") and words in done.stderr

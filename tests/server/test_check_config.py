@@ -79,7 +79,7 @@ def test_serve_refuses_before_anything_listens_or_is_made(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("missing", ["FAL_KEY", "PROXY_SESSION_SECRETS"])
 @pytest.mark.parametrize("command", ["check-config", "serve"])
-def test_what_must_be_there(check: Any, command: str, missing: str) -> None:
+def test_missing_settings_are_named(check: Any, command: str, missing: str) -> None:
     done = check({name: value for name, value in SERVABLE.items() if name != missing}, command)
     assert variables_in(done) == [missing]
 
@@ -194,7 +194,7 @@ FILES: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> None:
+def test_a_wrong_plan_file_is_refused(check: Any, tmp_path: Path, case: str) -> None:
     document, problem = FILES[case]
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(document))
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
@@ -214,14 +214,14 @@ def test_a_plan_file_that_is_wrong(check: Any, tmp_path: Path, case: str) -> Non
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_what_is_no_yaml(check: Any, tmp_path: Path, content: bytes) -> None:
+def test_a_plan_file_that_cannot_be_read_as_yaml_is_refused(check: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plans.yaml").write_bytes(content)
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
     assert variables_in(done) == ["PROXY_CONFIG"]
     assert "plans.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_an_endpoint_of_ones_own(check: Any, tmp_path: Path) -> None:
+def test_an_endpoint_with_a_schema_of_the_operator(check: Any, tmp_path: Path) -> None:
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "moondream.json").write_text('{"type": "object", "required": ["image_url"]}')
     document = {
@@ -235,7 +235,7 @@ def test_an_endpoint_of_ones_own(check: Any, tmp_path: Path) -> None:
     assert set(variables_in(done)) == {"PROXY_CONFIG"} and "schemas/moondream.json cannot be used" in done.stderr
 
 
-def test_bad_usage_is_2(commands: Commands, tmp_path: Path) -> None:
+def test_bad_usage_exits_with_2(commands: Commands, tmp_path: Path) -> None:
     for arguments in (["serve", "--port", "many"], ["no-such-command"], ["check-config", "--no-such-option"]):
         assert commands(*arguments, environ=SERVABLE, cwd=tmp_path).code == 2
 

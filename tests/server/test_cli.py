@@ -71,7 +71,7 @@ def test_show_prints_a_tenant_with_its_limits(cli: Cli, form: tuple[str, ...]) -
     assert shown["limits"]["endpoints"] == ["fal-ai/llava-next"] and shown["limits"]["max_tokens"] == 64
 
 
-def test_an_unknown_tenant_is_a_refusal_that_names_those_there_are(cli: Cli) -> None:
+def test_an_unknown_tenant_is_refused_and_the_known_ones_are_named(cli: Cli) -> None:
     for command in (["tenants", "show", "acmee"], ["keys", "list", "acmee"], ["keys", "create", "acmee"]):
         done = cli.run(*command)
         assert (done.code, done.stdout) == (1, "")
@@ -263,7 +263,7 @@ def test_a_session_is_minted_with_what_narrows_it(cli: Cli) -> None:
         (["--tenant", "acme", "--subject", "a", "--tag", "two words"], "--tag: String should match"),
     ],
 )
-def test_a_session_that_may_not_be_is_refused(cli: Cli, arguments: list[str], problem: str) -> None:
+def test_a_session_with_wrong_options_is_refused(cli: Cli, arguments: list[str], problem: str) -> None:
     done = cli.run("sessions", "mint", *arguments)
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
 
@@ -282,7 +282,7 @@ def test_a_session_that_may_not_be_is_refused(cli: Cli, arguments: list[str], pr
         (["usage", "--tenant", "acme", "--to", "9" * 5000], "to: must be a day"),
     ],
 )
-def test_a_name_or_a_day_that_is_none_is_refused(cli: Cli, arguments: list[str | bytes], problem: str) -> None:
+def test_a_malformed_name_id_or_day_is_refused(cli: Cli, arguments: list[str | bytes], problem: str) -> None:
     done = cli.run(*map(os.fsdecode, arguments))
     assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(problem)
 
@@ -309,7 +309,7 @@ def test_minting_needs_the_secret_and_nothing_else_of_the_server(cli: Cli) -> No
     ],
     ids=" ".join,
 )
-def test_bad_usage_is_2_and_prints_no_data(cli: Cli, arguments: list[str]) -> None:
+def test_bad_usage_exits_with_2_and_prints_no_data(cli: Cli, arguments: list[str]) -> None:
     done = cli.run(*arguments)
     assert (done.code, done.stdout) == (2, "") and done.stderr
 

@@ -68,7 +68,7 @@ def test_a_foreign_page_is_refused_in_the_shape_of_errors(page: httpx.Client, or
     assert "origin" in names(answer.headers["vary"])
 
 
-def test_a_method_or_header_without_use_is_refused(page: httpx.Client) -> None:
+def test_a_method_or_header_that_no_route_uses_is_refused(page: httpx.Client) -> None:
     assert preflight(page, EVERYWHERE, method="PATCH").status_code == 403
     assert preflight(page, EVERYWHERE, headers="authorization,x-anything").status_code == 403
 
@@ -152,7 +152,7 @@ def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
 
 
 def reports(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """What the log tells of pages that were refused for their origin."""
+    """The log's entries about pages that were refused for their origin."""
     return [one.log_fields for one in caplog.records if one.message == "page refused for its origin"]  # type: ignore[attr-defined]
 
 
@@ -188,7 +188,7 @@ def test_the_log_says_of_a_refused_page_which_are_allowed_and_what_to_change(
     assert origins_refused(page, check) == before + 3
 
 
-def test_a_page_that_says_no_origin_is_told_apart(
+def test_a_page_without_an_origin_is_logged_as_such(
     production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
@@ -196,7 +196,7 @@ def test_a_page_that_says_no_origin_is_told_apart(
     assert [facts["origin"] for facts in reports(caplog)] == ["none (sec-fetch-site: cross-site)"]
 
 
-def test_an_allowed_page_with_a_wrong_header_is_not_one(
+def test_an_allowed_page_with_a_wrong_header_is_not_logged_as_refused(
     production: Stack, page: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
@@ -205,7 +205,7 @@ def test_an_allowed_page_with_a_wrong_header_is_not_one(
     assert reports(caplog) == [] and origins_refused(page, "preflight") == before
 
 
-def test_strangers_fill_no_log_with_origins(caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_origins_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "proxy.http.refused_origins")
     metrics = Metrics()
     origins = RefusedOrigins(metrics)
@@ -258,7 +258,7 @@ def refusals(page: httpx.Client) -> float:
         ("GET", "/v1/sessions", "DELETE, POST"),
     ],
 )
-def test_a_method_that_is_not_known_is_answered_with_all_that_are(
+def test_an_unknown_method_is_answered_with_the_known_ones(
     page: httpx.Client, method: str, path: str, allow: str
 ) -> None:
     answer = page.request(method, path)

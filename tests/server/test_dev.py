@@ -79,7 +79,9 @@ def test_a_setting_or_a_file_of_the_default_name_comes_first(
     assert done.stdout.startswith("default") and "running 'dev'" not in done.stderr
 
 
-def test_commands_do_not_choose_between_two(dev: tuple[Server, Path], commands: Commands, tmp_path: Path) -> None:
+def test_commands_refuse_to_choose_between_two_devs(
+    dev: tuple[Server, Path], commands: Commands, tmp_path: Path
+) -> None:
     server, folder = dev
     environ = {"PROXY_PUBLIC_URL": "http://127.0.0.1:1"}
     with serving("dev", environ=environ, folder=folder) as other:
@@ -88,17 +90,17 @@ def test_commands_do_not_choose_between_two(dev: tuple[Server, Path], commands: 
         assert done.code == 1 and done.stderr.startswith("PROXY_DATABASE_URL: several 'dev' are running")
         assert server.url in done.stderr and "http://127.0.0.1:1" in done.stderr
         assert not (folder / "fal-proxy.db").exists()
-        # However it ends, it is not found any more.
+        # Even after a SIGKILL it is no longer found.
         other.stop(signal.SIGKILL)
     assert [one.url for one in find_running(str(folder))] == [server.url]
     assert beside(commands, folder, "keys", "create", "demo").code == 0
 
 
-def test_a_dev_that_ends_is_found_no_more(tmp_path: Path) -> None:
+def test_a_dev_that_ended_is_no_longer_found(tmp_path: Path) -> None:
     one = RunningDev("http://127.0.0.1:1", "sqlite:///x.db", str(tmp_path))
     with registered(one):
         assert find_running(str(tmp_path)) == [one]
-        # Also from a folder where none was started.
+        # A command in any other folder finds it too.
         assert one in find_running("/elsewhere")
     assert one not in find_running(str(tmp_path))
 

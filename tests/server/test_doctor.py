@@ -44,7 +44,7 @@ http {{
 }}
 """
 WELL = "proxy_http_version 1.1; client_max_body_size 20m;"
-#: Without chunks to go by, as nginx asks unless it is told otherwise, it fills its buffers first.
+#: nginx speaks HTTP/1.0 by default: without chunks it fills its buffers before it passes anything on.
 BUFFERING = "proxy_http_version 1.0; client_max_body_size 20m; proxy_ignore_headers X-Accel-Buffering;"
 
 
@@ -83,7 +83,7 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 
 class Doctor:
-    """The command, with a tenant key unless it is told otherwise."""
+    """The command, by default with a tenant key."""
 
     def __init__(self, commands: Commands, folder: Path) -> None:
         self._commands = commands
@@ -142,7 +142,7 @@ def input_file(folder: Path) -> str:
 CHECKS = ("tls", "health", "headers", "keep-alive", "cors", "session", "clock", "bodies", "stream")
 
 
-def test_a_deployment_that_is_well(proxy: Stack, doctor: Doctor, tmp_path: Path) -> None:
+def test_a_healthy_deployment_passes_every_check(proxy: Stack, doctor: Doctor, tmp_path: Path) -> None:
     with fronted(proxy, tmp_path) as url:
         options = ["--origin", PAGE, "--call", NEXT, "--input", input_file(tmp_path)]
         found = doctor.examine(url, *options, FAL_PROXY_KEY=key_of(proxy))
@@ -167,7 +167,7 @@ def test_only_a_session_of_its_own_is_revoked_at_the_end(proxy: Stack, doctor: D
         assert own.get("/v1/session").status_code == 200
 
 
-def test_lines_for_people(proxy: Stack, doctor: Doctor) -> None:
+def test_the_output_for_people_is_lines_of_text(proxy: Stack, doctor: Doctor) -> None:
     done = doctor.run(proxy.url, "--origin", PAGE)
     lines = done.stdout.splitlines()
     assert done.code == 0 and lines[0] == "ok    tls         plain http"
@@ -188,7 +188,7 @@ def test_a_front_that_buffers(proxy: Stack, doctor: Doctor, tmp_path: Path) -> N
     assert "proxy_buffering off" in found["stream"]["advice"]
 
 
-def test_a_job_that_is_over_too_soon_to_tell(
+def test_a_job_that_ends_too_soon_to_show_buffering(
     proxy: Stack, doctor: Doctor, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     sandbox.pace(run_seconds=0, seconds_per_position=0)
@@ -236,7 +236,7 @@ def test_a_front_that_limits_bodies(proxy: Stack, doctor: Doctor, tmp_path: Path
         ("proxy_hide_header Access-Control-Allow-Headers;", "cors", "fail", "the authorization header"),
     ],
 )
-def test_a_front_that_spoils_something(
+def test_a_front_that_changes_requests_or_answers(
     proxy: Stack, doctor: Doctor, tmp_path: Path, location: str, check: str, level: str, words: str
 ) -> None:
     with fronted(proxy, tmp_path, f"{WELL} {location}") as url:
@@ -267,7 +267,7 @@ def test_a_clock_that_differs(
     assert found["clock"]["level"] == level and words in found["clock"]["message"]
 
 
-def test_a_key_that_is_wrong_and_a_session_that_is(proxy: Stack, doctor: Doctor) -> None:
+def test_a_wrong_key_and_a_wrong_session(proxy: Stack, doctor: Doctor) -> None:
     found = doctor.examine(proxy.url, FAL_PROXY_KEY="fpk_0123456789abcdef_wrong")
     assert found["session"]["level"] == "fail" and "FAL_PROXY_KEY" in found["session"]["advice"]
     assert "bodies" not in found and "stream" not in found
@@ -277,7 +277,7 @@ def test_a_key_that_is_wrong_and_a_session_that_is(proxy: Stack, doctor: Doctor)
         assert "hush" not in str(doctor.run(proxy.url, **{name: "hush-hush"}))
 
 
-def test_a_body_limit_of_the_proxys_own(sandbox: SandboxControl, doctor: Doctor, tmp_path: Path) -> None:
+def test_a_body_limit_of_the_proxy_itself(sandbox: SandboxControl, doctor: Doctor, tmp_path: Path) -> None:
     environ = {"PROXY_MAX_BODY_BYTES": "1048576"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as small:
         found = doctor.examine(small.url, FAL_PROXY_KEY=key_of(small))
@@ -318,7 +318,7 @@ def test_a_certificate_that_ends_soon(doctor: Doctor, tmp_path: Path) -> None:
 # --- what is no deployment
 
 
-def test_an_address_that_is_none(proxy: Stack, doctor: Doctor) -> None:
+def test_a_malformed_address(proxy: Stack, doctor: Doctor) -> None:
     for wrong in ("ai.example.com", "ftp://ai.example.com", "https://"):
         found = doctor.examine(wrong)
         assert levels(found) == {"address": "fail"}

@@ -57,7 +57,7 @@ class Deployment:
         return self._callers[-1]
 
     def meanwhile(self, work: Callable[[], Any]) -> tuple[Future[Any], str]:
-        """Do something in a thread; what will come of it, and the sandbox's id of the call that it makes."""
+        """Do work in a thread; return its future, and the sandbox's id of the call that it makes."""
         known = {job["id"] for job in self.sandbox.jobs()}
         future = self._pool.submit(work)
         wait_until(lambda: len(self.sandbox.jobs()) > len(known), "the call did not reach the sandbox")
@@ -65,7 +65,7 @@ class Deployment:
         return future, new
 
     def in_background(self, work: Callable[[], Any], path: str) -> Future[Any]:
-        """Do something in a thread that reaches the sandbox at a path of its own."""
+        """Do work in a thread; return its future once the sandbox has a request at this path."""
         future = self._pool.submit(work)
         wait_until(lambda: any(path in one["path"] for one in self.sandbox.requests()), "it did not reach the sandbox")
         return future
@@ -118,7 +118,7 @@ def slot(caller: httpx.Client) -> str:
 
 
 def read_to_the_cut(caller: httpx.Client, method: str, path: str, json: Any = None) -> bytes:
-    """What came of a stream that was cut, which its reader must notice."""
+    """The bytes of a stream that is cut; its reader must notice the cut."""
     got = b""
     with caller.stream(method, path, json=json) as stream, pytest.raises(httpx.RemoteProtocolError):
         for chunk in stream.iter_bytes():
@@ -251,10 +251,10 @@ def test_several_workers_drain_together(sandbox: SandboxControl, cli: Cli, redis
         caller = deployment.caller()
         run, run_id = deployment.meanwhile(stage_run(caller))
         workers = tree(deployment.server.process.pid)[1:]
-        # A terminal sends its Ctrl-C to the workers as well, and the parent tells them once more.
+        # A terminal sends its Ctrl-C to the workers as well, and the parent signals them once more.
         for pid in [deployment.server.process.pid, *(workers if everywhere else ())]:
             os.kill(pid, signal.SIGINT if everywhere else signal.SIGTERM)
-        # Only the worker that is busy is left, and answers whoever comes.
+        # Only the busy worker is left, and answers every new caller.
         wait_until(lambda: len(list(filter(listens, workers))) == 1, "the idle workers stay")
         wait_until(
             lambda: not listens(deployment.server.process.pid), "connections wait in vain when all workers have gone"

@@ -1,4 +1,4 @@
-"""A stream that is refused while its caller does not read: it is cut, and holds nothing any more."""
+"""A stream that is refused while its caller does not read: it is cut, and its events are closed."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def summaries_of(requests: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def exchange(echo: Echo, port: int, stream: Stream) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
-    """What reached the application, and what the caller was told of it."""
+    """The requests that reached the application, and the requests whose answers the caller got."""
     echo.requests.clear()
     received, _ = talk(port, *stream.pieces)
     return summaries_of(echo.requests), summaries_of(bodies_of(parse_answers(received)))

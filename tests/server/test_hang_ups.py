@@ -1,4 +1,4 @@
-"""Calls leave no objects behind that only the garbage collector could free, whoever ends them."""
+"""A call leaves no objects that only the garbage collector can free, whether the caller, the proxy or fal ends it."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _objects_of_round(wire: Wire, call: Callable[[], object]) -> int:
 
 
 def _settle(wire: Wire) -> None:
-    """Wait until no caller is connected but this one, and no job is followed that is not read."""
+    """Wait until only this caller is connected, and no job without readers is followed."""
     wait_until(lambda: wire.metric("fal_proxy_connections") <= 1, "connections stay open")
     wire.stack.clock.advance(IDLE_SECONDS + 1)
     wait_until(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")

@@ -1,4 +1,4 @@
-"""The head of a request has a bound: whoever goes on and on is cut off, without a credential being looked at."""
+"""The head of a request has a bound: beyond it the caller is cut off, before any credential is checked."""
 
 from __future__ import annotations
 

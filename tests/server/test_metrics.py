@@ -122,7 +122,7 @@ def test_no_exchange_without_an_answer_is_forgotten(stack: Stack, tmp_path: Path
         assert found.value("fal_proxy_upstream_refusals_total", reason="unreachable") == 1
 
 
-def test_the_build_the_process_and_its_limits_are_told(stack: Stack) -> None:
+def test_the_build_the_process_and_its_limits_are_metrics(stack: Stack) -> None:
     found = scrape(stack.url)
     (build,) = [one for one in found.samples if one.name == "fal_proxy_build_info"]
     assert build.value == 1 and build.labels["commit"] == COMMIT and build.labels["python"].startswith("3.")
@@ -133,7 +133,7 @@ def test_the_build_the_process_and_its_limits_are_told(stack: Stack) -> None:
     assert found.value("process_open_fds") > 3
 
 
-def test_the_event_loop_is_looked_at(stack: Stack) -> None:
+def test_the_lag_of_the_event_loop_is_measured(stack: Stack) -> None:
     wait_until(lambda: scrape(stack.url).value("fal_proxy_event_loop_lag_seconds_count") >= 1)
 
 
@@ -168,7 +168,7 @@ def test_no_caller_adds_a_label(stack: Stack) -> None:
         assert read_labels(scrape(stack.url)) == before
 
 
-def test_a_status_that_is_none_is_one_label() -> None:
+def test_a_malformed_status_has_a_label_of_its_own() -> None:
     metrics = Metrics()
     for status in (200, 499, 299, 777, 600):
         metrics.count_answer("/a", status, 0.1)

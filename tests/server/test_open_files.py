@@ -1,4 +1,4 @@
-"""A process that may have few files open serves fewer connections, says so, and is shut to none of its callers."""
+"""A process with a low limit of open files serves fewer connections, logs that, and keeps no caller out."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_what_is_for_callers_is_not_on_the_port_of_operators(both: TwoListeners,
     assert both.ask(both.server.url, path).json().get("detail") != answer.json()["detail"]
 
 
-def test_both_say_that_they_live(both: TwoListeners) -> None:
+def test_both_ports_answer_livez(both: TwoListeners) -> None:
     for base in (both.server.url, both.operations):
         assert both.ask(base, "/livez").json() == {"status": "ok"}
 

@@ -69,7 +69,7 @@ async def test_a_clock_that_was_set_back_keeps_no_old_answer() -> None:
     assert counters.pings == 2
 
 
-async def test_a_check_goes_on_when_one_of_those_who_wait_gives_up() -> None:
+async def test_a_check_goes_on_when_one_of_its_callers_gives_up() -> None:
     counters = WatchedCounters()
     readiness = Readiness({"counters": counters.ping}, MovableClock())
     impatient, patient = asyncio.create_task(readiness.require()), asyncio.create_task(readiness.require())
@@ -81,7 +81,7 @@ async def test_a_check_goes_on_when_one_of_those_who_wait_gives_up() -> None:
 
 
 class SilentStore:
-    """A store that answers nothing until a test lets it."""
+    """A store that answers only when a test lets it."""
 
     def __init__(self) -> None:
         self.checks = 0

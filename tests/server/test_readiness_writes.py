@@ -85,7 +85,7 @@ def test_a_postgresql_that_is_read_only(
     with proxy(url) as (own, alice):
         assert alice.submit().status_code == 200 and readiness(own) == READY
         postgres.ask("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        # Those who are connected heed it when they come back.
+        # Open connections notice it when they are used again.
         postgres.ask("postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
         assert readiness(own) == NOT_READY and alice.submit().status_code == 503
         postgres.ask("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")

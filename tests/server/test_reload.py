@@ -144,7 +144,7 @@ def test_endpoints_of_the_file_are_known_at_once(reloadable: Reloadable) -> None
     reloadable.reload()
     assert endpoints(caller) == ["acme/own", "fal-ai/llava-next"]
     assert caller.post("/fal/queue/acme/own", json={}).json()["error_type"] == "invalid_input"
-    # Its queue is open now, so that only the job is unknown.
+    # The endpoint is open now, and only the job is unknown.
     assert caller.get("/fal/queue/acme/own/requests/unknown/status").json()["error_type"] == "not_found"
 
 
@@ -163,7 +163,7 @@ def test_a_mistake_is_named_and_changes_nothing(reloadable: Reloadable) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "plans: [", ""], ids=["gone", "no-yaml", "empty"])
-def test_a_file_that_is_being_written_is_a_mistake(reloadable: Reloadable, text: str | None) -> None:
+def test_a_missing_or_half_written_plan_file_is_refused(reloadable: Reloadable, text: str | None) -> None:
     path = reloadable.cli.folder / "plans.yaml"
     path.unlink() if text is None else path.write_text(text)
     reloadable.reload_in_vain("PROXY_CONFIG: ")
@@ -181,7 +181,7 @@ def test_the_key_of_fal_is_replaced(reloadable: Reloadable) -> None:
     assert WRONG_KEY not in reloadable.server.stderr and WRONG_KEY.partition(":")[2] not in reloadable.server.stderr
 
 
-def test_another_key_is_not_kept_back_for_the_account_of_the_last(
+def test_a_lock_of_the_old_keys_account_does_not_hold_for_the_new_key(
     reloadable: Reloadable, sandbox: SandboxControl
 ) -> None:
     caller = reloadable.caller()
@@ -200,7 +200,7 @@ def test_session_secrets_are_rotated_and_dropped(reloadable: Reloadable) -> None
     caller = reloadable.caller()
     job = caller.post(QUEUE, json=HELD).raise_for_status().json()["request_id"]
     poll = f"{QUEUE}/requests/{job}/status"
-    # The second one is answered from memory, and would be for as long as the session lasts.
+    # From the second poll on the answer comes from memory, for as long as the session lasts.
     assert [caller.get(poll).status_code for _ in range(3)] == [202] * 3
     reloadable.write("PROXY_SESSION_SECRETS", f"{OTHER_SECRET},{SECRET}")
     reloadable.reload()
@@ -222,9 +222,9 @@ def test_streams_end_with_the_secret_of_their_session(reloadable: Reloadable, sa
         next(lines), next(others)
         reloadable.write("PROXY_SESSION_SECRETS", OTHER_SECRET)
         reloadable.reload()
-        # Comments would come for as long as the job runs.
-        told = itertools.takewhile(lambda line: line != ": ping", lines)
-        assert any('"error_type":"unauthenticated"' in line for line in told)
+        # A stream that stays open sends comments for as long as the job runs.
+        shown = itertools.takewhile(lambda line: line != ": ping", lines)
+        assert any('"error_type":"unauthenticated"' in line for line in shown)
         sandbox.move_job(sandbox.jobs()[-1]["id"], "COMPLETED")
         assert not any("unauthenticated" in line for line in others)
 

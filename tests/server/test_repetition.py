@@ -73,7 +73,7 @@ def test_the_bytes_of_a_whole_request_are_handed_over(server: Listening) -> None
         pytest.param([b"GET /next HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"], id="with a body"),
     ],
 )
-def test_bytes_that_are_not_one_whole_request_are_not(server: Listening, pieces: list[bytes]) -> None:
+def test_bytes_that_are_not_one_whole_request_are_parsed(server: Listening, pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     talk(server.port, *pieces, *([] if LAST in data else [LAST]))
     assert server.application.paths == ["/next", "/last"]

@@ -1,4 +1,4 @@
-"""The application gets of a request what it gets from uvicorn, also when a target comes again."""
+"""The application gets the same scope as from uvicorn, also for a repeated target."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_no_renewal_goes_beyond_the_age_that_the_plan_allows(proxy: Stack) -> No
         assert client.get(OWN_FACTS).status_code == 200
 
 
-def test_a_session_that_lives_longer_than_that_cannot_be_renewed(proxy: Stack) -> None:
+def test_a_session_that_already_lasts_longer_cannot_be_renewed(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", tenant="long", ttl_seconds=3600)) as client:
         refusal(client.post(RENEW), 403, "not_allowed")
         assert client.get(OWN_FACTS).status_code == 200
@@ -198,14 +198,14 @@ def test_an_expired_session_is_not_renewed(proxy: Stack) -> None:
         refusal(client.post(RENEW), 401, "session_expired")
 
 
-def test_only_a_session_is_renewed(proxy: Stack) -> None:
+def test_a_credential_that_is_no_session_is_not_renewed(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key()) as backend, proxy.client("") as stranger:
         assert "POST /v1/sessions" in refusal(backend.post(RENEW), 403, "not_allowed")["detail"]
         refusal(stranger.post(RENEW), 401, "unauthenticated")
         refusal(stranger.post(RENEW, headers={"authorization": "Bearer nonsense"}), 401, "unauthenticated")
 
 
-def test_a_renewal_takes_no_wishes(proxy: Stack) -> None:
+def test_a_renewal_accepts_no_fields(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", ttl_seconds=TTL)) as client:
         assert client.post(RENEW, json={}).status_code == 201
         for wish in ({"ttl_seconds": 9000}, {"subject": "bob"}, {"endpoints": []}):

@@ -32,7 +32,7 @@ def tenant(stack: Stack) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def nobody(stack: Stack) -> Iterator[httpx.Client]:
+def anonymous(stack: Stack) -> Iterator[httpx.Client]:
     with stack.client("") as client:
         yield client
 
@@ -140,14 +140,14 @@ def test_a_form_must_be_json(tenant: httpx.Client) -> None:
     check_refusal(tenant.post("/v1/sessions", data={"subject": "alice"}), 415, "unsupported_media_type")
 
 
-def test_only_a_tenant_key_mints(stack: Stack, nobody: httpx.Client) -> None:
+def test_only_a_tenant_key_mints(stack: Stack, anonymous: httpx.Client) -> None:
     body = {"subject": "bob"}
     with stack.client() as alice:
         check_refusal(alice.post("/v1/sessions", json=body), 403, "not_allowed")
-    check_refusal(nobody.post("/v1/sessions", json=body), 401, "unauthenticated")
+    check_refusal(anonymous.post("/v1/sessions", json=body), 401, "unauthenticated")
     wrong = stack.tenant_key()[:-4] + "AAAA"
     check_refusal(
-        nobody.post("/v1/sessions", json=body, headers={"authorization": f"Key {wrong}"}), 401, "unauthenticated"
+        anonymous.post("/v1/sessions", json=body, headers={"authorization": f"Key {wrong}"}), 401, "unauthenticated"
     )
 
 
@@ -165,8 +165,8 @@ def cookie_of(answer: httpx.Response) -> Morsel[str]:
     return SimpleCookie(header)[name]
 
 
-def test_a_guest_is_let_in_by_the_origin_of_the_page(stack: Stack, nobody: httpx.Client) -> None:
-    answer = nobody.post("/v1/sessions/guest", headers={"origin": stack.other_origin})
+def test_a_guest_is_let_in_by_the_origin_of_the_page(stack: Stack, anonymous: httpx.Client) -> None:
+    answer = anonymous.post("/v1/sessions/guest", headers={"origin": stack.other_origin})
     minted, cookie = answer.json(), cookie_of(answer)
     assert answer.status_code == 201 and answer.headers["cache-control"] == "no-store"
     assert minted["subject"].startswith("guest-") and minted["endpoints"] == ["fal-ai/llava-next"]
@@ -176,13 +176,13 @@ def test_a_guest_is_let_in_by_the_origin_of_the_page(stack: Stack, nobody: httpx
     assert (cookie["httponly"], cookie["samesite"].lower(), cookie["path"], cookie["domain"]) == (True, "lax", "/", "")
     with stack.client(minted["token"]) as guest:
         assert guest.get(OWN_FACTS).json()["guest"] is True
-    again = nobody.post("/v1/sessions/guest", headers={"origin": stack.other_origin.upper().replace("HTTP", "http")})
+    again = anonymous.post("/v1/sessions/guest", headers={"origin": stack.other_origin.upper().replace("HTTP", "http")})
     assert again.json()["subject"] != minted["subject"]
 
 
-def test_the_cookie_is_secure_outside_dev(stack: Stack, tls_stack: Stack, nobody: httpx.Client) -> None:
+def test_the_cookie_is_secure_outside_dev(stack: Stack, tls_stack: Stack, anonymous: httpx.Client) -> None:
     """The shared plain stack runs in dev mode, where a page on http needs the cookie."""
-    assert not cookie_of(nobody.post("/v1/sessions/guest", headers={"origin": stack.other_origin}))["secure"]
+    assert not cookie_of(anonymous.post("/v1/sessions/guest", headers={"origin": stack.other_origin}))["secure"]
     with tls_stack.client("") as secured:
         answer = secured.post("/v1/sessions/guest", headers={"origin": tls_stack.other_origin})
         assert cookie_of(answer)["secure"] and cookie_of(answer)["httponly"]
@@ -200,7 +200,7 @@ def test_the_cookie_is_secure_outside_dev(stack: Stack, tls_stack: Stack, nobody
         assert secured.get(OWN_FACTS, headers={"cookie": both}).json()["subject"] == "alice"
 
 
-def test_two_session_cookies_are_refused(stack: Stack, nobody: httpx.Client) -> None:
+def test_two_session_cookies_are_refused(stack: Stack, anonymous: httpx.Client) -> None:
     one, two = stack.cookie(stack.token("alice")), stack.cookie(stack.token("mallory"))
     for headers in (
         [("cookie", f"{one}; {two}")],
@@ -208,13 +208,13 @@ def test_two_session_cookies_are_refused(stack: Stack, nobody: httpx.Client) -> 
         [("cookie", one), ("cookie", f"other=1; {two}")],
         [("cookie", f"{one}; fal_session=")],
     ):
-        body = check_refusal(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
+        body = check_refusal(anonymous.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
         assert body["detail"].startswith("The request carries two cookies named fal_session;")
     # As it was set: not in quotes, which some parsers take away.
     quoted = stack.cookie(f'"{stack.token()}"')
-    check_refusal(nobody.get(OWN_FACTS, headers={"cookie": quoted}), 401, "unauthenticated")
+    check_refusal(anonymous.get(OWN_FACTS, headers={"cookie": quoted}), 401, "unauthenticated")
     beside = f"theme=dark; my_fal_session=x; {one}; fal_session_2=y"
-    assert nobody.get(OWN_FACTS, headers={"cookie": beside}).json()["subject"] == "alice"
+    assert anonymous.get(OWN_FACTS, headers={"cookie": beside}).json()["subject"] == "alice"
 
 
 @pytest.mark.parametrize("body", [{}, {"tenant": "acme"}, {"tenant": "globex"}, {"tenant": "nobody"}], ids=str)
@@ -222,21 +222,21 @@ def test_two_session_cookies_are_refused(stack: Stack, nobody: httpx.Client) -> 
     "origin", [None, "https://evil.example", "null", "https://app.globex.example", "http://127.0.0.1"], ids=str
 )
 def test_a_page_of_no_tenant_gets_no_guest_session(
-    nobody: httpx.Client, origin: str | None, body: dict[str, str]
+    anonymous: httpx.Client, origin: str | None, body: dict[str, str]
 ) -> None:
     headers = {"origin": origin} if origin else {}
-    answer = nobody.post("/v1/sessions/guest", json=body, headers=headers)
+    answer = anonymous.post("/v1/sessions/guest", json=body, headers=headers)
     check_refusal(answer, 403, "origin_not_allowed")
     assert "set-cookie" not in answer.headers
 
 
-def test_a_session_becomes_a_cookie_and_stays_the_same_session(stack: Stack, nobody: httpx.Client) -> None:
+def test_a_session_becomes_a_cookie_and_stays_the_same_session(stack: Stack, anonymous: httpx.Client) -> None:
     token = stack.token(ttl_seconds=600, endpoints=["fal-ai/llava-next"])
-    answer = nobody.post("/v1/sessions/cookie", headers={"authorization": f"Bearer {token}"})
+    answer = anonymous.post("/v1/sessions/cookie", headers={"authorization": f"Bearer {token}"})
     cookie = cookie_of(answer)
     assert answer.status_code == 201 and "token" not in answer.json()
     assert (cookie.value, cookie["max-age"], cookie["httponly"]) == (token, "1200", True)
-    facts = nobody.get(OWN_FACTS, headers={"cookie": f"fal_session={cookie.value}"}).json()
+    facts = anonymous.get(OWN_FACTS, headers={"cookie": f"fal_session={cookie.value}"}).json()
     assert answer.json().items() <= facts.items() and facts["endpoints"] == ["fal-ai/llava-next"]
 
 
@@ -272,45 +272,45 @@ WITH_COOKIE: dict[str, tuple[dict[str, str], bool]] = {
     ],
 )
 def test_a_cookie_counts_only_from_a_page_that_may_call(
-    stack: Stack, nobody: httpx.Client, case: str, method: str, path: str
+    stack: Stack, anonymous: httpx.Client, case: str, method: str, path: str
 ) -> None:
     said, counts = WITH_COOKIE[case]
     headers = {name: value.format(own=stack.url, other=stack.other_origin) for name, value in said.items()}
     headers["x-fal-target-url"] = "https://queue.fal.run/fal-ai/llava-next/requests/no-such-job/status"
-    answer = nobody.request(method, path, headers={**headers, "cookie": f"fal_session={stack.token()}"})
+    answer = anonymous.request(method, path, headers={**headers, "cookie": f"fal_session={stack.token()}"})
     if counts:
         assert answer.status_code in (200, 201, 204, 404)
     else:
         check_refusal(answer, 403, "origin_not_allowed")
 
 
-def test_a_browser_that_says_nothing_of_the_page_may_read_and_no_more(stack: Stack, nobody: httpx.Client) -> None:
+def test_a_browser_that_does_not_name_the_page_may_only_read(stack: Stack, anonymous: httpx.Client) -> None:
     """Safari before 16.4 sends no Sec-Fetch-Site, and nor does a page on plain http; a GET of theirs has no Origin."""
     headers = {"cookie": stack.cookie(), "x-fal-target-url": "https://fal.run/fal-ai/llava-next"}
     for path in READS:
-        assert nobody.get(path, headers=headers).status_code == 200
-    assert nobody.get(PROXIED, headers=headers).status_code == 404
+        assert anonymous.get(path, headers=headers).status_code == 200
+    assert anonymous.get(PROXIED, headers=headers).status_code == 404
     for method, path in (("DELETE", OWN_FACTS), ("POST", "/v1/sessions/cookie"), ("POST", "/api/fal/proxy")):
-        check_refusal(nobody.request(method, path, headers=headers), 403, "origin_not_allowed")
-    check_refusal(nobody.put(f"{PROXIED.removesuffix('status')}cancel", headers=headers), 403, "origin_not_allowed")
+        check_refusal(anonymous.request(method, path, headers=headers), 403, "origin_not_allowed")
+    check_refusal(anonymous.put(f"{PROXIED.removesuffix('status')}cancel", headers=headers), 403, "origin_not_allowed")
     assert stack.sandbox.requests() == []
 
 
-def test_no_page_of_another_tenant_reads_own_facts(stack: Stack, nobody: httpx.Client) -> None:
+def test_no_page_of_another_tenant_reads_own_facts(stack: Stack, anonymous: httpx.Client) -> None:
     """CORS would let it see the answer."""
     headers = {"cookie": stack.cookie(), "origin": "https://app.globex.example"}
     for path in READS:
-        answer = nobody.get(path, headers=headers)
+        answer = anonymous.get(path, headers=headers)
         check_refusal(answer, 403, "origin_not_allowed")
         assert answer.headers["access-control-allow-origin"] == headers["origin"]
     two = [("cookie", stack.cookie()), ("origin", stack.other_origin), ("origin", "https://evil.example")]
-    check_refusal(nobody.get(OWN_FACTS, headers=two), 403, "origin_not_allowed")
+    check_refusal(anonymous.get(OWN_FACTS, headers=two), 403, "origin_not_allowed")
 
 
 # Where a session can be
 
 
-def test_every_place_of_a_session(stack: Stack, nobody: httpx.Client) -> None:
+def test_a_session_is_read_from_every_place_that_may_hold_it(stack: Stack, anonymous: httpx.Client) -> None:
     token = stack.token("alice")
     for headers in (
         {"authorization": f"Bearer {token}"},
@@ -318,19 +318,19 @@ def test_every_place_of_a_session(stack: Stack, nobody: httpx.Client) -> None:
         {"x-fal-proxy-session": token},
         {"cookie": f"other=1; fal_session={token}"},
     ):
-        assert nobody.get(OWN_FACTS, headers=headers).json()["subject"] == "alice"
+        assert anonymous.get(OWN_FACTS, headers=headers).json()["subject"] == "alice"
     # The path is a place on the proxy's own address only.
-    check_refusal(nobody.get(f"/s/{token}/api/fal/proxy"), 400, "bad_target")
-    check_refusal(nobody.get(f"/s/{token}x/api/fal/proxy"), 401, "unauthenticated")
+    check_refusal(anonymous.get(f"/s/{token}/api/fal/proxy"), 400, "bad_target")
+    check_refusal(anonymous.get(f"/s/{token}x/api/fal/proxy"), 401, "unauthenticated")
 
 
-def test_a_wrong_credential_is_never_passed_over_for_the_next(stack: Stack, nobody: httpx.Client) -> None:
+def test_a_wrong_credential_is_refused_even_if_another_one_is_right(stack: Stack, anonymous: httpx.Client) -> None:
     token = stack.token()
     for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer", "", f"Bearer {token}, Key {token}", f"Bearer {token} x"):
         headers = {"authorization": wrong, "x-fal-proxy-session": token, "cookie": f"fal_session={token}"}
-        check_refusal(nobody.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
+        check_refusal(anonymous.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
     twice = [("x-fal-proxy-session", token), ("x-fal-proxy-session", token)]
-    check_refusal(nobody.get(OWN_FACTS, headers=twice), 401, "unauthenticated")
+    check_refusal(anonymous.get(OWN_FACTS, headers=twice), 401, "unauthenticated")
 
 
 # The end of a session
@@ -373,14 +373,14 @@ def test_a_revocation_counts_at_every_proxy_of_the_same_database(sandbox: Sandbo
 
 
 def test_a_flood_of_guests_is_stopped(sandbox: SandboxControl, tmp_path: Path) -> None:
-    with proxy_in_front_of(sandbox, tmp_path) as own, own.client("") as nobody:
-        answers = [nobody.post("/v1/sessions/guest", headers={"origin": own.other_origin}) for _ in range(61)]
+    with proxy_in_front_of(sandbox, tmp_path) as own, own.client("") as anonymous:
+        answers = [anonymous.post("/v1/sessions/guest", headers={"origin": own.other_origin}) for _ in range(61)]
         assert [answer.status_code for answer in answers] == [201] * 60 + [429]
         body = check_refusal(answers[-1], 429, "rate_limited")
         assert body["scope"] == "ip" and body["retry_after"] >= 1
         assert answers[-1].headers["retry-after"] == str(body["retry_after"])
         assert answers[-1].headers["access-control-allow-origin"] == own.other_origin
-        # One door is shut, not the house.
+        # Only this route is closed, the others still answer.
         with own.client() as alice:
             assert alice.get(OWN_FACTS).status_code == 200
 

@@ -1,4 +1,4 @@
-"""A status stream that breaks or falls silent on the wire: watchers on every surface are told the truth in the end."""
+"""A status stream that breaks or stalls on the wire: watchers on every surface get every log line and the true end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.stack import Stack, proxy_in_front_of
 
 QUEUE = f"/fal/queue/{NEXT}"
 PACE = "[[pace queue_positions=2 seconds_per_position=0.05 run_seconds=0.15]]"
-#: Of each event a few bytes; every byte there is, is cut in tests/jobs/test_every_byte.py.
+#: A few offsets in each event; tests/jobs/test_every_byte.py cuts at every byte.
 OFFSETS = range(0, 3400, 85)
 
 

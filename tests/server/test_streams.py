@@ -137,7 +137,7 @@ def test_a_caller_who_hangs_up_frees_the_connection_to_fal(stack: Stack, kind: s
     host = "queue" if kind == "status-stream" else "run"
 
     def left() -> bool:
-        # A job is followed a little longer, as whoever went may come back.
+        # The proxy follows a job a little longer, as its caller may come back.
         stack.clock.advance(IDLE_SECONDS)
         return any(record["ended"] == "left" for record in stack.sandbox.requests() if record["host"] == host)
 

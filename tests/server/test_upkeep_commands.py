@@ -152,7 +152,7 @@ def test_an_export_changes_nothing_when_it_is_applied(cli: Cli) -> None:
     assert cli.run("tenants", "export", **fresh).stdout.removesuffix("\n") == exported
 
 
-def test_an_export_has_what_was_applied_last_and_leaves_out_what_is_usual(cli: Cli) -> None:
+def test_an_export_has_what_was_applied_last_and_leaves_out_defaults(cli: Cli) -> None:
     cli.data("tenants", "list")
     (cli.folder / "more.yaml").write_text(yaml.safe_dump({**PLANS, "tenants": [{"id": "globex", "plan": "narrow"}]}))
     cli.data("tenants", "apply", "more.yaml")
@@ -240,7 +240,7 @@ def test_changes_say_as_json_what_they_changed(cli: Cli) -> None:
     assert read_json(cli, *of_alice) == {"tenant": "acme", "subject": "alice", "status": "revoked"}
 
 
-def test_what_keeps_a_deployment_prints_json(cli: Cli) -> None:
+def test_the_upkeep_commands_print_json(cli: Cli) -> None:
     revision = read_json(cli, "migrate")["revision"]
     assert revision == cli.data("migrate")
     copied = read_json(cli, "backup", "copy.db")

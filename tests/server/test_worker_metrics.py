@@ -133,7 +133,7 @@ class TestTwoWorkers:
         first, _ = workers_of(scraped.server)
         os.kill(first, signal.SIGSTOP)
         try:
-            # Nobody knows to which of them a connection goes: the first answer is that of the other.
+            # The kernel chooses the worker of each connection: the first answer is from the worker that runs.
             answers: list[float] = []
 
             def scrape() -> None:
@@ -181,7 +181,7 @@ async def test_reports_are_added_up_and_outlive_their_workers(tmp_path: Path) ->
     for worker in workers:
         found = samples_of((await worker.render()).decode())
         assert (found[CALLS], found["open", ()], found["seconds_count", ()]) == (11, 22, 2)
-        # What a sum would make no sense of.
+        # A sum of these would make no sense.
         assert (found["process_start_time_seconds", ()], found["fal_proxy_build_info", ()]) == (2, 1)
         assert not [name for name, _ in found if name.endswith("_created")]
     await second.close()

@@ -118,7 +118,7 @@ def test_a_worker_whose_configuration_broke_is_tried_again(sandbox: SandboxContr
         first, other = workers_of(server)
         plans.write_text("plans: [")
         os.kill(first, signal.SIGKILL)
-        # It, and the first of its successors.
+        # The worker itself, and the first of its successors.
         wait_until(lambda: server.stderr.count("worker died") >= 2, "no successor was tried")
         assert is_live(server) and other in workers_of(server)
         plans.write_text(text)

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 HOST = "Host: proxy.example"
-#: What ends a stream: whoever reads it closes the connection behind the answer.
+#: The last request of a stream: the server closes the connection after its answer.
 LAST = b"GET /last HTTP/1.1\r\nHost: proxy.example\r\nConnection: close\r\n\r\n"
 #: A body that would be a request of its own if its end were missed.
 SMUGGLED = "GET /smuggled HTTP/1.1\r\nHost: proxy.example\r\n\r\n"
