@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from proxy.errors import StoreUnavailable
 from proxy.stores.grants import split_use
 from proxy.stores.ledger import Account, Bucket, Charge
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs, quota_usage
+
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,13 @@ class Auditor:
         self._database = Database(url)
 
     async def read(self) -> AuditReport:
+        """All that is written; a database that a busy machine keeps from answering is asked again."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(StoreUnavailable):
+                return await self._read()
+        return await self._read()
+
+    async def _read(self) -> AuditReport:
         async with self._database.reading() as connection:
             entries = tuple(_entry(row) for row in await connection.execute(select(jobs)))
             rows = list(await connection.execute(select(quota_usage)))
