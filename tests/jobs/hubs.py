@@ -30,7 +30,7 @@ JOB = Job("1", "submit", APP, "acme", "alice", submitted_at=0.0, expires_at=1e12
 
 
 class SettlementRecorder:
-    """What a settlement is told."""
+    """Records what a settlement receives."""
 
     def __init__(self) -> None:
         self.saw: list[dict[str, Any]] = []
@@ -62,8 +62,8 @@ class Bench:
         """The events of the native stream to its end, without comments."""
         with reading(self.hub) as watch:
             await watch.first_update(3)
-            told = [event async for event in job_events(watch, as_job, self.fetch, self.drain, after, "request")]
-        return [found for event in told if (found := fields(event))]
+            events = [event async for event in job_events(watch, as_job, self.fetch, self.drain, after, "request")]
+        return [found for event in events if (found := fields(event))]
 
     async def fal_form(self, *, logs: bool = True) -> list[dict[str, Any]]:
         with reading(self.hub) as watch:
@@ -97,7 +97,7 @@ async def hub_before(
 
 @contextlib.contextmanager
 def reading(hub: Hub) -> Iterator[Watch]:
-    """The time in which an event stream reads the watch of the job."""
+    """Read the job's watch during the block, as an event stream does."""
     watch = hub.join(JOB)
     try:
         yield watch
@@ -126,7 +126,7 @@ def lines_of(documents: list[dict[str, Any]]) -> list[str]:
 
 
 async def cut_at(left: int, pieces: AsyncIterator[bytes], then: str) -> AsyncIterator[bytes]:
-    """The first bytes of a stream, and then it breaks, ends or says nothing more."""
+    """The first bytes of a stream, which then breaks, ends or stalls."""
     async for piece in pieces:
         if len(piece) > left:
             yield piece[:left]

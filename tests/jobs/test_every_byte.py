@@ -1,4 +1,4 @@
-"""A status stream that is damaged at any byte, and in any other way, tells everybody the truth in the end."""
+"""A status stream that is damaged at any byte, or in other ways: every reader gets all log lines and the true end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, lines_of
 from tests.support.scripted import ANSWER, ScriptedFal, Wire, whole_life
 
 pytestmark = pytest.mark.anyio
-EVENTS = [b"data: " + orjson.dumps(document) + b"\n\n" for document in ScriptedFal(whole_life()).told]
+EVENTS = [b"data: " + orjson.dumps(document) + b"\n\n" for document in ScriptedFal(whole_life()).documents]
 LENGTH = sum(map(len, EVENTS))
-#: As many at once: a stall or a pause then costs its time once.
+#: How many run at once: together they wait for a stall or a pause only once.
 AT_ONCE = 200
 
 
 async def all_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The job's whole life on one stream, whatever fal itself would send."""
+    """The job's whole life on one stream, instead of what fal sends."""
     del pieces
     for event in EVENTS:
         yield event
@@ -35,8 +35,8 @@ async def sees_the_truth(wire: Wire, *, refuses: bool = False) -> Bench:
     fal.refuses = refuses
     async with hub_before(fal, silence_seconds=0.2) as bench:
         with_logs, without, native = await asyncio.gather(bench.fal_form(), bench.fal_form(logs=False), bench.native())
-        told = [orjson.loads(event["data"]) for event in native if event.get("event") == "status"]
-        for documents in (with_logs, told):
+        statuses = [orjson.loads(event["data"]) for event in native if event.get("event") == "status"]
+        for documents in (with_logs, statuses):
             assert documents[-1]["status"] == "COMPLETED" and lines_of(documents) == fal.lines()
         assert without[-1]["status"] == "COMPLETED" and not lines_of(without)
         assert native[-1] == {"event": "result", "id": "END", "data": ANSWER.decode()}
@@ -78,8 +78,8 @@ async def test_split_at_every_byte() -> None:
 
 
 @pytest.mark.slow
-async def test_a_byte_that_is_wrong_anywhere() -> None:
-    """But in the name of the field: a field of another name is to be ignored."""
+async def test_a_wrong_byte_at_every_place() -> None:
+    """Except in the name of a field: a field of another name has to be ignored."""
     whole = b"".join(EVENTS)
     names = {match.start() + n for match in re.finditer(b"data: ", whole) for n in range(-1, 5)}
     offsets = [at for at in range(LENGTH) if at not in names]
@@ -111,7 +111,7 @@ async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes,
 
 
 @pytest.mark.parametrize("first", range(len(EVENTS) - 1))
-async def test_events_that_overtake_each_other(first: int) -> None:
+async def test_events_in_another_order(first: int) -> None:
     async def swap(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         order = list(EVENTS)
@@ -121,12 +121,12 @@ async def test_events_that_overtake_each_other(first: int) -> None:
 
     fal = ScriptedFal(whole_life(), first_only(swap))
     async with hub_before(fal) as bench:
-        told = await bench.fal_form()
-        assert told[-1]["status"] == "COMPLETED" and sorted(lines_of(told)) == sorted(fal.lines())
+        documents = await bench.fal_form()
+        assert documents[-1]["status"] == "COMPLETED" and sorted(lines_of(documents)) == sorted(fal.lines())
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-async def test_twice_with_comments_and_any_line_end(line_end: bytes) -> None:
+async def test_repeated_events_with_comments_and_any_line_end(line_end: bytes) -> None:
     async def repeat_each(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         for event in EVENTS:

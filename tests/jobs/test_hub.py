@@ -1,4 +1,4 @@
-"""The hub: one upstream stream a job, opened again when it breaks, let go when nobody asks."""
+"""The hub: one upstream stream for each job, opened again when it breaks, closed when no reader is left."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tests.support.waiting import wait_until_async
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_id_in_a_stream_is_the_jobs() -> None:
+async def test_the_id_in_a_stream_is_that_of_the_job() -> None:
     """Callers build the next URL from it."""
     fal = ScriptedFal(whole_life())
-    for document in fal.told:
+    for document in fal.documents:
         document["request_id"] = "../../other"
     async with hub_before(fal) as bench:
         assert {document["request_id"] for document in await bench.fal_form()} == {ID}
 
 
-async def test_everybody_reads_one_stream() -> None:
+async def test_all_readers_share_one_stream() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
         polls = await asyncio.gather(*(bench.hub.get_or_watch(JOB) for _ in range(20)))
@@ -41,10 +41,12 @@ async def test_everybody_reads_one_stream() -> None:
         with reading(bench.hub) as watch:
             await wait_until_async(lambda: is_reading(watch, 21))
         for document in whole_life()[1:]:
-            fal.tell(**document)
-            await wait_until_async(lambda: (found := bench.hub.cached(JOB)) and found.state == fal.told[-1]["status"])
-        for told in await asyncio.gather(*watchers):
-            assert lines_of(told) == fal.lines() and told[-1]["status"] == "COMPLETED"
+            fal.add(**document)
+            await wait_until_async(
+                lambda: (found := bench.hub.cached(JOB)) and found.state == fal.documents[-1]["status"]
+            )
+        for documents in await asyncio.gather(*watchers):
+            assert lines_of(documents) == fal.lines() and documents[-1]["status"] == "COMPLETED"
         assert fal.calls == ["stream"] and len(bench.hub) == 0
         ended = await bench.hub.get_or_watch(JOB)
         assert ended and ended.is_last and fal.calls == ["stream"]
@@ -57,7 +59,7 @@ async def test_a_poll_at_the_very_end_of_a_job_opens_no_stream() -> None:
     async with hub_before(fal) as bench:
         await bench.hub.get_or_watch(JOB)
         for document in whole_life()[1:]:
-            fal.tell(**document)
+            fal.add(**document)
         polls = 0
         while not (found := bench.hub.cached(JOB)) or not found.is_last or polls < 20:
             bench.hub.leave(bench.hub.join(JOB))
@@ -90,7 +92,7 @@ async def test_a_job_without_readers_is_forgotten() -> None:
         assert await bench.hub.get_or_watch(JOB) and fal.calls == ["stream", "stream"]
 
 
-async def test_silence_is_found_and_meanwhile_fal_is_asked() -> None:
+async def test_a_silent_stream_is_noticed_and_polls_ask_fal_meanwhile() -> None:
     silent = asyncio.Event()
 
     async def wire(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -144,7 +146,7 @@ async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_give
         await wait_until_async(lambda: bench.hub.cached(JOB) is not None)
 
 
-async def test_fal_does_not_know_the_job_any_more() -> None:
+async def test_a_job_that_fal_does_not_know_ends_in_an_error() -> None:
     fal = ScriptedFal(whole_life()[:1], lambda _, pieces: cut_at(100, pieces, "drop"))
     fal.knows = False
     async with hub_before(fal) as bench:
@@ -174,9 +176,9 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
             first = await anext(updates)
             assert first and first[0].state == "IN_QUEUE"
             for number in range(MOST_LAG * 3):
-                fal.tell(status="IN_PROGRESS", logs=[log_line("x" * (number + 1))])
+                fal.add(status="IN_PROGRESS", logs=[log_line("x" * (number + 1))])
                 await wait_until_async(lambda: watch.latest and watch.latest.lines == len(fal.lines()))
-            fal.tell(status="COMPLETED")
+            fal.add(status="COMPLETED")
             await wait_until_async(lambda: watch.is_over)
             rest = [news async for news in updates if news]
     assert len(rest) <= MOST_LAG and rest[-1][0].is_last
@@ -187,7 +189,9 @@ async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_en
 
 def shows_the_latest(bench: Bench) -> bool:
     known = bench.hub.cached(JOB)
-    return known is not None and known.state == bench.fal.told[-1]["status"] and known.lines == len(bench.fal.lines())
+    return (
+        known is not None and known.state == bench.fal.documents[-1]["status"] and known.lines == len(bench.fal.lines())
+    )
 
 
 @pytest.mark.parametrize("cut", ["IN_QUEUE.1.0", "IN_QUEUE.0.0", "IN_PROGRESS..1", "IN_PROGRESS..3", "COMPLETED..4"])
@@ -199,21 +203,21 @@ async def test_a_stream_is_resumed_after_any_event_by_a_process_that_knows_nothi
         for document in life[1:]:
             await wait_until_async(lambda: shows_the_latest(bench))
             await asyncio.sleep(0.01)
-            first.tell(**document)
-        told = [event for event in await reading if "event" in event]
-    assert [event["id"] for event in told] == [
+            first.add(**document)
+        events = [event for event in await reading if "event" in event]
+    assert [event["id"] for event in events] == [
         "IN_QUEUE.1.0", "IN_QUEUE.0.0", "IN_PROGRESS..1", "IN_PROGRESS..3", "COMPLETED..4", "END"
     ]  # fmt: skip
-    place = [event["id"] for event in told].index(cut) + 1
+    place = [event["id"] for event in events].index(cut) + 1
     second = ScriptedFal(life[:place])
     async with hub_before(second) as bench:
         reading = asyncio.create_task(bench.native(after=cut))
         for document in life[place:]:
             await wait_until_async(lambda: shows_the_latest(bench))
             await asyncio.sleep(0.01)
-            second.tell(**document)
+            second.add(**document)
         rest = [event for event in await reading if "event" in event]
-    assert rest == told[place:] and rest[-1]["event"] == "result"
+    assert rest == events[place:] and rest[-1]["event"] == "result"
 
 
 async def test_a_reader_who_comes_back_to_a_job_that_ended_gets_its_end() -> None:
@@ -234,7 +238,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
             tracemalloc.start()
             try:
                 for count in range(MOST_LAG):
-                    fal.tell(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
+                    fal.add(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
                     await wait_until_async(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
                     update = await bench.hub.get_or_watch(JOB)
                     assert update is not None and len(orjson.loads(update.encoded(0))["logs"]) == 301 + count
@@ -256,19 +260,19 @@ async def test_no_tenant_takes_all_the_jobs_that_a_process_follows() -> None:
         assert await bench.hub.get_or_watch(job_of("globex", 0)) is not None
         assert await bench.hub.get_or_watch(job_of("initech", 0)) is None, "the process follows as many as it may"
         assert await bench.hub.get_or_watch(job_of("acme", 0)) is not None and len(bench.hub) == 4
-        # What is let go makes room: of a tenant, and of the process.
+        # A job that is no longer followed makes room for another, of its tenant and of the process.
         bench.clock.advance(IDLE_SECONDS)
         assert await bench.hub.get_or_watch(job_of("globex", 0)) is not None
         await bench.hub.sweep()
         assert len(bench.hub) == 1
         assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(5, 9)] == found[:4]
-        fal.tell(status="COMPLETED")
+        fal.add(status="COMPLETED")
         await wait_until_async(lambda: len(bench.hub) == 0)
-        fal.told.pop()
+        fal.documents.pop()
         assert [await bench.hub.get_or_watch(job_of("acme", number)) is not None for number in range(10, 14)] == found[
             :4
         ]
 
 
-def test_a_tenant_that_is_not_alone_leaves_half() -> None:
+def test_one_of_several_tenants_may_use_half_of_all_watches() -> None:
     assert [watches_per_tenant(tenants) for tenants in (0, 1, 2, 9)] == [MOST_WATCHES] * 2 + [MOST_WATCHES // 2] * 2

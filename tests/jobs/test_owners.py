@@ -1,4 +1,4 @@
-"""Whose job it is, and what asking costs: as much for a job of somebody else as for one that is not there."""
+"""The owner of a job, and the cost of a lookup: the same for another caller's job and for an unknown one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STRANGERS = [caller("bob"), caller(tenant="globex"), replace(caller(), subject="
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["owner-asked-before", "fresh"])
 @pytest.mark.parametrize("stranger", STRANGERS, ids=["subject", "tenant", "key"])
-async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
+async def test_a_foreign_job_and_an_unknown_one_cost_the_same(
     stores: SqlStores, stranger: Caller, is_known: bool
 ) -> None:
     ledger = CountingLedger(stores)
@@ -78,7 +78,7 @@ async def test_a_foreign_job_and_one_that_is_not_there_cost_the_same(
             assert ledger.reads == before + 1
 
 
-async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
+async def test_a_callers_own_job_is_read_once(stores: SqlStores) -> None:
     ledger = CountingLedger(stores)
     owners = owners_of(ledger, stores)
     for _ in range(3):
@@ -87,7 +87,7 @@ async def test_an_own_job_is_read_once(stores: SqlStores) -> None:
 
 
 async def test_a_narrowed_session_finds_the_jobs_of_its_endpoints_only(stores: SqlStores) -> None:
-    """Of its very endpoints, not of their app; what it may not see costs what one costs that is not there."""
+    """Of exactly its endpoints, not of their app. A job that it may not see costs as much as an unknown one."""
     ledger = CountingLedger(stores)
     owners = owners_of(ledger, stores)
     for request_id in ("r-1", "r-fast", "r-slow"):

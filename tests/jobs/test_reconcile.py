@@ -52,7 +52,7 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
     assert await reconciler.run_once() == 0
     clock.advance(QUIET_SECONDS + 0.5)
     assert await reconciler.run_once() == 1 and fal.calls == ([] if is_followed else ["status"])
-    # Either way it lives on: it was heard of just now.
+    # Either way its lease is renewed, as its status was just read.
     found = await stores.ledger.get(job.id)
     assert found and found.state == "accepted" and found.checked_at == clock.now() and found.expires_at > expires_at
     assert await counters.in_use("subject:acme:alice", clock.now()) == 1
@@ -64,7 +64,7 @@ ABANDONED = 450
 
 
 class SlowFal(httpx.AsyncBaseTransport):
-    """Answers once as many ask as may: a third of the jobs has ended, a third waits, the rest meets every trouble."""
+    """Answers once the most requests are open: a third of the jobs has ended, a third waits, the rest fails."""
 
     def __init__(self) -> None:
         self.asked: Counter[int] = Counter()
@@ -88,7 +88,7 @@ class SlowFal(httpx.AsyncBaseTransport):
             return httpx.Response(202, json={"status": "IN_QUEUE"})
         match number % 4:
             case 0:
-                raise httpx.ConnectError("nobody there")
+                raise httpx.ConnectError("connection refused")
             case 1:
                 raise RuntimeError("a mistake in the program")
             case 2:
@@ -128,7 +128,7 @@ async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path)
     # Calls have the processor between two rounds.
     assert waits == [PAUSE_SECONDS] * full + [EVERY_SECONDS] * 2
     assert fal.most == SIDE_BY_SIDE and fal.asked == Counter(range(ABANDONED))
-    # What ended has given its slot back, and what fal does not know; the rest keeps its own.
+    # Jobs that ended, and those that fal does not know, have given their slots back; the others keep theirs.
     ended = [number for number in range(ABANDONED) if number % 3 == 0 or number % 12 == 11]
     assert await counters.in_use("subject:acme:alice", clock.now()) == ABANDONED - len(ended)
     states = [found.state for number in ended if (found := await stores.ledger.get(f"{number:04}"))]

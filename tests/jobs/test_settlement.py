@@ -77,7 +77,7 @@ def ignored_reports(log: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("units", NO_SECONDS)
-async def test_billable_units_that_cannot_be(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_impossible_billable_units_are_ignored(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
     await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.now())
     assert (await till.booked(job))["compute_seconds"] == 60
@@ -123,7 +123,9 @@ async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
 
 
 @pytest.mark.parametrize("seconds", [*NO_NUMBERS, MOST_SECONDS + 1])
-async def test_an_inference_time_that_cannot_be(till: Till, seconds: object, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_impossible_inference_time_is_ignored(
+    till: Till, seconds: object, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await till.reserved(NEXT)
     await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == 60
@@ -139,7 +141,9 @@ async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("tokens", [*NO_NUMBERS, 1_000_001, 1.5])
-async def test_tokens_that_cannot_be(till: Till, tokens: object, caplog: pytest.LogCaptureFixture) -> None:
+async def test_impossible_token_counts_are_ignored(
+    till: Till, tokens: object, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await till.reserved()
     await till.settlement.record_result(job, 200, "1", {"stats": {"num_output_tokens": tokens}})
     assert (await till.booked(job))["tokens"] == 256

@@ -1,4 +1,4 @@
-"""One piece of work for all who want it, results that are kept, and streams that are counted."""
+"""Work that all its callers share, results that are kept, and streams that are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller who stops reading: a real connection over which nothing goes, while the job tells more than it holds."""
+"""A caller who stops reading: a real connection that stalls while the job logs more than the connection holds."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile(
     async with hub_before(fal) as bench, serving(bench.hub) as port, reading_little(port) as reader:
         await reader.readuntil(b'"IN_QUEUE"')
         for number in range(LINES):
-            fal.tell(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
+            fal.add(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
             await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()))
-        fal.tell(status="COMPLETED", logs=[log_line("the last one")])
+        fal.add(status="COMPLETED", logs=[log_line("the last one")])
         await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.is_last)
         # Only now it reads on.
         text = await reader.read()
@@ -93,7 +93,7 @@ async def test_a_stream_that_nothing_reads_is_closed(size: int) -> None:
         await reader.readuntil(b'"IN_QUEUE"')
         with reading(bench.hub) as watch:
             assert watch.readers == 2
-            fal.tell(status="IN_PROGRESS", logs=[log_line("x" * size)])
+            fal.add(status="IN_PROGRESS", logs=[log_line("x" * size)])
             await wait_until_async(lambda: watch.readers == 1)
             assert not watch.is_over
 
@@ -102,7 +102,7 @@ async def test_a_stream_that_is_read_slowly_stays() -> None:
     fal, limits = ScriptedFal(whole_life()[:1]), ConnectionLimits(write_seconds=1)
     async with hub_before(fal) as bench, serving(bench.hub, limits) as port, reading_little(port) as reader:
         await reader.readuntil(b'"IN_QUEUE"')
-        fal.tell(status="COMPLETED", logs=[log_line("x" * 400_000)])
+        fal.add(status="COMPLETED", logs=[log_line("x" * 400_000)])
         read = 0
         while piece := await reader.read(20_000):
             read += len(piece)

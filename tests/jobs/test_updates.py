@@ -24,12 +24,12 @@ def test_a_line_is_taken_once_however_often_it_comes() -> None:
     assert messages(log) == [{"m": 1}, {"m": 2}, {"m": 3}] and messages(log, 2) == [{"m": 3}]
 
 
-def test_an_endless_log_is_bounded_and_what_was_let_go_does_not_come_back() -> None:
+def test_an_endless_log_is_bounded_and_dropped_lines_do_not_come_back() -> None:
     log, lines = Log(), [{"n": n, "text": "x" * 1000} for n in range(3000)]
     log.add(lines)
     kept = messages(log)
     assert log.bytes <= MOST_LOG_BYTES and len(log) == 3000 and kept[-1]["n"] == 2999
-    # A stream that is opened again tells the whole log.
+    # A stream that is opened again sends the whole log.
     log.add([*lines, {"n": 3000}])
     assert len(log) == 3001 and messages(log)[-1] == {"n": 3000}
     assert [line["n"] for line in messages(log)] == sorted(line["n"] for line in messages(log))
@@ -81,9 +81,9 @@ def test_a_form_is_encoded_once() -> None:
         ({"status": "IN_QUEUE", "queue_position": 1e300}, "IN_QUEUE..2"),
     ],
 )
-def test_marks(document: dict[str, Any], mark: str) -> None:
+def test_the_mark_of_an_update(document: dict[str, Any], mark: str) -> None:
     assert Update("e", document, Log(), 2).mark == mark
-    # A client that comes back with it is understood.
+    # A client can resume from it.
     assert parse_event_id(mark) == mark
 
 

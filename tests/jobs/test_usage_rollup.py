@@ -1,4 +1,4 @@
-"""A process counts the jobs that are settled, in batches, and leaves it to another process that does."""
+"""A process counts settled jobs in batches, and stops while another process counts."""
 
 from __future__ import annotations
 

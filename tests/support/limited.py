@@ -63,9 +63,9 @@ def limited_proxy(
     environ: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Iterator[Stack]:
-    """A proxy with these plans, and for each a tenant of the same name; `tenants` tells more about some of them."""
-    told = tenants or {}
-    named = [{"id": name, "plan": name, **told.get(name, {})} for name in plans]
+    """A proxy with these plans, and for each a tenant of the same name; `tenants` adds fields to some of them."""
+    facts = tenants or {}
+    named = [{"id": name, "plan": name, **facts.get(name, {})} for name in plans]
     config = folder / "plans.yaml"
     config.write_text(yaml.safe_dump({"plans": dict(plans), "tenants": named, "endpoints": endpoints or []}))
     own = {"PROXY_CONFIG": str(config), "PROXY_ADMIN_TOKEN": ADMIN_TOKEN, **(environ or {})}
@@ -173,7 +173,7 @@ def account(folder: Path, tenant: str, unit: str, subject: str = "") -> Booked:
 
 @contextlib.contextmanager
 def meanwhile(work: Callable[[], T], sandbox: SandboxControl) -> Iterator[tuple[Future[T], str]]:
-    """Do something in a thread; yields what will come of it, and the sandbox's id of the call once fal works on it."""
+    """Do work in a thread; yields its future, and the sandbox's id of the call once fal works on it."""
     begun = _newcomers(sandbox)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
@@ -198,7 +198,7 @@ def _newcomers(sandbox: SandboxControl) -> Callable[[], list[str]]:
 
 
 def look_after(stack: Stack, counters: Counters) -> int:
-    """Do what every process does now and then with the jobs that nobody watches; how many those were."""
+    """Reconcile the jobs without watchers, as every process does at intervals; how many there were."""
 
     async def once() -> int:
         stores = SqlStores(stack.settings.stores.database_url.reveal())

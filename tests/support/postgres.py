@@ -37,7 +37,7 @@ class Postgres(Program):
         return f"postgresql://{_OWNER}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, template: str = "template0") -> str:
-        """A new database, empty or a copy of another that nobody is connected to; its name."""
+        """Create a database, empty or a copy of another one without connections; its name."""
         name = f"test_{secrets.token_hex(6)}"
         self._run("createdb", "-T", template, name)
         return name

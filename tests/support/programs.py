@@ -18,7 +18,7 @@ class Program:
     """One server on one port of the loopback, for as long as it is needed; what it says goes to `log`.
 
     Args:
-        user: who runs it; nobody else than the caller if not given.
+        user: who runs it; the user of the tests if not given.
         environ: what its environment has beside that of the tests.
         stop_signal: what ends it without waiting for its clients.
     """
@@ -75,7 +75,7 @@ class Program:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Not there during the block."""
+        """End it during the block."""
         self.stop()
         try:
             yield
@@ -84,7 +84,7 @@ class Program:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """There, but silent during the block."""
+        """Freeze it during the block."""
         self.pause()
         try:
             yield

@@ -35,7 +35,7 @@ class SandboxControl:
         self._client.delete("/requests").raise_for_status()
 
     def begin(self) -> None:
-        """Forget what an earlier test did, and what comes of it yet."""
+        """Forget what an earlier test did, and what it still causes."""
         self.forget()
         self._earlier |= self._followed
 

@@ -33,15 +33,15 @@ def whole_life() -> list[dict[str, Any]]:
 
 class ScriptedFal(httpx.AsyncBaseTransport):
     """Attributes:
-    told: the job's documents so far; `tell` adds one, and every open stream sends it.
+    documents: the job's documents so far; `add` appends one, and every open stream sends it.
     calls: what was asked for: `stream`, `status`, `result`.
     wire: damages streams.
     knows: whether the job exists.
     refuses: whether `status` is answered with a 503.
     """
 
-    def __init__(self, told: list[dict[str, Any]] | None = None, wire: Wire | None = None) -> None:
-        self.told = [{"request_id": ID, **document} for document in told or ()]
+    def __init__(self, documents: list[dict[str, Any]] | None = None, wire: Wire | None = None) -> None:
+        self.documents = [{"request_id": ID, **document} for document in documents or ()]
         self.calls: list[str] = []
         self.open = 0
         self.wire = wire or (lambda _, pieces: pieces)
@@ -49,13 +49,13 @@ class ScriptedFal(httpx.AsyncBaseTransport):
         self.refuses = False
         self._moved = asyncio.Event()
 
-    def tell(self, **document: Any) -> None:
-        self.told.append({"request_id": ID, "logs": [], **document})
+    def add(self, **document: Any) -> None:
+        self.documents.append({"request_id": ID, "logs": [], **document})
         self._moved.set()
         self._moved = asyncio.Event()
 
     def lines(self) -> list[str]:
-        return [line["message"] for document in self.told for line in document["logs"]]
+        return [line["message"] for document in self.documents for line in document["logs"]]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         path = request.extensions["target"].decode().partition("?")[0]
@@ -71,7 +71,7 @@ class ScriptedFal(httpx.AsyncBaseTransport):
                 headers={"content-type": "text/event-stream"},
                 stream=_Body(self, self.wire(number, self._pieces()), limit),
             )
-        is_over = self.told[-1]["status"] == "COMPLETED"
+        is_over = self.documents[-1]["status"] == "COMPLETED"
         if kind == "status":
             if self.refuses:
                 return _json(503, {"detail": "not now"})
@@ -80,21 +80,21 @@ class ScriptedFal(httpx.AsyncBaseTransport):
         return httpx.Response(200 if is_over else 400, headers={"content-type": "application/json"}, content=body)
 
     def _cumulative(self) -> dict[str, Any]:
-        return {**self.told[-1], "logs": [line for document in self.told for line in document["logs"]]}
+        return {**self.documents[-1], "logs": [line for document in self.documents for line in document["logs"]]}
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """The events from now on: the first one has all lines, each of the others those that are new."""
-        while not self.told:
+        while not self.documents:
             await self._moved.wait()
-        sent = len(self.told)
+        sent = len(self.documents)
         document = self._cumulative()
         while True:
             yield b"data: " + orjson.dumps(document) + b"\n\n"
             if document["status"] == "COMPLETED":
                 return
-            while sent == len(self.told):
+            while sent == len(self.documents):
                 await self._moved.wait()
-            document = self.told[sent]
+            document = self.documents[sent]
             sent += 1
 
 

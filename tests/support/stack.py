@@ -46,7 +46,7 @@ UNLIMITED: dict[str, Any] = {
 
 @dataclass
 class Stack:
-    """What a test needs to call the proxy as somebody.
+    """What a test needs to call the proxy as any caller.
 
     Attributes:
         url: the proxy's base URL.
