@@ -149,7 +149,7 @@ def test_an_end_user_cannot_make_the_log_longer(proxy: Stack) -> None:
 
 
 @pytest.mark.parametrize("route", MUTATIONS, ids=" ".join)
-def test_what_cannot_be_recorded_does_not_happen(
+def test_a_change_that_cannot_be_recorded_does_not_happen(
     sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory, route: tuple[str, str]
 ) -> None:
     with limited_proxy(sandbox, tmp_path_factory.mktemp("full"), PLANS) as proxy, operating(proxy) as client:

@@ -211,7 +211,7 @@ def test_a_form_that_is_wrong_makes_no_token(admin: httpx.Client, form: dict[str
     assert admin.get("/tokens").json()["tokens"] == []
 
 
-def test_a_name_is_one_tokens_and_there_are_so_many(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_token_and_their_number_is_bounded(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, holder(proxy, ADMIN_TOKEN) as admin:
         for number in range(MOST_TOKENS):
             create(admin, f"token-{number}")

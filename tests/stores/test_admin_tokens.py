@@ -28,7 +28,7 @@ async def test_tokens_come_out_as_they_went_in(stores: SqlStores, open_stores: O
     assert await stores.admin_tokens.load() == [night]
 
 
-async def test_a_name_is_one_tokens_and_there_are_so_many(stores: SqlStores) -> None:
+async def test_a_name_belongs_to_one_token_and_their_number_is_bounded(stores: SqlStores) -> None:
     assert await stores.admin_tokens.add(OPS, 2, by=AUTHOR)
     assert not await stores.admin_tokens.add(replace(OPS, id="1" * 16), 2, by=AUTHOR)
     assert await stores.admin_tokens.add(replace(OPS, id="1" * 16, name="night"), 2, by=AUTHOR)
@@ -36,7 +36,7 @@ async def test_a_name_is_one_tokens_and_there_are_so_many(stores: SqlStores) -> 
     assert len(await stores.admin_tokens.load()) == 2
 
 
-async def test_a_name_that_is_asked_for_at_the_same_moment_is_one_tokens(
+async def test_a_name_that_is_requested_twice_at_once_belongs_to_one_token(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
     others = [open_stores(database_url) for _ in range(3)]

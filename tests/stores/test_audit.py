@@ -87,7 +87,7 @@ async def test_an_entry_says_who_when_and_from_where(stores: SqlStores) -> None:
 
 
 @pytest.mark.parametrize("table", ["audit", "audit_chain", "audit_subjects"])
-async def test_what_cannot_be_recorded_does_not_happen(stores: SqlStores, table: str) -> None:
+async def test_a_change_that_cannot_be_recorded_does_not_happen(stores: SqlStores, table: str) -> None:
     directory = stores.directory
     await directory.apply(PLANS, [ACME], by=AUTHOR)
     await directory.add_key(KEY, by=AUTHOR)
@@ -136,7 +136,7 @@ async def test_a_user_is_forgotten_and_the_chain_stays_whole(stores: SqlStores) 
         names = [row.subject for row in await connection.execute(select(schema.audit_subjects))]
         documents = [row.document for row in await connection.execute(select(schema.audit))]
     assert names == ["bob"] and "alice" not in "".join(documents)
-    # Who comes back is another one: no entry of before is theirs.
+    # A user of the same name who comes back is a new user: no earlier entry is theirs.
     await stores.directory.revoke(Revocation("acme", None, "alice@example.com", 10.0, 99.0), by=AUTHOR)
     assert (await read_chain(stores))[-1]["subject_ref"] != alice
 

@@ -51,12 +51,12 @@ async def test_a_whole_log(stores: SqlStores) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "6", "6:", f"6:{'A' * 64}", f"6:{'a' * 63}", f"-1:{'a' * 64}", f"6:{'a' * 64}\n"])
-def test_what_is_no_head_is_refused(text: str) -> None:
+def test_a_malformed_head_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a head"):
         Link.parse(text)
 
 
-#: What is done to the tables behind the program's back, and the words of the problem that shows it.
+#: A change of the tables past the program, and the words of the problem that the check reports.
 TAMPERED = {
     "by": (
         "UPDATE audit SET document = replace(document, 'tester', 'nobody') WHERE number = 3",
@@ -86,14 +86,14 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-async def test_what_is_changed_behind_its_back_is_found(stores: SqlStores, name: str) -> None:
+async def test_a_change_of_the_tables_past_the_program_is_found(stores: SqlStores, name: str) -> None:
     await fill(stores)
     statement, words = TAMPERED[name]
     await tamper(stores, statement)
     assert words in "; ".join(await problems(stores))
 
 
-async def test_two_that_are_swapped_are_found(stores: SqlStores) -> None:
+async def test_two_swapped_entries_are_found(stores: SqlStores) -> None:
     await fill(stores)
     await tamper(
         stores,

@@ -1,4 +1,4 @@
-"""What has happened at fal already is written down in the end, however long the database is away."""
+"""What has already happened at fal is written to the ledger, however long the database is away."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(sqlite_databases: SqliteDatabases) -> str:
 
 @contextlib.contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Nobody else writes."""
+    """Lock the file, so that no other connection writes."""
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         yield
@@ -58,7 +58,7 @@ async def is_in(stores: SqlStores, job_id: str, state: str) -> bool:
     return found is not None and found.state == state
 
 
-async def test_what_has_happened_is_written_when_the_store_is_back(url: str, open_stores: OpenStores) -> None:
+async def test_a_booking_is_written_when_the_store_is_back(url: str, open_stores: OpenStores) -> None:
     stores = open_stores(url, LOCK_SECONDS)
     async with batching(stores) as batcher:
         mine = await reserved(batcher)
@@ -81,7 +81,7 @@ async def _is_empty(batcher: LedgerBatcher) -> bool:
     return len(batcher) == 0
 
 
-async def test_a_store_that_is_back_in_time_is_waited_for(url: str, open_stores: OpenStores) -> None:
+async def test_a_write_waits_for_a_store_that_is_back_in_time(url: str, open_stores: OpenStores) -> None:
     stores = open_stores(url, LOCK_SECONDS)
     async with batching(stores, LedgerTimeouts()) as batcher:
         mine = await reserved(batcher)

@@ -32,8 +32,8 @@ def count(path: Path) -> int:
     return int(found)
 
 
-def test_what_is_written_in_every_step_neither_waits_nor_is_in_it(source: str, tmp_path: Path) -> None:
-    """A copy that another one's change begins again would never end here."""
+def test_writes_during_a_copy_neither_wait_nor_are_in_it(source: str, tmp_path: Path) -> None:
+    """A copy that starts again after each change of another connection would never end here."""
     steps: list[tuple[int, int]] = []
     with closing(sqlite3.connect(source, timeout=0, isolation_level=None)) as writer:
 
@@ -51,13 +51,13 @@ def test_what_is_written_in_every_step_neither_waits_nor_is_in_it(source: str, t
         assert database.execute("SELECT count(*) FROM notes WHERE note = 'later'").fetchone() == (changed,)
 
 
-def test_it_is_its_owners_alone(source: str, tmp_path: Path) -> None:
+def test_only_its_owner_can_read_a_copy(source: str, tmp_path: Path) -> None:
     back_up(source, tmp_path / "copy.db", lambda _copied, _pages: None)
     assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_a_copy_that_is_there_stays(source: str, tmp_path: Path) -> None:
+def test_an_existing_copy_is_not_overwritten(source: str, tmp_path: Path) -> None:
     (tmp_path / "copy.db").write_text("precious")
     with pytest.raises(BackupFailed, match="is there already"):
         back_up(source, tmp_path / "copy.db", lambda _copied, _pages: None)
@@ -85,7 +85,7 @@ def test_a_damaged_database_is_no_backup(source: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_what_cannot_be_copied_or_written(source: str, tmp_path: Path) -> None:
+def test_a_copy_that_cannot_be_made_is_refused_with_the_reason(source: str, tmp_path: Path) -> None:
     with pytest.raises(BackupFailed, match="there is no database yet"):
         back_up(str(tmp_path / "none.db"), tmp_path / "copy.db", lambda _copied, _pages: None)
     assert not (tmp_path / "none.db").exists()

@@ -172,7 +172,7 @@ async def test_a_store_that_goes_down_while_a_batch_is_split_is_not_asked_for_th
 async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
     postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores, size: int
 ) -> None:
-    """Somebody locks accounts in another order: the deadlock fails no call whose half does not meet it again."""
+    """Another connection locks accounts in another order: the deadlock fails only the calls that meet it again."""
     stores = open_stores(postgres_databases.migrated())
     first, last = (Bucket("acme", subject, "requests", "day", 0) for subject in ("a", "z"))
     batcher = LedgerBatcher(stores.ledger)

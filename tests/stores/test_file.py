@@ -128,7 +128,7 @@ async def names(database: Database) -> list[str]:
         return sorted((await connection.execute(select(jobs.c.id))).scalars())
 
 
-async def test_it_is_written_by_the_thread_that_asks(database: Database) -> None:
+async def test_a_free_file_is_written_by_the_calling_thread(database: Database) -> None:
     assert await database.run(lambda _: threading.current_thread()) is threading.current_thread()
 
 
@@ -168,7 +168,7 @@ async def test_work_that_fails_leaves_nothing_behind(database: Database) -> None
     assert await names(database) == ["second"]
 
 
-async def test_what_another_process_locks_is_waited_for_beside_the_event_loop(database: Database) -> None:
+async def test_a_lock_of_another_process_is_waited_for_outside_the_event_loop(database: Database) -> None:
     await database.run(adding("first"))
     holder = sqlite3.connect(path_of(database._url), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -188,12 +188,12 @@ async def test_writers_take_turns_in_the_order_of_their_arrival(
 ) -> None:
     stores, order = open_stores(sqlite_databases.migrated()), list[str]()
 
-    async def told(name: str, work: Any) -> None:
+    async def noting(name: str, work: Any) -> None:
         await work
         order.append(name)
 
     writes = [
-        (told("ledger", stores.ledger.commit([Reserve(job())])), told("upload", stores.uploads.add(upload)))
+        (noting("ledger", stores.ledger.commit([Reserve(job())])), noting("upload", stores.uploads.add(upload)))
         for upload in (UPLOAD.__class__(**{**vars(UPLOAD), "id": f"upload-{number}"}) for number in range(20))
     ]
     await asyncio.gather(*(write for pair in writes for write in pair))
@@ -216,7 +216,7 @@ async def test_a_writer_that_waits_too_long_for_its_turn_fails(
     holder.close()
 
 
-async def test_writers_do_not_wait_forever_for_one_that_does_not_end(sqlite_databases: SqliteDatabases) -> None:
+async def test_writers_do_not_wait_forever_for_a_write_that_hangs(sqlite_databases: SqliteDatabases) -> None:
     database = Database(sqlite_databases.migrated(), 0.05)
     async with database.writing():
         with pytest.raises(StoreUnavailable):
@@ -234,7 +234,7 @@ def pages(path: Path) -> int:
 async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Database) -> None:
     longest, path = 0, path_of(database._url)
     await database.run(adding("written"))
-    # Some eighty thousand pages, a few each time, without a pause in which the log could begin anew by itself.
+    # Some eighty thousand pages, a few each time, without a pause in which SQLite could restart the log by itself.
     for number in range(80 * TIDY_AFTER):
         longer = job(id="written", request_id=f"{number:05d}" * 4_000)
         await database.run(lambda transaction, longer=longer: transaction.update_jobs([longer]))
@@ -264,7 +264,7 @@ def modes(path: Path) -> dict[str, int]:
 PRIVATE = {"": 0o600, "-wal": 0o600, "-shm": 0o600}
 
 
-async def test_a_new_file_is_its_owners(umask: None, tmp_path: Path, open_stores: OpenStores) -> None:
+async def test_only_its_owner_can_read_a_new_file(umask: None, tmp_path: Path, open_stores: OpenStores) -> None:
     path = tmp_path / "proxy.db"
     stores = open_stores(f"sqlite:///{path}")
     await stores.migrate()
@@ -272,7 +272,7 @@ async def test_a_new_file_is_its_owners(umask: None, tmp_path: Path, open_stores
     assert modes(path) == PRIVATE
 
 
-async def test_a_file_of_the_version_before_becomes_so(
+async def test_a_file_of_an_earlier_version_gets_the_same_mode(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
     url = sqlite_databases.migrated()
@@ -359,7 +359,7 @@ async def test_the_event_loop_does_not_wait_for_the_disk(sqlite_databases: Sqlit
     await database.close()
 
 
-def test_the_disk_is_waited_for_or_not() -> None:
+def test_a_wrong_sync_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="PROXY_SQLITE_SYNC: must be one of normal, full"):
         read_stores({"PROXY_SQLITE_SYNC": "extra"})
 

@@ -158,7 +158,7 @@ async def test_no_grant_widens_a_session_an_address_or_all_guests(stores: SqlSto
     assert (await reserve(stores, Charge(account, 3, 2)))[1] == Exhausted(account, 2)
 
 
-async def test_grants_of_others_units_and_times_are_not_spent(stores: SqlStores) -> None:
+async def test_grants_of_another_holder_unit_or_time_are_not_spent(stores: SqlStores) -> None:
     others = [
         grant(10, unit="tokens"),
         grant(10, tenant="globex"),

@@ -1,4 +1,4 @@
-"""A connection to SQLite does not read again what it wrote itself, and finds what reading would."""
+"""A connection to SQLite keeps the rows that it wrote, and finds the same as a read."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_jobs_that_are_over_are_not_kept(file: File) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_lives_find_what_reading_would(path: Path, file: File, other: File, seed: int) -> None:
+def test_random_jobs_find_the_same_as_a_read(path: Path, file: File, other: File, seed: int) -> None:
     dice, known = random.Random(seed), [job(Charge(REQUESTS, 3, 40), Charge(ALICES, 5, 60))]
     for number in range(200):
         writer = file if dice.random() < 0.8 else other

@@ -32,14 +32,14 @@ async def test_slots_are_taken_until_one_pool_is_full(counters: Counters) -> Non
     assert await counters.in_use("subject:bob", NOW) == 0
 
 
-async def test_taking_again_is_taking_once(counters: Counters) -> None:
+async def test_a_lease_that_is_taken_twice_counts_once(counters: Counters) -> None:
     for moment in (NOW, NOW + 300):
         assert await counters.acquire("a", [LeaseScope("one", 1)], moment, moment + 600) is None
     assert await counters.in_use("one", NOW + 899) == 1
     assert await counters.in_use("one", NOW + 900) == 0
 
 
-async def test_a_slot_frees_itself(counters: Counters) -> None:
+async def test_a_slot_is_free_when_its_lease_expires(counters: Counters) -> None:
     one = [LeaseScope("one", 1)]
     await counters.acquire("a", one, NOW, LATER)
     assert await counters.acquire("b", one, LATER - 0.25, LATER + 600) == 0
@@ -60,7 +60,7 @@ async def test_a_clock_that_is_set_back_makes_no_lease_longer(counters: Counters
     assert await counters.in_use("one", early + 1300) == 0
 
 
-async def test_a_slot_is_returned_and_only_its_own(counters: Counters) -> None:
+async def test_a_lease_returns_only_its_own_slot(counters: Counters) -> None:
     await counters.acquire("a", [TWO, THREE], NOW, LATER)
     await counters.acquire("b", [TWO, THREE], NOW, LATER)
     for _ in range(2):
@@ -69,14 +69,14 @@ async def test_a_slot_is_returned_and_only_its_own(counters: Counters) -> None:
     assert await in_use(counters) == (1, 1)
 
 
-async def test_a_renewed_lease_goes_on(counters: Counters) -> None:
+async def test_a_renewed_lease_lasts_longer(counters: Counters) -> None:
     await counters.acquire("a", [TWO, THREE], NOW, LATER)
     await counters.renew("a", KEYS, NOW + 500, NOW + 1100)
     assert await in_use(counters, NOW + 1099.75) == (1, 1)
     assert await in_use(counters, NOW + 1100) == (0, 0)
 
 
-async def test_renewing_brings_nothing_back(counters: Counters) -> None:
+async def test_renewing_does_not_bring_back_a_lease_that_ended(counters: Counters) -> None:
     for lease, moment in (("returned", NOW + 1), ("expired", LATER), ("never taken", NOW)):
         if lease != "never taken":
             await counters.acquire(lease, [TWO], NOW, LATER)
@@ -86,7 +86,7 @@ async def test_renewing_brings_nothing_back(counters: Counters) -> None:
         assert await in_use(counters, moment) == (0, 0), lease
 
 
-async def test_restoring_asks_for_no_room(counters: Counters) -> None:
+async def test_restored_leases_may_exceed_the_limit(counters: Counters) -> None:
     for lease in "abcd":
         await counters.restore({lease: KEYS}, NOW, LATER)
         await counters.restore({lease: KEYS}, NOW, LATER)

@@ -70,7 +70,7 @@ async def test_the_whole_limit_can_be_used(stores: SqlStores) -> None:
     assert await stores.ledger.commit(calls) == [Granted()] * 3 + [Exhausted(REQUESTS, 0)] * 2
 
 
-async def test_every_account_is_its_own(stores: SqlStores) -> None:
+async def test_each_account_is_counted_by_itself(stores: SqlStores) -> None:
     others = [
         REQUESTS._replace(tenant="globex"),
         REQUESTS._replace(subject="alice"),
@@ -107,7 +107,7 @@ async def test_an_accepted_job_is_known_by_fals_id(stores: SqlStores) -> None:
 
 
 async def test_an_id_that_is_written_down_late_leads_to_the_job(stores: SqlStores) -> None:
-    """Its owner has paid for it. A job that was given back has no owner who did, and an id never changes."""
+    """Its owner has paid for it. A released job has no owner who paid, and an id never changes."""
     settled, released = job(Charge(REQUESTS, 1, 10)), job(Charge(REQUESTS, 1, 10))
     await stores.ledger.commit([Reserve(settled), Reserve(released)])
     await stores.ledger.commit([Settle(settled.id, {"requests": 1}, 1010.0), Settle(released.id, None, 1010.0)])
@@ -123,7 +123,7 @@ async def test_an_id_that_is_written_down_late_leads_to_the_job(stores: SqlStore
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(1, 0)}
 
 
-async def test_a_job_has_one_owner_for_good(stores: SqlStores) -> None:
+async def test_the_owner_of_a_job_never_changes(stores: SqlStores) -> None:
     alices, mallorys = job(), job(subject="mallory")
     await stores.ledger.commit([Reserve(alices), Reserve(mallorys), Accept(alices.id, "fal-1", 5000.0)])
     with pytest.raises(StoreUnavailable):
@@ -174,10 +174,10 @@ async def test_a_batch_that_fails_leaves_nothing(stores: SqlStores, database_url
     assert [entry.id for entry in report.entries] == [one.id] and report.accounts == {REQUESTS: Account(0, 5)}
 
 
-# Jobs that nobody watches
+# Jobs without watchers
 
 
-async def test_what_is_open(stores: SqlStores) -> None:
+async def test_which_jobs_are_open(stores: SqlStores) -> None:
     reserved, accepted, settled, released = (job() for _ in range(4))
     await stores.ledger.commit([Reserve(one) for one in (reserved, accepted, settled, released)])
     await stores.ledger.commit([Accept(accepted.id, "fal-1", 5000.0), Settle(settled.id, {}, 1.0)])
@@ -188,7 +188,7 @@ async def test_what_is_open(stores: SqlStores) -> None:
     assert await stores.ledger.queued_among([]) == set()
 
 
-async def test_what_fal_has_by_each_key(stores: SqlStores) -> None:
+async def test_jobs_in_flight_are_counted_by_the_key_of_fal(stores: SqlStores) -> None:
     assert await stores.ledger.count_in_flight() == {}
     reserved, accepted, spare, over, upload = job(), job(), job(upstream="spare"), job(), job(kind="upload")
     await stores.ledger.commit([Reserve(one) for one in (reserved, accepted, spare, over, upload)])
@@ -208,7 +208,7 @@ async def test_due_jobs_are_taken_once_and_the_oldest_first(
     assert {one.id for one in await other.take_due(101.0, 200.0, 9)} == {one.id for one in jobs}
 
 
-async def test_a_job_that_was_heard_of_is_not_due(stores: SqlStores) -> None:
+async def test_a_job_whose_status_was_just_read_is_not_due(stores: SqlStores) -> None:
     lives, ended = job(Charge(REQUESTS, 1, 9)), job(Charge(REQUESTS, 1, 9))
     await stores.ledger.commit([Reserve(lives), Reserve(ended), Settle(ended.id, {}, 1100.0)])
     for one in (lives, ended):

@@ -1,4 +1,4 @@
-"""The ledger under many hands at once: connections of several engines, and processes of their own."""
+"""The ledger used by many at once: by connections of several engines, and by several processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_due_jobs_are_taken_by_one_of_many(hands: list[SqlStores]) -> None
     taken: list[str] = []
 
     async def take(number: int) -> None:
-        # Empty hands are no answer while another holds what is left: whoever finds nothing looks again.
+        # While another connection holds the remaining jobs this one may find none, and looks again.
         while len(taken) < len(jobs):
             taken.extend(one.id for one in await hands[number].ledger.take_due(100.0, 200.0, 7))
 
@@ -85,8 +85,8 @@ async def test_due_jobs_are_taken_by_one_of_many(hands: list[SqlStores]) -> None
 async def test_no_deadlock_whatever_the_order(
     postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
 ) -> None:
-    """Hundreds of mixed batches on the same few accounts and jobs, each in an order of its own, and new accounts
-    coming up all the while; beside them those who look after jobs that nobody watches."""
+    """Hundreds of mixed batches on the same few accounts and jobs, each in another order, with new accounts all the
+    while, and with reconcilers that take jobs without watchers."""
     url = postgres_databases.migrated()
     hands = [open_stores(url) for _ in range(4)]
     known: list[Job] = [job() for _ in range(10)]

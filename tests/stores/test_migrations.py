@@ -41,7 +41,7 @@ OLD_UPLOAD = (
 pytestmark = pytest.mark.anyio
 
 
-async def test_they_lead_to_the_described_tables(databases: Databases, open_stores: OpenStores) -> None:
+async def test_migrations_make_the_described_tables(databases: Databases, open_stores: OpenStores) -> None:
     url = databases.empty()
     await open_stores(url).migrate()
     differences, tables, revision = await _with(url, _looked_at)
@@ -175,7 +175,7 @@ async def test_a_newer_schema_of_the_release_is_left_as_it_is(database_url: str,
     ],
     ids=["release", "column", "table", "columns", "more"],
 )
-async def test_a_schema_that_cannot_be_used_is_not(
+async def test_a_schema_that_does_not_fit_is_refused(
     database_url: str, open_stores: OpenStores, revision: str, statements: tuple[str, ...]
 ) -> None:
     await _set_revision(database_url, revision, *statements)
@@ -186,16 +186,14 @@ async def test_a_schema_that_cannot_be_used_is_not(
         await stores.migrate()
 
 
-async def test_an_older_schema_without_what_is_needed_is_not_used(
-    databases: Databases, open_stores: OpenStores
-) -> None:
+async def test_an_older_schema_without_what_is_needed_is_refused(databases: Databases, open_stores: OpenStores) -> None:
     url = databases.empty()
     await _with(url, _at_first_version)
     with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
         await open_stores(url).ping()
 
 
-async def test_an_older_revision_that_there_never_was_is_not_used(database_url: str, open_stores: OpenStores) -> None:
+async def test_an_unknown_older_revision_is_refused(database_url: str, open_stores: OpenStores) -> None:
     await _set_revision(database_url, "0000")
     with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
         await open_stores(database_url).ping()
@@ -223,7 +221,7 @@ async def test_an_empty_database_is_not_of_this_version(databases: Databases, op
 
 @pytest.mark.tools
 async def test_a_server_migrates_nothing_by_itself(postgres_databases: Databases, open_stores: OpenStores) -> None:
-    """Replicas of the version before may still run on it: that is for whoever deploys to say."""
+    """Replicas of the earlier version may still run on it, so the operator decides when to migrate."""
     stores = open_stores(postgres_databases.empty())
     with pytest.raises(StoreUnavailable, match="fal-proxy migrate"):
         await stores.prepare()

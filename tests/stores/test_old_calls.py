@@ -27,7 +27,7 @@ async def filled(open_stores: OpenStores, database_url: str) -> SqlStores:
     return open_stores(database_url)
 
 
-async def test_it_has_what_it_says(filled: SqlStores) -> None:
+async def test_the_filled_database_has_the_stated_calls(filled: SqlStores) -> None:
     until = time.time() // DAY * DAY
     asked = (TENANT, None, until - DAYS * DAY, until)
     by_user = await filled.ledger.usage(*asked, frozenset({"subject"}))
@@ -44,7 +44,7 @@ async def test_it_has_what_it_says(filled: SqlStores) -> None:
         assert add_up(from_sums, groups) == add_up(read, groups) != {}
 
 
-async def test_the_database_goes_on_as_before(filled: SqlStores, database_url: str) -> None:
+async def test_the_filled_database_keeps_its_triggers_and_its_mode(filled: SqlStores, database_url: str) -> None:
     """What triggers keep follows later changes too."""
     assert await removed(filled, "jobs", expiry(jobs=time.time())) == CALLS.jobs
     if database_url.startswith("sqlite"):
@@ -56,7 +56,7 @@ async def test_the_database_goes_on_as_before(filled: SqlStores, database_url: s
         assert await count(database_url, table) == 0
 
 
-async def test_what_is_too_slow_is_found() -> None:
+async def test_pages_that_are_too_slow_are_found() -> None:
     pages = {"/console": 299.9, "/console/jobs": 300.1}
     turns = {"empty": [{"per_second": 1000.0}], "full": [{"per_second": 910.0}]}
     slow = {"empty": [{"per_second": 1000.0}] * 3, "full": [{"per_second": rate} for rate in (1000.0, 890.0, 880.0)]}

@@ -1,4 +1,4 @@
-"""All commands of a process share one connection to Redis, and none of them is the trouble of another."""
+"""All commands of a process share one connection to Redis, and the failure of one does not affect another."""
 
 from __future__ import annotations
 

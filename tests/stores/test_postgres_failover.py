@@ -114,7 +114,7 @@ async def _has_jobs(server: Postgres, database: str, number: int) -> bool:
         ("postgresql://u:p%2C@a/app", None),
     ],
 )
-def test_of_several_servers_the_one_that_takes_writes_is_meant(text: str, attributes: str | None) -> None:
+def test_of_several_servers_the_one_that_takes_writes_is_used(text: str, attributes: str | None) -> None:
     found = parse(text).url.partition("target_session_attrs=")[2] or None
     assert found == attributes
 

@@ -54,7 +54,7 @@ def test_only_its_owner_reads_it(folder: Path) -> None:
     assert (stat.S_IMODE(folder.stat().st_mode), modes) == (0o700, {0o600})
 
 
-def test_what_another_process_keeps_stays(folder: Path) -> None:
+def test_files_of_another_process_stay(folder: Path) -> None:
     mine, other = Spool(folder), Spool(folder)
     mine.keep(FACTS[:1])
     other.keep(FACTS[1:])

@@ -115,7 +115,7 @@ def test_the_sql_of_sqlite_names_all_columns(sqlite_databases: SqliteDatabases) 
     assert read == {(table.name, column.name) for table in (jobs, quota_usage) for column in table.c}
 
 
-async def test_what_is_missing_is_left_out_and_changed_by_nobody(database: Database) -> None:
+async def test_missing_rows_are_left_out_and_no_update_creates_them(database: Database) -> None:
     there = job()
     await database.run(lambda transaction: transaction.add_jobs([there]))
     await database.run(lambda transaction: transaction.create_accounts([REQUESTS]))

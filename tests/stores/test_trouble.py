@@ -74,7 +74,7 @@ async def test_accounts_that_cannot_be_written(sqlite_databases: SqliteDatabases
         await stores.ping()
 
 
-async def test_a_look_leaves_nothing_behind(stores: SqlStores) -> None:
+async def test_a_ping_leaves_nothing_behind(stores: SqlStores) -> None:
     await asyncio.gather(*(stores.ping() for _ in range(5)))
     async with stores.ledger._database.reading() as connection:
         for table in (jobs, quota_usage):
@@ -151,7 +151,7 @@ async def test_a_write_that_fails_shows_none_of_its_values(stores: SqlStores, ca
 async def test_giving_up_on_a_locked_database_leaves_nothing_behind(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
-    """Whoever stops waiting for the lock ends with the lock: a connection that never closed would hang the program."""
+    """The write that was given up ends when the lock is free: a connection left open would hang the program."""
     url = sqlite_databases.migrated()
     stores = open_stores(url)
     await stores.ping()
@@ -169,7 +169,7 @@ async def test_giving_up_on_a_locked_database_leaves_nothing_behind(
 
 
 async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:
-    """Whoever holds the write lock for longer than a write waits makes writing fail; reading goes on."""
+    """A write lock that is held for longer than a write waits makes writes fail; reads go on."""
     url = sqlite_databases.migrated()
     holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -299,7 +299,7 @@ async def test_a_connection_that_was_closed_just_now_is_made_again(
         await stores.ledger.open_jobs()
 
 
-async def test_more_looks_at_once_than_there_are_connections(stores: SqlStores) -> None:
+async def test_more_pings_at_once_than_there_are_connections(stores: SqlStores) -> None:
     """Each takes one connection: one that waited for a second while it held the first would stop all the others."""
     async with asyncio.timeout(60):
         await asyncio.gather(*(stores.ping() for _ in range(50)))

@@ -94,7 +94,7 @@ async def test_parts_that_come_at_once_fit_together(stores: SqlStores) -> None:
     assert begun.count(True) == 6 and begun.count(False) == 6
 
 
-async def test_the_whole_of_a_file_ends_it(stores: SqlStores) -> None:
+async def test_an_upload_of_the_whole_file_ends_it(stores: SqlStores) -> None:
     await stores.uploads.add(UPLOAD)
     whole, late = part(WHOLE, 77), part(WHOLE, 78, "late")
     await stores.uploads.begin(whole)

@@ -85,7 +85,7 @@ async def test_each_job_is_in_its_groups_and_pages_have_each_group_once(
         assert [row for page in pages for row in page] == rows, size
 
 
-async def test_a_subject_and_a_time_are_that_and_no_more(stores: SqlStores, settled: list[Job]) -> None:
+async def test_a_report_of_a_subject_and_a_time_has_no_other_calls(stores: SqlStores, settled: list[Job]) -> None:
     async def calls(subject: str | None, since: float, until: float) -> int:
         asked = ("acme", subject, since, until, frozenset({"session"}))
         return sum(row.calls for row in await stores.ledger.usage_of_jobs(*asked))
@@ -95,9 +95,7 @@ async def test_a_subject_and_a_time_are_that_and_no_more(stores: SqlStores, sett
     assert await calls("nobody", 0.0, 2.0 * DAY) == 0
 
 
-async def test_what_is_counted_is_the_same_and_what_is_removed_is_left_out(
-    stores: SqlStores, settled: list[Job]
-) -> None:
+async def test_counted_jobs_stay_in_reports_and_removed_ones_do_not(stores: SqlStores, settled: list[Job]) -> None:
     asked = ("acme", None, 0.0, 2.0 * DAY)
     before = await stores.ledger.usage_of_jobs(*asked, frozenset({"tag"}))
     await stores.usage_rollup.count(1000)

@@ -77,7 +77,7 @@ async def test_a_limit_that_was_lowered_holds_for_what_was_counted_before(counte
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_random_hits(counters: Counters, seed: int) -> None:
-    """No window of any length ever holds more than its limit, and what is told is what plain counting says."""
+    """No window ever holds more than its limit, and what a hit reports is what plain counting finds."""
     order, now = random.Random(seed), NOW
     windows = [Window("a", 3, 10), Window("b", 5, 30), Window("c", 8, 60)]
     times: dict[str, list[float]] = defaultdict(list)
