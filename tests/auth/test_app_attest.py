@@ -157,7 +157,7 @@ def with_a_strangers_intermediate(text: str) -> str:
 
 
 def by_a_key_that_is_no_authority(text: str) -> str:
-    """Certified by a certificate of a key, whose owner any app's user is."""
+    """Certified by the certificate of another attested key, which any user of an app can get."""
     right = AUTHORITY.attest(APP, text)
     other = AUTHORITY.attest(APP, text)
     return replace(right, certificates=(right.certificates[0], other.certificates[0])).encode(text)
@@ -181,7 +181,7 @@ def with_another_key_id(text: str) -> str:
 
 
 def for_another_key(text: str) -> str:
-    """The certificate is one for a key, and the data name another."""
+    """The certificate is for one key, and the data name another."""
     right, key = AUTHORITY.attest(APP, text), ec.generate_private_key(ec.SECP256R1()).public_key()
     nonce = hashlib.sha256(right.data + hashlib.sha256(text.encode()).digest()).digest()
     return replace(right, certificates=(AUTHORITY.certify(key, nonce), AUTHORITY.intermediate)).encode(text)
@@ -305,13 +305,13 @@ NO_CBOR: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", NO_CBOR)
-def test_what_is_no_attestation_is_refused(proxy: Stack, case: str) -> None:
+def test_a_malformed_attestation_is_refused(proxy: Stack, case: str) -> None:
     value = f"{challenge(proxy)}.AAAA.{base64.b64encode(NO_CBOR[case]).decode()}"
     assert NO_ATTESTATION in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 @pytest.mark.parametrize("value", ["x", "a.b", "a.b.c.d", "a.%.AAAA", "a.AAAA.wörd", "..."])
-def test_what_has_not_three_parts_in_base64_is_refused(proxy: Stack, value: str) -> None:
+def test_a_value_without_three_parts_in_base64_is_refused(proxy: Stack, value: str) -> None:
     assert "challenge.key_id.attestation" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
 
 

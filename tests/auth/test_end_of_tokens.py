@@ -141,7 +141,7 @@ def test_a_token_does_not_count_for_a_tenant_that_gets_the_name(
         assert status_of(proxy, AUTH0.token(proxy.clock.now())) == 200
 
 
-def test_who_is_signed_out_needs_a_newer_token(proxy: Stack) -> None:
+def test_a_user_who_was_signed_out_needs_a_newer_token(proxy: Stack) -> None:
     old, skewed = AUTH0.token(proxy.clock.now()), AUTH0.token(proxy.clock.now() + 30)
     assert status_of(proxy, old) == status_of(proxy, skewed) == 200
     with operating(proxy) as operator:
@@ -183,7 +183,7 @@ def test_a_changed_entry_counts_for_known_tokens(proxy: Stack, host: KeyHost) ->
         apply(proxy, "keycloak", [KEYCLOAK.identity(host)])
 
 
-def test_a_known_token_is_heard_at_an_address_that_is_not(
+def test_a_known_token_is_accepted_from_an_address_with_too_many_refusals(
     sandbox: SandboxControl, trusted_host: tuple[KeyHost, ssl.SSLContext], tmp_path: Path
 ) -> None:
     host, trust = trusted_host

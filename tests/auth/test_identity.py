@@ -78,7 +78,7 @@ PLACES = ["bearer", "key", "header", "path", "cookie"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_token_calls_fal_from_wherever_a_session_does(proxy: Stack, place: str) -> None:
+def test_a_token_calls_fal_from_every_place_of_a_session(proxy: Stack, place: str) -> None:
     prefix, headers = credentials(AUTH0.token(proxy.clock.now()), proxy)[place]
     target = {"x-fal-target-url": f"https://queue.fal.run/{NEXT}"}
     with proxy.client("", headers={**headers, **target}) as http:

@@ -134,7 +134,7 @@ def held_by(gate: threading.Event, *keys: dict[str, Any]) -> Callable[[Request],
 # --- when they are fetched
 
 
-def test_one_fetch_serves_all_who_wait(issuer: Issuer, gate: threading.Event) -> None:
+def test_one_fetch_serves_all_waiting_callers(issuer: Issuer, gate: threading.Event) -> None:
     issuer.answers(held_by(gate, public_jwk(ONE, kid="one")))
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(issuer.call, issuer.token()) for _ in range(8)]
@@ -176,7 +176,7 @@ def test_a_long_fetch_is_not_begun_twice(issuer: Issuer, gate: threading.Event) 
 
 
 @pytest.mark.anyio
-async def test_who_stops_waiting_does_not_take_the_fetch_along() -> None:
+async def test_a_caller_who_stops_waiting_does_not_cancel_the_fetch() -> None:
     may_answer = asyncio.Event()
 
     async def fetch_when_it_may(_: str) -> bytes:
@@ -236,7 +236,7 @@ def test_unknown_keys_cause_one_fetch_in_thirty_seconds(issuer: Issuer) -> None:
     issuer.assert_accepts()
 
 
-def test_what_a_withdrawn_key_has_signed_counts_no_longer(issuer: Issuer) -> None:
+def test_tokens_of_a_withdrawn_key_are_refused(issuer: Issuer) -> None:
     issuer.publish(public_jwk(ONE, kid="one"), public_jwk(TWO, kid="two"))
     stolen, good = issuer.token(), issuer.token(TWO, "two")
     issuer.assert_accepts(stolen)
@@ -325,7 +325,7 @@ WRONG: dict[str, tuple[Callable[[Request], Any], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_is_no_key_set_and_a_right_one_is_then(
+def test_a_wrong_answer_is_refused_and_a_later_right_one_is_used(
     issuer: Issuer, caplog: pytest.LogCaptureFixture, wrong: str
 ) -> None:
     answer, problem = WRONG[wrong]

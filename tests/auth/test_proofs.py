@@ -337,13 +337,13 @@ MALFORMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_what_no_widget_gives_is_refused(proxy: Stack, case: str) -> None:
+def test_a_proof_in_a_form_that_no_widget_gives_is_refused(proxy: Stack, case: str) -> None:
     body = refusal(give(proxy, encode(MALFORMED[case])), 401, "proof_invalid")
     assert "ALTCHA widget" in body["detail"]
 
 
 @pytest.mark.parametrize("value", ["%", "wörd", "e30", base64.b64encode(b"[" * 3000).decode(), "\x00"])
-def test_what_is_no_base64_of_json_is_refused(proxy: Stack, value: str) -> None:
+def test_a_proof_that_is_not_json_in_base64_is_refused(proxy: Stack, value: str) -> None:
     assert "ALTCHA widget" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
 
 

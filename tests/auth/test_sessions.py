@@ -1,4 +1,4 @@
-"""Session tokens: what verifies, what does not, and why it is told."""
+"""Session tokens: which verify, which do not, and the reason that a refusal gives."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_session_is_never_younger_than_the_revocation_that_follows_it(clock: M
 
 
 @pytest.mark.parametrize("token", ["", ".", "a.b", "é", "x" * 5000, "null", "fpk_x"])
-def test_what_is_no_token_is_refused(token: str, clock: MovableClock) -> None:
+def test_a_malformed_token_is_refused(token: str, clock: MovableClock) -> None:
     with pytest.raises(Unauthenticated):
         Sessions([NEW], clock).verify(token)
 
@@ -146,7 +146,7 @@ def test_a_signature_for_another_purpose_is_refused(clock: MovableClock) -> None
         Sessions([NEW], clock).verify(sign(payload, salt="other"))
 
 
-def test_the_token_is_in_no_error(clock: MovableClock) -> None:
+def test_no_error_quotes_the_token(clock: MovableClock) -> None:
     sessions = Sessions([NEW], clock)
     token, _ = sessions.mint("acme", "alice", 60)
     with pytest.raises(Unauthenticated) as caught:
@@ -160,11 +160,11 @@ def test_subjects(subject: str) -> None:
 
 
 @pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, "a\udc80b", "\ud800", None, 7])
-def test_what_is_no_subject(subject: object) -> None:
+def test_malformed_subjects(subject: object) -> None:
     assert not is_subject(subject)
 
 
-def test_no_token_is_given_that_nothing_would_read(clock: MovableClock) -> None:
+def test_a_token_that_is_too_long_to_be_read_is_not_minted(clock: MovableClock) -> None:
     sessions = Sessions([NEW], clock)
     letters = random.Random(7)
     endpoints = ["fal-ai/" + "".join(letters.choices(string.ascii_lowercase, k=150)) for _ in range(40)]

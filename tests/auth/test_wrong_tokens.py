@@ -263,7 +263,7 @@ RIGHT: dict[str, Callable[[float], str]] = {
 
 
 @pytest.mark.parametrize("right", RIGHT)
-def test_what_is_like_a_wrong_one_and_right_passes(proxy: Stack, right: str) -> None:
+def test_a_right_token_that_resembles_a_wrong_one_passes(proxy: Stack, right: str) -> None:
     with proxy.client(RIGHT[right](proxy.clock.now())) as http:
         assert http.get("/v1/session").status_code == 200, http.get("/v1/session").text
 

@@ -159,7 +159,7 @@ def test_each_surface_gets_the_answer_in_its_own_form(proxy: Stack, sandbox: San
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "käse", "tab\there"])
-def test_a_key_that_is_none_is_refused(alice: Client, sandbox: SandboxControl, key: str) -> None:
+def test_a_malformed_key_is_refused(alice: Client, sandbox: SandboxControl, key: str) -> None:
     headers = [*alice.http.headers.raw, (KEY.encode(), key.encode())]
     answer = alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=headers)
     refusal(answer, 400, "bad_request")
@@ -196,7 +196,7 @@ def test_a_repetition_while_the_first_call_runs_waits_for_it(proxy: Stack, alice
     assert len(posts(proxy.sandbox)) == 1
 
 
-def test_in_another_process_too(proxy: Stack, folder: Path, sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_key_holds_in_two_processes(proxy: Stack, folder: Path, sandbox: SandboxControl, tmp_path: Path) -> None:
     """Two processes over one database: the second finds the job, or waits for the answer."""
     same = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
     token = proxy.token("two processes", tenant="plenty")
@@ -297,7 +297,7 @@ def test_a_lost_answer_is_never_made_up_for_by_a_second_call(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nor_after_a_restart(sandbox: SandboxControl, tmp_path: Path, kind: str) -> None:
+def test_a_lost_answer_is_not_made_up_for_after_a_restart(sandbox: SandboxControl, tmp_path: Path, kind: str) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as before, Client(before, before.token(tenant="plenty")) as alice:
         good = send(alice, kind, "good")
         sandbox.fault("drop", when="lost", times=1)

@@ -1,4 +1,4 @@
-"""What is written later of the outcomes of calls with an Idempotency-Key."""
+"""The outcomes of calls with an Idempotency-Key that are written later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def new_claim(job_id: str) -> Claim:
     return Claim("acme", "alice", f"key of {job_id}", "body", job_id, 0.0)
 
 
-async def test_one_that_cannot_be_written_does_not_hold_up_the_others() -> None:
+async def test_an_outcome_that_cannot_be_written_does_not_hold_up_the_others() -> None:
     store = LockedRow("first")
     notes = OutcomeNotes(store)  # type: ignore[arg-type]
     for job_id in ("first", "second", "third"):

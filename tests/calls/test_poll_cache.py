@@ -77,7 +77,7 @@ def test_each_poll_answers_with_the_state_of_its_moment(proxy: Stack, sandbox: S
         assert last.json()["status"] == "COMPLETED" and alice.status(job).json() == last.json()
         ids = [alice.status(job).headers["x-request-id"] for _ in range(3)]
         assert len(set(ids)) == 3
-    # All that is told beside the state is told each time.
+    # Every header beside the state is in each answer.
     changing = {"x-request-id", "date", "content-length"}
     first, again = (
         {name: value for name, value in one.headers.items() if name not in changing} for one in (queued, last)
@@ -110,7 +110,7 @@ def test_a_poll_in_one_packet_is_answered_like_one_in_pieces(proxy: Stack, surfa
     assert left == ["r=3", "r=1"]
 
 
-def test_each_is_counted(proxy: Stack) -> None:
+def test_each_poll_is_counted(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="rated")) as alice:
         job = alice.submitted(HELD)
         left = [poll(alice, job, 1).headers["ratelimit"] for _ in range(6)]
@@ -260,12 +260,12 @@ def remembered() -> Remembered:
 
 
 @pytest.mark.anyio
-async def test_what_is_repeated_does_not_go_the_whole_way(remembered: Remembered) -> None:
+async def test_a_repeated_poll_is_answered_from_memory(remembered: Remembered) -> None:
     states = [await remembered.get() for _ in range(3)]
     assert remembered.asked == 1 and remembered.renewed == 2
-    # Its line in the log is one of those that nobody reads.
+    # Its line in the access log is at debug level only.
     assert [state.get("quiet") for state in states] == [None, True, True]
-    # What is said of one of them is not said of the next.
+    # A field that is set on one request is not on the next.
     states[1]["log_fields"]["error_type"] = "rate_limited"
     assert states[2]["log_fields"] == {}
 
@@ -274,28 +274,28 @@ async def test_what_is_repeated_does_not_go_the_whole_way(remembered: Remembered
 @pytest.mark.parametrize(
     "name", ["origin", "x_request_id", "content_length", "transfer_encoding", "expect", "upgrade", "connection"]
 )
-async def test_what_depends_on_more_is_not_remembered(remembered: Remembered, name: str) -> None:
+async def test_a_poll_with_headers_that_change_its_answer_is_not_remembered(remembered: Remembered, name: str) -> None:
     for _ in range(3):
         await remembered.get(**{name: "close"})
     assert remembered.asked == 3
 
 
 @pytest.mark.anyio
-async def test_a_connection_that_stays_open_anyway_may_say_so(remembered: Remembered) -> None:
+async def test_a_poll_with_keep_alive_is_remembered(remembered: Remembered) -> None:
     for _ in range(2):
         await remembered.get(connection="keep-alive")
     assert remembered.asked == 1
 
 
 @pytest.mark.anyio
-async def test_what_ends_its_connection_by_its_version_is_not_remembered(remembered: Remembered) -> None:
+async def test_a_poll_of_http_1_0_is_not_remembered(remembered: Remembered) -> None:
     for _ in range(2):
         await remembered.get(version="1.0")
     assert remembered.asked == 2
 
 
 @pytest.mark.anyio
-async def test_one_that_cannot_be_answered_from_memory_goes_the_whole_way(remembered: Remembered) -> None:
+async def test_a_poll_that_cannot_be_answered_from_memory_reaches_the_route(remembered: Remembered) -> None:
     await remembered.get()
     update, remembered.update = remembered.update, None
     await remembered.get()
@@ -306,7 +306,7 @@ async def test_one_that_cannot_be_answered_from_memory_goes_the_whole_way(rememb
 
 
 @pytest.mark.anyio
-async def test_what_the_directory_says_now_counts(remembered: Remembered) -> None:
+async def test_a_new_version_of_the_directory_makes_polls_reach_the_route(remembered: Remembered) -> None:
     await remembered.get()
     known, remembered.snapshot = remembered.snapshot, None
     for _ in range(2):
@@ -322,7 +322,7 @@ async def test_what_the_directory_says_now_counts(remembered: Remembered) -> Non
 
 
 @pytest.mark.anyio
-async def test_what_is_remembered_is_bounded(remembered: Remembered) -> None:
+async def test_the_number_of_remembered_polls_is_bounded(remembered: Remembered) -> None:
     for number in range(MOST + 1):
         await remembered.get(f"/{number}")
     assert len(remembered.known) == 1
@@ -347,7 +347,7 @@ async def test_a_known_poll_is_answered_at_once_and_counted(remembered: Remember
 
 
 @pytest.mark.anyio
-async def test_what_has_to_wait_or_is_refused_is_not_answered_at_once(remembered: Remembered) -> None:
+async def test_a_poll_that_has_to_wait_or_is_refused_is_not_answered_at_once(remembered: Remembered) -> None:
     await remembered.get()
     assert remembered.instant.answer(WholeRequest(_whole().data, "::2")) is None
     remembered.is_lease_fresh = False

@@ -1,4 +1,4 @@
-"""Work ends with its caller's connection, and whoever goes leaves nothing behind."""
+"""Work ends with its caller's connection, and leaves no task behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_caller_who_hung_up_leaves_the_task_uncancelled() -> None:
     await asyncio.sleep(0)
 
 
-async def test_who_cancels_is_not_taken_for_a_caller_who_hung_up() -> None:
+async def test_a_cancellation_is_not_taken_for_a_caller_who_hung_up() -> None:
     """Also not when both happen at once: a server that stops must see its cancellation."""
     own: list[asyncio.Task[None]] = []
 

@@ -63,7 +63,7 @@ def test_the_most_values_and_one_more(value: bytes) -> None:
 
 
 @given(DOCUMENTS, st.booleans())
-def test_what_stands_in_strings_counts_for_nothing(document: Any, is_large: bool) -> None:
+def test_brackets_inside_strings_do_not_count(document: Any, is_large: bool) -> None:
     encode = many_strings if is_large else orjson.dumps
     inside, levels = orjson.dumps(document), depth(document)
     assert refusal(encode(document)) is None
@@ -90,7 +90,7 @@ def test_more_quotes_than_values_can_have_are_refused() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))
-def test_no_bytes_are_too_strange(text: bytes, times: int) -> None:
+def test_any_bytes_can_be_checked(text: bytes, times: int) -> None:
     check_json_bounds((text + b"[") * (times + 1))
 
 

@@ -1,4 +1,4 @@
-"""A sandbox on a real server, and a client that keeps no cookies: the sandbox refuses whoever brings one back."""
+"""A sandbox on a real server, and a client that keeps no cookies: the sandbox refuses a call with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may come in, and what every answer drags along."""
+"""Which credentials the sandbox accepts, and the headers that every answer carries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_only_the_exact_credentials_are_taken(fal: Fal, stranger: httpx.Client, 
     assert (answer.status_code, answer.json()) == (401, {"detail": "invalid key credentials"})
 
 
-def test_two_authorization_headers_are_none(fal: Fal, stranger: httpx.Client) -> None:
+def test_two_authorization_headers_are_refused(fal: Fal, stranger: httpx.Client) -> None:
     headers = [("authorization", f"Key {SANDBOX_KEY}"), ("authorization", f"Key {SANDBOX_KEY}")]
     assert stranger.post(fal.url + "/run/fal-ai/llava-next", headers=headers).status_code == 401
 
@@ -50,7 +50,7 @@ def test_two_authorization_headers_are_none(fal: Fal, stranger: httpx.Client) ->
 @pytest.mark.parametrize(
     "path", ["/run/fal-ai/llava-next", "/queue/fal-ai/llava-next", "/rest/tokens/", "/cdn/files/upload"]
 )
-def test_what_only_a_leaky_proxy_sends_is_refused(fal: Fal, stranger: httpx.Client, path: str, header: str) -> None:
+def test_a_header_that_only_a_leak_sends_is_refused(fal: Fal, stranger: httpx.Client, path: str, header: str) -> None:
     answer = fal.client.post(path, headers={header: "a=b"})
     assert (answer.status_code, header in answer.json()["detail"]) == (400, True)
 
@@ -59,12 +59,12 @@ def test_what_only_a_leaky_proxy_sends_is_refused(fal: Fal, stranger: httpx.Clie
     ("method", "path"),
     [("GET", "/rest/.well-known/jwks.json"), ("GET", "/_sandbox/requests"), ("GET", "/_sandbox/jobs")],
 )
-def test_some_doors_need_no_key(fal: Fal, stranger: httpx.Client, method: str, path: str) -> None:
+def test_some_routes_need_no_key(fal: Fal, stranger: httpx.Client, method: str, path: str) -> None:
     assert stranger.request(method, fal.url + path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/run/.well-known/jwks.json", "/queue/.well-known/jwks.json"])
-def test_the_open_door_is_on_one_host_only(fal: Fal, stranger: httpx.Client, path: str) -> None:
+def test_the_key_set_is_open_on_one_host_only(fal: Fal, stranger: httpx.Client, path: str) -> None:
     assert stranger.get(fal.url + path).status_code == 401
 
 

@@ -68,7 +68,7 @@ async def test_a_held_job_stays_in_its_state_until_it_may_go(state: str) -> None
     assert job.step.state == COMPLETED
 
 
-async def test_hold_keeps_the_very_step() -> None:
+async def test_a_hold_keeps_the_job_at_its_step() -> None:
     clock = MovableClock()
     job = _job(clock)
     clock.advance(1)
@@ -147,7 +147,7 @@ async def test_a_watcher_sees_a_job_that_is_moved_by_hand() -> None:
 
 
 @pytest.mark.parametrize("tick", [0.003, 0.01, 0.03, 0.07])
-async def test_no_step_is_missed_by_a_clock_that_goes_on_between_any_two_looks(tick: float) -> None:
+async def test_no_step_is_missed_when_time_passes_between_two_looks(tick: float) -> None:
     clock = MovableClock()
 
     def now() -> float:

@@ -85,7 +85,7 @@ def test_only_the_admin_key_opens_it(fal: Fal, stranger: httpx.Client, path: str
     assert ask(f"Key {SANDBOX_ADMIN_KEY}") == 200
     assert ask(f"Key {SANDBOX_KEY}") == 403
     assert ask("Key wrong") == ask(f"Bearer {SANDBOX_ADMIN_KEY}") == 401
-    # And it opens nothing else.
+    # The admin key opens nothing else.
     headers = {"authorization": f"Key {SANDBOX_ADMIN_KEY}"}
     assert stranger.post(f"{fal.url}/run/{NEXT}", headers=headers).status_code == 401
 

@@ -67,7 +67,7 @@ def test_a_body_that_is_no_json_is_recorded_as_null(fal: Fal) -> None:
     assert (fal.requests()[-1]["json"], fal.requests()[-1]["body_size"]) == (None, 1)
 
 
-def test_a_body_beyond_all_measure_is_refused_and_counted(fal: Fal) -> None:
+def test_a_body_that_is_too_large_is_refused_and_recorded(fal: Fal) -> None:
     answer = fal.client.post("/run/fal-ai/llava-next", content=(b"x" * 2**20 for _ in range(33)))
     assert (answer.status_code, fal.requests()[-1]["body_size"]) == (413, 33 * 2**20)
 

@@ -1,4 +1,4 @@
-"""The sandbox looks at real pictures, and knows what is none."""
+"""The sandbox reads real pictures, and refuses other files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_transparent_pixels_have_no_colour() -> None:
         (CHELSEA[:40], "broken|known format"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, reason: str) -> None:
+def test_a_file_that_is_no_picture_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(NotAPicture, match=reason):
         look_at(data)
 

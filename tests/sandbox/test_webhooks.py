@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 
 class Receiver:
-    """What arrived at a webhook, and the statuses it still answers with before it is content."""
+    """What arrived at a webhook, and the statuses with which it answers before it accepts."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -18,7 +18,7 @@ LOST_SECONDS = 300.0
 
 
 class Load:
-    """Keeps so many jobs in flight until it is told to stop.
+    """Keeps so many jobs in flight for a time, and follows each to its end.
 
     Attributes:
         ended: how many jobs ended, by the way in which their client asked.
@@ -125,7 +125,7 @@ class Load:
                     async for line in stream.aiter_lines():
                         field, _, value = line.partition(": ")
                         if field == "id":
-                            assert value not in seen or value == "END", f"{value} was told twice"
+                            assert value not in seen or value == "END", f"{value} was sent twice"
                             last = value
                             seen.add(value)
                         name = value if field == "event" else name

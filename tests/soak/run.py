@@ -31,7 +31,7 @@ from tests.support.waiting import DEFAULT_SECONDS, wait_until_async
 
 #: The store's connections, three files each, and a little more may stay open; anything for each job may not.
 MOST_DESCRIPTORS = 48
-#: Ended jobs and results are kept, within bounds: about so much of each. The rest is the allocator's play.
+#: Ended jobs and results are kept, within bounds: about so much of each. The rest is a margin for the allocator.
 BYTES_A_JOB, SPARE_BYTES = 24 * 1024, 24 * 1024 * 1024
 #: How long rows stay after their end: for as long as a client may need for its job, but less in a short soak.
 LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS = 60.0, 120.0
@@ -119,7 +119,7 @@ async def _wait_for_rest(server: Server, tasks: int) -> Weight:
         return now.watched == 0 and now.streams == 0 and now.tasks <= tasks and now.descriptors <= MOST_DESCRIPTORS
 
     try:
-        # A job that nobody asks for is followed for half a minute; idle connections to fal live shorter.
+        # A job without readers is followed for half a minute; idle connections to fal close sooner.
         await wait_until_async(rests, "something was left open")
     except AssertionError:
         raise AssertionError(f"something was left open: {weigh(server)}") from None

@@ -189,11 +189,11 @@ def test_an_outage_writes_no_key_for_calls_that_are_not_sent(
         sandbox.forget()
         for answer in asyncio.run(rush(proxy, tokens, **{"idempotency-key": "new"})):
             refusal(answer, 503, "upstream_unavailable", "upstream")
-        # One who asks again gets the answer that is there.
+        # A repetition gets the stored answer.
         first, *others = asyncio.run(rush(proxy, tokens, **known))
         assert (first.status_code, first.headers["idempotency-replayed"]) == (200, "true")
         assert {answer.status_code for answer in others} == {503} and claims() == 0 and posts(sandbox) == []
-        # A key that is old is as good as none.
+        # An expired key counts as no key.
         proxy.clock.advance(KEPT_SECONDS + 1)
         assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens, **known))} == {503}
         assert claims() == len(posts(sandbox)) == 1
@@ -227,7 +227,7 @@ def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxContr
         refusal(carol.run(), 402, "quota_exceeded", "subject")
         refusal(bob.run(), 503, "upstream_unavailable", "upstream")
         stack.clock.advance(1)
-        # However often she comes, it is the turn of others now.
+        # However often she calls, it is the turn of other callers now.
         refusal(carol.run(), 503, "upstream_unavailable", "upstream")
         assert bob.run().status_code == 200 and closed_targets(bob) == []
 

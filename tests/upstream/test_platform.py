@@ -1,4 +1,4 @@
-"""fal's platform API as the proxy reads it: pages, days, amounts, and every answer that is none."""
+"""fal's platform API as the proxy reads it: pages, days, amounts, and every wrong answer."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ WRONG: dict[str, tuple[Callable[[Request], Response], type[ProxyError], str]] = 
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_an_answer_that_is_none_is_named_and_shows_no_key(name: str) -> None:
+async def test_a_wrong_answer_is_named_and_shows_no_key(name: str) -> None:
     answer, kind, words = WRONG[name]
     with answering(answer) as url, pytest.raises(ProxyError) as caught:
         await platform_at(url).read_usage(FIRST, LAST, [NEXT])
@@ -173,7 +173,7 @@ async def test_an_answer_that_is_none_is_named_and_shows_no_key(name: str) -> No
         assert caught.value.retry_after == 7
 
 
-async def test_a_fal_that_is_not_there_or_says_nothing() -> None:
+async def test_a_fal_that_refuses_connections_or_never_finishes_its_answer() -> None:
     with pytest.raises(UpstreamUnavailable, match="ConnectError"):
         await platform_at(f"http://127.0.0.1:{free_port()}").read_usage(FIRST, LAST, [])
 

@@ -89,14 +89,14 @@ def test_a_refused_poll_or_result_says_so_too(proxy: Stack, sandbox: SandboxCont
 
 def test_how_long_fal_says_to_wait_is_passed_on(proxy: Stack, sandbox: SandboxControl) -> None:
     with Client(proxy, proxy.token(tenant="plenty")) as alice:
-        for given, told in (("7", 7), ("3600", 3600), ("3601", 1), ("soon", 1), ("9" * 5000, 1), ("0", 1)):
+        for given, passed_on in (("7", 7), ("3600", 3600), ("3601", 1), ("soon", 1), ("9" * 5000, 1), ("0", 1)):
             sandbox.clear_faults()
             sandbox.fault("refuse", reason="rate_limit", headers={"retry-after": given})
-            assert refusal(alice.run(), 503, "upstream_busy", "upstream")["retry_after"] == told
+            assert refusal(alice.run(), 503, "upstream_busy", "upstream")["retry_after"] == passed_on
 
 
 def test_the_models_own_words_pass_on(proxy: Stack, sandbox: SandboxControl) -> None:
-    """A model may not find something either; only what fal itself says of an application is about the endpoint."""
+    """A model may answer 404 itself; only fal's own words about an application concern the endpoint."""
     with Client(proxy, proxy.token(tenant="plenty")) as alice:
         sandbox.fault("status", status=404, body={"detail": "No face found, application of the filter not found"})
         answer = alice.run()
@@ -124,7 +124,7 @@ def test_the_models_own_words_pass_on(proxy: Stack, sandbox: SandboxControl) -> 
     ],
     ids=str,
 )
-def test_a_refusal_without_good_words(proxy: Stack, sandbox: SandboxControl, fault: dict[str, Any], code: str) -> None:
+def test_a_refusal_that_cannot_be_read(proxy: Stack, sandbox: SandboxControl, fault: dict[str, Any], code: str) -> None:
     sandbox.fault(**fault)
     with Client(proxy, proxy.token(tenant="plenty")) as alice:
         assert alice.run().json()["error_type"] == code
@@ -137,7 +137,7 @@ def test_a_refusal_without_good_words(proxy: Stack, sandbox: SandboxControl, fau
         (403, "user is locked. reason: TOP_UP", Reason.BALANCE_USED_UP),
         (403, "User is locked. Reason: Admin lock", Reason.ACCOUNT_LOCKED),
         (403, "User is locked.", Reason.ACCOUNT_LOCKED),
-        # Words of a caller that an answer quotes lock nobody out.
+        # Words of a caller that fal quotes in its answer lock no account.
         (403, 'The prompt "User is locked. Reason: Exhausted balance" is refused', Reason.ENDPOINT_REFUSED),
         (403, "This API key is disabled", Reason.WRONG_KEY),
         (403, "Missing scope: inference", Reason.NO_PERMISSION),
@@ -150,5 +150,5 @@ def test_a_refusal_without_good_words(proxy: Stack, sandbox: SandboxControl, fau
         (429, "Slow down", Reason.RATE_LIMIT),
     ],
 )
-def test_words_tell_the_reason(status: int, detail: object, reason: Reason | None) -> None:
+def test_the_reason_is_read_from_fals_words(status: int, detail: object, reason: Reason | None) -> None:
     assert reason_of(status, orjson.dumps({"detail": detail})) is reason

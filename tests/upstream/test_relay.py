@@ -1,4 +1,4 @@
-"""The relay's own rules: pings in silence, and nothing left behind by whoever goes."""
+"""The relay's own rules: pings while fal is silent, and nothing left open when a caller leaves."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def with_length(body: bytes, headers: bytes = b"") -> bytes:
 
 
 class ShortWay(EngineTransport):
-    """Has no plain way to a whole reply, so that what it fetches came by the short one."""
+    """Fails on the plain way, so that every reply has come by the short one."""
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         raise AssertionError("the plain way was taken")
@@ -56,19 +56,19 @@ def a_request(url: str, method: str = "POST", body: bytes = b"{}", **timeouts: f
 
 
 async def outcome_of(reply: Awaitable[Reply]) -> Any:
-    """What a caller can tell of a reply, or of the lack of one."""
+    """What a caller sees of a reply, or of a failure."""
     try:
         status, headers, body, error = await reply
     except Exception as problem:
         return type(problem), str(problem)
-    # Of what broke off, the one may have a piece more than the other.
+    # Of a reply that broke off, one way may have a piece more than the other.
     return status, list(headers.items()), body if error is None else None, type(error), str(error)
 
 
 async def outcomes(
     way: tuple[type[EngineTransport], Fetch], behave: Behaviour, *requests: dict[str, Any]
 ) -> tuple[list[Any], list[bytes], int]:
-    """Fetch one after another. What comes of it, and what the upstream sees: the requests, and how many connections."""
+    """Fetch one after another; the outcomes, the heads that the upstream received, and how many connections."""
     engine, fetch = way
     transport = engine(ssl_context=NO_TLS)
     async with raw_server(behave) as server:

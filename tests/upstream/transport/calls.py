@@ -46,7 +46,7 @@ async def megabytes(count: int, handed_out: list[int] | None = None) -> AsyncIte
 
 
 async def until_it_stops_growing(items: list[int]) -> None:
-    """Wait until nothing more is taken: who takes it is stuck."""
+    """Wait until no more of the body is taken, as its reader is stuck."""
     seen = -1
     while len(items) != seen or not items:
         seen = len(items)

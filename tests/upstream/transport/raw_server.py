@@ -1,4 +1,4 @@
-"""An upstream that does exactly what a test tells it to, byte by byte, in the test's own loop."""
+"""An upstream that does exactly what a test sets, byte by byte, in the test's own loop."""
 
 from __future__ import annotations
 

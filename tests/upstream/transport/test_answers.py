@@ -1,4 +1,4 @@
-"""What comes back, and when."""
+"""The answers of an upstream, and when each part of them arrives."""
 
 from __future__ import annotations
 

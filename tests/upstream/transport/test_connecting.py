@@ -47,7 +47,7 @@ async def test_tls_is_verified_and_works(authority: trustme.CA, server_tls: ssl.
         assert server.connections == 1
         with pytest.raises(httpx.ConnectError):  # a valid certificate, for another name
             await call(trusted, ask(server.url.replace("localhost", "127.0.0.1")))
-        with pytest.raises(httpx.ConnectError):  # a certificate of nobody that is known
+        with pytest.raises(httpx.ConnectError):  # a certificate of an unknown authority
             await call(by_default, ask(server.url))
         await trusted.aclose()
         await by_default.aclose()

@@ -135,7 +135,7 @@ async def test_cancelling_an_upload_that_is_stuck_closes_the_connection_at_once(
         with pytest.raises(asyncio.CancelledError):
             await calling
         await settle()
-        # The server still does not read, so it cannot tell; a polite close would wait for it with the socket open.
+        # The server still does not read, so it sees nothing; a graceful close would wait for it with the socket open.
         assert len(os.listdir("/proc/self/fd")) == open_files - 1
         over.set()
 

@@ -236,4 +236,4 @@ async def test_a_failure_of_the_callers_stream_is_the_callers(transport: EngineT
         with pytest.raises(CallerLeft):
             await call(transport, ask(server.url, "PUT", headers={"content-length": "8"}, content=failing()))
         await server.see_close()
-    assert rest == [b"half"]  # the upstream can tell that the body is not whole
+    assert rest == [b"half"]  # the upstream sees that the body is not whole

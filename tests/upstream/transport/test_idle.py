@@ -64,7 +64,7 @@ async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed(t
     with closing_server() as server:
         failures = await call_often(partial(post, transport), server, CALLS)
     assert server.closed > 50 and max(server.bodies.values()) == 1 and not failures.unsent
-    # Only these are in doubt: they had arrived when the upstream closed, and nothing tells whether it had read them.
+    # Only these are in doubt: they had arrived when the upstream closed, and it may or may not have read them.
     assert len(failures.in_doubt) <= server.raced
     assert len(server.bodies) >= CALLS - server.raced
 

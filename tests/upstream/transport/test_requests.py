@@ -1,4 +1,4 @@
-"""What exactly leaves."""
+"""The exact bytes of a request."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_a_body_that_is_not_as_long_as_announced_is_an_error_of_ours(
         [("", "a")],
     ],
 )
-async def test_headers_that_could_be_read_in_two_ways_do_not_leave(
+async def test_headers_that_could_be_read_in_two_ways_are_not_sent(
     transport: EngineTransport, headers: list[tuple[str, str]]
 ) -> None:
     async with raw_server(answer_each) as server:
@@ -177,7 +177,7 @@ async def test_headers_that_could_be_read_in_two_ways_do_not_leave(
 
 
 @pytest.mark.parametrize("method", ["GET /x HTTP/1.1\r\nx:", "GET\r\n", ""])
-async def test_a_method_that_is_none_does_not_leave(transport: EngineTransport, method: str) -> None:
+async def test_a_malformed_method_is_not_sent(transport: EngineTransport, method: str) -> None:
     async with raw_server(answer_each) as server:
         with pytest.raises(httpx.LocalProtocolError):
             await call(transport, ask(server.url, method))

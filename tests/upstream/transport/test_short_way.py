@@ -143,7 +143,7 @@ async def test_a_request_that_leaves_in_pieces_goes_the_plain_way(size: int) -> 
     ("target", "header"),
     [("/a b", "x"), ("/a\r\nx: y", "x"), ("/a", "x\r\ny: z"), ("/a", "x\ny"), ("/a", "x\0"), ("/a", "x\x7f")],
 )
-async def test_what_could_be_read_in_two_ways_does_not_leave(target: str, header: str) -> None:
+async def test_a_request_that_could_be_read_in_two_ways_is_not_sent(target: str, header: str) -> None:
     transport = EngineTransport(ssl_context=NO_TLS)
     async with raw_server(answer_each) as server:
         request = a_request(server.url)
@@ -241,7 +241,7 @@ async def test_errors_carry_nothing_of_the_request() -> None:
         await transport.aclose()
 
 
-async def test_a_failure_leaves_no_ring_of_objects_for_the_collector() -> None:
+async def test_a_failure_leaves_no_reference_cycle_for_the_collector() -> None:
     class Headers(dict[str, str]):
         """Of a plain dict there is no weak reference."""
 
