@@ -53,6 +53,8 @@ plans:
 tenants:
   - {id: initech, plan: small}
 """
+#: The refusal of a name that is not typed exactly.
+MISTYPED = (400, "/console/tenants/hooli/delete")
 #: What Chromium itself writes for a refusal.
 ECHO = "Failed to load resource: the server responded with a status of"
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -84,7 +86,7 @@ def context(proxy: Stack, chromium: Browser, context_options: dict[str, str]) ->
         )
         yield context
         assert [text for text in complaints if not text.startswith(ECHO)] == []
-        assert refused <= {(403, "/console/tenants/acme/suspend"), (404, "/console/tenants/nobody")}
+        assert refused <= {(403, "/console/tenants/acme/suspend"), (404, "/console/tenants/nobody"), MISTYPED}
 
 
 def sign_in(context: BrowserContext, token: str = ADMIN_TOKEN, path: str = "/console") -> Page:
@@ -166,6 +168,24 @@ def test_a_tenant_from_its_creation_to_its_alert(proxy: Stack, context: BrowserC
     page.goto("/console/audit")
     for action in ("key.create", "tenant.create", "plan.create"):
         expect(page.get_by_role("row").filter(has_text=action).first).to_contain_text("console:PROXY_ADMIN_TOKEN")
+
+
+def test_a_tenant_goes_once_its_name_is_typed(proxy: Stack, context: BrowserContext) -> None:
+    with operating(proxy) as admin:
+        file = {"plans": {"acme": PLANS["acme"]}, "tenants": [{"id": "hooli", "plan": "acme"}]}
+        admin.put("/v1/admin/tenants", json=file).raise_for_status()
+    page = sign_in(context, path="/console/tenants/hooli")
+    page.get_by_role("link", name="Delete this tenant").click()
+    for typed in ("Hooli", "hooli"):
+        page.get_by_label("Type hooli to confirm").fill(typed)
+        page.get_by_role("button", name="Delete for good").click()
+        if typed != "hooli":
+            expect(page.get_by_role("alert")).to_contain_text("nothing has changed")
+            page.goto("/console/tenants/hooli/delete")
+    expect(page.get_by_role("heading", level=1)).to_have_text("hooli deleted")
+    check_page(page, "former")
+    page.get_by_role("link", name="Statement").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("hooli~")
 
 
 def test_who_thinks_better_of_it_suspends_nothing(proxy: Stack, context: BrowserContext) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -32,6 +33,9 @@ def cells(page: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _some_calls(proxy: Stack) -> None:
+    """Calls in the middle of a month, which does not end while the tests run."""
+    first = datetime.fromtimestamp(proxy.clock.now(), UTC).replace(day=1, hour=12)
+    proxy.clock.set((first + timedelta(days=45)).replace(day=15).isoformat())
     with Client(proxy, proxy.token("erin")) as caller:
         assert caller.run().status_code == 200
 
