@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.stack import Stack
 
-#: Each request has an address of its own, so that none is the one too many.
+#: Each request has an address of its own, so that no limit per address is reached.
 _ADDRESSES = (f"198.{18 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}" for number in itertools.count())
 
 

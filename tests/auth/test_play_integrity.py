@@ -121,7 +121,7 @@ def test_a_token_gives_the_plan_of_its_tier_and_counts_once(proxy: Stack, tenant
         assert "used before" in refusal(one, 401, "proof_invalid")["detail"]
 
 
-def test_a_page_of_the_tenant_can_give_one_too(proxy: Stack) -> None:
+def test_a_page_of_the_tenant_can_give_a_token(proxy: Stack) -> None:
     assert give(proxy, seal(verdict(proxy, challenge(proxy, origin=PAGE))), origin=PAGE).status_code == 201
 
 

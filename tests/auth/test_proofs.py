@@ -194,7 +194,7 @@ def test_no_challenge_where_no_work_is_wanted(proxy: Stack) -> None:
     refusal(ask(proxy, "GET", CHALLENGE, params={"difficulty": 1}), 400, "bad_request")
 
 
-def test_an_address_gets_so_many_challenges_and_guests(proxy: Stack) -> None:
+def test_challenges_and_guests_of_an_address_are_limited(proxy: Stack) -> None:
     address = next(ADDRESSES)
     given = [ask(proxy, "GET", CHALLENGE, address, params={"tenant": "rated"}) for _ in range(3)]
     assert [answer.status_code for answer in given] == [200, 200, 429]
@@ -376,7 +376,7 @@ def test_a_refusal_never_quotes_the_proof(proxy: Stack) -> None:
 # --- secrets
 
 
-def test_a_challenge_outlives_the_rotation_of_the_secrets_and_not_the_end_of_its_own() -> None:
+def test_a_challenge_outlives_a_rotation_until_its_own_secret_is_dropped() -> None:
     old, new = (Secret(name * 32) for name in ("o", "n"))
     sessions, clock = Sessions([old], MovableClock()), MovableClock()
     work = ProofOfWork(sessions, clock)

@@ -56,7 +56,7 @@ def test_a_session_ends_at_its_second(clock: MovableClock) -> None:
         sessions.verify(token)
 
 
-def test_what_was_verified_once_is_kept_for_its_own_ring_only(clock: MovableClock) -> None:
+def test_a_verified_token_is_remembered_for_its_own_secrets_only(clock: MovableClock) -> None:
     token, minted = Sessions([NEW], clock).mint("acme", "alice", 60)
     first, second = Sessions([NEW], clock), Sessions([OLD], clock)
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_every_changed_character_is_noticed(clock: MovableClock, salt: str) -> N
 @pytest.mark.parametrize("salt", [SESSION_SALT, UPLOAD_SALT])
 @pytest.mark.parametrize("more", ["=", "==", "*", " ", "\n", ".", "%3D", "A"])
 def test_a_token_has_one_spelling(clock: MovableClock, salt: str, more: str) -> None:
-    """base64 passes over padding, and over characters that are none of its own."""
+    """base64 decoders skip padding, and characters outside their alphabet."""
     sessions = Sessions([NEW], clock)
     token = sessions.sign(sessions.mint("acme", "alice", 60)[1], salt)
     payload, _, signature = token.rpartition(".")

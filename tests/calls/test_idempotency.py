@@ -221,7 +221,7 @@ def test_a_key_holds_in_two_processes(proxy: Stack, folder: Path, sandbox: Sandb
 # --- refusals
 
 
-def test_what_was_refused_frees_the_key(proxy: Stack, sandbox: SandboxControl) -> None:
+def test_a_call_that_the_proxy_refuses_frees_its_key(proxy: Stack, sandbox: SandboxControl) -> None:
     with Client(proxy, proxy.token("freed", tenant="single")) as client:
         held = client.submitted(QUEUED)
         refusal(send(client, "queue", "one"), 429, "too_many_jobs", "subject")
@@ -234,7 +234,7 @@ def test_what_was_refused_frees_the_key(proxy: Stack, sandbox: SandboxControl) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_fal_refused_for_now_frees_the_key(alice: Client, sandbox: SandboxControl, kind: str, status: int) -> None:
+def test_a_passing_refusal_of_fal_frees_the_key(alice: Client, sandbox: SandboxControl, kind: str, status: int) -> None:
     sandbox.fault("status", status=status, times=1)
     # A limit of fal's own is not one of the caller's.
     assert send(alice, kind, "one").status_code == (503 if status == 429 else status)
@@ -243,7 +243,7 @@ def test_what_fal_refused_for_now_frees_the_key(alice: Client, sandbox: SandboxC
     assert len(posts(sandbox)) == 2
 
 
-def test_what_fal_refuses_for_good_is_kept(alice: Client, sandbox: SandboxControl) -> None:
+def test_a_permanent_refusal_of_fal_is_kept(alice: Client, sandbox: SandboxControl) -> None:
     prompt = "[[fault fail=image_load_error]] ?"
     first, second = send(alice, "run", "one", prompt), send(alice, "run", "one", prompt)
     assert first.status_code == second.status_code == 422 and first.json() == second.json() and is_replay(second)

@@ -121,7 +121,7 @@ def test_each_poll_is_counted(proxy: Stack) -> None:
         assert poll(alice, job, 1).headers["ratelimit"].startswith('"session";r=5')
 
 
-def test_each_counts_for_the_address_that_it_comes_from(proxy: Stack) -> None:
+def test_each_poll_counts_for_its_address(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="by-address")) as here:
         job = here.submitted(HELD)
         poll(here, job, 6)

@@ -114,7 +114,7 @@ async def test_a_lost_connection_cancels_the_work_of_its_request_alone() -> None
     assert tasks[1].cancelled() and tasks[2].cancelled()
 
 
-async def test_work_is_not_begun_for_a_caller_who_is_gone() -> None:
+async def test_work_is_not_begun_for_a_caller_who_left() -> None:
     begun: list[bool] = []
 
     async def work() -> None:

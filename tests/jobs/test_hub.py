@@ -167,7 +167,7 @@ async def test_a_waiting_reader_gets_an_error_when_the_hub_closes() -> None:
                 await asyncio.wait_for(waiting, 60)
 
 
-async def test_a_slow_reader_misses_what_lies_between_but_no_line_and_not_the_end() -> None:
+async def test_a_slow_reader_misses_states_but_no_log_line_and_not_the_end() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench:
         with reading(bench.hub) as watch:
@@ -220,7 +220,7 @@ async def test_a_stream_is_resumed_after_any_event_by_a_process_that_knows_nothi
     assert rest == events[place:] and rest[-1]["event"] == "result"
 
 
-async def test_a_reader_who_comes_back_to_a_job_that_ended_gets_its_end() -> None:
+async def test_a_reader_who_resumes_after_the_end_of_a_job_gets_the_end() -> None:
     fal = ScriptedFal(whole_life())
     async with hub_before(fal) as bench:
         await bench.native()

@@ -139,7 +139,7 @@ async def test_a_lifetime_stays_and_the_account_of_a_session_goes_after_the_long
     assert set(await stores.ledger.accounts([lifetime, session])) == {lifetime}
 
 
-async def test_no_account_goes_before_the_jobs_that_it_was_made_for(
+async def test_no_account_is_removed_before_the_jobs_that_charge_it(
     stores: SqlStores, clock: MovableClock, cleaner: Cleaner
 ) -> None:
     """Nothing is reserved on it, and the job may still use something."""

@@ -93,7 +93,7 @@ async def test_billable_units(till: Till, units: str, seconds: float, caplog: py
     assert not ignored_reports(caplog)
 
 
-async def test_what_fal_reports_is_learned_once_and_what_it_does_not_report_never(till: Till) -> None:
+async def test_reported_use_is_learned_once_and_unreported_use_never(till: Till) -> None:
     size = SizeClass(COUNTING, 0, 9)
 
     async def ended(units: str | None, tokens: int | None) -> None:
@@ -114,7 +114,7 @@ async def test_what_fal_reports_is_learned_once_and_what_it_does_not_report_neve
     assert learned.needs(size, RESERVED, 0) == {**RESERVED, "compute_seconds": 1_500_000, "tokens": 7_000_000}
 
 
-async def test_without_units_it_is_the_time_that_a_run_took(till: Till) -> None:
+async def test_without_units_the_duration_of_a_run_is_booked(till: Till) -> None:
     job = await till.reserved()
     started = till.clock.now()
     till.clock.advance(7)

@@ -66,7 +66,7 @@ async def reading_little(port: int) -> AsyncIterator[asyncio.StreamReader]:
         writer.close()
 
 
-async def test_it_gets_the_end_and_no_line_twice_and_nothing_piles_up_meanwhile() -> None:
+async def test_a_stalled_caller_gets_the_end_and_no_line_twice_and_nothing_piles_up() -> None:
     fal = ScriptedFal(whole_life()[:1])
     async with hub_before(fal) as bench, serving(bench.hub) as port, reading_little(port) as reader:
         await reader.readuntil(b'"IN_QUEUE"')

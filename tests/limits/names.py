@@ -38,9 +38,9 @@ from proxy.upstream.transport import EngineTransport
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 
-#: By the first so many names every table is full: the largest keeps two generations.
+#: After this many names every table is full: the largest keeps two generations.
 FULL, MORE, AFTERWARDS = 2 * GENERATION + 5_000, 60_000, 20_000
-#: What the first names load counts for none.
+#: The first names also load code, so they are not measured.
 WARM = 500
 #: Every so many names a session is minted and verified; the others differ from it by their ids, which is a lot faster.
 MINTED_EVERY = 10

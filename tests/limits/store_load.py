@@ -144,7 +144,7 @@ class Load:
     async def _finish_one(self, call: Call) -> None:
         if call.key and not call.succeeded:
             answer = await call.send(self.caller(call))
-            # Of a run whose outcome could not be kept nothing is known; it is not made again.
+            # The outcome of a run that could not be kept is unknown; the run is not made again.
             assert answer.status == 200 or (call.kind, answer.error_type) == ("run", "upstream_ambiguous"), answer
             call.request_id = answer.body.get("request_id") if call.kind == "submit" else None
         if call.request_id is not None:

@@ -1,4 +1,4 @@
-"""What comes after proxies have ended, however they did: one that starts on their database, when time has passed."""
+"""A proxy that starts on the database of proxies that have ended in any way, after some time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Successor:
     leases: Leases
 
     async def keep_leases(self, seconds: float) -> None:
-        """Let time pass as a process does that lives."""
+        """Let time pass with the beats of a live process."""
         for _ in range(round(seconds / BEAT_SECONDS)):
             self.clock.advance(BEAT_SECONDS)
             await self.leases.keeper.keep()

@@ -156,7 +156,7 @@ def test_every_way_of_calling_counts_and_users_do_not(proxy: Stack, open_: ExitS
         assert stranger.run().status_code == 200
 
 
-def test_a_guest_sees_what_is_left_to_its_address_and_no_other(proxy: Stack, folder: Path, open_: ExitStack) -> None:
+def test_a_guest_sees_only_what_its_own_address_has_left(proxy: Stack, folder: Path, open_: ExitStack) -> None:
     mapped, there = (open_.enter_context(guest(proxy, address)) for address in ("::ffff:192.0.2.9", "198.51.100.9"))
     here = open_.enter_context(guest(proxy, "192.0.2.9"))
     assert here.run().status_code == 200

@@ -103,7 +103,7 @@ def test_a_session_gets_exactly_its_quota_and_others_of_its_subject_go_on(proxy:
         assert own_quotas(other) == {} and own_quotas(one)["requests"]["left"] == 0
 
 
-def test_its_account_is_charged_beside_those_of_its_subject_and_its_tenant(proxy: Stack) -> None:
+def test_the_account_of_a_session_is_charged_beside_those_of_subject_and_tenant(proxy: Stack) -> None:
     with holder(proxy, subject="carl", quotas=[quota("requests", 5)]) as carl:
         before = used_by(carl)
         held = carl.submitted(QUEUED)
@@ -124,7 +124,7 @@ def used_by(client: Client) -> dict[str, int]:
     return {one["per"]: one["used"] for one in client.facts()["quotas"]}
 
 
-def test_what_is_wider_than_the_plan_has_no_effect(proxy: Stack) -> None:
+def test_a_session_wider_than_the_plan_has_the_limits_of_the_plan(proxy: Stack) -> None:
     wide = {"quotas": [quota("requests", 9)], "limits": {"max_tokens": 900, "max_prompt_chars": 900}}
     with holder(proxy, "tight", **wide) as alice:
         refusal(alice.run(max_tokens=51), 422, "invalid_input")
@@ -211,7 +211,7 @@ def test_every_answer_says_what_is_left(proxy: Stack) -> None:
         )
 
 
-def test_a_page_may_read_it_and_others_see_nothing(proxy: Stack) -> None:
+def test_a_page_may_read_the_quota_headers_and_other_sessions_have_none(proxy: Stack) -> None:
     with holder(proxy, quotas=[quota("requests", 4)]) as alice, holder(proxy) as bob:
         answer = alice.http.get("/v1/session", headers={"origin": proxy.url})
         exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
@@ -220,7 +220,7 @@ def test_a_page_may_read_it_and_others_see_nothing(proxy: Stack) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["?", "[[fault fail=content_policy_violation]] ?"])
-def test_the_last_event_of_a_job_says_it_too(proxy: Stack, prompt: str) -> None:
+def test_the_last_event_of_a_job_has_what_is_left(proxy: Stack, prompt: str) -> None:
     with holder(proxy, quotas=[quota("requests", 4)]) as alice, holder(proxy) as bob:
         for client, expected in ((alice, True), (bob, False)):
             body = client.http.post(JOBS, json=new(prompt=prompt), headers=SSE).text

@@ -72,7 +72,7 @@ def check_full(answer: httpx.Response, scope: str = "subject") -> None:
 
 
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
-def test_a_user_has_so_many_slots_and_a_tenant_so_many(proxy: Stack, surface: str) -> None:
+def test_a_user_and_a_tenant_each_have_their_number_of_slots(proxy: Stack, surface: str) -> None:
     people = [Client(proxy, proxy.token(f"{name} {surface}", tenant="two"), surface) for name in ("ann", "ben", "cy")]
     ann, ben, cy = people
     jobs = [ann.submitted(QUEUED), ann.submitted(QUEUED)]
@@ -112,7 +112,7 @@ def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
         assert server.status(job).is_success and server.slots()[0] == 0
 
 
-def test_without_a_limit_they_are_counted_all_the_same(proxy: Stack) -> None:
+def test_slots_are_counted_without_a_limit_too(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as client:
         jobs = [client.submitted(QUEUED) for _ in range(12)]
         facts = client.facts()["in_flight"]
@@ -234,7 +234,7 @@ def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice:
     assert alice.slots()[0] == 0
 
 
-def test_what_is_refused_here_takes_no_slot(proxy: Stack) -> None:
+def test_a_call_that_the_proxy_refuses_takes_no_slot(proxy: Stack) -> None:
     with Client(proxy, proxy.token("pete", tenant="poor")) as pete:
         refusal(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
         refusal(pete.run(temperature=9), 422, "invalid_input")

@@ -81,7 +81,7 @@ PLANS = {
 
 @dataclass
 class Call:
-    """What its caller knows of one call. The subject is its name, in the ledger and in fal's record."""
+    """One call as its caller knows it. The subject is its name, in the ledger and in fal's record."""
 
     subject: str
     kind: str

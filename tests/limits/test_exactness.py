@@ -101,7 +101,7 @@ def shared_pair(
             "PROXY_DATABASE_URL": postgres_databases.migrated(),
             "PROXY_REDIS_URL": shared_redis.url,
             "PROXY_LOG_LEVEL": "warning",
-            # Calls that fail at fal are part of these tests; they keep none of the others back.
+            # Calls that fail at fal are part of these tests; they must not open a breaker.
             "PROXY_UPSTREAM_PROBE_SECONDS": "0",
         }
         folders = [folder / "one", folder / "other"]
@@ -251,7 +251,7 @@ async def _give_and_override(pair: Pair) -> None:
         await wait_until_async(is_known, "the proxies do not know of the override and the grants")
 
 
-async def test_accounts_of_every_kind_allow_what_the_smallest_has(shared_pair: Pair, auditor: Auditor) -> None:
+async def test_of_accounts_of_every_kind_the_smallest_decides(shared_pair: Pair, auditor: Auditor) -> None:
     """A subject's quota, one of a session, one with two grants, an override, and an address; then all of the tenant.
 
     Five hundred calls come at once; some fail, and what these took is there again.
@@ -402,7 +402,7 @@ async def submit(caller: Caller, prompt: str) -> str:
     return request_id
 
 
-async def test_whatever_the_end_of_a_call_the_ledger_says_what_it_came_to(shared_pair: Pair, auditor: Auditor) -> None:
+async def test_the_ledger_has_the_cost_of_a_call_however_it_ends(shared_pair: Pair, auditor: Auditor) -> None:
     ends: list[Callable[[WatchedCaller], Awaitable[None]]] = [*BOOKED, *RELEASED] * EACH
     random.Random(11).shuffle(ends)
     limit, began = asyncio.Semaphore(25), time.time()
@@ -421,7 +421,7 @@ async def test_whatever_the_end_of_a_call_the_ledger_says_what_it_came_to(shared
         await successor.settle_everything()
         assert await successor.ledger.open_jobs() == []
         assert await successor.counters.in_use("tenant:wide", successor.clock.now()) == 0
-        # All were given back, but for those of submits whose answer was lost: fal may be at work on these.
+        # All slots are free but those of submits whose answer was lost: fal may still run them.
         assert await successor.counters.in_use("tenant:wide", began) == EACH
         (usage,) = await successor.ledger.usage("wide", None, 0.0, successor.clock.now(), frozenset())
 

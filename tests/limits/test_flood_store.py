@@ -31,7 +31,7 @@ def test_a_hit_may_count_only_once() -> None:
         BoundedStorage().acquire_entry("door", 5, 60, amount=2)
 
 
-def test_it_is_bounded_however_many_addresses_come() -> None:
+def test_the_store_is_bounded_however_many_addresses_come() -> None:
     storage = BoundedStorage()
     for number in range(100_000):
         storage.acquire_entry(f"LIMITER/2001:db8:0:{number:x}::/64/door/60/1/minute", 60, 60)

@@ -115,7 +115,7 @@ def test_an_address_that_gets_many_guest_sessions_spends_no_more_than_the_tenant
             refusal(alice.run(), 402, "quota_exceeded", "tenant")
 
 
-def test_what_users_spent_is_not_there_for_guests(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_guests_cannot_spend_what_users_have_spent(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, **documented_plans(requests=3)) as stack, user(stack, "acme") as alice:
         assert [alice.run().status_code for _ in range(2)] == [200, 200]
         with guest(stack, "acme") as visitor:
@@ -243,7 +243,7 @@ def upload(client: Client, size: int, way: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("way", ["slot", "native"])
-def test_what_guests_upload_counts_and_is_a_share(
+def test_uploads_of_guests_count_and_are_limited_to_a_share(
     sandbox: SandboxControl, tmp_path: Path, way: str, open_: ExitStack
 ) -> None:
     plans = {name: PLANS[name] for name in ("bytes", "visitors")}

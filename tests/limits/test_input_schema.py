@@ -119,7 +119,7 @@ def test_a_whole_number_that_no_model_can_mean(number: float) -> None:
     assert problems_of(steps=number) == [(["steps"], "int_parsing_size")]
 
 
-def test_what_is_checked_is_not_changed_in_place() -> None:
+def test_a_check_does_not_change_its_input() -> None:
     body = {"sizes": [{"width": 1.0}], "frames": [{"at": "https://ü.example/"}]}
     before = json.dumps(body)
     assert own(**body) != body and json.dumps(body) == before
@@ -135,7 +135,7 @@ _JSON = st.recursive(
 
 @for_all(st.dictionaries(st.sampled_from(["steps", "scale", "size", "sizes", "seed"]), _JSON))
 def test_numbers_keep_their_value(body: dict[str, Any]) -> None:
-    """Whatever is let through says the same as before, but for the point."""
+    """Each number that passes keeps its value; only its decimal point may go."""
     try:
         sent = own(**body)
     except InvalidInput:

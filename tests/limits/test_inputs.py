@@ -57,7 +57,7 @@ def test_a_ceiling_that_is_not_given_is_filled_in(endpoint: str, most: int | Non
     "value", [-5, 0, 1.5, "100", None, True, [1], 1e400, 10**6 + 1, 10**15, 1e15, 1e300, 2**64 - 1, 1e19]
 )
 @pytest.mark.parametrize("name", TOKEN_FIELDS)
-def test_a_lax_schema_of_an_operators_own_opens_no_way_around(name: str, value: object) -> None:
+def test_a_lax_schema_of_the_operator_does_not_lift_the_token_ceiling(name: str, value: object) -> None:
     """What is reserved is this number: a negative one would fill the quota up."""
     lax = endpoint_from({"id": "fal-ai/own", "input": {"type": "object"}})
     with pytest.raises(InvalidInput) as refused:
@@ -132,7 +132,7 @@ def test_a_whole_number_with_a_point_reaches_fal_without_it(alice: Client, sandb
     ],
 )
 @pytest.mark.parametrize("kind", ["run", "queue"])
-def test_what_is_over_a_ceiling_is_422_and_costs_nothing(
+def test_an_input_over_a_ceiling_is_422_and_costs_nothing(
     alice: Client, sandbox: SandboxControl, kind: str, wrong: dict[str, Any]
 ) -> None:
     before = alice.facts()

@@ -30,7 +30,7 @@ def test_nothing_is_learned_from_fewer_calls() -> None:
     assert learned.needs(OTHER, MOST, PRICE) == MOST
 
 
-def test_it_is_the_99th_percentile_of_the_latest_calls() -> None:
+def test_the_learned_use_is_the_99th_percentile_of_the_latest_calls() -> None:
     # The most of fewer than a hundred calls, and the second most of a hundred.
     assert taught(*range(1, 51)).needs(ONE, MOST, PRICE)["compute_seconds"] == 50
     hundred = [1] * 98 + [7_000_000, 9_000_000]
@@ -45,7 +45,7 @@ def test_money_follows_the_seconds_at_the_price_of_today() -> None:
     assert learned.needs(ONE, {**MOST, "usd": 0}, 0)["usd"] == 0
 
 
-def test_it_is_never_more_than_the_ceiling_and_never_nothing() -> None:
+def test_the_learned_use_is_at_most_the_ceiling_and_never_zero() -> None:
     learned = taught(*[90_000_000] * 50)
     assert learned.needs(ONE, MOST, PRICE) == MOST
     learned = taught(*[0] * 50)
@@ -53,7 +53,7 @@ def test_it_is_never_more_than_the_ceiling_and_never_nothing() -> None:
     assert learned.needs(ONE, MOST, PRICE) == {**MOST, "compute_seconds": 1, "usd": 1}
 
 
-def test_what_fal_did_not_report_teaches_nothing() -> None:
+def test_calls_without_a_report_of_fal_teach_nothing() -> None:
     learned = Learned()
     for _ in range(LEAST_CALLS):
         learned.add(ONE, {})

@@ -152,7 +152,7 @@ async def test_a_process_that_starts_again_frees_what_died_with_it(starts: Start
 
 
 @pytest.mark.tools
-async def test_a_call_that_died_before_it_was_written_down_is_over_too(starts: Starts) -> None:
+async def test_a_call_whose_process_died_before_it_was_written_down_is_over(starts: Starts) -> None:
     dead, other = starts(), starts()
     await live([dead, other], BEAT_SECONDS)
     names = ["alice", "guest-0123456789abcdef", 'ünï "quoted" \\ / {x} 🐈']
@@ -361,7 +361,7 @@ async def test_a_call_keeps_its_slot_for_longer_than_a_lease(
     for _ in range(2 * RENEW_BEATS + 2):
         clock.advance(seconds / (2 * RENEW_BEATS))
         await process.leases.keeper.keep()
-    # What was handed over is kept by what is heard of it, and by nothing else.
+    # The lease of an accepted job is extended by its statuses, and by nothing else.
     assert await process.in_use() == 1
     await process.finish(call)
     await process.finish(queued)
@@ -443,7 +443,7 @@ async def test_lost_data_is_noticed_without_a_call(starts: Starts, redis: Redis)
 
 
 @pytest.mark.tools
-async def test_what_died_before_redis_lost_its_data_is_over_soon(starts: Starts, redis: Redis) -> None:
+async def test_calls_that_died_before_redis_lost_its_data_are_over_soon(starts: Starts, redis: Redis) -> None:
     dead, other = starts(), starts()
     await forty_in_flight([dead, other])
     redis.forget()
@@ -493,7 +493,7 @@ class LateLedger:
 
 
 @pytest.mark.tools
-async def test_what_ends_while_leases_are_restored_stays_ended(starts: Starts, stores: SqlStores, redis: Redis) -> None:
+async def test_jobs_that_end_during_a_restore_stay_ended(starts: Starts, stores: SqlStores, redis: Redis) -> None:
     late = LateLedger(stores.ledger)
     late.goes_on.set()
     process, other = starts(ledger=late), starts()

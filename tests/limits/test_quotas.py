@@ -393,7 +393,7 @@ def broken_stream(alice: Client, sandbox: SandboxControl) -> None:
 
 
 RESERVED = Booked(1, 64)  # of requests and of tokens, as the model's default is
-REPORTED = Booked(1, 22)  # the sandbox answers "?" about this picture in so many words
+REPORTED = Booked(1, 22)  # the sandbox answers "?" about this picture in this many words
 ENDS: dict[str, tuple[Call, Booked | None]] = {
     "run": (lambda alice, _: alice.run("?", COUNTING), REPORTED),
     "stream": (streamed, REPORTED),

@@ -17,7 +17,7 @@ def test_so_many_bytes_are_free_for_each_user_and_hour() -> None:
     assert allowance.charge("acme", "ann", 100, 100) == 0
 
 
-def test_it_is_bounded_however_many_users_lose_something() -> None:
+def test_the_table_of_lost_bytes_is_bounded_however_many_users_it_has() -> None:
     allowance = RetryAllowance(MovableClock())
     for number in range(2 * MOST_REMEMBERED):
         allowance.charge("acme", f"user {number}", 1, 100)

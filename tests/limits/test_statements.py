@@ -43,7 +43,7 @@ def test_a_month_has_its_days(text: str, first: date, last: date) -> None:
         "9" * 5000,
     ],
 )
-def test_what_is_no_month_is_refused(text: str) -> None:
+def test_a_malformed_month_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="must be a month such as 2026-01"):
         parse_month(text, NOW)
 

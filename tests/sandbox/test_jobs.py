@@ -204,7 +204,7 @@ async def test_a_job_moved_by_hand_and_a_run_wait_for_no_looks() -> None:
     assert run.step.state == COMPLETED
 
 
-def test_a_stream_has_a_step_a_word_and_a_run_none() -> None:
+def test_a_stream_has_a_step_for_each_word_and_a_run_has_none() -> None:
     assert [step.done for step in streamed_steps(Timing(), 3)] == [0, 0, 1, 2, 3]
     assert [step.state for step in direct_steps(Timing())] == [IN_QUEUE, IN_PROGRESS, COMPLETED]
 

@@ -58,7 +58,7 @@ async def read(state: SandboxState, path: str, **query: Any) -> list[dict[str, A
 
 
 @pytest.mark.anyio
-async def test_what_jobs_used_comes_by_day_in_pages() -> None:
+async def test_the_use_of_jobs_is_listed_by_day_in_pages() -> None:
     state = SandboxState(SANDBOX_KEY, Timing())
     for day in (0, 0, 1, 2, 3, 4, 30):
         await add_job(state, day, success({}, 0.25))

@@ -41,7 +41,7 @@ def talk(port: int, *pieces: bytes, is_enough: Callable[[bytes], bool] | None = 
 
 
 def _read(wire: socket.socket, first: float, then: float | None = None) -> tuple[bytes, bool]:
-    """What comes until none does for `first` seconds, or for `then` seconds behind other bytes."""
+    """The bytes that arrive until none has come for `first` seconds, or for `then` seconds after others."""
     received = b""
     wire.settimeout(first)
     while True:

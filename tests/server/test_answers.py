@@ -120,7 +120,7 @@ def test_an_answer_to_an_old_client_is_written_as_uvicorn_writes_it(ports: tuple
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_uvicorn_does_not_write_is_not_written(ports: tuple[int, int], name: str) -> None:
+def test_an_answer_that_uvicorn_refuses_to_write_is_not_written(ports: tuple[int, int], name: str) -> None:
     number = len(WRITTEN) + list(REFUSED).index(name)
     ours, theirs = (ask(port, number) for port in ports)
     assert ours == theirs

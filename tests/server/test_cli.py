@@ -1,4 +1,4 @@
-"""The commands that work on the database: what they print, how they end, and that a running server heeds them."""
+"""The commands that work on the database: what they print, how they end, and their effect on a running server."""
 
 from __future__ import annotations
 
@@ -373,7 +373,7 @@ def test_all_sessions_of_one_subject_can_be_revoked(beside: Running) -> None:
     assert call(beside.server.url, again).status_code == 200
 
 
-def test_a_key_counts_in_the_running_proxy_until_it_is_revoked(beside: Running) -> None:
+def test_a_key_works_in_the_running_proxy_until_it_is_revoked(beside: Running) -> None:
     made = json.loads(beside.cli.data("keys", "create", "acme", "--json"))
     wait_until(lambda: call(beside.server.url, made["key"]).status_code == 200, "the key did not arrive")
     minted = call(beside.server.url, made["key"], "/v1/sessions", json={"subject": "erin"})

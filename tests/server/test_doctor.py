@@ -157,7 +157,7 @@ def count_revocations(proxy: Stack) -> int:
     return int(number)
 
 
-def test_only_a_session_of_its_own_is_revoked_at_the_end(proxy: Stack, doctor: Doctor) -> None:
+def test_doctor_revokes_only_the_session_that_it_minted(proxy: Stack, doctor: Doctor) -> None:
     key, before = key_of(proxy), count_revocations(proxy)
     doctor.examine(proxy.url, FAL_PROXY_KEY=key)
     assert count_revocations(proxy) == before + 1

@@ -136,7 +136,7 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), timeout=60)
 
 
-def test_what_runs_is_finished_and_what_is_new_is_refused(sandbox: SandboxControl, cli: Cli) -> None:
+def test_a_stop_finishes_running_calls_and_refuses_new_ones(sandbox: SandboxControl, cli: Cli) -> None:
     with deploy(sandbox, cli, LONG) as deployment:
         alice, bob = deployment.caller(), deployment.caller()
         done, other, followed = submit_job(alice), submit_job(bob, HELD), submit_job(bob, HELD)

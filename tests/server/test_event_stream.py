@@ -86,7 +86,7 @@ async def test_a_stream_that_is_refused_before_it_begins_sends_the_error_alone()
     assert connection.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-async def test_a_stream_that_has_ended_stays_as_it_is() -> None:
+async def test_a_refusal_after_the_end_of_a_stream_adds_nothing() -> None:
     async def one() -> AsyncGenerator[bytes, None]:
         yield b"data: {}\n\n"
 

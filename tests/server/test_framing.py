@@ -211,7 +211,7 @@ REFUSED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_can_be_read_in_two_ways_is_refused_and_ends_the_connection(echo: Echo, case: str) -> None:
+def test_a_request_that_can_be_read_in_two_ways_is_refused_and_closes_the_connection(echo: Echo, case: str) -> None:
     answer, closed = talk(echo.port, REFUSED[case] + NEXT)
     ((status, headers, body),) = parse_answers(answer)
     document = json.loads(body)

@@ -21,7 +21,7 @@ def port() -> Iterator[int]:
 
 
 def answer_to(port: int, pieces: Iterator[bytes]) -> bytes:
-    """What comes back until the server hangs up, whatever could still be sent."""
+    """The bytes that come back until the server hangs up, even if not all could be sent."""
     with closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as wire:
         try:
             for piece in pieces:

@@ -36,7 +36,7 @@ def signed_by(name: str) -> str:
     return sign({"alg": "RS256", "typ": "JWT", "kid": name}, claims, private_key(name))
 
 
-def test_keys_come_from_a_server_of_an_own_authority_and_from_a_file(tmp_path: Path) -> None:
+def test_keys_come_from_a_server_of_a_private_authority_and_from_a_file(tmp_path: Path) -> None:
     write_keys(tmp_path, "old")
     with key_host(tmp_path) as (host, _):
         local = {"issuer": KEYCLOAK.issuer, "audience": "fal-proxy", "jwks_file": "keys.json"}

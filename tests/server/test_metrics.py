@@ -58,7 +58,7 @@ def charges_in(found: Scrape) -> dict[str, float]:
     return {unit: found.value(f"fal_proxy_charged_{unit}_total") for unit in ("calls", "tokens", "usd")}
 
 
-def test_what_is_charged_is_what_the_usage_report_says(stack: Stack) -> None:
+def test_charged_units_are_those_of_the_usage_report(stack: Stack) -> None:
     with caller(stack) as alice:
         assert alice.run(endpoint=COUNTING, max_tokens=64).status_code == 200
         job = alice.submitted(endpoint=COUNTING, max_tokens=64)

@@ -66,7 +66,7 @@ def both(
 
 
 @pytest.mark.parametrize("path", OPERATORS)
-def test_what_is_for_operators_is_on_their_port_and_not_on_the_public_one(both: TwoListeners, path: str) -> None:
+def test_routes_for_operators_are_on_their_port_and_not_on_the_public_one(both: TwoListeners, path: str) -> None:
     assert both.ask(both.operations, path).status_code == 200
     for method in ("GET", "POST", "OPTIONS"):
         answer = both.ask(both.server.url, path, method)
@@ -74,7 +74,7 @@ def test_what_is_for_operators_is_on_their_port_and_not_on_the_public_one(both: 
 
 
 @pytest.mark.parametrize("path", CALLERS)
-def test_what_is_for_callers_is_not_on_the_port_of_operators(both: TwoListeners, path: str) -> None:
+def test_routes_for_callers_are_not_on_the_port_of_operators(both: TwoListeners, path: str) -> None:
     answer = both.ask(both.operations, path)
     assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
@@ -133,7 +133,7 @@ def test_helm_test_passes_here_and_fails_where_operations_are_public(both: TwoLi
     assert done.returncode != 0 and "/readyz answered 404 instead of 200" in done.stderr
 
 
-def test_the_settings_name_what_cannot_be(cli: Cli) -> None:
+def test_wrong_settings_of_the_port_are_named(cli: Cli) -> None:
     done = cli.run("check-config", PROXY_PORT="8787", PROXY_OPS_PORT="8787", FAL_KEY="id:secret")
     assert done.code == 1 and "PROXY_OPS_PORT: is the same as PROXY_PORT" in done.stderr
     done = cli.run("check-config", PROXY_OPS_HOST="127.0.0.1", FAL_KEY="id:secret")

@@ -50,7 +50,7 @@ def in_background(work: Callable[[], httpx.Response]) -> tuple[threading.Thread,
     return thread, answers
 
 
-def test_a_stop_finishes_what_runs_and_the_next_start_knows_whose_the_jobs_are(
+def test_a_stop_finishes_running_calls_and_the_next_start_knows_the_owners_of_jobs(
     sandbox: SandboxControl, cli: Cli
 ) -> None:
     environ = {**cli.environ, **sandbox_environ(sandbox.url), "PROXY_SESION_SECRETS": "canary-of-a-value"}

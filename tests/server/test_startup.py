@@ -120,7 +120,7 @@ def test_the_database_takes_writes_later(
         assert get(server, "/readyz")[0] == 503
         answer = run(server)
         assert (answer.status_code, answer.json()["error_type"]) == (503, "store_unavailable")
-        # The connections that are open do not heed this.
+        # This has no effect on open connections.
         postgres.ask("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
         wait_until(lambda: get(server, "/readyz")[0] == 200, "it did not become ready")
         assert run(server).status_code == 200

@@ -106,7 +106,7 @@ def test_a_models_stream_that_breaks_does_not_look_finished(stack: Stack) -> Non
             stream.read()
 
 
-def test_what_is_no_json_is_left_out_of_a_models_stream(stack: Stack) -> None:
+def test_events_that_are_no_json_are_left_out_of_a_models_stream(stack: Stack) -> None:
     stack.sandbox.fault(fault="garbage", n=2, on={"operation": "stream"})
     with stack.client() as client, client.stream("POST", f"/fal/run/{APP}/stream", json=question()) as stream:
         found = documents(stream.iter_lines())

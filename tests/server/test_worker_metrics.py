@@ -67,7 +67,7 @@ class Scraped:
 def samples_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
     found = {(one.name, tuple(sorted(one.labels.items()))): one.value for one in samples}
-    assert len(found) == len(samples), "a sample stands there twice"
+    assert len(found) == len(samples), "a sample is there twice"
     return found
 
 

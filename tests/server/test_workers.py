@@ -168,7 +168,7 @@ def test_workers_end_with_their_supervisor(sandbox: SandboxControl, cli: Cli, re
 
 
 def test_workers_that_cannot_start_end_the_server_with_a_failure(cli: Cli, redis: Redis) -> None:
-    # What stands in a pipe is read once: by the first process, and there is nothing left for the others.
+    # The bytes of a pipe are read only once: by the first process, so the others find nothing.
     more = {"PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url, "PROXY_PORT": str(free_port())}
     environ = {**cli.environ, **more, "FAL_KEY_FILE": "/dev/stdin", "PATH": os.environ["PATH"]}
     done = subprocess.run(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 OPS = NamedToken("0" * 16, "ops", "operator", "h" * 64, 10.0, 20.5)
 
 
-async def test_tokens_come_out_as_they_went_in(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
+async def test_tokens_are_read_as_written(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
     night = replace(OPS, id="1" * 16, name="night")
     assert await stores.admin_tokens.add(OPS, 2, by=AUTHOR)
     assert await stores.admin_tokens.add(night, 2, by=AUTHOR)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def read_chain(stores: SqlStores) -> list[dict[str, Any]]:
-    """All entries, after a look whether each follows from the one before, by the rule that the docs give."""
+    """All entries, once each is found to follow from the one before, by the rule in the docs."""
     async with stores.audit._database.reading() as connection:
         rows = (await connection.execute(select(schema.audit).order_by(schema.audit.c.number))).all()
         chain = (await connection.execute(select(schema.audit_chain))).one()

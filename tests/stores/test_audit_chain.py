@@ -120,7 +120,7 @@ async def test_an_end_that_is_cut_off_with_its_head_shows_by_an_expected_one(sto
     assert await problems(stores, head) == ["entry 6 has another hash than you expect: the log was written again"]
 
 
-def test_a_check_names_so_many_problems_and_no_more() -> None:
+def test_a_check_names_a_bounded_number_of_problems() -> None:
     check = ChainCheck(START)
     for number in range(2, 2 * MOST_PROBLEMS + 4, 2):
         check.add(Entry(number, 0.0, "", "{}", compute_hash("", "")))

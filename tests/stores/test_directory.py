@@ -24,13 +24,13 @@ async def test_an_empty_directory(stores: SqlStores) -> None:
     assert rows.version == await stores.directory.version()
 
 
-async def test_plans_and_tenants_come_out_as_they_went_in(stores: SqlStores) -> None:
+async def test_plans_and_tenants_are_read_as_they_were_written(stores: SqlStores) -> None:
     assert await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
     rows = await stores.directory.load()
     assert rows.plans == PLANS and rows.tenants == [ACME] and rows.endpoints == {}
 
 
-async def test_endpoints_come_out_as_they_went_in_and_stay_until_they_are_named(stores: SqlStores) -> None:
+async def test_endpoints_are_read_as_they_were_written_and_stay_until_named(stores: SqlStores) -> None:
     priced = {"fal-ai/a": {"price_per_compute_second": 0.0001}, "fal-ai/b": {"price_per_compute_second": 1.0}}
     assert await stores.directory.apply({}, [], priced, by=AUTHOR)
     assert await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
@@ -112,7 +112,7 @@ async def test_a_tenant_is_suspended_once_and_stays_so_when_it_is_applied_again(
     assert (await directory.load()).suspended == {}
 
 
-async def test_overrides_come_out_as_they_went_in_and_a_subject_has_one(stores: SqlStores) -> None:
+async def test_overrides_are_read_as_they_were_written_and_a_subject_has_one(stores: SqlStores) -> None:
     first = OverrideRow("acme", "alice", "free", None, 900.0)
     limits = OverrideRow("acme", "alice", None, {"max_tokens": 5, "quotas": []}, 800.0)
     others = [OverrideRow("acme", "bob", "free", None, 700.0), OverrideRow("globex", "alice", "free", None, 600.0)]
@@ -131,7 +131,7 @@ async def test_overrides_come_out_as_they_went_in_and_a_subject_has_one(stores: 
     assert await found() == [limits, others[0]]
 
 
-async def test_there_are_only_so_many_overrides(stores: SqlStores) -> None:
+async def test_the_number_of_overrides_is_bounded(stores: SqlStores) -> None:
     def one(name: str, until: float = 900.0) -> OverrideRow:
         return OverrideRow("acme", name, "free", None, until)
 
@@ -152,7 +152,7 @@ async def test_a_session_has_one_revocation(stores: SqlStores) -> None:
     assert sorted((await stores.directory.load()).revocations, key=str) == sorted([one, all_of_bob], key=str)
 
 
-async def test_what_one_process_wrote_another_reads(
+async def test_a_process_reads_what_another_wrote(
     stores: SqlStores, open_stores: OpenStores, database_url: str
 ) -> None:
     await stores.directory.apply(PLANS, [ACME], by=AUTHOR)

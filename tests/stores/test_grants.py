@@ -92,7 +92,7 @@ async def test_what_a_call_used_beyond_its_reservation_is_booked_to_the_quota(st
     one, _ = await reserve(stores, Charge(REQUESTS, 5, 2))
     await settle(stores, one, 20)
     assert await standing(stores, REQUESTS, extra) == [(17, 0), (3, 0)]
-    # What the quota stands below zero is not for the next call to pay, but something must be left.
+    # The next call does not pay the debt of the quota, but something must be left.
     assert (await reserve(stores, Charge(REQUESTS, 0, 2)))[1] == Granted()
     _, outcome = await reserve(stores, Charge(REQUESTS, 1, 2))
     assert outcome == Granted() and await standing(stores, REQUESTS, extra) == [(17, 0), (3, 1)]
@@ -319,7 +319,7 @@ async def test_grants_are_listed_newest_first_in_pages_with_what_is_left(stores:
     assert await listed(open_at=1000.0) == [whole[2]]
 
 
-async def test_a_quota_with_what_a_call_needs_lets_it_in_if_grants_have_not_the_rest(stores: SqlStores) -> None:
+async def test_a_quota_that_covers_the_need_lets_a_call_in_without_grants_for_the_rest(stores: SqlStores) -> None:
     (extra,) = await given(stores, grant(10))
     first, outcome = await reserve(stores, Charge(REQUESTS, 12, 5, needed=4))
     assert outcome == Granted() and await standing(stores, REQUESTS, extra) == [(0, 5), (0, 7)]

@@ -40,7 +40,7 @@ async def test_the_outcome_is_kept(stores: SqlStores) -> None:
 async def test_a_claim_is_free_again_when_it_is_forgotten_or_old(stores: SqlStores) -> None:
     once = stores.idempotency
     await once.claim(CLAIM, 0.0)
-    await once.forget(SECOND)  # not theirs to forget
+    await once.forget(SECOND)  # the claim of another call, so it is not forgotten
     assert await once.claim(SECOND, CLAIM.created_at) == CLAIM
     await once.forget(CLAIM)
     assert await once.find(CLAIM) is None
@@ -59,23 +59,23 @@ async def test_a_claim_is_taken_over_once(stores: SqlStores) -> None:
 
 
 async def test_of_many_at_once_one_holds_the_key(open_stores: OpenStores, database_url: str) -> None:
-    everybody = [open_stores(database_url).idempotency for _ in range(4)]
+    processes = [open_stores(database_url).idempotency for _ in range(4)]
     holders: list[Claim | None] = []
 
     async def claim(number: int) -> None:
         mine = replace(CLAIM, job_id=f"j-{number}")
-        holders.append(await everybody[number % 4].claim(mine, 0.0))
+        holders.append(await processes[number % 4].claim(mine, 0.0))
 
     async with anyio.create_task_group() as group:
         for number in range(40):
             group.start_soon(claim, number)
     assert holders.count(None) == 1
-    assert {holder for holder in holders if holder} == {await everybody[0].find(CLAIM)}
+    assert {holder for holder in holders if holder} == {await processes[0].find(CLAIM)}
 
 
-async def test_claims_that_come_and_go_are_no_trouble(open_stores: OpenStores, database_url: str) -> None:
-    """Held by one at a time, though keys are freed by their holders, and by their age, all the while."""
-    everybody = [open_stores(database_url).idempotency for _ in range(4)]
+async def test_a_claim_has_one_holder_while_others_are_freed(open_stores: OpenStores, database_url: str) -> None:
+    """A key has one holder at a time, while holders free keys and old ones expire."""
+    processes = [open_stores(database_url).idempotency for _ in range(4)]
     held: dict[str, str] = {}
     order = random.Random(7)
 
@@ -84,11 +84,11 @@ async def test_claims_that_come_and_go_are_no_trouble(open_stores: OpenStores, d
             key = order.choice("ab")
             mine = replace(CLAIM, key_hash=key, job_id=f"j-{number}-{turn}", created_at=200.0)
             old = replace(mine, key_hash=f"old {order.randrange(4)}", created_at=50.0)
-            if await everybody[number % 4].claim(mine, 100.0) is None:
+            if await processes[number % 4].claim(mine, 100.0) is None:
                 assert held.setdefault(key, mine.job_id) == mine.job_id
-                await everybody[number % 4].claim(old, 10.0)
+                await processes[number % 4].claim(old, 10.0)
                 del held[key]
-                await everybody[number % 4].forget(mine)
+                await processes[number % 4].forget(mine)
 
     async with anyio.create_task_group() as group:
         for number in range(16):

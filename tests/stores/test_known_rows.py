@@ -83,7 +83,7 @@ def test_a_call_reads_nothing_that_it_wrote(file: File) -> None:
     assert file.account(REQUESTS) == Account(used=2, reserved=1)
 
 
-def test_what_another_connection_changed_is_read(file: File, other: File) -> None:
+def test_a_row_that_another_connection_changed_is_read(file: File, other: File) -> None:
     one, two = job(Charge(REQUESTS, 5, 10)), job(Charge(REQUESTS, 5, 10))
     file.commit(Reserve(one))
     other.commit(Reserve(two), Settle(one.id, {"requests": 3}, 1010.0))

@@ -30,14 +30,14 @@ BOBS = ALICES._replace(subject="bob")
 DAY = 86_400
 
 
-async def test_a_job_comes_out_as_it_went_in(stores: SqlStores) -> None:
+async def test_a_job_is_read_as_it_was_written(stores: SqlStores) -> None:
     wanted = job(Charge(REQUESTS, 1, 10), Charge(ALICES, 64, 2**62), used={"requests": 1, "tokens": 64, "usd": 2**53})
     assert await stores.ledger.commit([Reserve(wanted)]) == [Granted()]
     assert await stores.ledger.get(wanted.id) == wanted
     assert await stores.ledger.get(wanted.id.upper() + "?") is None
 
 
-async def test_what_is_reserved_is_booked_or_freed_in_the_end(stores: SqlStores) -> None:
+async def test_a_reservation_is_booked_or_freed_in_the_end(stores: SqlStores) -> None:
     one, two = job(Charge(REQUESTS, 5, 10)), job(Charge(REQUESTS, 3, 10))
     await stores.ledger.commit([Reserve(one), Reserve(two)])
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(0, 8)}
@@ -50,7 +50,7 @@ async def test_what_is_reserved_is_booked_or_freed_in_the_end(stores: SqlStores)
     assert released == replace(two, state="released", used={}, checked_at=1020.0)
 
 
-async def test_what_fal_ran_is_booked_even_beyond_the_limit(stores: SqlStores) -> None:
+async def test_a_call_that_fal_ran_is_booked_even_beyond_the_limit(stores: SqlStores) -> None:
     one = job(Charge(REQUESTS, 10, 10))
     await stores.ledger.commit([Reserve(one), Settle(one.id, {"requests": 25}, 1010.0)])
     assert await stores.ledger.accounts([REQUESTS]) == {REQUESTS: Account(25, 0)}

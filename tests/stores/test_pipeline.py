@@ -62,7 +62,7 @@ async def test_a_command_that_fails_fails_alone(redis: Redis, open_client: Any) 
     assert connections(redis, "incr") == 1
 
 
-async def test_answers_to_callers_who_are_gone_are_not_given_to_others(redis: Redis, open_client: Any) -> None:
+async def test_a_reply_to_a_caller_who_left_goes_to_no_other(redis: Redis, open_client: Any) -> None:
     with relaying(redis.port) as relay:
         client = open_client(f"redis://127.0.0.1:{relay.port}/0")
         await client.send("PING")
@@ -75,9 +75,7 @@ async def test_answers_to_callers_who_are_gone_are_not_given_to_others(redis: Re
         assert connections(redis, "echo") == 1
 
 
-async def test_callers_who_are_gone_before_there_is_a_connection_take_it_from_no_other(
-    redis: Redis, open_client: Any
-) -> None:
+async def test_callers_who_leave_before_the_connection_opens_do_not_cancel_it(redis: Redis, open_client: Any) -> None:
     client = open_client(redis.url)
     gone, stays = (asyncio.create_task(client.send("ECHO", word)) for word in ("gone", "stays"))
     await asyncio.sleep(0)

@@ -155,6 +155,6 @@ async def test_a_url_can_say_that_there_is_a_pooler(postgres_databases: Postgres
 
 
 @pytest.mark.parametrize("parameter", ["statement_cache_size=100", "pgbouncer=maybe", "prepared_statement_cache_size="])
-def test_what_a_url_cannot_say(parameter: str) -> None:
+def test_options_that_a_database_url_cannot_have(parameter: str) -> None:
     with pytest.raises(ValueError, match="must be one of"):
         parse(f"postgresql://db/app?{parameter}")

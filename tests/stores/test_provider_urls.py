@@ -45,7 +45,7 @@ def test_the_server_sees_the_application_name_and_the_options(
     assert postgres.ask(url.rpartition("/")[2], "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0"
 
 
-def test_what_the_driver_does_not_know_is_left_out_and_synonyms_are_translated() -> None:
+def test_unknown_parameters_are_left_out_and_synonyms_are_translated() -> None:
     text = "postgres://user:p%40ss@db.example:6543/app?ssl=require&channel_binding=require&connect_timeout=7&options=-c%20a%3Db"
     url, timeout, is_pooled = parse(text)
     assert (

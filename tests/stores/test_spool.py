@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state" / "spool"
 
 
-def test_another_process_finds_what_was_kept(folder: Path) -> None:
+def test_another_process_finds_the_kept_entries(folder: Path) -> None:
     spool = Spool(folder)
     assert not folder.exists() and spool.load() == []
     assert spool.keep(FACTS) == 0 and not spool.is_empty
@@ -62,7 +62,7 @@ def test_files_of_another_process_stay(folder: Path) -> None:
     assert Spool(folder).load() == FACTS[1:]
 
 
-def test_a_file_that_is_gone_is_no_trouble(folder: Path) -> None:
+def test_a_file_that_another_process_took_over_is_skipped(folder: Path) -> None:
     """Another process took it over, and has written it down."""
     spool, other = Spool(folder), Spool(folder)
     spool.keep(FACTS)
@@ -150,7 +150,7 @@ async def _are_in(folder: Path, files: int) -> bool:
     return False
 
 
-async def test_an_end_without_a_spool_says_what_is_lost(
+async def test_a_process_that_ends_without_a_spool_logs_what_is_lost(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = sqlite_databases.migrated()

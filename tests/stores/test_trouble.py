@@ -81,7 +81,7 @@ async def test_a_ping_leaves_nothing_behind(stores: SqlStores) -> None:
             assert (await connection.execute(select(table))).all() == []
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path, open_stores: OpenStores) -> None:
+async def test_a_missing_folder(tmp_path: Path, open_stores: OpenStores) -> None:
     stores = open_stores(f"sqlite:///{tmp_path}/gone/proxy.db")
     with pytest.raises(StoreUnavailable):
         await stores.prepare()

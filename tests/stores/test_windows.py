@@ -190,7 +190,7 @@ async def test_a_process_whose_clock_is_wrong_changes_no_window_in_redis(redis: 
 
 
 @pytest.mark.tools
-async def test_redis_that_goes_away_freezes_or_crawls_is_trouble_until_it_is_back(redis: Redis) -> None:
+async def test_a_redis_that_is_gone_frozen_or_slow_is_an_error_until_it_is_back(redis: Redis) -> None:
     with relaying(redis.port) as relay:
         counters = RedisCounters(f"redis://127.0.0.1:{relay.port}/0")
         for trouble in ("stopped", "paused", "slow"):
@@ -221,7 +221,7 @@ async def test_a_hit_whose_answer_was_lost_counts_once_also_where_it_was_the_las
 
 
 @pytest.mark.tools
-async def test_a_redis_without_memory_counts_nothing_until_it_has_some(redis: Redis) -> None:
+async def test_a_redis_without_memory_refuses_counts_until_it_has_some(redis: Redis) -> None:
     counters = RedisCounters(redis.url, uses_server_time=False)
     await counters.ping()
     one, keys = [LeaseScope("one", 1)], ["one"]

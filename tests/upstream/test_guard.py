@@ -344,7 +344,7 @@ def test_time_that_callers_set_closes_nothing(proxy: Stack, alice: Client, sandb
     assert closed_targets(alice) == []
 
 
-def test_what_fails_for_many_callers_is_fals_failure(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
+def test_a_failure_for_many_callers_counts_as_one_of_fal(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("status", status=500)
     tokens = [proxy.token(f"user-{number}", tenant="plenty") for number in range(5)]
     asyncio.run(rush(proxy, tokens[:4]))

@@ -71,12 +71,12 @@ def test_a_refusal_has_its_own_code_and_costs_nothing(
             proxy.clock.advance(600)
         assert reason in alice.http.get("/readyz").json()["upstream"]["last"]
         assert f'fal_proxy_upstream_refusals_total{{reason="{reason}"}} 4.0' in alice.http.get("/metrics").text
-        # The next one goes on as if nothing had been.
+        # The next call passes.
         assert alice.run().status_code == 200
 
 
 @pytest.mark.parametrize("name", sorted(set(REFUSALS) - {"endpoint_unknown"}))
-def test_a_refused_poll_or_result_says_so_too(proxy: Stack, sandbox: SandboxControl, name: str) -> None:
+def test_a_poll_or_result_that_fal_refuses_has_its_own_code(proxy: Stack, sandbox: SandboxControl, name: str) -> None:
     status, code, _ = REFUSALS[name]
     with Client(proxy, proxy.token(tenant="plenty")) as alice:
         job = alice.submitted("[[pace hold=IN_QUEUE]] ?")

@@ -204,7 +204,7 @@ async def test_many_calls_at_once_share_the_pool() -> None:
         await transport.aclose()
 
 
-async def test_closing_the_transport_ends_what_is_on_its_way(transport: EngineTransport) -> None:
+async def test_closing_the_transport_ends_running_calls(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         if len(peer.server.heads) == 1:
@@ -229,7 +229,7 @@ async def test_closing_the_transport_ends_what_is_on_its_way(transport: EngineTr
         await call(transport, ask(server.url))
 
 
-def test_it_can_be_made_before_there_is_a_loop() -> None:
+def test_a_transport_can_be_made_without_an_event_loop() -> None:
     transport = EngineTransport()
 
     async def use_it() -> int:

@@ -26,7 +26,7 @@ from tests.upstream.transport.raw_server import (
 pytestmark = pytest.mark.anyio
 
 
-async def test_dropped_after_accept_names_what_is_known(transport: EngineTransport) -> None:
+async def test_a_connection_dropped_after_accept_has_a_named_failure(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         peer.writer.transport.abort()
 
@@ -108,7 +108,7 @@ async def test_a_body_longer_than_announced_does_not_reach_the_next_answer(trans
     assert server.connections == 3
 
 
-async def test_what_a_server_says_unasked_is_not_the_next_answer(transport: EngineTransport) -> None:
+async def test_bytes_that_a_server_sends_unasked_are_not_the_next_answer(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.send(ANSWER)
@@ -148,7 +148,7 @@ async def test_silence_in_the_headers_is_a_read_timeout(transport: EngineTranspo
         await server.see_close()
 
 
-async def test_silence_in_the_body_is_a_read_timeout_after_what_had_come(transport: EngineTransport) -> None:
+async def test_silence_in_the_body_is_a_read_timeout_after_the_received_bytes(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.send(ANSWER[:-1])

@@ -69,7 +69,7 @@ async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed(t
     assert len(server.bodies) >= CALLS - server.raced
 
 
-async def test_what_cannot_be_sent_again_is_an_error_that_says_that_nothing_arrived(transport: EngineTransport) -> None:
+async def test_a_body_that_cannot_be_sent_again_fails_as_not_sent(transport: EngineTransport) -> None:
     with closing_server() as server:
         failures = await call_often(partial(post, transport, streamed=True), server, CALLS // 5)
     assert failures.unsent and max(server.bodies.values()) == 1

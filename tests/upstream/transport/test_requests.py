@@ -60,7 +60,7 @@ async def test_the_path_is_not_quoted_again_or_normalised(transport: EngineTrans
     assert server.heads[0].split(b" ")[1] == target.encode()
 
 
-async def test_a_target_of_its_own_stands_for_the_path(transport: EngineTransport) -> None:
+async def test_a_target_of_the_request_replaces_the_path(transport: EngineTransport) -> None:
     async with raw_server(answer_each) as server:
         request = ask(server.url)
         request.extensions["target"] = b"/a%2Fb?c=d"

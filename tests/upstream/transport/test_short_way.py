@@ -46,7 +46,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
 @pytest.mark.parametrize("answer", [b"", b"H", b"HTTP/1.1 200 OK\r\ncontent-le", b"what?\r\n\r\n", ANSWER[:-1]])
 @pytest.mark.parametrize("resets", [False, True])
-async def test_a_connection_that_closes_as_it_is_used_again(method: str, answer: bytes, resets: bool) -> None:
+async def test_a_connection_that_the_upstream_closes_at_its_reuse(method: str, answer: bytes, resets: bool) -> None:
     """Only a GET that got no byte is sent once more."""
     behave = stale(answer=answer, resets=resets)
     if answer and resets:
@@ -83,7 +83,7 @@ async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed()
 
 
 @pytest.mark.parametrize("behind", [b"H", b"HTTP/1.1 2", b"garbage", OK, with_length(b"poison")])
-async def test_what_comes_behind_a_reply_does_not_reach_the_next(behind: bytes) -> None:
+async def test_bytes_behind_a_reply_do_not_reach_the_next(behind: bytes) -> None:
     transport = ShortWay(ssl_context=NO_TLS)
     async with raw_server(send(ANSWER + behind, then="stays", in_pieces=False)) as server:
         for _ in range(3):
@@ -92,7 +92,7 @@ async def test_what_comes_behind_a_reply_does_not_reach_the_next(behind: bytes) 
         await transport.aclose()
 
 
-async def test_what_a_server_says_unasked_is_not_the_next_reply() -> None:
+async def test_bytes_that_a_server_sends_unasked_are_not_the_next_reply() -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.send(ANSWER)
@@ -154,7 +154,7 @@ async def test_a_request_that_could_be_read_in_two_ways_is_not_sent(target: str,
         await transport.aclose()
 
 
-async def test_what_cannot_be_reached_is_a_connect_error() -> None:
+async def test_an_unreachable_upstream_is_a_connect_error() -> None:
     transport = ShortWay(ssl_context=NO_TLS)
     with pytest.raises(httpx.ConnectError):
         await transport.fetch(a_request(f"http://127.0.0.1:{free_port()}"))
@@ -202,7 +202,7 @@ async def test_cancelling_closes_the_connection_and_frees_its_place() -> None:
         await transport.aclose()
 
 
-async def test_closing_the_transport_ends_what_is_awaited() -> None:
+async def test_closing_the_transport_ends_awaited_replies() -> None:
     transport = ShortWay(ssl_context=NO_TLS)
     async with raw_server(stay_silent) as server:
         calling = asyncio.create_task(transport.fetch(a_request(server.url, "GET", read=None)))

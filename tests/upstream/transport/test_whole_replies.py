@@ -110,7 +110,7 @@ async def test_the_short_way_keeps_the_connections_that_the_plain_way_keeps(name
 
 @pytest.mark.parametrize("name", ENDLESS)
 @pytest.mark.parametrize("way", [PLAIN, SHORT], ids=["plain", "short"])
-async def test_what_has_no_end_is_a_read_timeout(way: tuple[type[EngineTransport], Fetch], name: str) -> None:
+async def test_a_reply_without_an_end_is_a_read_timeout(way: tuple[type[EngineTransport], Fetch], name: str) -> None:
     seen, _, connections = await outcomes(
         way, send(REPLIES[name], then="stays", in_pieces=False), {"read": 0.1}, {"read": 0.1}
     )
