@@ -162,9 +162,9 @@ def apply(proxy: Stack, tenant: str, identity: list[dict[str, Any]]) -> None:
 
 def test_the_tokens_of_an_issuer_end_with_its_entry(proxy: Stack, host: KeyHost) -> None:
     token = KEYCLOAK.token(proxy.clock.now())
-    with proxy.client(token) as alice, proxy.client("") as anyone:
+    with proxy.client(token) as alice, proxy.client("") as anonymous:
         stream = model_stream(alice)
-        session = anyone.post("/v1/sessions/exchange", json={"token": token}).json()["token"]
+        session = anonymous.post("/v1/sessions/exchange", json={"token": token}).json()["token"]
         apply(proxy, "keycloak", [])
         stream.assert_ended("invalid_token")
     assert_refused(proxy, token, "invalid_token")
@@ -200,10 +200,10 @@ def test_a_known_token_is_accepted_from_an_address_with_too_many_refusals(
 
 
 def use_up_refusals(proxy: Stack) -> None:
-    with proxy.client("") as anyone:
+    with proxy.client("") as anonymous:
         for _ in range(3):
-            refusal(anyone.get(OWN_FACTS), 401, "unauthenticated")
-        refusal(anyone.get(OWN_FACTS), 429, "rate_limited", "ip")
+            refusal(anonymous.get(OWN_FACTS), 401, "unauthenticated")
+        refusal(anonymous.get(OWN_FACTS), 429, "rate_limited", "ip")
 
 
 def test_new_secrets_for_sessions_leave_tokens_alone() -> None:

@@ -49,8 +49,8 @@ def test_a_token_follows_the_override_of_its_user(proxy: Stack) -> None:
 
 
 def test_a_token_is_exchanged_for_a_session(proxy: Stack, provider: Provider) -> None:
-    with proxy.client("") as anyone:
-        answer = anyone.post("/v1/sessions/exchange", json={"token": provider.token(proxy.clock.now())})
+    with proxy.client("") as anonymous:
+        answer = anonymous.post("/v1/sessions/exchange", json={"token": provider.token(proxy.clock.now())})
     minted = answer.json()
     assert answer.status_code == 201 and set(minted) == {"id", "token", "expires_at", "subject", "endpoints"}
     assert (minted["subject"], minted["endpoints"]) == (provider.subject, [NEXT, COUNTING])
@@ -162,8 +162,8 @@ def test_a_proxy_without_issuers_accepts_no_token(stack: Stack) -> None:
 
 
 def exchange(proxy: Stack, body: Any = None, **headers: str) -> httpx.Response:
-    with proxy.client("", headers=headers) as anyone:
-        return anyone.post("/v1/sessions/exchange", json=body)
+    with proxy.client("", headers=headers) as anonymous:
+        return anonymous.post("/v1/sessions/exchange", json=body)
 
 
 def test_the_credential_can_be_the_token_to_exchange(proxy: Stack) -> None:

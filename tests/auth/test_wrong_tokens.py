@@ -241,8 +241,8 @@ def test_a_wrong_token_is_refused(proxy: Stack, wrong: str) -> None:
     "wrong", ["another issuer", "no signature", "expired", "no subject", "an extension that it needs"]
 )
 def test_a_wrong_token_is_not_exchanged(proxy: Stack, wrong: str) -> None:
-    with proxy.client("") as anyone:
-        answer = anyone.post("/v1/sessions/exchange", json={"token": WRONG[wrong][0](proxy.clock.now())})
+    with proxy.client("") as anonymous:
+        answer = anonymous.post("/v1/sessions/exchange", json={"token": WRONG[wrong][0](proxy.clock.now())})
     refusal(answer, 401, "invalid_token")
 
 
@@ -271,9 +271,9 @@ def test_a_right_token_that_resembles_a_wrong_one_passes(proxy: Stack, right: st
 @pytest.mark.parametrize("given", [[NEXT], NEXT, f"{NEXT} fal-ai/flux/dev"])
 def test_a_claim_narrows_the_endpoints_and_never_widens_them(proxy: Stack, given: Any) -> None:
     token = IDP.token(proxy.clock.now(), models=given)
-    with proxy.client(token) as http, proxy.client("") as anyone:
+    with proxy.client(token) as http, proxy.client("") as anonymous:
         assert http.get("/v1/session").json()["endpoints"] == [NEXT]
-        minted = anyone.post("/v1/sessions/exchange", json={"token": token}).json()
+        minted = anonymous.post("/v1/sessions/exchange", json={"token": token}).json()
     assert minted["endpoints"] == [NEXT]
     with proxy.client(minted["token"]) as session:
         assert session.get("/v1/session").json()["endpoints"] == [NEXT]
@@ -281,8 +281,8 @@ def test_a_claim_narrows_the_endpoints_and_never_widens_them(proxy: Stack, given
 
 def test_a_claim_lowers_a_ceiling_of_the_plan(proxy: Stack) -> None:
     token = IDP.token(proxy.clock.now(), words=50, ask={"chars": 10})
-    with proxy.client("") as anyone:
-        session = anyone.post("/v1/sessions/exchange", json={"token": token}).json()["token"]
+    with proxy.client("") as anonymous:
+        session = anonymous.post("/v1/sessions/exchange", json={"token": token}).json()["token"]
     for credential in (token, session):
         with proxy.client(credential) as http:
             assert http.post(f"/fal/run/{NEXT}", json=asking("0123456789", max_tokens=50)).status_code == 200

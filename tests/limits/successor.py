@@ -26,7 +26,7 @@ from tests.support.clock import MovableClock
 
 @dataclass
 class Successor:
-    """The parts of a started proxy that look after what others left behind."""
+    """The parts of a started proxy that settle what ended proxies left open."""
 
     ledger: Ledger
     counters: Counters
@@ -41,7 +41,7 @@ class Successor:
             await self.leases.keeper.keep()
 
     async def settle_everything(self) -> int:
-        """Let calls without a word expire, and ask fal about its jobs, until nothing is due; how many that were."""
+        """Let calls without news expire, and ask fal about the jobs until none is due; how many were due."""
         self.clock.advance(CALL_SECONDS + 1)
         looked_after = 0
         while due := await self.reconciler.run_once():

@@ -219,7 +219,7 @@ async def _repeat(session: aiohttp.ClientSession, url: str, call: Call) -> None:
         assert answer.error_type == "upstream_ambiguous", answer
         call.is_lost = True
     elif answer.error_type not in ("too_many_jobs", "store_unavailable"):
-        # Else the call before never was written down, and its slot is not free yet; or the database is busy.
+        # Otherwise the first call was never written down and its slot is not free yet, or the database is busy.
         assert answer.status == 200, answer
         call.answer, call.request_id = answer.status, answer.body["request_id"]
 

@@ -29,13 +29,13 @@ from tests.support.redis import Redis, running_redis
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
-#: A dead process is found so twice, one beat apart.
+#: A process counts as dead when two checks, one beat apart, find no sign of life.
 FREE_SECONDS = HOLDER_SECONDS + 2 * BEAT_SECONDS
 
 
 @dataclass
 class Process:
-    """What one proxy has of the leases; it lives as long as the test lets it beat."""
+    """The leases of one proxy, which lives as long as the test calls its keeper."""
 
     leases: Leases
     counters: Counters
@@ -82,7 +82,7 @@ def clock() -> MovableClock:
 
 @pytest.fixture
 async def starts(stores: SqlStores, clock: MovableClock, request: pytest.FixtureRequest) -> AsyncIterator[Starts]:
-    """Makes processes that share a ledger, and the Redis that is given or the test's."""
+    """Makes processes that share a ledger, and a Redis: that of the given URL, or the test's own."""
     opened: list[RedisCounters] = []
 
     def start(url: str | None = None, ledger: Ledger | None = None) -> Process:

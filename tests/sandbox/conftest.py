@@ -90,7 +90,7 @@ def documents(stream: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="package")
 def stranger() -> Iterator[httpx.Client]:
-    """Someone without the key, such as a browser that uploads."""
+    """A caller without the key, such as a browser that uploads."""
     with _forgetful() as client:
         yield client
 

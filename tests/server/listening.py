@@ -34,7 +34,7 @@ class MovableLoop(asyncio.SelectorEventLoop):
         return super().time() + self.ahead
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass, and then all that is due happen; what came before has been read."""
+        """Move the clock on; read what has arrived, and run everything that is then due."""
         self.ahead += seconds
         for _ in range(10):
             await asyncio.sleep(0)
@@ -172,7 +172,7 @@ def refusal(answer: bytes) -> tuple[int, str]:
 
 
 def trickle(server: Listening, wire: socket.socket, data: bytes, every_seconds: float, most_seconds: float) -> bool:
-    """Send `data` again and again, while the server's time passes; whether it closes within so much of that."""
+    """Send `data` repeatedly, moving the server's clock; whether it closes before `most_seconds` have passed."""
     wire.settimeout(0.1)
     passed = 0.0
     with contextlib.suppress(ConnectionError):

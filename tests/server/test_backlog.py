@@ -1,4 +1,4 @@
-"""The moment in which a draining server closes its socket, with callers who connect in just that moment."""
+"""A draining server closes its socket at the moment in which callers connect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Holding(DrainingServer):
-    """Lets nothing else happen in its process, for a while, before it stops listening."""
+    """Blocks its event loop before it stops listening, until a test lets it go on."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -74,7 +74,7 @@ def test_connections_in_the_backlog_are_answered() -> None:
             assert caller.recv(len(ANSWER)) == ANSWER
 
 
-def test_a_request_that_comes_then_on_a_connection_kept_open_is_answered() -> None:
+def test_a_request_on_a_connection_kept_open_is_answered_then_too() -> None:
     port = free_port()
     with contextlib.ExitStack() as open_:
         server = open_.enter_context(serving(port))

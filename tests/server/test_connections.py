@@ -27,13 +27,13 @@ from tests.support.waiting import wait_until
 GET = b"GET %s HTTP/1.1\r\nhost: server\r\n\r\n"
 HALF_A_HEAD = b"GET /half HTTP/1.1\r\nhost: ser"
 LIMITS = ConnectionLimits()
-#: Its own deadlines have passed by then, one after the other, and none of an hour.
+#: After this time each deadline of a connection has passed, but none that lasts an hour.
 SOON = LIMITS.connect_seconds + LIMITS.head_seconds + LIMITS.keep_alive_seconds + LIMITS.write_seconds
 
 
 @pytest.fixture
 def server() -> Iterator[Listening]:
-    """A server whose time passes when a test says so."""
+    """A server whose clock a test moves."""
     with listening(LIMITS, loop="tests.server.listening:MovableLoop") as server:
         yield server
 

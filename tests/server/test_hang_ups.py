@@ -147,8 +147,8 @@ def ended(wire: Wire) -> str:
 def objects_left(wire: Wire, call: Callable[[], object]) -> int:
     """How many objects each call leaves to the collector.
 
-    A statement that is compiled for the first time leaves some, once and at no certain call: what each call leaves is
-    there in every round.
+    A statement leaves some when it is compiled, once and at an unpredictable call. What each call leaves is there in
+    every round.
     """
     call()
     return min(_objects_of_round(wire, call) for _ in range(2))

@@ -56,7 +56,7 @@ _is_kept = ContextVar("is_kept", default=False)
 
 
 def trace_reuse() -> aiohttp.TraceConfig:
-    """What sets `_is_kept`."""
+    """Trace whether a request reuses a connection, in `_is_kept`."""
 
     async def keep(*_: object) -> None:
         _is_kept.set(True)
@@ -164,7 +164,7 @@ async def _restart_and_judge(
             while fleet.living:
                 await fleet.stop_the_oldest()
     _judge(calls, await read_report(environ["PROXY_DATABASE_URL"]), fal)
-    # A run that hid no stop would show nothing.
+    # Without refusals the test would not have shown that callers meet the stops.
     assert fleet.refusals["draining"] and fleet.refusals["connection"]
     with capsys.disabled():
         print(f"\n{RESTARTS} restarts under {len(calls)} calls; refused and repeated: {dict(fleet.refusals)}", end=" ")

@@ -171,7 +171,7 @@ def _value_of(words: str, name: str) -> str:
 
 
 def has_a_key(sandbox: SandboxControl) -> dict[str, str]:
-    """What makes `dev` believe that its key is real: fal is elsewhere, and costs money."""
+    """Settings with a key and a fal of its own, for which `dev` assumes that calls cost money."""
     return sandbox_environ(sandbox.url)
 
 

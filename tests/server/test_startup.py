@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:
-    """One that a test may stop."""
+    """A PostgreSQL that a test may stop."""
     with running_postgres() as server:
         yield server
 
@@ -129,7 +129,7 @@ def test_the_database_takes_writes_later(
 def test_not_ready_before_the_plan_file_is_applied(
     sqlite_databases: SqliteDatabases, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """Also when the database has long taken what calls write."""
+    """Also if the database takes the writes of calls before that."""
     environ["PROXY_DATABASE_URL"] = url = sqlite_databases.migrated()
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as database:
         database.execute("CREATE TRIGGER no BEFORE INSERT ON plans BEGIN SELECT RAISE(ABORT, 'not now'); END")

@@ -106,7 +106,7 @@ async def test_the_end_of_the_process_writes_what_is_deferred(url: str, open_sto
 
 
 async def test_the_end_of_the_process_waits_for_a_store_that_is_slow(url: str, open_stores: OpenStores) -> None:
-    """However long all of it takes, as long as it goes on."""
+    """It waits any time in all, as long as writes make progress."""
 
     class SlowLedger(SqlLedger):
         async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
@@ -125,7 +125,7 @@ async def test_the_end_of_the_process_waits_for_a_store_that_is_slow(url: str, o
 async def test_a_reservation_whose_caller_gave_up_is_undone(
     url: str, open_stores: OpenStores, is_cancelled: bool
 ) -> None:
-    """It is on its way, and is written when the lock is free; its call has been refused meanwhile."""
+    """The reservation is written when the lock is free, but its call has been refused by then."""
     stores = open_stores(url)
     mine = job(Charge(REQUESTS, 5, 100))
     async with batching(stores, LedgerTimeouts() if is_cancelled else SHORT) as batcher:

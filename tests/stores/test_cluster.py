@@ -65,14 +65,14 @@ async def test_connections_through_tls_work_too(tmp_path: Path) -> None:
 
 async def test_when_the_node_dies_its_replica_has_the_keys(nodes: list[Redis]) -> None:
     owner, *others, replica = nodes
-    # The first has seen the node that dies alone, the other was led there.
+    # The first process knows only the node that dies; the other one was redirected to it.
     processes = [RedisCounters(owner.url), RedisCounters(others[0].url)]
     for number, counters in enumerate(processes):
         assert await counters.acquire(f"job-{number}", [TWO], NOW, NOW + 600) is None
         assert (await counters.hit([NINE], NOW)).remaining == (8 - number,)
 
     async def has_all() -> bool:
-        # A replica of a cluster sends those who read elsewhere too, so it is asked for the number of its keys.
+        # A replica of a cluster redirects reads, so it is asked for the number of its keys.
         return replica.ask("DBSIZE") == owner.ask("DBSIZE")
 
     async def is_promoted() -> bool:
@@ -84,7 +84,7 @@ async def test_when_the_node_dies_its_replica_has_the_keys(nodes: list[Redis]) -
             with pytest.raises(StoreUnavailable):
                 await counters.ping()
         await wait_until_async(is_promoted, "the replica did not take over")
-        # The URL of the dead node leads nowhere; the other one leads to the replica.
+        # The URL of the dead node does not answer; the other one redirects to the replica.
         with pytest.raises(StoreUnavailable):
             await processes[0].ping()
         await processes[1].ping()
@@ -98,7 +98,7 @@ async def test_when_the_node_dies_its_replica_has_the_keys(nodes: list[Redis]) -
             return False
         return True
 
-    # The node that is back is the replica now, and says who has the keys.
+    # The node that is back is now the replica, and redirects to the node with the keys.
     await wait_until_async(is_found, "the keys were not found again")
     assert await processes[0].acquire("job-2", [TWO], NOW, NOW + 600) == 0
     for counters in processes:

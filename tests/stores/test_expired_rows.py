@@ -60,7 +60,7 @@ async def test_a_batch_touches_no_more_than_it_was_given(stores: SqlStores, data
     assert len(found) == 5
     assert await remove(stores, kind, found) == 5
     assert await count(database_url, table) == before - 5
-    # Found by several, removed by one.
+    # Another process that found the same rows removes nothing.
     assert await remove(stores, kind, found) == 0
 
 

@@ -49,7 +49,7 @@ async def database(sqlite_databases: SqliteDatabases) -> Any:
 
 
 def start_over(path: Path) -> None:
-    """Bring the whole log into the file, and let it begin with nothing."""
+    """Write the whole log into the file, and empty it."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
 

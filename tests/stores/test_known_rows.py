@@ -123,7 +123,7 @@ def test_a_commit_that_fails_leaves_no_row_known(file: File) -> None:
 
 
 class Heavy(Job):
-    """The process has no memory left when it looks at this job after the commit."""
+    """A job that raises MemoryError when the connection reads it after the commit."""
 
     @property
     def is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""The ledger read past the ledger: every job and every account at one moment, and what the accounts ought to say."""
+"""The ledger's tables, read directly: every job and account at one moment, and the accounts that the jobs add up to."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AuditReport:
         return Counter(entry.state for entry in self.entries)
 
     def owed(self) -> dict[Bucket, Account]:
-        """What the accounts ought to say, added up from the jobs."""
+        """The accounts as the jobs add up to them."""
         used: Counter[Bucket] = Counter()
         reserved: Counter[Bucket] = Counter()
         for entry in self.entries:
@@ -66,11 +66,11 @@ class AuditReport:
         return {bucket: Account(used[bucket], reserved[bucket]) for bucket in used}
 
     def check(self) -> None:
-        """Every account says what its jobs add up to. An account that only ever refused may stand at nothing."""
+        """Require that every account is the sum of its jobs. One that only refused calls may be zero."""
         owed = self.owed()
         stands = {bucket: self.accounts.get(bucket, Account()) for bucket in {*owed, *self.accounts}}
         wrong = [(one, stood, owed.get(one)) for one, stood in stands.items() if stood != owed.get(one, Account())]
-        assert not wrong, f"(account, what it says, what its jobs add up to): {wrong}"
+        assert not wrong, f"(account, its amounts, the sum of its jobs): {wrong}"
 
     def total(self, unit: str) -> Account:
         """All accounts of a tenant itself in one unit, whatever the window."""

@@ -1,4 +1,4 @@
-"""What a migration does that only adds, so that the version before it runs on."""
+"""A migration that only adds, so that the earlier version keeps running."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class OpenIdHost:
     """A provider that has one client, and one person at its page to sign in.
 
     Attributes:
-        person: the claims of who signs in.
+        person: the claims of the person who signs in.
         changed: claims and header fields that it gets wrong in the tokens that it signs; None leaves one out.
         refusal: the error with which it sends browsers back.
         codes: what each code that is not redeemed yet was given for.

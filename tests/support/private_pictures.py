@@ -1,4 +1,4 @@
-"""Pictures that say more than they show, and what stands in the bytes of a picture."""
+"""Pictures with private metadata, and what the bytes of a picture contain."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 def query_plans(*avoided: str) -> Iterator[list[Plan]]:
     """Collect the plan of each statement before SQLAlchemy executes it, on every connection.
 
-    `avoided` are ways (`sort`) that PostgreSQL goes only where there is no other.
+    `avoided` are steps (`sort`) that PostgreSQL takes only where there is no other way.
     """
     plans = list[Plan]()
 

@@ -16,8 +16,8 @@ class Relay:
     Attributes:
         port: where the relay itself listens.
         to_port: where new connections lead; may be changed at any time.
-        cut_after: what a client says last: it reaches the server, and the answer is lost with the connection.
-        cuts_once: whether only the first is cut who says that.
+        cut_after: bytes of a client after which its connection is cut: they reach the server, and the answer is lost.
+        cuts_once: whether only the first connection with these bytes is cut.
         holds_ends: whether a client does not learn that the server has closed its connection.
         delay_seconds: how much later each piece that the server sends arrives; may be changed at any time.
     """

@@ -76,13 +76,13 @@ def bob(proxy: Stack) -> Iterator[Client]:
 
 
 def closed_targets(client: Client) -> list[str]:
-    """What takes no new calls, as operators see it; the gauge says the same."""
+    """The targets that take no new calls, as `/readyz` names them; the gauge has the same number."""
 
     def look() -> httpx.Response | None:
         answer = client.http.get("/readyz")
         if answer.is_success:
             return answer
-        # A database was late for once, on a busy machine, and a clock that stands still keeps the answer.
+        # On a busy machine the database was late once, and the answer is kept until the clock moves.
         client.stack.clock.advance(1)
         return None
 
@@ -129,7 +129,7 @@ def test_an_outage_of_a_minute_costs_fal_few_calls(proxy: Stack, sandbox: Sandbo
     assert len(posts(sandbox)) <= 60 and len(held_back) >= 340
     sandbox.clear_faults()
     proxy.clock.advance(25)
-    # One who was not among the last: the caller of the last probe waits longer than others.
+    # A caller who made none of the last probes: the caller of the last probe waits longer.
     assert asyncio.run(rush(proxy, tokens[1:2]))[0].status_code == 200
     assert {answer.status_code for answer in asyncio.run(rush(proxy, tokens[:50]))} == {200}
 

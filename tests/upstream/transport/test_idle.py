@@ -99,10 +99,10 @@ async def test_the_freshest_connection_is_used(transport: EngineTransport) -> No
             await peer.request()
             used.append(number)
             if len(peer.server.heads) < 4:
-                everyone.set() if len(peer.server.heads) == 3 else await everyone.wait()
+                all_arrived.set() if len(peer.server.heads) == 3 else await all_arrived.wait()
             await peer.send(ANSWER)
 
-    everyone = asyncio.Event()
+    all_arrived = asyncio.Event()
     async with raw_server(behave) as server:
         held = await asyncio.gather(*(transport.handle_async_request(ask(server.url)) for _ in range(3)))
         for response in held:
