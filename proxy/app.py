@@ -205,7 +205,7 @@ def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | No
     """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
     server, metrics, drain = parts.settings.server, parts.metrics, parts.drain
     memory = parts.body_memory if is_public else BodyMemory(server.max_body_memory)
-    budget = RefusalBudget(server.refusals_per_address, parts.clock, parts.authenticator.recognize, metrics.unheard.inc)
+    budget = RefusalBudget(server.refusals_per_address, parts.clock, parts.recognizer.recognize, metrics.unheard.inc)
     context = Middleware(RequestContext, metrics=metrics, drain=drain, body_memory=memory, budget=budget)
     origins = RefusedOrigins(metrics)
     errors = Middleware(Errors, metrics=metrics, drain=drain, budget=budget, origins=origins)
@@ -219,7 +219,7 @@ def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | No
         is_allowed=lambda origin: origin in server.allowed_origins or origin in parts.directory.latest.origins,
         list_allowed=lambda: server.allowed_origins | parts.directory.latest.origins,
         metrics=metrics,
-        check=budget.check,
+        budget=budget,
         origins=origins,
     )
     cdn = Middleware(CdnTargets, files=parts.files, public_url=server.public_url)
@@ -230,7 +230,7 @@ def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | No
         limiter=parts.limiter,
         settlement=parts.settlement,
     )
-    tracing = trace_calls(traces, parts.authenticator.recognize)
+    tracing = trace_calls(traces, parts.recognizer.recall)
     return [context, *tracing, cors, errors, cdn, limit, repeated]
 
 

@@ -14,6 +14,7 @@ from proxy.auth.issuer_keys import KeySources
 from proxy.auth.key_fetcher import KeyFetcher
 from proxy.auth.openid import OpenIdProvider
 from proxy.auth.proofs import GuestProofs
+from proxy.auth.recognition import Recognizer
 from proxy.auth.sessions import Sessions
 from proxy.calls.admission import Admission
 from proxy.calls.handler import Handlers, new_handlers
@@ -122,6 +123,11 @@ class Container:
     @cached_property
     def admin_tokens(self) -> AdminTokens:
         return AdminTokens(self.settings.sessions.admin_token, self.stores.admin_tokens, self.clock)
+
+    @cached_property
+    def recognizer(self) -> Recognizer:
+        cookie, tokens = self.authenticator.cookie, self.admin_tokens
+        return Recognizer(cookie, self.sessions, self.identity_tokens, tokens, self.directory, self.clock)
 
     @cached_property
     def openid(self) -> OpenIdProvider | None:

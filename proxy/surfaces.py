@@ -135,6 +135,7 @@ def _console_routes(parts: Container) -> list[Route]:
         counters=parts.counters,
         provider=parts.openid,
         flood_guard=parts.flood_guard,
+        recognizer=parts.recognizer,
         clock=parts.clock,
         metrics=parts.metrics,
         platform=parts.platform,
@@ -204,6 +205,7 @@ def _session_routes(parts: Container) -> list[Route]:
         grants=parts.stores.grants,
         clock=parts.clock,
         flood_guard=parts.flood_guard,
+        recognizer=parts.recognizer,
     ).routes()
 
 

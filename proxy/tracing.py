@@ -41,10 +41,10 @@ def trace_requests(
     return TracedEngine(transport if isinstance(transport, Engine) else HttpxEngine(transport), traces)
 
 
-def trace_calls(traces: Traces | None, recognize: Callable[[Scope], str | None]) -> list[Middleware]:
+def trace_calls(traces: Traces | None, recall: Callable[[Scope], str | None]) -> list[Middleware]:
     """Give the middleware that traces calls, or none."""
     if traces is None:
         return []
     from proxy.http.tracing import Tracing
 
-    return [Middleware(Tracing, traces=traces, recognize=recognize)]
+    return [Middleware(Tracing, traces=traces, recall=recall)]

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from cachetools import LRUCache
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from proxy.auth.cookies import SessionCookie
 from proxy.auth.credentials import HEADER, find_credential, read_bearer
@@ -41,13 +40,10 @@ from proxy.tenants.caller import (
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
 from proxy.tenants.terms import add_session_limits, narrow_terms
-from proxy.upstream.file_urls import CDN_PATH
 
 #: A key's last use is kept to this accuracy, so that a busy key does not cost a write a call.
 TOUCH_SECONDS = 60.0
 UPLOAD_TOKEN_SECONDS = 900.0
-#: Where jobs are read, which a session that expired a moment ago may.
-_JOB_PATHS = ("/api/fal/proxy", "/s/", "/fal/queue/", "/v1/jobs/")
 _log = logging.getLogger(__name__)
 
 
@@ -148,22 +144,6 @@ class Authenticator:
             Unauthenticated: as `authenticate`.
         """
         return find_credential(request, self.cookie)[0] == "cookie"
-
-    def recognize(self, scope: Scope) -> str | None:
-        """A name for the credential of a request if it is a good one, from memory: it may have been revoked since."""
-        path = scope["path"].split("/", 3)
-        in_path = {"session": path[2]} if path[1:2] == ["s"] and len(path) > 2 else {}
-        try:
-            place, text = find_credential(HTTPConnection({**scope, "path_params": in_path}), self.cookie)
-            if place == "authorization" and text.startswith(keys.PREFIX):
-                return f"key:{keys.verify(text, self._directory.latest.keys).id}"
-            if scope["path"].startswith(CDN_PATH):
-                return f"session:{self._sessions.verify(text, UPLOAD_SALT).id}"
-            may_read = scope["method"] == "GET" and scope["path"].startswith(_JOB_PATHS)
-            known = self._identity_tokens.recall if is_identity_token(text) else self._sessions.verify
-            return f"session:{known(text, grace_seconds=GRACE_SECONDS if may_read else 0.0).id}"
-        except ProxyError:
-            return None
 
     def upload_token(self, caller: Caller) -> tuple[str, float]:
         """A token that is good for uploads only, and when it ends: soon, and with the credential it stands for."""

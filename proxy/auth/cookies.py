@@ -12,6 +12,8 @@ NAME = "fal_session"
 #: Browsers take a cookie of this name only from its own host, over TLS and for all its paths (RFC 6265bis, section
 #: 4.1.3.2), so that a page of a sub-domain cannot plant one.
 HOST_NAME = f"__Host-{NAME}"
+#: The cookie of a session of the console, plain and over TLS.
+CONSOLE_NAMES = ("fal_console", "__Host-fal_console")
 
 
 class SessionCookie:

@@ -13,6 +13,7 @@ from proxy.alerts.listing import AlertList
 from proxy.auth.admin_tokens import AdminTokens
 from proxy.auth.forgetting import Forgetting
 from proxy.auth.openid import OpenIdProvider
+from proxy.auth.recognition import Recognizer
 from proxy.auth.sessions import Sessions
 from proxy.catalog import Catalog
 from proxy.clock import Clock
@@ -92,6 +93,7 @@ class Console:
         counters: Counters,
         provider: OpenIdProvider | None,
         flood_guard: Limiter,
+        recognizer: Recognizer,
         clock: Clock,
         metrics: Metrics,
         platform: FalPlatform,
@@ -100,7 +102,7 @@ class Console:
         self._flood_guard = flood_guard
         pages, cookies = Pages(), ConsoleCookies(is_https=is_https)
         own_sessions = ConsoleSessions(sessions, tokens, directory, clock, provider.fingerprint if provider else None)
-        door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, clock, metrics)
+        door = ConsoleDoor(own_sessions, cookies, pages, flood_guard, recognizer, clock, metrics)
         reader = FigureReader(stores.ledger, guard, directory, metrics, clock)
         reports = UsageReports(stores.ledger, stores.grants, clock)
         self._parts: list[ConsolePart] = [

@@ -7,9 +7,9 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.auth.cookies import read_cookie
+from proxy.auth.cookies import CONSOLE_NAMES, read_cookie
 
-SESSION, FORM, OIDC = "fal_console", "fal_console_form", "fal_console_oidc"
+SESSION, FORM, OIDC = CONSOLE_NAMES[0], "fal_console_form", "fal_console_oidc"
 #: See `proxy.auth.cookies.HOST_NAME`: no page of a sub-domain can plant such a cookie.
 _HOST = "__Host-"
 

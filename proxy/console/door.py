@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import Role, TokenHolder
+from proxy.auth.recognition import Recognizer
 from proxy.clock import Clock
 from proxy.console.cookies import SESSION, ConsoleCookies
 from proxy.console.forms import check_source, is_link, read_fields
@@ -20,7 +21,7 @@ from proxy.console.pages import Pages
 from proxy.console.sessions import ConsoleSession, ConsoleSessions
 from proxy.errors import ProxyError, Unauthenticated
 from proxy.http.bodies import FORM_BYTES
-from proxy.limits.rates import ADMIN_LIMIT, RateLimitExceeded, to_rate_limited
+from proxy.limits.rates import ADMIN_LIMIT, VISITOR, RateLimitExceeded, to_rate_limited
 from proxy.log_context import bind
 from proxy.routes.admin_door import check_role
 from proxy.routes.authors import author_of
@@ -69,6 +70,7 @@ class ConsoleDoor:
         cookies: ConsoleCookies,
         pages: Pages,
         flood_guard: Limiter,
+        recognizer: Recognizer,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -76,6 +78,7 @@ class ConsoleDoor:
         self._cookies = cookies
         self._pages = pages
         self._flood_guard = flood_guard
+        self._recognizer = recognizer
         self._clock = clock
         self._metrics = metrics
 
@@ -112,6 +115,7 @@ class ConsoleDoor:
         guarded: Work = self._flood_guard.shared_limit(ADMIN_LIMIT, scope="console")(console)
 
         async def respond(request: Request) -> Response:
+            request.scope["state"][VISITOR] = await self._recognizer.recognize(request.scope)
             try:
                 return await guarded(request)
             except RateLimitExceeded as problem:

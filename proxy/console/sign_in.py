@@ -63,7 +63,6 @@ class SignIn:
         return self._show_form(request, query.get("next", ""))
 
     async def sign_in(self, request: Request) -> Response:
-        await self._limiter.hit_sign_in(request.scope)
         fields = await read_fields(request, _MOST_BYTES)
         text = self._cookies.read(request, FORM)
         if text is None:
@@ -72,6 +71,8 @@ class SignIn:
         try:
             session, holder = await self._sessions.sign_in(fields.get("token", "").strip())
         except Unauthenticated as error:
+            # Only wrong tokens: those of others at the address do not keep out who has a right one.
+            await self._limiter.hit_sign_in(request.scope)
             answer = self._show_form(request, fields.get("next", ""), error.message, error.status)
             answer.headers["x-fal-error-type"] = error.code
             return answer

@@ -13,6 +13,7 @@ from proxy.errors import OriginNotAllowed, ProxyError, RateLimited
 from proxy.http.error_response import respond
 from proxy.http.refused_origins import MAX_FACT_CHARS, RefusedOrigins
 from proxy.http.scope import SHOWN, header_of
+from proxy.limits.refusals import RefusalBudget
 from proxy.log_context import bind
 from proxy.origins import OriginRefusal
 from proxy.telemetry.metrics import Metrics
@@ -94,7 +95,7 @@ class Cors(CORSMiddleware):
         is_allowed: Callable[[str], bool],
         list_allowed: Callable[[], Collection[str]],
         metrics: Metrics,
-        check: Callable[[Scope], None],
+        budget: RefusalBudget,
         origins: RefusedOrigins,
     ) -> None:
         super().__init__(
@@ -108,7 +109,7 @@ class Cors(CORSMiddleware):
         self._is_allowed = is_allowed
         self._list_allowed = list_allowed
         self._metrics = metrics
-        self._check = check
+        self._budget = budget
         self._origins = origins
 
     def is_allowed_origin(self, origin: str) -> bool:
@@ -126,19 +127,26 @@ class Cors(CORSMiddleware):
             return super().__call__(scope, receive, send)
         response = self.preflight_response(headers)
         if response.status_code != 200:
-            response = self._refuse(scope, headers, bytes(response.body).decode())
+            return self._refuse(scope, receive, send, bytes(response.body).decode())
         return response(scope, receive, send)
 
-    def _refuse(self, scope: Scope, asked: Headers, why: str) -> Response:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, why: str) -> None:
         """Answer with Starlette's refusal, which is text, in the one shape of errors.
 
         A page's developer sees no more than "failed to fetch", so the log tells the operator what the page asked for
         and which setting allows it.
         """
+        error: ProxyError
         try:
-            self._check(scope)
+            if self._budget.is_used_up(scope):
+                await self._budget.check(scope)
+            error = self._report(scope, Headers(scope=scope), why)
         except RateLimited as unheard:
-            return self._respond(unheard, scope)
+            error = unheard
+        await self._respond(error, scope)(scope, receive, send)
+
+    def _report(self, scope: Scope, asked: Headers, why: str) -> OriginNotAllowed:
+        """Log what a refused preflight asked for, and give the error for its page."""
         fields = {
             "origin": asked["origin"][:MAX_FACT_CHARS],
             "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
@@ -151,7 +159,7 @@ class Cors(CORSMiddleware):
         bind(scope, **fields)
         error = OriginNotAllowed(f"This page may not make this call ({why}).", refusal)
         self._origins.report(error)
-        return self._respond(error, scope)
+        return error
 
     def _respond(self, error: ProxyError, scope: Scope) -> Response:
         self._metrics.refusals.labels(error.code).inc()

@@ -131,7 +131,8 @@ class Errors:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         try:
-            self._budget.check(scope)
+            if self._budget.is_used_up(scope):
+                await self._budget.check(scope)
             await self._app(scope, receive, send)
         except CallerGone:
             # The client is gone; this is for the log.

@@ -21,10 +21,10 @@ class Tracing:
     and apps begin a trace of their own here, so that no stranger writes into anyone's traces.
     """
 
-    def __init__(self, app: ASGIApp, traces: Traces, recognize: Callable[[Scope], str | None]) -> None:
+    def __init__(self, app: ASGIApp, traces: Traces, recall: Callable[[Scope], str | None]) -> None:
         self._app = app
         self._traces = traces
-        self._recognize = recognize
+        self._recall = recall
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +43,6 @@ class Tracing:
 
     def _trusted_parent(self, scope: Scope) -> str | None:
         parent = header_of(scope, b"traceparent")
-        if parent is None or not (self._recognize(scope) or "").startswith("key:"):
+        if parent is None or not (self._recall(scope) or "").startswith("key:"):
             return None
         return parent

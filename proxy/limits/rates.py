@@ -38,6 +38,8 @@ ADMIN_LIMIT = "300/minute"
 #: Of one address, across processes: who types a token has no use for more.
 SIGN_IN_LIMIT = "10/minute"
 DESCRIPTION_LIMIT = "120/minute"
+#: In the state of a request: for whom the flood guard counts it, if a good credential was recognized.
+VISITOR = "visitor"
 #: In the state of a request: what its response says of the limits.
 ALLOWANCE = "allowance"
 _EMPTY_FILE = Path(__file__).parent.with_name("py.typed")
@@ -127,7 +129,7 @@ class RateLimiter:
             await self.count(scope, ("ip",), (_window(purpose, "ip", network(scope["client"]), rate),))
 
     async def hit_sign_in(self, scope: Scope) -> None:
-        """Count one attempt of an address to sign in to the console, across processes.
+        """Count one wrong token of an address at the console, or one return from the provider, across processes.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
@@ -231,7 +233,7 @@ def parse_rate(rate: str) -> tuple[int, int]:
 def flood_guard() -> Limiter:
     """A limiter with a memory of its own, closed to the environment."""
     limiter = Limiter(
-        key_func=network_of,
+        key_func=visitor_of,
         storage_uri=f"{BoundedStorage.STORAGE_SCHEME[0]}://",
         storage_options={},
         strategy="moving-window",
@@ -243,9 +245,9 @@ def flood_guard() -> Limiter:
     return limiter
 
 
-def network_of(request: Request) -> str:
-    """The caller's address; of IPv6 the /64, as that is what one household gets. Never empty."""
-    return network(request.scope.get("client"))
+def visitor_of(request: Request) -> str:
+    """The holder of a good credential, or the caller's address; of IPv6 the /64, as one household gets. Never empty."""
+    return request.scope["state"].get(VISITOR) or network(request.scope.get("client"))
 
 
 def to_rate_limited(error: RateLimitExceeded) -> RateLimited:

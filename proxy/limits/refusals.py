@@ -1,14 +1,14 @@
 """The budget of refusals: an address that is refused all the time is not heard for a while.
 
 A refusal costs the proxy about what a call does, and no plan counts it. So each address has a number of them, after
-which its requests are answered before anything is parsed, looked up or awaited. Who shares the address with the one who
-used it up is still heard with a good credential. A refusal then counts for the credential, which has as many again.
+which its requests are answered before anything but their credential is looked at. Who shares the address with the one
+who used it up is still heard with a good one. A refusal then counts for the credential, which has as many again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Scope
 
@@ -35,7 +35,7 @@ class RefusalBudget:
 
     Args:
         rate: such as `600/minute`; None for no limit.
-        recognize: a name for the credential of a request if it is good, found without asking a store.
+        recognize: a name for the credential of a request if it is good; None otherwise. It costs little.
         refused: called for each request that is not heard.
     """
 
@@ -43,7 +43,7 @@ class RefusalBudget:
         self,
         rate: str | None,
         clock: Clock,
-        recognize: Callable[[Scope], str | None],
+        recognize: Callable[[Scope], Awaitable[str | None]],
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._limit, self._seconds = parse_rate(rate) if rate else (0, 0)
@@ -54,21 +54,23 @@ class RefusalBudget:
         #: Who is not heard, and until when.
         self._over: dict[str, float] = {}
 
-    def check(self, scope: Scope) -> None:
-        """Let a request pass, unless its address has used up its budget.
+    def is_used_up(self, scope: Scope) -> bool:
+        """Whether the address of a request has used up its budget, so that `check` decides."""
+        # As good as always there is none, and then this is all.
+        return bool(self._over) and scope["path"] not in _ALWAYS_HEARD and self._wait(network(scope["client"])) > 0
+
+    async def check(self, scope: Scope) -> None:
+        """Let a request pass whose address has used up its budget, if its own credential has not.
 
         Raises:
-            RateLimited: it has, and the request has no good credential, or one whose budget is used up too.
+            RateLimited: it has no good credential, or one whose budget is used up too.
         """
-        # As good as always there is none, and then this is all.
-        if not self._over or not (wait := self._wait(network(scope["client"]))) or scope["path"] in _ALWAYS_HEARD:
-            return
-        holder = self._recognize(scope)
+        holder = await self._recognize(scope)
         if holder is not None:
             scope["state"][_HOLDER] = holder
-            wait = self._wait(holder)
-            if not wait:
-                return
+        wait = self._wait(holder or network(scope["client"]))
+        if not wait:
+            return
         self._refused()
         quiet(scope)
         raise RateLimited(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.identity import MAX_TOKEN_LENGTH
 from proxy.auth.narrowing import Narrowing, check_prices, describe_narrowing
+from proxy.auth.recognition import Recognizer
 from proxy.auth.revocations import revoke_by_name, revoke_own
 from proxy.auth.sessions import Sessions, check_subject
 from proxy.calls.admission import Admission
@@ -23,7 +25,7 @@ from proxy.http.bodies import read_form
 from proxy.limits.accounts import payer_of
 from proxy.limits.grants import list_grants_of
 from proxy.limits.leases import Leases
-from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, RateLimiter
+from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, VISITOR, RateLimiter
 from proxy.limits.usage import left
 from proxy.routes.authors import author_of
 from proxy.routes.operators import Subject
@@ -33,6 +35,8 @@ from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Mint(Narrowing):
@@ -84,6 +88,7 @@ class SessionRoutes:
         grants: GrantStore,
         clock: Clock,
         flood_guard: Limiter,
+        recognizer: Recognizer,
     ) -> None:
         self._authenticator = authenticator
         self._sessions = sessions
@@ -95,18 +100,28 @@ class SessionRoutes:
         self._grants = grants
         self._clock = clock
         self._flood_guard = flood_guard
+        self._recognizer = recognizer
 
     def routes(self) -> list[Route]:
-        limit = self._flood_guard.limit
         return [
-            Route("/v1/sessions", limit(MINT_LIMIT)(self.mint), methods=["POST"]),
-            Route("/v1/sessions", limit(MINT_LIMIT)(self.sign_out), methods=["DELETE"]),
-            Route("/v1/sessions/exchange", limit(GUEST_LIMIT)(self.exchange), methods=["POST"]),
-            Route("/v1/sessions/renew", limit(MINT_LIMIT)(self.renew), methods=["POST"]),
-            Route("/v1/sessions/cookie", limit(MINT_LIMIT)(self.cookie), methods=["POST"]),
+            self._guard("POST", "", self.mint, MINT_LIMIT),
+            self._guard("DELETE", "", self.sign_out, MINT_LIMIT),
+            self._guard("POST", "/exchange", self.exchange, GUEST_LIMIT),
+            self._guard("POST", "/renew", self.renew, MINT_LIMIT),
+            self._guard("POST", "/cookie", self.cookie, MINT_LIMIT),
             Route("/v1/session", self.show, methods=["GET"]),
             Route("/v1/session", self.revoke, methods=["DELETE"]),
         ]
+
+    def _guard(self, method: str, path: str, handler: Handler, rate: str) -> Route:
+        """A route whose flood guard counts a good credential for itself, and all other requests for their address."""
+        guarded: Handler = self._flood_guard.limit(rate)(handler)
+
+        async def respond(request: Request) -> Response:
+            request.scope["state"][VISITOR] = await self._recognizer.recognize(request.scope)
+            return await guarded(request)
+
+        return Route(f"/v1/sessions{path}", respond, methods=[method])
 
     async def mint(self, request: Request) -> Response:
         """Give a tenant's backend a session for one of its users."""

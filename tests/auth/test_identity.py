@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.auth.conftest import PAGE
+from tests.auth.conftest import PAGE, accepting
 from tests.auth.providers import AUTH0, COGNITO, KEYCLOAK, PROVIDERS, Provider
 from tests.support.images import png
+from tests.support.issuer import KeyHost
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, asking, refusal
+from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
 OWN_FACTS = "/v1/session"
@@ -208,3 +212,32 @@ def test_an_exchange_without_a_token_is_refused(proxy: Stack) -> None:
     refusal(exchange(proxy, {}), 401, "unauthenticated")
     large = {"token": "a.b.c", "more": "x" * 70_000}
     refusal(exchange(proxy, large), 413, "body_too_large")
+
+
+# --- where others at the same address were refused
+
+
+def test_a_token_that_is_new_here_is_heard_where_bad_ones_have_used_up_the_refusals(
+    shared_sandbox: SandboxControl, trusted_host: tuple[KeyHost, ssl.SSLContext], tmp_path: Path
+) -> None:
+    host, trust = trusted_host
+    tenants, few = {AUTH0.name: [AUTH0.identity(host)]}, {"PROXY_REFUSALS_PER_ADDRESS": "5/minute"}
+    with accepting(shared_sandbox, tmp_path, trust, tenants, few) as own, own.client("") as abuser:
+        for _ in range(5):
+            assert abuser.get("/nowhere").status_code == 404
+        token = AUTH0.token(own.clock.now())
+        for wrong in (f"{token[:-4]}AAAA", AUTH0.token(own.clock.now() - 7200)):
+            refusal(abuser.get(OWN_FACTS, headers={"authorization": f"Bearer {wrong}"}), 429, "rate_limited", "ip")
+        with own.client(token) as user:
+            assert user.get(OWN_FACTS).json()["subject"] == AUTH0.subject
+
+
+def test_bad_tokens_shut_the_exchange_to_no_good_one(
+    shared_sandbox: SandboxControl, trusted_host: tuple[KeyHost, ssl.SSLContext], tmp_path: Path
+) -> None:
+    host, trust = trusted_host
+    with accepting(shared_sandbox, tmp_path, trust, {AUTH0.name: [AUTH0.identity(host)]}) as own:
+        statuses = [exchange(own, {"token": "e30.e30.x"}).status_code for _ in range(61)]
+        assert statuses == [*[401] * 60, 429]
+        token = AUTH0.token(own.clock.now())
+        assert exchange(own, {}, authorization=f"Bearer {token}").status_code == 201

@@ -54,7 +54,7 @@ class Names:
     def __init__(self, parts: Container, clock: MovableClock) -> None:
         self._parts = parts
         self._clock = clock
-        self._budget = RefusalBudget("600/minute", clock, parts.authenticator.recognize)
+        self._budget = RefusalBudget("600/minute", clock, parts.recognizer.recognize)
         self._door: Callable[[Request], None] = parts.flood_guard.limit(GUEST_LIMIT)(_door)
         self._app = Starlette()
         self._caller: Caller | None = None

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from proxy.limits.rates import DESCRIPTION_LIMIT, network_of
+from proxy.limits.rates import DESCRIPTION_LIMIT, visitor_of
 from tests.support.images import png
 from tests.support.limited import NEXT, PROTOCOL, Client, asking, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
@@ -313,11 +313,11 @@ def test_all_addresses_of_one_ipv6_household_count_as_one(proxy: Stack) -> None:
     ],
 )
 def test_what_counts_as_one_address(host: str, network: str) -> None:
-    assert network_of(Request({"type": "http", "client": (host, 1), "headers": []})) == network
+    assert visitor_of(Request({"type": "http", "client": (host, 1), "headers": [], "state": {}})) == network
 
 
 def test_without_a_client_there_is_still_a_key() -> None:
-    assert network_of(Request({"type": "http", "client": None, "headers": []})) == "unknown"
+    assert visitor_of(Request({"type": "http", "client": None, "headers": [], "state": {}})) == "unknown"
 
 
 def test_forwarded_addresses_are_believed_from_trusted_networks_only(sandbox: SandboxControl, tmp_path: Path) -> None:
