@@ -3,8 +3,8 @@
 Each run finds rows past their time and removes some in each transaction, for a few milliseconds. A rest follows that is
 some times as long as the removal took, with what SQLite writes to the disk for it: the busier the database, the slower
 the run. What has a time of its own (idempotency keys, uploads, revocations, accounts of addresses) is removed a day
-after its end; jobs and other accounts once the retention has passed, and entries of the audit log after a time of their
-own. A run ends if it finds that another process removes rows.
+after its end; jobs, grants and other accounts once the retention has passed, and entries of the audit log after a time
+of their own. A run ends if it finds that another process removes rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from proxy.clock import Clock
 from proxy.limits.accounts import WINDOWS, window_start
 from proxy.recurring import Recurring
+from proxy.stores.grants import GRANT_WINDOWS
 from proxy.stores.retention import KINDS, Expiry, Removal, RetentionStore, Row
 from proxy.stores.spend import KEPT_SECONDS
 from proxy.tenants.plans import MAX_SESSION_SECONDS
@@ -94,13 +95,15 @@ class Cleaner:
         oldest = await self._store.oldest_open()
         # A call that is not over yet is still to be booked on the accounts of the windows in which it was submitted.
         open_since = now if oldest is None else oldest
+        stays = min(before, open_since)
         return Expiry(
             jobs=before,
-            accounts=_first_windows(min(before, open_since)),
+            accounts=_first_windows(stays),
             address_accounts=_first_windows(min(ended, open_since)),
             idempotency=ended,
             uploads=ended,
             revocations=ended,
+            grants=stays,
             alerts=before,
             spend_hours=now - KEPT_SECONDS,
             audit=now - self._audit,
@@ -133,5 +136,5 @@ class Cleaner:
 def _first_windows(stays: float) -> dict[str, float]:
     """For each window that ends, its start at the moment from which on accounts stay."""
     starts: dict[str, float] = {window: window_start(window, stays) for window in WINDOWS}
-    # An account of a session begins with it, and no session lives longer than this.
-    return starts | {SESSION: stays - MAX_SESSION_SECONDS}
+    # An account of a session begins with it, and no session lives longer than this. That of a grant begins at its end.
+    return starts | {SESSION: stays - MAX_SESSION_SECONDS} | dict.fromkeys(GRANT_WINDOWS, stays)

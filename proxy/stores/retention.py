@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-#: What is removed, in this order: parts before the uploads that they belong to.
+#: What is removed, in this order: parts before the uploads that they belong to, and grants before their accounts, so
+#: that none is listed as unused.
 KINDS = (
     "idempotency",
     "upload_parts",
     "uploads",
     "revocations",
     "jobs",
+    "grants",
     "accounts",
     "alert_deliveries",
     "alerts",
@@ -34,6 +36,7 @@ class Expiry:
         idempotency: for the keys that were taken.
         uploads: for the expiry of uploads.
         revocations: for the expiry of revocations.
+        grants: for the expiry of grants; those without one stay.
         alerts: for when they were raised; their deliveries too.
         spend_hours: for the hours whose sums go.
         audit: for entries of the audit log; none goes before all older ones.
@@ -48,6 +51,7 @@ class Expiry:
     audit: float
     address_accounts: Mapping[str, float] = field(default_factory=dict)
     spend_hours: float = 0.0
+    grants: float = 0.0
 
 
 class Removal(NamedTuple):

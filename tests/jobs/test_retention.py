@@ -12,14 +12,16 @@ import pytest
 
 from proxy.jobs.retention import BATCH_SECONDS, FOUND_AT_ONCE, Cleaner
 from proxy.limits.accounts import window_start
+from proxy.limits.statements import parse_month, read_statement
 from proxy.stores.alerts import Alert
 from proxy.stores.directory import Revocation
-from proxy.stores.ledger import ADDRESS_PREFIX, Account, Bucket, Charge, Job, Reserve, Settle
+from proxy.stores.grants import GrantFilter
+from proxy.stores.ledger import ADDRESS_PREFIX, Account, Bucket, Charge, Granted, Job, Reserve, Settle
 from proxy.stores.retention import Expiry, Removal, Row
 from proxy.stores.sql import SqlStores
 from proxy.stores.uploads import Part
 from proxy.tenants.plans import MAX_SESSION_SECONDS
-from tests.stores.records import CLAIM, UPLOAD, job
+from tests.stores.records import CLAIM, UPLOAD, grant, job
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
 from tests.support.databases import SqliteDatabases
@@ -241,3 +243,28 @@ async def test_a_started_one_goes_on_after_trouble(
         await cleaner.close()
         await late.close()
     assert not [task for task in asyncio.all_tasks() if "Cleaner" in repr(task)]
+
+
+async def test_a_grant_goes_with_its_account_once_it_has_expired_and_no_call_spends_it(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner
+) -> None:
+    clock.set("2099-01-10T12:00:00Z")
+    now = clock.now()
+    spent, endless = grant(10, "alice", expires_at=now + DAY), grant(10, "alice")
+    for one in (spent, endless):
+        await stores.grants.add(one, by=replace(AUTHOR, at=now))
+    running = job(Charge(account(clock), 3, 0), submitted_at=now, checked_at=now, expires_at=now + 60)
+    assert await stores.ledger.commit([Reserve(running, has_grants=True)]) == [Granted()]
+    assert await stores.ledger.accounts([spent.bucket]) == {spent.bucket: Account(0, 3)}
+    clock.advance(DAY + RETENTION + 1)
+    # A call that is not over is still to be booked on it.
+    assert await cleaner.run_once() == {}
+    await stores.ledger.commit([Settle(running.id, {"requests": 3}, clock.now())])
+    assert await cleaner.run_once() == {"grants": 1, "accounts": 2}
+    assert [one.grant for one in await stores.grants.list_grants(GrantFilter("acme"), 10)] == [endless]
+    assert await stores.ledger.accounts([spent.bucket]) == {}
+    clock.advance(9999 * DAY)
+    assert "grants" not in await cleaner.run_once()
+    month = parse_month("2099-01", clock.now())
+    statement = await read_statement(stores.ledger, stores.statements, "acme", month, clock.now())
+    assert dict(statement.granted) == {("subject", "requests"): 3}

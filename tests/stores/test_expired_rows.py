@@ -9,6 +9,7 @@ import pytest
 
 from proxy.stores.alerts import Alert
 from proxy.stores.directory import Revocation
+from proxy.stores.grants import Grant
 from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Job, Reserve, Settle
 from proxy.stores.retention import KINDS, Expiry, Removal
 from proxy.stores.sql import SqlStores, schema
@@ -64,7 +65,9 @@ async def test_a_batch_touches_no_more_than_it_was_given(stores: SqlStores, data
     assert await remove(stores, kind, found) == 0
 
 
-_EVERYTHING = Expiry(5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0, 5000.0, FOR_EVER, spend_hours=FOR_EVER)
+_EVERYTHING = Expiry(
+    5000.0, {"day": FOR_EVER}, 5000.0, 5000.0, 5000.0, 5000.0, FOR_EVER, spend_hours=FOR_EVER, grants=FOR_EVER
+)
 
 
 async def _fill(stores: SqlStores, size: int) -> None:
@@ -77,6 +80,9 @@ async def _fill(stores: SqlStores, size: int) -> None:
         await stores.uploads.begin(Part(f"u-{number}", 1, "first", 1))
         await stores.directory.revoke(Revocation("acme", f"s-{number}", None, 1.0, 9.0), by=AUTHOR)
         await stores.alerts.add([Alert(f"{number}", "quota.reached", "acme", 9.0)], lambda _: ["acme"])
+        await stores.grants.add(
+            Grant(f"g-{number}", "acme", "alice", "requests", 9, "a gift", 1.0, expires_at=9.0), by=AUTHOR
+        )
     hours = [job(submitted_at=3600.0 * number) for number in range(size)]
     await stores.ledger._database.write(partial(add_to_hours, settled=hours))
 

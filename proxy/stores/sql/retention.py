@@ -40,6 +40,7 @@ from proxy.stores.sql.schema import (
     alert_deliveries,
     alerts,
     audit,
+    grants,
     idempotency,
     jobs,
     quota_usage,
@@ -81,6 +82,7 @@ _KINDS = {
     "uploads": _kind(uploads),
     "revocations": _kind(revocations),
     "jobs": _kind(jobs, read=("tenant", "subject", "endpoint", "state", "submitted_at", "used", "charges")),
+    "grants": _kind(grants),
     "accounts": _kind(quota_usage, "reserved"),
     "alert_deliveries": _kind(alert_deliveries),
     "alerts": _kind(alerts),
@@ -134,6 +136,8 @@ class SqlRetention:
 def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
     if kind == "jobs":
         return and_(jobs.c.state.in_(OVER_STATES), jobs.c.checked_at < expiry.jobs)
+    if kind == "grants":
+        return grants.c.expires_at < expiry.grants
     if kind == "accounts":
         return _is_account_due(expiry)
     if kind == "idempotency":
