@@ -33,15 +33,23 @@ class OutboundClient:
     """Asks servers, over a connection of its own for each request.
 
     Args:
-        networks: where they may be, beside public addresses. Only there may they speak plain http.
+        networks: where they may be, beside public addresses.
         setting: the variable that names the networks, for errors.
         ssl_context: what verifies servers; httpx's by default, as for fal.
         seconds: for a whole request.
+        allows_http: whether servers in these networks may speak plain http. Nothing secret or trusted goes that way.
     """
 
     def __init__(
-        self, networks: tuple[str, ...], setting: str, ssl_context: ssl.SSLContext | None, seconds: float
+        self,
+        networks: tuple[str, ...],
+        setting: str,
+        ssl_context: ssl.SSLContext | None,
+        seconds: float,
+        *,
+        allows_http: bool = False,
     ) -> None:
+        self._allows_http = allows_http
         self._networks = TrustedNetworks(networks)
         self._setting = setting
         self._ssl_context = ssl_context
@@ -54,9 +62,11 @@ class OutboundClient:
 
         Raises:
             OSError: the server cannot be reached in time.
-            ValueError: it is at an address that may not be asked.
+            ValueError: it is at an address that may not be asked, or speaks plain http and may not.
         """
         parts = urlsplit(url)
+        if parts.scheme != "https" and not self._allows_http:
+            raise ValueError("it is plain http; use https")
         check, host = partial(self._check_address, parts.scheme == "https"), parts.hostname or ""
         if ":" in host or host.replace(".", "").isdigit():
             # aiohttp takes it for an address, and does not ask the resolver.

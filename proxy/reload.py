@@ -1,7 +1,7 @@
 """SIGHUP: read the plan file and the files of secrets again, and apply them while calls go on.
 
 The environment of a process does not change, so what can have changed is what its variables point at: `PROXY_CONFIG`
-and each `NAME_FILE`. All of it is applied, or, if anything is wrong, nothing.
+and each `NAME_FILE`. All of it is applied, or, if anything is wrong, nothing. A warning names what needs a restart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.limits.stream_guard import StreamGuard
-from proxy.settings import Settings, SettingsError
+from proxy.settings import VARIABLES, Settings, SettingsError
 from proxy.stores.audit import Author, Change
 from proxy.stores.audit_store import AuditStore
 from proxy.telemetry.metrics import Metrics
@@ -27,6 +27,10 @@ from proxy.tenants.plans import PlanFile
 from proxy.upstream.client import Upstream
 from proxy.upstream.platform import FalPlatform
 
+#: What is applied while the process runs; everything else needs a restart.
+APPLIED = frozenset(
+    {"FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_USAGE_KEY", "PROXY_SESSION_SECRETS", "PROXY_ADMIN_TOKEN"}
+)
 _log = logging.getLogger(__name__)
 
 
@@ -101,7 +105,7 @@ class Reloader:
         # In a thread: a plan file of many tenants takes a second to read.
         settings, file, catalog = await asyncio.to_thread(self._read)
         author = Author.of_process("server:reload", self._clock.now())
-        has_changed = settings.config_path is not None and await self._directory.apply(file, by=author)
+        has_changed = self._started_with.config_path is not None and await self._directory.apply(file, by=author)
         self._catalog.replace(catalog)
         replaced = _changed_secrets(self._current, settings)
         await self._audit.record(author, *(Change("secret.replace", target=name) for name in replaced))
@@ -117,7 +121,7 @@ class Reloader:
         except SettingsError as error:
             problems += error.problems
         try:
-            file, catalog = read_file(self._current.config_path)
+            file, catalog = read_file(self._started_with.config_path)
         except SettingsError as error:
             problems += error.problems
         if problems:
@@ -137,13 +141,8 @@ class Reloader:
             self._stream_guard.refuse_unsigned(self._sessions.is_signed)
         if "PROXY_ADMIN_TOKEN" in names:
             self._admin_tokens.replace_setting(new.sessions.admin_token)
-        for name, is_same in (
-            ("PROXY_DATABASE_URL", new.stores.database_url == self._started_with.stores.database_url),
-            ("PROXY_REDIS_URL", new.stores.redis_url == self._started_with.stores.redis_url),
-            ("PROXY_CONSOLE_OIDC_CLIENT_SECRET", new.oidc == self._started_with.oidc),
-        ):
-            if not is_same:
-                _log.warning("a changed setting needs a restart", extra={"log_fields": {"setting": name}})
+        for name in _find_unapplied(self._started_with, new):
+            _log.warning("a changed setting needs a restart", extra={"log_fields": {"setting": name}})
         self._current = new
 
 
@@ -156,6 +155,15 @@ def _changed_secrets(old: Settings, new: Settings) -> list[str]:
         "PROXY_ADMIN_TOKEN": (old.sessions.admin_token, new.sessions.admin_token),
     }
     return [name for name, (before, after) in pairs.items() if before != after]
+
+
+def _find_unapplied(running: Settings, new: Settings) -> list[str]:
+    """The variables that a process which runs with other settings cannot apply."""
+    changed = [name for name in VARIABLES if new.texts.get(name) != running.texts.get(name)]
+    if new.server.console is not running.server.console:
+        # If it is unset, the first admin token opens the console, and the last one closes it.
+        changed.append("PROXY_CONSOLE")
+    return sorted({*changed} - APPLIED)
 
 
 def _log_problems(problems: list[str]) -> None:

@@ -56,7 +56,8 @@ class WebhookSender:
         ssl_context: ssl.SSLContext | None = None,
         seconds: float = SEND_SECONDS,
     ) -> None:
-        self._client = OutboundClient(networks, "PROXY_ALERTS_NETWORKS", ssl_context, seconds)
+        setting = "PROXY_ALERTS_NETWORKS"
+        self._client = OutboundClient(networks, setting, ssl_context, seconds, allows_http=True)
         self._clock = clock
 
     async def send(self, receiver: Receiver, alert: Alert) -> None:

@@ -46,7 +46,7 @@ class AppCheck:
     def __init__(self, url: str, clock: Clock, ssl_context: ssl.SSLContext | None = None) -> None:
         self._url = url
         self._clock = clock
-        self._sources = KeySources(KeyFetcher(_ANYWHERE, ssl_context).fetch, clock)
+        self._sources = KeySources(KeyFetcher(_ANYWHERE, ssl_context, allows_http=True).fetch, clock)
 
     async def verify(self, tier: AppCheckTier, value: str) -> AppToken:
         """Verify a token of a tenant's project.

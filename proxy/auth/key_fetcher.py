@@ -17,19 +17,26 @@ class KeyFetcher:
         networks: where they may be, beside public addresses.
         ssl_context: what verifies servers; httpx's by default, as for fal.
         seconds: for a whole fetch.
+        allows_http: whether they may be there with plain http, where who changes them on their way could sign too.
     """
 
     def __init__(
-        self, networks: tuple[str, ...], ssl_context: ssl.SSLContext | None = None, seconds: float = FETCH_SECONDS
+        self,
+        networks: tuple[str, ...],
+        ssl_context: ssl.SSLContext | None = None,
+        seconds: float = FETCH_SECONDS,
+        *,
+        allows_http: bool = False,
     ) -> None:
-        self._client = OutboundClient(networks, "PROXY_ISSUER_NETWORKS", ssl_context, seconds)
+        setting = "PROXY_ISSUER_NETWORKS"
+        self._client = OutboundClient(networks, setting, ssl_context, seconds, allows_http=allows_http)
 
     async def fetch(self, url: str) -> bytes:
         """Give what lies at a URL.
 
         Raises:
             OSError: it cannot be reached in time.
-            ValueError: it lies at an internal address, or is too large or another answer than 200.
+            ValueError: it is not https, lies at an internal address, or is too large or another answer than 200.
         """
         answer = await self._client.request("GET", url, {"accept": "application/json"}, most_bytes=MAX_BYTES)
         _check(answer)

@@ -40,7 +40,7 @@ from proxy.settings.values import (
     parse_webhook_secret,
     parse_webhook_url,
 )
-from proxy.settings.variables import is_secret_of_tenant, unknown_variables
+from proxy.settings.variables import VARIABLES, is_secret_of_tenant, unknown_variables
 
 #: Addresses that a server can listen on and no caller can ask.
 _WILDCARDS = ("0.0.0.0", "::", "0")
@@ -75,6 +75,7 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
         commit=reader.take("PROXY_COMMIT", parse_commit),
         dev=dev,
         named_secrets={name: Secret(text.strip()) for name, text in environ.items() if is_secret_of_tenant(name)},
+        texts={name: Secret(reader.value(name)) for name in VARIABLES},
     )
     reader.warnings += unknown_variables(environ)
     if settings.server.workers > 1 and settings.stores.redis_url is None:

@@ -172,6 +172,8 @@ class Settings:
     warnings: tuple[str, ...] = ()
     #: Variables that a plan file can name, with what they hold.
     named_secrets: Mapping[str, Secret] = field(default_factory=dict)
+    #: What each variable says, or its default, to find what has changed since.
+    texts: Mapping[str, Secret] = field(default_factory=dict, repr=False)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

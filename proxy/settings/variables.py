@@ -49,7 +49,7 @@ VARIABLES: dict[str, str] = {
     "PROXY_SESSION_SECRETS": "the secrets that sign sessions: comma-separated, newest first, 32 bytes or more each",
     "PROXY_ADMIN_TOKEN": "the token that opens `/v1/admin` to an admin; if unset, only named tokens open it",
     "PROXY_ISSUER_NETWORKS": "private addresses or networks from which the proxy may fetch the keys of identity "
-    "tokens, comma-separated; if unset, only from public addresses",
+    "tokens, with https too, comma-separated; if unset, only from public addresses",
     "PROXY_TURNSTILE_URL": "where the proxy verifies guests' proofs of the kind `turnstile`",
     "PROXY_HCAPTCHA_URL": "the same for `hcaptcha`",
     "PROXY_RECAPTCHA_URL": "the same for `recaptcha`",
@@ -60,8 +60,8 @@ VARIABLES: dict[str, str] = {
     "PROXY_SQLITE_SYNC": "`normal`: a power cut may lose the last commits of a SQLite file; `full`: it loses none",
     "PROXY_STATE_DIR": "a folder, used by this database alone, for ledger entries that a process could not write "
     "before it ended; if unset, a folder beside the SQLite file, and none with PostgreSQL",
-    "PROXY_RETENTION_DAYS": "days for which jobs are kept after they end, and quota accounts after their window, from "
-    "1 to 3650; daily sums of usage are kept forever",
+    "PROXY_RETENTION_DAYS": "days for which jobs are kept after they end, grants after they expire, and quota "
+    "accounts after their window, from 1 to 3650; daily sums of usage are kept forever",
     "PROXY_AUDIT_DAYS": "days for which entries of the audit log are kept, from 1 to 3650",
     "PROXY_REDIS_URL": "`redis://…`; if unset, each process keeps its counters in memory",
     "PROXY_RATE_LIMIT_ON_ERROR": "`refuse` or `open`: refuse calls or let them through while rates cannot be counted",

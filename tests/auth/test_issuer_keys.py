@@ -16,8 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from proxy.auth.issuer_keys import FRESH_SECONDS, KEPT_SECONDS, PAUSE_SECONDS, RETRY_SECONDS, RemoteKeys
 from proxy.auth.key_fetcher import KeyFetcher
@@ -27,7 +29,7 @@ from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost, PrivateKey, private_key, public_jwk, sign
 from tests.support.limited import ADMIN_TOKEN, NEXT, operating, plan, refusal
 from tests.support.sandbox import SandboxControl
-from tests.support.servers import free_port
+from tests.support.servers import free_port, running
 from tests.support.stack import Stack, proxy_in_front_of
 from tests.support.waiting import wait_until
 
@@ -438,6 +440,26 @@ def test_a_server_without_a_certificate_is_not_asked(trusted_host: tuple[KeyHost
     with pytest.raises(OSError, match="Certificate"):
         fetch(f"{host.url}/untrusted", None, "127.0.0.0/8", "::1")
     assert "untrusted" not in host.asked
+
+
+def test_keys_are_never_fetched_with_plain_http() -> None:
+    """Not in the networks that the settings name either: who changes the keys on their way could sign as any user."""
+    asked = []
+
+    async def note(request: Request) -> Response:
+        asked.append(request.url.path)
+        return JSONResponse({"keys": [public_jwk(ONE, kid="one")]})
+
+    app, port = Starlette(routes=[Route("/keys", note)]), free_port()
+    with running(app, port=port):
+        url, inside = f"http://127.0.0.1:{port}/keys", ("127.0.0.0/8", "::1")
+        with pytest.raises(ValueError, match="plain http; use https"):
+            fetch(url, None, *inside)
+        assert asked == []
+        # The operator's own URL of App Check may be, such as that of the sandbox.
+        assert b'"one"' in fetch(url, None, *inside, allows_http=True)
+        with pytest.raises(ValueError, match="plain http is only for hosts that PROXY_ISSUER_NETWORKS names"):
+            fetch(url, None, "10.0.0.0/8", allows_http=True)
 
 
 def test_a_proxy_asks_no_address_inside_unless_a_setting_allows_it(
