@@ -92,6 +92,7 @@ class Container:
         self._ledger_timeouts = ledger_timeouts
         self.issuer_tls = issuer_tls
         self._fails_open = settings.stores.rate_limit_on_error == "open"
+        self._uncounted = metrics.uncounted.inc
 
     # Who asks.
 
@@ -145,13 +146,13 @@ class Container:
 
     @cached_property
     def limiter(self) -> RateLimiter:
-        failed = self.metrics.uncounted.inc
-        return RateLimiter(self.counters, self.clock, fails_open=self._fails_open, failed=failed)
+        return RateLimiter(self.counters, self.clock, fails_open=self._fails_open, failed=self._uncounted)
 
     @cached_property
     def leases(self) -> Leases:
-        failed = self.metrics.uncounted.inc
-        return Leases(self.counters, self.stores.ledger, self.clock, fails_open=self._fails_open, failed=failed)
+        return Leases(
+            self.counters, self.stores.ledger, self.clock, fails_open=self._fails_open, failed=self._uncounted
+        )
 
     @cached_property
     def quotas(self) -> Quotas:

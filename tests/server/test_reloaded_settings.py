@@ -79,6 +79,7 @@ OTHER: dict[str, dict[str, str]] = {
             ("PROXY_REFUSALS_PER_ADDRESS", "7/minute"),
             ("PROXY_PLAYGROUND", "on"),
             ("PROXY_CONSOLE", "off"),
+            ("PROXY_CONSOLE_URL", "https://ops.example.com"),
             ("PROXY_CONSOLE_OIDC_ISSUER", "https://other.example.com"),
             ("PROXY_CONSOLE_OIDC_CLIENT_ID", "other"),
             ("PROXY_CONSOLE_OIDC_CLIENT_SECRET", "d" * 40),
