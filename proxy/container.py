@@ -92,7 +92,7 @@ class Container:
         self._ledger_timeouts = ledger_timeouts
         self.issuer_tls = issuer_tls
         self._fails_open = settings.stores.rate_limit_on_error == "open"
-        self._uncounted = metrics.uncounted.inc
+        self._failed = metrics.uncounted.inc
 
     # Who asks.
 
@@ -146,13 +146,11 @@ class Container:
 
     @cached_property
     def limiter(self) -> RateLimiter:
-        return RateLimiter(self.counters, self.clock, fails_open=self._fails_open, failed=self._uncounted)
+        return RateLimiter(self.counters, self.clock, fails_open=self._fails_open, failed=self._failed)
 
     @cached_property
     def leases(self) -> Leases:
-        return Leases(
-            self.counters, self.stores.ledger, self.clock, fails_open=self._fails_open, failed=self._uncounted
-        )
+        return Leases(self.counters, self.stores.ledger, self.clock, fails_open=self._fails_open, failed=self._failed)
 
     @cached_property
     def quotas(self) -> Quotas:
