@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.application import Application
 from proxy.background import Background
 from proxy.calls.poll_cache import RepeatedPolls
 from proxy.clock import Clock, SystemClock
@@ -24,11 +24,10 @@ from proxy.http.middleware import BodyLimit, Errors, RequestContext
 from proxy.http.refused_origins import RefusedOrigins
 from proxy.http.repetition import ANSWER_AGAIN
 from proxy.limits.refusals import RefusalBudget
-from proxy.listeners import LISTENER, OPERATIONS
 from proxy.reload import Reloader
 from proxy.routes import uploads
 from proxy.routes.operations import livez_route
-from proxy.settings import Settings
+from proxy.settings import FalSettings, Settings
 from proxy.startup import Startup
 from proxy.stores.audit import Author
 from proxy.stores.base import Stores
@@ -44,6 +43,7 @@ from proxy.tenants.plans import PlanFile
 from proxy.tenants.removal import finish_interrupted
 from proxy.tracing import open_traces, trace_calls, trace_requests
 from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.engine import Engine
 from proxy.upstream.guard import Guard
 from proxy.upstream.refusals import Reason
 from proxy.upstream.transport import EngineTransport
@@ -91,16 +91,13 @@ def create_app(
     # Long: it names every part that its caller may put in.
     file, catalog = read_file(settings.config_path)
     metrics, clock = Metrics(settings.commit), clock or SystemClock()
-    metrics.expect_upstream_refusals(Reason)
-    waited = metrics.queue_seconds.of("upstream").observe
-    guard = Guard(clock, metrics.upstream_refused, settings.fal.probe_seconds, waited)
     traces = open_traces(settings.traces)
     engine = trace_requests(transport or EngineTransport(idle_seconds=settings.fal.idle_seconds), traces)
     parts = Container(
         settings=settings,
         catalog=catalog,
         metrics=metrics,
-        upstream=Upstream(settings.fal, engine, timeouts, guard, metrics.count_upstream),
+        upstream=_open_upstream(settings.fal, engine, timeouts, metrics, clock),
         stores=stores or SqlStores.of(settings.stores, metrics.store_seconds),
         counters=counters or open_counters(settings, metrics),
         clock=clock,
@@ -109,46 +106,27 @@ def create_app(
         issuer_tls=issuer_tls,
     )
     _observe(parts)
-    reloader = read_settings and _reloader(parts, read_settings)
-    app = Application(
+    reloader = read_settings and new_reloader(parts, read_settings)
+    return Application(
         operations=_operations(parts) if settings.server.ops_port else None,
         routes=public_routes(parts),
         middleware=_middleware(parts, traces=traces),
         lifespan=_lifespan(parts, plan_file or file, reloader, traces, reconciles=reconciles),
     )
-    # The fal clients follow redirects with all their headers, so none is ever sent.
-    app.router.redirect_slashes = False
-    return app
 
 
-class Application(Starlette):
-    """Starlette without its own two layers of error handling: `Errors` answers for whatever is raised.
-
-    Args:
-        operations: what answers the listener for operators, if there is one.
-    """
-
-    def __init__(self, *, operations: ASGIApp | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.operations = operations
-
-    def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = self.router
-        for cls, args, kwargs in reversed(self.user_middleware):
-            app = cls(app, *args, **kwargs)
-        return app if self.operations is None else ByListener(app, self.operations)
-
-
-class ByListener:
-    """Gives each request to the application of the listener over which it came."""
-
-    def __init__(self, public: ASGIApp, operations: ASGIApp) -> None:
-        self._public = public
-        self._operations = operations
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        app = self._operations if scope.get("state", {}).get(LISTENER) == OPERATIONS else self._public
-        return app(scope, receive, send)
+def _open_upstream(
+    fal: FalSettings,
+    engine: Engine | httpx.AsyncBaseTransport,
+    timeouts: Timeouts | None,
+    metrics: Metrics,
+    clock: Clock,
+) -> Upstream:
+    """Give what calls fal, and counts what fal refuses."""
+    metrics.expect_upstream_refusals(Reason)
+    waited = metrics.queue_seconds.of("upstream").observe
+    guard = Guard(clock, metrics.upstream_refused, fal.probe_seconds, waited)
+    return Upstream(fal, engine, timeouts, guard, metrics.count_upstream)
 
 
 def open_counters(settings: Settings, metrics: Metrics) -> Counters:
@@ -175,7 +153,8 @@ def _observe(parts: Container) -> None:
     )
 
 
-def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
+def new_reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
+    """Give what reads the settings of an application again."""
     return Reloader(
         settings=parts.settings,
         read_settings=read_settings,
@@ -196,9 +175,7 @@ def _reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reload
 def _operations(parts: Container) -> Application:
     """The application of the listener for operators: no pages call it, and no calls are answered."""
     routes = [*operators_routes(parts), livez_route()]
-    app = Application(routes=routes, middleware=_middleware(parts, is_public=False))
-    app.router.redirect_slashes = False
-    return app
+    return Application(routes=routes, middleware=_middleware(parts, is_public=False))
 
 
 def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | None = None) -> list[Middleware]:

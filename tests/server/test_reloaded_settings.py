@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import _reloader
+from proxy.app import new_reloader
 from proxy.catalog import built_in
 from proxy.container import Container
 from proxy.drain import Drain
@@ -116,7 +116,7 @@ class Reloads:
             clock=MovableClock(),
             drain=Drain(settings.server.drain_seconds),
         )
-        self.reloader: Reloader = _reloader(self.parts, self._read)
+        self.reloader: Reloader = new_reloader(self.parts, self._read)
 
     def _read(self) -> Settings:
         return read(self.environ)
