@@ -25,7 +25,7 @@ DAY_SECONDS = 86_400
 #: Of a report by hour, session or tag.
 MOST_DETAILED_DAYS = 31
 #: Jobs that a report reads where there are no sums.
-MOST_JOBS = 30_000
+MOST_JOBS = 50_000
 _DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _HOUR = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:00:00\+00:00")
 

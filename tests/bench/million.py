@@ -54,7 +54,7 @@ def pages() -> dict[str, list[str]]:
                 f"{usage}&{{31 days}}&group_by={group}"
                 for group in ("hour", "hour,endpoint", "tag", "tag,day,endpoint")
             ),
-            *(f"{usage}&{{2 days}}&group_by={group}" for group in ("session", "hour,session,subject,tag")),
+            *(f"{usage}&{{4 days}}&group_by={group}" for group in ("session", "hour,tag", "hour,session,subject,tag")),
             f"{usage}&{{80 days}}&group_by=subject&format=csv",
             f"{usage}&subject={user(7)}&{{80 days}}&group_by=day",
             f"{usage}&subject={user(7)}&{{31 days}}&group_by=session,tag",
@@ -93,7 +93,7 @@ def pages() -> dict[str, list[str]]:
 def name_values() -> dict[str, str]:
     """What the names in `pages` stand for."""
     last = time.time() - 3 * DAY
-    days = {f"{number} days": number for number in (2, 31, 80)}
+    days = {f"{number} days": number for number in (4, 31, 80)}
     periods = {
         name: f"from={_write_day(last - (number - 1) * DAY)}&to={_write_day(last)}" for name, number in days.items()
     }
