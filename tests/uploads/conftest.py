@@ -30,7 +30,7 @@ PNG = {"content-type": "image/png"}
 
 
 class Uploads:
-    """What the tests ask of one proxy."""
+    """Clients, slots and counters of one proxy."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.stack = stack
@@ -72,13 +72,13 @@ class Uploads:
         return [record for record in self.sandbox.requests() if record["host"] == "cdn"]
 
     def life_ends(self) -> float:
-        """When the last of the reservations ends, if nothing more is heard of it."""
+        """When the last of the reservations expires, if it is not renewed."""
         with contextlib.closing(sqlite3.connect(self.folder / "proxy.db", timeout=30)) as database:
             (found,) = database.execute("SELECT max(expires_at) FROM jobs WHERE state = 'reserved'").fetchone()
         return float(found)
 
     def until_idle(self, tenant: str = "acme") -> None:
-        """Until nothing is reserved: the proxy learns of a caller that left when it reads or writes."""
+        """Wait until nothing is reserved: the proxy notices that a caller has left when it reads or writes."""
         wait_until(lambda: self.booked(tenant).reserved == 0, "a reservation stays")
 
 
@@ -113,6 +113,6 @@ def shared_uploads(shared_sandbox: SandboxControl, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def uploads(shared_uploads: Uploads, sandbox: SandboxControl) -> Uploads:
-    # What broke off in the test before is free again.
+    # Reservations of uploads that the previous test broke off are released first.
     shared_uploads.stack.clock.advance(HOUR)
     return shared_uploads

@@ -1,4 +1,4 @@
-"""A proxy in a process of its own, that a test can weigh and kill."""
+"""A proxy in its own process, whose memory a test can measure and which it can kill."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Served(Program):
             return False
 
     def kill(self) -> None:
-        """At once, in the middle of whatever it does."""
+        """Send SIGKILL, in the middle of its work."""
         self._running.send_signal(signal.SIGKILL)
         self._running.wait(timeout=180)
         self._process = None
@@ -102,18 +102,18 @@ def serving(sandbox: SandboxControl, folder: Path, plans: dict[str, Any] = PLANS
 
 
 def send(url: str, size: int) -> bytes:
-    """PUT a picture of so many bytes; what the proxy says."""
+    """PUT a picture of `size` bytes and return the answer."""
     with begun(url, size, size) as connection:
         return connection.recv(65536)
 
 
 @contextmanager
 def begun(url: str, size: int, most: int) -> Iterator[socket.socket]:
-    """The first bytes of such a PUT, and the connection that the others may come on."""
+    """Send the first `most` bytes of a PUT; yield the connection for the rest."""
     parts, block, left = urlsplit(url), bytes(2**18), most
-    told = "".join(f"{name}: {value}\r\n" for name, value in {"host": "proxy", **PNG, "content-length": size}.items())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": "proxy", **PNG, "content-length": size}.items())
     with socket.create_connection((parts.hostname, parts.port or 80), 120) as connection:
-        connection.sendall(f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n".encode() + PNG_SIGNATURE)
+        connection.sendall(f"PUT {parts.path} HTTP/1.1\r\n{lines}\r\n".encode() + PNG_SIGNATURE)
         left -= len(PNG_SIGNATURE)
         while left > 0:
             connection.sendall(block[:left])

@@ -1,4 +1,4 @@
-"""The bytes of a file as they come: how slow they may be, and how many."""
+"""Limits on a file's body while it arrives: its speed and its size."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BRIEF = BodyTimeouts(silence_seconds=0.05, grace_seconds=60, least_per_second=1)
 
 
 def receive_from(messages: Iterable[Message]) -> Receive:
-    """A caller that sends these, and then nothing more."""
+    """A caller that sends these messages, and then nothing more."""
     left = list(messages)
 
     async def receive() -> Message:
         if left:
             return left.pop(0)
         await asyncio.get_running_loop().create_future()
-        raise AssertionError("nobody sets that future")
+        raise AssertionError("the future is never set")
 
     return receive
 
@@ -43,18 +43,18 @@ async def all_of(content: AsyncGenerator[bytes, None]) -> bytes:
     return b"".join([piece async for piece in content])
 
 
-async def test_all_of_it() -> None:
+async def test_a_whole_body_is_read() -> None:
     caller = request(receive_from([piece(b"ab"), piece(b""), piece(b"c", more=False)]))
     assert await all_of(read_pieces(caller, BRIEF)) == b"abc"
 
 
-async def test_a_silence_ends_it() -> None:
+async def test_a_caller_silent_for_too_long_times_out() -> None:
     with pytest.raises(BadRequest, match="stopped arriving"):
         await all_of(read_pieces(request(receive_from([piece(b"ab")])), BRIEF))
 
 
-async def test_a_trickle_ends_it() -> None:
-    """Never silent for long, and never done: the slow loris."""
+async def test_a_caller_that_trickles_times_out() -> None:
+    """A slow loris: it is never silent for long and never finishes."""
     seen = 0
 
     async def trickle() -> Message:
@@ -69,7 +69,7 @@ async def test_a_trickle_ends_it() -> None:
     assert 2 <= seen <= 30
 
 
-async def test_time_that_fal_takes_is_not_the_callers() -> None:
+async def test_time_spent_on_fal_does_not_count_against_the_caller() -> None:
     patience = BodyTimeouts(silence_seconds=60, grace_seconds=0.5, least_per_second=10**6)
     content = read_pieces(request(receive_from([piece(b"x") for _ in range(3)] + [piece(b"x", more=False)])), patience)
     received = 0
@@ -79,19 +79,19 @@ async def test_time_that_fal_takes_is_not_the_callers() -> None:
     assert received == 4
 
 
-async def test_a_caller_that_hangs_up() -> None:
+async def test_a_caller_that_hangs_up_is_noticed() -> None:
     with pytest.raises(CallerGone):
         await all_of(read_pieces(request(receive_from([piece(b"ab"), {"type": "http.disconnect"}])), BRIEF))
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 6, 9])
-async def test_a_look_at_the_first_bytes_takes_none_away(size: int) -> None:
+async def test_peeking_at_the_first_bytes_does_not_consume_them(size: int) -> None:
     head, whole = await peek(_pieces(b"abc", b"def"), size)
     assert head == b"abcdef"[:size]
     assert await all_of(whole) == b"abcdef"
 
 
-async def test_a_file_has_the_size_it_said() -> None:
+async def test_a_file_must_have_its_announced_size() -> None:
     assert await all_of(enforce_size(_pieces(b"abc", b"def"), 6)) == b"abcdef"
     with pytest.raises(BadRequest, match="shorter"):
         await all_of(enforce_size(_pieces(b"abc", b"def"), 7))

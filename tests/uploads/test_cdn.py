@@ -1,4 +1,4 @@
-"""fal's CDN in the host form: a token that is good for uploads only, and for its bearer's own."""
+"""fal's CDN in the host form: its token opens uploads only, and only those of the caller that asked for it."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Multipart:
         return self._http.post(f"{self.base}/complete", json={"parts": parts}, headers={**self._bearer, **headers})
 
 
-def test_the_token_is_our_own(uploads: Uploads) -> None:
+def test_the_proxy_issues_its_own_upload_token(uploads: Uploads) -> None:
     with uploads.client() as alice:
         answer = alice.post("/fal/rest/storage/auth/token?storage_type=fal-cdn-v3", json={})
-    told = answer.json()
-    assert (told["token_type"], told["base_url"]) == ("Bearer", f"{uploads.stack.url}/fal/cdn")
-    ends = datetime.fromisoformat(told["expires_at"])
-    assert ends.tzinfo is not None and not told["expires_at"].endswith("Z")
+    issued = answer.json()
+    assert (issued["token_type"], issued["base_url"]) == ("Bearer", f"{uploads.stack.url}/fal/cdn")
+    ends = datetime.fromisoformat(issued["expires_at"])
+    assert ends.tzinfo is not None and not issued["expires_at"].endswith("Z")
     assert ends == datetime.fromtimestamp(uploads.stack.clock.now() + 900, UTC)
     assert answer.headers["cache-control"] == "no-store"
     assert not uploads.sandbox.requests()
 
 
-def test_a_file_at_once(uploads: Uploads) -> None:
+def test_a_file_is_uploaded_in_one_request(uploads: Uploads) -> None:
     before = uploads.booked().used
     headers = {**uploads.token(), **PNG, "x-fal-file-name": "a b.png"}
     answer = uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers=headers)
@@ -56,7 +56,7 @@ def test_a_file_at_once(uploads: Uploads) -> None:
     assert uploads.booked() == Booked(before + len(FIRST), 0)
 
 
-def test_a_file_in_parts_and_its_url_in_an_input(uploads: Uploads) -> None:
+def test_a_file_is_uploaded_in_parts_and_its_url_works_in_an_input(uploads: Uploads) -> None:
     upload = Multipart(uploads, uploads.token())
     answers = [upload.part(2, SECOND), upload.part(1, FIRST)]
     named = [{"partNumber": 3 - at, "etag": answer.headers["etag"]} for at, answer in enumerate(answers, 1)]
@@ -70,7 +70,7 @@ def test_a_file_in_parts_and_its_url_in_an_input(uploads: Uploads) -> None:
     assert run["json"]["image_url"] == fals
 
 
-def test_only_such_a_token_opens_it(uploads: Uploads) -> None:
+def test_uploads_need_an_upload_token_and_it_opens_nothing_else(uploads: Uploads) -> None:
     session, key, own = uploads.stack.token(), uploads.stack.tenant_key(), uploads.token()
     upload = Multipart(uploads, own)
     for bearer in ("", f"Bearer {session}", f"Key {key}", "Bearer nonsense", own["authorization"] + "x"):
@@ -83,20 +83,20 @@ def test_only_such_a_token_opens_it(uploads: Uploads) -> None:
         ):
             answer = uploads.http.request(method, url, content=b"{}", headers={**PNG, **headers})
             refusal(answer, 401, "unauthenticated")
-    # And nothing else is opened by it.
+    # The token opens nothing else.
     for method, path in (("POST", f"/fal/run/{NEXT}"), ("POST", "/v1/uploads"), ("GET", "/v1/session")):
         refusal(uploads.http.request(method, path, headers=own), 401, "unauthenticated")
     assert not uploads.at_files()
 
 
-def test_the_token_ends_with_its_time_and_with_its_session(uploads: Uploads) -> None:
+def test_the_token_expires_and_ends_with_its_session(uploads: Uploads) -> None:
     def sent(bearer: dict[str, str]) -> httpx.Response:
         return uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers={**bearer, **PNG})
 
     short = uploads.stack.token(ttl_seconds=60)
     with uploads.stack.client(short) as alice:
-        told = alice.post("/fal/rest/storage/auth/token", json={}).json()
-        bearer = {"authorization": f"Bearer {told['token']}"}
+        issued = alice.post("/fal/rest/storage/auth/token", json={}).json()
+        bearer = {"authorization": f"Bearer {issued['token']}"}
         assert sent(bearer).status_code == 200
         revoked = uploads.token("alice")
         assert alice.delete("/v1/session").is_success
@@ -106,10 +106,10 @@ def test_the_token_ends_with_its_time_and_with_its_session(uploads: Uploads) -> 
     refusal(sent(revoked), 401, "session_expired")
 
 
-def test_a_tenant_key_gets_one_too_until_it_is_revoked(uploads: Uploads) -> None:
+def test_a_tenant_key_gets_an_upload_token_until_it_is_revoked(uploads: Uploads) -> None:
     with uploads.stack.client(uploads.stack.tenant_key("kept")) as backend:
-        told = backend.post("/fal/rest/storage/auth/token", json={}).json()
-    headers = {"authorization": f"Bearer {told['token']}", **PNG}
+        issued = backend.post("/fal/rest/storage/auth/token", json={}).json()
+    headers = {"authorization": f"Bearer {issued['token']}", **PNG}
     assert uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers=headers).status_code == 200
     key = uploads.stack.tenant_key("kept").split("_")[1]
     with uploads.stack.client("an-admin-token-of-the-tests-with-more-than-32-bytes") as operator:
@@ -117,23 +117,23 @@ def test_a_tenant_key_gets_one_too_until_it_is_revoked(uploads: Uploads) -> None
     refusal(uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers=headers), 401, "unauthenticated")
 
 
-def test_an_upload_in_parts_is_its_beginners(uploads: Uploads) -> None:
+def test_only_the_caller_that_began_an_upload_in_parts_may_continue_it(uploads: Uploads) -> None:
     upload, other = Multipart(uploads, uploads.token("alice")), uploads.token("mallory")
     sent = upload.part(1, FIRST).json()
     refusal(upload.part(2, SECOND, **other), 404, "not_found")
     refusal(upload.complete([sent], **other), 404, "not_found")
-    # Under the name of another file there is none.
+    # Another file name does not find the upload.
     elsewhere = upload.base.replace("/a.png/", "/b.png/")
     refusal(upload.part(2, SECOND, elsewhere), 404, "not_found")
     refusal(upload.part(2, SECOND, f"{upload.url}/multipart/{'x' * 43}"), 404, "not_found")
-    # A slot for a file at once is none for parts.
+    # A slot for a single request takes no parts.
     whole = uploads.slot("alice").upload_url.rpartition("/")[2]
     refusal(upload.part(1, FIRST, f"{upload.url}/multipart/{whole}"), 404, "not_found")
     assert upload.complete([sent]).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["files/upload", "files/upload/multipart"])
-def test_the_plan_holds_here_too(uploads: Uploads, path: str) -> None:
+def test_limits_of_the_plan_apply_here_too(uploads: Uploads, path: str) -> None:
     bearer = uploads.token()
     headers = {**bearer, "content-type": "text/html"}
     refusal(uploads.http.post(f"/fal/cdn/{path}", content=b"<html>", headers=headers), 415, "unsupported_media_type")
@@ -144,7 +144,7 @@ def test_the_plan_holds_here_too(uploads: Uploads, path: str) -> None:
     assert not uploads.sandbox.requests()
 
 
-def test_where_fal_has_no_place_its_answer_is_passed_on(uploads: Uploads) -> None:
+def test_a_refusal_of_fal_to_give_an_upload_url_is_passed_on(uploads: Uploads) -> None:
     bearer = uploads.token()
     uploads.sandbox.fault("status", status=422, on={"host": "rest"})
     with uploads.client() as alice:

@@ -20,7 +20,7 @@ CDN = "https://v3.fal.media"
 
 
 class Swift:
-    """Such a client in an app, with a session of its own."""
+    """A Swift client in an app, with its own session."""
 
     def __init__(self, uploads: Uploads, client: httpx.Client) -> None:
         self._uploads = uploads
@@ -46,7 +46,7 @@ def swift(uploads: Uploads) -> Iterator[Swift]:
         yield Swift(uploads, client)
 
 
-def test_a_file_at_once(uploads: Uploads, swift: Swift) -> None:
+def test_a_file_is_uploaded_in_one_request(uploads: Uploads, swift: Swift) -> None:
     before = uploads.booked().used
     answer = swift.send("POST", f"{CDN}/files/upload", FILE, content_type="image/png", x_fal_file_name="a.png")
     assert answer.status_code == 200
@@ -54,7 +54,7 @@ def test_a_file_at_once(uploads: Uploads, swift: Swift) -> None:
     assert uploads.booked().used == before + len(FILE)
 
 
-def test_a_file_in_parts(uploads: Uploads, swift: Swift) -> None:
+def test_a_file_is_uploaded_in_parts(uploads: Uploads, swift: Swift) -> None:
     head = {"content_type": "image/png", "x_fal_file_name": "b.png"}
     begun = swift.send("POST", f"{CDN}/files/upload/multipart", **head).raise_for_status().json()
     upload = f"{begun['access_url']}/multipart/{begun['uploadId']}"
@@ -67,7 +67,7 @@ def test_a_file_in_parts(uploads: Uploads, swift: Swift) -> None:
     assert uploads.has(begun["access_url"], FILE)
 
 
-def test_bounds_are_those_of_files(uploads: Uploads, swift: Swift) -> None:
+def test_size_limits_of_files_apply(uploads: Uploads, swift: Swift) -> None:
     answer = swift.send("POST", f"{CDN}/files/upload", png(MOST + 1), content_type="image/png")
     assert "that this plan allows" in refusal(answer, 413, "body_too_large")["message"]
     answer = swift.send("POST", f"{CDN}/files/upload", b"<html>", content_type="image/png")
@@ -75,15 +75,15 @@ def test_bounds_are_those_of_files(uploads: Uploads, swift: Swift) -> None:
     assert not uploads.at_files()
 
 
-def test_a_large_file_is_not_bound_as_a_body(uploads: Uploads) -> None:
-    """More than `PROXY_MAX_BODY_BYTES`."""
+def test_a_large_file_may_exceed_the_body_limit(uploads: Uploads) -> None:
+    """`PROXY_MAX_BODY_BYTES` limits other bodies only."""
     file = png(13 * 1024 * 1024)
     with uploads.client(tenant="large") as client:
         answer = Swift(uploads, client).send("POST", f"{CDN}/files/upload", file, content_type="image/png")
     assert answer.status_code == 200, answer.text
 
 
-def test_a_token_that_does_not_count_is_refused(uploads: Uploads, swift: Swift) -> None:
+def test_an_invalid_token_is_refused(uploads: Uploads, swift: Swift) -> None:
     url, session = f"{CDN}/files/upload", uploads.stack.token()
     for token in ("Bearer x", f"Bearer {session}", "", f"{swift.token['x-fal-cdn-authorization']}, Bearer x"):
         answer = swift.send("POST", url, FILE, content_type="image/png", x_fal_cdn_authorization=token)
@@ -95,7 +95,7 @@ def test_a_token_that_does_not_count_is_refused(uploads: Uploads, swift: Swift) 
     assert not uploads.at_files()
 
 
-def test_without_a_token_it_is_no_target(uploads: Uploads) -> None:
+def test_a_call_to_the_cdn_without_a_token_is_refused(uploads: Uploads) -> None:
     with uploads.client() as client:
         answer = client.post(PATH, content=FILE, headers={"x-fal-target-url": f"{CDN}/files/upload"})
     refusal(answer, 400, "bad_target")

@@ -1,4 +1,4 @@
-"""What goes wrong on either side: nothing stays reserved, fal has no half file, and the client can try again."""
+"""Failures of fal or of the caller: nothing stays reserved, fal stores no half file, and the client can try again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 FILE = png(MOST)
 FILES = {"host": "cdn", "method": "PUT"}
-#: Sends the file in one of the ways; what it gives back tells how it went, and sends the file again when called.
+#: Sends the file in one of the ways; the result holds the answer, and sends the file again when called.
 Way = Callable[[Uploads], Callable[[], httpx.Response]]
 
 
@@ -89,16 +89,16 @@ def test_fal_refuses_the_file(uploads: Uploads, way: Way, status: int) -> None:
     assert send().status_code in (200, 201)
 
 
-def test_a_part_without_an_etag_is_none(uploads: Uploads) -> None:
+def test_a_part_without_an_etag_does_not_count(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
-    for told in ({}, {"etag": 5}, {"etag": ""}, {"etag": "x" * 201}, [], "x"):
-        uploads.sandbox.fault("status", status=200, body=told, on=FILES, times=1)
+    for body in ({}, {"etag": 5}, {"etag": ""}, {"etag": "x" * 201}, [], "x"):
+        uploads.sandbox.fault("status", status=200, body=body, on=FILES, times=1)
         refusal(slot.part(1, FILE), 502, "bad_upstream", "upstream")
     uploads.sandbox.fault("status", status=200, body={"etag": "in the body"}, on=FILES, times=1)
     assert slot.part(1, FILE).json() == {"partNumber": 1, "etag": "in the body"}
 
 
-def test_the_parts_are_joined_when_fal_is_well_again(uploads: Uploads) -> None:
+def test_the_parts_are_joined_when_fal_works_again(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     sent = slot.parts(png(500), b"x" * 500)
     for fault in ({"fault": "status", "status": 500}, {"fault": "drop", "when": "before"}):
@@ -108,17 +108,22 @@ def test_the_parts_are_joined_when_fal_is_well_again(uploads: Uploads) -> None:
     assert uploads.has(slot.file_url, png(500) + b"x" * 500)
 
 
-# Callers that go, or are slow
+# Callers that hang up or are slow
 
 
 @contextlib.contextmanager
 def begun(uploads: Uploads, url: str, sent: bytes, **headers: str) -> Iterator[socket.socket]:
-    """A PUT of `FILE` of which only `sent` was sent; goes on when fal has as much of it as it can."""
-    told = {"host": "proxy", **PNG, "content-length": str(len(FILE)), **headers}
-    head = "\r\n".join([f"PUT {urlsplit(url).path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())])
+    """Send only `sent` of a PUT of `FILE`, and wait until fal has those bytes."""
+    all_headers = {"host": "proxy", **PNG, "content-length": str(len(FILE)), **headers}
+    head = "\r\n".join(
+        [f"PUT {urlsplit(url).path} HTTP/1.1", *(f"{name}: {value}" for name, value in all_headers.items())]
+    )
     with socket.create_connection(("127.0.0.1", urlsplit(uploads.stack.url).port or 0), 60) as caller:
         caller.sendall(head.encode() + b"\r\n\r\n" + sent)
-        wait_until(lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()), "fal has nothing of it")
+        wait_until(
+            lambda: any(one["body_size"] >= len(sent) for one in uploads.at_files()),
+            "fal has not received the first bytes",
+        )
         yield caller
 
 
@@ -135,7 +140,7 @@ def test_a_caller_hangs_up_in_the_middle(uploads: Uploads, tail: str) -> None:
 
 
 @pytest.mark.parametrize("tail", ["", "/1"])
-def test_what_a_caller_breaks_off_again_and_again_is_booked(uploads: Uploads, tail: str) -> None:
+def test_bytes_of_repeatedly_broken_off_uploads_are_booked(uploads: Uploads, tail: str) -> None:
     slot, half = uploads.slot(in_parts=bool(tail)), MOST // 2
     before = uploads.booked()
     for attempt in range(2 * FREE_FILES + 3):
@@ -163,12 +168,12 @@ def test_a_part_that_is_sent_again_counts_again(uploads: Uploads) -> None:
         assert uploads.booked().used == before.used + 1000 * times
 
 
-def test_a_caller_hangs_up_while_fal_thinks(uploads: Uploads) -> None:
+def test_a_caller_hangs_up_while_fal_does_not_answer(uploads: Uploads) -> None:
     slot = uploads.slot()
     uploads.sandbox.fault("hang", on=FILES, times=1)
     with begun(uploads, slot.upload_url, FILE):
         assert uploads.booked().reserved == MOST
-    wait_until(lambda: uploads.at_files()[0]["ended"] == "left", "fal was not told")
+    wait_until(lambda: uploads.at_files()[0]["ended"] == "left", "the proxy does not hang up on fal")
     uploads.until_idle()
     assert slot.put(FILE).status_code == 200
 
@@ -178,12 +183,15 @@ def test_a_reservation_lives_as_long_as_the_bytes_flow(uploads: Uploads) -> None
     with begun(uploads, slot.upload_url, FILE[: MOST // 2]) as caller:
         uploads.stack.clock.advance(LIFE_SECONDS - 1)
         caller.sendall(FILE[MOST // 2 : -1])
-        wait_until(lambda: uploads.life_ends() > uploads.stack.clock.now() + 1, "nobody tells that it flows")
-        # Long after what was reserved at first, and within the life that the rest gave it.
+        wait_until(
+            lambda: uploads.life_ends() > uploads.stack.clock.now() + 1,
+            "the reservation is not extended while bytes flow",
+        )
+        # Past the end of the first reservation, and before the end of the extended one.
         uploads.stack.clock.advance(QUIET_SECONDS + 1)
         look_after(uploads.stack, counters)
         assert uploads.booked().reserved == MOST
-        # Of nothing more is heard: then it is given back, as after a crash.
+        # No more bytes come: the reservation expires, as after a crash.
         uploads.stack.clock.advance(LIFE_SECONDS)
         look_after(uploads.stack, counters)
         assert uploads.booked() == before
@@ -191,7 +199,7 @@ def test_a_reservation_lives_as_long_as_the_bytes_flow(uploads: Uploads) -> None
 
 @pytest.mark.parametrize("tail", ["", "/1"])
 def test_a_client_that_gave_up_a_connection_tries_again_at_once(uploads: Uploads, tail: str) -> None:
-    """The first attempt is still open, and goes on later: it neither counts nor replaces what has arrived since."""
+    """The first attempt is still open and continues later: it is not counted and does not replace the newer file."""
     slot, newer = uploads.slot(in_parts=bool(tail)), FILE[:8] + b"newer" * 100
     with begun(uploads, slot.upload_url + tail, FILE[:-1]) as caller:
         answer = uploads.http.put(slot.upload_url + tail, content=newer, headers=PNG)
@@ -205,11 +213,11 @@ def test_a_client_that_gave_up_a_connection_tries_again_at_once(uploads: Uploads
     assert uploads.has(slot.file_url, newer)
 
 
-# A file store that does not behave
+# A file store that breaks the protocol
 
 
 def hasty(request: Request) -> Response:
-    """Says that it has a file before it has read any of it."""
+    """Confirm a file before reading any of it."""
     return JSONResponse({})
 
 
@@ -228,7 +236,7 @@ def beside_a_hasty_store(shared_sandbox: SandboxControl, tmp_path_factory: pytes
             yield stack
 
 
-def test_a_file_that_fal_cannot_have_yet_has_not_arrived(beside_a_hasty_store: Stack) -> None:
+def test_a_confirmation_of_a_file_that_was_not_sent_yet_is_not_believed(beside_a_hasty_store: Stack) -> None:
     with beside_a_hasty_store.client() as alice:
         place = alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"})
     with served.begun(place.json()["upload_url"], MOST, MOST // 2) as caller:

@@ -51,7 +51,7 @@ def post(client: httpx.Client, body: bytes, content_type: str = "multipart/form-
     return client.post("/v1/uploads", content=body, headers={"content-type": content_type}, timeout=60)
 
 
-#: What stands before the form and after its last delimiter.
+#: Bytes before the form's first delimiter and after its last one.
 ENDINGS: dict[str, tuple[bytes, bytes]] = {
     "a line break": (b"", b"\r\n"),
     "nothing": (b"", b""),
@@ -65,7 +65,7 @@ ENDINGS: dict[str, tuple[bytes, bytes]] = {
     "an epilogue like a field": (b"", b'\r\n--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n'),
     "a long epilogue": (b"", b"\r\n" + b"e" * (MAX_EPILOGUE_BYTES - 2)),
 }
-#: Held until its end, or sent in one, two or three parts.
+#: Sizes that are held in memory, or sent in one, two or three parts.
 SIZES = [5000, LEAST_PART_BYTES - 10, LEAST_PART_BYTES + MAX_EPILOGUE_BYTES + 10, 20 * MIB + 12_345]
 
 
@@ -86,7 +86,7 @@ def test_the_first_delimiter_may_have_white_space_behind_it(uploads: Uploads, al
     assert (answer.status_code, answer.json()["size"]) == (201, 500)
 
 
-def test_parts_are_as_file_stores_take_them(uploads: Uploads, alice: httpx.Client) -> None:
+def test_parts_have_sizes_that_file_stores_accept(uploads: Uploads, alice: httpx.Client) -> None:
     content = png(25 * MIB)
     answer = post(alice, b"--b\r\n" + HEAD + content + b"\r\n--b--\r\n")
     assert answer.status_code == 201
@@ -101,23 +101,21 @@ def test_parts_are_as_file_stores_take_them(uploads: Uploads, alice: httpx.Clien
     [b"", b"\r\n--b", b"\r\n--b-", b'\r\n--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n'],
     ids=["broken off", "half an end", "nearly an end", "another field"],
 )
-def test_a_form_that_is_none_leaves_nothing_behind(
-    uploads: Uploads, alice: httpx.Client, size: int, end: bytes
-) -> None:
+def test_a_malformed_form_leaves_nothing_behind(uploads: Uploads, alice: httpx.Client, size: int, end: bytes) -> None:
     before = uploads.booked()
     refusal(post(alice, b"--b\r\n" + HEAD + png(size) + end), 400, "bad_request")
     assert not [record for record in uploads.at_files() if record["path"].endswith("/complete")]
     assert uploads.booked() == before
 
 
-def test_an_endless_epilogue_of_a_large_form(uploads: Uploads, alice: httpx.Client) -> None:
+def test_an_endless_epilogue_of_a_large_form_is_refused(uploads: Uploads, alice: httpx.Client) -> None:
     before = uploads.booked()
     refusal(post(alice, b"--b\r\n" + HEAD + png(11 * MIB) + b"\r\n--b--" + b"e" * 20_000), 400, "bad_request")
     assert uploads.booked() == before
 
 
 @pytest.mark.parametrize("size", [MOST, MOST + 1, MOST + MIB])
-def test_the_largest_file_of_the_plan(uploads: Uploads, alice: httpx.Client, size: int) -> None:
+def test_the_largest_file_of_the_plan_fits(uploads: Uploads, alice: httpx.Client, size: int) -> None:
     before = uploads.booked()
     answer = post(alice, b"--b\r\n" + HEAD + png(size) + b"\r\n--b--\r\n")
     if size > MOST:
@@ -128,13 +126,13 @@ def test_the_largest_file_of_the_plan(uploads: Uploads, alice: httpx.Client, siz
     assert (answer.status_code, answer.json()["size"]) == (201, MOST)
 
 
-def test_files_that_are_held_have_their_share_of_memory(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_files_held_in_memory_have_a_limit_per_address(sandbox: SandboxControl, tmp_path: Path) -> None:
     environ = {"PROXY_MAX_BODY_MEMORY": str(4 * MIB)}
     plans = {"acme": plan(uploads={"max_bytes": MOST})}
     with limited_proxy(sandbox, tmp_path, plans, environ=environ) as stack:
         proxy = Uploads(stack, tmp_path)
         with proxy.client() as alice:
-            # An address has a quarter, and what was held is free again after each.
+            # One address may use a quarter, and each finished request frees its share.
             for size, status in ((MIB // 2, 201), (3 * MIB, 503), (MIB // 2, 201), (6 * MIB, 201)):
                 answer = post(alice, b"--b\r\n" + HEAD + png(size) + b"\r\n--b--")
                 assert answer.status_code == status, answer.text
@@ -143,7 +141,7 @@ def test_files_that_are_held_have_their_share_of_memory(sandbox: SandboxControl,
         proxy.http.close()
 
 
-#: How a field names its file, and what is left of the name.
+#: How a field names its file, and the name that is kept.
 NAMES = {
     'filename="cat.png"': "cat.png",
     "filename=cat.png": "cat.png",
@@ -167,7 +165,9 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("written", "kept"), NAMES.items())
-def test_a_name_in_any_script_and_spelling(uploads: Uploads, alice: httpx.Client, written: str, kept: str) -> None:
+def test_a_file_name_in_any_script_and_spelling_is_kept(
+    uploads: Uploads, alice: httpx.Client, written: str, kept: str
+) -> None:
     head = f'Content-Disposition: Form-Data; name="file"; {written}\r\nContent-Type: image/png\r\n\r\n'
     answer = post(alice, b"--b\r\n" + head.encode() + png(500) + b"\r\n--b--")
     assert answer.status_code == 201, answer.text
@@ -177,21 +177,21 @@ def test_a_name_in_any_script_and_spelling(uploads: Uploads, alice: httpx.Client
 
 
 @pytest.mark.parametrize("name", ["Кот.png", "猫 🐈.png", "a\u00a0\u3000\u202eb.png", 'a"b\r\n.png', "\x00.png"])
-def test_a_name_in_any_script_by_every_other_way(uploads: Uploads, alice: httpx.Client, name: str) -> None:
+def test_other_uploads_take_file_names_in_any_script_too(uploads: Uploads, alice: httpx.Client, name: str) -> None:
     wanted = {"content_type": "image/png", "file_name": name}
     assert alice.post("/fal/rest/storage/upload/initiate", json=wanted).status_code == 200
     png_ = {"content-type": "image/png"}
     assert alice.post("/v1/uploads", params={"file_name": name}, content=png(500), headers=png_).status_code == 201
     if name.isprintable():
-        told = {**uploads.token(), **png_, "x-fal-file-name": name.encode()}
+        headers = {**uploads.token(), **png_, "x-fal-file-name": name.encode()}
         for path in ("files/upload", "files/upload/multipart"):
-            assert uploads.http.post(f"/fal/cdn/{path}", content=png(500), headers=told).status_code == 200  # type: ignore[arg-type]
+            assert uploads.http.post(f"/fal/cdn/{path}", content=png(500), headers=headers).status_code == 200  # type: ignore[arg-type]
     asked = [record["json"] for record in uploads.sandbox.requests() if record["host"] == "rest"]
     names = [wanted["file_name"] for wanted in asked if wanted]
     assert names and all(one.isascii() and one.isprintable() and " " not in one for one in names)
 
 
-# Without a server: what any bytes make of the reader.
+# Without a server: the reader and arbitrary bytes.
 
 
 async def pieces(body: bytes, size: int) -> AsyncGenerator[bytes, None]:
@@ -208,7 +208,7 @@ async def read(body: bytes, size: int) -> tuple[str, bytes]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 2, 7, 4096])
-async def test_it_does_not_matter_how_the_bytes_come(size: int) -> None:
+async def test_a_form_is_read_the_same_in_chunks_of_any_size(size: int) -> None:
     for before, after in ENDINGS.values():
         for content in (b"content\r\n--", b"\r\n\r\n", b"--b--", b"\r\n--c--\r\nx"):
             body = before + b"--b\r\n" + HEAD + content + b"\r\n--b--" + after
@@ -231,7 +231,7 @@ async def test_it_does_not_matter_how_the_bytes_come(size: int) -> None:
         b"--b\r\n" + b"a: b\r\n" * 5000 + HEAD + b"after endless headers\r\n--b--",
     ],
 )
-async def test_what_is_no_form_is_refused(body: bytes) -> None:
+async def test_a_malformed_form_is_refused(body: bytes) -> None:
     for size in (1, 4096):
         with pytest.raises(BadRequest):
             await read(body, size)
@@ -241,6 +241,6 @@ PIECES = [b"--b", b"--", b"\r\n", b"\n", b" ", b"x", HEAD, b'name="file"; filena
 
 
 @given(text=st.lists(st.sampled_from(PIECES)), size=st.integers(1, 50))
-def test_no_bytes_are_more_than_refused(text: list[bytes], size: int) -> None:
+def test_arbitrary_bytes_are_read_or_refused(text: list[bytes], size: int) -> None:
     with contextlib.suppress(BadRequest):
         asyncio.run(read(b"".join(text), size))

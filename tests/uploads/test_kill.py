@@ -1,4 +1,4 @@
-"""kill -9 in the middle of uploads: who was told has its file, who was not tries again, nothing stays reserved."""
+"""kill -9 in the middle of uploads: a confirmed file is stored, others can be sent again, nothing stays reserved."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def books(proxy: Served) -> AuditReport:
 
 
 def wait_until_settled(proxy: Served) -> AuditReport:
-    """The report, when a later proxy has looked after what was left."""
+    """Clean up as the next proxy does, and return the report."""
 
     async def look_after() -> None:
         async with start_successor(proxy.environ) as later:
@@ -64,7 +64,7 @@ def test_a_killed_proxy_leaves_a_slot_that_works(proxy: Served, tail: str) -> No
         proxy.kill()
     assert books(proxy).total("upload_bytes").reserved == size * MILLION
     proxy.start()
-    # At once, while what was reserved for the first attempt still is.
+    # At once, while the first attempt's reservation still exists.
     content = png(1000)
     answer = httpx.put(url, content=content, headers=PNG, trust_env=False, verify=False, timeout=60)
     assert answer.status_code == 200
@@ -74,11 +74,11 @@ def test_a_killed_proxy_leaves_a_slot_that_works(proxy: Served, tail: str) -> No
 
 @dataclass
 class File:
-    """One file that somebody wants to upload."""
+    """One file to upload."""
 
     content: bytes
     place: dict[str, str] | None = None
-    told: bool = False
+    is_confirmed: bool = False
 
     def has_arrived(self) -> bool:
         assert self.place is not None
@@ -95,7 +95,7 @@ def test_kills_at_random_moments(proxy: Served) -> None:
         for worker in workers:
             worker.start()
         # A busy machine takes its time to begin: every other time, one upload is over before the rest is cut.
-        is_begun = (lambda file: file.told) if number % 2 else (lambda file: file.place is not None)
+        is_begun = (lambda file: file.is_confirmed) if number % 2 else (lambda file: file.place is not None)
         wait_until(lambda: any(map(is_begun, files[earlier:])), "no upload begins")  # noqa: B023
         stop.wait(chance.uniform(0, 0.3))
         proxy.kill()
@@ -103,20 +103,20 @@ def test_kills_at_random_moments(proxy: Served) -> None:
         for worker in workers:
             worker.join()
         proxy.start()
-    cut = [file for file in files if not file.told and file.place is not None]
-    assert cut and any(file.told for file in files)
+    cut = [file for file in files if not file.is_confirmed and file.place is not None]
+    assert cut and any(file.is_confirmed for file in files)
     for file in cut:
         assert file.place is not None
         answer = httpx.put(
             file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False, timeout=60
         )
-        # It may have been over already: then only the answer was lost.
+        # The upload may have finished already: then only the answer was lost.
         assert answer.status_code == 200 or "complete" in answer.json()["message"], answer.text
     placed = [file for file in files if file.place is not None]
     assert all(file.has_arrived() for file in placed)
     total = wait_until_settled(proxy).total("upload_bytes")
     assert total.reserved == 0
-    # Each file once, and again where the first one's end was not noted in time.
+    # Each file counts once, and again where the kill came before the first attempt was recorded.
     assert len(placed) <= total.used / MILLION / len(files[0].content) <= len(placed) + KILLS * WORKERS
 
 
@@ -129,4 +129,4 @@ def _upload(proxy: Served, files: list[File], stop: threading.Event) -> None:
             answer = httpx.put(
                 file.place["upload_url"], content=file.content, headers=PNG, trust_env=False, verify=False, timeout=60
             )
-            file.told = answer.status_code == 200
+            file.is_confirmed = answer.status_code == 200

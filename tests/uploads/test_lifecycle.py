@@ -1,4 +1,4 @@
-"""What callers wish for their files: more private and shorter-lived than the plan, never the other way."""
+"""Wishes of callers for their files: more private or shorter-lived than the plan says, never the opposite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rules(**decisions: str) -> list[dict[str, str]]:
 
 
 def narrow(*given: str, expires: int | None = 3600) -> Any:
-    """What fal is told of an upload whose caller sends these values, of the first header and of the second."""
+    """What fal receives when the caller sends these values, in the two headers by turns."""
     names = (LIFECYCLE, PREFERENCE)
     raw = [(names[at % 2].encode(), value.encode()) for at, value in enumerate(given)]
     sent = of_upload(Headers(raw=raw), expires)
@@ -40,7 +40,7 @@ def narrow(*given: str, expires: int | None = 3600) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("asked", "plan", "told"),
+    ("asked", "plan", "sent"),
     [
         (60, 3600, 60),
         (60.9, 3600, 60),
@@ -53,19 +53,19 @@ def narrow(*given: str, expires: int | None = 3600) -> Any:
         (10**30, None, 10 * 365 * 86_400),
     ],
 )
-def test_the_shorter_life_counts(asked: float | None, plan: int | None, told: int) -> None:
-    assert narrow(wish(expiration_duration_seconds=asked), expires=plan) == {"expiration_duration_seconds": told}
+def test_the_shorter_lifetime_counts(asked: float | None, plan: int | None, sent: int) -> None:
+    assert narrow(wish(expiration_duration_seconds=asked), expires=plan) == {"expiration_duration_seconds": sent}
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "sent"),
     [
         ({"default": "forbid"}, {"default": "forbid"}),
         ({"default": "hide"}, {"default": "hide"}),
         ({"default": "allow"}, None),
         ({"default": None, "rules": None}, None),
         ({}, None),
-        # Of what all may see, nobody is let in more.
+        # A public file needs no further readers.
         ({"rules": rules(eve="allow")}, None),
         ({"default": "allow", "rules": rules(eve="forbid")}, {"rules": rules(eve="forbid")}),
         ({"default": "forbid", "rules": rules(bob="allow")}, {"default": "forbid", "rules": rules(bob="allow")}),
@@ -76,12 +76,12 @@ def test_the_shorter_life_counts(asked: float | None, plan: int | None, told: in
         ),
     ],
 )
-def test_an_access_list_only_closes(asked: dict[str, Any], told: dict[str, Any] | None) -> None:
-    expected = {} if told is None else {"initial_acl": told}
+def test_an_access_list_can_only_restrict(asked: dict[str, Any], sent: dict[str, Any] | None) -> None:
+    expected = {} if sent is None else {"initial_acl": sent}
     assert narrow(wish(initial_acl=asked), expires=None) == expected
 
 
-def test_several_wishes_narrow_each_other() -> None:
+def test_of_several_wishes_the_strictest_counts() -> None:
     one = wish(expiration_duration_seconds=90, initial_acl={"default": "hide", "rules": rules(bob="allow")})
     two = wish(expiration_duration_seconds=60, initial_acl={"default": "forbid", "rules": rules(bob="hide")})
     both = {
@@ -115,7 +115,7 @@ def test_several_wishes_narrow_each_other() -> None:
         "[" * 2000,
     ],
 )
-def test_what_cannot_be_read_is_refused(text: str) -> None:
+def test_a_malformed_wish_is_refused(text: str) -> None:
     headers = Headers(raw=[(LIFECYCLE.encode(), text.encode())])
     with pytest.raises(BadRequest, match="must be JSON such as"):
         of_upload(headers, 3600)
@@ -123,16 +123,16 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
         of_call(headers, 3600, NOTHING)
 
 
-def test_a_call_asks_fal_for_no_more_than_its_caller_did() -> None:
-    def told(**document: Any) -> Any:
+def test_a_call_passes_on_only_what_its_caller_wished() -> None:
+    def read_sent(**document: Any) -> Any:
         sent, dropped = of_call(Headers({PREFERENCE: wish(**document)}), 3600, NOTHING)
         assert dropped == "" and set(sent) <= {PREFERENCE}
         return orjson.loads(sent.get(PREFERENCE, "{}"))
 
-    assert told(initial_acl={"default": "forbid"}) == {"initial_acl": {"default": "forbid"}}
-    assert told(expiration_duration_seconds=7200) == {"expiration_duration_seconds": 3600}
-    assert told(expiration_duration_seconds=60) == {"expiration_duration_seconds": 60}
-    assert told(initial_acl={"default": "allow"}) == told(expiration_duration_seconds=0) == {}
+    assert read_sent(initial_acl={"default": "forbid"}) == {"initial_acl": {"default": "forbid"}}
+    assert read_sent(expiration_duration_seconds=7200) == {"expiration_duration_seconds": 3600}
+    assert read_sent(expiration_duration_seconds=60) == {"expiration_duration_seconds": 60}
+    assert read_sent(initial_acl={"default": "allow"}) == read_sent(expiration_duration_seconds=0) == {}
 
 
 @pytest.mark.parametrize(("decision", "status"), [("forbid", 403), ("hide", 404), ("allow", 200)])
@@ -163,7 +163,7 @@ def test_a_file_is_as_private_as_it_was_asked_to_be(uploads: Uploads, way: str, 
     assert httpx.get(url, verify=False, timeout=60).status_code == status
 
 
-def test_a_wish_that_cannot_be_read_costs_nothing(uploads: Uploads) -> None:
+def test_a_malformed_wish_costs_nothing(uploads: Uploads) -> None:
     before = uploads.booked()
     headers = {LIFECYCLE: '{"initial_acl": "forbid"}'}
     with uploads.client() as alice:

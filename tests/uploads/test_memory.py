@@ -1,4 +1,4 @@
-"""Files of any size, and many of them at once, in little memory."""
+"""Large files, and many at once, need little memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with running(create_sandbox()) as url:
         control = SandboxControl(url)
         with serving(control, tmp_path_factory.mktemp("memory")) as served:
-            # What is loaded at the first upload counts for none.
+            # The first upload loads modules: that memory does not count below.
             for _ in range(3):
                 assert send(served.slot()["upload_url"], 20 * MIB).startswith(b"HTTP/1.1 200")
             control.forget()
@@ -40,7 +40,7 @@ def digest(size: int) -> str:
     return found.hexdigest()
 
 
-def test_a_gibibyte(proxy: Served) -> None:
+def test_a_gibibyte_is_not_held_in_memory(proxy: Served) -> None:
     size = 1024 * MIB
     url = proxy.slot()["upload_url"]
     before = proxy.memory()
@@ -52,7 +52,7 @@ def test_a_gibibyte(proxy: Served) -> None:
     assert (record["body_size"], record["body_sha256"]) == (size, digest(size))
 
 
-def test_fifty_at_once(proxy: Served) -> None:
+def test_fifty_uploads_at_once_need_little_memory(proxy: Served) -> None:
     size = 20 * MIB
     urls = [proxy.slot()["upload_url"] for _ in range(50)]
     proxy.sandbox.forget()
@@ -67,7 +67,7 @@ def test_fifty_at_once(proxy: Served) -> None:
     assert {record["body_sha256"] for record in records} == {digest(size)} and len(records) == 50
 
 
-def test_a_large_file_in_a_form(proxy: Served) -> None:
+def test_a_large_file_in_a_form_is_not_held_in_memory(proxy: Served) -> None:
     size, blocks = 256 * MIB, 256
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
     end = b"\r\n--b--"
@@ -78,11 +78,14 @@ def test_a_large_file_in_a_form(proxy: Served) -> None:
             yield bytes(MIB)
         yield end
 
-    told = {"content-type": "multipart/form-data; boundary=b", "content-length": str(len(head) + size + len(end))}
+    form_headers = {
+        "content-type": "multipart/form-data; boundary=b",
+        "content-length": str(len(head) + size + len(end)),
+    }
     proxy.sandbox.forget()
     before = proxy.memory()
     proxy.forget_peak()
-    url, headers = f"{proxy.url}/v1/uploads", {**proxy.bearer, **told}
+    url, headers = f"{proxy.url}/v1/uploads", {**proxy.bearer, **form_headers}
     answer = httpx.post(url, content=form(), headers=headers, timeout=120, trust_env=False, verify=False)
     assert (answer.status_code, answer.json().get("size")) == (201, size)
     grown = proxy.memory(peak=True) - before

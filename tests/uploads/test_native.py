@@ -1,4 +1,4 @@
-"""`POST /v1/uploads`: the file as the body, or in a form; one call, and its URL is good for an input."""
+"""`POST /v1/uploads`: the file as the body or in a form, in one call; its URL works in an input."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_its_url_works_as_a_picture(uploads: Uploads) -> None:
     assert "PNG picture of 451 × 300 pixels" in answer.json()["output"]
 
 
-def test_it_takes_a_tenant_key_and_shows_the_rates(uploads: Uploads) -> None:
+def test_a_tenant_key_may_upload_and_sees_rate_limit_headers(uploads: Uploads) -> None:
     with uploads.stack.client(uploads.stack.tenant_key("acme")) as backend:
         answer = backend.post("/v1/uploads", content=FILE, headers=PNG)
     assert answer.status_code == 201
     refusal(uploads.http.post("/v1/uploads", content=FILE, headers=PNG), 401, "unauthenticated")
 
 
-def test_pages_may_call_it(uploads: Uploads, alice: httpx.Client) -> None:
+def test_pages_of_an_allowed_origin_may_upload(uploads: Uploads, alice: httpx.Client) -> None:
     origin = {"origin": "https://app.acme.example"}
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     assert alice.options("/v1/uploads", headers={**origin, **asked}).status_code == 200
@@ -85,14 +85,16 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("wrong", "status", "code"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(uploads: Uploads, alice: httpx.Client, wrong: dict[str, Any], status: int, code: str) -> None:
+def test_a_bad_upload_is_refused(
+    uploads: Uploads, alice: httpx.Client, wrong: dict[str, Any], status: int, code: str
+) -> None:
     before = uploads.booked()
     refusal(alice.post("/v1/uploads", **{"headers": PNG, **wrong}), status, code)
     assert not uploads.sandbox.requests() and uploads.booked() == before
 
 
 @pytest.mark.parametrize("size", [1000, 1001])
-def test_a_quota_of_bytes_a_day(uploads: Uploads, size: int) -> None:
+def test_a_daily_quota_of_bytes_is_enforced(uploads: Uploads, size: int) -> None:
     name = f"quota-{size}"
     with uploads.client(name, "frugal") as client:
         answer = client.post("/v1/uploads", content=png(size), headers=PNG)
@@ -136,7 +138,7 @@ def test_a_file_may_look_like_the_end_of_a_form(uploads: Uploads, alice: httpx.C
     assert answer.status_code == 201 and uploads.has(answer.json()["url"], content)
 
 
-def test_a_form_that_comes_byte_by_byte(uploads: Uploads, alice: httpx.Client) -> None:
+def test_a_form_may_come_byte_by_byte(uploads: Uploads, alice: httpx.Client) -> None:
     content = png(300)
     body = form(field(content))
     head = f"POST /v1/uploads HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {uploads.stack.token()}\r\n"
@@ -166,22 +168,22 @@ UNFIT: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("body", "boundary"), UNFIT.values(), ids=UNFIT)
-def test_what_is_no_such_form_leaves_nothing_behind(
+def test_a_form_without_exactly_one_file_leaves_nothing_behind(
     uploads: Uploads, alice: httpx.Client, body: bytes, boundary: str
 ) -> None:
     before = uploads.booked()
     refusal(send(alice, body, boundary), 400, "bad_request")
-    # What had begun to flow was broken off: fal's store has no file of it.
+    # A transfer that had begun was broken off: fal's store has no file.
     assert not [record for record in uploads.at_files() if record["answered"] == 200]
     assert uploads.booked() == before
 
 
-def test_the_name_of_a_file_in_a_form_is_not_asked_for_twice(alice: httpx.Client) -> None:
+def test_a_file_name_is_given_in_the_form_or_the_query_not_in_both(alice: httpx.Client) -> None:
     files = {"file": ("a.png", FILE, "image/png")}
     refusal(alice.post("/v1/uploads?file_name=b.png", files=files), 400, "bad_request")
 
 
-def test_types_inside_a_form_are_checked_as_others_are(uploads: Uploads, alice: httpx.Client) -> None:
+def test_types_inside_a_form_are_checked(uploads: Uploads, alice: httpx.Client) -> None:
     for kind, content in (("image/png", b"MZ" + bytes(99)), ("text/html", b"<html>"), ("", FILE)):
         refusal(send(alice, form(field(content, kind=kind))), 415, "unsupported_media_type")
     assert not uploads.sandbox.requests()
@@ -190,11 +192,11 @@ def test_types_inside_a_form_are_checked_as_others_are(uploads: Uploads, alice: 
 @pytest.mark.parametrize(
     "announced", ["image/jpg", "image/pjpeg", "IMAGE/JPEG", "image/jpg ;q=1", "image/jpeg; charset=x"]
 )
-def test_other_names_of_a_type_are_what_they_mean(uploads: Uploads, alice: httpx.Client, announced: str) -> None:
-    """On every way; fal gets the one name."""
-    jpeg, told = ROCKET.read_bytes()[:50_000], {"content-type": announced}
+def test_aliases_of_a_content_type_are_accepted(uploads: Uploads, alice: httpx.Client, announced: str) -> None:
+    """In every kind of upload; fal receives the standard name."""
+    jpeg, headers = ROCKET.read_bytes()[:50_000], {"content-type": announced}
     answers = [
-        alice.post("/v1/uploads?file_name=a.jpg", content=jpeg, headers=told),
+        alice.post("/v1/uploads?file_name=a.jpg", content=jpeg, headers=headers),
         send(alice, form(field(jpeg, kind=announced))),
     ]
     assert [(one.status_code, one.json()["content_type"]) for one in answers] == [(201, "image/jpeg")] * 2
@@ -203,21 +205,21 @@ def test_other_names_of_a_type_are_what_they_mean(uploads: Uploads, alice: httpx
         == "image/jpeg"
     )
     token = uploads.token()
-    assert uploads.http.post("/fal/cdn/files/upload", content=jpeg, headers={**token, **told}).status_code == 200
-    assert uploads.http.post("/fal/cdn/files/upload/multipart", headers={**token, **told}).status_code == 200
+    assert uploads.http.post("/fal/cdn/files/upload", content=jpeg, headers={**token, **headers}).status_code == 200
+    assert uploads.http.post("/fal/cdn/files/upload/multipart", headers={**token, **headers}).status_code == 200
     asked = [one["json"]["content_type"] for one in uploads.sandbox.requests() if one["host"] == "rest" and one["json"]]
     assert asked and set(asked) == {"image/jpeg"}
     slot, parts = uploads.slot(content_type=announced), uploads.slot(content_type=announced, in_parts=True)
-    assert slot.put(jpeg, **told).status_code == 200
-    assert uploads.slot(content_type="image/jpeg").put(jpeg, **told).status_code == 200
+    assert slot.put(jpeg, **headers).status_code == 200
+    assert uploads.slot(content_type="image/jpeg").put(jpeg, **headers).status_code == 200
     assert parts.part(1, jpeg).status_code == 200
-    # What it means is still looked at.
+    # The content is still checked.
     page = b"<html>"
-    refusal(alice.post("/v1/uploads", content=page, headers=told), 415, "unsupported_media_type")
-    refusal(uploads.slot(content_type=announced).put(page, **told), 415, "unsupported_media_type")
+    refusal(alice.post("/v1/uploads", content=page, headers=headers), 415, "unsupported_media_type")
+    refusal(uploads.slot(content_type=announced).put(page, **headers), 415, "unsupported_media_type")
 
 
-def test_two_types_are_none(uploads: Uploads, alice: httpx.Client) -> None:
+def test_two_content_types_are_refused(uploads: Uploads, alice: httpx.Client) -> None:
     two = [("content-type", "image/png"), ("content-type", "text/html")]
     refusal(alice.post("/v1/uploads", content=FILE, headers=two), 400, "bad_request")
     slot = uploads.slot()

@@ -1,4 +1,4 @@
-"""Uploads in parts: any order, any part again, and nothing joined but what was sent."""
+"""Uploads in parts: parts come in any order, may be sent again, and only sent parts are joined."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_a_part_sent_again_replaces_the_first(uploads: Uploads) -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "10001", "-1", "1.0", "x", "00000000001", "%31%30%30%30%31", "²"])
-def test_a_number_that_no_part_has_is_refused(uploads: Uploads, number: str) -> None:
+def test_an_invalid_part_number_is_refused(uploads: Uploads, number: str) -> None:
     slot = uploads.slot(in_parts=True)
     assert refusal(slot.part(number, FIRST), 400, "bad_request")["message"] == "Number the parts from 1 to 10000."
     assert not uploads.at_files()
 
 
-def test_the_last_number_is_a_part(uploads: Uploads) -> None:
+def test_the_highest_part_number_is_accepted(uploads: Uploads) -> None:
     assert uploads.slot(in_parts=True).part(10_000, SECOND).status_code == 200
 
 
@@ -79,30 +79,30 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("spoil", UNFIT.values(), ids=UNFIT)
-def test_what_does_not_match_what_was_sent_is_not_joined(uploads: Uploads, spoil: Any) -> None:
+def test_a_list_that_differs_from_the_sent_parts_is_refused(uploads: Uploads, spoil: Any) -> None:
     slot = uploads.slot(in_parts=True)
     sent = slot.parts(FIRST, SECOND)
     refusal(slot.complete(spoil(sent)), 400, "bad_request")
     assert not [record for record in uploads.at_files() if record["method"] == "POST"]
-    # Nothing is lost by it.
+    # The parts are kept.
     assert slot.complete(sent).status_code == 200
     assert uploads.has(slot.file_url, FIRST + SECOND)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"parts":null}'])
-def test_what_is_no_list_of_parts_is_refused(uploads: Uploads, body: bytes) -> None:
+def test_a_malformed_list_of_parts_is_refused(uploads: Uploads, body: bytes) -> None:
     url = f"{uploads.slot(in_parts=True).upload_url}/complete"
     answer = uploads.http.post(url, content=body, headers={"content-type": "application/json"})
     refusal(answer, 400, "bad_request")
 
 
-def test_a_part_between_that_is_missing_is_named(uploads: Uploads) -> None:
+def test_the_refusal_names_a_missing_part(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     sent = [slot.part(number, content).json() for number, content in ((1, FIRST), (3, THIRD))]
     assert "Part 2 has not arrived" in refusal(slot.complete(sent), 400, "bad_request")["message"]
 
 
-def test_complete_is_said_again_and_done_once(uploads: Uploads) -> None:
+def test_a_repeated_complete_is_answered_and_done_once(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     sent = slot.parts(FIRST)
     assert [slot.complete(sent).status_code for _ in range(2)] == [200, 200]
@@ -111,7 +111,7 @@ def test_complete_is_said_again_and_done_once(uploads: Uploads) -> None:
     refusal(slot.part(2, SECOND), 400, "bad_request")
 
 
-def test_all_parts_together_fit_the_plan(uploads: Uploads) -> None:
+def test_all_parts_together_must_fit_the_plan(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     first = slot.part(1, png(MOST - 10)).json()
     before = uploads.booked()
@@ -119,7 +119,7 @@ def test_all_parts_together_fit_the_plan(uploads: Uploads) -> None:
     refusal(slot.part(3, b"x" * (MOST + 1)), 413, "body_too_large")
     assert uploads.booked() == before and len(uploads.at_files()) == 1
     second = slot.part(2, b"x" * 10).json()
-    # In its own place a part may be as large as what was there.
+    # A part may be replaced by one of the same size.
     second = slot.part(2, b"y" * 10).json()
     assert slot.complete([first, second]).status_code == 200
 
@@ -132,7 +132,7 @@ def test_the_first_part_is_checked_against_the_announced_type(uploads: Uploads) 
     assert slot.complete([slot.part(1, FIRST).json(), second]).status_code == 200
 
 
-def test_an_empty_part_is_none(uploads: Uploads) -> None:
+def test_an_empty_part_is_refused(uploads: Uploads) -> None:
     refusal(uploads.slot(in_parts=True).part(1, b""), 400, "bad_request")
 
 

@@ -1,4 +1,4 @@
-"""A file whose session or tenant key is revoked while it comes: fal never gets the end of it, and nothing is booked."""
+"""A session or tenant key is revoked during an upload: fal never gets the file's end, and nothing is booked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = png(60_000)
 WANTED = {"content_type": "image/png", "file_name": "a.png"}
 PREFIX = "/fal/rest/storage"
 Send = Callable[[Iterator[bytes]], httpx.Response]
-#: Given who sends, a way to send a file.
+#: Given the sender, a way to send a file.
 Way = Callable[[Uploads, httpx.Client], Send]
 LENGTH = {"content-length": str(len(FILE))}
 
@@ -52,7 +52,7 @@ def form(uploads: Uploads, sender: httpx.Client, more: bytes = b"") -> Send:
 
 
 def longer_form(uploads: Uploads, sender: httpx.Client) -> Send:
-    """What follows the last boundary is no part of the file, so its size is known at its end only."""
+    """Bytes after the last boundary are not part of the file, so its size is known only at the form's end."""
     return form(uploads, sender, b"\r\n\r\n")
 
 
@@ -88,7 +88,7 @@ def interrupt(revoke: Callable[[], None]) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_under_way_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
+def test_a_file_of_a_session_revoked_meanwhile_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
     before, (prepare, has_slot) = uploads.booked(), WAYS[way]
     with uploads.client(f"ida-{way}") as ida:
         send = prepare(uploads, ida)
@@ -105,7 +105,7 @@ def test_a_file_under_way_is_refused_at_its_end(uploads: Uploads, way: str) -> N
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
+def test_a_file_of_a_key_revoked_meanwhile_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
     before, (prepare, has_slot) = uploads.booked(), WAYS[way]
     with operating(uploads.stack) as operator:
         made = operator.post("/v1/admin/tenants/acme/keys", json={}).json()
@@ -121,7 +121,7 @@ def test_a_file_of_a_key_that_is_revoked_is_refused_at_its_end(uploads: Uploads,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_of_a_tenant_that_is_suspended_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
+def test_a_file_of_a_tenant_suspended_meanwhile_is_refused_at_its_end(uploads: Uploads, way: str) -> None:
     before = uploads.booked()
     with operating(uploads.stack) as operator, uploads.client(f"ida-{way}") as ida:
         send = WAYS[way][0](uploads, ida)

@@ -1,4 +1,4 @@
-"""Signed URLs are not in the database: neither at SQLite nor at PostgreSQL, by whatever way a file is begun."""
+"""No signed URL is readable in the database, SQLite or PostgreSQL, in any kind of upload."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_sealed_url_opens_for_its_slot_only() -> None:
         assert caught.value.__cause__ is None
 
 
-def test_a_url_of_the_version_before_is_read_as_it_is() -> None:
+def test_an_unsealed_url_of_the_previous_version_still_works() -> None:
     assert unseal(URL, "slot") == URL
 
 
@@ -74,7 +74,7 @@ def test_no_table_holds_a_signed_url(database_url: str, sandbox: SandboxControl,
             assert kept.count("sealed:") == 3
             assert not [secret for secret in (*signed, *slots, "signature=", "/cdn/upload") if secret in kept]
         assert len(set(signed)) >= 3
-        # What another's row says opens nothing.
+        # A sealed URL of another row opens nothing.
         late = proxy.slot()
         asyncio.run(damage(database_url))
         refusal(late.put(png(500)), 404, "not_found")

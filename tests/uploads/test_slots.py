@@ -1,4 +1,4 @@
-"""A slot: for one file, at once, by whoever knows its address, until it is used or its time is over."""
+"""A slot takes one file, without a credential, until it is used or expires."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_a_file_arrives_and_is_counted_once(uploads: Uploads) -> None:
     assert slot.put(FILE).status_code == 200
     assert uploads.has(slot.file_url, FILE)
     assert uploads.booked() == Booked(before + len(FILE), 0)
-    assert len(uploads.at_files()) == 2  # the file, and our look at it
+    assert len(uploads.at_files()) == 2  # the file, and the test's own download
 
 
-def test_the_same_file_again_is_taken_and_any_other_is_not(uploads: Uploads) -> None:
+def test_the_same_file_again_is_accepted_and_any_other_is_refused(uploads: Uploads) -> None:
     """Clients send a PUT again by themselves when its answer is lost."""
     before = uploads.booked().used
     slot = uploads.slot()
@@ -52,22 +52,22 @@ def test_the_same_file_again_is_taken_and_any_other_is_not(uploads: Uploads) -> 
     for name, other in others.items():
         assert "with another file" in refusal(slot.put(other), 400, "bad_request")["message"], name
     refusal(slot.put(FILE, **{"content-type": "image/jpeg"}), 415, "unsupported_media_type")
-    # Nothing of it went to fal, or was counted.
+    # Nothing went to fal, and nothing was counted.
     assert len(uploads.at_files()) == 1 and uploads.booked() == Booked(before + len(FILE), 0)
     uploads.stack.clock.advance(SLOT_SECONDS)
     refusal(slot.put(FILE), 404, "not_found")
 
 
-def test_repetitions_are_free_only_so_often(uploads: Uploads) -> None:
+def test_only_a_few_repetitions_are_free(uploads: Uploads) -> None:
     file, slot = png(MOST), uploads.slot()
     assert slot.put(file).status_code == 200
-    # What cannot be the same file is not read, and uses nothing up.
+    # A file of another size is not read, and uses nothing up.
     assert {slot.put(file[:-1]).status_code for _ in range(FREE_FILES + 1)} == {400}
     assert [slot.put(file).status_code for _ in range(FREE_FILES + 1)] == [200] * FREE_FILES + [400]
     uploads.stack.clock.advance(HOUR)
 
 
-def test_a_large_file_is_not_taken_again(uploads: Uploads) -> None:
+def test_a_large_file_is_not_accepted_again(uploads: Uploads) -> None:
     slot = uploads.slot(tenant="large")
     answers = [slot.put(png(MAX_REPEATABLE_BYTES + 1)) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 400]
@@ -87,7 +87,7 @@ def test_every_form_of_the_call_leads_to_the_proxy(uploads: Uploads, host: str, 
         answer = alice.post("/api/fal/proxy", json=wanted, headers=target)
     assert answer.status_code == 200
     assert answer.json()["upload_url"].startswith(f"{uploads.stack.url}/uploads/")
-    # Nothing of the signed URL is in it.
+    # It contains nothing of the signed URL.
     assert set(answer.json()) == {"file_url", "upload_url"} and "signature" not in answer.text
     (record,) = uploads.sandbox.requests()
     assert (record["path"], record["query"]) == (f"/storage/upload/{kind}", "storage_type=fal-cdn-v3")
@@ -95,7 +95,7 @@ def test_every_form_of_the_call_leads_to_the_proxy(uploads: Uploads, host: str, 
 
 @pytest.mark.parametrize(("tenant", "seconds"), [("acme", 604800), ("frugal", 3600), ("kept", None)])
 def test_the_plan_says_how_long_fal_keeps_a_file(uploads: Uploads, tenant: str, seconds: int | None) -> None:
-    # No wish makes it more public, or longer-lived; fal takes 0 for "never".
+    # No wish makes it more public or longer-lived; 0 means "never" to fal.
     wish = {
         "x-fal-object-lifecycle": '{"expiration_duration_seconds":0,"initial_acl":{"default":"allow"}}',
         "x-fal-object-lifecycle-preference": '{"initial_acl":{"rules":[{"user":"eve","decision":"allow"}]}}',
@@ -103,12 +103,12 @@ def test_the_plan_says_how_long_fal_keeps_a_file(uploads: Uploads, tenant: str, 
     with uploads.client(tenant=tenant) as alice:
         alice.post("/fal/rest/storage/upload/initiate", json={"content_type": "image/png"}, headers=wish)
     (record,) = uploads.sandbox.requests()
-    told = dict(record["headers"]).get("x-fal-object-lifecycle")
-    assert told == (None if seconds is None else f'{{"expiration_duration_seconds":{seconds}}}')
+    lifecycle = dict(record["headers"]).get("x-fal-object-lifecycle")
+    assert lifecycle == (None if seconds is None else f'{{"expiration_duration_seconds":{seconds}}}')
 
 
 @pytest.mark.parametrize("size", [MOST, MOST + 1])
-def test_the_largest_file_and_one_byte_more(uploads: Uploads, size: int) -> None:
+def test_the_largest_file_fits_and_one_byte_more_does_not(uploads: Uploads, size: int) -> None:
     slot = uploads.slot()
     answer = slot.put(png(size))
     if size == MOST:
@@ -135,7 +135,7 @@ NOT_A_PNG = {
 
 
 @pytest.mark.parametrize("content", NOT_A_PNG.values(), ids=NOT_A_PNG)
-def test_what_only_calls_itself_a_picture_is_refused(uploads: Uploads, content: bytes) -> None:
+def test_a_file_whose_content_is_no_picture_is_refused(uploads: Uploads, content: bytes) -> None:
     slot, before = uploads.slot(file_name="cat.png"), uploads.booked()
     body = refusal(slot.put(content), 415, "unsupported_media_type")
     assert "its first bytes are another type" in body["message"]
@@ -151,11 +151,13 @@ def test_what_only_calls_itself_a_picture_is_refused(uploads: Uploads, content: 
         ({"content-length": str(10**15)}, 413, "body_too_large"),
     ],
 )
-def test_a_head_that_does_not_fit_is_refused(uploads: Uploads, headers: dict[str, str], status: int, code: str) -> None:
+def test_headers_that_do_not_fit_the_slot_are_refused(
+    uploads: Uploads, headers: dict[str, str], status: int, code: str
+) -> None:
     path = urlsplit(uploads.slot().upload_url).path
-    # With an expectation the body waits until it is asked for: here it never is.
-    told = {"host": "proxy", "expect": "100-continue", **PNG, "content-length": "9", **headers}
-    head = "\r\n".join([f"PUT {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", ""])
+    # With `Expect: 100-continue` the body waits for permission: here it never comes.
+    all_headers = {"host": "proxy", "expect": "100-continue", **PNG, "content-length": "9", **headers}
+    head = "\r\n".join([f"PUT {path} HTTP/1.1", *(f"{name}: {value}" for name, value in all_headers.items()), "", ""])
     with Wire(uploads.stack.url) as wire:
         assert_refusal(wire.raw(head.encode(), "PUT"), status, code)
     assert not uploads.at_files()
@@ -198,21 +200,21 @@ def test_a_length_that_is_no_number_is_refused(uploads: Uploads, length: str) ->
 
 
 def test_a_refusal_waits_until_the_file_was_sent(uploads: Uploads) -> None:
-    """Many clients lose an answer if the connection is closed while they send."""
+    """Many clients lose the answer if the connection closes while they send."""
     path = urlsplit(uploads.slot().upload_url).path
     with Wire(uploads.stack.url) as wire:
         for _ in range(2):
             refused = wire.exchange("PUT", path, PNG.items(), png(3_000_000))
             assert_refusal(refused, 413, "body_too_large")
             assert not refused.all("connection")
-        # One that does not come: what might still come is not the next request.
+        # A body that does not come: late bytes must not be read as the next request.
         head = f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
         refused = wire.raw(head.encode(), "PUT")
         assert_refusal(refused, 413, "body_too_large")
         assert refused.all("connection") == ["close"]
 
 
-def test_a_slot_knows_its_owner(uploads: Uploads) -> None:
+def test_an_upload_is_counted_for_the_owner_of_the_slot(uploads: Uploads) -> None:
     slot, tokens = uploads.slot("alice"), uploads.stack.token
     for foreign in (
         {"authorization": f"Bearer {tokens('mallory')}"},
@@ -225,12 +227,12 @@ def test_a_slot_knows_its_owner(uploads: Uploads) -> None:
         assert {**body, "request_id": ""} == {**unknown, "request_id": ""}
     refusal(slot.put(FILE, authorization="Bearer nonsense"), 401, "unauthenticated")
     assert not uploads.at_files()
-    # Browsers send cookies along unasked, also those of another time.
+    # Browsers also send old cookies.
     answer = slot.put(FILE, authorization=f"Bearer {tokens('alice')}", cookie="fal_session=stale")
     assert answer.status_code == 200
 
 
-def test_a_revoked_session_takes_its_slots_along(uploads: Uploads) -> None:
+def test_slots_of_a_revoked_session_are_refused(uploads: Uploads) -> None:
     slot, now = uploads.slot("rosa"), uploads.stack.clock.now()
 
     async def revoke() -> None:
@@ -245,7 +247,7 @@ def test_a_revoked_session_takes_its_slots_along(uploads: Uploads) -> None:
 
 
 def test_a_slot_ends_with_the_session_that_asked_for_it(uploads: Uploads) -> None:
-    """Also one that the Python client opened, whose token for uploads ended before and could be asked for again."""
+    """Also a slot of the Python client, whose upload token has expired before and can be renewed."""
     stack, image = uploads.stack, {"content-type": "image/png"}
     with stack.client(stack.token("sam", ttl_seconds=1200)) as sam:
         whole = Slot(uploads, **sam.post("/fal/rest/storage/upload/initiate", json=WANTED).json())
@@ -266,7 +268,7 @@ def test_a_slot_ends_with_the_session_that_asked_for_it(uploads: Uploads) -> Non
     assert not uploads.at_files()
 
 
-def test_a_revoked_key_takes_its_slots_along(uploads: Uploads) -> None:
+def test_slots_of_a_revoked_key_are_refused(uploads: Uploads) -> None:
     stack = uploads.stack
     with operating(stack) as operator:
         made = operator.post("/v1/admin/tenants/acme/keys", json={}).json()
@@ -281,7 +283,7 @@ def test_a_revoked_key_takes_its_slots_along(uploads: Uploads) -> None:
     assert not uploads.at_files()
 
 
-def test_a_slot_ends_with_its_time(uploads: Uploads) -> None:
+def test_a_slot_expires(uploads: Uploads) -> None:
     whole, parts = uploads.slot(), uploads.slot(in_parts=True)
     uploads.stack.clock.advance(900)
     refusal(whole.put(FILE), 404, "not_found")
@@ -291,7 +293,7 @@ def test_a_slot_ends_with_its_time(uploads: Uploads) -> None:
     refusal(parts.complete(sent), 404, "not_found")
 
 
-def test_a_slot_is_for_one_way(uploads: Uploads) -> None:
+def test_a_slot_is_for_one_request_or_for_parts(uploads: Uploads) -> None:
     whole, parts = uploads.slot(), uploads.slot(in_parts=True)
     assert "at once" in refusal(whole.part(1, FILE), 400, "bad_request")["message"]
     assert "at once" in refusal(whole.complete([]), 400, "bad_request")["message"]
@@ -313,7 +315,7 @@ def test_a_page_of_another_origin_may_upload(uploads: Uploads) -> None:
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (400, origin["origin"])
 
 
-def test_a_quota_of_bytes_a_day(uploads: Uploads) -> None:
+def test_a_daily_quota_of_bytes_is_enforced(uploads: Uploads) -> None:
     slots = [uploads.slot("alice", "frugal") for _ in range(3)]
     assert slots[0].put(png(600)).status_code == 200
     refused = refusal(slots[1].put(png(401)), 402, "quota_exceeded", "subject")
@@ -323,7 +325,7 @@ def test_a_quota_of_bytes_a_day(uploads: Uploads) -> None:
     assert uploads.booked("frugal", "alice") == Booked(1000, 0)
 
 
-def test_what_has_no_signature_is_let_through_where_the_plan_names_it(uploads: Uploads) -> None:
+def test_a_type_without_a_known_signature_passes_if_the_plan_names_it(uploads: Uploads) -> None:
     for kind, content in (("text/plain", b"Hello"), ("application/octet-stream", b"\x7fELF")):
         slot = uploads.slot("alice", "lax", content_type=kind)
         assert slot.put(content, **{"content-type": kind}).status_code == 200
@@ -332,7 +334,7 @@ def test_what_has_no_signature_is_let_through_where_the_plan_names_it(uploads: U
 
 
 @pytest.mark.parametrize("tail", ["", "/1", "/complete"])
-def test_nothing_of_a_slot_is_in_a_refusal(uploads: Uploads, tail: str) -> None:
+def test_a_refusal_reveals_nothing_of_the_slot(uploads: Uploads, tail: str) -> None:
     slot = uploads.slot(in_parts=tail == "")
     method = httpx.post if tail == "/complete" else httpx.put
     answer = method(slot.upload_url + tail, content=b"{}", headers={"content-type": "application/json"})

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say, as real pictures and others begin."""
+"""The type of a file by its first bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def picture(form: str) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "form"), KINDS.items())
-def test_pictures_are_what_they_say(kind: str, form: str) -> None:
+def test_pictures_are_recognized(kind: str, form: str) -> None:
     check_head(picture(form), kind)
     for other in set(KINDS.values()) - {form}:
         with pytest.raises(UnsupportedMediaType):
@@ -53,7 +53,7 @@ def test_pictures_are_what_they_say(kind: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "head"), HEADS.items())
-def test_other_files_are_too(kind: str, head: bytes) -> None:
+def test_other_files_are_recognized(kind: str, head: bytes) -> None:
     check_head(head, kind)
     if kind != "application/octet-stream":
         with pytest.raises(UnsupportedMediaType):
@@ -61,7 +61,7 @@ def test_other_files_are_too(kind: str, head: bytes) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"RIFF", b"RIFF\0\0\0\0<html>"])
-def test_a_container_names_what_it_holds(head: bytes) -> None:
+def test_a_riff_file_of_another_kind_is_refused(head: bytes) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_head(head, "image/webp")
 
@@ -86,7 +86,7 @@ def iso_media(*brands: bytes, size: int | None = None) -> bytes:
         ("image/avif", (b"mif1", *[b"none"] * 1000, b"avif")),
     ],
 )
-def test_any_of_the_brands_counts(kind: str, brands: tuple[bytes, ...]) -> None:
+def test_any_of_the_brands_identifies_the_type(kind: str, brands: tuple[bytes, ...]) -> None:
     head = iso_media(*brands)
     check_head(head, kind)
     for other in {"image/heic", "image/avif", "image/png", "video/mp4"} - {
@@ -110,19 +110,19 @@ def test_any_of_the_brands_counts(kind: str, brands: tuple[bytes, ...]) -> None:
         b"\0\0\0\x10ftypavif",
     ],
 )
-def test_other_brands_and_boxes_that_lie_do_not(head: bytes) -> None:
+def test_unknown_brands_and_malformed_boxes_are_not_recognized(head: bytes) -> None:
     for kind in ("image/heic", "image/avif"):
         with pytest.raises(UnsupportedMediaType):
             check_head(head[:HEAD_BYTES], kind)
 
 
 @pytest.mark.parametrize("head", [b"GIF87a", b"GIF89a"])
-def test_both_kinds_of_gif(head: bytes) -> None:
+def test_both_kinds_of_gif_are_recognized(head: bytes) -> None:
     check_head(head + bytes(20), "image/gif")
 
 
 @pytest.mark.parametrize("chunk", [b"VP8 ", b"VP8L", b"VP8X"])
-def test_every_kind_of_webp(chunk: bytes) -> None:
+def test_every_kind_of_webp_is_recognized(chunk: bytes) -> None:
     check_head(b"RIFF\x24\0\0\0WEBP" + chunk + bytes(20), "image/webp")
 
 
@@ -135,7 +135,7 @@ NAMES_OF_TYPES = {
 
 
 @pytest.mark.parametrize(("kind", "names"), NAMES_OF_TYPES.items())
-def test_what_a_plan_allows_by_one_name_it_allows_by_all(kind: str, names: list[str]) -> None:
+def test_a_type_that_a_plan_allows_is_allowed_under_all_its_names(kind: str, names: list[str]) -> None:
     for planned in (kind, *(name for name in names if ";" not in name)):
         plan = Uploads(content_types=frozenset({planned}))
         assert {allowed_type(name, plan) for name in (kind, *names)} == {kind}
@@ -158,5 +158,5 @@ def test_what_a_plan_allows_by_one_name_it_allows_by_all(kind: str, names: list[
         ("Кот.png", "_.png"),
     ],
 )
-def test_a_name_keeps_only_what_is_harmless(name: str, clean: str) -> None:
+def test_a_file_name_keeps_only_harmless_characters(name: str, clean: str) -> None:
     assert clean_name(name) == clean

@@ -1,4 +1,4 @@
-"""A plan with `strip_metadata`: fal gets pictures that are nothing but pixels, whichever way they come."""
+"""A plan with `strip_metadata`: fal gets pictures without metadata, in every kind of upload."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def alice(uploads: Uploads) -> Iterator[httpx.Client]:
 
 
 def at_fal(url: str) -> bytes:
-    """The bytes that fal got as this file."""
+    """The bytes of this file at fal."""
     return httpx.get(url, trust_env=False, verify=False, timeout=60).raise_for_status().content
 
 
@@ -73,13 +73,13 @@ def sent(slot: Slot, content: bytes, content_type: str) -> httpx.Response:
     return slot.put(content, **{"content-type": content_type})
 
 
-def test_every_way_of_a_file(uploads: Uploads, alice: httpx.Client) -> None:
-    data, told = private_picture("JPEG"), {"content-type": "image/jpeg"}
+def test_every_kind_of_upload_is_cleaned(uploads: Uploads, alice: httpx.Client) -> None:
+    data, headers = private_picture("JPEG"), {"content-type": "image/jpeg"}
     slot = uploads.slot(content_type="image/jpeg")
     assert sent(slot, data, "image/jpeg").status_code == 200
-    body = alice.post("/v1/uploads", content=data, headers=told).json()
+    body = alice.post("/v1/uploads", content=data, headers=headers).json()
     form = alice.post("/v1/uploads", files={"file": ("a.jpg", data, "image/jpeg")}).json()
-    cdn = uploads.http.post("/fal/cdn/files/upload", content=data, headers={**uploads.token(), **told}).json()
+    cdn = uploads.http.post("/fal/cdn/files/upload", content=data, headers={**uploads.token(), **headers}).json()
     for url in (slot.file_url, body["url"], form["url"], cdn["access_url"]):
         assert is_clean(at_fal(url))
     assert body["size"] == form["size"] == len(at_fal(body["url"]))
@@ -93,7 +93,7 @@ def test_every_format_keeps_its_type(alice: httpx.Client, kind: str) -> None:
     assert httpx.get(url, trust_env=False, verify=False, timeout=60).headers["content-type"] == TYPES[kind]
 
 
-def test_what_fal_gets_is_what_is_counted(uploads: Uploads) -> None:
+def test_the_cleaned_size_is_counted(uploads: Uploads) -> None:
     before = uploads.booked().used
     slot = uploads.slot(content_type="image/jpeg")
     sent(slot, private_picture("JPEG"), "image/jpeg")
@@ -103,7 +103,7 @@ def test_what_fal_gets_is_what_is_counted(uploads: Uploads) -> None:
     assert uploads.booked() == Booked(before + size, 0)
 
 
-def test_a_put_is_repeated_with_the_bytes_that_the_caller_has(uploads: Uploads) -> None:
+def test_a_repeated_put_is_compared_with_the_original_bytes(uploads: Uploads) -> None:
     data, slot = private_picture("JPEG"), uploads.slot(content_type="image/jpeg")
     assert [sent(slot, data, "image/jpeg").status_code for _ in range(3)] == [200] * 3
     assert len(uploads.at_files()) == 1
@@ -112,7 +112,7 @@ def test_a_put_is_repeated_with_the_bytes_that_the_caller_has(uploads: Uploads) 
 
 
 def test_a_large_form_is_sent_whole(uploads: Uploads) -> None:
-    """Without the plan it would go on in parts, before its end is known."""
+    """Without `strip_metadata` the proxy sends a large form in parts, before its end is known."""
     noise = Image.effect_noise((3000, 2600), 100)
     data = private_picture("PNG", noise)
     assert len(data) > 6 * 2**20
@@ -121,15 +121,15 @@ def test_a_large_form_is_sent_whole(uploads: Uploads) -> None:
     assert answer.status_code == 201 and not is_private(at_fal(answer.json()["url"]))
 
 
-def test_a_file_without_a_type_is_looked_at(alice: httpx.Client) -> None:
-    told = {"content-type": OCTETS}
-    assert is_clean(at_fal(alice.post("/v1/uploads", content=private_picture("JPEG"), headers=told).json()["url"]))
-    refusal(alice.post("/v1/uploads", content=HEIC, headers=told), 415, "unsupported_media_type")
+def test_a_file_without_a_type_is_recognized_by_its_bytes(alice: httpx.Client) -> None:
+    headers = {"content-type": OCTETS}
+    assert is_clean(at_fal(alice.post("/v1/uploads", content=private_picture("JPEG"), headers=headers).json()["url"]))
+    refusal(alice.post("/v1/uploads", content=HEIC, headers=headers), 415, "unsupported_media_type")
     no_picture = b"no picture" * 1000
-    assert at_fal(alice.post("/v1/uploads", content=no_picture, headers=told).json()["url"]) == no_picture
+    assert at_fal(alice.post("/v1/uploads", content=no_picture, headers=headers).json()["url"]) == no_picture
 
 
-def test_what_cannot_be_cleaned_is_refused_and_nothing_is_lost(uploads: Uploads, alice: httpx.Client) -> None:
+def test_a_picture_that_cannot_be_cleaned_is_refused_and_nothing_is_lost(uploads: Uploads, alice: httpx.Client) -> None:
     before = uploads.booked()
     for data, content_type, words in (
         (HEIC, "image/heic", "not possible for this type"),
@@ -137,26 +137,26 @@ def test_what_cannot_be_cleaned_is_refused_and_nothing_is_lost(uploads: Uploads,
         (private_picture("JPEG")[:2000], "image/jpeg", "it is broken"),
         (bomb(8000, 8000)[:MOST], "image/png", "million pixels"),
     ):
-        told = {"content-type": content_type}
+        headers = {"content-type": content_type}
         for answer in (
-            alice.post("/v1/uploads", content=data, headers=told),
+            alice.post("/v1/uploads", content=data, headers=headers),
             alice.post("/v1/uploads", files={"file": ("a", data, content_type)}),
-            uploads.http.post("/fal/cdn/files/upload", content=data, headers={**uploads.token(), **told}),
+            uploads.http.post("/fal/cdn/files/upload", content=data, headers={**uploads.token(), **headers}),
         ):
             assert words in refusal(answer, 415, "unsupported_media_type")["message"]
     slot = uploads.slot(content_type="image/gif")
     refusal(sent(slot, several("GIF"), "image/gif"), 415, "unsupported_media_type")
     assert uploads.booked() == before and not uploads.at_files()
-    # The slot is still good.
+    # The slot can still be used.
     assert sent(slot, private_picture("GIF"), "image/gif").status_code == 200
 
 
-def test_the_size_is_judged_before_a_picture_is_read(uploads: Uploads, alice: httpx.Client) -> None:
+def test_the_size_is_checked_before_a_picture_is_read(uploads: Uploads, alice: httpx.Client) -> None:
     data = private_picture("JPEG") + bytes(MOST)
-    told = {"content-type": "image/jpeg"}
+    headers = {"content-type": "image/jpeg"}
     slot = uploads.slot(content_type="image/jpeg")
     for answer in (
-        alice.post("/v1/uploads", content=data, headers=told),
+        alice.post("/v1/uploads", content=data, headers=headers),
         alice.post("/v1/uploads", files={"file": ("a", data, "image/jpeg")}),
         sent(slot, data, "image/jpeg"),
     ):
@@ -164,7 +164,7 @@ def test_the_size_is_judged_before_a_picture_is_read(uploads: Uploads, alice: ht
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "image/heic", OCTETS])
-def test_parts_of_a_picture_are_refused_at_the_beginning(uploads: Uploads, content_type: str) -> None:
+def test_pictures_in_parts_are_refused_at_the_start(uploads: Uploads, content_type: str) -> None:
     wanted = {"content_type": content_type, "file_name": "a"}
     with uploads.client() as alice:
         begun = alice.post("/fal/rest/storage/upload/initiate-multipart", json=wanted)
@@ -181,13 +181,13 @@ def test_a_type_that_cannot_be_cleaned_gets_no_slot(uploads: Uploads, alice: htt
     assert not uploads.sandbox.requests()
 
 
-def test_other_files_come_in_parts_as_before(uploads: Uploads) -> None:
+def test_other_files_may_still_come_in_parts(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True, content_type="text/plain")
     assert slot.complete(slot.parts(b"some text")).status_code == 200
     assert at_fal(slot.file_url) == b"some text"
 
 
-def test_other_plans_send_what_they_get(uploads: Uploads) -> None:
+def test_other_plans_leave_pictures_unchanged(uploads: Uploads) -> None:
     data = private_picture("JPEG")
     slot = uploads.slot(tenant="loose", content_type="image/jpeg")
     assert sent(slot, data, "image/jpeg").status_code == 200 and at_fal(slot.file_url) == data
@@ -219,7 +219,7 @@ def caller(uploads: Uploads, sandbox: SandboxControl) -> Iterator[Client]:
         yield caller
 
 
-def told_fal(sandbox: SandboxControl) -> dict[str, Any]:
+def input_at_fal(sandbox: SandboxControl) -> dict[str, Any]:
     (record,) = posts(sandbox)
     found: dict[str, Any] = record["json"]
     return found
@@ -231,7 +231,9 @@ def decoded(text: str, head: str = "data:image/jpeg;base64,") -> bytes:
 
 
 @pytest.mark.parametrize("surface", ["run", "queue", "stream", "native"])
-def test_every_way_of_an_input(caller: Client, sandbox: SandboxControl, surface: str) -> None:
+def test_a_picture_in_an_input_is_cleaned_on_every_surface(
+    caller: Client, sandbox: SandboxControl, surface: str
+) -> None:
     body = {"prompt": "?", "image_url": uri(private_picture("JPEG"))}
     if surface == "native":
         answer = caller.http.post("/v1/jobs", json={"endpoint": NEXT, "input": body})
@@ -239,7 +241,7 @@ def test_every_way_of_an_input(caller: Client, sandbox: SandboxControl, surface:
         path = f"run/{NEXT}/stream" if surface == "stream" else f"{surface}/{NEXT}"
         answer = caller.call("POST", path, body)
     assert answer.is_success, answer.text
-    assert is_clean(decoded(told_fal(sandbox)["image_url"]))
+    assert is_clean(decoded(input_at_fal(sandbox)["image_url"]))
 
 
 @pytest.mark.parametrize(
@@ -252,12 +254,12 @@ def test_every_way_of_an_input(caller: Client, sandbox: SandboxControl, surface:
         "audio/wav;base64",
     ],
 )
-def test_a_picture_in_an_input_is_known_by_its_bytes(caller: Client, sandbox: SandboxControl, head: str) -> None:
+def test_a_picture_in_an_input_is_recognized_by_its_bytes(caller: Client, sandbox: SandboxControl, head: str) -> None:
     assert caller.run(image_url=uri(private_picture("JPEG"), head)).is_success
-    assert is_clean(decoded(told_fal(sandbox)["image_url"]))
+    assert is_clean(decoded(input_at_fal(sandbox)["image_url"]))
 
 
-def test_a_picture_is_found_wherever_it_stands(caller: Client, sandbox: SandboxControl) -> None:
+def test_a_picture_is_found_anywhere_in_the_input(caller: Client, sandbox: SandboxControl) -> None:
     picture = uri(private_picture("JPEG"))
     more = {
         "extra": [{"deep": {"file": f"\n\x00 {picture}"}}, "data", 7],
@@ -265,12 +267,12 @@ def test_a_picture_is_found_wherever_it_stands(caller: Client, sandbox: SandboxC
     }
     given = {"image_url": picture, **more}
     assert caller.run(**given).is_success
-    found = told_fal(sandbox)
+    found = input_at_fal(sandbox)
     assert is_clean(decoded(found["image_url"])) and is_clean(decoded(found["extra"][0]["deep"]["file"]))
     assert found["extra"][1:] == ["data", 7] and found["other"] == more["other"]
 
 
-def test_what_cannot_be_cleaned_costs_nothing(caller: Client, sandbox: SandboxControl) -> None:
+def test_an_input_that_cannot_be_cleaned_costs_nothing(caller: Client, sandbox: SandboxControl) -> None:
     before = caller.facts()["quotas"]
     for wrong, words in (
         (uri(HEIC, "image/heic;base64"), "not possible for this type"),
@@ -286,7 +288,7 @@ def test_what_cannot_be_cleaned_costs_nothing(caller: Client, sandbox: SandboxCo
     assert caller.facts()["quotas"] == before and not posts(sandbox)
 
 
-def test_data_uris_are_counted_before_they_are_looked_at(caller: Client, sandbox: SandboxControl) -> None:
+def test_data_uris_are_counted_before_they_are_decoded(caller: Client, sandbox: SandboxControl) -> None:
     sound = uri(b"RIFF\x24\0\0\0WAVEfmt ", "audio/wav;base64")
     assert caller.run(sounds=[sound] * (MOST_DATA_URIS - 1)).is_success
     body = refusal(caller.run(sounds=["data:,"] * 50_000), 422, "invalid_input")
@@ -294,7 +296,7 @@ def test_data_uris_are_counted_before_they_are_looked_at(caller: Client, sandbox
     assert f"may have {MOST_DATA_URIS} data URIs" in body["message"]
 
 
-def test_what_is_larger_without_its_metadata_has_the_plans_bounds_too(uploads: Uploads) -> None:
+def test_a_picture_that_grows_by_cleaning_must_fit_the_plan(uploads: Uploads) -> None:
     written = io.BytesIO()
     Image.effect_noise((150, 150), 100).save(written, "JPEG", quality=5)
     data = written.getvalue()
