@@ -46,6 +46,6 @@ def watching(client: httpx.Client, id_: str, after: str = "") -> Iterator[Iterat
         yield events(stream)
 
 
-def told(client: httpx.Client, id_: str, after: str = "") -> list[dict[str, str]]:
+def read_all_events(client: httpx.Client, id_: str, after: str = "") -> list[dict[str, str]]:
     with watching(client, id_, after) as stream:
         return list(stream)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.routes.jobs import HELD, JOBS, SSE, created, events, new, told, watching
+from tests.routes.jobs import HELD, JOBS, SSE, created, events, new, read_all_events, watching
 from tests.support.limited import account, limited_proxy, per, plan, posts, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
@@ -30,7 +30,7 @@ def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
             "id": job["id"], "endpoint": "fal-ai/llava-next", "is_over": False, "submitted_at": "",
         }  # fmt: skip
         stack.sandbox.move_job(job["id"], "finish")
-        stream = told(client, job["id"])
+        stream = read_all_events(client, job["id"])
         assert [event["event"] for event in stream][-2:] == ["status", "result"] and stream[-1]["id"] == "END"
         result = client.get(f"{one}/result")
         assert result.status_code == 200 and stream[-1]["data"] == result.text and "What is it?" in result.text
@@ -47,7 +47,7 @@ def test_one_call_from_question_to_answer(stack: Stack) -> None:
         assert stream.headers["location"].startswith(JOBS + "/")
     assert found[0]["event"] == "status" and found[0]["id"] == "IN_QUEUE.1.0"
     assert [event["event"] for event in found[-2:]] == ["status", "result"] and "What is it?" in found[-1]["data"]
-    assert len({event["id"] for event in found}) == len(found), "nothing is told twice"
+    assert len({event["id"] for event in found}) == len(found), "no event comes twice"
     assert [record["path"].rpartition("/")[2] for record in stack.sandbox.requests()].count("stream") == 1
 
 
@@ -55,7 +55,7 @@ def test_a_job_that_is_cancelled(stack: Stack) -> None:
     with stack.client() as client:
         id_ = created(client)
         assert client.delete(f"{JOBS}/{id_}").status_code == 202
-        stream = told(client, id_)
+        stream = read_all_events(client, id_)
         result = client.get(f"{JOBS}/{id_}/result")
         assert stream[-1] == {"event": "error", "id": "END", "data": result.text} and result.status_code == 499
         assert client.delete(f"{JOBS}/{id_}").json() == {"status": "ALREADY_COMPLETED"}
@@ -68,7 +68,7 @@ def test_a_job_that_fails_ends_in_what_its_result_says(stack: Stack, prompt: str
         body["input"]["image_url"] = "data:image/png;base64,bm8gcGljdHVyZQ=="
     with stack.client() as client:
         id_ = client.post(JOBS, json=body).json()["id"]
-        last = told(client, id_)[-1]
+        last = read_all_events(client, id_)[-1]
         result = client.get(f"{JOBS}/{id_}/result")
     assert result.status_code == status and last == {"event": "error", "id": "END", "data": result.text}
 
@@ -94,7 +94,7 @@ def test_a_result_that_cannot_be_fetched_at_once(stack: Stack, fault: dict[str, 
     stack.sandbox.fault(**fault, times=2, on={"operation": "result"})
     with stack.client() as client:
         id_ = created(client, "What is it?")
-        last = told(client, id_)[-1]
+        last = read_all_events(client, id_)[-1]
     assert last["event"] == "result" and "What is it?" in last["data"]
 
 
@@ -107,7 +107,7 @@ def test_a_result_that_does_not_come_ends_the_stream_with_when_to_come_back(stac
         assert text.endswith("retry: 5000\n\n") and "event: result" not in text and "event: error" not in text
         stack.sandbox.clear_faults()
         last_seen = [line for line in text.splitlines() if line.startswith("id: ")][-1].removeprefix("id: ")
-        (only,) = told(client, id_, last_seen)
+        (only,) = read_all_events(client, id_, last_seen)
     assert last_seen.startswith("COMPLETED") and only["event"] == "result"
 
 
@@ -121,9 +121,9 @@ def test_resumed_at_every_event_also_by_a_proxy_that_was_restarted(sandbox: Sand
                 whole.append(next(stream))
             whole += list(stream)
         for place, event in enumerate(whole[:-1]):
-            assert told(client, id_, event["id"])[-1] == whole[-1]
+            assert read_all_events(client, id_, event["id"])[-1] == whole[-1]
             if event["id"].startswith("COMPLETED"):
-                assert told(client, id_, event["id"]) == whole[place + 1 :]
+                assert read_all_events(client, id_, event["id"]) == whole[place + 1 :]
         for key in ("last_event_id", "lastEventId"):
             by_query = client.get(f"{JOBS}/{id_}/events", params={key: whole[-2]["id"]}).text
             assert "event: result" in by_query and "event: status" not in by_query
@@ -208,7 +208,7 @@ def test_nothing_follows_the_last_event(stack: Stack, way: str) -> None:
     given = {"headers": {"last-event-id": "END"}} if way == "header" else {"params": {way: "END"}}
     with stack.client() as client, stack.client(stack.token("bob")) as bob:
         id_ = created(client, "What is it?")
-        told(client, id_)
+        read_all_events(client, id_)
         stack.sandbox.forget()
         for method in ("GET", "HEAD"):
             answer = client.request(method, f"{JOBS}/{id_}/events", **given)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Every route that takes a body, with what a lawful caller sends to it."""
+"""Every route that takes a body, with a valid body for it."""
 
 from __future__ import annotations
 

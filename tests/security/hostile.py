@@ -2,7 +2,7 @@
 
 `TARGETS` is for the fal proxy protocol (the value of `x-fal-target-url`), `PATHS` for the host form (the raw path below
 the proxy's origin). Every run, stream and submit among them is sent with an input that fal would take, by a caller who
-may call every endpoint: only what the row says is wrong with it.
+may call every endpoint: nothing but the row's target or path is wrong.
 """
 
 # ruff: noqa: E501 - a table is easier to read wide than wrapped
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from proxy.targets import MAX_URL_LENGTH
 
 NEXT = "fal-ai/llava-next"
-#: A request id as fal makes them, of a job that nobody submitted.
+#: A request id as fal makes them, of a job that does not exist.
 NOBODYS = "764cabcf-b745-4b3e-ae38-1200304cf45b"
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 JOB = f"https://queue.fal.run/{NEXT}/requests/{NOBODYS}"
@@ -27,7 +27,7 @@ class Row:
 
     Attributes:
         value: a header's value, one character a byte; several values for a header that is sent several times.
-        status, code: the refusal. The code also tells whose it is: see `refused_by_parser`.
+        status, code: the refusal. The code also says which part refuses: see `refused_by_parser`.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def refused_by_parser(self) -> bool:
-        """Whether the text alone is enough to refuse it; otherwise the gate does, who knows catalogue and jobs."""
+        """Whether the parser refuses it by its text alone; otherwise the gate does, which knows catalogue and jobs."""
         return self.code in ("bad_target", "method_not_allowed", "webhook_not_allowed")
 
     @property
@@ -123,7 +123,7 @@ TARGETS: list[Row] = [
     *_bad("POST", f"https://fal.run/{NEXT};x=1", f"https://fal.run/{NEXT};", "https://fal.run/fal-ai;a/llava-next", f"https://fal.run/{NEXT}:x", f"https://fal.run/{NEXT}@x"),
     *_bad("POST", f"https://fal.run/{NEXT}&x=1", f"https://fal.run/{NEXT}+", f"https://fal.run/{NEXT}*", f"https://fal.run/{NEXT}'", f'https://fal.run/{NEXT}"', f"https://fal.run/{NEXT}<x>"),
     *_bad("POST", f"https://fal.run/~{NEXT}", f"https://fal.run/-{NEXT}", f"https://fal.run/_{NEXT}", f"https://fal.run/{NEXT}/${{x}}", f"https://fal.run/{NEXT}|x", "https://fal.run/{owner}/app"),
-    # --- endpoints that are not on the list, however near
+    # --- endpoints that are not on the list, however similar
     *_forbidden_rows("POST", "https://fal.run/fal-ai/llava-next-evil", "https://fal.run/fal-ai/llava-nex", "https://fal.run/fal-ai/llava"),
     *_forbidden_rows("POST", f"https://fal.run/{NEXT}/admin", f"https://fal.run/{NEXT}/health", f"https://fal.run/{NEXT}/openapi.json"),
     *_forbidden_rows("POST", f"https://fal.run/{NEXT}/realtime", f"https://fal.run/{NEXT}/stream/stream", f"https://fal.run/{NEXT}/v1/chat"),
@@ -187,7 +187,7 @@ PATHS: list[Row] = [
     *_bad("POST", f"/fal/run/{NEXT}%0dx", f"/fal/run/{NEXT}%2Fadmin", "/fal/run/fal-ai%252Fllava-next", "/fal/run/fal-ai%5Cllava-next", "/fal/run/fal-ai\\llava-next"),
     *_bad("POST", f"/fal/run//{NEXT}", f"/fal//run/{NEXT}", "/fal/run/fal-ai//llava-next", f"/fal/run/{NEXT}//", f"/fal/run/{NEXT}/.."),
     *_bad("POST", f"/fal/run/{NEXT};x", f"/fal/run/{NEXT}:443", f"/fal/run/{NEXT}@evil", f"/fal/run/https://fal.run/{NEXT}", "/fal/run/fal-ai/ll\xc3\xa4va", f"/fal/run/{NEXT}%C0%AF"),
-    # --- hosts that are none
+    # --- invalid hosts
     *_bad("POST", "/fal/cdn/files/delete", f"/fal/RUN/{NEXT}", f"/fal/{NEXT}", "/fal/", "/fal/run", "/fal/run/", "/fal/queue", "/fal/queue/", "/fal/rest/", f"/fal/ws/{NEXT}", "/fal/evil.example/x"),
     # --- endpoints, methods, queries
     *_forbidden_rows("POST", f"/fal/run/{NEXT}-evil", f"/fal/run/{NEXT}/health", f"/fal/run/{NEXT}/openapi.json", "/fal/run/fal-ai/flux/dev", f"/fal/queue/{NEXT}/stream", f"/fal/run/x/{NEXT}"),

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 @contextmanager
 def serving(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
-    """Run the proxy until the block ends; its base URL and the file with all that it said."""
+    """Run the proxy until the block ends; yield its base URL and the file with its log."""
     port, log = free_port(), folder / "said.log"
     own = {"PROXY_PORT": str(port), "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}"}
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}

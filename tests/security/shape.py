@@ -1,4 +1,4 @@
-"""The one shape of errors (for every surface, route and failure), and what a lawful call is made of."""
+"""The one shape of errors (for every surface, route and failure), and the parts of a valid call."""
 
 from __future__ import annotations
 

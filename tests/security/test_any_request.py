@@ -1,4 +1,4 @@
-"""Whatever a request says, fal hears nothing, or a call of the list: shown by requests that nobody thought of."""
+"""Generated requests: fal receives nothing, or a call that is on the list of allowed calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ENDPOINTS = built_in().ids()
 #: A body that a model takes, and the uploads too.
 FOR_ALL = json.dumps({**INPUT, "content_type": "image/png", "file_name": "a.png"}).encode()
-#: Printed for the run's own job, which exists only later.
+#: Stands for the id of the test's job, which is known only later.
 OWN_JOB = "<own-job>"
 CALLERS_HEADERS = {"authorization", "host", "accept", "accept-encoding", "user-agent", "x-fal-client-proxy"}
 
@@ -37,7 +37,7 @@ class Sent:
 
 HOST_OF = {"run": "fal.run", "queue": "queue.fal.run", "rest": "rest.fal.ai"}
 JOB = f"/fal-ai/llava-next/requests/{OWN_JOB}"
-#: Method, host and path of lawful calls, each of the pieces then to be mixed with others.
+#: Method, host and path of valid calls, whose pieces are then mixed.
 LAWFUL = [
     *(("POST", "run", f"/{endpoint}{tail}") for endpoint in ENDPOINTS for tail in ("", "/stream")),
     *(("POST", "queue", f"/{endpoint}{tail}") for endpoint in ENDPOINTS for tail in ("", "/")),
@@ -90,7 +90,7 @@ latin = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_ch
 
 @st.composite
 def requests(draw: st.DrawFn) -> Sent:
-    """A lawful call with none, one or two of its pieces exchanged, and now and then junk anywhere in it."""
+    """A valid call with up to two of its pieces exchanged, and sometimes junk inserted anywhere."""
     method, host, path = draw(st.sampled_from(LAWFUL))
     scheme, fals_host, prefix = "https://", HOST_OF[host], host
     for change in draw(st.lists(st.sampled_from(["method", "scheme", "host", "path", "tail", "junk"]), max_size=2)):
@@ -150,12 +150,12 @@ def is_listed(call: Record, job: str) -> bool:
     return line in [*direct, *submits, *jobs, *uploads]
 
 
-def test_fal_hears_nothing_or_a_call_of_the_list(own: tuple[Stack, Wire, str, str]) -> None:
+def test_fal_receives_nothing_or_an_allowed_call(own: tuple[Stack, Wire, str, str]) -> None:
     stack, wire, token, job = own
     heard: set[tuple[str, str]] = set()
     refused: set[str] = set()
 
-    # Derandomized: this says the same on every machine. `max_examples=5000` for whoever wants to look further.
+    # Derandomized: it gives the same result on every machine. raise `max_examples` to 5000 to search further.
     @settings(max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(requests())
     def nothing_or_listed(sent: Sent) -> None:
@@ -173,7 +173,7 @@ def test_fal_hears_nothing_or_a_call_of_the_list(own: tuple[Stack, Wire, str, st
         # A job that has ended is answered for from memory.
         known = sent.method == "GET" and answer.all("x-fal-request-id") == [job]
         if not calls and answer.status == 200 and not known:
-            # A token for uploads is the proxy's own.
+            # The proxy itself issues upload tokens.
             assert answer.json()["base_url"] in (f"{stack.url}/fal/cdn", "https://v3.fal.media")
         elif not calls and not known:
             assert answer.status >= 400
@@ -181,6 +181,6 @@ def test_fal_hears_nothing_or_a_call_of_the_list(own: tuple[Stack, Wire, str, st
 
     stack.sandbox.forget()
     nothing_or_listed()
-    # Both sides were reached: neither everything refused, nor everything let through.
+    # Both cases occurred: not everything was refused, and not everything was passed on.
     assert heard == {("run", "POST"), ("queue", "POST"), ("queue", "GET"), ("queue", "PUT"), ("rest", "POST")}
     assert {"bad_target", "endpoint_not_allowed", "method_not_allowed"} <= refused

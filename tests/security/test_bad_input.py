@@ -137,14 +137,14 @@ def nothing_reaches_fal(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.parametrize("path", CALLS)
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_what_is_not_json_is_refused(stack: Stack, wire: Wire, path: str) -> None:
+def test_a_body_that_is_not_json_is_refused(stack: Stack, wire: Wire, path: str) -> None:
     for name, body in NOT_JSON.items():
         expect(call(wire, "hosts", stack.token(), "POST", path, body), 400, "bad_request", name)
 
 
 @pytest.mark.parametrize("path", CALLS)
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_what_is_no_input_is_refused(stack: Stack, wire: Wire, path: str) -> None:
+def test_json_that_is_no_valid_input_is_refused(stack: Stack, wire: Wire, path: str) -> None:
     for name, body in INVALID.items():
         expect(call(wire, "protocol", stack.token(), "POST", path, body), 422, "invalid_input", name)
 
@@ -169,7 +169,7 @@ def test_all_problems_are_named_at_once_and_no_picture_is_quoted(stack: Stack, w
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_what_is_declared_to_be_something_else_is_refused(stack: Stack, wire: Wire) -> None:
+def test_another_content_type_is_refused(stack: Stack, wire: Wire) -> None:
     for content_type in CONTENT_TYPES:
         answer = call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", BODY, {"content-type": content_type})
         expect(answer, 415, "unsupported_media_type", content_type)
@@ -183,7 +183,7 @@ def test_headers_that_fal_would_not_understand_are_refused(stack: Stack, wire: W
         expect(answer, 400, "bad_request", f"{name}: {value}")
 
 
-def test_such_headers_on_a_poll_do_not_reach_fal_either(stack: Stack, wire: Wire) -> None:
+def test_malformed_headers_on_a_poll_do_not_reach_fal(stack: Stack, wire: Wire) -> None:
     job = submit(wire, stack.token())
     stack.sandbox.forget()
     for name, value in HEADERS:
@@ -203,8 +203,8 @@ def test_query_keys_are_not_passed_on(stack: Stack, wire: Wire, surface: str) ->
     expect(answer, 400, "webhook_not_allowed", surface)
 
 
-def test_what_was_checked_is_what_is_sent(stack: Stack, wire: Wire) -> None:
-    """Of a key that stands there twice fal gets the one that was looked at, and no second to choose from."""
+def test_fal_gets_the_checked_value_of_a_repeated_key(stack: Stack, wire: Wire) -> None:
+    """Of a key that occurs twice, fal gets only the value that the proxy has checked."""
     body = splice('"max_tokens":1000000000,"max_tokens":7')
     assert call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", body).status == 200
     (received,) = stack.sandbox.requests()
@@ -212,7 +212,7 @@ def test_what_was_checked_is_what_is_sent(stack: Stack, wire: Wire) -> None:
     assert received["body_size"] == len(BODY) + len(b',"max_tokens":7')
 
 
-def test_fields_that_are_not_known_here_are_fals_to_judge(stack: Stack, wire: Wire) -> None:
+def test_unknown_fields_are_passed_on_to_fal(stack: Stack, wire: Wire) -> None:
     more = {"seed": 2**63, "nested": {"a": [1, None, "é 🌍"]}}
     assert call(wire, "hosts", stack.token(), "POST", f"run/{NEXT}", change_input(**more)).status == 200
     (received,) = stack.sandbox.requests()
@@ -237,8 +237,8 @@ def test_a_body_that_is_declared_too_large_is_refused_unread(stack: Stack, wire:
     assert answer.all("connection") == ["close"]
 
 
-def test_a_body_on_a_poll_is_bounded_too(stack: Stack, wire: Wire) -> None:
-    """Nobody reads it, so the answer may come before it is seen to be too large; but an answer comes, and is one."""
+def test_a_body_on_a_poll_has_a_limit_too(stack: Stack, wire: Wire) -> None:
+    """The proxy does not read it and may answer before the limit is reached; either way there is one answer."""
     token = stack.token()
     job = submit(wire, token)
     stack.sandbox.move_job(job, "COMPLETED")
@@ -278,7 +278,7 @@ def test_chunks_without_end_are_cut_off(stack: Stack, wire: Wire) -> None:
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_lengths_that_contradict_each_other_do_not_get_in(stack: Stack, wire: Wire) -> None:
+def test_contradicting_lengths_are_refused(stack: Stack, wire: Wire) -> None:
     for lines in (
         ("content-length: 5", "content-length: 6"),
         ("content-length: 5", "transfer-encoding: chunked"),
@@ -293,7 +293,7 @@ def test_lengths_that_contradict_each_other_do_not_get_in(stack: Stack, wire: Wi
 
 
 def flood(stack: Stack, wire: Wire, length: str, body: Iterator[bytes] | tuple[bytes, ...]) -> tuple[int, Answer]:
-    """Send a body as far as the proxy takes it; how many bytes that were, and its answer."""
+    """Send as much of a body as the proxy accepts; return the number of bytes and the answer."""
     connection = socket.create_connection(wire.address, 60)
     with connection:
         connection.sendall(head(f"/fal/run/{NEXT}", stack.token(), length))
@@ -317,7 +317,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-# --- our own forms
+# --- the proxy's own forms
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
@@ -388,7 +388,7 @@ def test_a_wrong_wish_for_an_upload_is_refused(stack: Stack, wire: Wire) -> None
         "x" * 999,
     ],
 )
-def test_a_name_keeps_nothing_that_means_something_to_a_path(stack: Stack, wire: Wire, name: str) -> None:
+def test_a_file_name_keeps_no_character_that_is_special_in_a_path(stack: Stack, wire: Wire, name: str) -> None:
     body = json.dumps({"content_type": "image/png", "file_name": name}).encode()
     assert call(wire, "hosts", stack.token(), "POST", "rest/storage/upload/initiate", body).status == 200
     (received,) = stack.sandbox.requests()
@@ -398,7 +398,7 @@ def test_a_name_keeps_nothing_that_means_something_to_a_path(stack: Stack, wire:
     assert set(clean) <= set("._-") | {one for one in clean if one.isascii() and one.isalnum()}
 
 
-def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -> None:
+def test_a_file_must_match_its_announcement_and_comes_once(stack: Stack, wire: Wire) -> None:
     path = slot(wire, stack.token())
     stack.sandbox.forget()
     png = ("content-type", "image/png")
@@ -422,13 +422,13 @@ def test_a_file_is_what_was_announced_and_comes_once(stack: Stack, wire: Wire) -
         assert wire.exchange(method, path).status in (404, 405)
     assert not stack.sandbox.requests()
     assert wire.exchange("PUT", path, [png], PIXEL_PNG).status == 200
-    # A client sends it again by itself when the answer is lost; another file is another matter.
+    # A client repeats a PUT whose answer is lost; another file is refused.
     assert wire.exchange("PUT", path, [png], PIXEL_PNG).status == 200
     expect(wire.exchange("PUT", path, [png], PIXEL_PNG[:-1] + b"x"), 400, "bad_request", "another file")
     assert len(stack.sandbox.requests()) == 1
 
 
-def test_a_place_for_a_file_is_kept_for_a_while_only(stack: Stack, wire: Wire) -> None:
+def test_an_upload_slot_expires(stack: Stack, wire: Wire) -> None:
     path = slot(wire, stack.token())
     stack.sandbox.forget()
     stack.clock.advance(901)

@@ -1,4 +1,4 @@
-"""What is read of a body, when, and how much of it: nothing before it is known that the caller may ask."""
+"""How much of a body is read, and when: nothing before the caller is allowed to call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADMIN = "an-admin-token-of-more-than-32-bytes"
 
 @pytest.fixture(scope="module")
 def shared_small(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A proxy that holds 8 MiB of bodies, so 2 MiB of one address."""
+    """A proxy that holds 8 MiB of bodies in total, and 2 MiB per address."""
     environ = {"PROXY_MAX_BODY_MEMORY": str(8 * MIB), "PROXY_ADMIN_TOKEN": ADMIN}
     with proxy_in_front_of(shared_sandbox, tmp_path_factory.mktemp("small"), environ=environ) as stack:
         yield stack
@@ -114,7 +114,7 @@ def test_a_caller_who_has_no_calls_left_is_refused_before_the_body_is_read(
 
 
 @pytest.mark.parametrize("path", FORMS)
-def test_our_own_forms_are_small(small: Stack, path: str) -> None:
+def test_forms_of_the_proxy_must_be_small(small: Stack, path: str) -> None:
     credential = ADMIN if "admin" in path else small.tenant_key()
     with small.client(credential, headers={"origin": small.other_origin}) as backend:
         body = {"subject": "x", "tenant": "acme", "name": "x" * 70_000}
@@ -147,7 +147,7 @@ def test_text_that_looks_deep_is_not(stack: Stack) -> None:
             assert alice.post(f"/fal/run/{NEXT}", json=question(prompt=text)).status_code == 200
 
 
-def test_a_number_of_problems_is_named_and_not_all_of_thousands(stack: Stack) -> None:
+def test_a_refusal_names_only_the_first_problems(stack: Stack) -> None:
     with stack.client() as alice:
         answer = alice.post(f"/fal/run/{NEXT}", json=question(images=[7] * 5000))
         assert answer.status_code == 200 or len(answer.json()["detail"]) <= 100
@@ -155,7 +155,7 @@ def test_a_number_of_problems_is_named_and_not_all_of_thousands(stack: Stack) ->
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate", "identity, gzip", "GZIP", "aes128gcm"])
 @pytest.mark.parametrize("is_packed", [True, False])
-def test_a_packed_body_is_refused_by_the_name_of_its_coding(stack: Stack, coding: str, is_packed: bool) -> None:
+def test_a_compressed_body_is_refused_and_its_coding_is_named(stack: Stack, coding: str, is_packed: bool) -> None:
     plain = json.dumps(question()).encode()
     body = gzip.compress(plain) if is_packed else plain
     json_headers = {"content-type": "application/json", "content-encoding": coding}
@@ -171,13 +171,13 @@ def test_a_packed_body_is_refused_by_the_name_of_its_coding(stack: Stack, coding
     assert stack.sandbox.requests() == []
 
 
-def test_a_body_of_the_identity_coding_is_taken(stack: Stack) -> None:
+def test_a_body_with_the_identity_coding_is_accepted(stack: Stack) -> None:
     with stack.client(headers={"content-encoding": "identity"}) as alice:
         assert alice.post(f"/fal/run/{NEXT}", json=question()).status_code == 200
 
 
-def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -> None:
-    """Each of eight connections sends a megabyte of a body and waits: two of them are all that an address may hold."""
+def test_bodies_of_one_address_have_a_limit_that_is_released(small: Stack) -> None:
+    """Each of eight connections sends a megabyte of a body and waits: an address may hold two of them."""
     token = small.token()
     lines = [f"POST /fal/run/{NEXT} HTTP/1.1", "host: x", f"authorization: Bearer {token}", "content-length: 1500000"]
     begun = "\r\n".join([*lines, "content-type: application/json", "", '{"prompt": "']).encode() + b"x" * MIB
@@ -197,7 +197,7 @@ def test_bodies_of_one_address_have_a_bound_and_it_is_free_again(small: Stack) -
             check_refusal(answer, 503, "overloaded", "Too many large bodies")
             assert answer.json()["scope"] == "ip"
             assert answer.headers["retry-after"] == "1"
-            # Small bodies are not concerned.
+            # Small bodies do not count.
             assert alice.post(f"/fal/run/{NEXT}", json=question()).status_code == 200
             assert body_bytes(alice) <= 2 * MIB
             for wire in held:

@@ -1,4 +1,4 @@
-"""What bodies cost a served proxy in memory, whoever sends them; resident bytes of its process, at their peak."""
+"""Memory that bodies cost a served proxy: resident bytes of its process at the peak."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLANS = {
     "plans": {"acme": plan()},
     "tenants": [{"id": "acme", "plan": "acme", "allowed_origins": [PAGE], "guests": {"enabled": True}}],
 }
-#: What a parser makes much more of than its text.
+#: JSON that takes much more memory parsed than as text.
 EXPLOSIVE = {
     "open lists": b"[" * LARGEST,
     "empty lists": b"[" + b"[]," * (LARGEST // 3 - 2) + b"1]",
@@ -43,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with running(create_sandbox()) as url:
         control = SandboxControl(url)
         with serving(control, tmp_path_factory.mktemp("body-memory"), PLANS) as served:
-            # What is loaded at the first call counts for none.
+            # The first call loads modules: that memory does not count below.
             assert run(served, json.dumps(INPUT).encode()).status == 200
             yield served
         control.close()
@@ -57,7 +57,7 @@ def run(served: Served, body: bytes, path: str = f"/fal/run/{NEXT}", **headers: 
 
 @pytest.fixture
 def grown(served: Served) -> Iterator[list[int]]:
-    """Holds the bytes that the process grew by at most, from the end of the test on; the test says what it allows."""
+    """A list to which the test adds the growth that it allows, in bytes; checked at the end of the test."""
     allowed: list[int] = []
     before = served.memory()
     served.forget_peak()
@@ -67,7 +67,7 @@ def grown(served: Served) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("name", EXPLOSIVE)
-def test_a_stranger_costs_next_to_nothing(served: Served, grown: list[int], name: str) -> None:
+def test_a_caller_without_a_credential_costs_almost_no_memory(served: Served, grown: list[int], name: str) -> None:
     grown.append(3 * MIB)
     path = "/v1/sessions/guest"
     with Wire(served.url) as wire:
@@ -116,7 +116,7 @@ def test_forty_unfinished_bodies_of_one_address_hold_a_quarter_of_the_bound(serv
 
 
 def sent_all(connection: socket.socket, data: bytes) -> bool:
-    """Send as much as is taken; whether that was all."""
+    """Send as much as the proxy accepts; return whether that was everything."""
     connection.settimeout(60)
     try:
         for start in range(0, len(data), 2**18):
@@ -127,7 +127,7 @@ def sent_all(connection: socket.socket, data: bytes) -> bool:
 
 
 def is_refused(connection: socket.socket) -> bool:
-    """Whether it was answered before its body has ended, or is over."""
+    """Whether the proxy answered or closed the connection before the body's end."""
     connection.setblocking(False)
     try:
         connection.recv(1, socket.MSG_PEEK)

@@ -1,4 +1,4 @@
-"""No cache keeps a private answer, no browser guesses what it is, and each of these headers stands there once."""
+"""Private answers forbid caching and type sniffing, and each of these headers occurs once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_polls_and_results_are_private_each_time(stack: Stack, wire: Wire, origi
 
 
 @ORIGINS
-def test_streams_are_private_and_nothing_packs_them(stack: Stack, wire: Wire, origin: dict[str, str]) -> None:
+def test_streams_are_private_and_not_compressed(stack: Stack, wire: Wire, origin: dict[str, str]) -> None:
     token = stack.token()
     job, headers = submit(wire, token), headers_of(stack, token, origin)
     for method, path, body in (
@@ -81,7 +81,7 @@ def test_streams_are_private_and_nothing_packs_them(stack: Stack, wire: Wire, or
 
 
 @ORIGINS
-def test_what_a_submit_answers_depends_on_what_is_accepted(stack: Stack, origin: dict[str, str]) -> None:
+def test_the_answer_to_a_submit_varies_with_the_accept_header(stack: Stack, origin: dict[str, str]) -> None:
     headers = headers_of(stack, stack.token(), origin)
     with stack.client("", headers=headers) as client:
         quick = new("[[pace run_seconds=0 queue_positions=0]]")
@@ -92,7 +92,7 @@ def test_what_a_submit_answers_depends_on_what_is_accepted(stack: Stack, origin:
         assert client.get(JOBS).headers["vary"] == "Origin"
 
 
-def test_what_is_public_may_be_cached(stack: Stack, wire: Wire) -> None:
+def test_public_answers_may_be_cached(stack: Stack, wire: Wire) -> None:
     described = wire.exchange("GET", "/openapi.json", [])
     assert_private(described, "public, max-age=3600")
     page = wire.exchange("GET", "/", [])

@@ -1,4 +1,4 @@
-"""A key that would be recognised anywhere: after every route and every failure it has been seen nowhere.
+"""A recognisable fal key: it appears in no answer and no log line after every route and every failure.
 
 The proxy is a process of its own with debug logging on, so what it logs is what an operator would read.
 """
@@ -73,7 +73,7 @@ def test_a_leak_would_be_noticed() -> None:
 
 
 class Walk:
-    """Makes calls, keeps all that came back."""
+    """Makes calls and keeps every answer."""
 
     def __init__(self, wire: Wire, sandbox: SandboxControl) -> None:
         self.wire = wire
@@ -91,7 +91,7 @@ class Walk:
         try:
             self.keep(call(self.wire, surface, token, method, path, body))
         except (OSError, HTTPException) as cut:
-            # A stream that broke is cut: then there is nothing more to see.
+            # A broken stream is cut off: keep what arrived.
             self.seen.append(repr(cut).encode())
 
     def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
@@ -104,7 +104,7 @@ class Walk:
         self.send("PUT", path, {"content-type": "image/png"}, PIXEL_PNG)
 
     def upload_in_parts(self, token: str) -> None:
-        """With a token for uploads: that and the upload's id are told to their owner, and to nobody else."""
+        """Use an upload token: the token and the upload's id are shown to their owner only."""
         wanted = call(self.wire, "hosts", token, "POST", "rest/storage/auth/token", b"{}")
         bearer = {"authorization": f"Bearer {wanted.json()['token']}", "content-type": "image/png"}
         self.slots.append(wanted.json()["token"])
@@ -151,7 +151,7 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
-#: The failures that the walk meets on its way, or it would have seen less than it says.
+#: The failures that the walk must meet, as evidence that it covers them.
 REACHED = {
     "bad_target",
     "bad_request",
@@ -192,7 +192,7 @@ def environ(own_sandbox: SandboxControl, tmp_path: Path) -> dict[str, str]:
         "PROXY_SESSION_SECRETS": SESSION_SECRET,
         "PROXY_CONFIG": str(plans),
         "PROXY_LOG_LEVEL": "debug",
-        # One failure after the other: each is to be met.
+        # One failure after the other, so that each occurs.
         "PROXY_UPSTREAM_PROBE_SECONDS": "0",
     }
 
@@ -202,14 +202,14 @@ def mint(environ: dict[str, str], ttl_seconds: float = 600) -> tuple[str, Sessio
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_the_key_is_seen_nowhere(
+def test_the_key_appears_nowhere(
     own_sandbox: SandboxControl, tmp_path: Path, environ: dict[str, str], form: str
 ) -> None:
     own_sandbox.forget()
     own_sandbox.clear_faults()
     token, _ = mint(environ)
     expired, _ = mint(environ, -1)
-    tenant_key = keys.make("acme", "nobody knows it", 0)[0]
+    tenant_key = keys.make("acme", "an unknown key", 0)[0]
     with serving(tmp_path, {**environ, "PROXY_LOG_FORMAT": form}) as (url, log), Wire(url) as wire:
         walk = Walk(wire, own_sandbox)
         walk_everywhere(walk, token, expired, tenant_key)
@@ -238,7 +238,7 @@ def test_the_key_is_seen_nowhere(
     ]
     assert len(walk.slots) >= 2 and fals_signatures
     assert not leaks(said, *private), "in the log"
-    # Not only cut out of it: request lines, whose paths carry credentials, are not written at all.
+    # Request lines, whose paths may hold credentials, are not logged at all, not even with the secret cut out.
     assert b" HTTP/1.1" not in said
     assert walk.codes >= REACHED
 
@@ -247,7 +247,7 @@ USAGE_ID, USAGE_SECRET = "canary-usage-id-91c27f3a", "canary-usage-secret-80d64a
 ADMIN_TOKEN = "canary-of-the-operator-5a49380f9e8d7c6b"
 
 
-def test_the_key_for_fals_usage_is_seen_nowhere(
+def test_the_key_for_fals_usage_appears_nowhere(
     own_sandbox: SandboxControl, tmp_path: Path, environ: dict[str, str]
 ) -> None:
     usage_key = f"{USAGE_ID}:{USAGE_SECRET}"
@@ -339,11 +339,11 @@ def walk_everywhere(walk: Walk, token: str, expired: str, tenant_key: str) -> No
 
 def walk_through_faults(walk: Walk, token: str) -> None:
     for fault in FAULTS:
-        # One that nothing is known of yet: what is known is told without fal.
+        # A new job: the proxy answers for a known one without asking fal.
         job = submit(walk.wire, token)
         walk.sandbox.move_job(job, "COMPLETED")
         walk.sandbox.fault(**fault)
-        # A status stream that fails is tried again for twenty seconds; its failures are those of the others.
+        # No status stream: a failing one is tried again for twenty seconds, with the same failures as the others.
         for path in (f"run/{NEXT}", f"run/{NEXT}/stream", f"queue/{NEXT}"):
             walk.call(token, "POST", path, BODY)
         for tail in ("/status", ""):
@@ -361,7 +361,7 @@ def walk_through_faults(walk: Walk, token: str) -> None:
 
 
 def walk_into_damage(walk: Walk, token: str, database: Path) -> None:
-    """A session that is revoked, then a database that is gone."""
+    """Use a revoked session, then a proxy without its database."""
     bearer = {"authorization": f"Bearer {token}", "content-type": JSON}
     with sqlite3.connect(database) as connection:
         connection.execute("DROP TABLE jobs")
@@ -402,7 +402,7 @@ def test_no_repr_and_no_error_shows_a_secret(environ: dict[str, str], tmp_path: 
 
 
 def test_a_refused_key_is_not_quoted(environ: dict[str, str]) -> None:
-    """Also not by what Python adds to an exception: neither its cause nor its context holds the credential."""
+    """Neither the exception, nor its cause, nor its context holds the credential."""
     sessions = Sessions(read(environ).sessions.secrets, SystemClock())
     token, _ = sessions.mint("acme", "alice", -1)
     known: dict[str, TenantKey] = {}

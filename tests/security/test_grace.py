@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.routes.jobs import JOBS, SSE, created, new, told, watching
+from tests.routes.jobs import JOBS, SSE, created, new, read_all_events, watching
 from tests.support.limited import COUNTING, NEXT, asking, limited_proxy, operating, plan, refusal
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -72,7 +72,7 @@ def test_a_job_is_read_to_its_result_across_the_expiry(proxy: Stack, surface: st
         proxy.clock.advance(TTL)
         answer = ask(alice, job, "/status")
         assert answer.status_code in (200, 202) and answer.json()["status"] != "COMPLETED"
-        # Asked once more, as it was a moment ago: what is remembered of a poll has expired with the session.
+        # Asked once more: the remembered answer to the last poll has expired with the session.
         assert ask(alice, job, "/status").status_code in (200, 202)
         proxy.sandbox.move_job(job, "COMPLETED")
         proxy.clock.advance(GRACE - 1)
@@ -84,7 +84,7 @@ def test_a_job_is_read_to_its_result_across_the_expiry(proxy: Stack, surface: st
 
 
 @pytest.mark.parametrize("place", ["cookie", "x-fal-proxy-session"])
-def test_every_place_of_a_session_has_its_grace(proxy: Stack, place: str) -> None:
+def test_the_grace_period_holds_wherever_the_session_is_sent(proxy: Stack, place: str) -> None:
     token = proxy.token("alice", ttl_seconds=TTL)
     said = {"cookie": proxy.cookie(token), "origin": ORIGIN} if place == "cookie" else {place: token}
     with proxy.client("", headers=said) as alice:
@@ -94,7 +94,7 @@ def test_every_place_of_a_session_has_its_grace(proxy: Stack, place: str) -> Non
             assert ask(alice, job, "/status").status_code in (200, 202)
 
 
-def test_a_cookie_from_a_foreign_page_has_none(proxy: Stack) -> None:
+def test_a_cookie_from_a_foreign_page_has_no_grace_period(proxy: Stack) -> None:
     token = proxy.token("alice", ttl_seconds=TTL)
     with proxy.client(token) as alice, proxy.client("", headers={"cookie": proxy.cookie(token)}) as page:
         job = created(alice, "?")
@@ -104,7 +104,7 @@ def test_a_cookie_from_a_foreign_page_has_none(proxy: Stack) -> None:
             refusal(ask(page, job, "/status"), 403, "origin_not_allowed")
 
 
-def test_a_guest_has_its_grace(proxy: Stack) -> None:
+def test_a_guest_has_a_grace_period(proxy: Stack) -> None:
     with proxy.client("") as page:
         token = page.post("/v1/sessions/guest", headers={"origin": ORIGIN}).json()["token"]
     with proxy.client(token) as guest:
@@ -123,7 +123,7 @@ def test_an_open_stream_of_a_job_goes_on_to_its_result(proxy: Stack) -> None:
         with watching(alice, job) as events, bob.stream("POST", f"/fal/run/{NEXT}/stream", json=slow) as run:
             assert next(events)["event"] == "status"
             proxy.clock.advance(GRACE + TTL - 1)
-            # A model's stream has no grace: once it has ended, this one was looked at too.
+            # A model's stream has no grace period: its end shows that the sessions of both were checked.
             with pytest.raises(httpx.RemoteProtocolError):
                 run.read()
             proxy.sandbox.move_job(job, "COMPLETED")
@@ -137,7 +137,7 @@ def test_a_stream_that_broke_is_resumed_in_the_grace_period(proxy: Stack) -> Non
             mark = next(events)["id"]
         proxy.clock.advance(TTL + 1)
         proxy.sandbox.move_job(job, "COMPLETED")
-        assert [event["event"] for event in told(alice, job, mark)][-1] == "result"
+        assert [event["event"] for event in read_all_events(alice, job, mark)][-1] == "result"
 
 
 # Nothing else
@@ -173,7 +173,7 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("call", OTHERS)
-def test_nothing_else_is_done_with_it(proxy: Stack, call: str) -> None:
+def test_an_expired_session_can_do_nothing_else(proxy: Stack, call: str) -> None:
     method, path, options = OTHERS[call]
     with proxy.client(proxy.token("alice", ttl_seconds=TTL)) as alice:
         job = created(alice, HELD)
@@ -201,7 +201,7 @@ def test_a_job_of_another_user_is_not_read(proxy: Stack, surface: str) -> None:
 
 @surfaces
 def test_a_job_that_was_submitted_later_is_not_read(proxy: Stack, surface: str) -> None:
-    """Who submitted it had another session, and reads it with that one."""
+    """It was submitted with another session, which can read it."""
     with proxy.client(proxy.token("alice", ttl_seconds=TTL)) as old:
         proxy.clock.advance(TTL)
         with proxy.client(proxy.token("alice", ttl_seconds=TTL)) as fresh:

@@ -20,8 +20,8 @@ from tests.support.stack import Stack
 
 EVENTS = "text/event-stream"
 
-#: What a caller may try; only the first two and wishes for files are passed on: the rest belongs to the hop, to the
-#: browser or to fal.
+#: Headers that a caller may send. Only the first two and wishes for files are passed on; the rest belongs to the hop,
+#: to the browser or to fal.
 CALLERS = {
     "x-fal-queue-priority": "low",
     "x-fal-request-timeout": "30.50",
@@ -68,7 +68,7 @@ CALLERS = {
     "x-request-id": "request-of-the-caller",
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 }
-#: Beside those that the sandbox adds to every answer.
+#: In addition to those that the sandbox adds to every answer.
 FALS = {
     "www-authenticate": "Key",
     "proxy-authenticate": "Basic",
@@ -106,7 +106,7 @@ PASSED_BACK = {
     )
 }
 PRIVATE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-#: Our own word on CORS to a page that is not allowed: it may not read the answer, as no origin is named.
+#: The proxy's CORS headers for a page that is not allowed: no origin is named, so the page cannot read the answer.
 TO_A_FOREIGN_PAGE = {
     "access-control-allow-credentials": "true",
     "access-control-expose-headers": "x-fal-request-id, x-fal-billable-units, x-fal-error-type, "
@@ -125,7 +125,7 @@ class Case:
     path: str
     at_fal: tuple[tuple[str, str], ...]
     answers: str = JSON
-    #: Answered from the job's one status stream, which nobody's own wishes open.
+    #: Answered from the job's one status stream, which is opened without any caller's headers.
     is_shared: bool = False
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ LIFECYCLE = '{"expiration_duration_seconds":9}'
 JSON_BODY = (("accept", JSON), ("content-type", JSON), ("content-length", str(len(BODY))))
 OUTPUTS = ("x-fal-object-lifecycle-preference", LIFECYCLE)
 CALL = (*JSON_BODY, OUTPUTS)
-#: What the plan lets pass of the rest is nothing, and the answer says so.
+#: The plan drops all other wishes, and the answer says so.
 DROPPED = {
     "x-fal-proxy-dropped": "x-app-fal-can-disable-filter, x-app-fal-disable-fallback, x-fal-no-retry, "
     "x-fal-retry-config, x-fal-runner-hint, x-fal-store-io, x-fal-tags, x-fal-user-id"
@@ -197,7 +197,7 @@ def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "at_fal"),
     [
         ("3.3333333333333335", "3.3333333333333335"),
         ("1.0000000000000002", "1.0000000000000002"),
@@ -205,11 +205,11 @@ def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None
         ("2." + "0" * 64, "2.0"),
     ],
 )
-def test_a_timeout_has_as_many_digits_as_its_client_prints(stack: Stack, wire: Wire, sent: str, told: str) -> None:
+def test_a_timeout_is_passed_on_with_all_its_digits(stack: Stack, wire: Wire, sent: str, at_fal: str) -> None:
     headers = [("authorization", f"Key {stack.token()}"), ("content-type", JSON), ("x-fal-request-timeout", sent)]
     assert wire.exchange("POST", f"/fal/run/{NEXT}", headers, BODY).status == 200
     (received,) = stack.sandbox.requests()
-    assert dict(received["headers"])["x-fal-request-timeout"] == told
+    assert dict(received["headers"])["x-fal-request-timeout"] == at_fal
 
 
 def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire: Wire, surface: str) -> None:
@@ -218,7 +218,7 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
     assert answer.status == 200, answer
     (initiate,) = stack.sandbox.requests()
     assert sorted(map(tuple, initiate["headers"])) == sorted([*always(stack), *forwarded_headers(), *SENT_TO_INITIATE])
-    # The answer is our own document: nothing of fal's headers is on it at all.
+    # The answer is the proxy's own document: it has none of fal's headers.
     assert came_back(answer) == {"content-type": JSON, **TO_A_FOREIGN_PAGE, **PRIVATE}
     stack.sandbox.forget()
     slot = urlsplit(answer.json()["upload_url"])
@@ -232,7 +232,7 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Case) -> None:
+def test_an_error_of_fal_returns_no_more_headers(stack: Stack, wire: Wire, case: Case) -> None:
     path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
     stack.sandbox.fault("status", status=418, headers={**FALS, "x-fal-request-id": "fals-own"})
     try:
@@ -254,7 +254,7 @@ def test_an_error_of_fal_brings_no_more_back(stack: Stack, wire: Wire, case: Cas
 @pytest.mark.parametrize(
     "value", ["text/html", "text/html; charset=utf-8", "image/svg+xml", "application/json, text/html"]
 )
-def test_a_page_in_fals_answer_gets_no_power_on_our_origin(stack: Stack, wire: Wire, value: str) -> None:
+def test_a_page_in_fals_answer_cannot_run_on_the_proxys_origin(stack: Stack, wire: Wire, value: str) -> None:
     stack.sandbox.fault("status", status=200, text="<script>alert(1)</script>", content_type=value)
     answer = send(stack, wire, "hosts", "POST", f"run/{NEXT}", BODY)
     assert answer.all("content-security-policy") == ["sandbox; default-src 'none'"]
@@ -262,7 +262,7 @@ def test_a_page_in_fals_answer_gets_no_power_on_our_origin(stack: Stack, wire: W
 
 
 def test_an_allowed_page_is_named_and_no_other(stack: Stack, wire: Wire) -> None:
-    """fal says `*` to everybody; what counts is what the tenant allows."""
+    """fal allows every origin (`*`); the tenant's own list counts."""
     answer = send(stack, wire, "protocol", "POST", f"run/{NEXT}", BODY, origin=stack.other_origin)
     assert answer.all("access-control-allow-origin") == [stack.other_origin]
     assert answer.all("vary") == ["Origin"]
@@ -290,7 +290,7 @@ def forwarded_headers() -> list[tuple[str, str]]:
 
 
 def came_back(answer: Answer) -> dict[str, str]:
-    """All headers but those of the connection and the server's own; each stands there once."""
+    """All headers but those of the connection and the server's own; each occurs once."""
     names = [name for name, _ in answer.headers]
     assert len(set(names)) == len(names), names
     hop = {"date", "content-length", "transfer-encoding", "connection"}
@@ -310,7 +310,7 @@ def expected_back(answer: Answer, content_type: str, passed: dict[str, str] = PA
 
 
 def test_the_sandbox_does_send_what_must_not_cross(stack: Stack) -> None:
-    """Without this the tests above could pass because nobody tried."""
+    """The tests above mean something only if the sandbox sends those headers."""
     assert {"set-cookie", "access-control-allow-origin", "server", "x-fal-cdn-token"} <= set(UNWANTED_HEADERS)
     with Wire(stack.sandbox.url) as direct:
         stack.sandbox.fault("headers", headers=FALS)

@@ -1,4 +1,4 @@
-"""Hostile targets over the wire: every one is refused with its code, and fal hears nothing of any of them."""
+"""Hostile targets over the wire: each is refused with its code, and none reaches fal."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_every_hostile_path_is_refused(stack: Stack, wire: Wire) -> None:
     assert not problems, "\n\n".join(problems)
 
 
-def test_an_encoded_line_break_leads_nowhere(stack: Stack, wire: Wire) -> None:
-    """The router's patterns end at a line break, so some of these are no route, and others a target with one."""
+def test_an_encoded_line_break_is_refused(stack: Stack, wire: Wire) -> None:
+    """The router's patterns end at a line break: some of these match no route, others hold one in the target."""
     key = ("authorization", f"Key {stack.token()}")
     for path in (f"/fal/run/{NEXT}%0d%0ax-evil:%201", f"/fal/run%0a/{NEXT}", f"/fal%0a/run/{NEXT}"):
         assert wire.exchange("POST", path, [JSON, key], BODY).status in (404, 405)
@@ -68,12 +68,12 @@ def test_an_encoded_line_break_leads_nowhere(stack: Stack, wire: Wire) -> None:
 
 
 def refused_by_the_server(stack: Stack, answer: Answer) -> None:
-    """The server refuses what is no HTTP before there is a request, in the same shape."""
+    """The server refuses malformed HTTP before there is a request, with the same error shape."""
     assert not stack.sandbox.requests(), "it reached fal"
     assert_refusal(answer, 400, "bad_request")
 
 
-def test_control_characters_do_not_even_get_in(stack: Stack, wire: Wire) -> None:
+def test_control_characters_are_refused_by_the_server(stack: Stack, wire: Wire) -> None:
     key = ("authorization", f"Key {stack.token()}")
     characters = [chr(code) for code in range(0x80) if CONTROL.match(chr(code)) and chr(code) not in "\r\n"]
     for character in characters:
@@ -82,7 +82,7 @@ def test_control_characters_do_not_even_get_in(stack: Stack, wire: Wire) -> None
 
 
 def test_a_line_break_only_begins_another_header(stack: Stack, wire: Wire) -> None:
-    """Whoever can put line breaks into a header can send any header; that one is not passed on either."""
+    """A caller that can put line breaks into a header can send any header; the injected one is not passed on either."""
     key = ("authorization", f"Key {stack.token()}")
     target = ("x-fal-target-url", f"https://fal.run/{NEXT}\r\nx-evil: 1")
     assert wire.exchange("POST", PROTOCOL, [JSON, key, target], BODY).status == 200
@@ -92,7 +92,7 @@ def test_a_line_break_only_begins_another_header(stack: Stack, wire: Wire) -> No
 
 
 def test_the_host_header_decides_nothing(stack: Stack, wire: Wire) -> None:
-    """A target of another host stays refused, and a job's URLs stay our own, whatever the caller calls us."""
+    """A target of another host is refused, and a job's URLs point to the proxy, whatever the `host` header says."""
     head = f"POST /fal/queue/{NEXT} HTTP/1.1\r\nhost: evil.example\r\nx-forwarded-host: evil.example\r\n"
     head += (
         f"authorization: Key {stack.token()}\r\ncontent-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
@@ -104,7 +104,7 @@ def test_the_host_header_decides_nothing(stack: Stack, wire: Wire) -> None:
 
 
 def test_an_absolute_request_target_is_only_its_path(stack: Stack, wire: Wire) -> None:
-    """`GET http://evil/…`, as forward proxies are asked: this is none."""
+    """`GET http://evil/…` is a request to a forward proxy, which this is not."""
     key = ("authorization", f"Key {stack.token()}")
     answer = wire.exchange("POST", f"https://fal.run/{NEXT}", [JSON, key], BODY)
     assert answer.status in (404, 405)

@@ -1,4 +1,4 @@
-"""Open streams end with the credential that they were opened with, and say so; no result follows."""
+"""An open stream ends with its credential and says so; no result follows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWNERS = {"acme": {"allowed_origins": [ORIGIN], "guests": {"enabled": True, "pla
 #: It runs until the test lets it end.
 HELD = "[[pace hold=IN_PROGRESS queue_positions=0 run_seconds=0]]"
 SLOW = "[[pace run_seconds=0 words_per_second=1]] What is it?"
-#: Five, and what a machine with other work takes longer.
+#: Five, and more for a busy machine.
 MOST_SECONDS = 5.0 + 30
 
 
@@ -75,14 +75,14 @@ class Reader:
             self.is_cut = True
 
     def wait(self) -> float:
-        """Until the stream has ended: how long that took."""
+        """Wait until the stream has ended; return the seconds."""
         began = time.monotonic()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the stream did not end"
         return time.monotonic() - began
 
     def assert_ended(self, code: str) -> None:
-        """It ended in time with an error that says why, and without what looks like an end of the job."""
+        """The stream ended in time with an error that says why, and with nothing that looks like the job's end."""
         assert self.wait() < MOST_SECONDS
         assert self.names[-1] == "error"
         error = self.documents[-1]
@@ -132,12 +132,12 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 @kinds
-def test_a_revoked_session_takes_its_stream_along(proxy: Stack, kind: str) -> None:
+def test_a_stream_ends_when_its_session_is_revoked(proxy: Stack, kind: str) -> None:
     with proxy.client(proxy.token("alice")) as alice, proxy.client(proxy.token("bob")) as bob:
         reader, other = KINDS[kind](alice), events(bob)
         assert alice.delete("/v1/session").status_code == 204
         reader.assert_ended("session_revoked")
-        # Where the last event is taken for the result, an end would look like one.
+        # Some clients take the last event for the result.
         assert reader.is_cut is kind.startswith("model-stream")
         assert other.names[-1] == "status"
         assert bob.delete("/v1/session").status_code == 204
@@ -145,13 +145,13 @@ def test_a_revoked_session_takes_its_stream_along(proxy: Stack, kind: str) -> No
 
 
 @kinds
-def test_a_stream_ends_as_its_session_expires(proxy: Stack, kind: str) -> None:
+def test_a_stream_ends_when_its_session_expires(proxy: Stack, kind: str) -> None:
     with proxy.client(proxy.token("alice", ttl_seconds=600)) as alice:
         reader = KINDS[kind](alice)
         if kind.startswith("model-stream"):
             proxy.clock.advance(600)
         else:
-            # It only reads a job, as the session may for ten minutes more: what ends the other stream leaves it open.
+            # It only reads a job, which the session may do for ten more minutes, so it stays open.
             other = model_stream(alice)
             proxy.clock.advance(1199)
             other.assert_ended("session_expired")
@@ -161,7 +161,7 @@ def test_a_stream_ends_as_its_session_expires(proxy: Stack, kind: str) -> None:
 
 
 @kinds
-def test_a_revoked_subject_takes_all_its_streams_along(proxy: Stack, kind: str) -> None:
+def test_streams_end_when_their_subject_is_revoked(proxy: Stack, kind: str) -> None:
     subject = f"carol-{time.monotonic_ns()}"
     with proxy.client(proxy.token(subject)) as one, proxy.client(proxy.token(subject)) as two:
         readers = [KINDS[kind](one), KINDS[kind](two)]
@@ -173,7 +173,7 @@ def test_a_revoked_subject_takes_all_its_streams_along(proxy: Stack, kind: str) 
 
 
 @kinds
-def test_a_revoked_tenant_key_takes_its_streams_along(proxy: Stack, kind: str) -> None:
+def test_streams_end_when_their_tenant_key_is_revoked(proxy: Stack, kind: str) -> None:
     with operating(proxy) as operator:
         made = operator.post("/v1/admin/tenants/acme/keys", json={}).json()
         with proxy.client(made["key"]) as backend:
@@ -183,7 +183,7 @@ def test_a_revoked_tenant_key_takes_its_streams_along(proxy: Stack, kind: str) -
 
 
 @kinds
-def test_a_suspended_tenant_takes_its_streams_along(proxy: Stack, kind: str) -> None:
+def test_streams_end_when_their_tenant_is_suspended(proxy: Stack, kind: str) -> None:
     of_user = proxy.token("alice", tenant="globex")
     with operating(proxy) as operator, proxy.client(of_user) as user, proxy.client(proxy.tenant_key("globex")) as own:
         readers = [KINDS[kind](user), KINDS[kind](own)]
@@ -193,7 +193,7 @@ def test_a_suspended_tenant_takes_its_streams_along(proxy: Stack, kind: str) -> 
         assert operator.post("/v1/admin/tenants/globex/resume").status_code == 200
 
 
-def test_guests_that_are_let_in_no_longer_lose_their_streams(proxy: Stack) -> None:
+def test_streams_of_guests_end_when_guests_are_no_longer_allowed(proxy: Stack) -> None:
     with operating(proxy) as operator, proxy.client("") as page:
         guest_token = page.post("/v1/sessions/guest", headers={"origin": ORIGIN}).json()["token"]
         tenant = {"id": "acme", "plan": "acme", "allowed_origins": [ORIGIN]}
@@ -209,7 +209,7 @@ def test_guests_that_are_let_in_no_longer_lose_their_streams(proxy: Stack) -> No
 
 
 def test_no_result_follows_the_end_of_a_session(proxy: Stack) -> None:
-    """The job ends as the session has: the stream is told of neither."""
+    """The job ends just after the session: the stream does not show the result."""
     with proxy.client(proxy.token("alice")) as alice:
         job = created(alice, HELD)
         reader = Reader(alice, "GET", f"{JOBS}/{job}/events", {})
@@ -223,7 +223,7 @@ def test_no_result_follows_the_end_of_a_session(proxy: Stack) -> None:
 
 
 def test_a_new_session_goes_on_where_the_stream_ended(proxy: Stack) -> None:
-    """The error has no id of its own, so the caller's last one still says where it was."""
+    """The error has no event id, so the caller's last id still marks its place."""
     with proxy.client(proxy.token("alice")) as alice, proxy.client(proxy.token("alice")) as again:
         job = created(alice, HELD)
         reader = Reader(alice, "GET", f"{JOBS}/{job}/events", {})
@@ -235,7 +235,7 @@ def test_a_new_session_goes_on_where_the_stream_ended(proxy: Stack) -> None:
         assert resumed.names[-1] == "result"
 
 
-def test_a_models_stream_that_is_cut_is_booked(proxy: Stack, shared_proxy: Stack) -> None:
+def test_a_cut_stream_of_a_model_is_booked(proxy: Stack, shared_proxy: Stack) -> None:
     subject = f"dora-{time.monotonic_ns()}"
     database = Path(proxy.settings.stores.database_url.reveal().removeprefix("sqlite:///"))
     with proxy.client(proxy.token(subject)) as dora:
@@ -276,6 +276,6 @@ def test_another_process_ends_its_streams_too(sandbox: SandboxControl, tmp_path:
         with first.client(token) as here, second.client(token) as there:
             reader = events(there)
             assert here.delete("/v1/session").status_code == 204
-            # Nobody calls there: the directory is read for the stream alone.
+            # The second process gets no calls: it reads the directory only for its stream.
             second.clock.advance(3)
             reader.assert_ended("session_revoked")

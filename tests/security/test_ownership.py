@@ -1,4 +1,4 @@
-"""A job is its submitter's alone: to everybody else it looks, byte for byte, like one that never existed."""
+"""Only its submitter can reach a job: for others the answer is, byte for byte, that of a job that does not exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.security.wire import Answer, Wire
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
 
-#: Another endpoint that everybody here may call: the right id under it is a wrong address.
+#: Another endpoint that all callers here may call: the job's id under it is a wrong address.
 OTHER = "fal-ai/llavav15-13b"
 CALLS = [
     ("GET", "status?logs=1"),
@@ -37,12 +37,12 @@ def without_date(answer: Answer) -> tuple[object, ...]:
 
 
 def surfaces_of(stranger: str) -> tuple[str, ...]:
-    """A tenant key is not for paths."""
+    """A tenant key is not accepted in paths."""
     return ("protocol", "hosts") if "key" in stranger else SURFACES
 
 
 @pytest.mark.parametrize("owner", ["alice", "a tenant key"])
-def test_to_strangers_a_job_never_existed(stack: Stack, wire: Wire, owner: str) -> None:
+def test_a_job_of_another_caller_looks_like_one_that_does_not_exist(stack: Stack, wire: Wire, owner: str) -> None:
     callers = {
         "alice": stack.token(),
         "bob of the same tenant": stack.token("bob"),
@@ -63,7 +63,7 @@ def test_to_strangers_a_job_never_existed(stack: Stack, wire: Wire, owner: str) 
     assert not stack.sandbox.requests()
 
 
-def test_under_another_endpoint_it_never_existed_for_its_owner_either(stack: Stack, wire: Wire) -> None:
+def test_a_job_under_another_endpoint_is_not_found_even_by_its_owner(stack: Stack, wire: Wire) -> None:
     token = stack.token()
     job = submit(wire, token)
     stack.sandbox.forget()
@@ -76,7 +76,7 @@ def test_under_another_endpoint_it_never_existed_for_its_owner_either(stack: Sta
     assert not stack.sandbox.requests()
 
 
-def test_the_owner_may_do_all_of_it_with_any_session_of_theirs(stack: Stack, wire: Wire) -> None:
+def test_the_owner_reaches_a_job_with_any_of_their_sessions(stack: Stack, wire: Wire) -> None:
     job = submit(wire, stack.token())
     for surface in SURFACES:
         for method, tail in CALLS:
@@ -90,7 +90,7 @@ def test_the_owner_may_do_all_of_it_with_any_session_of_theirs(stack: Stack, wir
 
 
 def test_jobs_that_were_not_cancelled_go_on(stack: Stack, wire: Wire) -> None:
-    """A stranger's cancel is not only answered as if there were no job: it does nothing."""
+    """A stranger's cancel is answered as for an unknown job, and it also does nothing."""
     token = stack.token()
     job = submit(wire, token)
     assert ask(wire, "hosts", stack.token("bob"), "PUT", "cancel", job).status == 404
@@ -125,7 +125,7 @@ def test_a_narrowed_session_sees_the_jobs_of_its_endpoints_only(stack: Stack, wi
     assert not stack.sandbox.requests()
 
 
-def test_a_session_narrowed_to_nothing_does_nothing(stack: Stack, wire: Wire) -> None:
+def test_a_session_without_endpoints_can_do_nothing(stack: Stack, wire: Wire) -> None:
     job = submit(wire, stack.token())
     stack.sandbox.forget()
     upload = {"content_type": "image/png", "file_name": "a.png"}
@@ -156,7 +156,7 @@ def test_a_narrowed_session_uploads_if_it_may_call_something(stack: Stack) -> No
         assert begun.status_code == 200, begun.text
 
 
-def test_who_owns_what_survives_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_ownership_survives_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
     with proxy_in_front_of(sandbox, tmp_path) as before, Wire(before.url) as wire:
         job = submit(wire, before.token())
     with proxy_in_front_of(sandbox, tmp_path) as after, Wire(after.url) as wire:

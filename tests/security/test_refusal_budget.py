@@ -1,4 +1,4 @@
-"""The budget of refusals of an address: what counts, who is not heard then, and who is still."""
+"""An address's budget of refusals: which refusals count, which callers are blocked then, and which are not."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_every_refusal_counts_and_then_nothing_is_heard(proxy: Stack, kind: str) -> None:
+def test_every_refusal_counts_until_the_address_is_blocked(proxy: Stack, kind: str) -> None:
     status, method, path, more = REFUSED[kind]
     with visitor(proxy, "203.0.113.1") as caller:
         answers = [caller.request(method, path, **more) for _ in range(LIMIT)]
@@ -65,7 +65,7 @@ def test_every_refusal_counts_and_then_nothing_is_heard(proxy: Stack, kind: str)
         for again in (caller.request(method, path, **more), caller.get("/openapi.json"), caller.get("/nowhere")):
             assert refusal(again, 429, "rate_limited", "ip")["retry_after"] == 60
         assert len(proxy.sandbox.requests()) == asked
-        # Others are, and so are those who look after the proxy.
+        # Other addresses still get answers, and health checks still work.
         assert caller.get("/livez").status_code == caller.get("/readyz").status_code == 200
         with visitor(proxy, "203.0.113.2") as neighbour:
             assert neighbour.get("/openapi.json").status_code == 200
@@ -91,7 +91,7 @@ def test_inputs_that_are_refused_count_too(proxy: Stack, status: int) -> None:
         refusal(stranger.get("/openapi.json"), 429, "rate_limited", "ip")
 
 
-def test_an_ipv6_household_has_one_budget(proxy: Stack) -> None:
+def test_an_ipv6_network_has_one_budget(proxy: Stack) -> None:
     for number in range(LIMIT):
         with visitor(proxy, f"2001:db8:1:2::{number:x}") as caller:
             assert caller.get("/v1/session").status_code == 401
@@ -101,7 +101,7 @@ def test_an_ipv6_household_has_one_budget(proxy: Stack) -> None:
         assert caller.get("/v1/session").status_code == 401
 
 
-def test_a_good_credential_is_heard_at_an_address_that_is_not(proxy: Stack) -> None:
+def test_a_good_credential_works_at_a_blocked_address(proxy: Stack) -> None:
     address = "203.0.113.4"
     token = proxy.token()
     with visitor(proxy, address) as stranger:
@@ -140,7 +140,7 @@ def test_a_good_credential_has_no_more_refusals_than_an_address(proxy: Stack) ->
         assert ben.get("/v1/session").status_code == 200
 
 
-def test_a_page_can_read_that_it_is_not_heard_and_its_preflights_pass(proxy: Stack) -> None:
+def test_a_page_can_read_the_block_and_its_preflights_pass(proxy: Stack) -> None:
     with visitor(proxy, "203.0.113.6") as page:
         for _ in range(LIMIT):
             page.get("/v1/session", headers={"origin": ORIGIN})
@@ -151,7 +151,7 @@ def test_a_page_can_read_that_it_is_not_heard_and_its_preflights_pass(proxy: Sta
         assert page.options("/v1/session", headers=asked).status_code == 200
 
 
-def test_requests_that_are_not_heard_are_counted_for_the_operator(proxy: Stack) -> None:
+def test_blocked_requests_are_counted_for_the_operator(proxy: Stack) -> None:
     def unheard() -> float:
         text = httpx.get(f"{proxy.url}/metrics", trust_env=False, verify=False, timeout=60).text
         line = next(line for line in text.splitlines() if line.startswith("fal_proxy_refusals_over_budget_total"))

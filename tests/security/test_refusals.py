@@ -1,4 +1,4 @@
-"""Every refusal that can be met, once each, with its code; and that nothing reached fal where nothing should."""
+"""Every refusal once, with its code; a refused call does not reach fal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.stack import Stack, plan_file, proxy_in_front_of, sandbox_env
 from tests.support.waiting import wait_until
 
 RUN = f"/fal/run/{NEXT}"
-#: Addresses that need a credential, with the methods they know.
+#: Paths that need a credential, with their methods.
 DOORS = [
     ("POST", "/api/fal/proxy"),
     ("POST", RUN),
@@ -46,7 +46,7 @@ DOORS = [
 
 @pytest.fixture
 def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    """A proxy that a test may break, and whose flood guard has seen nobody yet; not in dev mode."""
+    """A proxy of the test's own, not in dev mode, with an unused flood guard."""
     with proxy_in_front_of(sandbox, tmp_path) as stack:
         yield stack
 
@@ -63,15 +63,15 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), DOORS)
-def test_without_a_credential_every_door_is_closed(stack: Stack, wire: Wire, method: str, path: str) -> None:
+def test_every_path_refuses_a_call_without_a_credential(stack: Stack, wire: Wire, method: str, path: str) -> None:
     assert_refusal(
         wire.exchange(method, path, [("x-fal-target-url", f"https://fal.run/{NEXT}")]), 401, "unauthenticated"
     )
     assert not stack.sandbox.requests()
 
 
-def test_a_credential_that_is_wrong_is_never_anonymous_nor_skipped(stack: Stack, wire: Wire) -> None:
-    """The first place that has one decides, also when a good one follows in another place."""
+def test_a_wrong_credential_is_never_ignored(stack: Stack, wire: Wire) -> None:
+    """The first credential decides, even when a good one follows in another place."""
     good = stack.token()
     for value in (
         "",
@@ -98,7 +98,7 @@ def test_a_credential_that_is_wrong_is_never_anonymous_nor_skipped(stack: Stack,
 
 
 @pytest.mark.parametrize("surface", SURFACES)
-def test_sessions_that_do_not_count(stack: Stack, wire: Wire, surface: str) -> None:
+def test_invalid_sessions_are_refused(stack: Stack, wire: Wire, surface: str) -> None:
     target = ("POST", f"run/{NEXT}", BODY)
     assert_refusal(call(wire, surface, stack.token(ttl_seconds=-1), *target), 401, "session_expired")
     assert_refusal(call(wire, surface, stack.token(tenant="nobody"), *target), 401, "unauthenticated")
@@ -109,7 +109,7 @@ def test_sessions_that_do_not_count(stack: Stack, wire: Wire, surface: str) -> N
 
 
 def test_a_tenant_key_counts_in_one_place_only(stack: Stack, wire: Wire) -> None:
-    """A path is written down in many places, and a cookie is sent by any page."""
+    """Paths end up in many logs, and any page makes the browser send a cookie."""
     key = stack.tenant_key()
     origin = {"origin": stack.other_origin}
     assert_refusal(run(wire, {"x-fal-proxy-session": key}), 401, "unauthenticated")
@@ -189,7 +189,7 @@ def test_a_preflight_from_a_foreign_page_is_refused(stack: Stack, wire: Wire) ->
     assert (answer.status, answer.all("access-control-allow-origin")) == (200, [stack.other_origin])
 
 
-# --- what they may
+# --- what they may do
 
 
 def test_the_scope_of_a_session_and_of_a_plan(stack: Stack, wire: Wire) -> None:
@@ -228,7 +228,7 @@ def test_a_flood_of_guests_gets_429_with_retry_after(own: Stack) -> None:
     assert answers[60].json()["scope"] == "ip" and answers[60].json()["retry_after"] >= 1
 
 
-def test_addresses_and_methods_that_there_are_not(own: Stack) -> None:
+def test_unknown_paths_and_methods_are_refused(own: Stack) -> None:
     headers = bearer(own.token()).items()
     with Wire(own.url) as wire:
         for path in (
@@ -259,7 +259,7 @@ def test_addresses_and_methods_that_there_are_not(own: Stack) -> None:
             assert refused.all("allow") == ["GET, POST, PUT"]
 
 
-# --- fal's failures: what may have run is a 500, which no client repeats; what is safe to repeat says so
+# --- fal's failures: a call that may have run is a 500, which no client repeats; one that is safe to repeat says so
 
 LOST = [
     {"fault": "drop", "when": "before"},
@@ -276,7 +276,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("fault", LOST, ids=lambda fault: "-".join(map(str, fault.values()))[:30])
-def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, object]) -> None:
+def test_a_lost_answer_is_not_repeated_by_the_proxy(stack: Stack, wire: Wire, fault: dict[str, object]) -> None:
     token = stack.token()
     job, upload = submit(wire, token), slot(wire, token)
     stack.sandbox.forget()
@@ -290,7 +290,7 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
     wish = b'{"content_type":"image/png","file_name":"a.png"}'
     assert_refusal(call(wire, "hosts", token, "POST", "rest/storage/upload/initiate", wish), 502, "bad_upstream")
     assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL_PNG), 502, "bad_upstream")
-    # Nothing that may run or change something is repeated by the proxy itself.
+    # The proxy repeats no call that may run or change something.
     assert [record["method"] for record in stack.sandbox.requests() if record["method"] != "GET"] == [
         "POST",
         "POST",
@@ -300,9 +300,9 @@ def test_an_answer_that_is_lost(stack: Stack, wire: Wire, fault: dict[str, objec
     ]
 
 
-def test_a_read_that_meets_a_connection_just_being_closed_is_no_failure(stack: Stack, wire: Wire) -> None:
+def test_a_read_on_a_connection_that_is_just_closed_is_repeated(stack: Stack, wire: Wire) -> None:
     token = stack.token()
-    # This leaves a connection that will be used again.
+    # This leaves a connection in the pool.
     job = submit(wire, token)
     stack.sandbox.fault("drop", when="before", times=1, on={"operation": "result"})
     answer = call(wire, "protocol", token, "GET", f"queue/{NEXT}/requests/{job}")
@@ -324,8 +324,8 @@ def test_a_key_that_fal_refuses_is_not_the_callers_fault(stack: Stack, wire: Wir
     assert_refusal(wire.exchange("PUT", upload, [("content-type", "image/png")], PIXEL_PNG), 502, "bad_upstream")
 
 
-def test_what_the_file_store_refuses_is_not_quoted(stack: Stack, wire: Wire) -> None:
-    """Such stores put the signature that they refuse into their answer."""
+def test_a_refusal_of_the_file_store_is_not_quoted(stack: Stack, wire: Wire) -> None:
+    """File stores quote the refused signature in their answer."""
     path = slot(wire, stack.token())
     stack.sandbox.fault("status", status=400, body={"StringToSign": "the-signature"})
     answer = wire.exchange("PUT", path, [("content-type", "image/png")], PIXEL_PNG)
@@ -395,7 +395,7 @@ def test_headers_of_fal_that_cannot_be_sent_on_do_not_lose_an_answer(stack: Stac
 
 
 @pytest.mark.parametrize("id_", ["a b", "a/b", "x" * 129, "%0d%0a"])
-def test_an_id_of_fals_that_is_none_is_no_header(stack: Stack, wire: Wire, id_: str) -> None:
+def test_a_malformed_id_of_fal_is_not_sent_as_a_header(stack: Stack, wire: Wire, id_: str) -> None:
     stack.sandbox.fault("headers", headers={"x-fal-request-id": id_})
     answer = call(wire, "protocol", stack.token(), "POST", f"run/{NEXT}", BODY)
     assert answer.status == 200 and answer.all("x-fal-request-id") == []
@@ -405,7 +405,7 @@ def test_an_id_of_fals_that_is_none_is_no_header(stack: Stack, wire: Wire, id_: 
     ("given", "passed"),
     [("7", ["7"]), ("86400", ["86400"]), *((wait, []) for wait in ["86401", "9" * 5000, "-1", "nan", "1e9", "soon"])],
 )
-def test_how_long_fal_says_to_wait(stack: Stack, wire: Wire, given: str, passed: list[str]) -> None:
+def test_the_waiting_time_that_fal_names_is_passed_on(stack: Stack, wire: Wire, given: str, passed: list[str]) -> None:
     stack.sandbox.fault("status", status=418, headers={"retry-after": given})
     answer = call(wire, "protocol", stack.token(), "POST", f"run/{NEXT}", BODY)
     assert answer.status == 418 and answer.all("retry-after") == passed
@@ -413,7 +413,7 @@ def test_how_long_fal_says_to_wait(stack: Stack, wire: Wire, given: str, passed:
 
 @pytest.mark.parametrize("id_", NO_IDS)
 def test_a_status_is_about_the_job_that_was_asked_for(stack: Stack, wire: Wire, id_: object) -> None:
-    """The URLs that a client follows next are made of the id in it."""
+    """The client's next URLs are built from the id in the status."""
     token = stack.token()
     job = call(wire, "hosts", token, "POST", f"queue/{NEXT}", BODY).json()["request_id"]
     document = {
@@ -428,7 +428,7 @@ def test_a_status_is_about_the_job_that_was_asked_for(stack: Stack, wire: Wire, 
     assert answer.json()["status_url"] == f"{stack.url}/fal/queue/{NEXT}/requests/{job}/status"
 
 
-def test_fal_out_of_reach(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_an_unreachable_fal_is_reported(sandbox: SandboxControl, tmp_path: Path) -> None:
     closed = f"http://127.0.0.1:{free_port()}"
     environ = {f"FAL_{name}_URL": f"{closed}/{name.lower()}" for name in ("RUN", "QUEUE", "REST")}
     with proxy_in_front_of(sandbox, tmp_path, environ=environ) as stack, Wire(stack.url) as wire:
@@ -449,7 +449,7 @@ class Hurried(EngineTransport):
         return await super().handle_async_request(request)
 
 
-def test_fal_silent(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_silent_fal_is_reported(sandbox: SandboxControl, tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     own = {
@@ -469,15 +469,15 @@ def test_fal_silent(sandbox: SandboxControl, tmp_path: Path) -> None:
         for method, tail in (("GET", "/status"), ("GET", ""), ("PUT", "/cancel")):
             answer = call(wire, "hosts", token, method, f"queue/{NEXT}/requests/{job}{tail}")
             assert_refusal(answer, 504, "upstream_timeout")
-        # A stream begins at once. As fal never says a word it tells so, or is cut: the job seems to go on.
+        # A stream begins at once. It ends with an error or is cut, but never shows the job as completed.
         try:
-            told = call(wire, "hosts", token, "GET", f"queue/{NEXT}/requests/{job}/status/stream").body
+            stream = call(wire, "hosts", token, "GET", f"queue/{NEXT}/requests/{job}/status/stream").body
         except IncompleteRead as cut:
-            told = cut.partial
-        assert b"COMPLETED" not in told
+            stream = cut.partial
+        assert b"COMPLETED" not in stream
 
 
-# --- callers that go
+# --- callers that hang up
 
 
 def test_a_caller_who_hangs_up_in_a_body_is_no_failure(own: Stack) -> None:
@@ -511,7 +511,7 @@ def metrics_with(wire: Wire, hung_up: int) -> bytes:
     return wait_until(metrics, "not all who hung up are counted")
 
 
-# --- our own store
+# --- the proxy's own store
 
 
 def test_no_call_passes_while_a_store_is_down(own: Stack, tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_no_call_passes_while_a_store_is_down(own: Stack, tmp_path: Path) -> Non
         assert not own.sandbox.requests()
 
 
-def test_revocations_that_cannot_be_read_revoke_everybody(own: Stack, tmp_path: Path) -> None:
+def test_while_revocations_cannot_be_read_every_session_is_refused(own: Stack, tmp_path: Path) -> None:
     with Wire(own.url) as wire:
         token = own.token()
         assert run(wire, bearer(token)).status == 200

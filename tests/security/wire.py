@@ -1,4 +1,4 @@
-"""An HTTP client that sends what it is told, byte for byte, and takes answers as they are."""
+"""An HTTP client that sends the given bytes unchanged and returns answers unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Headers = Iterable[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """Header names are in lower case; a repeated header stands there repeatedly."""
+    """One answer. Header names are in lower case; a repeated header is listed repeatedly."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -77,7 +77,7 @@ class Wire:
         return answer
 
     def connected(self) -> socket.socket:
-        """The connection, for whoever writes on it piece by piece."""
+        """The open connection, for a test that writes on it piece by piece."""
         if self._socket is None:
             self._socket = socket.create_connection(self.address, self._seconds)
         return self._socket

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from proxy.upstream.client import Timeouts
-from tests.routes.jobs import told
+from tests.routes.jobs import read_all_events
 from tests.support.limited import NEXT, asking
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
@@ -39,7 +39,7 @@ def sees_the_truth(client: httpx.Client, prompt: str) -> None:
     ways = (
         lambda: read(client, f"{one}/status/stream?logs=1", {}),
         lambda: read(client, "/api/fal/proxy", {"x-fal-target-url": f"https://queue.fal.run{one[10:]}/status/stream?logs=1"}),
-        lambda: [event["data"] for event in told(client, id_) if event["event"] == "status"],
+        lambda: [event["data"] for event in read_all_events(client, id_) if event["event"] == "status"],
     )  # fmt: skip
     with ThreadPoolExecutor(len(ways)) as pool:
         found = list(pool.map(lambda way: way(), ways))
