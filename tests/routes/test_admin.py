@@ -1,4 +1,4 @@
-"""The admin API: every route, and its door."""
+"""The admin API: every route, and who may call it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def admin(proxy: Stack, *authorization: str) -> httpx.Client:
     return httpx.Client(base_url=f"{proxy.url}/v1/admin", headers=headers, trust_env=False, verify=False, timeout=60)
 
 
-# --- the door
+# --- credentials
 
 
 def test_every_route_wants_the_token(proxy: Stack) -> None:
@@ -87,15 +87,15 @@ def test_every_route_wants_the_token(proxy: Stack) -> None:
         (f"Bearer {proxy.tenant_key('acme')}",),
     ]
     for authorization in wrong:
-        with admin(proxy, *authorization) as nobody:
-            refusal(nobody.get("/tenants"), 401, "unauthenticated")
-    with admin(proxy) as nobody:
+        with admin(proxy, *authorization) as stranger:
+            refusal(stranger.get("/tenants"), 401, "unauthenticated")
+    with admin(proxy) as stranger:
         for method, path in ROUTES:
-            refusal(nobody.request(method, path), 401, "unauthenticated")
+            refusal(stranger.request(method, path), 401, "unauthenticated")
 
 
-def test_the_list_of_routes_is_whole(sandbox: SandboxControl, tmp_path: Path) -> None:
-    """None of them is missing above: each exists, and no other method does. One of them deletes the tenant."""
+def test_the_list_of_routes_is_complete(sandbox: SandboxControl, tmp_path: Path) -> None:
+    """The list above is complete: each route exists, and no other method does. One of them deletes the tenant."""
     with limited_proxy(sandbox, tmp_path, PLANS) as own, admin(own, f"Bearer {ADMIN_TOKEN}") as operator:
         for method, path in ROUTES:
             assert operator.request(method, path).status_code != 405
@@ -105,12 +105,12 @@ def test_the_list_of_routes_is_whole(sandbox: SandboxControl, tmp_path: Path) ->
                 refusal(operator.request(method, path), 405, "method_not_allowed")
 
 
-def test_without_a_token_in_the_settings_it_is_closed(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_without_an_admin_token_in_the_settings_the_api_is_closed(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_ADMIN_TOKEN": ""}) as own:
         for authorization in ((), (f"Bearer {ADMIN_TOKEN}",)):
-            with admin(own, *authorization) as nobody:
+            with admin(own, *authorization) as stranger:
                 for method, path in ROUTES:
-                    refusal(nobody.request(method, path), 403, "not_allowed")
+                    refusal(stranger.request(method, path), 403, "not_allowed")
 
 
 def test_guessing_is_slowed_down(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_tenants_are_listed_and_shown_with_their_limits(operator: httpx.Client) 
     refusal(operator.get("/tenants/nobody"), 404, "not_found")
 
 
-def test_plans_and_tenants_are_applied_at_once_and_once(proxy: Stack, operator: httpx.Client) -> None:
+def test_plans_and_tenants_are_applied_at_once_and_only_once(proxy: Stack, operator: httpx.Client) -> None:
     file = {"plans": {"new": plan(endpoints=[NEXT])}, "tenants": [{"id": "newcomer", "plan": "new"}]}
     assert operator.put("/tenants", json=file).json() == {"changed": True}
     assert operator.put("/tenants", json=file).json() == {"changed": False}
@@ -213,12 +213,12 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
     refusal(operator.post("/tenants/globex/keys", json={"nme": "x"}), 400, "bad_request")
 
 
-#: No database can be asked for these: PostgreSQL's text holds no zero, and what is too long for a column is an error.
+#: Names that a database refuses: PostgreSQL's text holds no zero byte, and a text longer than its column is an error.
 UNSTORABLE = ["a\x00b", "\x00", "a\nb", " a", "a" * 201]
 
 
 @pytest.mark.parametrize("text", UNSTORABLE)
-def test_a_name_that_cannot_be_kept_is_refused(operator: httpx.Client, text: str) -> None:
+def test_a_name_that_cannot_be_stored_is_refused(operator: httpx.Client, text: str) -> None:
     refusals = [
         operator.post("/tenants/acme/keys", json={"name": text}),
         operator.post("/sessions", json={"tenant": "acme", "subject": text}),
@@ -235,7 +235,7 @@ def test_a_name_that_cannot_be_kept_is_refused(operator: httpx.Client, text: str
 
 
 @pytest.mark.parametrize("text", [*UNSTORABLE, "é", "0123456789abcdeg", "0123456789abcdef0"])
-def test_a_name_in_a_path_that_is_none_is_not_found(operator: httpx.Client, text: str) -> None:
+def test_an_invalid_name_in_a_path_is_not_found(operator: httpx.Client, text: str) -> None:
     name = quote(text, safe="")
     for method, path in [("DELETE", f"/keys/{name}"), ("GET", f"/tenants/{name}"), ("GET", f"/tenants/{name}/keys")]:
         refusal(operator.request(method, path), 404, "not_found")
@@ -266,7 +266,7 @@ def test_a_revocation_outlives_the_sessions_of_an_older_plan(
         assert done.code == 0, done.stderr
         for _ in range(2):
             proxy.clock.advance(14 * 86_400)
-            # Each revocation drops those whose time is over.
+            # Each revocation deletes expired revocations.
             operator.request("DELETE", "/sessions", json={"tenant": "acme", "session_id": "another"})
             for token in (mine, by_subject, by_command):
                 with Client(proxy, token) as client:

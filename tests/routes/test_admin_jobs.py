@@ -119,7 +119,7 @@ def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx
     alice.cancel(waiting)
 
 
-def test_a_job_that_is_over_is_settled_also_when_it_is_in_the_sums(
+def test_a_job_that_is_already_summed_up_is_shown_as_settled(
     alice: Client, operator: httpx.Client, tmp_path: Path
 ) -> None:
     alice.run()
@@ -158,7 +158,7 @@ def test_only_a_job_in_fals_queue_is_cancelled(alice: Client, operator: httpx.Cl
     assert sandbox.requests() == []
 
 
-def test_a_job_that_is_none(operator: httpx.Client, console: Operator) -> None:
+def test_an_unknown_job_is_not_found(operator: httpx.Client, console: Operator) -> None:
     for method in ("GET", "DELETE"):
         refusal(operator.request(method, f"{JOBS}/unknown"), 404, "not_found")
         refusal(operator.request(method, f"{JOBS}/no%20id"), 400, "bad_target")
@@ -206,7 +206,7 @@ def read_default(operator: httpx.Client) -> dict[str, Any]:
     return found
 
 
-def test_a_key_that_works(alice: Client, operator: httpx.Client) -> None:
+def test_a_working_key_is_healthy(alice: Client, operator: httpx.Client) -> None:
     healthy = {"state": "healthy", "closed": [], "waiting": 0, "last_refusal": None, "in_flight": 0}
     assert read_default(operator) == healthy
     job = alice.submitted(WAITS)
@@ -218,7 +218,7 @@ def test_a_key_that_works(alice: Client, operator: httpx.Client) -> None:
     assert "query key" in refusal(operator.get(f"{UPSTREAMS}?a=1"), 400, "bad_request")["message"]
 
 
-def test_an_endpoint_that_fails(alice: Client, operator: httpx.Client, sandbox: SandboxControl) -> None:
+def test_a_failing_endpoint_is_shown(alice: Client, operator: httpx.Client, sandbox: SandboxControl) -> None:
     sandbox.fault("nginx", status=502)
     for _ in range(5):
         alice.run()
@@ -227,7 +227,7 @@ def test_an_endpoint_that_fails(alice: Client, operator: httpx.Client, sandbox: 
     assert found["last_refusal"]["reason"] == "server_error"
 
 
-def test_an_account_that_is_locked(
+def test_a_locked_account_is_shown(
     proxy: Stack, alice: Client, operator: httpx.Client, sandbox: SandboxControl, console: Operator
 ) -> None:
     sandbox.fault("refuse", reason="concurrency_limit", times=1)
@@ -244,7 +244,7 @@ def test_an_account_that_is_locked(
     assert line == f"default\tunavailable\taccount\t0\t0\taccount_locked at {found['last_refusal']['at']}\n"
 
 
-def test_calls_that_wait_to_be_sent(proxy: Stack, operator: httpx.Client, sandbox: SandboxControl) -> None:
+def test_calls_that_wait_to_be_sent_are_counted(proxy: Stack, operator: httpx.Client, sandbox: SandboxControl) -> None:
     sandbox.pace(run_seconds=1.5)
     tokens = [proxy.token(f"user-{number}", tenant="acme") for number in range(MOST_UNCONFIRMED + 3)]
 
@@ -266,7 +266,7 @@ def test_calls_that_wait_to_be_sent(proxy: Stack, operator: httpx.Client, sandbo
     assert read_default(operator)["waiting"] == 0
 
 
-# --- what commands say of a proxy that does not answer them
+# --- commands and a proxy that does not answer
 
 
 def test_a_command_says_why_it_has_no_answer(console: Operator, proxy: Stack) -> None:

@@ -53,7 +53,7 @@ MUTATIONS: Requests = {
     ("DELETE", "/jobs/{job}"): (lambda http: http.delete(f"/jobs/{a_job(http)}"), ["session.mint", "job.cancel"]),
 }
 
-#: tests/alerts/test_resend.py makes what this one needs, and looks for its entry.
+#: This route needs a failed alert: tests/alerts/test_resend.py checks its entry.
 RESEND = ("POST", "/alerts/{alert}/resend")
 
 
@@ -126,7 +126,7 @@ def test_each_mutating_route_leaves_an_entry(proxy: Stack, operator: httpx.Clien
         assert shown.get("key", "fpk_no")[4:] not in text and shown.get("token", "no token") not in text
 
 
-def test_what_is_refused_or_read_leaves_no_entry(proxy: Stack, operator: httpx.Client) -> None:
+def test_refusals_and_reads_leave_no_entry(proxy: Stack, operator: httpx.Client) -> None:
     before = entries_of(proxy)
     refusal(operator.post("/tenants/nobody/keys"), 404, "not_found")
     refusal(operator.delete("/keys/0123456789abcdef"), 404, "not_found")

@@ -1,4 +1,4 @@
-"""However many poll and watch a job, fal is asked three times: to run it, how it goes, and what came of it."""
+"""However many callers poll and watch a job, fal gets three requests: the submit, the status stream and the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUEUE = f"/fal/queue/{NEXT}"
 
 
 async def open_a_stream(client: httpx.AsyncClient) -> None:
-    """Watch a job to its end: while fal refuses streams, as in the test before this one, others wait for their turn."""
+    """Watch a job to its end: after a test in which fal refuses streams, the proxy opens the next ones by turns."""
     id_ = (await client.post(QUEUE, json=asking("What is it?"))).json()["request_id"]
     assert (await client.get(f"{QUEUE}/requests/{id_}/status/stream")).status_code == 200
 

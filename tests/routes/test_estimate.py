@@ -1,4 +1,4 @@
-"""`POST /v1/estimate`: it says what a submit then meets, and takes nothing."""
+"""`POST /v1/estimate`: it predicts how a submit will be answered, and reserves nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def limited(shared_sandbox: SandboxControl, folder: Path) -> Iterator[Stack]:
 def proxy(limited: Stack, sandbox: SandboxControl) -> Iterator[Stack]:
     limited.clock.advance(60)
     yield limited
-    # Whatever a test closed is open for the next one.
+    # What one test closes is open again for the next.
     limited.clock.advance(60)
 
 
@@ -90,7 +90,7 @@ def assert_as_submit(http: httpx.Client, given: dict[str, Any] | None = None, en
 # --- what is reserved
 
 
-def test_it_names_what_the_ledger_then_reserves(proxy: Stack, folder: Path) -> None:
+def test_it_names_the_amounts_that_the_ledger_will_reserve(proxy: Stack, folder: Path) -> None:
     with proxy.client(proxy.token("alice", tenant="spent")) as http:
         found = assert_as_submit(http, asking(WAITS, max_tokens=77))
         assert found["reserves"] == {
@@ -102,12 +102,12 @@ def test_it_names_what_the_ledger_then_reserves(proxy: Stack, folder: Path) -> N
         assert account(folder, "spent", "usd").reserved == pytest.approx(found["reserves"]["usd"])
 
 
-def test_it_fills_in_what_the_call_would(proxy: Stack) -> None:
+def test_it_fills_in_the_same_defaults_as_the_call(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", tenant="narrow")) as http:
         assert estimate(http, endpoint=COUNTING)["reserves"]["tokens"] == 50
 
 
-def test_it_takes_nothing(proxy: Stack, folder: Path) -> None:
+def test_it_reserves_nothing(proxy: Stack, folder: Path) -> None:
     with Client(proxy, proxy.token("thrifty", tenant="poor")) as alice:
         for _ in range(3):
             assert estimate(alice.http)["admitted"]
@@ -132,14 +132,14 @@ def test_it_answers_a_tenant_key_and_a_cookie(proxy: Stack) -> None:
 # --- the refusals
 
 
-def test_an_endpoint_that_the_caller_may_not_call(proxy: Stack) -> None:
+def test_an_endpoint_that_the_caller_may_not_call_is_refused(proxy: Stack) -> None:
     with proxy.client(proxy.token(tenant="narrow")) as http:
         for endpoint in (NEXT, "fal-ai/flux/dev"):
             found = assert_as_submit(http, endpoint=endpoint)
             assert found["refusal"]["error_type"] == "endpoint_not_allowed" and found["reserves"] is None
 
 
-def test_an_endpoint_outside_of_the_session(proxy: Stack) -> None:
+def test_an_endpoint_outside_of_the_session_is_refused(proxy: Stack) -> None:
     with proxy.client(proxy.token(tenant="wide", endpoints=[COUNTING])) as http:
         assert assert_as_submit(http)["refusal"]["error_type"] == "endpoint_not_allowed"
 
@@ -149,13 +149,13 @@ def test_an_endpoint_outside_of_the_session(proxy: Stack) -> None:
     [{"prompt": 5}, asking("?", max_tokens=51), asking("?") | {"image_url": "http://127.0.0.1/a.png"}],
     ids=["schema", "tokens", "url"],
 )
-def test_an_input_that_may_not_be_sent(proxy: Stack, given: dict[str, Any]) -> None:
+def test_an_invalid_input_is_refused(proxy: Stack, given: dict[str, Any]) -> None:
     with proxy.client(proxy.token(tenant="narrow")) as http:
         found = assert_as_submit(http, given, COUNTING)
         assert found["refusal"]["error_type"] == "invalid_input" and found["reserves"] is None
 
 
-def test_a_rate_limit_that_is_used_up(proxy: Stack) -> None:
+def test_a_used_up_rate_limit_is_reported(proxy: Stack) -> None:
     with proxy.client(proxy.token("hasty", tenant="rated")) as http:
         assert http.post(f"/fal/run/{NEXT}", json=asking("?")).status_code == 200
         found = assert_as_submit(http)
@@ -171,7 +171,7 @@ def test_the_first_refusal_counts(proxy: Stack) -> None:
 
 
 @pytest.mark.parametrize(("tenant", "scope"), [("busy", "subject"), ("crowded", "tenant")])
-def test_a_caller_who_has_all_leases(proxy: Stack, tenant: str, scope: str) -> None:
+def test_a_caller_at_its_limit_of_jobs_is_reported(proxy: Stack, tenant: str, scope: str) -> None:
     with Client(proxy, proxy.token("alice", tenant=tenant)) as alice:
         job = alice.submitted(WAITS)
         found = assert_as_submit(alice.http)
@@ -182,7 +182,7 @@ def test_a_caller_who_has_all_leases(proxy: Stack, tenant: str, scope: str) -> N
 
 
 @pytest.mark.parametrize("tenant", ["poor", "once"])
-def test_a_quota_that_is_used_up(proxy: Stack, tenant: str) -> None:
+def test_a_used_up_quota_is_reported(proxy: Stack, tenant: str) -> None:
     with Client(proxy, proxy.token("spender", tenant=tenant)) as alice:
         assert alice.submit(WAITS, max_tokens=600).status_code == 200
         found = assert_as_submit(alice.http, asking("?", max_tokens=600))
@@ -190,7 +190,7 @@ def test_a_quota_that_is_used_up(proxy: Stack, tenant: str) -> None:
         assert ("retry_after" in found["refusal"]) is (tenant == "poor")
 
 
-def test_a_quota_of_the_session_that_is_used_up(proxy: Stack) -> None:
+def test_a_used_up_quota_of_the_session_is_reported(proxy: Stack) -> None:
     sessions = Sessions(proxy.settings.sessions.secrets, proxy.clock)
     token, _ = sessions.mint("wide", "alice", 600, quotas=(SessionQuota("requests", 1_000_000),))
     with proxy.client(token) as http:
@@ -198,7 +198,7 @@ def test_a_quota_of_the_session_that_is_used_up(proxy: Stack) -> None:
         assert assert_as_submit(http)["refusal"]["scope"] == "session"
 
 
-def test_a_locked_account_whose_probe_is_not_taken(proxy: Stack, sandbox: SandboxControl) -> None:
+def test_an_estimate_does_not_use_the_probe_of_a_locked_account(proxy: Stack, sandbox: SandboxControl) -> None:
     with Client(proxy, proxy.token("alice", tenant="wide")) as alice:
         sandbox.fault("refuse", reason="account_locked", on={"operation": "submit"})
         refusal(alice.submit(), 503, "upstream_account_locked", "upstream")
@@ -212,10 +212,10 @@ def test_a_locked_account_whose_probe_is_not_taken(proxy: Stack, sandbox: Sandbo
         assert alice.submit().status_code == 200
 
 
-# --- its own bounds
+# --- limits on estimates themselves
 
 
-def test_what_is_wrong_with_the_request_is_its_own_refusal(proxy: Stack) -> None:
+def test_a_malformed_estimate_is_refused(proxy: Stack) -> None:
     with proxy.client(proxy.token(tenant="wide")) as http:
         good = {"endpoint": NEXT, "input": asking("?")}
         for wrong in (
@@ -230,7 +230,7 @@ def test_what_is_wrong_with_the_request_is_its_own_refusal(proxy: Stack) -> None
         assert http.get(PATH).status_code == 405
 
 
-def test_there_are_as_many_as_calls(proxy: Stack) -> None:
+def test_estimates_have_the_rate_limits_of_calls(proxy: Stack) -> None:
     with proxy.client(proxy.token("curious", tenant="rated")) as http:
         estimate(http)
         body = refusal(http.post(PATH, content=b"never read"), 429, "rate_limited", "subject")
@@ -239,7 +239,7 @@ def test_there_are_as_many_as_calls(proxy: Stack) -> None:
         estimate(http)
 
 
-def test_its_headers_are_about_estimates(proxy: Stack) -> None:
+def test_its_rate_limit_headers_count_estimates(proxy: Stack) -> None:
     with proxy.client(proxy.token("reader", tenant="rated")) as http:
         answer = http.post(PATH, json={"endpoint": NEXT, "input": asking("?")})
         assert answer.headers["ratelimit-policy"] == '"subject";q=1;w=60, "tenant";q=100;w=60'

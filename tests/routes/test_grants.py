@@ -20,7 +20,7 @@ from tests.support.stack import Stack
 
 PATH = "/v1/admin/tenants/{}/grants"
 QUOTAS = [per("subject", "requests", 1, "month"), per("tenant", "requests", 100, "month")]
-#: A tenant each, as none may have what another test gave it.
+#: One tenant per test, so that grants of other tests do not count.
 NAMES = ("acme", "spent", "shown", "mixed", "listed", "keyed", "wrong", "command")
 PLANS = {name: plan(quotas=QUOTAS) for name in NAMES} | {
     name: plan(quotas=[per("tenant", "requests", 1, "month")]) for name in ("small", "paid")
@@ -68,12 +68,12 @@ def count_runs(client: Client) -> int:
 # --- spending
 
 
-def test_a_subjects_grant_pays_when_its_quota_is_used_up_and_for_nobody_else(
+def test_a_subjects_grant_pays_only_for_it_and_only_when_its_quota_is_used_up(
     proxy: Stack, operator: httpx.Client
 ) -> None:
     with Client(proxy, proxy.token(tenant="spent")) as alice, Client(proxy, proxy.token("bob", tenant="spent")) as bob:
         give(operator, "spent", 2, subject="alice")
-        # A failed call gives back what it took.
+        # A failed call returns its amount to the grant.
         assert alice.run("[[fault fail=internal_server_error]]").status_code == 500
         assert (count_runs(alice), count_runs(bob)) == (3, 1)
         give(operator, "spent", 1, subject="alice")
@@ -128,7 +128,7 @@ def test_an_expired_grant_pays_nothing(proxy: Stack, operator: httpx.Client) -> 
         assert carol.facts()["grants"] == []
 
 
-def test_a_session_is_told_what_is_left_and_not_why_it_was_given(proxy: Stack, operator: httpx.Client) -> None:
+def test_a_session_sees_what_is_left_of_a_grant_and_not_its_reason(proxy: Stack, operator: httpx.Client) -> None:
     with Client(proxy, proxy.token(tenant="shown")) as alice:
         assert alice.facts()["grants"] == []
         end = later(proxy, 86_400)
@@ -167,7 +167,7 @@ def test_grants_are_listed_in_pages(proxy: Stack, operator: httpx.Client) -> Non
     refusal(operator.get(PATH.format("nobody")), 404, "not_found")
 
 
-def test_a_key_gives_one_grant(operator: httpx.Client) -> None:
+def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client) -> None:
     def send(key: str | None, tenant: str = "keyed", **more: Any) -> httpx.Response:
         form = {"unit": "requests", "amount": 5, "reason": "order", **more}
         headers = {} if key is None else {"idempotency-key": key}
@@ -211,7 +211,7 @@ def test_a_key_gives_one_grant(operator: httpx.Client) -> None:
         ({"expired_at": "2099-01-31"}, "expired_at"),
     ],
 )
-def test_a_form_that_is_wrong_gives_nothing(operator: httpx.Client, wrong: dict[str, Any], words: str) -> None:
+def test_an_invalid_form_gives_nothing(operator: httpx.Client, wrong: dict[str, Any], words: str) -> None:
     form = {"unit": "requests", "amount": 5, "reason": "order", **wrong}
     assert words in refusal(operator.post(PATH.format("wrong"), json=form), 400, "bad_request")["message"]
     assert operator.get(PATH.format("wrong")).json() == {"grants": [], "next_cursor": None}
@@ -250,7 +250,7 @@ def test_commands_give_and_list_as_the_routes_do(
     assert run("list", "command", "--subject", "bob") == ""
     made = json.loads(run("add", *form, "--expires-at", "2099-01-31", "--json"))
     assert made["expires_at"] == "2099-01-31T00:00:00+00:00"
-    # The server learns of what a command gave, as of every change of its directory.
+    # The server sees the command's grant when it reads its directory again.
     proxy.clock.advance(5)
     with Client(proxy, proxy.token(tenant="command")) as alice:
         assert count_runs(alice) == 5

@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
-    # Newer than all that other tests made.
+    # Later than the jobs of other tests.
     stack.clock.advance(1)
     with stack.client() as client:
         answer = client.post(JOBS, json=new(HELD + " What is it?"))
@@ -25,7 +25,7 @@ def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
         assert not [name for name in job if name.endswith("_url") or name == "request_id"]
         one = f"{JOBS}/{job['id']}"
         assert client.get(one).json()["status"] == "IN_QUEUE" and client.get(one).status_code == 200
-        assert client.get(f"{one}/result").status_code == 400, "it has none yet"
+        assert client.get(f"{one}/result").status_code == 400, "it has no result yet"
         assert client.get(JOBS).json()["jobs"][0] | {"submitted_at": ""} == {
             "id": job["id"], "endpoint": "fal-ai/llava-next", "is_over": False, "submitted_at": "",
         }  # fmt: skip
@@ -51,7 +51,7 @@ def test_one_call_from_question_to_answer(stack: Stack) -> None:
     assert [record["path"].rpartition("/")[2] for record in stack.sandbox.requests()].count("stream") == 1
 
 
-def test_a_job_that_is_cancelled(stack: Stack) -> None:
+def test_a_job_is_cancelled(stack: Stack) -> None:
     with stack.client() as client:
         id_ = created(client)
         assert client.delete(f"{JOBS}/{id_}").status_code == 202
@@ -62,7 +62,7 @@ def test_a_job_that_is_cancelled(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("[[fault fail=runner_disconnected]]", 503), ("wrong", 422)])
-def test_a_job_that_fails_ends_in_what_its_result_says(stack: Stack, prompt: str, status: int) -> None:
+def test_a_failed_job_ends_with_the_error_of_its_result(stack: Stack, prompt: str, status: int) -> None:
     body = new(prompt)
     if status == 422:
         body["input"]["image_url"] = "data:image/png;base64,bm8gcGljdHVyZQ=="
@@ -73,7 +73,7 @@ def test_a_job_that_fails_ends_in_what_its_result_says(stack: Stack, prompt: str
     assert result.status_code == status and last == {"event": "error", "id": "END", "data": result.text}
 
 
-def test_a_job_that_fal_forgets_on_the_way(stack: Stack) -> None:
+def test_a_job_that_fal_forgets_while_it_is_watched(stack: Stack) -> None:
     with stack.client() as client:
         id_ = created(client)
         stack.sandbox.fault(fault="drop_at", bytes=600, on={"operation": "status-stream"}, times=1)
@@ -90,7 +90,7 @@ def test_a_job_that_fal_forgets_on_the_way(stack: Stack) -> None:
     "fault",
     [{"fault": "drop", "when": "before"}, {"fault": "nginx", "status": 502}, {"fault": "status", "status": 429}],
 )
-def test_a_result_that_cannot_be_fetched_at_once(stack: Stack, fault: dict[str, Any]) -> None:
+def test_a_result_that_cannot_be_fetched_at_once_is_fetched_later(stack: Stack, fault: dict[str, Any]) -> None:
     stack.sandbox.fault(**fault, times=2, on={"operation": "result"})
     with stack.client() as client:
         id_ = created(client, "What is it?")
@@ -98,7 +98,7 @@ def test_a_result_that_cannot_be_fetched_at_once(stack: Stack, fault: dict[str, 
     assert last["event"] == "result" and "What is it?" in last["data"]
 
 
-def test_a_result_that_does_not_come_ends_the_stream_with_when_to_come_back(stack: Stack) -> None:
+def test_a_missing_result_ends_the_stream_with_a_time_to_retry(stack: Stack) -> None:
     stack.sandbox.fault(fault="nginx", status=502, on={"operation": "result"})
     with stack.client() as client:
         id_ = created(client, "What is it?")
@@ -111,7 +111,7 @@ def test_a_result_that_does_not_come_ends_the_stream_with_when_to_come_back(stac
     assert last_seen.startswith("COMPLETED") and only["event"] == "result"
 
 
-def test_resumed_at_every_event_also_by_a_proxy_that_was_restarted(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_stream_resumes_at_every_event_even_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
     with proxy_in_front_of(sandbox, tmp_path) as stack, stack.client() as client:
         id_ = created(client)
         with watching(client, id_) as stream:
@@ -191,7 +191,9 @@ def test_an_idempotency_key_holds_on_both_surfaces(stack: Stack, first: str) -> 
         ("PUT", "/{id}", None, 405, "method_not_allowed", ""),
     ],
 )  # fmt: skip
-def test_what_is_refused(stack: Stack, method: str, path: str, json: Any, status: int, code: str, words: str) -> None:
+def test_a_bad_request_is_refused(
+    stack: Stack, method: str, path: str, json: Any, status: int, code: str, words: str
+) -> None:
     with stack.client() as client:
         id_ = created(client) if "{id}" in path else ""
         before = len(stack.sandbox.requests())
@@ -199,12 +201,12 @@ def test_what_is_refused(stack: Stack, method: str, path: str, json: Any, status
             answer = client.request(method, JOBS + path.format(id=id_), json=json, headers=headers)
             assert answer.status_code == status, answer.text
             assert answer.json()["error_type"].startswith(code) and words in answer.text
-        assert len(stack.sandbox.requests()) == before, "nothing was asked of fal"
+        assert len(stack.sandbox.requests()) == before, "fal got no request"
 
 
 @pytest.mark.parametrize("way", ["header", "last_event_id", "lastEventId"])
 def test_nothing_follows_the_last_event(stack: Stack, way: str) -> None:
-    """204 makes an EventSource stop; without it, one that is not closed gets the result again every second."""
+    """204 makes an EventSource stop; otherwise one that is not closed would get the result again every second."""
     given = {"headers": {"last-event-id": "END"}} if way == "header" else {"params": {way: "END"}}
     with stack.client() as client, stack.client(stack.token("bob")) as bob:
         id_ = created(client, "What is it?")
@@ -225,7 +227,7 @@ def test_the_newest_last_event_id_counts(stack: Stack) -> None:
         assert client.get(f"{url}&lastEventId=END").status_code == 204
 
 
-def test_a_last_event_id_that_is_none_is_refused(stack: Stack) -> None:
+def test_an_invalid_last_event_id_is_refused(stack: Stack) -> None:
     with stack.client() as client:
         id_ = created(client)
         for mark in ("IN_QUEUE", "IN_QUEUE..x", "COMPLETED.-1.2", "'; --"):
@@ -251,7 +253,7 @@ def test_a_session_is_needed(stack: Stack, path: str) -> None:
         refusal(client.get(JOBS + path), 401, "unauthenticated")
 
 
-def test_what_is_refused_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_refusal_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
     limits = {"acme": plan(quotas=[per("subject", "requests", 1)])}
     most = {"PROXY_MAX_STREAMS_PER_SESSION": "1"}
     with limited_proxy(sandbox, tmp_path, limits, environ=most) as stack, stack.client() as client:
@@ -269,11 +271,11 @@ def test_what_is_refused_costs_nothing(sandbox: SandboxControl, tmp_path: Path) 
         assert account(tmp_path, "acme", "requests", "alice").reserved == 1
         stack.sandbox.move_job(id_, "finish")
         again = lambda: "event: result" in client.get(f"{JOBS}/{id_}/events").text  # noqa: E731
-        wait_until(again, "the place of a stream that ended is not free")
+        wait_until(again, "the slot of the ended stream is not free")
     assert len(posts(sandbox)) == 1
 
 
-def test_the_head_of_an_event_stream_is_all_that_head_asks_for(stack: Stack) -> None:
+def test_head_on_an_event_stream_returns_only_headers(stack: Stack) -> None:
     """RFC 9110, section 9.3.2: no stream is opened, here or at fal, and the connection is free for the next request."""
     with stack.client() as alice, stack.client(stack.token("mallory")) as mallory:
         id_ = created(alice)

@@ -1,4 +1,4 @@
-"""docs/limits.md and the published schema say what the program does."""
+"""docs/limits.md and the published schema match the program."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_the_published_schema_is_current() -> None:
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_it_is_what_the_command_prints_whatever_the_process(seed: str) -> None:
+def test_the_command_prints_the_same_schema_in_every_process(seed: str) -> None:
     line = [sys.executable, "-m", "proxy", "tenants", "schema"]
     environ = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": seed}
     assert subprocess.run(line, env=environ, capture_output=True, text=True, check=True).stdout == SCHEMA.read_text()
 
 
-def test_the_example_is_a_plan_file_in_which_nothing_is_left_to_say(tmp_path: Path) -> None:
+def test_the_example_sets_every_field_of_a_plan_file(tmp_path: Path) -> None:
     (tmp_path / "plans.yaml").write_text(EXAMPLE)
     file, catalog = read_file(tmp_path / "plans.yaml")
     document = yaml.safe_load(EXAMPLE)
@@ -74,7 +74,7 @@ def test_the_schema_refuses_what_the_program_refuses(wrong: dict[str, Any]) -> N
         PlanFile.model_validate(wrong)
 
 
-def test_every_unit_and_window_stands_on_the_page() -> None:
+def test_every_unit_and_window_is_on_the_page() -> None:
     rows = re.findall(r"^\| `([a-z_]+)` \|", PAGE, re.M)
     assert set(UNITS) == set(get_args(Quota.model_fields["unit"].annotation)) <= set(rows)
     for window in get_args(Quota.model_fields["window"].annotation):

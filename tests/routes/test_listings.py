@@ -42,7 +42,7 @@ def operator(proxy: Stack) -> Iterator[httpx.Client]:
 
 
 def read_pages(client: httpx.Client, path: str, what: str, **query: str) -> list[list[dict[str, Any]]]:
-    """All pages, by following the cursors."""
+    """Read all pages by following the cursors."""
     pages = []
     cursor: str | None = None
     while True:
@@ -54,7 +54,7 @@ def read_pages(client: httpx.Client, path: str, what: str, **query: str) -> list
 
 
 def create(proxy: Stack, client: httpx.Client, endpoint: str = SMALL) -> str:
-    """A job of a second of its own."""
+    """Submit a job in a second of its own."""
     proxy.clock.advance(1)
     id_: str = client.post(JOBS, json=new(HELD, endpoint)).raise_for_status().json()["id"]
     return id_
@@ -64,7 +64,7 @@ def ids_of(pages: list[list[dict[str, Any]]]) -> list[str]:
     return [one["id"] for page in pages for one in page]
 
 
-def test_pages_have_each_job_once_the_newest_first(proxy: Stack) -> None:
+def test_pages_list_each_job_once_newest_first(proxy: Stack) -> None:
     with proxy.client(proxy.token("pages")) as client:
         made = [create(proxy, client) for _ in range(7)]
         pages = read_pages(client, JOBS, "jobs", limit="3")
@@ -72,11 +72,11 @@ def test_pages_have_each_job_once_the_newest_first(proxy: Stack) -> None:
         first = client.get(JOBS, params={"limit": "3"}).json()
         newest = create(proxy, client)
         rest = client.get(JOBS, params={"limit": "100", "cursor": first["next_cursor"]}).json()
-        assert [one["id"] for one in rest["jobs"]] == made[3::-1], "a job that is added moves no page"
+        assert [one["id"] for one in rest["jobs"]] == made[3::-1], "a new job shifts no page"
         assert client.get(JOBS).json()["jobs"][0]["id"] == newest
 
 
-def test_a_cursor_gives_no_other_callers_jobs(proxy: Stack) -> None:
+def test_a_cursor_does_not_open_jobs_of_other_callers(proxy: Stack) -> None:
     with proxy.client(proxy.token("first")) as first, proxy.client(proxy.token("second")) as second:
         mine = create(proxy, second)
         for _ in range(2):
@@ -109,7 +109,7 @@ def test_filters_of_own_jobs(proxy: Stack) -> None:
         assert ids(since=middle[:10]) == [other, waiting, over] and ids(since="9999-12-31") == []
 
 
-def test_a_status_that_is_known_here_is_filtered_exactly(proxy: Stack) -> None:
+def test_a_status_known_to_the_proxy_is_filtered_exactly(proxy: Stack) -> None:
     with proxy.client(proxy.token("watched")) as client:
         job = create(proxy, client)
         proxy.sandbox.move_job(job, "IN_PROGRESS")
@@ -157,7 +157,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("query", WRONG, ids=lambda query: repr(query)[:40])
-def test_a_wrong_query_is_refused_in_words(proxy: Stack, query: dict[str, str]) -> None:
+def test_a_wrong_query_is_refused_with_an_explanation(proxy: Stack, query: dict[str, str]) -> None:
     with proxy.client() as client:
         (name,) = query
         assert name in refusal(client.get(JOBS, params=query), 400, "bad_request")["detail"]
@@ -172,7 +172,7 @@ def test_a_wrong_query_of_the_operator_is_refused(operator: httpx.Client, path: 
     refusal(operator.get(path, params={**tenant, **query}), 400, "bad_request")
 
 
-def test_the_operators_listings_page_too(proxy: Stack, operator: httpx.Client) -> None:
+def test_listings_of_the_operator_have_pages_too(proxy: Stack, operator: httpx.Client) -> None:
     tenants = read_pages(operator, "/v1/admin/tenants", "tenants", limit="1")
     assert len(tenants) >= 2 and ids_of(tenants) == sorted(ids_of(tenants))
     keys = "/v1/admin/tenants/globex/keys"

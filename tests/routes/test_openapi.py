@@ -1,4 +1,4 @@
-"""`/openapi.json` says what there is: every route, form, answer and refusal, and nothing else."""
+"""`/openapi.json` describes every route, form, answer and refusal, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
 PAGE = "https://app.acme.example"
-#: Wide, but there: only what is limited has the headers that tell of it.
+#: High limits: only limited calls have the headers that describe a limit.
 RATES = {"ip": None, "session": "10000/minute", "subject": None, "tenant": None}
 PLANS = {
     "acme": plan(
@@ -69,7 +69,7 @@ def month_of(proxy: Stack) -> str:
     return to_iso(proxy.clock.now())[:7]
 
 
-#: Headers that stand there for a reason only.
+#: Headers that an answer has only in some cases.
 SOMETIMES = (
     *("retry-after", "idempotency-replayed", "x-fal-proxy-dropped", "quota", "quota-policy"),
     *("link", "content-disposition"),
@@ -77,14 +77,14 @@ SOMETIMES = (
 
 
 class Promises:
-    """The document's schemas, each closed: what an answer has and they do not name is a fault as well."""
+    """Read the document's schemas and close each, so that an undocumented property of an answer is an error too."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._paths = document["paths"]
         self._components = close_objects(document["components"])
 
     def check(self, method: str, path: str, answer: httpx.Response, status: int) -> Any:
-        """The answer's JSON, once it has the status and is what the document says of it."""
+        """Check status and body against the document; return the answer's JSON."""
         assert answer.status_code == status, answer.text
         response = self._paths[path][method.lower()]["responses"][str(status)]
         if "$ref" in response:
@@ -115,7 +115,7 @@ def moments_of(body: Any) -> Iterator[str]:
 
 
 def close_objects(schema: Any) -> Any:
-    """A copy in which objects with named properties have no others; what fal adds to a job is fal's own."""
+    """Copy a schema so that its objects allow named properties only, apart from what fal adds to a job."""
     if isinstance(schema, list):
         return [close_objects(one) for one in schema]
     if not isinstance(schema, dict):
@@ -140,7 +140,7 @@ def test_it_is_a_valid_document_of_this_version(proxy: Stack, document: dict[str
     assert document["servers"] == [{"url": proxy.url}]
 
 
-def test_it_may_be_kept_for_a_while_and_needs_no_session(proxy: Stack) -> None:
+def test_it_may_be_cached_and_needs_no_session(proxy: Stack) -> None:
     with proxy.client("") as stranger:
         answer = stranger.get("/openapi.json")
     assert answer.headers["cache-control"] == "public, max-age=3600"
@@ -148,13 +148,13 @@ def test_it_may_be_kept_for_a_while_and_needs_no_session(proxy: Stack) -> None:
 
 
 def test_it_has_every_route_and_no_other(document: dict[str, Any]) -> None:
-    told = {
+    described = {
         (path, method.upper())
         for path, operations in document["paths"].items()
         for method in operations
         if method not in ("parameters", "description")
     }
-    assert told == {(path.replace(":path}", "}"), method) for path, method in answered_routes()}
+    assert described == {(path.replace(":path}", "}"), method) for path, method in answered_routes()}
 
 
 def test_every_place_in_a_path_is_described(document: dict[str, Any]) -> None:
@@ -170,13 +170,13 @@ def kinds(of: type[ProxyError]) -> list[type[ProxyError]]:
 
 
 def test_it_has_every_error_with_its_status_and_no_other(document: dict[str, Any]) -> None:
-    told = {
+    described = {
         (int(name.removeprefix("Refused")), code)
         for name, response in document["components"]["responses"].items()
         for code in response["content"]["application/json"]["schema"]["properties"]["error_type"]["enum"]
         if f"`{code}`: " in response["description"]
     }
-    assert told == {(kind.status, kind.code) for kind in kinds(ProxyError) if kind is not Unavailable}
+    assert described == {(kind.status, kind.code) for kind in kinds(ProxyError) if kind is not Unavailable}
 
 
 def test_every_response_of_a_refusal_is_used(document: dict[str, Any]) -> None:
@@ -189,8 +189,8 @@ def test_every_schema_is_used(document: dict[str, Any]) -> None:
     assert not [name for name in document["components"]["schemas"] if f"schemas/{name}'" not in text]
 
 
-def test_nothing_in_it_lost_its_words(document: dict[str, Any]) -> None:
-    """A comma or a colon in unquoted words would make YAML read them as something else."""
+def test_no_description_was_misread_as_yaml(document: dict[str, Any]) -> None:
+    """YAML reads unquoted text with a comma or a colon as something else."""
 
     def empty(node: Any) -> list[Any]:
         inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -209,7 +209,7 @@ def schemas_in(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_no_enum_mixes_types(document: dict[str, Any]) -> None:
-    """Generators make a type of each enum; openapi-python-client leaves out whatever has one of text and numbers."""
+    """Generators make a type of each enum; openapi-python-client leaves out an enum that mixes text and numbers."""
     enums = [one["enum"] for one in schemas_in(document) if isinstance(one.get("enum"), list)]
     assert len(enums) > 20
     assert [enum for enum in enums if len(set(map(type, enum))) != 1] == []
@@ -221,7 +221,7 @@ def test_the_status_of_a_refusal_is_one_of_two(document: dict[str, Any]) -> None
     assert valid == ["NOT_FOUND", 422]
 
 
-def test_forms_are_their_models(document: dict[str, Any]) -> None:
+def test_schemas_of_forms_match_their_models(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for form in FORMS:
         own = form.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -264,9 +264,9 @@ def test_events(http: httpx.Client, document: dict[str, Any]) -> None:
         assert answer.status_code == 200
         text = answer.read().decode()
     events = [dict(re.findall(r"^(\w+): (.*)$", one, re.MULTILINE)) for one in text.split("\n\n")]
-    told = [event for event in events if "event" in event]
-    assert [told[0]["event"], told[-1]["event"], told[-1]["id"]] == ["status", "result", "END"]
-    for event in told:
+    sent = [event for event in events if "event" in event]
+    assert [sent[0]["event"], sent[-1]["event"], sent[-1]["id"]] == ["status", "result", "END"]
+    for event in sent:
         mark.validate(event["id"])
         if event["event"] == "status":
             job.validate(httpx.Response(200, text=event["data"]).json())
@@ -320,7 +320,7 @@ def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
     assert promises.check("GET", "/v1/usage", usage, 200)["usage"]
 
 
-def test_the_operators(proxy: Stack, promises: Promises) -> None:
+def test_answers_of_the_admin_api(proxy: Stack, promises: Promises) -> None:
     with proxy.client() as client:
         client.post(f"/fal/run/{NEXT}", json=asking("What?")).raise_for_status()
     with proxy.client(ADMIN_TOKEN) as operator:
@@ -375,7 +375,7 @@ def test_the_operators(proxy: Stack, promises: Promises) -> None:
         promises.check("POST", "/v1/admin/alerts/{alert}/resend", again, 202)
 
 
-#: Lists that the configuration, or a span of days that the caller names, keeps short.
+#: Lists that stay short: the configuration or the caller's span of days limits them.
 SHORT = {
     "/v1/session",
     "/v1/endpoints",
@@ -389,7 +389,7 @@ SHORT = {
 
 
 def resolve(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """A part of the document, or what it refers to."""
+    """Follow a reference, if the part is one."""
     if "$ref" not in part:
         return part
     _, kind, name = part["$ref"].rsplit("/", 2)

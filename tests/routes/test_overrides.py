@@ -1,4 +1,4 @@
-"""Overrides: another plan or other limits for one subject, however it comes, until a moment."""
+"""Overrides: another plan or other limits for one subject, with any credential, until a given time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def put(proxy: Stack, operator: httpx.Client, subject: str, **form: Any) -> dict
     return done
 
 
-# --- what it changes
+# --- effects
 
 
 def test_a_session_that_was_minted_before_follows_an_override_until_its_end(
@@ -77,7 +77,7 @@ def test_a_session_that_was_minted_before_follows_an_override_until_its_end(
         put(proxy, operator, "alice", plan="large", until=later(proxy, 600))
         assert alice.facts()["endpoints"] == sorted([COUNTING, NEXT])
         assert count_runs(alice) == 3
-        # Nobody asks meanwhile, and nothing changes in the database.
+        # No call in between, and no change in the database.
         proxy.clock.advance(600)
         assert alice.facts()["endpoints"] == [NEXT] and alice.facts()["quotas"][0]["limit"] == 1
 
@@ -100,7 +100,7 @@ def test_limits_change_what_they_name_and_nothing_else(proxy: Stack, operator: h
         refusal(bob.run(max_tokens=100), 422, "invalid_input")
 
 
-def test_an_override_is_one_subjects_alone(proxy: Stack, operator: httpx.Client) -> None:
+def test_an_override_holds_for_one_subject_only(proxy: Stack, operator: httpx.Client) -> None:
     put(proxy, operator, "carol", plan="large")
     others = [proxy.token("dave"), proxy.token("carol", tenant="visitors"), proxy.tenant_key()]
     for token in others:
@@ -136,7 +136,7 @@ def test_a_session_is_minted_on_the_plan_of_the_override(proxy: Stack, operator:
         assert frank.facts()["endpoints"] == []
 
 
-def test_a_slot_for_a_file_follows_it(proxy: Stack, operator: httpx.Client) -> None:
+def test_an_upload_slot_follows_an_override(proxy: Stack, operator: httpx.Client) -> None:
     with Client(proxy, proxy.token("grace")) as grace:
         begin = {"content_type": "image/png", "file_name": "a.png"}
         slot = grace.http.post("/fal/rest/storage/upload/initiate", json=begin).json()["upload_url"]
@@ -198,7 +198,7 @@ def test_overrides_are_listed_in_pages_and_the_last_one_counts(proxy: Stack, ope
         ({"plan": None, "limits": {"endpoints": [NEXT]}}, "endpoints"),
     ],
 )
-def test_a_form_that_is_wrong_changes_nothing(
+def test_an_invalid_form_changes_nothing(
     proxy: Stack, operator: httpx.Client, wrong: dict[str, Any], words: str
 ) -> None:
     form = {"plan": "large", "until": later(proxy), **wrong}
@@ -207,7 +207,7 @@ def test_a_form_that_is_wrong_changes_nothing(
     assert operator.get(PATH.format("visitors")).json() == {"overrides": [], "next_cursor": None}
 
 
-def test_a_name_that_cannot_be_a_subject_gets_none(proxy: Stack, operator: httpx.Client) -> None:
+def test_an_invalid_subject_gets_no_override(proxy: Stack, operator: httpx.Client) -> None:
     for name in ("", "%00", "%20a", "a" * 201):
         answer = operator.put(f"{PATH.format('visitors')}/{name}", json={"plan": "large", "until": later(proxy)})
         assert "printable" in refusal(answer, 400, "bad_request")["message"]
@@ -227,7 +227,7 @@ def test_commands_set_list_and_clear(proxy: Stack, operator: httpx.Client, comma
     with Client(proxy, proxy.token("ivan", tenant="visitors")) as ivan:
         assert ivan.facts()["quotas"][0]["limit"] == 1
         assert run("set", "visitors", "ivan", "--plan", "large", "--until", "2099-01-31") == "set"
-        # The server learns of it as of every change of the directory.
+        # The server sees the change when it reads its directory again.
         proxy.clock.advance(5)
         assert ivan.facts()["quotas"][0]["limit"] == 3
         limits = {"max_tokens": 9}

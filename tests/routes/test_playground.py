@@ -1,4 +1,4 @@
-"""`/playground`: closed unless a setting opens it, and then its files and nothing beside them."""
+"""`/playground`: off unless a setting turns it on, and then it serves its own files only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.stack import Stack, proxy_in_front_of
 @pytest.fixture(scope="module")
 def opened(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     environ = {"PROXY_PLAYGROUND": "on"}
-    # Believes forwarded addresses from the loopback, as `serve` makes its server do.
+    # Trusts forwarded addresses from the loopback, as `serve` does.
     trusting = {"proxy_headers": True, "forwarded_allow_ips": ["127.0.0.0/8"]}
     folder = tmp_path_factory.mktemp("playground")
     with proxy_in_front_of(shared_sandbox, folder, environ=environ, server=trusting) as stack:
@@ -57,7 +57,7 @@ def test_the_files_that_the_page_names_are_served(stranger: httpx.Client, kind: 
     assert stranger.get(file.url, headers={"if-none-match": file.headers["etag"]}).status_code == 304
 
 
-def test_what_makes_the_sandbox_fail_is_on_the_page_of_dev_alone(stranger: httpx.Client, stack: Stack) -> None:
+def test_controls_of_the_sandbox_are_shown_in_dev_mode_only(stranger: httpx.Client, stack: Stack) -> None:
     with stack.client("") as developer:
         pages = {path: developer.get(path).text for path in ("/", "/playground")}
     assert pages["/"] == pages["/playground"] and "[[fault" in pages["/"]

@@ -1,4 +1,4 @@
-"""Reconciliation: the ledger beside fal's own record, through the admin route and the command line."""
+"""Reconciliation: the ledger compared with fal's own record, by the admin route and the command line."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.servers import running
 from tests.support.stack import Stack
 
 PATH = "/v1/admin/reconciliation"
-#: The sandbox takes a cent a compute second of both.
+#: The sandbox charges a cent per compute second for both.
 PRICES = [{"id": NEXT, "price_per_compute_second": 0.01}, {"id": COUNTING, "price_per_compute_second": 0.03}]
 PACE = "[[pace run_seconds=0.25]] ?"
 
 
 @pytest.fixture
 def fal() -> Iterator[SandboxControl]:
-    """A fal of this test alone: what others use there would be drift."""
+    """A fal for this test only: calls of other tests would count as drift."""
     with running(create_sandbox()) as url:
         control = SandboxControl(url)
         yield control
@@ -62,7 +62,7 @@ def read(stack: Stack) -> dict[str, Any]:
 
 
 def drift_of(report: dict[str, Any], endpoint: str) -> tuple[int, Decimal]:
-    """What the ledger has more of an endpoint, on all days: calls and US dollars."""
+    """How much more the ledger has than fal for an endpoint, over all days: calls and US dollars."""
     found = [row["difference"] for row in report["rows"] if row["endpoint"] == endpoint]
     return sum(one["calls"] for one in found), sum((Decimal(one["usd"]) for one in found), Decimal(0))
 
@@ -75,11 +75,11 @@ def call(stack: Stack) -> None:
             job = client.submitted(PACE)
             stack.sandbox.move_job(job, "finish")
             assert client.status(job).json()["status"] == "COMPLETED" and client.result(job).is_success
-            # What fal refuses is free, here as there.
+            # A call that fal refuses is free in both records.
             assert client.run("[[fault status=500]] ?").status_code == 500
 
 
-def test_both_have_the_same_of_the_same_calls(proxy: Stack) -> None:
+def test_the_ledger_and_fal_agree(proxy: Stack) -> None:
     assert read(proxy)["rows"] == []
     call(proxy)
     report = read(proxy)
@@ -88,12 +88,12 @@ def test_both_have_the_same_of_the_same_calls(proxy: Stack) -> None:
     assert report["total"]["difference"]["calls"] == 0
     (used,) = report["total"]["fal"]["quantities"]
     assert used["unit"] == "compute second"
-    # A job that is ended by hand ran for a time with more digits than the header of its answer has.
+    # The run time of a job that the test ends has more digits than the header of its answer.
     assert abs(Decimal(used["quantity"]) - Decimal(report["total"]["ours"]["compute_seconds"])) < Decimal("0.001")
     assert abs(drift_of(report, NEXT)[1]) < Decimal("0.0001")
 
 
-def test_a_call_beside_the_proxy_shows(proxy: Stack) -> None:
+def test_a_call_that_bypasses_the_proxy_is_reported(proxy: Stack) -> None:
     with Client(proxy, proxy.token()) as client:
         assert client.run(PACE).is_success
     headers = {"authorization": f"Key {SANDBOX_KEY}"}
@@ -105,13 +105,13 @@ def test_a_call_beside_the_proxy_shows(proxy: Stack) -> None:
     assert read(proxy)["total"]["difference"] == {"calls": -1, "usd": "-0.0025"}
 
 
-def test_another_price_shows(proxy: Stack) -> None:
+def test_another_price_is_reported(proxy: Stack) -> None:
     with Client(proxy, proxy.token()) as client:
         assert client.run(PACE, endpoint=COUNTING).is_success
     assert drift_of(read(proxy), COUNTING) == (0, Decimal("0.005"))
 
 
-def test_nothing_is_changed(proxy: Stack) -> None:
+def test_reconciliation_changes_nothing(proxy: Stack) -> None:
     call(proxy)
     with proxy.client(ADMIN_TOKEN) as operator:
         before = operator.get("/v1/admin/usage", params={"group_by": "day,endpoint"}).json()
@@ -131,18 +131,18 @@ def test_nothing_is_changed(proxy: Stack) -> None:
         {"tenant": "acme"},
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused(proxy: Stack, query: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(proxy: Stack, query: dict[str, str]) -> None:
     proxy.sandbox.begin()
     refusal(ask(proxy, **query), 400, "bad_request")
     assert not [one for one in proxy.sandbox.requests() if one["host"] == "api"]
 
 
 @pytest.mark.parametrize(("first", "last"), [("2026-01-01", "2026-04-02"), ("9999-12-01", "9999-12-31")])
-def test_so_many_days_are_let_through(proxy: Stack, first: str, last: str) -> None:
+def test_the_longest_spans_of_days_are_accepted(proxy: Stack, first: str, last: str) -> None:
     assert ask(proxy, **{"from": first, "to": last}).json()["rows"] == []
 
 
-def test_only_admin_tokens_open_it(proxy: Stack) -> None:
+def test_only_admin_tokens_may_read_it(proxy: Stack) -> None:
     for token in (proxy.tenant_key(), proxy.token()):
         refusal(ask(proxy, token), 401, "unauthenticated")
 
@@ -162,10 +162,10 @@ def test_without_an_admin_key_it_is_refused(
         assert SANDBOX_KEY not in answer.text and SANDBOX_ADMIN_KEY not in answer.text
 
 
-def test_a_fal_that_fails_is_named(proxy: Stack) -> None:
+def test_a_failure_of_fal_is_reported(proxy: Stack) -> None:
     proxy.sandbox.fault("status", status=503, on={"host": "api"})
     refusal(ask(proxy, **around(proxy)), 503, "upstream_unavailable", "upstream")
-    # It has nothing to do with the calls of models.
+    # Calls of models are not affected.
     with Client(proxy, proxy.token()) as client:
         assert client.run().is_success
 

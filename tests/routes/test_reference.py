@@ -1,4 +1,4 @@
-"""`/docs`: its files, and nothing beside them."""
+"""`/docs` serves its own files only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named admin tokens: each route wants a role, and a token counts until it ends or is revoked."""
+"""Named admin tokens: each route needs a role, and a token is valid until it expires or is revoked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stack import Stack
 
 PLANS = {"acme": plan()}
 DAY = 86_400
-#: The least role of each route, which names what is not there: what a request gets past the door for changes nothing.
+#: The lowest role of each route. The tests ask for things that do not exist, so an allowed request changes nothing.
 LEAST = {
     ("GET", "/tenants"): Role.VIEWER,
     ("PUT", "/tenants"): Role.ADMIN,
@@ -87,12 +87,12 @@ def create(admin: httpx.Client, name: str, role: str = "viewer", **more: str) ->
 # Roles
 
 
-def test_the_table_has_each_route() -> None:
+def test_the_table_lists_every_route() -> None:
     assert admin_routes() == {(method, f"/v1/admin{path}") for method, path in LEAST}
 
 
 @pytest.mark.parametrize("role", Role, ids=str)
-def test_each_route_is_open_from_its_role_on(proxy: Stack, admin: httpx.Client, role: Role) -> None:
+def test_each_route_is_open_to_its_role_and_higher_ones(proxy: Stack, admin: httpx.Client, role: Role) -> None:
     with holder(proxy, create(admin, "someone", str(role))) as someone:
         for (method, path), least in LEAST.items():
             for name in ("tenant", "key", "job", "token", "alert"):
@@ -142,7 +142,7 @@ def test_a_token_is_shown_once_and_its_hash_never(proxy: Stack, admin: httpx.Cli
     assert hashes and not any(text in listed.text + admin.get("/audit").text for text in hashes)
 
 
-def test_a_token_that_is_nearly_right_is_refused(proxy: Stack, admin: httpx.Client) -> None:
+def test_an_almost_correct_token_is_refused(proxy: Stack, admin: httpx.Client) -> None:
     token, other = create(admin, "one"), create(admin, "two")
     wrong = [
         token[:-1],
@@ -153,8 +153,8 @@ def test_a_token_that_is_nearly_right_is_refused(proxy: Stack, admin: httpx.Clie
         f"fpa_{'0' * 16}_{token[21:]}",
     ]
     for text in wrong:
-        with holder(proxy, text) as nobody:
-            refusal(nobody.get("/tenants"), 401, "unauthenticated")
+        with holder(proxy, text) as stranger:
+            refusal(stranger.get("/tenants"), 401, "unauthenticated")
     for credentials in (f"Key {token}", f"bearer {token}", token):
         refusal(admin.get("/tenants", headers={"authorization": credentials}), 401, "unauthenticated")
     with holder(proxy, token) as viewer:
@@ -164,7 +164,7 @@ def test_a_token_that_is_nearly_right_is_refused(proxy: Stack, admin: httpx.Clie
         refusal(caller.get("/v1/session"), 401, "unauthenticated")
 
 
-def test_a_token_ends(proxy: Stack, admin: httpx.Client) -> None:
+def test_a_token_expires(proxy: Stack, admin: httpx.Client) -> None:
     token = create(admin, "short", expires_at=to_iso(proxy.clock.now() + 10))
     usual = create(admin, "usual")
     with holder(proxy, token) as viewer, holder(proxy, usual) as longer:
@@ -178,7 +178,7 @@ def test_a_token_ends(proxy: Stack, admin: httpx.Client) -> None:
         refusal(longer.get("/tenants"), 401, "unauthenticated")
 
 
-def test_a_revoked_token_counts_no_longer(proxy: Stack, admin: httpx.Client, commands: Commands) -> None:
+def test_a_revoked_token_is_refused(proxy: Stack, admin: httpx.Client, commands: Commands) -> None:
     with holder(proxy, create(admin, "here")) as here, holder(proxy, create(admin, "elsewhere")) as elsewhere:
         assert (here.get("/tenants").status_code, elsewhere.get("/tenants").status_code) == (200, 200)
         assert admin.delete("/tokens/here").status_code == 204
@@ -206,7 +206,7 @@ def test_a_revoked_token_counts_no_longer(proxy: Stack, admin: httpx.Client, com
         {"name": "a", "role": "viewer", "days": 3},
     ],
 )
-def test_a_form_that_is_wrong_makes_no_token(admin: httpx.Client, form: dict[str, object]) -> None:
+def test_an_invalid_form_makes_no_token(admin: httpx.Client, form: dict[str, object]) -> None:
     refusal(admin.post("/tokens", json=form), 400, "bad_request")
     assert admin.get("/tokens").json()["tokens"] == []
 
@@ -226,8 +226,8 @@ def test_named_tokens_need_no_token_in_the_settings(
     sandbox: SandboxControl, tmp_path: Path, commands: Commands
 ) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_ADMIN_TOKEN": ""}) as proxy:
-        with holder(proxy, f"fpa_{'0' * 16}_{'a' * 43}") as nobody:
-            refusal(nobody.get("/tenants"), 403, "not_allowed")
+        with holder(proxy, f"fpa_{'0' * 16}_{'a' * 43}") as stranger:
+            refusal(stranger.get("/tenants"), 403, "not_allowed")
         environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
         ends = to_iso(proxy.clock.now() + 30 * DAY)
         made = commands(
@@ -237,8 +237,8 @@ def test_named_tokens_need_no_token_in_the_settings(
         proxy.clock.advance(5)
         with holder(proxy, made.stdout.strip()) as ops:
             assert ops.get("/tenants").status_code == 200
-        with holder(proxy, "guess") as nobody:
-            refusal(nobody.get("/tenants"), 401, "unauthenticated")
+        with holder(proxy, "guess") as stranger:
+            refusal(stranger.get("/tenants"), 401, "unauthenticated")
 
 
 def test_without_the_table_only_the_token_of_the_settings_counts(sandbox: SandboxControl, tmp_path: Path) -> None:

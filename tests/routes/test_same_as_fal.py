@@ -1,4 +1,4 @@
-"""What the proxy tells of a job, and what fal itself tells at the same moment: alike, but for the host form's URLs."""
+"""The proxy's answers about a job equal fal's own at the same moment, apart from the host form's URLs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAILS = ["/status", "/status?logs=0", "/status?logs=1", "/status?logs=true", "/s
 
 
 class Beside:
-    """The same questions to fal and to the proxy."""
+    """Sends the same requests to fal and to the proxy."""
 
     def __init__(self, stack: Stack, surface: str) -> None:
         self.client = Client(stack, stack.token(), surface)
@@ -40,9 +40,9 @@ class Beside:
         self.proxy_url = stack.url
         self.fal_url = stack.sandbox.url
 
-    def told(self, method: str, path: str, json: Any = None) -> tuple[Any, Any]:
+    def ask_both(self, method: str, path: str, json: Any = None) -> tuple[Any, Any]:
         """(fal's answer, the proxy's): status, the headers that matter, body."""
-        # The sandbox sets cookies, and refuses whoever sends them.
+        # The sandbox sets cookies, and refuses a caller that sends them.
         self.fal.cookies.clear()
         return tuple(
             (answer.status_code, {name: answer.headers.get(name) for name in HEADERS}, self.form(answer.json()))
@@ -50,7 +50,7 @@ class Beside:
         )  # type: ignore[return-value]
 
     def form(self, body: Any) -> Any:
-        """URLs count by what follows the host, and lead to where they should."""
+        """Replace URLs by their paths, once it is checked that each names the right host."""
         if not isinstance(body, dict):
             return body
         return {name: self.path(value) if name.endswith("_url") else value for name, value in body.items()}
@@ -101,16 +101,16 @@ def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
                 agree(both, one + tail)
             agree(both, f"{one}/status?logs=1")
         stack.sandbox.move_job(id_, "hold" if step == "" else "finish")
-        fal, proxy = both.told("PUT", f"{one}/cancel")
+        fal, proxy = both.ask_both("PUT", f"{one}/cancel")
         assert fal == proxy and fal[0] == 400
 
 
 def agree(both: Beside, path: str, seconds: float = 10) -> None:
-    """At once, or as soon as fal's stream has told what changed."""
+    """Wait until both answers are equal: the proxy follows fal's stream."""
     answers: list[Any] = []
 
     def are_equal() -> bool:
-        answers[:] = both.told("GET", path)
+        answers[:] = both.ask_both("GET", path)
         return bool(answers[0] == answers[1])
 
     wait_until(are_equal, lambda: f"{path}: fal {answers[0]}, proxy {answers[1]}", seconds)
@@ -122,7 +122,7 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
     with beside(stack, surface) as both:
         id_ = both.client.submitted(HELD)
         path = f"queue/{NEXT}/requests/{id_}/status/stream{query}"
-        # Both are read from the job's beginning: fal's by hand, the proxy's as its own stream tells it.
+        # Both streams are read from the job's beginning.
         found: dict[str, list[Any]] = {"fal": [], "proxy": []}
         begun = {name: threading.Event() for name in found}
         target = f"/fal/{path}" if surface == HOSTS else "/api/fal/proxy"
@@ -149,9 +149,9 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
             reader.join(20)
         assert found["fal"] == found["proxy"] and found["fal"][-1]["status"] == "COMPLETED"
         stack.sandbox.move_job(id_, "lose")
-        assert both.client.status(id_).status_code == 200, "it ended, and that is still known"
+        assert both.client.status(id_).status_code == 200, "the proxy still knows the ended job"
         lost = both.client.submitted(HELD)
         stack.sandbox.move_job(lost, "lose")
-        fal, proxy = both.told("GET", f"queue/{NEXT}/requests/{lost}/status{query}")
+        fal, proxy = both.ask_both("GET", f"queue/{NEXT}/requests/{lost}/status{query}")
         # Each such answer has an id of its own.
         assert (fal[0], fal[2]) == (proxy[0], proxy[2]) == (404, {"status": "NOT_FOUND"})

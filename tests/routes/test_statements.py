@@ -37,7 +37,7 @@ OF_OPERATOR = "/v1/admin/tenants/{}/statements/{}"
 
 
 class Months:
-    """Calls in this month, and the clock in the middle of the next. Commands go by the system's clock."""
+    """Calls in this month, with the clock in the middle of the next. Commands use the system's clock."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.stack = stack
@@ -84,7 +84,7 @@ def months(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFact
         yield Months(stack, folder)
 
 
-def test_a_statement_says_what_usage_says(months: Months) -> None:
+def test_a_statement_has_the_figures_of_usage(months: Months) -> None:
     found = months.read_own("acme")
     assert (found["tenant"], found["month"], found["status"]) == ("acme", months.month, "final")
     period = {"from": found["from"], "to": found["to"], "group_by": "endpoint"}
@@ -98,7 +98,7 @@ def test_a_statement_says_what_usage_says(months: Months) -> None:
     assert prices == {NEXT: "0.01", COUNTING: "0"}
 
 
-def test_the_operator_reads_any_tenants(months: Months) -> None:
+def test_the_operator_reads_the_statement_of_any_tenant(months: Months) -> None:
     for tenant in ("acme", "globex"):
         path = OF_OPERATOR.format(tenant, months.month)
         assert months.read(ADMIN_TOKEN, path) == months.read_own(tenant)
@@ -107,7 +107,7 @@ def test_the_operator_reads_any_tenants(months: Months) -> None:
     refusal(missing, 404, "not_found")
 
 
-def test_what_grants_paid_is_shown(months: Months) -> None:
+def test_the_amount_paid_by_grants_is_shown(months: Months) -> None:
     found = months.read_own("granted")
     assert found["granted"] == [{"per": "tenant", "unit": "requests", "used": "1"}]
     key, path = months.stack.tenant_key("granted"), f"/v1/statements/{months.month}"
@@ -131,18 +131,18 @@ def test_a_month_is_preliminary_while_a_call_of_it_runs(months: Months) -> None:
 
 
 @pytest.mark.parametrize("month", ["9999-12", "2026-13", "2026-1", "2026", "now", "2026-01-01", "%00", "9" * 5000])
-def test_what_is_no_month_or_has_not_begun_is_refused(months: Months, month: str) -> None:
+def test_an_invalid_or_future_month_is_refused(months: Months, month: str) -> None:
     refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{month}"), 400, "bad_request")
     refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", month)), 400, "bad_request")
 
 
 @pytest.mark.parametrize("query", [{"format": "pdf"}, {"format": ""}, {"tenant": "globex"}])
-def test_a_question_that_makes_no_sense_is_refused(months: Months, query: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(months: Months, query: dict[str, str]) -> None:
     refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{months.month}", **query), 400, "bad_request")
     refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", months.month), **query), 400, "bad_request")
 
 
-def test_users_and_strangers_read_no_statement(months: Months) -> None:
+def test_a_statement_needs_the_right_credential(months: Months) -> None:
     path = f"/v1/statements/{months.month}"
     refusal(months.get(months.stack.token("alice", tenant="acme"), path), 403, "not_allowed")
     refusal(months.get("", path), 401, "unauthenticated")
@@ -179,7 +179,7 @@ def test_csv_has_the_same_figures(months: Months) -> None:
             assert row == {name: str(value) for name, value in known.items()}
 
 
-def test_the_page_shows_the_same_figures_and_runs_nothing(months: Months) -> None:
+def test_the_page_shows_the_same_figures_and_runs_no_script(months: Months) -> None:
     key, path = months.stack.tenant_key("acme"), f"/v1/statements/{months.month}"
     page = months.get(key, path, PAGE)
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -1,4 +1,4 @@
-"""What a tenant's key may do for its users, and nobody else's."""
+"""What a tenant's key may do for its own users."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_all_sessions_of_a_user_end_and_no_others(proxy: Stack, backend: httpx.C
     with proxy.client(first) as alice, watching(alice, created(alice)) as stream:
         next(stream)
         assert sign_out(backend, subject="alice").status_code == 204
-        # Its open stream ends too.
+        # The user's open stream ends too.
         list(stream)
     for token in (first, second):
         with proxy.client(token) as client:
@@ -99,8 +99,8 @@ def test_only_a_tenant_key_signs_users_out(proxy: Stack) -> None:
     with proxy.client(proxy.token("mallory", tenant="acme")) as mallory:
         for subject in ("victim", "mallory"):
             refusal(sign_out(mallory, subject=subject), 403, "not_allowed")
-    with proxy.client("") as nobody:
-        refusal(sign_out(nobody, subject="victim"), 401, "unauthenticated")
+    with proxy.client("") as stranger:
+        refusal(sign_out(stranger, subject="victim"), 401, "unauthenticated")
     with proxy.client(victim) as client:
         assert client.get("/v1/session").status_code == 200
 
@@ -173,10 +173,10 @@ def test_a_tenant_key_cancels_a_job_of_one_of_its_users(proxy: Stack, backend: h
     assert all(str(entry["by"]).startswith("key:") and entry["tenant"] == "acme" for entry in entries)
 
 
-def test_its_own_job_is_cancelled_as_before(proxy: Stack, backend: httpx.Client) -> None:
+def test_a_tenant_key_still_cancels_its_own_job(proxy: Stack, backend: httpx.Client) -> None:
     before = len(entries_of(proxy, "job.cancel"))
     assert backend.delete(f"{JOBS}/{created(backend)}").status_code == 202
-    assert len(entries_of(proxy, "job.cancel")) == before, "a call, which the access log has"
+    assert len(entries_of(proxy, "job.cancel")) == before, "it is an ordinary call, not an entry of the audit log"
 
 
 def test_foreign_and_unknown_jobs_are_not_found(proxy: Stack, backend: httpx.Client) -> None:
@@ -188,7 +188,7 @@ def test_foreign_and_unknown_jobs_are_not_found(proxy: Stack, backend: httpx.Cli
         answers = [backend.delete(f"{JOBS}/{id_}") for id_ in (foreign, "no-such-job")]
         bodies = [refusal(answer, 404, "not_found") for answer in answers]
         assert bodies[0] | {"request_id": ""} == bodies[1] | {"request_id": ""}
-        # One user of a tenant does not cancel another's, and the key reads none.
+        # A user cannot cancel another's job, and the key can read neither.
         with proxy.client(proxy.token("ivan", tenant="acme")) as ivan:
             refusal(ivan.delete(f"{JOBS}/{users}"), 404, "not_found")
         for path in ("", "/result", "/events"):

@@ -1,4 +1,4 @@
-"""What was used: of a session's user, of a key's tenant, of whom the operator names; the sums are the ledger's."""
+"""Usage of a session's user, of a key's tenant, and of any tenant for the operator; its sums are the ledger's."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _calls(stack: Stack, subject: str, tenant: str, *, upload: bool = False) -> 
         assert client.run("[[pace run_seconds=0.25]] ?").status_code == 200
         assert client.run(endpoint=COUNTING).status_code == 200
         job = client.submitted("[[pace hold=IN_QUEUE]] ?")
-        # What was refused, released or is not settled yet is not used.
+        # Refused, released and unsettled calls do not count.
         assert client.run(temperature=9).status_code == 422
         assert client.run("[[fault status=500]] ?").status_code == 500
         assert client.cancel(job).status_code == 202 and client.status(job).is_success
@@ -111,14 +111,14 @@ def test_a_session_sees_its_user_and_a_key_its_tenant(past: Past) -> None:
     assert (bob["subject"], bob["total"]["requests"], bob["total"]["upload_bytes"]) == ("bob", 2, 0)
     acme = past.of(past.stack.tenant_key("acme"))
     assert "subject" not in acme and acme["total"]["requests"] == 6
-    nobody = past.of(past.stack.token("nobody", tenant="acme"))
-    assert nobody["usage"] == [] and nobody["total"] == dict.fromkeys(("calls", *UNITS), 0)
+    idle = past.of(past.stack.token("nobody", tenant="acme"))
+    assert idle["usage"] == [] and idle["total"] == dict.fromkeys(("calls", *UNITS), 0)
     # The same name with another tenant is another user.
     assert past.of(past.stack.token("alice", tenant="globex"))["total"]["calls"] == 0
 
 
 @pytest.mark.parametrize(("tenant", "subject"), [("acme", ""), ("acme", "alice"), ("acme", "bob"), ("globex", "carol")])
-def test_the_sums_are_what_stands_in_the_ledger(past: Past, tenant: str, subject: str) -> None:
+def test_the_sums_are_those_of_the_ledger(past: Past, tenant: str, subject: str) -> None:
     query = {"tenant": tenant, **({"subject": subject} if subject else {})}
     found = past.of(ADMIN_TOKEN, "/v1/admin/usage", group_by="day,endpoint,subject", **query)
     for unit in UNITS:
@@ -190,11 +190,11 @@ def _cursor(text: str) -> str:
         ),
     ],
 )
-def test_a_page_that_cannot_be_is_refused(past: Past, query: dict[str, str]) -> None:
+def test_an_invalid_page_is_refused(past: Past, query: dict[str, str]) -> None:
     refusal(past.usage(past.stack.tenant_key("acme"), **query), 400, "bad_request")
 
 
-def test_days_are_whole_and_both_ends_count(past: Past) -> None:
+def test_a_period_counts_whole_days_including_both_ends(past: Past) -> None:
     key = past.stack.tenant_key("acme")
 
     def requests(**query: str) -> int:
@@ -207,20 +207,20 @@ def test_days_are_whole_and_both_ends_count(past: Past) -> None:
     assert requests(**{"from": past.first, "to": past.second}) == 6
     assert requests(**{"from": before, "to": before}) == 0
     assert requests(to=past.first, **{"from": before}) == 2
-    told = past.of(key)
-    assert told["to"] == past.second
-    assert told["from"] == str(datetime.fromisoformat(past.second).date() - timedelta(days=29))
+    report = past.of(key)
+    assert report["to"] == past.second
+    assert report["from"] == str(datetime.fromisoformat(past.second).date() - timedelta(days=29))
 
 
 @pytest.mark.parametrize(("first", "last"), [("0001-01-01", "9999-12-31"), ("1969-12-31", "9999-12-30")])
-def test_all_of_time(past: Past, first: str, last: str) -> None:
-    """Open ends as people write them."""
+def test_a_period_may_span_all_dates(past: Past, first: str, last: str) -> None:
+    """Extreme dates, which people use for an open period."""
     period = {"from": first, "to": last}
-    told = past.of(past.stack.tenant_key("acme"), **period)
-    assert (told["from"], told["to"]) == (first, last) and told["total"]["requests"] == 6
+    report = past.of(past.stack.tenant_key("acme"), **period)
+    assert (report["from"], report["to"]) == (first, last) and report["total"]["requests"] == 6
     assert past.of(past.stack.token("alice", tenant="acme"), **period)["total"]["requests"] == 4
-    told = past.of(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **period)
-    assert told["total"]["requests"] == 6
+    report = past.of(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **period)
+    assert report["total"]["requests"] == 6
     assert (
         json.loads(command(past, "--tenant", "acme", "--from", first, "--to", last, "--json").stdout)["total"][
             "requests"
@@ -246,7 +246,7 @@ def test_all_of_time(past: Past, first: str, last: str) -> None:
         *[{"from": day} for day in NO_DAYS],
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(past: Past, query: dict[str, str]) -> None:
     refusal(past.usage(past.stack.token("alice", tenant="acme"), **query), 400, "bad_request")
     if not {"subject", "tenant"} & set(query):
         refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query), 400, "bad_request")
@@ -298,7 +298,7 @@ def cursor_of(*names: str) -> str:
     ],
     ids=["a subject of no tenant", "by subject", "a cursor without a day", "a cursor of other groups", "no day"],
 )
-def test_a_question_about_all_tenants_that_makes_no_sense(past: Past, query: dict[str, str]) -> None:
+def test_an_invalid_query_about_all_tenants_is_refused(past: Past, query: dict[str, str]) -> None:
     refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", **query), 400, "bad_request")
 
 
@@ -350,6 +350,6 @@ def test_the_command_line_prints_the_same(past: Past) -> None:
         (("--group-by", "subject"), 1, "'subject'"),
     ],
 )
-def test_the_command_line_refuses_in_words(past: Past, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_the_command_line_explains_a_refusal(past: Past, arguments: tuple[str, ...], code: int, words: str) -> None:
     done = command(past, *arguments)
     assert (done.returncode, done.stdout) == (code, "") and words in done.stderr

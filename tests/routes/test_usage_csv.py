@@ -17,7 +17,7 @@ from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
 UNITS = ["requests", "tokens", "compute_seconds", "usd", "upload_bytes"]
-#: Names that a spreadsheet would run, take apart, or show as something else.
+#: Names that a spreadsheet would run as a formula, split, or show as something else.
 SUBJECTS = ['=HYPERLINK("https://evil.example")', "+1", "-1", "@SUM(A1)", 'a,"b";c', "ünï"]
 OPERATORS = "/v1/admin/usage"
 
@@ -94,7 +94,7 @@ def test_pages_are_linked(backend: httpx.Client) -> None:
     assert len(following["usage"]) == 2 and following["next_cursor"] is None
 
 
-def test_the_operator_gets_it_too(operator: httpx.Client) -> None:
+def test_the_operator_gets_csv_too(operator: httpx.Client) -> None:
     header, *rows = read(ask(operator, OPERATORS).text)
     assert header == ["tenant", "calls", *UNITS]
     assert [row[:3] for row in rows] == [["acme", "6", "6"], ["globex", "1", "1"]]
@@ -115,7 +115,7 @@ def test_another_format_is_refused(backend: httpx.Client, operator: httpx.Client
     refusal(operator.get(OPERATORS, params=query), 400, "bad_request")
 
 
-def test_pages_may_read_the_headers(proxy: Stack) -> None:
+def test_pages_of_allowed_origins_may_read_the_headers(proxy: Stack) -> None:
     origin = {"origin": next(iter(proxy.settings.server.allowed_origins), proxy.url)}
     with proxy.client(proxy.tenant_key("acme")) as client:
         exposed = client.get("/v1/usage", params={"format": "csv"}, headers=origin).headers

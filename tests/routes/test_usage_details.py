@@ -110,7 +110,7 @@ def test_pages_have_each_row_once(past: Past, group_by: str) -> None:
     assert found == whole and len(whole) > 1
 
 
-def test_it_is_csv_too(past: Past) -> None:
+def test_details_come_as_csv_too(past: Past) -> None:
     lines = past.ask(past.key, group_by="hour,tag", format="csv").text.splitlines()
     assert lines[0].startswith("hour,tag,calls,requests,")
     assert lines[1].startswith(f"{past.first},,1,1,") and len(lines) == 6
@@ -136,12 +136,12 @@ def cursor_of(*names: str) -> str:
         {"group_by": "tag", "cursor": cursor_of("a\x00")},
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused(past: Past, query: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(past: Past, query: dict[str, str]) -> None:
     refusal(past.ask(past.key, **query), 400, "bad_request")
     refusal(past.ask(ADMIN_TOKEN, OPERATORS, tenant="acme", **query), 400, "bad_request")
 
 
-def test_31_days_are_enough_and_all_tenants_are_too_many(past: Past) -> None:
+def test_31_days_of_hours_are_accepted_and_all_tenants_are_refused(past: Past) -> None:
     period = {"from": "2026-01-01", "to": "2026-01-31"}
     assert past.ask(past.key, group_by="hour", **period).status_code == 200
     for name in ("hour", "session", "tag"):

@@ -1,4 +1,4 @@
-"""How many reports that read jobs are made at once."""
+"""How many reports that read jobs may run at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 class SlowLedger(SqlLedger):
-    """Reads jobs only when it may go on, as one with very many jobs."""
+    """A ledger that reads jobs slowly: only when the test lets it go on."""
 
     def __init__(self, stores: SqlStores) -> None:
         super().__init__(stores.ledger._database)
@@ -55,7 +55,7 @@ async def test_one_tenant_or_user_does_not_keep_others_waiting(stores: SqlStores
         with pytest.raises(RateLimited) as refused:
             await ask("acme", subject)
         assert (refused.value.scope, refused.value.retry_after) == (scope, 1)
-    # What reads the sums alone does not wait, and others have places of their own.
+    # Reports that read only sums do not wait, and other tenants have slots of their own.
     assert (await ask("acme", group_by="day")).status_code == 200
     waiting += [ask("acme", "bob"), ask("globex")]
     await asyncio.sleep(0)
