@@ -64,7 +64,7 @@ def writing(stack: Stack) -> Iterator[None]:
 
 
 class Left:
-    """What was in the database before the backup."""
+    """The state of the database before the backup."""
 
     def __init__(self, stack: Stack) -> None:
         self.key = stack.tenant_key()
@@ -77,7 +77,7 @@ class Left:
         self.usage = usage(stack, self.key, "alice")
 
     def check(self, stack: Stack) -> None:
-        """A proxy on the restored database knows it all."""
+        """A proxy on the restored database still has all of it."""
         with stack.client(self.session) as alice:
             assert result_of(alice, self.done) == self.result
             assert alice.get(f"/v1/jobs/{self.held}").json()["status"] == "IN_PROGRESS"

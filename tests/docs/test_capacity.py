@@ -1,4 +1,4 @@
-"""docs/capacity.md states figures of other pages as they are there, and one of its own that holds."""
+"""docs/capacity.md quotes figures of other pages correctly, and one of its own is measured here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOBS = 5000
 
 
 @pytest.mark.parametrize(("what", "figure", "source"), OTHERS, ids=[what for what, _, _ in OTHERS])
-def test_a_figure_of_another_page_is_that_of_the_page(what: str, figure: str, source: str) -> None:
+def test_a_quoted_figure_is_on_the_page_that_it_comes_from(what: str, figure: str, source: str) -> None:
     numbers = re.findall(r"\d[\d,.]*\d|\d", figure)
     text = page(source)
     assert numbers and [number for number in numbers if number not in text] == [], (

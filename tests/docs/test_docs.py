@@ -1,4 +1,4 @@
-"""The README and docs/ say what is there: every setting, command, route, error and fault, and no other."""
+"""The README and docs/ list every setting, command, route, error and fault, and no other."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def blocks(text: str, language: str) -> list[str]:
 # Settings, plans, commands
 
 
-def test_every_setting_stands_on_its_page_with_its_default_and_no_other() -> None:
-    told = {code(name): (code(default), what) for name, default, what in rows(page("settings"))}
-    assert told == {name: (DEFAULTS.get(name, ""), what) for name, what in VARIABLES.items()}
+def test_the_settings_page_lists_exactly_the_settings_with_their_defaults() -> None:
+    documented = {code(name): (code(default), what) for name, default, what in rows(page("settings"))}
+    assert documented == {name: (DEFAULTS.get(name, ""), what) for name, what in VARIABLES.items()}
 
 
-def test_the_plan_file_of_the_readme_is_one(tmp_path: Path) -> None:
+def test_the_plan_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     (text,) = blocks(section(README, "Run it"), "yaml")
     path = tmp_path / "plans.yaml"
     path.write_text(text)
@@ -70,7 +70,7 @@ def test_the_plan_file_of_the_readme_is_one(tmp_path: Path) -> None:
     assert file.tenants[0].plan == "free" and len(file.plans["free"].quotas) == 1
 
 
-def test_the_plan_file_of_the_limits_page_is_one_and_names_everything_that_a_plan_has(tmp_path: Path) -> None:
+def test_the_plan_file_of_the_limits_page_is_valid_and_names_every_field_of_a_plan(tmp_path: Path) -> None:
     text = blocks(page("limits").partition("## The plan file")[2], "yaml")[0]
     path = tmp_path / "plans.yaml"
     path.write_text(text)
@@ -86,7 +86,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> list[str]:
     return [found for name, command in inner.items() for found in commands(command, (*path, name))]
 
 
-def test_every_command_stands_on_its_page_and_no_other() -> None:
+def test_the_commands_page_lists_exactly_the_commands() -> None:
     text = blocks(page("commands"), "")[0]
     documented, known = set(), set(commands(typer.main.get_command(cli.main)))
     groups = {name.partition(" ")[0] for name in known if " " in name}
@@ -98,7 +98,7 @@ def test_every_command_stands_on_its_page_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_command_that_a_page_names_is_one(path: Path) -> None:
+def test_every_command_that_a_page_names_exists(path: Path) -> None:
     known = {tuple(name.split()) for name in commands(typer.main.get_command(cli.main))}
     text = path.read_text()
     code_spans = re.findall(r"`fal-proxy ([a-z][a-z-]+)(?: ([a-z-]+))?", text)
@@ -110,28 +110,28 @@ def test_every_command_that_a_page_names_is_one(path: Path) -> None:
 # Routes and errors
 
 
-def test_every_route_stands_in_the_api_page_and_no_other() -> None:
-    told = {
+def test_the_api_page_lists_exactly_the_routes() -> None:
+    documented = {
         (code(cells[0]), method)
         for cells in rows(page("api"))
         if cells[0].startswith("`/")
         for method in cells[1].split(", ")
     }
-    assert told == answered_routes()
+    assert documented == answered_routes()
 
 
 def kinds(of: type[errors.ProxyError]) -> list[type[errors.ProxyError]]:
     return [of, *(kind for child in of.__subclasses__() for kind in kinds(child))]
 
 
-def test_every_error_stands_in_the_api_page_with_its_status_and_no_other() -> None:
-    told = {(int(cells[0]), code(cells[1])) for cells in rows(section(page("api"), "Errors"))}
+def test_the_api_page_lists_exactly_the_errors_with_their_status() -> None:
+    documented = {(int(cells[0]), code(cells[1])) for cells in rows(section(page("api"), "Errors"))}
     abstract = {errors.Unavailable}
-    assert told == {(kind.status, kind.code) for kind in kinds(errors.ProxyError) if kind not in abstract}
+    assert documented == {(kind.status, kind.code) for kind in kinds(errors.ProxyError) if kind not in abstract}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_error_that_a_page_names_with_its_status_is_one(path: Path) -> None:
+def test_every_error_that_a_page_names_exists_with_that_status(path: Path) -> None:
     known = {(str(kind.status), kind.code) for kind in kinds(errors.ProxyError)}
     assert set(re.findall(r"\b([45]\d\d) `([a-z_]+)`", path.read_text())) <= known
 
@@ -149,18 +149,18 @@ def _as_json(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def test_every_pace_stands_in_the_sandbox_page_with_its_default() -> None:
-    told = {code(cells[0]): cells[1] for cells in rows(page("sandbox")) if len(cells) == 3}
-    assert told == {one.name: _as_json(one.default) for one in fields(Timing)}
+def test_the_sandbox_page_lists_every_pace_with_its_default() -> None:
+    documented = {code(cells[0]): cells[1] for cells in rows(page("sandbox")) if len(cells) == 3}
+    assert documented == {one.name: _as_json(one.default) for one in fields(Timing)}
 
 
-def test_every_fault_stands_in_the_sandbox_page() -> None:
+def test_the_sandbox_page_lists_every_fault() -> None:
     table = section(page("sandbox"), "In a prompt").partition("| fault |")[2]
-    told = re.findall(r"^\| `([a-z_]+)", table, re.MULTILINE)
-    assert sorted(told) == sorted(FAULT_KINDS)
+    documented = re.findall(r"^\| `([a-z_]+)", table, re.MULTILINE)
+    assert sorted(documented) == sorted(FAULT_KINDS)
 
 
-def test_every_control_route_stands_in_the_sandbox_page() -> None:
+def test_the_sandbox_page_lists_every_control_route() -> None:
     table = section(page("sandbox"), "By its control routes")
     for route in Control(SandboxState("key", Timing())).routes():
         assert f"/_sandbox{route.path}`" in table
@@ -169,7 +169,7 @@ def test_every_control_route_stands_in_the_sandbox_page() -> None:
 # Changes
 
 
-def test_changes_are_sorted_and_no_list_is_a_heap() -> None:
+def test_changes_are_sorted_and_no_list_is_too_long() -> None:
     release = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")[2].partition("\n## ")[0]
     assert re.findall(r"^### (.*)$", release, re.MULTILINE) == [
         "Upgrade notes",
@@ -184,12 +184,12 @@ def test_changes_are_sorted_and_no_list_is_a_heap() -> None:
     assert {title: number for title, number in points.items() if number > 25} == {}, "sort them below headings (####)"
 
 
-# Links, and what must not stand anywhere
+# Links, and what no page may contain
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_row_is_part_of_a_table(path: Path) -> None:
-    """A blank line between two rows makes text of what follows it."""
+    """A blank line between two rows turns the rows after it into text."""
     text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         head, *others = table.splitlines()
@@ -197,19 +197,19 @@ def test_every_row_is_part_of_a_table(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_every_link_leads_to_an_existing_page(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if not link.startswith(("http://", "https://")):
             assert (path.parent / link).exists(), link
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_make_target_that_is_named_is_one(path: Path) -> None:
+def test_every_make_target_that_a_page_names_exists(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE)) <= targets
 
 
-def test_every_place_that_contributors_are_sent_to_exists() -> None:
+def test_every_path_in_the_contributors_guide_exists() -> None:
     places = re.findall(r"`((?:proxy|tests|docs)/[a-z_./]*|README.md|CHANGELOG.md)`", CONTRIBUTING.read_text())
     assert len(places) > 10
     assert [place for place in places if not (ROOT / place).exists()] == []
@@ -226,5 +226,5 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("variable", sorted({*re.findall(r"\bPROXY_[A-Z_]+\b", "".join(p.read_text() for p in PAGES))}))
-def test_every_variable_that_is_named_is_one(variable: str) -> None:
+def test_every_variable_that_a_page_names_exists(variable: str) -> None:
     assert variable in {*VARIABLES, *(f"{name}_FILE" for name in SECRETS), "PROXY_"}

@@ -1,4 +1,4 @@
-"""The forms of new issues are forms as GitHub reads them, and send vulnerabilities elsewhere."""
+"""The forms of new issues are valid for GitHub, and send vulnerabilities elsewhere."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_a_form_has_what_github_requires(form: dict[str, Any]) -> None:
     assert any(part.get("validations", {}).get("required") for part in fields)
 
 
-def test_no_issue_goes_around_the_forms() -> None:
+def test_an_issue_cannot_be_opened_without_a_form() -> None:
     assert set(FORMS) == {"bug", "feature"}
     assert yaml.safe_load((FOLDER / "config.yml").read_text()) == {"blank_issues_enabled": False}
 
 
-def test_who_reports_a_fault_is_sent_to_the_security_policy_first() -> None:
+def test_the_form_for_faults_links_the_security_policy_first() -> None:
     first = FORMS["bug"]["body"][0]
     assert first["type"] == "markdown" and "(../security/policy)" in first["attributes"]["value"]

@@ -1,4 +1,4 @@
-"""docs/performance.md is written by a command from what was measured; its words are that command's."""
+"""A command writes docs/performance.md from the measurements; the page has that command's text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_other_measurements_are_stated_too() -> None:
     assert "Over 10 minutes, a stream took 20.0 to 21.5 KiB." in " ".join(written.split())
 
 
-def test_what_wears_a_proxy_down_is_stated() -> None:
+def test_the_endurance_figures_are_stated() -> None:
     endurance = {
         "slow_upstream": {
             "milliseconds": 100,

@@ -1,4 +1,4 @@
-"""The commands that the README and docs/ show, run as they stand there but for the address and the secrets."""
+"""The commands that the README and docs/ show, run unchanged apart from the address and the secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.secrets import SECRET
 from tests.support.stack import Stack
 
 tools = pytest.mark.tools
-#: Where `fal-proxy` is.
+#: The folder of `fal-proxy`.
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
@@ -62,24 +62,24 @@ def test_the_backend_mints_a_session(stack: Stack, tmp_path: Path) -> None:
 def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
     (script,) = blocks(section(page("api"), "Jobs"), "sh")
     where = script.replace("https://ai.example.com", stack.url)
-    # The job waits in its place until it is watched.
+    # The job waits in the queue until it is watched.
     where = where.replace("What is it?", "What is it? [[pace wait_for_looks=true]]")
-    told = bash(where, tmp_path, SESSION=stack.token("the-page"), PICTURE=PIXEL)
-    assert "event: status\nid: IN_QUEUE.1.0\n" in told
-    assert "event: result\nid: END\n" in told and "You asked: What is it?" in told
+    output = bash(where, tmp_path, SESSION=stack.token("the-page"), PICTURE=PIXEL)
+    assert "event: status\nid: IN_QUEUE.1.0\n" in output
+    assert "event: result\nid: END\n" in output and "You asked: What is it?" in output
 
 
 @tools
 def test_a_job_is_watched_with_fetch(stack: Stack, tmp_path: Path) -> None:
     (program,) = blocks(section(page("api"), "Events of a job"), "js")
     with stack.client(token := stack.token()) as client:
-        # Node takes its time to start: the job waits until it is watched.
+        # Node starts slowly: the job waits until it is watched.
         question = asking("[[pace wait_for_looks=true]] What is it?")
         job = client.post("/v1/jobs", json={"endpoint": NEXT, "input": question}).json()["id"]
     names = f"const proxy = {stack.url!r}, job = {job!r}, session = {token!r};\n"
     (tmp_path / "watch.mjs").write_text(names + program)
-    told = bash("node watch.mjs", tmp_path).splitlines()
-    assert told[0].startswith("status IN_") and any(line.startswith("result END") for line in told)
+    output = bash("node watch.mjs", tmp_path).splitlines()
+    assert output[0].startswith("status IN_") and any(line.startswith("result END") for line in output)
 
 
 def test_the_commands_of_the_operator(folder: Path, commands: Commands) -> None:

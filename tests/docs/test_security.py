@@ -1,4 +1,4 @@
-"""The page on security names tests, and each of them is there."""
+"""The page on security names tests, and each of them exists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_test_that_the_page_names_exists() -> None:
         assert name in defined, f"{path} has no {name}"
 
 
-def test_every_attacker_and_every_section_has_what_holds() -> None:
+def test_every_attacker_and_every_section_names_tests() -> None:
     sections = re.findall(r"^### ([^\n]+)$(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert len(sections) >= 7
     for title, text in sections:

@@ -1,4 +1,4 @@
-"""The site of docs/ builds without a warning, and what it needs is in it."""
+"""The site of docs/ builds without a warning and contains all files that it needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Page(HTMLParser):
         values = {name: value or "" for name, value in attrs}
         if tag == "a":
             self.links.add(values.get("href", ""))
-        # A canonical address or another language of the page is told, not loaded.
+        # The browser does not load a canonical address or another language of the page.
         if values.get("rel") not in ("canonical", "alternate", "prev", "next"):
             self.loaded += [values[name] for name in _LOADS.get(tag, ()) if name in values]
         self.styles.append(values.get("style", ""))
@@ -116,7 +116,7 @@ def test_every_fence_became_a_block_of_code(site: Path, pages: dict[str, _Page])
         assert "```" not in (site / name).read_text(), f"{name}: the site cannot read a fence"
 
 
-def test_a_guide_leads_to_every_page_of_what_people_use_and_run() -> None:
+def test_a_guide_links_to_every_page_for_users_and_operators() -> None:
     guides = [ROOT / "docs" / f"{name}.md" for name in ("frontend", "mobile", "platform", "on-call")]
     linked = {link for path in guides for link in re.findall(r"\]\(([a-z-]+\.md)", path.read_text())}
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\n  - Use:\n")[2].partition("\n  - Understand:")[0]
