@@ -1,4 +1,4 @@
-"""Where a URL in an input may lead, and in which form it is sent."""
+"""The hosts that a URL in an input may name, and the form in which it is sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ https://example.com/a%20cat.png
 https://example.com/@home
 """)
 
-#: What could be read in two ways, and what is sent in its place.
+#: Ambiguous URLs, and the form that is sent instead.
 REWRITTEN = {
     "https://16843009/cat.png": "https://1.1.1.1/cat.png",
     "https://0x01010101:8443/cat.png": "https://1.1.1.1:8443/cat.png",
@@ -105,11 +105,11 @@ SPACED = [
 
 
 @pytest.mark.parametrize("url", PUBLIC)
-def test_a_public_address_is_let_through_as_it_is(url: str) -> None:
+def test_a_public_address_is_passed_on_unchanged(url: str) -> None:
     assert checked({"image_url": url})["image_url"] == url
 
 
-def test_the_length_of_a_url() -> None:
+def test_a_url_that_is_too_long_is_refused() -> None:
     url = "https://example.com/".ljust(MAX_URL_LENGTH, "a")
     assert checked({"image_url": url})["image_url"] == url
     assert problems({"image_url": url + "a"}) == [(["body", "image_url"], "image_url")]
@@ -117,12 +117,12 @@ def test_the_length_of_a_url() -> None:
 
 
 @pytest.mark.parametrize(("url", "sent"), REWRITTEN.items())
-def test_what_could_be_read_in_two_ways_is_sent_in_one(url: str, sent: str) -> None:
+def test_an_ambiguous_url_is_sent_in_one_clear_form(url: str, sent: str) -> None:
     assert checked({"image_url": url})["image_url"] == sent
 
 
 @pytest.mark.parametrize("url", [*NOT_PUBLIC, *NO_URL, *CREDENTIALS, *NO_SCHEME, *SPACED, "data", "https"])
-def test_no_other_address_is(url: str) -> None:
+def test_any_other_address_is_refused(url: str) -> None:
     assert (["body", "image_url"], "image_url") in problems({"image_url": url})
 
 
@@ -145,7 +145,7 @@ def test_each_is_refused_for_its_own_reason(urls: list[str], words: str) -> None
         assert words in refused.value.message, url
 
 
-def test_uploaded_files_are_always_let_through() -> None:
+def test_uploaded_files_are_always_allowed() -> None:
     own = {"image_url": f"{OWN_FILES}/files/cat.png"}
     only_data = FREE.model_copy(update={"image_schemes": frozenset({"data"})})
     assert checked(own, only_data)["image_url"] == own["image_url"]
@@ -156,7 +156,7 @@ def test_uploaded_files_are_always_let_through() -> None:
         assert problems({"image_url": url}, only_data) == [(["body", "image_url"], "image_url")], url
 
 
-def test_own_files_do_not_open_what_lies_beside_them() -> None:
+def test_uploaded_files_do_not_open_other_paths_of_their_host() -> None:
     """The sandbox keeps its files on an address that is not public, next to other things."""
     own = "http://127.0.0.1:8788/cdn"
     known = built_in().get(NEXT)
@@ -177,7 +177,7 @@ def test_a_plan_names_the_schemes(scheme: str) -> None:
         assert problems({"image_url": url}, limits) == [(["body", "image_url"], "image_url")]
 
 
-def test_every_picture_of_a_list_is_looked_at() -> None:
+def test_every_picture_of_a_list_is_checked() -> None:
     good = {"image_url": "https://example.com/a.png"}
     assert checked({"images": [good, good]})["images"] == [good, good]
     assert problems({"images": [good, {"image_url": "http://10.0.0.1/"}, "text", {"image_url": "file:///x"}, {}]}) == [
@@ -186,16 +186,16 @@ def test_every_picture_of_a_list_is_looked_at() -> None:
     ]
 
 
-def test_the_size_of_a_data_uri() -> None:
+def test_a_data_uri_that_is_too_large_is_refused() -> None:
     limits = FREE.model_copy(update={"max_data_uri_bytes": len(PIXEL)})
     assert checked({"image_url": PIXEL}, limits)["image_url"] == PIXEL
     assert problems({"image_url": PIXEL + "A"}, limits) == [(["body", "image_url"], "image_url")]
     assert problems({"images": [{"image_url": PIXEL + "A"}]}, limits)
 
 
-# --- against an oracle of its own
+# --- against an independent implementation
 
-#: IPv4 that is nobody's on the internet (https://www.iana.org/assignments/iana-ipv4-special-registry).
+#: IPv4 that no host on the internet has (https://www.iana.org/assignments/iana-ipv4-special-registry).
 SPECIAL = [
     ipaddress.ip_network(text)
     for text in each("""
@@ -251,8 +251,8 @@ _NASTY = st.text(
 @given(_NASTY, st.sampled_from(["http://", "https://", "HTTP://"]))
 @example("127.0.0.1", "http://")
 @example("①②⑦。1", "http://")
-def test_what_is_sent_leads_to_one_public_place(rest: str, scheme: str) -> None:
-    """Whatever the text: it is refused, or what is sent is plain to every reader and is judged the same again."""
+def test_a_sent_url_names_one_public_host(rest: str, scheme: str) -> None:
+    """Any text is refused, or the URL that is sent is unambiguous and passes the check again unchanged."""
     try:
         sent = public_url(scheme + rest)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Guests, and what changes while callers are at work: secrets, keys and plans."""
+"""Guests, and changes of secrets, keys and plans while callers are active."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def guest(proxy: Stack, address: str, origin: str = PAGE) -> httpx.Response:
     return httpx.post(f"{proxy.url}/v1/sessions/guest", headers=headers, trust_env=False, verify=False, timeout=60)
 
 
-def test_an_address_gets_so_many_guests(proxy: Stack) -> None:
+def test_an_address_gets_a_limited_number_of_guests(proxy: Stack) -> None:
     assert [guest(proxy, "192.0.2.1").status_code for _ in range(2)] == [201, 201]
     refused = guest(proxy, "192.0.2.1")
     wait = refusal(refused, 429, "rate_limited", "ip")["retry_after"]
     assert wait == 3600 and refused.headers["ratelimit-policy"] == '"ip";q=2;w=3600'
     assert guest(proxy, "192.0.2.2").status_code == 201
-    # One household of IPv6 is one address.
+    # All addresses of one IPv6 network count as one.
     households = [guest(proxy, f"2001:db8:7:7::{number}").status_code for number in range(3)]
     assert households == [201, 201, 429]
     proxy.clock.advance(wait - 1)
@@ -65,7 +65,7 @@ def test_an_address_gets_so_many_guests(proxy: Stack) -> None:
     assert guest(proxy, "192.0.2.1").status_code == 201
 
 
-def test_unless_the_tenant_says_otherwise(proxy: Stack) -> None:
+def test_a_tenant_can_allow_another_number_of_guests(proxy: Stack) -> None:
     assert [guest(proxy, "192.0.2.9", OTHER_PAGE).status_code for _ in range(5)] == [201] * 5
 
 
@@ -81,7 +81,7 @@ def test_a_guest_has_the_plan_of_guests_and_is_a_user_of_its_own(proxy: Stack) -
 # --- secrets
 
 
-def test_a_session_signed_with_an_old_secret_counts_until_the_secret_is_removed(
+def test_a_session_signed_with_an_old_secret_is_valid_until_the_secret_is_removed(
     sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     new = "a-new-secret-of-the-tests-with-more-than-32-bytes"
@@ -109,7 +109,7 @@ def test_a_session_signed_with_an_old_secret_counts_until_the_secret_is_removed(
 
 
 class Operator:
-    """Whoever has the admin token."""
+    """The holder of the admin token."""
 
     def __init__(self, stack: Stack) -> None:
         self._url = f"{stack.url}/v1/admin"
@@ -123,7 +123,7 @@ class Operator:
         return answer
 
 
-def test_a_key_that_is_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_key_may_be_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, {"page": PLANS["page"]}) as own:
         operator = Operator(own)
         old, new = (operator("POST", "/tenants/page/keys", {"name": name}).json() for name in ("old", "new"))
@@ -134,14 +134,14 @@ def test_a_key_that_is_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_p
             operator("DELETE", f"/keys/{old['id']}")
             for refused in (server.run(), server.status(job), server.http.post("/v1/sessions", json={"subject": "a"})):
                 refusal(refused, 401, "unauthenticated")
-            # What the key did stays: the job is the tenant's, and its users' sessions are theirs.
+            # Jobs and sessions that the key made stay valid.
             assert same_server.status(job).json()["status"] == "IN_QUEUE"
             assert same_server.cancel(job).status_code == 202
             with Client(own, minted) as alice:
                 assert alice.run().status_code == 200
 
 
-def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_plan_may_be_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path: Path) -> None:
     def applied(**limits: Any) -> None:
         file = {"plans": {"page": plan(**limits)}, "tenants": [{"id": "page", "plan": "page"}]}
         assert operator("PUT", "/tenants", file).json() == {"changed": True}
@@ -150,7 +150,7 @@ def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path
         operator = Operator(own)
         jobs = [alice.submitted(QUEUED) for _ in range(3)]
         applied(concurrency={"subject": 2, "tenant": 2}, quotas=[per("tenant", "requests", 2)], max_tokens=16)
-        # The jobs that run are hers as before, and count.
+        # The running jobs are still hers, and count.
         assert [alice.status(job).json()["status"] for job in jobs] == ["IN_QUEUE"] * 3
         assert alice.slots() == (3, 3)
         refusal(alice.submit(max_tokens=17), 422, "invalid_input")
@@ -158,7 +158,7 @@ def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path
         for job in jobs[:2]:
             sandbox.move_job(job, "finish")
             assert alice.result(job).status_code == 200
-        # What began without a quota is charged to none.
+        # A call that began without a quota is charged to none.
         assert [alice.run().status_code, alice.run().status_code, alice.run().status_code] == [200, 200, 402]
         assert sandbox.requests()[-1]["json"]["max_tokens"] == 16
         applied(endpoints=["fal-ai/llavav15-13b"])
@@ -169,7 +169,7 @@ def test_a_plan_that_is_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path
         assert alice.slots() == (0, 0)
 
 
-def test_a_quota_that_is_lowered_below_what_is_used(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_quota_may_be_lowered_below_its_use(sandbox: SandboxControl, tmp_path: Path) -> None:
     with (
         limited_proxy(sandbox, tmp_path, {"page": plan(quotas=[per("subject", "requests", 5)])}) as own,
         Client(own, own.token(tenant="page")) as alice,

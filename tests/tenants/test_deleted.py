@@ -1,4 +1,4 @@
-"""A tenant that is deleted leaves its usage, and nothing to one that gets its name."""
+"""A deleted tenant leaves its usage records, and a new tenant of the same name inherits nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp
 
             assert other.get("/v1/session").status_code == 200
 
-            # What fal still works on is booked where the rest is.
+            # A job that still runs at fal is booked on the deleted tenant.
             assert calls_of(operator, records) == 2
             sandbox.move_job(job, "COMPLETED")
             proxy.clock.advance(3600)
@@ -87,20 +87,20 @@ def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp
                     refusal(client.get("/v1/session"), 401, code)
             assert operator.get(f"{TENANTS}/acme/keys").json()["keys"] == []
             proxy.clock.advance(1)
-            with Client(proxy, proxy.token()) as again, proxy.client("") as nobody:
+            with Client(proxy, proxy.token()) as again, proxy.client("") as stranger:
                 assert [quota["used"] for quota in again.facts()["quotas"]] == [0, 0]
                 assert again.http.get("/v1/jobs").json()["jobs"] == []
                 refusal(again.status(job), 404, "not_found")
                 assert calls_of(operator, "acme") == 0
                 first = again.call("POST", f"run/{NEXT}", asking("another"), **NAMED)
                 assert first.status_code == 200 and "idempotency-replayed" not in first.headers
-                answer = nobody.put(slot, content=png(50), headers={"content-type": "image/png"})
+                answer = stranger.put(slot, content=png(50), headers={"content-type": "image/png"})
                 refusal(answer, 404, "not_found")
             assert calls_of(operator, records) == 3 and calls_of(operator, "globex") == 1
 
 
 def leave_behind(proxy: Stack, tenant: str) -> None:
-    """Delete a tenant as a process does that dies in the middle."""
+    """Delete a tenant and stop in the middle, as a killed process does."""
 
     async def work() -> None:
         stores = SqlStores(proxy.settings.stores.database_url.reveal())
@@ -119,7 +119,7 @@ def test_a_deletion_that_was_interrupted_is_finished(sandbox: SandboxControl, tm
             assert alice.run().status_code == 200
             leave_behind(proxy, "acme")
             refusal(alice.http.get("/v1/session"), 401, "unauthenticated")
-        # Until then its name is not free.
+        # Until then the name is taken.
         answer = operator.put(TENANTS, json=AGAIN)
         assert "still being deleted" in refusal(answer, 503, "store_unavailable")["message"]
         assert delete(operator)["records"] == "acme~0123456789abcdef"

@@ -50,7 +50,7 @@ def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
 
 
 @pytest.mark.slow
-def test_what_names_nobody_is_not_found(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_an_unknown_user_or_tenant_is_not_found(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
         refusal(operator.delete("/v1/admin/tenants/nobody/subjects/alice"), 404, "not_found")
         for name in (" alice", "a\nb", "a" * 201):

@@ -1,4 +1,4 @@
-"""Issuers in the plan file: read with their keys, and every mistake named before a call."""
+"""Issuers in the plan file: they are read with their keys, and every mistake is reported before any call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_example_is_a_plan_file(tmp_path: Path, example: str) -> None:
     assert jsonschema_rs.is_valid(json.loads((DOCS / "plan-file.schema.json").read_text()), document)
 
 
-def test_what_is_written_to_the_database_is_read_again(tmp_path: Path) -> None:
+def test_issuers_survive_the_way_through_the_database(tmp_path: Path) -> None:
     plans = {"claim": ["a", "b"], "map": {"z": "paid", "a": "free"}}
     file = read(tmp_path, {**GOOD, "audience": ["b", "a"], "plans": plans, "algorithms": ["ES256", "EdDSA"]})
     written = file.tenants[0].model_dump(mode="json")
@@ -142,7 +142,7 @@ def test_too_many_issuers_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("audience", ["acme", ["more", "acme"]])
-def test_an_issuer_and_audience_lead_to_one_tenant(tmp_path: Path, audience: Any) -> None:
+def test_an_issuer_and_audience_belong_to_one_tenant(tmp_path: Path, audience: Any) -> None:
     same = {**GOOD, "audience": audience}
     message = "acme and globex accept the same issuer https://idp.example/ and audience acme"
     with pytest.raises(SettingsError, match=message):

@@ -1,4 +1,4 @@
-"""The hosts on which a plan lets the pictures of an input lie."""
+"""The hosts that a plan allows for pictures in an input."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ LISTED = ["img.example.com", "*.cdn.example", "München.example", "1.1.1.1", "[2
 
 
 @pytest.mark.parametrize("url", ALLOWED)
-def test_a_listed_host_is_known_in_every_spelling(url: str) -> None:
+def test_a_listed_host_is_allowed_in_every_spelling(url: str) -> None:
     assert checked({"image_url": url}, limits(allow=LISTED))
     assert problems({"image_url": url}, limits(deny=LISTED)) == REFUSED
     assert problems({"image_url": url}, limits(allow=LISTED, deny=LISTED)) == REFUSED
 
 
 @pytest.mark.parametrize("url", OTHERS)
-def test_no_other_host_is(url: str) -> None:
+def test_any_other_host_is_refused(url: str) -> None:
     assert problems({"image_url": url}, limits(allow=LISTED)) == REFUSED
 
 
-def test_a_deny_list_leaves_the_others() -> None:
+def test_a_deny_list_leaves_other_hosts_allowed() -> None:
     for url in OTHERS:
         if "64:ff9b" not in url:
             assert checked({"image_url": url}, limits(deny=LISTED))
 
 
-def test_an_address_is_denied_also_as_one_of_ipv6() -> None:
+def test_a_denied_address_is_denied_in_its_ipv6_form_too() -> None:
     for url in each("https://[64:ff9b::101:101]/a.png https://[2002:101:101::]/a.png"):
         assert checked({"image_url": url}, limits(deny=["1.1.1.2"]))
         assert problems({"image_url": url}, limits(deny=["1.1.1.1"])) == REFUSED
@@ -73,7 +73,7 @@ def test_uploads_and_data_uris_are_always_allowed(url: str) -> None:
     assert checked({"image_url": url}, limits(allow=["img.example.com"], deny=["*.fal.media", "fal.media"]))
 
 
-def test_what_is_not_public_stays_refused_where_it_is_listed() -> None:
+def test_a_private_host_is_refused_even_if_it_is_listed() -> None:
     listed = limits(allow=["10.0.0.1", "*.local", "img.example.com"])
     for url in each(
         "https://10.0.0.1/ https://printer.local/ https://user@img.example.com/ https://img.example.com\\@evil.example/"
@@ -81,7 +81,7 @@ def test_what_is_not_public_stays_refused_where_it_is_listed() -> None:
         assert problems({"image_url": url}, listed) == REFUSED
 
 
-def test_every_url_of_an_input_is_looked_at() -> None:
+def test_every_url_of_an_input_is_checked() -> None:
     one, other = {"image_url": "https://img.example.com/"}, {"image_url": "https://evil.example/"}
     assert problems(
         {"images": [one, other], "audio_url": "https://evil.example/"}, limits(allow=["img.example.com"])
@@ -105,7 +105,7 @@ img%2eexample.com
 
 @pytest.mark.parametrize("pattern", [*WRONG, "", "img example.com", "a" * 254])
 @pytest.mark.parametrize("kind", ["allow", "deny"])
-def test_what_is_no_host_is_refused_in_the_plan_file(tmp_path: Path, pattern: str, kind: str) -> None:
+def test_an_invalid_host_is_refused_in_the_plan_file(tmp_path: Path, pattern: str, kind: str) -> None:
     with pytest.raises(SettingsError) as refused:
         _read(tmp_path, f"{{{kind}: ['{pattern}']}}")
     (problem,) = refused.value.problems
@@ -120,7 +120,7 @@ def test_lists_without_a_host_are_refused(tmp_path: Path, lists: str) -> None:
         _read(tmp_path, lists)
 
 
-def test_a_list_has_a_bound() -> None:
+def test_a_list_has_a_maximum_length() -> None:
     most = [f"a{at}.example" for at in range(MOST_PATTERNS)]
     for kind in ("allow", "deny"):
         ImageHosts.model_validate({kind: most})
@@ -134,7 +134,7 @@ def _read(folder: Path, image_hosts: str) -> None:
     read_file(folder / "plans.yaml")
 
 
-def test_a_plan_without_lists_is_written_down_as_before() -> None:
+def test_a_plan_without_lists_is_stored_in_the_older_form() -> None:
     """So that an older version can read it."""
     assert "image_hosts" not in FREE.model_dump(mode="json")
     listed = limits(allow=["*.B.example", "a.example"], deny=["c.example"])
@@ -143,7 +143,7 @@ def test_a_plan_without_lists_is_written_down_as_before() -> None:
     assert Plan.model_validate(written) == listed
 
 
-def test_a_caller_meets_them_on_both_surfaces_and_pays_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_refused_picture_costs_nothing_on_both_surfaces(sandbox: SandboxControl, tmp_path: Path) -> None:
     plans: dict[str, Any] = {"strict": plan(image_hosts={"allow": ["*.acme.example"]})}
     with limited_proxy(sandbox, tmp_path, plans) as stack, Client(stack, stack.token(tenant="strict")) as alice:
         for call in (alice.run, alice.submit):
@@ -153,7 +153,7 @@ def test_a_caller_meets_them_on_both_surfaces_and_pays_nothing(sandbox: SandboxC
         assert alice.run(image_url=PIXEL).status_code == 200
 
 
-def test_pixels_are_bounded_only_where_pictures_are_written_again(tmp_path: Path) -> None:
+def test_pixels_are_limited_only_where_pictures_are_rewritten(tmp_path: Path) -> None:
     text = "plans: {{team: {{endpoints: [fal-ai/llava-next], {limits}}}}}\ntenants: []\n"
     for limits, words in (
         ("max_pixels: 100", "max_pixels needs strip_metadata: true"),

@@ -1,4 +1,4 @@
-"""What a dry run says of each kind of change."""
+"""How a dry run describes each kind of change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_field_that_differs_is_named(
     assert list_fields(before, after) == fields
 
 
-def test_what_is_created_is_described_without_its_defaults() -> None:
+def test_a_created_plan_or_tenant_is_described_without_its_defaults() -> None:
     guests = {"enabled": True, "plan": None, "per_address": "60/hour", "share": 0.25}
     document = {"id": "acme", "plan": "free", "allowed_origins": [], "guests": guests}
     (change,) = describe_dry_run([Change("tenant.create", "acme", "acme", after=document)])["changes"]

@@ -29,7 +29,7 @@ def host(guests: str | None = None, *, enabled: bool = True, tiers: list[dict[st
 
 
 def missing(*pairs: tuple[str, str]) -> list[str]:
-    """The sentences about plans, each with what it names as the endpoint."""
+    """The problems of plans, each with the endpoint that it names."""
     return [
         f"plans.{name}.quotas: usd counts nothing for {endpoint}, which has no price; "
         "give it a price_per_compute_second in endpoints"
@@ -98,7 +98,7 @@ def test_each_plan_and_endpoint_is_named_once(document: dict[str, Any], problems
         ({"visitors": plan(NEXT)}, []),
     ],
 )
-def test_what_is_in_the_database_counts_and_its_own_gaps_are_not_the_files(
+def test_prices_in_the_database_count_and_its_own_gaps_are_not_reported(
     plans: dict[str, Any], problems: list[tuple[str, str]]
 ) -> None:
     assert problems_of({"plans": plans}, built_in(), KNOWN) == missing(*problems)

@@ -73,14 +73,14 @@ def replaced(way: tuple[Any, ...], value: Any) -> Any:
     return document
 
 
-def test_the_document_itself_is_right(tmp_path: Path) -> None:
+def test_the_unchanged_document_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "plans.yaml"
     path.write_text(yaml.safe_dump(DOCUMENT))
     assert read_file(path)[0].tenants[0].id == "acme"
 
 
 @pytest.mark.parametrize("way", list(places(DOCUMENT)), ids=lambda way: ".".join(map(str, way)) or "all of it")
-def test_a_value_of_another_form_is_accepted_or_named(tmp_path: Path, way: tuple[Any, ...]) -> None:
+def test_a_value_of_another_type_is_accepted_or_its_place_is_named(tmp_path: Path, way: tuple[Any, ...]) -> None:
     path = tmp_path / "plans.yaml"
     for value in ODD:
         path.write_text(yaml.safe_dump(replaced(way, value)))

@@ -1,4 +1,4 @@
-"""A suspended tenant gets nothing, in whatever way it asks, and loses nothing."""
+"""A suspended tenant is refused with every credential on every route, and loses nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Ask = Callable[[], httpx.Response]
 
 
 def asks_with(client: httpx.Client) -> dict[str, Ask]:
-    """What a credential is good for."""
+    """The calls that a credential allows."""
     return {
         "facts": lambda: client.get("/v1/session"),
         "run": lambda: client.post(f"/fal/run/{NEXT}", json={"image_url": "data:,", "prompt": "?"}),
@@ -110,23 +110,23 @@ def test_nothing_is_minted_for_it(proxy: Stack, tmp_path: Path, commands: Comman
         assert commands(*command, environ=environ, cwd=tmp_path).code == 0
 
 
-def test_what_was_given_out_before_takes_no_file(proxy: Stack) -> None:
+def test_slots_and_upload_tokens_issued_before_are_refused(proxy: Stack) -> None:
     """The address of a slot and an upload token are credentials of their own."""
     typed = {"content-type": "image/png"}
-    with proxy.client() as alice, proxy.client("") as nobody:
+    with proxy.client() as alice, proxy.client("") as stranger:
         slot = alice.post("/fal/rest/storage/upload/initiate", json=PICTURE).json()["upload_url"]
         bearer = alice.post("/fal/rest/storage/auth/token", json={}).json()["token"]
         upload = {**typed, "authorization": f"Bearer {bearer}"}
         begun = alice.post("/fal/rest/storage/upload/initiate-multipart", json=PICTURE).json()["upload_url"]
-        whole = {"parts": [nobody.put(f"{begun}/1", content=png(50)).json()]}
+        whole = {"parts": [stranger.put(f"{begun}/1", content=png(50)).json()]}
         change(proxy, "suspend")
-        assert_refused(nobody.post(f"{begun}/complete", json=whole))
-        assert_refused(nobody.put(slot, content=png(50), headers=typed))
-        assert_refused(nobody.post("/fal/cdn/files/upload", content=png(50), headers=upload))
+        assert_refused(stranger.post(f"{begun}/complete", json=whole))
+        assert_refused(stranger.put(slot, content=png(50), headers=typed))
+        assert_refused(stranger.post("/fal/cdn/files/upload", content=png(50), headers=upload))
         change(proxy, "resume")
-        assert nobody.post(f"{begun}/complete", json=whole).status_code == 200
-        assert nobody.put(slot, content=png(50), headers=typed).status_code == 200
-        assert nobody.post("/fal/cdn/files/upload", content=png(50), headers=upload).status_code == 200
+        assert stranger.post(f"{begun}/complete", json=whole).status_code == 200
+        assert stranger.put(slot, content=png(50), headers=typed).status_code == 200
+        assert stranger.post("/fal/cdn/files/upload", content=png(50), headers=upload).status_code == 200
 
 
 def test_a_job_goes_on_and_its_answer_waits(proxy: Stack) -> None:
@@ -135,7 +135,7 @@ def test_a_job_goes_on_and_its_answer_waits(proxy: Stack) -> None:
         for _ in range(3):
             assert alice.status(job).status_code == 202
         change(proxy, "suspend")
-        # A poll that is known by its bytes is refused like any other.
+        # A poll whose answer is cached is refused too.
         assert_refused(alice.status(job))
         assert_refused(alice.result(job))
         assert_refused(alice.cancel(job))
@@ -155,7 +155,7 @@ def test_an_expired_session_has_no_grace_period(proxy: Stack) -> None:
         assert_refused(alice.status(job))
 
 
-def test_other_tenants_and_the_operator_notice_nothing(proxy: Stack) -> None:
+def test_other_tenants_and_the_operator_are_not_affected(proxy: Stack) -> None:
     with operating(proxy) as operator, proxy.client(proxy.token(tenant="globex")) as other:
         change(proxy, "suspend")
         assert other.get("/v1/session").status_code == 200
@@ -167,7 +167,7 @@ def test_other_tenants_and_the_operator_notice_nothing(proxy: Stack) -> None:
             assert_refused(backend.get("/v1/session"))
 
 
-def test_it_is_shown_and_keeps_its_time(proxy: Stack) -> None:
+def test_a_suspension_is_shown_with_the_time_of_its_start(proxy: Stack) -> None:
     with operating(proxy) as operator:
         assert operator.get(f"{TENANTS}/acme").json()["suspended_at"] is None
         since = change(proxy, "suspend")["suspended_at"]
@@ -197,7 +197,7 @@ def test_a_plan_file_that_is_applied_again_does_not_resume_it(sandbox: SandboxCo
             assert operator.put(TENANTS, json=file).status_code == 200
             with proxy.client() as alice:
                 assert_refused(alice.get("/v1/session"))
-    # Nor does a start, which applies its own.
+    # Nor does a start of the server, which applies its own file.
     with limited_proxy(sandbox, tmp_path, PLANS, tenants=OWNERS) as proxy, proxy.client() as alice:
         assert_refused(alice.get("/v1/session"))
         change(proxy, "resume")
@@ -215,7 +215,7 @@ def test_commands_suspend_on_every_server_within_five_seconds(proxy: Stack, tmp_
     with proxy.client() as alice:
         assert alice.get("/v1/session").status_code == 200
         assert run("suspend", "acme") == "suspended"
-        # By the server's clock, which stands still otherwise.
+        # The server's clock stands still unless the test moves it.
         proxy.clock.advance(5)
         assert_refused(alice.get("/v1/session"))
         assert run("list") == "acme\tacme\tsuspended\nglobex\tglobex"

@@ -1,4 +1,4 @@
-"""What binds a guest: its own plan, the tenant's, and a share of what the tenant has."""
+"""The limits of a guest: those of its plan, of the tenant, and of the guests' share of the tenant."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def quota(per: str, unit: str, limit: float, window: str = "day", mode: str = "e
         (10**18 + 10, 0.1, 10**17 + 1),
     ],
 )
-def test_a_share_is_rounded_down_and_never_nothing(whole: int, share: float, part: int) -> None:
+def test_a_share_is_rounded_down_and_at_least_one(whole: int, share: float, part: int) -> None:
     assert share_of(whole, share) == part
 
 
@@ -43,7 +43,7 @@ def test_a_share_is_rounded_down_and_never_nothing(whole: int, share: float, par
     ("own", "tenant", "guests"),
     [(None, None, None), (None, 40, 10), (5, 40, 5), (50, 40, 10), (5, None, 5), (None, 2, 1)],
 )
-def test_concurrency_leases(own: int | None, tenant: int | None, guests: int | None) -> None:
+def test_concurrent_jobs_of_guests_are_limited(own: int | None, tenant: int | None, guests: int | None) -> None:
     """`own` is what the plan of the guests gives all of them; no limit of the tenant needs no share."""
     visitors = plan(concurrency=Concurrency(subject=3, tenant=own))
     host = plan(concurrency=Concurrency(subject=30, tenant=tenant))
@@ -63,7 +63,7 @@ def test_concurrency_leases(own: int | None, tenant: int | None, guests: int | N
         (None, "1/second", [("tenant", "1/second"), ("guests", "1/second")]),
     ],
 )
-def test_rates(own: str | None, tenant: str | None, listed: list[tuple[str, str]]) -> None:
+def test_rates_of_guests_are_limited(own: str | None, tenant: str | None, listed: list[tuple[str, str]]) -> None:
     personal: dict[str, Any] = {"ip": None, "session": "6/minute", "subject": None}
     visitors = plan(rate_limits=RateLimits(**personal, tenant=own), poll_limits=PollLimits(**personal, tenant=own))
     host = plan(rate_limits=RateLimits(tenant=tenant), poll_limits=PollLimits(tenant=tenant))
@@ -86,7 +86,7 @@ def test_accounts_are_those_of_both_plans() -> None:
     assert accounts(user_terms(host)) == {("subject", "requests", "day", 100), ("tenant", "requests", "month", 10)}
 
 
-def test_an_address_has_accounts_of_both_plans_and_binds_guests_only() -> None:
+def test_an_address_has_accounts_of_both_plans_and_limits_guests_only() -> None:
     visitors = plan(quotas=(quota("address", "requests", 5), quota("address", "tokens", 900)))
     host = plan(quotas=(quota("address", "requests", 3), quota("address", "upload_bytes", 70)))
     assert accounts(guest_terms(visitors, host, 0.25)) == {
@@ -108,7 +108,7 @@ def test_the_lifetime_of_a_guest_is_that_of_its_session() -> None:
     assert accounts(user_terms(host)) == {("subject", "usd", "lifetime", 9), ("tenant", "usd", "lifetime", 20)}
 
 
-def test_bytes_are_a_share_of_the_tenants_or_where_it_has_no_limit_of_a_users() -> None:
+def test_bytes_are_a_share_of_the_tenants_limit_or_else_of_a_users() -> None:
     visitors, per_user = plan(), Uploads(bytes_per_day=400)
     both = plan(uploads=per_user, quotas=(quota("tenant", "upload_bytes", 1000, "month"),))
     assert accounts(guest_terms(visitors, both, 0.25)) == {
@@ -121,23 +121,23 @@ def test_bytes_are_a_share_of_the_tenants_or_where_it_has_no_limit_of_a_users() 
     assert ("guests", "upload_bytes", "day", 60) in accounts(guest_terms(lower, plan(uploads=per_user), 0.25))
 
 
-def test_the_bytes_that_guests_share_are_no_part_of_what_only_warns() -> None:
+def test_bytes_shared_by_guests_are_not_taken_from_a_quota_that_only_warns() -> None:
     host = plan(quotas=(quota("tenant", "upload_bytes", 1000, "month", "warn"),))
     (limit,) = guest_terms(plan(), host, 0.25).accounts
     assert limit == AccountLimit("tenant", "upload_bytes", "month", None, 1000 * MILLION)
 
 
-def test_warnings_on_one_account_are_one_beside_its_limit() -> None:
+def test_warnings_on_one_account_are_merged_apart_from_its_limit() -> None:
     warnings = (quota("subject", "usd", 4, mode="warn"), quota("subject", "usd", 3, mode="warn"))
     (limit,) = user_terms(plan(quotas=(warnings[0], quota("subject", "usd", 5), warnings[1]))).accounts
     assert limit == AccountLimit("subject", "usd", "day", 5 * MILLION, 3 * MILLION)
 
 
-def test_a_quota_that_older_versions_know_is_written_as_they_read_it() -> None:
+def test_a_quota_known_to_older_versions_is_stored_in_their_form() -> None:
     assert "mode" not in quota("subject", "usd", 4).model_dump(mode="json")
     assert quota("subject", "usd", 4, mode="warn").model_dump(mode="json")["mode"] == "warn"
 
 
-def test_two_quotas_on_one_account_are_one_limit() -> None:
+def test_two_quotas_on_one_account_are_merged_into_one_limit() -> None:
     twice = plan(quotas=(quota("subject", "upload_bytes", 500),), uploads=Uploads(bytes_per_day=300))
     assert user_terms(twice).accounts == (AccountLimit("subject", "upload_bytes", "day", 300 * MILLION),)

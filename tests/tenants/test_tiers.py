@@ -1,4 +1,4 @@
-"""Tiers of guests in the plan file, and every mistake named before a guest comes."""
+"""Tiers of guests in the plan file; every mistake is reported when the file is read."""
 
 from __future__ import annotations
 
