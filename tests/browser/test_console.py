@@ -188,7 +188,7 @@ def test_a_tenant_goes_once_its_name_is_typed(proxy: Stack, context: BrowserCont
     expect(page.get_by_role("heading", level=1)).to_contain_text("hooli~")
 
 
-def test_who_thinks_better_of_it_suspends_nothing(proxy: Stack, context: BrowserContext) -> None:
+def test_a_suspension_that_is_not_confirmed_does_not_happen(proxy: Stack, context: BrowserContext) -> None:
     page = sign_in(context, path="/console/tenants/globex")
     asked: list[str] = []
     page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))

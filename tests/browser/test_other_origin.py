@@ -116,7 +116,7 @@ def test_an_origin_that_is_not_allowed_gets_nothing(stack: Stack, visit: Visit) 
 
 
 def test_a_link_to_a_proxy_that_the_page_does_not_name_gets_no_token(stack: Stack, visit: Visit) -> None:
-    """The link may come from anybody; a token pasted into the page must not go where the link says."""
+    """Any stranger can make the link; a token pasted into the page must not go to the link's server."""
     token = stack.token("alice")
     with serving_the_page(f"http://localhost:{free_port()}") as elsewhere:
         visit.page.goto(f"{elsewhere}/?proxy={stack.url}")
@@ -128,6 +128,6 @@ def test_a_link_to_a_proxy_that_the_page_does_not_name_gets_no_token(stack: Stac
 
 
 def test_the_page_of_the_proxy_itself_can_reach_no_other_server(stack: Stack) -> None:
-    with stack.client("") as anybody:
-        policy = anybody.get("/").headers["content-security-policy"]
+    with stack.client("") as stranger:
+        policy = stranger.get("/").headers["content-security-policy"]
     assert "connect-src 'self';" in policy

@@ -27,7 +27,7 @@ def assert_answered(visit: Visit, question: str) -> None:
     visit.wait_for("done")
 
 
-# A proxy outlives the visit: what the page still asks at a test's end is answered.
+# The proxy stops after the visit, so that the page's last requests are answered.
 @pytest.fixture
 def closed(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     """No tenant takes guests."""
@@ -52,7 +52,7 @@ def test_without_guests_the_page_asks_for_a_session_and_works_with_it(closed: St
     assert token not in kept and visit.context.cookies() == []
 
 
-def test_a_wrong_session_and_then_none(closed: Stack, visit: Visit) -> None:
+def test_a_wrong_session_is_refused_and_removed(closed: Stack, visit: Visit) -> None:
     visit.expect_refusal(401, "/v1/session")
     visit.expect_refusal(403, "/v1/sessions/guest")
     visit.page.goto(f"{closed.url}/playground")

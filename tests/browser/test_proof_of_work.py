@@ -23,7 +23,7 @@ POW = {"proof": "pow", "plan": "acme", "difficulty": 2000}
 TURNSTILE = {"proof": "turnstile", "plan": "acme", "secret_env": "TURNSTILE_SECRET"}
 
 
-# It outlives the visit: what the page still asks at a test's end is answered.
+# The proxy stops after the visit, so that the page's last requests are answered.
 @pytest.fixture
 def stack(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     with limited_proxy(sandbox, tmp_path, {"acme": plan()}, environ={"PROXY_PLAYGROUND": "on"}) as stack:
@@ -45,7 +45,7 @@ def open_page(visit: Visit, stack: Stack, *tiers: dict[str, Any]) -> Page:
 
 @pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_works_for_its_session_in_sight(
+def test_the_page_shows_its_proof_of_work_for_a_session(
     stack: Stack, visit: Visit, context_options: dict[str, str], width: int
 ) -> None:
     held: list[Route] = []
@@ -69,7 +69,7 @@ def test_the_page_works_for_its_session_in_sight(
     visit.wait_for("done")
 
 
-def test_a_session_that_ran_out_is_worked_for_again(stack: Stack, visit: Visit) -> None:
+def test_an_expired_session_needs_a_new_proof_of_work(stack: Stack, visit: Visit) -> None:
     page = open_page(visit, stack, POW)
     expect(visit.badge).to_contain_text("guest-")
     before = visit.badge.inner_text()
@@ -83,7 +83,7 @@ def test_a_session_that_ran_out_is_worked_for_again(stack: Stack, visit: Visit) 
     assert visit.answers().count((201, "/v1/sessions/guest")) == 2
 
 
-def test_work_that_fails_can_be_done_again(stack: Stack, visit: Visit) -> None:
+def test_a_failed_proof_of_work_can_be_repeated(stack: Stack, visit: Visit) -> None:
     visit.expect_complaint("ALTCHA")
     visit.expect_complaint("pbkdf2.js")
     visit.expect_complaint("net::ERR_FAILED")

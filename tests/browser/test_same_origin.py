@@ -116,9 +116,9 @@ def test_a_running_stream_is_stopped(user: Visit) -> None:
 def test_a_job_that_does_not_heed_the_cancel_still_answers(stack: Stack, user: Visit) -> None:
     user.ask("Stubborn? [[pace heeds_cancel=false hold=IN_PROGRESS]]")
     expect(user.progress).to_contain_text("Running")
-    with user.page.expect_response(lambda response: response.request.method == "PUT") as told:
+    with user.page.expect_response(lambda response: response.request.method == "PUT") as cancelled:
         user.cancel()
-    assert told.value.status == 202
+    assert cancelled.value.status == 202
     stack.sandbox.move_job(user.request_id(), "finish")
     assert_answered(user, "Stubborn?")
 

@@ -1,4 +1,4 @@
-"""What a curious user finds with the developer tools open: not the key, and not the session."""
+"""A user with the developer tools finds neither the key nor the session."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ def test_earlier_jobs_can_be_read_and_running_ones_cancelled(visit: Visit, stack
     page.reload()
     rows.first.get_by_role("button", name="Cancel").click()
     expect(rows.first).to_contain_text("cancelling")
-    (told,) = [one["path"] for one in stack.sandbox.requests() if one["method"] == "PUT"]
-    assert told.endswith("/cancel")
+    (cancelled,) = [one["path"] for one in stack.sandbox.requests() if one["method"] == "PUT"]
+    assert cancelled.endswith("/cancel")
 
 
 def test_a_fault_fails_the_ask_and_the_next_try_clears_it(visit: Visit, stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""A large picture is uploaded as soon as it is chosen, and its way there can be seen, cancelled and begun anew."""
+"""A large picture is uploaded as soon as it is chosen; the upload can be watched, cancelled and started again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sha256(content: bytes) -> str:
 
 
 def digests_of(sandbox: SandboxControl) -> list[str]:
-    """The digests of the files that arrived whole."""
+    """The digests of the files that arrived completely."""
     return [
         one["body_sha256"]
         for one in sandbox.requests()
@@ -40,7 +40,7 @@ def digests_of(sandbox: SandboxControl) -> list[str]:
 
 
 def upload_paths(sandbox: SandboxControl) -> list[str]:
-    """Where the files were sent, whatever came of it."""
+    """The URLs of all uploads, finished or not."""
     return [one["path"] for one in sandbox.requests() if (one["host"], one["method"]) == ("cdn", "PUT")]
 
 
@@ -51,7 +51,7 @@ def user(stack: Stack, visit: Visit) -> Visit:
 
 
 def assert_answered(user: Visit, content: bytes, question: str) -> None:
-    """The model saw the very file, and the question."""
+    """Check that the model received exactly this file, and the question."""
     user.wait_for("done")
     expect(user.answer).to_contain_text(sha256(content)[:16])
     expect(user.answer).to_contain_text(question)
@@ -62,10 +62,10 @@ def assert_on_its_way(user: Visit) -> None:
     expect(user.page.locator("#upload-amount")).to_have_text(re.compile(r"^(0\.[1-9]|1\.[0-3]) of 1\.4 MB$"))
 
 
-# --- the way there
+# --- progress
 
 
-def test_its_progress_is_seen(stack: Stack, user: Visit) -> None:
+def test_the_progress_of_an_upload_is_shown(stack: Stack, user: Visit) -> None:
     line = SlowLine(user.page)
     user.page.evaluate(
         """() => {
@@ -88,7 +88,7 @@ def test_its_progress_is_seen(stack: Stack, user: Visit) -> None:
     assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
-def test_it_is_asked_about_by_its_address_and_sent_once(stack: Stack, user: Visit) -> None:
+def test_a_question_uses_the_url_of_the_upload_which_is_sent_once(stack: Stack, user: Visit) -> None:
     user.choose(as_file(noise(1)))
     for question in ("Which noise?", "Which again?"):
         user.ask(question)
@@ -98,7 +98,7 @@ def test_it_is_asked_about_by_its_address_and_sent_once(stack: Stack, user: Visi
     assert len(asked) == 2 and not [url for url in asked if url.startswith("data:")]
 
 
-def test_a_question_waits_for_it(stack: Stack, user: Visit) -> None:
+def test_a_question_waits_for_the_upload(stack: Stack, user: Visit) -> None:
     line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
@@ -110,7 +110,7 @@ def test_a_question_waits_for_it(stack: Stack, user: Visit) -> None:
     assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
-def test_a_small_one_travels_inside_the_question(stack: Stack, user: Visit) -> None:
+def test_a_small_picture_is_sent_inside_the_question(stack: Stack, user: Visit) -> None:
     user.choose(CHELSEA)
     user.ask("Which animal?")
     user.wait_for("done")
@@ -122,14 +122,16 @@ def test_a_small_one_travels_inside_the_question(stack: Stack, user: Visit) -> N
 
 
 @pytest.mark.parametrize(("selector", "kind"), [("#drop-zone", "drop"), ("body", "drop"), ("body", "paste")])
-def test_dropped_or_pasted_it_arrives_byte_for_byte(stack: Stack, user: Visit, selector: str, kind: str) -> None:
+def test_a_dropped_or_pasted_picture_arrives_byte_for_byte(stack: Stack, user: Visit, selector: str, kind: str) -> None:
     user.page.evaluate(GIVE, [selector, kind, base64.b64encode(noise(2)).decode()])
     expect(user.upload_text).to_have_text("The picture is uploaded.")
     assert digests_of(stack.sandbox) == [sha256(noise(2))]
 
 
 @pytest.mark.parametrize("context_options", [PHONE], ids=["phone"])
-def test_photographed_it_arrives_byte_for_byte(stack: Stack, user: Visit, context_options: dict[str, Any]) -> None:
+def test_a_photographed_picture_arrives_byte_for_byte(
+    stack: Stack, user: Visit, context_options: dict[str, Any]
+) -> None:
     expect(user.page.get_by_text("Take a photo")).to_be_visible()
     camera = user.page.get_by_label("Take a photo")
     expect(camera).to_have_attribute("capture", "environment")
@@ -146,7 +148,7 @@ def test_on_a_desk_there_is_no_camera_to_choose(user: Visit) -> None:
     expect(user.page.get_by_text("Take a photo")).to_be_hidden()
 
 
-def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
+def test_a_picture_is_uploaded_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
     with serving_the_page(stack.other_origin, stack.url) as elsewhere:
         visit.open_with_token(elsewhere, stack.url, stack.token())
         line = SlowLine(visit.page)
@@ -158,7 +160,7 @@ def test_from_another_origin_with_a_token(stack: Stack, visit: Visit) -> None:
     assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
-def test_chosen_before_there_is_a_session_it_begins_with_it(stack: Stack, visit: Visit) -> None:
+def test_a_picture_chosen_without_a_session_is_uploaded_once_there_is_one(stack: Stack, visit: Visit) -> None:
     with serving_the_page(stack.other_origin, stack.url) as elsewhere:
         visit.page.goto(f"{elsewhere}/?proxy={stack.url}")
         visit.choose(as_file(noise(1)))
@@ -171,7 +173,7 @@ def test_chosen_before_there_is_a_session_it_begins_with_it(stack: Stack, visit:
 
 
 def assert_not_uploaded(user: Visit, words: str, error_type: str) -> None:
-    """The page says why, and goes on: a small picture can be asked about at once."""
+    """The page shows the reason and stays usable: the next question with a small picture works."""
     expect(user.upload_text).to_contain_text("The picture was not uploaded: ")
     expect(user.upload_text).to_contain_text(words)
     expect(user.upload_text).to_contain_text(f"({error_type})")
@@ -181,14 +183,14 @@ def assert_not_uploaded(user: Visit, words: str, error_type: str) -> None:
     assert_answered(user, CHELSEA.read_bytes(), "Which animal?")
 
 
-def test_one_that_is_too_large(user: Visit) -> None:
+def test_a_picture_that_is_too_large_is_refused(user: Visit) -> None:
     user.expect_refusal(413, UPLOADS)
     user.choose(as_file(noise(1) + bytes(10 * 1024 * 1024)))
     assert_not_uploaded(user, "The file is larger than the 10485760 bytes that this plan allows.", "body_too_large")
 
 
-def test_one_that_is_much_too_large(user: Visit, tmp_path: Path) -> None:
-    """The proxy does not read such a file to its end, and the reason arrives nevertheless."""
+def test_a_picture_that_is_much_too_large_is_refused(user: Visit, tmp_path: Path) -> None:
+    """The proxy does not read such a file to its end, but the page still shows the reason."""
     huge = tmp_path / "huge.png"
     huge.write_bytes(noise(1) + bytes(80 * 1024 * 1024))
     user.expect_refusal(413, UPLOADS)
@@ -196,13 +198,13 @@ def test_one_that_is_much_too_large(user: Visit, tmp_path: Path) -> None:
     assert_not_uploaded(user, "The file is larger than the 10485760 bytes that this plan allows.", "body_too_large")
 
 
-def test_one_of_a_type_that_is_not_allowed(user: Visit) -> None:
+def test_a_picture_of_a_forbidden_type_is_refused(user: Visit) -> None:
     user.expect_refusal(415, UPLOADS)
     user.choose({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words " * 200_000})
     assert_not_uploaded(user, "The plan does not allow files of this type", "unsupported_media_type")
 
 
-def test_one_that_is_not_what_it_says(user: Visit) -> None:
+def test_a_file_whose_content_has_another_type_is_refused(user: Visit) -> None:
     user.expect_refusal(415, UPLOADS)
     user.choose(as_file(b"words " * 200_000))
     assert_not_uploaded(user, "", "unsupported_media_type")
@@ -216,14 +218,14 @@ def sparing(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFac
         yield stack
 
 
-def test_one_for_which_the_quota_does_not_reach(sparing: Stack, visit: Visit) -> None:
+def test_a_picture_beyond_the_quota_is_refused(sparing: Stack, visit: Visit) -> None:
     visit.open_signed_in(sparing.url, sparing.token())
     visit.expect_refusal(402, UPLOADS)
     visit.choose(as_file(noise(1)))
     assert_not_uploaded(visit, "upload_bytes", "quota_exceeded")
 
 
-def test_a_question_about_a_refused_one_is_refused_too(user: Visit) -> None:
+def test_a_question_about_a_refused_picture_is_refused_too(user: Visit) -> None:
     user.expect_refusal(415, UPLOADS)
     user.choose(as_file(b"words " * 200_000))
     expect(user.upload_text).to_contain_text("(unsupported_media_type)")
@@ -243,10 +245,10 @@ def test_a_broken_connection_shows_an_error_and_can_be_retried(stack: Stack, use
     assert digests_of(stack.sandbox) == [sha256(noise(1))]
 
 
-# --- cancel, and another one meanwhile
+# --- cancel, and another picture meanwhile
 
 
-def test_it_is_cancelled_with_the_keyboard(user: Visit) -> None:
+def test_an_upload_is_cancelled_with_the_keyboard(user: Visit) -> None:
     SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
@@ -256,7 +258,7 @@ def test_it_is_cancelled_with_the_keyboard(user: Visit) -> None:
     expect(user.upload_text).to_contain_text("The upload was cancelled.")
 
 
-def test_it_is_cancelled_and_asking_begins_it_again(stack: Stack, user: Visit) -> None:
+def test_a_cancelled_upload_starts_again_with_the_next_question(stack: Stack, user: Visit) -> None:
     line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
@@ -266,12 +268,12 @@ def test_it_is_cancelled_and_asking_begins_it_again(stack: Stack, user: Visit) -
     line.free()
     user.ask("Which noise?")
     assert_answered(user, noise(1), "Which noise?")
-    # The throttle lets go of what it held back when the browser gives up: the first may have arrived, too.
+    # The throttle releases held bytes when the browser gives up: the first picture may have arrived, too.
     assert set(digests_of(stack.sandbox)) == {sha256(noise(1))} and len(upload_paths(stack.sandbox)) == 2
 
 
 @pytest.mark.parametrize("button", ["Cancel", "Cancel the upload"])
-def test_with_it_the_question_that_waits_is_cancelled(stack: Stack, user: Visit, button: str) -> None:
+def test_cancelling_an_upload_cancels_the_waiting_question(stack: Stack, user: Visit, button: str) -> None:
     SlowLine(user.page)
     user.choose(as_file(noise(1)))
     user.ask("Never?")
@@ -284,7 +286,7 @@ def test_with_it_the_question_that_waits_is_cancelled(stack: Stack, user: Visit,
 
 
 @pytest.mark.parametrize("second", ["large", "small"])
-def test_another_one_is_chosen_meanwhile(stack: Stack, user: Visit, second: str) -> None:
+def test_another_picture_is_chosen_during_an_upload(stack: Stack, user: Visit, second: str) -> None:
     line = SlowLine(user.page)
     user.choose(as_file(noise(1)))
     assert_on_its_way(user)
@@ -295,5 +297,5 @@ def test_another_one_is_chosen_meanwhile(stack: Stack, user: Visit, second: str)
     line.free()
     user.ask("Which one?")
     assert_answered(user, content, "Which one?")
-    # Perhaps the first one, too, once the throttle let go of it.
+    # The first picture may have arrived, too, once the throttle released it.
     assert set(digests_of(stack.sandbox)) - {sha256(noise(1))} == ({sha256(content)} if second == "large" else set())

@@ -1,4 +1,4 @@
-"""One visit of the page: a fresh browser profile, and a note of all that the browser was given or complained about."""
+"""One visit of the page: a fresh browser profile, with a record of all answers and complaints."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Visit:
 
     def open_as_guest(self, url: str) -> None:
         """Open the page at the proxy's own address as a stranger, and wait until it holds a session."""
-        # A page that has no session yet is told so, once.
+        # The first request of a page without a session is refused, once.
         self.expect_refusal(401, "/v1/session")
         self.page.goto(url)
         expect(self.badge).to_contain_text("guest-")
