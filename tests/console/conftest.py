@@ -1,4 +1,4 @@
-"""A proxy with a console, and people at it."""
+"""A proxy with a console, and operators who use it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def ceiling(proxy: Stack) -> object:
         return admin.get("/v1/admin/tenants/globex").raise_for_status().json()["limits"]["max_tokens"]
 
 
-def test_what_holds_is_shown_as_a_plan_file(viewer: Operator) -> None:
+def test_the_current_configuration_is_shown_as_a_plan_file(viewer: Operator) -> None:
     document = shown(viewer)
     assert set(document["plans"]) == {"acme", "globex"}
     assert {one["id"] for one in document["tenants"]} == {"acme", "globex"}
@@ -67,7 +67,7 @@ def test_a_file_is_compared_and_then_applied(proxy: Stack, admin: Operator) -> N
     assert (last["by"], last["action"], last["target"]) == ("console:PROXY_ADMIN_TOKEN", "plan.change", "globex")
 
 
-def test_what_would_change_otherwise_than_it_was_shown_is_not_applied(proxy: Stack, admin: Operator) -> None:
+def test_a_file_is_not_applied_if_its_changes_are_no_longer_those_shown(proxy: Stack, admin: Operator) -> None:
     first, second = with_plan(admin, 91), with_plan(admin, 92)
     page = admin.post(COMPARE, {"file": first}).text
     # Meanwhile another operator applies another file.
@@ -106,7 +106,7 @@ def test_a_file_that_is_wrong_changes_nothing(proxy: Stack, admin: Operator, pat
     assert entries(proxy) == before
 
 
-def test_a_file_that_is_far_too_long_is_refused(admin: Operator) -> None:
+def test_a_file_that_is_too_long_is_refused(admin: Operator) -> None:
     assert_refused(admin.post(COMPARE, {"file": "#" * 1024 * 1024}), 413, "body_too_large")
 
 

@@ -71,7 +71,7 @@ def test_a_grant_is_given_once_however_often_the_form_is_sent(proxy: Stack, nigh
     ],
     ids=lambda wrong: str(wrong)[:30],
 )
-def test_a_grant_that_is_wrong_is_not_given(proxy: Stack, night_shift: Operator, wrong: dict[str, str]) -> None:
+def test_an_invalid_grant_is_not_given(proxy: Stack, night_shift: Operator, wrong: dict[str, str]) -> None:
     before = given(proxy)
     assert_refused(night_shift.post(GRANTS, {**GRANT, **wrong}), 400, "bad_request")
     assert given(proxy) == before
@@ -114,7 +114,7 @@ def test_an_override_is_set_holds_and_is_cleared(proxy: Stack, night_shift: Oper
     ],
     ids=lambda wrong: str(wrong)[:30],
 )
-def test_an_override_that_is_wrong_is_not_set(proxy: Stack, night_shift: Operator, wrong: dict[str, str]) -> None:
+def test_an_invalid_override_is_not_set(proxy: Stack, night_shift: Operator, wrong: dict[str, str]) -> None:
     assert_refused(night_shift.post(OVERRIDES, {**OVERRIDE, **wrong}), 400, "bad_request")
     assert overridden(proxy) == []
 
@@ -144,12 +144,12 @@ def test_users_are_listed_by_what_they_used_and_signed_out(
 
 
 @pytest.mark.parametrize("path", ["grants", "overrides", "subjects", "subject?name=a"])
-def test_a_tenant_that_is_not_there_is_not_found(viewer: Operator, path: str) -> None:
+def test_an_unknown_tenant_is_not_found(viewer: Operator, path: str) -> None:
     assert_refused(viewer.get(f"/console/tenants/nobody/{path}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["subject", "subject?name=", "subject?name=%20x", "subject?name=%00"])
-def test_what_is_no_user_is_not_found(viewer: Operator, path: str) -> None:
+def test_an_invalid_user_is_not_found(viewer: Operator, path: str) -> None:
     assert_refused(viewer.get(f"/console/tenants/acme/{path}"), 404, "not_found")
 
 

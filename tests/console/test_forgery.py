@@ -1,4 +1,4 @@
-"""Other sites get nothing: their forms do not count, they read and frame no page, and no text becomes markup."""
+"""Other sites cannot submit forms, read pages or frame them, and no text becomes markup."""
 
 from __future__ import annotations
 
