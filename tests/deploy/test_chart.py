@@ -46,7 +46,7 @@ OPENSHIFT = CHART / "ci" / "openshift-values.yaml"
 ADDITIONS = CHART / "ci" / "additions-values.yaml"
 MONITORING = CHART / "ci" / "monitoring-values.yaml"
 SECRET_FILES = {f"{name}_FILE" for name in SECRETS}
-#: What a user adds is of the user's own making.
+#: Objects that the user adds, not the chart.
 OF_OTHERS = {"wait", "log-shipper"}
 
 
@@ -642,22 +642,22 @@ def test_a_change_of_what_is_read_at_the_start_restarts_the_pods(changed: dict[s
 
 
 def notes(values_file: Path, folder: Path) -> str:
-    """What helm prints when it has installed; `helm template` does not, so a copy of the chart makes it an object."""
+    """The notes that helm prints after an installation. `helm template` prints none, so a copy of the chart has them."""
     chart = Path(shutil.copytree(CHART, folder / "chart"))
     text = (chart / "templates" / "NOTES.txt").read_text()
     wrapped = '{{ define "notes" }}' + text + '{{ end }}kind: Notes\ntext: {{ include "notes" . | quote }}\n'
     (chart / "templates" / "notes.yaml").write_text(wrapped)
     done = helm("template", "demo", chart, "--values", values_file, "--show-only", "templates/notes.yaml")
     assert done.returncode == 0, done.stderr
-    told: str = yaml.safe_load(done.stdout)["text"]
-    return told
+    shown: str = yaml.safe_load(done.stdout)["text"]
+    return shown
 
 
 def test_the_notes_show_the_next_commands_and_no_secret(tmp_path: Path) -> None:
-    told = notes(INGRESS, tmp_path)
-    assert "exec deploy/demo-fal-proxy -- " in told and "fal-proxy sessions mint --tenant TENANT" in told
-    assert 'proxyUrl: "https://ai.example.com/api/fal/proxy"' in told
-    assert "port-forward" not in told and "example-secret" not in told
+    shown = notes(INGRESS, tmp_path)
+    assert "exec deploy/demo-fal-proxy -- " in shown and "fal-proxy sessions mint --tenant TENANT" in shown
+    assert 'proxyUrl: "https://ai.example.com/api/fal/proxy"' in shown
+    assert "port-forward" not in shown and "example-secret" not in shown
 
 
 SERVABLE: dict[str, Any] = {"fal__key": "id:secret", "sessions__secrets": [SECRET]}

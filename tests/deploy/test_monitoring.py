@@ -1,4 +1,4 @@
-"""The alerts and the dashboard in `deploy/`: they work, are explained, and name nothing that a proxy does not tell."""
+"""The alerts and the dashboard in `deploy/`: they work, are explained, and use only metrics that a proxy has."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_operations_page_lists_every_label_and_no_other(scraped: Scrape) -> 
 
 
 @pytest.mark.parametrize("where", EXPRESSIONS)
-def test_an_expression_names_only_what_is_told(where: str, scraped: Scrape) -> None:
+def test_an_expression_names_only_existing_metrics_and_labels(where: str, scraped: Scrape) -> None:
     expression, known = EXPRESSIONS[where], documented_labels()
     samples = {one.name for one in scraped.samples} | metric_names(scraped)
     names = set(NAME.findall(expression))
