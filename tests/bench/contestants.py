@@ -173,7 +173,7 @@ def official(framework: str, upstream: str, core: int, folder: Path) -> Iterator
 
 @contextlib.contextmanager
 def nginx(upstream: str, core: int, folder: Path) -> Iterator[Contestant]:
-    """nginx, passing on what it is told and nothing else: what could be reached at best."""
+    """nginx as a plain reverse proxy: the upper bound of what a proxy can reach."""
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(NGINX % {"folder": folder, "port": port, "upstream": upstream.removeprefix("http://")})

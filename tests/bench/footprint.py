@@ -1,4 +1,4 @@
-"""What one process of the proxy takes before anybody calls: time until it is ready, and memory."""
+"""What one process of the proxy takes before the first call: time until it is ready, and memory."""
 
 from __future__ import annotations
 

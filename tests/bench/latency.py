@@ -1,4 +1,4 @@
-"""What a call takes longer by going through a proxy that has about half of the work it could do."""
+"""The latency that a proxy at about half load adds to a call."""
 
 from __future__ import annotations
 

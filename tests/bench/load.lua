@@ -1,4 +1,4 @@
--- One call of a fal client, over and over. Told by the environment: BENCH_METHOD, BENCH_TARGET, BENCH_TOKEN;
+-- One call of a fal client, over and over. Set by the environment: BENCH_METHOD, BENCH_TARGET, BENCH_TOKEN;
 -- BENCH_DELAY_MS is the mean pause of a connection between two calls, 0 for none.
 wrk.method = os.getenv("BENCH_METHOD")
 wrk.headers["x-fal-target-url"] = os.getenv("BENCH_TARGET")

@@ -19,9 +19,9 @@ from proxy.stores.sql.schema import USAGE_SUMS
 
 DAY = 86_400
 DAYS, USERS, OTHER_TENANTS, TAGS = 90, 20_000, 50, 200
-#: The tenant that nine of ten calls are of.
+#: The tenant of nine in ten calls.
 TENANT = "bench"
-#: The job that a page is about.
+#: The job whose page is measured.
 JOB = 7
 _ENDPOINTS = ("fal-ai/llava-next", "fal-ai/llavav15-13b", *(f"fal-ai/model-{number:02}" for number in range(10)))
 #: What each database calls things. Ids are scattered, as random ones are.

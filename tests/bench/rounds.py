@@ -72,7 +72,7 @@ def loaded(
     delay_ms: float = 0,
     connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
-    """What wrk tells of some seconds of load.
+    """The figures of wrk after some seconds of load.
 
     Raises:
         RuntimeError: not every answer was a good one.

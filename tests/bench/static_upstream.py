@@ -3,9 +3,9 @@
     python -m tests.bench.static_upstream PORT [DELAY_MS]
 
 It speaks plain http/1.1, keeps connections alive, and answers by method and path alone: each submit gets a new request
-id, every id is a job that runs, and its result is there whenever it is asked for. A status stream tells that the job
-runs and stays open, with a comment now and then; whoever fetches a job's result, or `POST /finish/{id}`, makes its
-streams tell the end. Files are read, and that is all.
+id, every id is a running job, and its result is always available. A status stream says that the job
+runs and stays open, with a comment now and then; fetching a job's result, or `POST /finish/{id}`, makes its
+streams say that it is completed. Files are read and dropped.
 """
 
 from __future__ import annotations

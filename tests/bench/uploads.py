@@ -95,8 +95,8 @@ def place_at(proxy: Contestant) -> str:
 def send(url: str) -> float:
     """Send one file; the seconds until its answer."""
     parts = urlsplit(url)
-    told = f"host: bench\r\ncontent-type: image/png\r\ncontent-length: {FILE_BYTES}"
-    head = f"PUT {parts.path} HTTP/1.1\r\n{told}\r\n\r\n"
+    headers = f"host: bench\r\ncontent-type: image/png\r\ncontent-length: {FILE_BYTES}"
+    head = f"PUT {parts.path} HTTP/1.1\r\n{headers}\r\n\r\n"
     with socket.create_connection((parts.hostname, parts.port or 80), 60) as connection:
         started = time.perf_counter()
         connection.sendall(head.encode() + PNG_SIGNATURE + BLOCK[len(PNG_SIGNATURE) :])

@@ -1,5 +1,5 @@
 // The official proxy as its documentation sets it up: `node serve.mjs hono|express PORT UPSTREAM`.
-// It reaches fal by global fetch and cannot be told another host, so that here, and only here, fetch maps fal's two
+// It reaches fal by global fetch and has no setting for another host, so that here, and only here, fetch maps fal's two
 // hosts to the static upstream.
 import process from "node:process";
 
