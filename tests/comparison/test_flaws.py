@@ -79,7 +79,7 @@ def test_3_key_in_two_halves(contest: Contest, sandbox: SandboxControl) -> None:
         assert_success(answer)
 
 
-# 4. Whoever comes is let in, and to any endpoint.
+# 4. Every caller is let in, and to any endpoint.
 
 
 @compared(everywhere("fal was reached: POST run"), configuration="bare")
@@ -106,7 +106,7 @@ def test_4_any_endpoint_by_default(contest: Contest, sandbox: SandboxControl) ->
         assert_refused(answer)
 
 
-# 5. The allowed endpoints are looked at for POST alone, and nobody asks whose job it is.
+# 5. The allowed endpoints are checked for POST alone, and the owner of a job is never checked.
 
 
 @pytest.mark.parametrize("target", ["https://fal.run/fal-ai/flux/dev", f"{RUN}/health"], ids=["endpoint", "path"])
@@ -204,12 +204,12 @@ def test_8_status_of_an_unfinished_job(contest: Contest) -> None:
 # 9. The Hono adapter forgets the headers that are meant for fal, and like Remix's cannot cancel.
 
 
-@compared({"hono": "fal was told the priority None"})
+@compared({"hono": "fal received the priority None"})
 def test_9_priority_reaches_fal(contest: Contest, sandbox: SandboxControl) -> None:
     with contest() as proxy:
         call(proxy, "POST", QUEUE, headers={"x-fal-queue-priority": "low"}, json=asked())
-        told = _header(_only(sandbox), "x-fal-queue-priority")
-        assert told == "low", f"fal was told the priority {told}"
+        sent = _header(_only(sandbox), "x-fal-queue-priority")
+        assert sent == "low", f"fal received the priority {sent}"
 
 
 @compared({"hono": "answered 500", "remix": "answered 500"})
@@ -282,7 +282,7 @@ def test_12_input_that_the_model_does_not_take(contest: Contest, sandbox: Sandbo
         assert answer.status_code == 422
 
 
-# 13. Where fal cannot be reached, the caller is not told, and on Express the whole server ends.
+# 13. If fal cannot be reached, the caller gets no error, and on Express the whole server ends.
 
 
 @compared({"express": CONNECTION_BROKE, "hono": "not JSON"})
