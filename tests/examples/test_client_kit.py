@@ -94,7 +94,7 @@ def test_a_short_session_is_renewed_at_half_of_its_life(app: Driver) -> None:
     wait_until(lambda: len(sent(app, RENEW)) == 1, "it is not renewed")
 
 
-def test_a_session_that_cannot_be_renewed_is_got_anew(app: Driver, proxy: Stack) -> None:
+def test_a_session_that_cannot_be_renewed_is_replaced(app: Driver, proxy: Stack) -> None:
     app.outcome("run")
     with proxy.client(tokens(app)[0]) as same:
         assert same.delete("/v1/session").status_code == 204

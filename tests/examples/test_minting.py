@@ -184,7 +184,7 @@ def test_a_session_has_the_time_and_the_endpoints_that_the_backend_says(mint: Mi
         assert alice.get("/v1/session").json()["error_type"] == "session_expired"
 
 
-def test_nobody_gets_no_session(mint: Mint, stack: Stack) -> None:
+def test_without_a_user_there_is_no_session(mint: Mint, stack: Stack) -> None:
     assert mint(stack.url, stack.tenant_key(), user="").status == 401
 
 

@@ -132,11 +132,11 @@ def test_events_come_while_the_job_runs(site: Site) -> None:
         site.client(site.proxy.token()) as client,
         client.stream("POST", JOBS, json=new(HELD), headers=SSE) as stream,
     ):
-        told = events(stream)
-        status = next(told)
+        received = events(stream)
+        status = next(received)
         assert status["event"] == "status"
         site.proxy.sandbox.move_job(json.loads(status["data"])["id"], "COMPLETED")
-        assert [event["event"] for event in told][-1] == "result"
+        assert [event["event"] for event in received][-1] == "result"
 
 
 def test_a_large_file_passes(site: Site) -> None:
