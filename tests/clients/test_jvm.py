@@ -143,5 +143,5 @@ def test_refused_status_stream_is_never_answered(client: Driver, stack: Stack) -
 
 
 def assert_refusal(error: dict[str, Any], status: int) -> None:
-    # All that the client tells of a refusal is its code: it reads the body, and drops it.
+    # The client reports only the status of a refusal: it reads the body and drops it.
     assert (error["class"], error["message"]) == ("FalException", f"Request failed with code: {status}")

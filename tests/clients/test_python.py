@@ -1,4 +1,4 @@
-"""The published Python client, told nothing but other hosts: the host form, over TLS."""
+"""The published Python client with no setting but other hosts: the host form, over TLS."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_expired_session(client: Driver, tls_stack: Stack, face: str) -> None:
 
 @both
 def test_refused_stream(client: Driver, face: str) -> None:
-    """The client looks at a stream's media type only: the app is told that it is not a stream, not why."""
+    """The client checks a stream's media type only: the app learns that it is not a stream, but not why."""
     error = client.error(f"stream{face}", input=asked(), session="nonsense")
     assert error["class"] == "SSEError"
     assert "application/json" in error["message"]
