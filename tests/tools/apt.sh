@@ -19,7 +19,7 @@ export DEBIAN_FRONTEND=noninteractive
 # Another apt may be at work, and a mirror may hiccup: wait for the lock, and try the whole of it three times.
 options=(-q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
 for attempt in 1 2 3; do
-  # An unreachable list of somebody else's repository is no reason to stop: the installation decides.
+  # An unreachable list of another repository is no reason to stop: the installation decides.
   apt-get "${options[@]}" update >&2 || true
   if apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null >&2; then
     exit 0
