@@ -90,7 +90,7 @@ def tls_stack(shared_tls_stack: Stack, sandbox: SandboxControl) -> Stack:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A server to make databases on. Whoever uses it carries the mark `tools`."""
+    """A server to make databases on. A test that uses it has the mark `tools`."""
     with running_postgres() as server:
         yield server
 
@@ -103,7 +103,7 @@ def shared_redis() -> Iterator[Redis]:
 
 @pytest.fixture
 def redis(shared_redis: Redis) -> Redis:
-    """An empty Redis. Whoever uses it carries the mark `tools`."""
+    """An empty Redis. A test that uses it has the mark `tools`."""
     shared_redis.forget()
     return shared_redis
 
@@ -116,7 +116,7 @@ def shared_redis_cluster() -> Iterator[Redis]:
 
 @pytest.fixture
 def redis_cluster(shared_redis_cluster: Redis) -> Redis:
-    """An empty Redis Cluster of one node. Whoever uses it carries the mark `tools`."""
+    """An empty Redis Cluster of one node. A test that uses it has the mark `tools`."""
     shared_redis_cluster.forget()
     return shared_redis_cluster
 
