@@ -82,7 +82,7 @@ def create_app(
         reconciles: whether this process looks after jobs that no caller watches, and removes what is past its time, or
             leaves that to others.
         plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
-        drain: what tells of the end of this process; one that only the server starts if not given.
+        drain: signals that this process ends; by default a new one, which only the server starts.
         read_settings: reads the settings again, for a server that reloads them; without it, none can.
 
     Raises:

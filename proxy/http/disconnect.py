@@ -56,7 +56,7 @@ class Disconnect:
 
 
 class ReceivedDisconnect(Disconnect):
-    """A disconnect that ASGI's `receive` tells of."""
+    """A disconnect that ASGI's `receive` reports."""
 
     __slots__ = ("_problem", "_reader", "_receive", "_timer")
 

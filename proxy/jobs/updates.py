@@ -1,4 +1,4 @@
-"""What fal tells of a job: its log lines so far, and each update of its state in every form that a caller may want.
+"""What fal reports of a job: its log lines so far, and each update of its state in every form that a caller may want.
 
 Polls are cumulative, streams incremental: a poll carries all log lines, an event those that are new. These forms are
 encoded once, however many callers ask for them. What a reader gets who comes back to some other place of the log is

@@ -1,7 +1,7 @@
 """One job's status stream at fal, followed once to its end, over as many upstream streams as it takes.
 
 fal's clients take the end of a status stream for the end of the job, so an upstream stream that breaks or falls silent
-is opened again, with growing pauses. While it is open, the watch knows as much as fal tells anybody; while it is not,
+is opened again, with growing pauses. While it is open, the watch is as current as fal itself; while it is not,
 it says so, and polls are answered by fal itself.
 """
 
@@ -111,7 +111,7 @@ class Watch:
         return self.latest is None and self._failure is None
 
     def start(self, when_over: Callable[[Watch], None]) -> None:
-        """Begin to follow; `when_over` is called before anybody can see that nothing more will come."""
+        """Begin to follow; `when_over` is called before any watcher can see that nothing more will come."""
         self._task = asyncio.create_task(self._follow(when_over))
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ from proxy.clock import Clock
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.jobs.singleflight import SingleFlight
 
-#: How long an answer is remembered: anybody may ask, and as often as they like.
+#: How long an answer is remembered: every caller may ask, as often as they like.
 FRESH_SECONDS = 1.0
 #: A store that takes longer is silent. Probes of orchestrators wait for few seconds, and calls meet the same silence.
 ANSWER_SECONDS = 2.0

@@ -6,7 +6,7 @@ type State = "idle" | "sending" | "done" | "failed" | "cancelled";
 
 const MEGABYTE = 1_000_000;
 
-/** The upload of the chosen picture, which runs while the question is still being written, and the panel that tells of it. */
+/** The upload of the chosen picture, which runs while the question is still being written, and the panel that shows it. */
 export class PictureUpload {
   readonly #panel = element("upload-panel", HTMLDivElement);
   // Never hidden, as what is not there is not read out when its words change.
