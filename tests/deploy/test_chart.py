@@ -642,7 +642,7 @@ def test_a_change_of_what_is_read_at_the_start_restarts_the_pods(changed: dict[s
 
 
 def notes(values_file: Path, folder: Path) -> str:
-    """The notes that helm prints after an installation. `helm template` prints none, so a copy of the chart has them."""
+    """The notes that helm prints after an installation. `helm template` prints none, so a chart copy has them."""
     chart = Path(shutil.copytree(CHART, folder / "chart"))
     text = (chart / "templates" / "NOTES.txt").read_text()
     wrapped = '{{ define "notes" }}' + text + '{{ end }}kind: Notes\ntext: {{ include "notes" . | quote }}\n'
