@@ -247,7 +247,7 @@ def flood_guard() -> Limiter:
 
 def visitor_of(request: Request) -> str:
     """The holder of a good credential, or the caller's address; of IPv6 the /64, as one household gets. Never empty."""
-    return request.scope["state"].get(VISITOR) or network(request.scope.get("client"))
+    return request.scope.get("state", {}).get(VISITOR) or network(request.scope.get("client"))
 
 
 def to_rate_limited(error: RateLimitExceeded) -> RateLimited:
