@@ -49,7 +49,7 @@ def test_a_form_of_another_site_changes_nothing(proxy: Stack, admin: Operator, h
     assert_nothing_happened(proxy)
 
 
-def test_a_request_that_does_not_say_where_it_comes_from_changes_nothing(proxy: Stack, admin: Operator) -> None:
+def test_a_request_without_an_origin_changes_nothing(proxy: Stack, admin: Operator) -> None:
     answer = admin.http.post(SUSPEND, data={"csrf": admin.csrf()})
     assert_refused(answer, 403, "not_allowed")
     assert_nothing_happened(proxy)
@@ -61,14 +61,14 @@ def test_a_browser_that_says_same_origin_is_believed(admin: Operator) -> None:
     admin.post("/console/tenants/acme/resume")
 
 
-def test_a_form_needs_what_its_own_session_holds(proxy: Stack, admin: Operator, night_shift: Operator) -> None:
+def test_a_form_needs_the_token_of_its_own_session(proxy: Stack, admin: Operator, night_shift: Operator) -> None:
     for csrf in ("", "x", "é", admin.csrf()[:-1], night_shift.csrf(), admin.csrf("/console/sign-in")):
         assert_refused(admin.send(SUSPEND, {"csrf": csrf}), 403, "not_allowed")
     assert_refused(admin.send(SUSPEND, {"x": "1"}), 403, "not_allowed")
     assert_nothing_happened(proxy)
 
 
-def test_signing_out_needs_it_too(admin: Operator) -> None:
+def test_signing_out_needs_the_token_too(admin: Operator) -> None:
     assert_refused(admin.send("/console/sign-out", {"csrf": "x"}), 403, "not_allowed")
     assert admin.is_signed_in()
 
@@ -93,14 +93,14 @@ def test_nothing_changes_by_a_link(proxy: Stack, admin: Operator) -> None:
         ("application/x-www-form-urlencoded", b"&".join(b"%d=1" % n for n in range(41)), 400, "bad_request"),
     ],
 )
-def test_what_is_no_form_is_refused(admin: Operator, content_type: str, body: bytes, status: int, code: str) -> None:
+def test_a_malformed_form_is_refused(admin: Operator, content_type: str, body: bytes, status: int, code: str) -> None:
     headers = {"origin": admin.stack.url, "content-type": content_type}
     assert_refused(admin.http.post(SUSPEND, content=body, headers=headers), status, code)
 
 
 @pytest.mark.parametrize("path", ["/console", "/console/tenants", "/console/tenants/acme", "/console/audit"])
-def test_no_page_of_others_reads_or_frames_it(admin: Operator, path: str) -> None:
-    """CORS lets pages of tenants read what the proxy answers. The console is none of that."""
+def test_no_page_of_another_origin_reads_or_frames_the_console(admin: Operator, path: str) -> None:
+    """CORS lets pages of tenants read the proxy's answers, but not the console's."""
     answer = admin.get(path)
     assert answer.status_code in (200, 303)
     for headers in (
@@ -136,8 +136,8 @@ def test_every_page_is_private_and_runs_no_script_of_its_own(admin: Operator, pa
     assert "//" not in "".join(re.findall(r'(?:src|href|action)="([^"]*)"', answer.text))
 
 
-def test_a_link_of_another_site_leads_to_the_page_for_who_is_signed_in(admin: Operator) -> None:
-    """The browser leaves the cookie out at first, as it is strict."""
+def test_a_link_on_another_site_opens_the_page_for_a_signed_in_operator(admin: Operator) -> None:
+    """The cookie is `SameSite=Strict`, so the browser leaves it out of the first request."""
     from_elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     with operator_of(admin.stack, None) as other:
         answer = other.get("/console/audit", **from_elsewhere)

@@ -69,7 +69,7 @@ def test_a_query_that_is_wrong_is_refused(viewer: Operator, path: str, status: i
 def test_a_job_has_its_timeline_and_is_cancelled(proxy: Stack, viewer: Operator, night_shift: Operator) -> None:
     with Client(proxy, proxy.token("carol")) as caller:
         request_id = caller.submitted(HELD)
-        # fal's own id leads there too.
+        # fal's own id opens the same page.
         page = night_shift.get(f"/console/jobs/{request_id}").text
         assert request_id in page and "carol" in page and "<span>submitted</span>" in page
         cancel = f"/console/jobs/{request_id}/cancel"
@@ -83,7 +83,7 @@ def test_a_job_has_its_timeline_and_is_cancelled(proxy: Stack, viewer: Operator,
         assert answer.headers["location"] == f"/console/jobs/{last['target']}"
 
 
-def test_what_is_no_job_of_fals_queue_is_not_cancelled(proxy: Stack, night_shift: Operator) -> None:
+def test_only_a_job_in_fals_queue_is_cancelled(proxy: Stack, night_shift: Operator) -> None:
     with Client(proxy, proxy.token("dave")) as caller:
         assert caller.run().status_code == 200
     (job,) = ids_of(proxy, subject="dave")
@@ -91,7 +91,7 @@ def test_what_is_no_job_of_fals_queue_is_not_cancelled(proxy: Stack, night_shift
     assert_refused(night_shift.post(f"/console/jobs/{job}/cancel"), 400, "bad_request")
 
 
-def test_the_keys_of_fal_stand_there_by_name(proxy: Stack, viewer: Operator) -> None:
+def test_the_keys_of_fal_are_listed_by_name(proxy: Stack, viewer: Operator) -> None:
     page = viewer.get("/console/upstreams").text
     assert '<th scope="row">default</th>' in page and "healthy" in page
     assert proxy.settings.fal.key.reveal() not in page

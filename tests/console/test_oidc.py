@@ -1,4 +1,4 @@
-"""Signing in at an OpenID Connect provider: with a role, once, in the browser that began it, and else not at all."""
+"""Signing in at an OpenID Connect provider: only with a role, only once, only in the browser that began it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _addresses = itertools.count(1)
 
 @contextlib.contextmanager
 def proxy_with(provider: OpenIdHost, sandbox: SandboxControl, folder: Path, **more: str) -> Iterator[Stack]:
-    """A proxy that the provider knows."""
+    """A proxy that is registered at the provider."""
     environ = oidc_environ(provider.issuer, **more)
     arguments: dict[str, Any] = {
         "environ": environ,
@@ -76,7 +76,7 @@ def stack(
 
 @pytest.fixture
 def provider(keys: tuple[KeyHost, Any, MovableClock], stack: Stack) -> OpenIdHost:
-    """As if it had just started, and no one had asked it for long."""
+    """A new provider, after every interval in which the proxy does not ask it again."""
     stack.clock.advance(3600)
     return OpenIdHost(*keys, redirect_uris={f"{stack.url}{CALLBACK}"})
 
@@ -101,7 +101,7 @@ def go_to(browser: Operator, url: str, **changed: str) -> httpx.Response:
     parts = urlsplit(url)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()} | changed
     assert parts.path == CALLBACK
-    # As a browser says it of a way back from another site.
+    # The headers of a browser that is redirected back from another site.
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     return browser.get(f"{parts.path}?{urlencode({name: value for name, value in query.items() if value})}", **headers)
 
@@ -192,7 +192,9 @@ def test_a_claim_gives_the_role(browser: Operator, provider: OpenIdHost, claims:
         {"groups": None, "email": "eve@acme.example", "email_verified": False},
     ],
 )
-def test_who_has_no_role_is_not_signed_in(browser: Operator, provider: OpenIdHost, claims: dict[str, Any]) -> None:
+def test_a_user_without_a_role_is_not_signed_in(
+    browser: Operator, provider: OpenIdHost, claims: dict[str, Any]
+) -> None:
     provider.person |= claims
     answer = sign_in(browser, provider)
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", "Your account has no role here")
@@ -221,7 +223,7 @@ def test_a_wrong_state_signs_no_one_in(browser: Operator, provider: OpenIdHost, 
     back = provider.visit(begin(browser))
     answer = go_to(browser, back, state=state)
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", "belongs to another sign-in (state)")
-    # The right one still counts.
+    # The right state is still valid.
     assert go_to(browser, back).status_code == 303
 
 
@@ -236,7 +238,7 @@ def test_a_sign_in_of_another_browser_signs_no_one_in(browser: Operator, provide
     assert_nothing_signed_in(browser, answer, 403, "not_allowed", "belongs to another sign-in (state)")
 
 
-def test_a_sign_in_comes_back_once(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_sign_in_can_be_completed_only_once(browser: Operator, provider: OpenIdHost) -> None:
     back = provider.visit(begin(browser))
     copy = browser.http.cookies["fal_console_oidc"]
     assert go_to(browser, back).status_code == 303
@@ -247,7 +249,7 @@ def test_a_sign_in_comes_back_once(browser: Operator, provider: OpenIdHost) -> N
     assert_refused(go_to(browser, back), 403, "not_allowed")
 
 
-def test_a_code_counts_once(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_code_is_accepted_only_once(browser: Operator, provider: OpenIdHost) -> None:
     back = provider.visit(begin(browser))
     (code,) = parse_qs(urlsplit(back).query)["code"]
     assert go_to(browser, back).status_code == 303
@@ -256,7 +258,7 @@ def test_a_code_counts_once(browser: Operator, provider: OpenIdHost) -> None:
         assert_nothing_signed_in(thief, answer, 403, "not_allowed", "invalid_grant")
 
 
-def test_a_code_of_another_sign_in_does_not_count(browser: Operator, provider: OpenIdHost) -> None:
+def test_a_code_of_another_sign_in_is_refused(browser: Operator, provider: OpenIdHost) -> None:
     """PKCE: a code that another browser got is useless without its verifier."""
     with operator_of(browser.stack, None) as victim:
         (code,) = parse_qs(urlsplit(provider.visit(begin(victim))).query)["code"]
@@ -271,7 +273,7 @@ def test_a_sign_in_that_takes_too_long_is_over(browser: Operator, provider: Open
 
 
 @pytest.mark.parametrize("cookie", ["x", "x.y", "session"])
-def test_a_cookie_that_is_not_ours_begins_nothing(browser: Operator, provider: OpenIdHost, cookie: str) -> None:
+def test_a_forged_cookie_is_refused(browser: Operator, provider: OpenIdHost, cookie: str) -> None:
     back = provider.visit(begin(browser))
     browser.get("/console/sign-in")
     given = browser.http.cookies["fal_console_form"] if cookie == "session" else cookie
@@ -308,7 +310,9 @@ def test_a_token_with_a_wrong_claim_signs_no_one_in(
     assert provider.given[-1] not in answer.text
 
 
-def test_two_audiences_count_if_this_proxy_is_the_party(browser: Operator, provider: OpenIdHost) -> None:
+def test_two_audiences_are_accepted_if_this_proxy_is_the_authorized_party(
+    browser: Operator, provider: OpenIdHost
+) -> None:
     provider.changed = {"aud": [CLIENT_ID, "another"], "azp": CLIENT_ID}
     assert sign_in(browser, provider).status_code == 303 and browser.is_signed_in()
 
@@ -387,7 +391,7 @@ def test_a_provider_that_describes_another_or_a_plain_address_is_not_used(
     answer = browser.get("/console/oidc")
     assert_nothing_signed_in(browser, answer, 503, "identity_unavailable", "cannot be asked now")
     assert answer.headers["retry-after"] == "5"
-    # Who comes next does not wait for it again, and after a moment it is asked again.
+    # The next sign-in does not wait for the provider; a moment later the proxy asks it again.
     asked = provider.host.asked["idp/.well-known/openid-configuration"]
     assert browser.get("/console/oidc").status_code == 503
     assert provider.host.asked["idp/.well-known/openid-configuration"] == asked
@@ -454,7 +458,7 @@ def test_a_provider_at_an_internal_address_is_not_asked(
     assert provider.host.asked.get("idp/.well-known/openid-configuration", 0) == asked
 
 
-def test_an_address_has_so_many_attempts(browser: Operator, provider: OpenIdHost) -> None:
+def test_attempts_are_limited_per_address(browser: Operator, provider: OpenIdHost) -> None:
     for _ in range(int(SIGN_IN_LIMIT.partition("/")[0])):
         begin(browser)
         go_to(browser, provider.visit(begin(browser)), code="wrong")
@@ -476,7 +480,7 @@ def test_the_session_lasts_no_longer_than_one_of_a_token(browser: Operator, prov
     assert not browser.is_signed_in()
 
 
-def test_who_signs_out_leaves_no_copy_that_counts(browser: Operator, provider: OpenIdHost) -> None:
+def test_after_a_sign_out_no_copy_of_the_cookie_is_valid(browser: Operator, provider: OpenIdHost) -> None:
     sign_in(browser, provider)
     copy = browser.cookie
     assert copy and browser.post("/console/sign-out").status_code == 303
@@ -494,7 +498,7 @@ def test_who_signs_out_leaves_no_copy_that_counts(browser: Operator, provider: O
     ],
     ids=["roles", "client", "none"],
 )
-def test_a_session_ends_with_what_gave_it(
+def test_a_session_ends_when_the_provider_or_its_roles_change(
     provider: OpenIdHost, shared_sandbox: SandboxControl, tmp_path: Path, environ: dict[str, str]
 ) -> None:
     with proxy_with(provider, shared_sandbox, tmp_path) as stack, operator_of(stack, None) as browser:
@@ -530,7 +534,7 @@ def test_no_token_and_no_secret_is_logged(
 
 
 def test_a_token_is_not_taken_for_an_admin_token(browser: Operator, provider: OpenIdHost) -> None:
-    """The ID token opens nothing else: it is for this sign-in."""
+    """The ID token is for this sign-in only and opens nothing else."""
     sign_in(browser, provider)
     with browser.stack.client(provider.given[-1]) as caller:
         assert caller.get("/v1/admin/tenants").status_code == 401

@@ -1,4 +1,4 @@
-"""The overview: what happens now, and again when it changes, for as long as the session counts."""
+"""The overview: current figures, sent again when they change, as long as the session is valid."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def figure(page: str, what: str) -> float:
     return float(match[1].replace(",", ""))
 
 
-def test_the_page_says_what_happened_today(proxy: Stack, viewer: Operator) -> None:
+def test_the_page_shows_the_figures_of_today(proxy: Stack, viewer: Operator) -> None:
     with Client(proxy, proxy.token()) as caller:
         assert caller.run().status_code == 200
         caller.http.get("/v1/jobs", params={"limit": "x"})
@@ -71,7 +71,7 @@ def test_the_page_says_what_happened_today(proxy: Stack, viewer: Operator) -> No
     assert int(refusals["bad_request"]) >= 1
 
 
-def test_figures_come_again_when_they_change(proxy: Stack, viewer: Operator) -> None:
+def test_figures_are_sent_again_when_they_change(proxy: Stack, viewer: Operator) -> None:
     with live(viewer) as events, Client(proxy, proxy.token()) as caller:
         before = figure(events.next_figures(), "jobs in flight")
         job = caller.submitted(HELD)
@@ -96,14 +96,14 @@ def test_an_open_page_keeps_no_session_alive(proxy: Stack, viewer: Operator) -> 
         assert "session_expired" in events.next_error()
 
 
-def test_a_session_has_so_many_streams(proxy: Stack, viewer: Operator, admin: Operator) -> None:
+def test_streams_are_limited_per_session(proxy: Stack, viewer: Operator, admin: Operator) -> None:
     with contextlib.ExitStack() as streams:
-        # Kept, as the end of an iterator closes what it reads.
+        # The iterators are kept, because the end of one closes its stream.
         opened = [streams.enter_context(live(viewer)) for _ in range(MOST_STREAMS_PER_SESSION)]
         assert all(figure(events.next_figures(), "tenants") for events in opened)
         with viewer.http.stream("GET", "/console/live") as answer:
             assert (answer.status_code, answer.headers["x-fal-error-type"]) == (429, "rate_limited")
-        # That is no other's trouble.
+        # Other sessions are not affected.
         opened.append(streams.enter_context(live(admin)))
         assert figure(opened[-1].next_figures(), "tenants") == 2
 

@@ -1,4 +1,4 @@
-"""The page that puts the ledger beside fal's record."""
+"""The page that compares the ledger with fal's record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE = "/console/usage/reconciliation"
 
 @pytest.fixture
 def fal() -> Iterator[SandboxControl]:
-    """A fal of this test alone: what others use there would be drift."""
+    """A fal for this test only: calls of other tests would count as drift."""
     with running(create_sandbox()) as url:
         control = SandboxControl(url)
         yield control
@@ -83,7 +83,7 @@ def test_without_a_key_the_page_says_how_to_set_one(fal: SandboxControl, tmp_pat
         assert questions(fal) == 0
 
 
-def test_a_fal_that_fails_is_named(compared: Stack, reader: Operator) -> None:
+def test_a_failure_of_fal_is_reported(compared: Stack, reader: Operator) -> None:
     compared.sandbox.fault("status", status=401, on={"host": "api"})
     text = assert_refused(reader.get(f"{PAGE}?{around(compared)}"), 500, "upstream_rejected_key")
     assert "FAL_USAGE_KEY" in text and SANDBOX_ADMIN_KEY not in text
@@ -100,7 +100,7 @@ def test_a_fal_that_fails_is_named(compared: Stack, reader: Operator) -> None:
         "from=0001-01-01&to=9999-12-31",
     ],
 )
-def test_days_that_are_wrong_are_refused(viewer: Operator, query: str) -> None:
+def test_invalid_days_are_refused(viewer: Operator, query: str) -> None:
     assert_refused(viewer.get(f"{PAGE}?{query}"), 400, "bad_request")
 
 

@@ -1,4 +1,4 @@
-"""Deleting a tenant and forgetting a user: for who types the name, and for no one else."""
+"""Deleting a tenant and forgetting a user, which need the name typed exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DELETE, FORGET = "/console/tenants/acme/delete", "/console/tenants/acme/subject/
 
 @pytest.fixture
 def own(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    """A proxy whose tenants may go."""
+    """A proxy whose tenants a test may delete."""
     with limited_proxy(sandbox, tmp_path, {"acme": plan(), "globex": plan()}) as stack:
         yield stack
 
@@ -105,7 +105,7 @@ def test_a_name_that_is_not_typed_exactly_deletes_nothing(proxy: Stack, admin: O
 
 
 @pytest.mark.parametrize("name", ["", " x", "x" * 201, "a\nb"])
-def test_what_is_no_user_is_not_forgotten(proxy: Stack, admin: Operator, name: str) -> None:
+def test_an_unknown_user_is_not_forgotten(proxy: Stack, admin: Operator, name: str) -> None:
     before = entries(proxy)
     assert_refused(admin.get(f"{FORGET}?name={quote(name)}"), 404, "not_found")
     assert_refused(admin.post(FORGET, {"subject": name, "confirm": name}), 404, "not_found")
@@ -113,6 +113,6 @@ def test_what_is_no_user_is_not_forgotten(proxy: Stack, admin: Operator, name: s
 
 
 @pytest.mark.parametrize("path", ["nobody/delete", "nobody/subject/forget?name=a", "acme~0123456789abcdef"])
-def test_a_tenant_that_is_not_there_is_not_found(admin: Operator, path: str) -> None:
+def test_an_unknown_tenant_is_not_found(admin: Operator, path: str) -> None:
     assert_refused(admin.get(f"/console/tenants/{path}"), 404, "not_found")
     assert_refused(admin.post("/console/tenants/nobody/delete", {"confirm": "nobody"}), 404, "not_found")

@@ -1,4 +1,4 @@
-"""Each action of the console wants a role: pages show no action below it, and one that is sent anyway is refused."""
+"""Each action of the console needs a role: without it, pages do not show the action and the proxy refuses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.console.test_tenants import entries
 from tests.support.stack import Stack
 
 TENANT = "/tenants/{tenant}"
-#: The least role of each form's target. What the paths name is not there.
+#: The lowest role of each form's target. The paths name things that do not exist.
 LEAST = {
     "/sign-out": Role.VIEWER,
     "/configuration/compare": Role.ADMIN,
@@ -66,17 +66,17 @@ def paths_of(method: str) -> set[str]:
 
 
 def role_of(target: str) -> Role:
-    """The least role of what a form is sent to."""
+    """The lowest role that may send a form to this path."""
     (least,) = [role for path, role in LEAST.items() if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), target)]
     return least
 
 
-def test_the_table_has_each_action() -> None:
+def test_the_table_lists_every_action() -> None:
     assert paths_of("POST") == {*LEAST, "/sign-in"}
 
 
 @pytest.mark.parametrize("path", ASKING)
-def test_a_page_that_asks_for_an_action_wants_its_role(
+def test_a_page_that_asks_for_an_action_needs_its_role(
     viewer: Operator, night_shift: Operator, admin: Operator, path: str
 ) -> None:
     for operator in (viewer, night_shift):
@@ -109,7 +109,7 @@ def test_no_page_shows_an_action_above_the_role(viewer: Operator, night_shift: O
     assert seen[Role.VIEWER] == len(PAGES) < seen[Role.OPERATOR] < seen[Role.ADMIN]
 
 
-def test_each_action_needs_what_its_session_holds(proxy: Stack, admin: Operator) -> None:
+def test_each_action_needs_the_token_of_its_session(proxy: Stack, admin: Operator) -> None:
     before = entries(proxy)
     for path in LEAST:
         answer = admin.send(f"/console{re.sub(r'{tenant}', 'acme', path)}", {"csrf": "0" * 64})

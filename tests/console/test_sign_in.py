@@ -1,4 +1,4 @@
-"""Signing in and out: the session is never the token, is another one each time, and ends with its token."""
+"""Signing in and out: a session differs from the token, is new each time, and ends with its token."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_a_wrong_token_opens_nothing(stranger: Operator, token: str) -> None:
     assert_asked_to_sign_in(stranger)
 
 
-def test_each_sign_in_is_a_session_of_its_own(stranger: Operator) -> None:
-    """A cookie that was planted before the sign-in is not the one that is signed in."""
+def test_each_sign_in_makes_a_new_session(stranger: Operator) -> None:
+    """A cookie that an attacker planted before the sign-in does not become the session."""
     stranger.get("/console/sign-in")
     planted = stranger.http.cookies[FORM_COOKIE]
     stranger.sign_in()
@@ -91,7 +91,7 @@ def test_a_form_to_sign_in_expires(stranger: Operator) -> None:
 
 
 @pytest.mark.parametrize("change", ["x", "", "."])
-def test_a_cookie_that_was_changed_counts_for_nothing(admin: Operator, change: str) -> None:
+def test_a_changed_cookie_is_refused(admin: Operator, change: str) -> None:
     assert admin.cookie
     head, _, signature = admin.cookie.partition(".")
     for text in (f"{head}{change}.{signature}x", f"x{head}.{signature}", change, admin.stack.token(), "x" * 5000):
@@ -114,7 +114,7 @@ def test_a_session_of_the_console_opens_no_other_route_and_no_other_opens_it(adm
 def test_a_session_ends_when_it_is_idle(admin: Operator) -> None:
     admin.stack.clock.advance(IDLE_SECONDS - 1)
     assert admin.is_signed_in()
-    # That request has given it more time.
+    # That request has extended the session.
     admin.stack.clock.advance(IDLE_SECONDS - 1)
     assert admin.is_signed_in()
     admin.stack.clock.advance(IDLE_SECONDS)
@@ -165,7 +165,7 @@ def test_a_session_ends_when_the_token_of_the_settings_is_replaced(
         assert operator.is_signed_in()
 
 
-def test_who_signs_out_leaves_no_copy_that_counts(admin: Operator) -> None:
+def test_after_a_sign_out_no_copy_of_the_cookie_is_valid(admin: Operator) -> None:
     copy = admin.cookie
     assert copy and admin.post("/console/sign-out").headers["location"] == "/console/sign-in"
     assert admin.cookie is None
@@ -179,7 +179,7 @@ def test_who_signs_out_leaves_no_copy_that_counts(admin: Operator) -> None:
     ]
 
 
-def test_an_address_has_so_many_wrong_tokens_and_a_right_one_signs_in(stranger: Operator) -> None:
+def test_wrong_tokens_are_limited_per_address_and_a_right_one_still_signs_in(stranger: Operator) -> None:
     csrf = stranger.csrf("/console/sign-in")
     for _ in range(MOST_ATTEMPTS):
         answer = stranger.send("/console/sign-in", {"csrf": csrf, "token": "wrong"})
@@ -209,7 +209,7 @@ def test_an_address_has_so_many_wrong_tokens_and_a_right_one_signs_in(stranger: 
         ("", "/console"),
     ],
 )
-def test_a_sign_in_leads_to_a_page_of_the_console_alone(stranger: Operator, given: str, shown: str) -> None:
+def test_a_sign_in_leads_only_to_pages_of_the_console(stranger: Operator, given: str, shown: str) -> None:
     assert stranger.sign_in(next=given).headers["location"] == shown
 
 
@@ -233,7 +233,7 @@ def test_there_is_no_console_unless_it_is_on(
             refusal(caller.get(path), 404, "not_found")
 
 
-def test_named_tokens_alone_open_it_if_it_is_turned_on(shared_sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_the_console_works_with_named_tokens_alone_if_it_is_on(shared_sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(shared_sandbox, tmp_path, {"acme": plan()}) as stack:
         token = new_token(stack, "only", "viewer")
     environ = {"PROXY_ADMIN_TOKEN": "", "PROXY_CONSOLE": "on"}

@@ -1,4 +1,4 @@
-"""The page of monthly statements: the figures of the admin API, as a table and to take along."""
+"""The page of monthly statements: the figures of the admin API, as a table and as downloads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_page_has_the_figures_of_the_admin_api(proxy: Stack, viewer: Operato
     assert viewer.get(f"{PAGE}?month={month}").text == page
 
 
-def test_a_statement_is_taken_along(proxy: Stack, viewer: Operator) -> None:
+def test_a_statement_is_downloaded(proxy: Stack, viewer: Operator) -> None:
     links = re.findall(rf'href="({PAGE}/[^"]+)"', viewer.get(PAGE).text)
     with operating(proxy) as admin:
         for link, kind in zip(links, ("text/html", "text/csv", "application/json"), strict=True):
@@ -80,11 +80,11 @@ def test_a_month_that_is_over_is_final(proxy: Stack, viewer: Operator) -> None:
     assert ">final<" in page and "Nothing was used" in page
 
 
-def test_what_grants_paid_stands_below(proxy: Stack, viewer: Operator) -> None:
+def test_the_amount_paid_by_grants_is_shown_below(proxy: Stack, viewer: Operator) -> None:
     with operating(proxy) as admin, Client(proxy, proxy.token("a-grantee")) as caller:
         gift = {"subject": "a-grantee", "unit": "requests", "amount": 2, "reason": "<i>"}
         admin.post("/v1/admin/tenants/acme/grants", json=gift).raise_for_status()
-        # Nine are the plan's.
+        # The plan pays nine.
         for _ in range(10):
             assert caller.run().status_code == 200
     page = viewer.get(PAGE).text
@@ -104,15 +104,15 @@ def test_what_grants_paid_stands_below(proxy: Stack, viewer: Operator) -> None:
         ("/2026-01?x=1", 400),
     ],
 )
-def test_a_month_that_is_wrong_is_refused(viewer: Operator, path: str, status: int) -> None:
+def test_an_invalid_month_is_refused(viewer: Operator, path: str, status: int) -> None:
     assert_refused(viewer.get(f"{PAGE}{path}"), status, "bad_request")
 
 
 @pytest.mark.parametrize("path", ["nobody/statement", "nobody/statement/2026-01", "acme~0123456789abcdef/statement"])
-def test_a_tenant_that_is_not_there_has_no_statement(viewer: Operator, path: str) -> None:
+def test_an_unknown_tenant_has_no_statement(viewer: Operator, path: str) -> None:
     assert_refused(viewer.get(f"/console/tenants/{path}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", [PAGE, f"{PAGE}/2026-01?format=json"])
-def test_a_stranger_reads_none(stranger: Operator, path: str) -> None:
+def test_a_stranger_reads_no_statement(stranger: Operator, path: str) -> None:
     assert stranger.get(path).status_code == 303

@@ -56,7 +56,7 @@ def test_a_query_that_is_wrong_is_refused(viewer: Operator, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/console/tenants/nobody", "/console/tenants/acme%00"])
-def test_a_tenant_that_is_not_there_is_not_found(viewer: Operator, path: str) -> None:
+def test_an_unknown_tenant_is_not_found(viewer: Operator, path: str) -> None:
     assert_refused(viewer.get(path), 404, "not_found")
 
 
@@ -114,7 +114,7 @@ def test_an_operator_suspends_and_resumes(proxy: Stack, admin: Operator, night_s
     ]
 
 
-def test_a_viewer_sees_no_action_and_is_refused_each(proxy: Stack, viewer: Operator) -> None:
+def test_a_viewer_sees_no_action_and_each_is_refused(proxy: Stack, viewer: Operator) -> None:
     page = viewer.get("/console/tenants/acme").text
     assert re.findall(r'<form[^>]* method="post" action="([^"]+)"', page) == ["/console/sign-out"]
     before = len(entries(proxy))
@@ -137,7 +137,7 @@ def test_an_operator_makes_and_revokes_no_key(proxy: Stack, admin: Operator, nig
     assert uses(proxy, key).status_code == 200
 
 
-def test_the_audit_log_pages(proxy: Stack, admin: Operator) -> None:
+def test_the_audit_log_has_pages(proxy: Stack, admin: Operator) -> None:
     for _ in range(30):
         admin.post("/console/tenants/globex/suspend")
         admin.post("/console/tenants/globex/resume")

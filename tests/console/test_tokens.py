@@ -80,20 +80,20 @@ def test_a_token_ends_when_the_form_says(proxy: Stack, admin: Operator) -> None:
     ],
     ids=str,
 )
-def test_a_form_that_is_wrong_makes_no_token(proxy: Stack, admin: Operator, wrong: dict[str, str]) -> None:
+def test_an_invalid_form_makes_no_token(proxy: Stack, admin: Operator, wrong: dict[str, str]) -> None:
     before = known(proxy)
     assert_refused(admin.post(PAGE, {**FORM, **wrong}), 400, "bad_request")
     assert known(proxy) == before
 
 
-def test_a_name_is_given_once(proxy: Stack, admin: Operator) -> None:
+def test_a_name_is_used_for_one_token_only(proxy: Stack, admin: Operator) -> None:
     new_token(proxy, "day-shift", "viewer")
     text = assert_refused(admin.post(PAGE, FORM), 400, "bad_request")
     assert "There is a token day-shift already" in text and known(proxy)["day-shift"]["role"] == "viewer"
     revoke_token(proxy, "day-shift")
 
 
-def test_the_list_pages(proxy: Stack, viewer: Operator) -> None:
+def test_the_list_has_pages(proxy: Stack, viewer: Operator) -> None:
     names = [f"robot-{number:02}" for number in range(60)]
     for name in names:
         new_token(proxy, name, "viewer")

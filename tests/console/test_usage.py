@@ -47,7 +47,7 @@ def test_the_csv_is_that_of_the_admin_api(proxy: Stack, viewer: Operator) -> Non
     assert answer.headers["content-disposition"] == wanted.headers["content-disposition"]
 
 
-def test_the_usage_of_tags_is_drawn_and_taken_along(proxy: Stack, viewer: Operator) -> None:
+def test_the_usage_of_tags_is_drawn_and_downloaded(proxy: Stack, viewer: Operator) -> None:
     with proxy.client(proxy.tenant_key("globex")) as backend:
         form = {"subject": "a-user-with-tags", "tags": ["team:blue", "trial"]}
         token = backend.post("/v1/sessions", json=form).raise_for_status().json()["token"]
