@@ -34,7 +34,7 @@ def is_bare(name: str) -> bool:
 
 
 def test_the_list_knows_participles_from_verbs() -> None:
-    assert all(map(is_bare, ("told", "_begun", "counted", "reading", "whole")))
+    assert all(map(is_bare, ("shown", "_begun", "counted", "reading", "whole")))
     assert not any(map(is_bare, ("feed", "ping", "is_gone", "count", "read_whole", "begin", "ceiling")))
 
 

@@ -108,21 +108,23 @@ def test_a_viewer_of_the_provider_changes_nothing(company: Company, context: Bro
     expect(page.get_by_role("alert")).to_contain_text("this one has the role viewer")
 
 
-def test_who_has_no_role_is_refused(company: Company, context: BrowserContext) -> None:
+def test_a_user_without_a_role_is_refused(company: Company, context: BrowserContext) -> None:
     page, _ = sign_in(context, company, groups=["others"])
     page.evaluate(AXE.read_text())
     assert page.evaluate("axe.run().then(({ violations }) => violations.map(({ id }) => id))") == []
     expect_refusal(page, "Your account has no role here")
 
 
-def test_who_declines_at_the_provider_is_refused(company: Company, context: BrowserContext) -> None:
+def test_a_user_who_declines_at_the_provider_is_refused(company: Company, context: BrowserContext) -> None:
     company.provider.refusal = "access_denied"
     page, _ = sign_in(context, company)
     expect_refusal(page, "access_denied")
     expect(page.locator("b")).to_have_count(0)
 
 
-def test_a_way_back_counts_once(company: Company, context: BrowserContext, chromium: Browser) -> None:
+def test_a_redirect_from_the_provider_is_accepted_only_once(
+    company: Company, context: BrowserContext, chromium: Browser
+) -> None:
     attempts: list[Any] = []
     context.on("request", lambda one: attempts.extend(context.cookies()) if "/authorize" in one.url else None)
     _, back = sign_in(context, company, groups=["fal-admins"])
@@ -137,7 +139,7 @@ def test_a_way_back_counts_once(company: Company, context: BrowserContext, chrom
         expect_refusal(page, "was used before")
 
 
-def test_a_way_back_of_another_sign_in_is_refused(company: Company, context: BrowserContext) -> None:
+def test_a_redirect_of_another_sign_in_is_refused(company: Company, context: BrowserContext) -> None:
     """An attacker's link signs no one in as the attacker."""
     page = context.new_page()
     page.goto("/console/oidc")

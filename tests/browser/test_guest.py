@@ -16,7 +16,7 @@ pytestmark = pytest.mark.tools
 @pytest.fixture
 def guest(stack: Stack, visit: Visit) -> Visit:
     visit.open_as_guest(stack.url)
-    # The page asks for the jobs last. What it asks at first is answered before a test takes its session away.
+    # The page asks for the jobs last: all its first requests are answered before a test revokes the session.
     wait_until(lambda: visit.badge.is_visible() and (200, "/v1/jobs") in visit.answers(), lambda: f"{visit.answers()}")
     visit.choose(CHELSEA)
     return visit
@@ -51,7 +51,7 @@ def test_a_session_that_ran_out_is_renewed_at_the_next_ask(guest: Visit) -> None
 def test_a_revoked_session_shows_an_error_and_is_replaced(stack: Stack, guest: Visit) -> None:
     assert guest.page.evaluate("fetch('/v1/session', { method: 'DELETE' }).then((answer) => answer.status)") == 204
     guest.expect_refusal(401, "/api/fal/proxy")
-    # After the question, the page asks what is left. It has heard that, too, before it connects again.
+    # After the question, the page reads what is left; it waits for that answer before it connects again.
     with guest.page.expect_response(lambda answer: answer.url == f"{stack.url}/v1/session") as last:
         guest.ask("Who am I?")
     guest.wait_for("failed")

@@ -1,4 +1,4 @@
-"""What the clients of phones demand of an answer: rules read off their decoders, each a failure if broken."""
+"""Rules that phone clients' decoders demand of an answer; the client fails if one is broken."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ class Driver:
         self._busy_with = ""
 
     def outcome(self, scenario: str, **arguments: Any) -> Any:
-        """What a scenario came to, when the client raised nothing."""
+        """The result of a scenario in which the client raises nothing."""
         answer = self._ask(scenario, arguments)
         assert "error" not in answer, f"{self.name} {scenario} failed: {answer['error']}"
         return answer["outcome"]
 
     def error(self, scenario: str, **arguments: Any) -> dict[str, Any]:
-        """What the client raised."""
+        """The error that the client raised."""
         answer = self._ask(scenario, arguments)
         assert "error" in answer, f"{self.name} {scenario} did not fail: {answer['outcome']}"
         error: dict[str, Any] = answer["error"]
@@ -43,7 +43,7 @@ class Driver:
         assert not self._busy_with, f"{self.name} never came back from {self._busy_with}"
         assert self._process.stdin is not None and self._process.stdout is not None
         self._busy_with = scenario
-        # If the process has gone, its last words below say more than a broken pipe.
+        # If the process has ended, its output below says more than a broken pipe.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"scenario": scenario, **self._usual, **arguments}) + "\n")
             self._process.stdin.flush()

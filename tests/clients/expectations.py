@@ -1,4 +1,4 @@
-"""What the tests of all clients ask, and how they tell a right answer: the same picture, the same paces."""
+"""The input that the tests of all clients send, and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ ALL_LOGS = [f"INFO:{line}" for line in LOG_LINES]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """A process environment in which no client finds credentials or hosts but those given."""
+    """A process environment with no credentials or hosts for a client but those given."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FAL_")} | more

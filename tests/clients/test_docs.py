@@ -1,4 +1,4 @@
-"""The programs in docs/clients.md, run as they stand there but for the address, the session and the picture."""
+"""The programs in docs/clients.md, run unchanged apart from the address, the session and the picture."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def call(*command: str | Path, cwd: Path | None = None, **environ: str) -> dict[
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:
-    """What a program writes; it fails with that if the program fails."""
+    """Run a program and return its output, which is also the message if the program fails."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

@@ -289,7 +289,7 @@ def test_a_session_is_renewed_while_its_job_runs(client: Driver, stack: Stack, s
 
 
 def facts_given(stack: Stack) -> float:
-    """How often a caller was shown what it is."""
+    """The number of successful calls of `/v1/session`."""
     with stack.client("") as operator:
         lines = operator.get("/metrics").text.splitlines()
     wanted = 'fal_proxy_requests_total{status="200",surface="/v1/session"}'

@@ -63,7 +63,7 @@ def test_run(client: Driver, face: str) -> None:
 def test_submit_status_result(client: Driver, tls_stack: Stack, face: str) -> None:
     outcome = client.outcome(f"submit_status_result{face}", input=asked(SLOWLY))
     job = f"{tls_stack.url}/fal/queue/{ENDPOINT}/requests/{outcome['request_id']}"
-    # The client follows these: any other host would be sent the session.
+    # The client follows these URLs, with the session: they must name the proxy.
     assert outcome["urls"] == [f"{job}/status", job, f"{job}/cancel"]
     assert states(outcome["seen"]) == ALL_STATES
     assert messages(outcome["seen"][-1]) == ALL_LOGS

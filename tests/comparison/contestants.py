@@ -75,7 +75,7 @@ class Official:
 
 
 class Officials:
-    """The official proxy's processes, kept from test to test, but for those that a test has ended."""
+    """The official proxy's processes, kept for all tests; one that a test has ended is started again."""
 
     def __init__(self, sandbox_url: str) -> None:
         self._sandbox_url = sandbox_url

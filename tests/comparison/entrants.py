@@ -1,4 +1,4 @@
-"""Who runs which check, and what the official proxy's failure looks like."""
+"""Which proxy runs which check, and the symptom of the official proxy's failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALVED_KEY = dict(zip(("FAL_KEY_ID", "FAL_KEY_SECRET"), SANDBOX_KEY.split(":"), 
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who is to run a check.
+    """A proxy that runs a check.
 
     Attributes:
         adapter: of the official proxy; '' is this project's.

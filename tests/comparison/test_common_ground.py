@@ -1,4 +1,4 @@
-"""What both proxies do right: so that a failed check of `test_flaws` is the flaw's, and for a fair comparison."""
+"""What both proxies do right, for a fair comparison: a failed check of `test_flaws` then has no other cause."""
 
 from __future__ import annotations
 

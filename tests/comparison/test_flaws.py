@@ -49,7 +49,7 @@ def test_1_target_that_cannot_be_fetched(contest: Contest, sandbox: SandboxContr
 @compared({"express": CONNECTION_BROKE})
 def test_1_visitor_cannot_end_the_server(contest: Contest) -> None:
     with contest() as proxy:
-        # What the visitor gets is the business of the test above.
+        # The test above checks the visitor's answer.
         with contextlib.suppress(AssertionError):
             call(proxy, "POST", "not a URL", user=None, json=asked())
         assert describes_the_picture(assert_success(call(proxy, "POST", RUN, json=asked())).json()["output"])
@@ -162,7 +162,7 @@ def test_6_upload_of_a_large_file(contest: Contest) -> None:
         assert assert_success(httpx.get(place["file_url"], timeout=60)).content == PIXEL_PNG
 
 
-# 7. fal is asked for JSON where it is to stream.
+# 7. A stream is requested as JSON.
 
 
 @compared(everywhere("fal was asked for 'application/json'"))
@@ -220,7 +220,7 @@ def test_9_cancel_without_a_body(contest: Contest) -> None:
         assert assert_success(answer).json() == {"status": "CANCELLATION_REQUESTED"}
 
 
-# 10. What fal's machines say to each other is handed on to the browser.
+# 10. Internal headers of fal are passed on to the browser.
 
 
 @compared(everywhere("fal's header was handed on: access-control-allow-credentials"))

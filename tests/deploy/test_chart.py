@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by the real helm: its facts, its refusals, and that the program accepts what it is given."""
+"""The Helm chart, rendered by the real helm: its objects, its refusals, and whether the program accepts its files."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ FOREIGN_SECRET = {
 }
 
 
-def test_the_program_accepts_what_it_is_given(manifests: list[Manifest], tmp_path: Path) -> None:
+def test_the_program_accepts_the_rendered_files(manifests: list[Manifest], tmp_path: Path) -> None:
     """The rendered files are laid out as the pod would see them, and read by the program's own settings."""
     secrets = [secret["stringData"] for secret in of_kind(manifests, "Secret")] or [FOREIGN_SECRET]
     configs = [config["data"] for config in of_kind(manifests, "ConfigMap")]
@@ -332,7 +332,7 @@ def test_the_migration_runs_before_the_program_and_with_postgresql_alone() -> No
     assert "initContainers" not in pod_specs(render(REDIS_POSTGRES, migration__enabled=False))[0]
 
 
-def test_what_a_user_adds_is_there() -> None:
+def test_objects_that_a_user_adds_are_rendered() -> None:
     manifests = render(ADDITIONS)
     pod, proxy = pod_specs(manifests)[0], container(manifests)
     assert [one["name"] for one in pod["containers"]] == ["proxy", "log-shipper"]
@@ -423,7 +423,7 @@ def mebibytes(text: str) -> float:
     return {"Mi": 1, "Gi": 1024}[text[-2:]] * float(text[:-2])
 
 
-def test_the_memory_that_is_counted_with_is_that_which_was_measured() -> None:
+def test_the_memory_figures_are_the_measured_ones() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
     idle = max(map(float, re.findall(r"(\d+) MiB", page.split("## Start and memory")[1].split("##")[0])))
     stream = max(map(float, re.findall(r"([\d.]+) KiB", page.split("## Open status streams")[1].split("##")[0])))
@@ -559,7 +559,7 @@ def peers(rule: dict[str, Any]) -> set[str]:
     return found
 
 
-def test_the_network_policy_is_on_and_lets_in_the_named_alone() -> None:
+def test_the_network_policy_is_on_and_lets_in_only_the_named_namespaces() -> None:
     callers, operators = the(render(DEFAULT), "NetworkPolicy")["spec"]["ingress"]
     assert (callers["ports"][0]["port"], peers(callers)) == ("http", {"ingress-nginx", "test"})
     assert (operators["ports"][0]["port"], peers(operators)) == ("ops", {"monitoring", "test"})
@@ -615,7 +615,7 @@ def test_the_ingress_leads_to_the_service_and_names_the_public_url() -> None:
     assert environ(manifests)["PROXY_PUBLIC_URL"] == "https://ai.example.com"
 
 
-def test_a_secret_of_ones_own_is_used_and_none_is_made() -> None:
+def test_an_existing_secret_is_used_and_none_is_made() -> None:
     manifests = render(EXISTING_SECRET)
     assert not of_kind(manifests, "Secret") and not of_kind(manifests, "ServiceAccount")
     volume = next(volume for volume in pod_specs(manifests)[0]["volumes"] if volume["name"] == "secrets")
@@ -630,7 +630,7 @@ def test_a_secret_of_ones_own_is_used_and_none_is_made() -> None:
         ({"config": {"plans": {"p": {"endpoints": ["fal-ai/llava-next"]}}}}, "checksum/config"),
     ],
 )
-def test_a_change_of_what_is_read_at_the_start_restarts_the_pods(changed: dict[str, Any], annotation: str) -> None:
+def test_a_change_of_files_read_at_the_start_restarts_the_pods(changed: dict[str, Any], annotation: str) -> None:
     def annotations(**values: Any) -> dict[str, str]:
         found: dict[str, str] = the(render(DEFAULT, **values), "Deployment")["spec"]["template"]["metadata"][
             "annotations"

@@ -1,4 +1,4 @@
-"""`compose.yaml`: it is a compose file, and what it runs works, each service's command run by hand."""
+"""`compose.yaml` is a valid compose file, and each service's command works when a test runs it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_without_a_secret_it_does_not_start(name: str) -> None:
         services(**{name: ""})
 
 
-def test_each_service_waits_for_what_it_needs_and_says_when_it_is_well() -> None:
+def test_each_service_waits_for_its_dependencies_and_has_a_health_check() -> None:
     found = services()
     waits = {
         name: {other: how["condition"] for other, how in one.get("depends_on", {}).items()}
@@ -165,15 +165,17 @@ class TestByHand:
             assert httpx.post(url, json=call, headers=session, **PLAINLY).status_code == 200
             assert httpx.get(f"{server.url}/metrics", **PLAINLY).status_code == 404
             with redis.stopped():
-                wait_until(lambda: check("proxy", python=sys.executable, port=ops) != 0, "it is well without Redis")
+                wait_until(
+                    lambda: check("proxy", python=sys.executable, port=ops) != 0, "the proxy is healthy without Redis"
+                )
 
-    def test_redis_says_when_it_is_well(self, redis: ComposeRedis) -> None:
+    def test_the_health_check_of_redis_works(self, redis: ComposeRedis) -> None:
         words = services()["redis"]["healthcheck"]["test"]
         assert words == ["CMD", "redis-cli", "ping"]
         asked = ["redis-cli", "-p", str(redis.port), "ping"]
         assert subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout == "PONG\n"
 
-    def test_postgresql_says_when_it_is_well(self, postgres: Postgres) -> None:
+    def test_the_health_check_of_postgresql_works(self, postgres: Postgres) -> None:
         ready, *words = services()["postgres"]["healthcheck"]["test"][1:]
         for port, code in ((postgres.port, 0), (free_port(), 2)):
             asked = [program(ready), *words, "-p", str(port)]

@@ -1,4 +1,4 @@
-"""What the chart renders is what Kubernetes and the operators take, from the oldest version that it allows on."""
+"""The chart's objects conform to the schemas of Kubernetes and of the operators, from the oldest allowed version on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("kind", "part", "name", "value"), WRONG, ids=[f"{kind}.{name}" for kind, _, name, _ in WRONG])
-def test_what_does_not_conform_is_found(kind: str, part: str, name: str, value: object, schemas: Path) -> None:
+def test_an_object_that_does_not_conform_is_found(
+    kind: str, part: str, name: str, value: object, schemas: Path
+) -> None:
     manifest = next(one for path in VALUES_FILES for one in render(path) if one["kind"] == kind)
     manifest[part][name] = value
     done = kubeconform(schemas, yaml.safe_dump(manifest))

@@ -149,7 +149,7 @@ def test_every_alert_is_tested_in_trouble_and_out_of_it() -> None:
 
 @pytest.mark.tools
 class TestByPromtool:
-    def test_the_alerts_fire_in_trouble_alone(self) -> None:
+    def test_the_alerts_fire_only_in_trouble(self) -> None:
         done = promtool("test", "rules", RULES_TEST)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -102,7 +102,7 @@ def imported_by_the_program() -> set[str]:
 
 
 def test_the_program_declares_what_it_imports() -> None:
-    """What only happens to be installed here would be missing in production."""
+    """A package that only happens to be installed here would be missing in production."""
     distributions = importlib.metadata.packages_distributions()
     extras = [Requirement(text) for extra in PYPROJECT["project"]["optional-dependencies"].values() for text in extra]
     declared = {canonicalize_name(requirement.name) for requirement in wanted("runtime") + extras}
@@ -132,7 +132,7 @@ def test_no_lock_file_resolves_to_an_address() -> None:
     assert not [name for name, text in locks.items() if '"resolved"' in text]
 
 
-def test_what_is_installed_or_built_is_not_committed() -> None:
+def test_installed_and_built_files_are_not_committed() -> None:
     names = [str(path.relative_to(ROOT)) for path in tracked_files()]
     assert "uv.lock" not in names
     assert not [name for name in names if re.search(r"(^|/)(node_modules|\.venv|\.tools|__pycache__|bundle)/", name)]

@@ -1,4 +1,4 @@
-"""The package: whole or refused, and what is installed from it runs."""
+"""The package: an incomplete one is not built, and the installed program runs."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ def links_of(markdown: str) -> list[str]:
 class TestWhole:
     """With the bundles, which `make bundle` makes."""
 
-    def test_the_wheel_has_them_and_is_built_of_the_sdist_alike(self, wheel: Path) -> None:
+    def test_the_wheel_has_the_bundles_and_is_the_same_built_from_the_sdist(self, wheel: Path) -> None:
         # Without `--wheel`, uv builds it of the sdist.
         names = zipfile.ZipFile(wheel).namelist()
         files = {"proxy/playground/web/static/index.html", "proxy/console/templates/page.html", "proxy/py.typed"}
         assert {PAGE, VIEWER, CONSOLE, *files} <= set(names)
         assert not [name for name in names if name.endswith((".ts", ".db")) or name.startswith("tests/")]
 
-    def test_an_index_gets_no_link_that_leads_nowhere(self, wheel: Path) -> None:
+    def test_the_description_for_an_index_has_no_dead_link(self, wheel: Path) -> None:
         known = metadata(wheel)
         text = str(known.get_payload())
         assert text.startswith("# fal-proxy\n") and known["Description-Content-Type"] == "text/markdown"
@@ -143,7 +143,7 @@ class TestWhole:
 
     @pytest.mark.parametrize("way", ["pip install .", "pipx run", "uvx"])
     @pytest.mark.timeout(600)
-    def test_what_is_installed_of_it_serves_the_page(self, way: str, whole: Path, wheel: Path, tmp_path: Path) -> None:
+    def test_the_installed_program_serves_the_page(self, way: str, whole: Path, wheel: Path, tmp_path: Path) -> None:
         program = program_of(way, whole, wheel, tmp_path / "installed")
         # With what a runner has to know of the package index, and without settings of ours.
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("FAL_", "PROXY_"))}

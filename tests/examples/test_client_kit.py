@@ -32,7 +32,7 @@ TTL = 600
 
 @pytest.fixture
 def proxy(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
-    """One of its own: the clock of the device and that of the proxy begin at the same moment."""
+    """A proxy whose clock starts at the same time as the device's."""
     plans = {"acme": plan(session_ttl_seconds=TTL, max_session_age_seconds=1500)}
     with limited_proxy(sandbox, tmp_path, plans) as stack:
         yield stack
@@ -99,7 +99,7 @@ def test_a_session_that_cannot_be_renewed_is_replaced(app: Driver, proxy: Stack)
     with proxy.client(tokens(app)[0]) as same:
         assert same.delete("/v1/session").status_code == 204
     app.outcome("wait", seconds=TTL - 30)
-    # The old one is tried while the next one is fetched; it meets a 401, and waits for the next one.
+    # A call tries the old session while a new one is fetched, gets a 401, and waits for the new one.
     assert describes_the_picture(app.outcome("run")[0])
     wait_until(lambda: [one["status"] for one in sent(app, RENEW)] == [401], "it is not tried")
     assert minted(app) == 2
@@ -114,7 +114,7 @@ def test_a_session_that_is_over_is_not_sent(app: Driver) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 5])
-def test_calls_that_met_401_are_repeated_with_one_new_session(app: Driver, proxy: Stack, times: int) -> None:
+def test_calls_that_got_a_401_are_repeated_with_one_new_session(app: Driver, proxy: Stack, times: int) -> None:
     """The proxy's clock says that the session is over, and the device's does not."""
     app.outcome("run")
     proxy.clock.advance(TTL)
@@ -133,7 +133,7 @@ def test_a_call_is_repeated_once(app: Driver) -> None:
     assert minted(app) == 2 and [one["status"] for one in sent(app)] == [401, 401]
 
 
-def test_an_app_hears_why_there_is_no_session(app: Driver, proxy: Stack) -> None:
+def test_an_app_learns_why_there_is_no_session(app: Driver, proxy: Stack) -> None:
     app.outcome("connect", failsAfter=1)
     app.outcome("run")
     proxy.clock.advance(TTL)
@@ -179,7 +179,7 @@ def test_a_backend_that_gives_no_session_is_an_error(app: Driver) -> None:
 
 
 def test_the_recorded_requests_of_expo_are_those_of_the_kit(app: Driver) -> None:
-    """But for the headers that the transport of a phone adds."""
+    """Apart from the headers that a phone's transport adds."""
     app.outcome("run")
     app.outcome("subscribe", mode="polling", secondsOnUpdate=0)
     recording, kinds = Recording("expo"), set()

@@ -51,7 +51,7 @@ def run(
 
 
 def prompts(stack: Stack) -> list[str]:
-    """What the model was asked."""
+    """The prompt that the model received."""
     return [one["json"]["prompt"] for one in stack.sandbox.requests() if one["json"] and "prompt" in one["json"]]
 
 

@@ -113,7 +113,7 @@ def test_a_session_is_given_to_a_post_only(kit: Backend) -> None:
     assert kit.ask("GET", **ALICE).status_code in (404, 405)
 
 
-# What the two helpers make of a proxy that gives no session.
+# The two helpers when the proxy gives no session.
 
 HELPERS = {
     "javascript": [
@@ -167,7 +167,7 @@ def proxy_that_answers(answer: Response) -> Iterator[str]:
 
 
 def is_unavailable(minted: Minted) -> bool:
-    """Whether the user hears no more than that there is no session."""
+    """Whether the answer says only that there is no session."""
     return (minted.status, minted.body["error_type"]) == (503, "session_unavailable") and set(minted.body) == {
         "error_type",
         "message",
@@ -188,18 +188,18 @@ def test_without_a_user_there_is_no_session(mint: Mint, stack: Stack) -> None:
     assert mint(stack.url, stack.tenant_key(), user="").status == 401
 
 
-def test_a_refused_key_is_the_backends_own_trouble(mint: Mint, stack: Stack) -> None:
+def test_a_refused_key_is_not_shown_as_a_401(mint: Mint, stack: Stack) -> None:
     """A 401 would say to the page that its user is signed out."""
     minted = mint(stack.url)
     assert is_unavailable(minted) and "401 unauthenticated (request " in minted.log
 
 
-def test_a_user_whom_the_proxy_does_not_accept(mint: Mint, stack: Stack) -> None:
+def test_an_invalid_user_is_reported(mint: Mint, stack: Stack) -> None:
     minted = mint(stack.url, stack.tenant_key(), user=" spaces ")
     assert is_unavailable(minted) and "400 bad_request (request " in minted.log
 
 
-def test_a_proxy_that_says_when_to_try_again(mint: Mint) -> None:
+def test_the_retry_time_of_the_proxy_is_passed_on(mint: Mint) -> None:
     refusal = respond(RateLimited("Too many.", retry_after=7), "r-1")
     with proxy_that_answers(refusal) as url:
         minted = mint(url)
@@ -208,24 +208,24 @@ def test_a_proxy_that_says_when_to_try_again(mint: Mint) -> None:
 
 
 @pytest.mark.parametrize("answer", [HTMLResponse("<h1>502</h1>", 502), RedirectResponse("/elsewhere", 302)])
-def test_something_that_is_no_proxy(mint: Mint, answer: Response) -> None:
+def test_an_answer_that_is_not_the_proxys_is_reported(mint: Mint, answer: Response) -> None:
     with proxy_that_answers(answer) as url:
         assert is_unavailable(mint(url))
 
 
-def test_a_proxy_that_is_not_there(mint: Mint) -> None:
+def test_an_unreachable_proxy_is_reported(mint: Mint) -> None:
     assert is_unavailable(mint(f"http://127.0.0.1:{free_port()}"))
 
 
 @pytest.mark.slow
-def test_a_proxy_that_never_answers(mint: Mint) -> None:
+def test_a_proxy_that_never_answers_is_reported(mint: Mint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         minted = mint(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert is_unavailable(minted) and "tim" in minted.log, minted.log
 
 
 @pytest.mark.parametrize(("url", "key"), [("", KEY), ("http://127.0.0.1:9", ""), ("http://127.0.0.1:9", f"{KEY}\n1")])
-def test_what_the_environment_must_say(mint: Mint, url: str, key: str) -> None:
+def test_missing_or_malformed_settings_are_reported(mint: Mint, url: str, key: str) -> None:
     minted = mint(url, key)
     assert is_unavailable(minted) and "set FAL_PROXY_URL and FAL_PROXY_TENANT_KEY" in minted.log
     assert KEY not in minted.log

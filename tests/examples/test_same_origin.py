@@ -145,7 +145,7 @@ def test_a_large_file_passes(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/admin", "/v1/admin/tenants", "/metrics", "/readyz", "/livez", "/openapi.json"])
-def test_what_is_for_operators_stays_inside(site: Site, path: str) -> None:
+def test_routes_for_operators_are_not_reachable_from_outside(site: Site, path: str) -> None:
     with site.client() as stranger:
         answer = stranger.get(path)
         assert answer.status_code == 404 and "x-request-id" not in answer.headers

@@ -1,4 +1,4 @@
-"""Behind a balancer that is not trusted, all callers have one address: what one of them does locks no other out."""
+"""Behind an untrusted balancer all callers have one address: none of them can lock another out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def list_tenants(proxy: Stack, token: str) -> httpx.Response:
         return operator.get("/v1/admin/tenants")
 
 
-def test_an_operator_is_heard_where_others_have_used_up_the_refusals(proxy: Stack) -> None:
+def test_an_operator_is_not_blocked_by_refusals_of_others(proxy: Stack) -> None:
     named = new_token(proxy, "on-call", "viewer")
     use_up_the_budget(proxy)
     for token in (ADMIN_TOKEN, named):
@@ -58,7 +58,7 @@ def test_an_operator_is_heard_where_others_have_used_up_the_refusals(proxy: Stac
         refusal(list_tenants(proxy, wrong), 429, "rate_limited", "ip")
 
 
-def test_a_token_that_another_process_makes_meanwhile_is_heard(proxy: Stack) -> None:
+def test_a_token_that_another_process_makes_is_accepted_at_a_blocked_address(proxy: Stack) -> None:
     use_up_the_budget(proxy)
     assert list_tenants(proxy, asyncio.run(_make_elsewhere(proxy))).status_code == 200
 
@@ -92,7 +92,7 @@ def test_an_operator_has_no_more_refusals_than_an_address(proxy: Stack) -> None:
     assert list_tenants(proxy, ADMIN_TOKEN).status_code == 200
 
 
-def test_the_console_is_heard_with_a_session_and_no_form_opens_it(proxy: Stack) -> None:
+def test_the_console_works_with_a_session_at_a_blocked_address(proxy: Stack) -> None:
     with operator_of(proxy) as operator, operator_of(proxy, None) as stranger:
         form = stranger.get("/console/sign-in").cookies["fal_console_form"]
         use_up_the_budget(proxy)
@@ -102,36 +102,38 @@ def test_the_console_is_heard_with_a_session_and_no_form_opens_it(proxy: Stack) 
             assert stranger.get("/console/tenants").status_code == 429
 
 
-def test_a_session_of_the_console_that_has_expired_is_not_heard(proxy: Stack) -> None:
+def test_an_expired_session_of_the_console_is_blocked(proxy: Stack) -> None:
     with operator_of(proxy) as operator:
         proxy.clock.advance(1800)
         use_up_the_budget(proxy)
         assert operator.get("/console/tenants").status_code == 429
 
 
-# The flood guard, in front of the doors where credentials are guessed. Its clock is the system's.
+# The flood guard, in front of the routes where credentials can be guessed. It uses the system's clock.
 
 
 def flood(client: httpx.Client, method: str, path: str, limit: str) -> None:
-    """Ask until the door is shut, as one more would be refused."""
+    """Ask until the limit is used up: one more request would be refused."""
     for _ in range(int(limit.partition("/")[0]) + 1):
         answer = client.request(method, path)
     refusal(answer, 429, "rate_limited", "ip")
 
 
-def test_guesses_end_and_a_right_admin_token_does_not_suffer(shared_sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_guesses_are_limited_and_a_valid_admin_token_still_works(
+    shared_sandbox: SandboxControl, tmp_path: Path
+) -> None:
     with limited_proxy(shared_sandbox, tmp_path, PLANS) as own, own.client("guess") as guesser:
         named = new_token(own, "on-call", "viewer")
         flood(guesser, "GET", "/v1/admin/tenants", ADMIN_LIMIT)
         refusal(list_tenants(own, NAMED), 429, "rate_limited", "ip")
         assert list_tenants(own, ADMIN_TOKEN).status_code == list_tenants(own, named).status_code == 200
-        # It has a count of its own, which is nobody else's either.
+        # Its own count does not affect other tokens.
         with own.client(named) as busy:
             flood(busy, "GET", "/v1/admin/tenants", ADMIN_LIMIT)
         assert list_tenants(own, ADMIN_TOKEN).status_code == 200
 
 
-def test_a_session_of_the_console_does_not_suffer_for_visits_of_others(
+def test_a_session_of_the_console_is_not_blocked_by_visits_of_others(
     shared_sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     with limited_proxy(shared_sandbox, tmp_path, PLANS) as own, operator_of(own) as operator, own.client("") as anyone:
@@ -141,8 +143,10 @@ def test_a_session_of_the_console_does_not_suffer_for_visits_of_others(
         assert operator.is_signed_in()
 
 
-def test_bad_tokens_shut_the_doors_of_sessions_to_no_good_one(shared_sandbox: SandboxControl, tmp_path: Path) -> None:
-    """The exchange, as its limit is the lowest; no key and no session is exchanged, which is known behind the door."""
+def test_bad_tokens_do_not_block_good_ones_where_sessions_are_made(
+    shared_sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    """The exchange has the lowest limit. It refuses keys and sessions too, but only behind the flood guard."""
     with limited_proxy(shared_sandbox, tmp_path, PLANS) as own, own.client("guess") as guesser:
         flood(guesser, "POST", "/v1/sessions/exchange", GUEST_LIMIT)
         for credential in (own.tenant_key(), own.token()):
