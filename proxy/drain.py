@@ -1,9 +1,9 @@
-"""The end of this process, as those who take on work and those who stream have to know it.
+"""The end of this process, for the parts that accept work and the parts that stream.
 
     started     a stop signal came: new work is refused, what runs goes on, a stream that can be resumed says goodbye
     over        the time for that is used up, or a second signal came: what still runs is cancelled
 
-The server sets both (proxy/server/draining.py); everybody else only looks and waits.
+The server sets both (proxy/server/draining.py); all other parts only read them and wait.
 """
 
 from __future__ import annotations

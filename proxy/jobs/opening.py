@@ -40,7 +40,7 @@ class JobUnknown(StreamBroken):
 
 
 class Turns:
-    """Lets those who wait go on one by one, at most so many a second."""
+    """Lets waiting tasks go on one by one, at most so many a second."""
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second

@@ -1,4 +1,4 @@
-"""Those who wait for news of a job."""
+"""The tasks that wait for news of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns: so many pictures are worked on at once, and those who wait get their turns one after the other."""
+"""Turns: a limited number of pictures is processed at once, and waiting calls get their turns in order."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Terms:
     """What binds the calls of a caller.
 
     Attributes:
-        share: of what the tenant has, what all its guests together may take; None for those who are no guests.
+        share: of what the tenant has, what all its guests together may take; None for a caller that is no guest.
     """
 
     plan: Plan
