@@ -1,4 +1,4 @@
-"""What the benchmarks should reach, beside what they did."""
+"""The goals of the benchmarks, beside the measured figures."""
 
 from __future__ import annotations
 

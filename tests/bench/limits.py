@@ -1,4 +1,4 @@
-"""What the limits cost: `python -m tests.bench.limits`. Needs wrk, taskset, PostgreSQL and Redis.
+"""The cost of the limits: `python -m tests.bench.limits`. Needs wrk, taskset, PostgreSQL and Redis.
 
 The way of a submit and of a run with everything on, with SQLite and with PostgreSQL and Redis on the loopback, beside
 the same with quotas, rate limits and slots off; and calls with an app's own identity token beside calls with a session.

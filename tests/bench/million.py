@@ -1,4 +1,4 @@
-"""What old calls cost: `python -m tests.bench.million`. Needs wrk, taskset and PostgreSQL.
+"""The cost of old calls: `python -m tests.bench.million`. Needs wrk, taskset and PostgreSQL.
 
 A database with a million jobs and two million rows of usage, of 20,000 users in 90 days: how long each report and each
 page of the console takes, and what a submit and a poll take beside the same on an empty database. Exits with 1 if a

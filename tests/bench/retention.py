@@ -1,4 +1,4 @@
-"""What removing old jobs costs others: `python -m tests.bench.retention`. Needs PostgreSQL.
+"""The cost of removing old jobs for other calls: `python -m tests.bench.retention`. Needs PostgreSQL.
 
 A served proxy in front of the static upstream takes submits at a steady rate, each with its result: once with nothing
 to remove, and once while it removes hundreds of thousands of old jobs. The two take turns, as the machine is not always
@@ -43,7 +43,7 @@ from tests.support.waiting import wait_until_async
 #: How long jobs stay: the load's own are younger, and runs begin within seconds. Nothing is older than `NEVER`.
 RETENTION_SECONDS, NEVER = 240, 10**9
 REMOVED = 'fal_proxy_retention_removed_total{kind="jobs"'
-#: Old jobs lie as if a month of them had been made by many users.
+#: Old jobs are spread over a month and many users.
 JOBS = """
 INSERT INTO jobs
   (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at, expires_at)

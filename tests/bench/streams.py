@@ -1,4 +1,4 @@
-"""Status streams that stay open: what each costs in memory, and how soon the last of many watchers hears of an end."""
+"""Open status streams: the memory of each, and the time until the last of many watchers gets a job's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large pictures, and a line and a phone to send them with."""
+"""Large pictures, a slow connection and a phone to send them with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-#: A picture of these tests is on its way for three quarters of a minute, unless the line is freed before: on a busy
+#: A picture of these tests takes three quarters of a minute to send, unless the connection is freed: on a busy
 #: machine, too, a test can do something meanwhile.
 BYTES_PER_SECOND = 30_000
 
@@ -29,7 +29,7 @@ def as_file(content: bytes, name: str = "large.png") -> dict[str, object]:
 
 
 class SlowLine:
-    """What a page sends goes slowly, by the developer tools' throttle, until the line is `free`."""
+    """The developer tools throttle what a page sends, until the connection is `free`."""
 
     def __init__(self, page: Page) -> None:
         self._devtools = page.context.new_cdp_session(page)

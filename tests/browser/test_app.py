@@ -1,4 +1,4 @@
-"""examples/app, built by Vite and served by its FastAPI backend, in Chromium; over the end of a session too."""
+"""examples/app, built by Vite and served by its FastAPI backend, in Chromium, including the expiry of a session."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parents[2] / "test-results"
 VITE = str(KITS / "node_modules" / "vite" / "bin" / "vite.js")
 SECOND_IN_LINE = "[[pace hold=IN_QUEUE queue_positions=2 seconds_per_position=3600]]"
 SESSION, RENEW = "/api/fal/session", "/v1/sessions/renew"
-#: What the app's backend mints, in seconds.
+#: The lifetime of the backend's sessions, in seconds.
 TTL = 900
 
 
@@ -44,7 +44,7 @@ class Site:
     folder: Path
 
     def charged(self, user: str) -> float:
-        """How many calls stand on the account of a user."""
+        """The number of calls in a user's account."""
         booked = account(self.folder, "acme", "requests", user)
         assert booked.reserved == NOTHING.reserved
         return booked.used
@@ -87,7 +87,7 @@ def answers(url: str) -> bool:
 
 
 class User:
-    """A user of the app, who sees labels and roles; and what their browser was answered."""
+    """A user of the app, who sees labels and roles, with all answers that their browser got."""
 
     def __init__(self, page: Page, site: Site) -> None:
         self.page = page
@@ -129,7 +129,7 @@ class User:
 
 @pytest.fixture
 def user(site: Site, sandbox: SandboxControl, chromium: Browser) -> Iterator[User]:
-    # The device's clock goes on.
+    # The device's clock moves too.
     site.proxy.clock.catch_up()
     with chromium.new_context() as context:
         yield User(context.new_page(), site)
@@ -171,7 +171,7 @@ def test_a_user_signs_in_asks_and_sees_each_step(user: User, site: Site) -> None
 
 
 def test_a_job_whose_session_expired_still_brings_its_answer(alice: User, site: Site) -> None:
-    """The device's clock says that the session is good, so the page uses the period of grace."""
+    """The session is still valid by the device's clock, so the page relies on the grace period."""
     before = site.charged("alice")
     alice.ask(HELD)
     job = alice.running_job()

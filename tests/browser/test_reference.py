@@ -1,4 +1,4 @@
-"""`/docs` in a browser: the whole description, without a word from another host."""
+"""`/docs` in a browser: the whole description, without a request to another host."""
 
 from __future__ import annotations
 

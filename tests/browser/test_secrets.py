@@ -32,7 +32,7 @@ def ask_in_every_way(visit: Visit) -> None:
 
 
 def held_by(visit: Visit) -> dict[str, str]:
-    """All that the browser holds where a script can look, by where."""
+    """Everything in the browser that a script can read, by its place."""
     return {
         "the document": visit.page.content(),
         "document.cookie": visit.page.evaluate("document.cookie"),
@@ -43,7 +43,7 @@ def held_by(visit: Visit) -> dict[str, str]:
 
 
 def holders_of(secret: str, held: dict[str, str], received: list[Received]) -> list[str]:
-    """Where the secret is, of all that the browser holds and was given."""
+    """The places where the browser holds the secret, or got it in an answer."""
     given = [one.path for one in received if secret in one.url + repr(one.headers) + one.body]
     return [where for where, text in held.items() if secret in text] + given
 
@@ -53,7 +53,7 @@ def assert_the_key_is_nowhere(stack: Stack, visit: Visit) -> None:
     assert used == {f"Key {SANDBOX_KEY}"}, "the key that is searched for is not the one in use"
     held = {**held_by(visit), "cookies": json.dumps(visit.context.cookies())}
     received = visit.leave()
-    # The search sees inside the streams and the script.
+    # The search covers streams and the script.
     assert holders_of('"status":"COMPLETED"', {}, received)
     assert holders_of("x-fal-target-url", {}, received) == ["/playground/bundle/main.js"]
     for half in SANDBOX_KEY.split(":"):

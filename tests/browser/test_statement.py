@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parents[2] / "test-results"
 PRICES = [{"id": one, "price_per_compute_second": 0.01} for one in (NEXT, COUNTING)]
 
 
-# It outlives the visit, as for the other fixtures of this folder that serve one test.
+# The proxy stops after the visit, as in the other fixtures of this folder.
 @pytest.fixture
 def stack(sandbox: SandboxControl, tmp_path: Path) -> Iterator[Stack]:
     plans = {"acme": plan(quotas=[per("tenant", "requests", 1, "month")])}

@@ -1,4 +1,4 @@
-"""The page as a tool: parameters, code to copy, limits, earlier jobs, requests, and what goes wrong on demand."""
+"""The tools of the page: parameters, code to copy, limits, earlier jobs, requests, and faults on demand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_javascript(code: str, folder: Path, environ: dict[str, str]) -> str:
     package = folder / "node_modules" / "@fal-ai"
     package.mkdir(parents=True)
     (package / "client").symlink_to(NODE / "node_modules" / "client-1.10.1")
-    # Its own dependencies stand beside it.
+    # The code's dependencies are installed beside it.
     for dependency in (NODE / "node_modules").iterdir():
         if not (folder / "node_modules" / dependency.name).exists():
             (folder / "node_modules" / dependency.name).symlink_to(dependency)

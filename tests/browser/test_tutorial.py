@@ -1,4 +1,4 @@
-"""docs/tutorial.md, step by step as it stands there but for the ports and the key, in Chromium."""
+"""docs/tutorial.md in Chromium, step by step, unchanged apart from the ports and the key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def variables_of(line: str) -> dict[str, str]:
 
 
 class App:
-    """What the reader has written, with the addresses of this test."""
+    """The reader's project, with the addresses of this test."""
 
     def __init__(self, folder: Path, proxy: Server, port: int) -> None:
         self.folder, self.url, self._port = folder, f"http://localhost:{port}", port

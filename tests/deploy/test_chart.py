@@ -129,7 +129,7 @@ def test_selectors_find_the_pods_and_not_the_test_pod(manifests: list[Manifest])
         assert not selector.items() <= test_labels.items()
 
 
-#: What stands behind `existingSecret` in the chart's test values.
+#: The content of `existingSecret` in the chart's test values.
 FOREIGN_SECRET = {
     "fal-key": "id:secret",
     "session-secrets": SECRET,
@@ -263,7 +263,7 @@ def test_connections_are_bounded_as_the_values_say() -> None:
     assert changed["PROXY_KEEP_ALIVE_SECONDS"] == "620"
 
 
-def test_operators_have_a_port_of_their_own() -> None:
+def test_operators_have_their_own_port() -> None:
     manifests = render(REDIS_POSTGRES, opsPort=9191)
     assert environ(manifests)["PROXY_OPS_PORT"] == "9191"
     proxy = container(manifests)
@@ -277,7 +277,7 @@ def test_operators_have_a_port_of_their_own() -> None:
     assert services["demo-fal-proxy-ops"]["selector"] == services["demo-fal-proxy"]["selector"]
 
 
-def test_without_that_port_everything_is_on_the_one() -> None:
+def test_without_the_port_of_operators_all_routes_are_on_one_port() -> None:
     manifests = render(DEFAULT, opsPort=None)
     assert "PROXY_OPS_PORT" not in environ(manifests) and len(of_kind(manifests, "Service")) == 1
     assert {container(manifests)[name]["httpGet"]["port"] for name in ("readinessProbe", "livenessProbe")} == {"http"}
@@ -315,7 +315,7 @@ def test_helm_test_asks_where_each_is_answered() -> None:
     assert probes_of(opsPort=None) == ["200 :80/livez", "200 :80/readyz", "200 :80/metrics"]
 
 
-def test_the_migration_runs_before_the_program_and_with_postgresql_alone() -> None:
+def test_the_migration_runs_before_the_program_and_only_with_postgresql() -> None:
     pod = pod_specs(render(ADDITIONS))[0]
     wait, migrate = pod["initContainers"]
     assert wait["name"] == "wait"
@@ -706,7 +706,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSALS)
-def test_refuses_what_cannot_work_and_says_why(values: dict[str, Any], message: str) -> None:
+def test_values_that_cannot_work_are_refused_with_the_reason(values: dict[str, Any], message: str) -> None:
     assert message in refusal(None, **values)
 
 

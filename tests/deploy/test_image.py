@@ -42,7 +42,7 @@ CANARY = "canary-key-id:canary-key-secret"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "https://git.example.com/acme/fal-proxy"
 MEGABYTE = 1_000_000
-#: What other processes write while tests run, or what is large, and none of the image's.
+#: Files that other processes write while tests run, or that are large; the image contains none of them.
 CHANGING = (".git", ".venv", ".tools", "node_modules", ".*_cache", "__pycache__", "test-results", "build", "dist")
 
 
@@ -94,13 +94,13 @@ def paths(container: Container, *criteria: str) -> list[str]:
     """What `find` finds in the container, as its user, outside the kernel's file systems."""
     skip = ("(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev", ")", "-prune", "-o")
     run = container.run("sh", "-c", 'find "$@"; echo end', "find", "/", *skip, *criteria, "-print")
-    # Without an end nothing was looked for, or not everywhere.
+    # Without the end mark the search did not run to its end.
     *found, end = run.stdout.splitlines() or [""]
     assert end == "end", run.stderr
     return found
 
 
-def test_says_how_it_wants_to_be_run(image: str) -> None:
+def test_the_image_states_its_user_ports_and_command(image: str) -> None:
     config = configuration(image)["config"]
     assert config["User"] == "10001:10001"
     assert (config["Entrypoint"], config["Cmd"]) == (["python", "-m", "proxy"], ["serve"])
@@ -130,7 +130,7 @@ def test_can_write_to_its_data_and_nowhere_else(idle: Container) -> None:
 
 
 def test_another_user_of_the_group_0_can_write_to_its_data(idle: Container) -> None:
-    """As which OpenShift runs it."""
+    """OpenShift runs the image as such a user."""
     assert idle.run("stat", "-c", "%u %g %a", "/data").stdout.split() == ["10001", "0", "770"]
 
 

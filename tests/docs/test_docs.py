@@ -216,7 +216,7 @@ def test_every_path_in_the_contributors_guide_exists() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_name_who_acts(page: Path) -> None:
+def test_pages_use_no_forbidden_words(page: Path) -> None:
     found = re.findall(r"\b(?:whoever|told|anew|nobody|somebody|came of)\b", page.read_text(), re.IGNORECASE)
     assert not found, "name the actor, in the present tense"
 

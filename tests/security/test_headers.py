@@ -309,7 +309,7 @@ def expected_back(answer: Answer, content_type: str, passed: dict[str, str] = PA
     return expected
 
 
-def test_the_sandbox_does_send_what_must_not_cross(stack: Stack) -> None:
+def test_the_sandbox_sends_the_headers_that_must_not_pass(stack: Stack) -> None:
     """The tests above mean something only if the sandbox sends those headers."""
     assert {"set-cookie", "access-control-allow-origin", "server", "x-fal-cdn-token"} <= set(UNWANTED_HEADERS)
     with Wire(stack.sandbox.url) as direct:

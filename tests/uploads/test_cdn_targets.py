@@ -122,11 +122,11 @@ NO_TARGETS = [
 
 
 @pytest.mark.parametrize("url", NO_TARGETS)
-def test_nothing_else_is_taken_for_the_cdn(url: str) -> None:
+def test_other_urls_are_not_parsed_as_the_cdn(url: str) -> None:
     assert parse_cdn_url(url) is None
 
 
-def test_what_is_not_the_cdn_is_refused_whatever_the_token(uploads: Uploads, swift: Swift) -> None:
+def test_other_targets_are_refused_even_with_a_valid_token(uploads: Uploads, swift: Swift) -> None:
     for url in NO_TARGETS:
         if url.isprintable():
             refusal(swift.send("POST", url, FILE), 400, "bad_target")
