@@ -41,7 +41,7 @@ from one machine. On other machines only the ratios, which are taken within one 
 - `python -m tests.bench.flame` samples the proxy under load, and draws where the time of a run goes.
 - `python -m tests.bench.million` fills a database with a million jobs and two million sums of usage, and measures each
   report and page of the console. It fails if one takes longer than 300 ms, or if calls are more than 10 % slower than
-  on an empty database.
+  on an empty database. `python -m tests.bench.million_page` writes its section.
 
 During its turn, each proxy has core 0 to itself. The load generator (wrk) and the static upstream share core 1, also
 with PostgreSQL and Redis where they are used. Rates are per second of the proxy's own processor time in all its
