@@ -105,7 +105,7 @@ def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
         assert fal == proxy and fal[0] == 400
 
 
-def agree(both: Beside, path: str, seconds: float = 10) -> None:
+def agree(both: Beside, path: str) -> None:
     """Wait until both answers are equal: the proxy follows fal's stream."""
     answers: list[Any] = []
 
@@ -113,7 +113,7 @@ def agree(both: Beside, path: str, seconds: float = 10) -> None:
         answers[:] = both.ask_both("GET", path)
         return bool(answers[0] == answers[1])
 
-    wait_until(are_equal, lambda: f"{path}: fal {answers[0]}, proxy {answers[1]}", seconds)
+    wait_until(are_equal, lambda: f"{path}: fal {answers[0]}, proxy {answers[1]}")
 
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
@@ -146,7 +146,7 @@ def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> Non
         for step in ("IN_PROGRESS", "finish"):
             stack.sandbox.move_job(id_, step)
         for reader in readers:
-            reader.join(20)
+            reader.join(180)
         assert found["fal"] == found["proxy"] and found["fal"][-1]["status"] == "COMPLETED"
         stack.sandbox.move_job(id_, "lose")
         assert both.client.status(id_).status_code == 200, "the proxy still knows the ended job"

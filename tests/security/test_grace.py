@@ -119,7 +119,7 @@ def test_an_open_stream_of_a_job_goes_on_to_its_result(proxy: Stack) -> None:
         proxy.client(proxy.token("bob", ttl_seconds=TTL)) as bob,
     ):
         job = created(alice, HELD)
-        slow = asking("[[pace run_seconds=0 words_per_second=1]] What is it?")
+        slow = asking("[[pace run_seconds=0 words_per_second=0.1]] What is it?")
         with watching(alice, job) as events, bob.stream("POST", f"/fal/run/{NEXT}/stream", json=slow) as run:
             assert next(events)["event"] == "status"
             proxy.clock.advance(GRACE + TTL - 1)

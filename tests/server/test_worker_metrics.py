@@ -149,7 +149,7 @@ class TestTwoWorkers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first, signal.SIGKILL)
         for thread in threads:
-            thread.join(30)
+            thread.join(180)
         assert set(answers) == {seen}
 
     def test_the_folder_is_private_and_goes_with_the_server(self, scraped: Scraped) -> None:
