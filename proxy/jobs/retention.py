@@ -29,8 +29,6 @@ EVERY_SECONDS = 600.0
 LOOKS = 24
 #: Rows that one reading finds.
 FOUND_AT_ONCE = 500
-#: After this long, a transaction removes no more.
-BATCH_SECONDS = 0.004
 #: The least rest after a batch, and how many times as long as the batch it is.
 REST_SECONDS, REST_TIMES = 0.01, 4
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.
@@ -126,7 +124,7 @@ class Cleaner:
     async def _remove(self, kind: str, found: Sequence[Row]) -> Removal | None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        removal = await self._store.remove(kind, found, BATCH_SECONDS)
+        removal = await self._store.remove(kind, found, self._store.batch_seconds)
         if removal is not None and removal.removed:
             self._removed(kind, removal.removed)
         await asyncio.sleep(max(REST_SECONDS, REST_TIMES * (loop.time() - began)))

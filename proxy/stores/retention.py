@@ -67,7 +67,13 @@ class Removal(NamedTuple):
 
 
 class RetentionStore(Protocol):
-    """Finds rows past their time, and removes them in transactions as small as the caller likes."""
+    """Finds rows past their time, and removes them in transactions as small as the caller likes.
+
+    Attributes:
+        batch_seconds: how long such a transaction may take here without holding up calls.
+    """
+
+    batch_seconds: float
 
     async def oldest_open(self) -> float | None:
         """When the oldest job that is neither settled nor released was submitted; None if there is none."""

@@ -48,7 +48,7 @@ JOBS = """
 INSERT INTO jobs
   (id, request_id, kind, endpoint, tenant, subject, state, charges, used, submitted_at, checked_at, expires_at)
 {numbers}
-SELECT {key}, {random}, 'submit', 'fal-ai/llava-next', 'acme', 'user-' || (n % 5000 * 7919 % 5000), 'settled',
+SELECT {key}, {random}, 'submit', 'fal-ai/llava-next', 'acme', 'user-' || (n % 5000 * 7919 % 5000), '{state}',
   '[["","requests","day",0,1000000,1000000000000],["alice","tokens","month",0,64000000,1000000000000]]',
   '{{"requests":1000000,"tokens":64000000}}', {now} - 8000000 + n * 8, {now} - 7999990 + n * 8, {now} - 7990000
 FROM numbers
@@ -67,14 +67,14 @@ WORDS = {
 }
 
 
-async def fill(url: str, jobs: int) -> None:
+async def fill(url: str, jobs: int, state: str = "settled") -> None:
     stores = SqlStores(url)
     await stores.migrate()
     await stores.close()
     database = Database(url)
     words = WORDS[database.dialect.name]
     numbers = words["numbers"].format(jobs=jobs)
-    statement = JOBS.format(**{**words, "numbers": numbers}, now=time.time())
+    statement = JOBS.format(**{**words, "numbers": numbers, "state": state}, now=time.time())
     async with database.migrating() as connection:
         await connection.execute(text(statement.replace(":", "\\:").replace("\\:\\:", "::")))
     await database.close()
@@ -171,7 +171,7 @@ def one_round(folder: Path, fal: str, url: str, options: argparse.Namespace, *, 
     quotas = [per("tenant", "requests", 10**6), per("subject", "tokens", 10**9, "month")]
     plans = {"plans": {"free": plan(quotas=quotas)}, "tenants": [{"id": "acme", "plan": "free"}]}
     config.write_text(yaml.safe_dump(plans))
-    asyncio.run(fill(url, options.jobs))
+    asyncio.run(fill(url, options.jobs, options.state))
     environ = {
         **SERVABLE,
         **{f"FAL_{name}_URL": fal for name in ("RUN", "QUEUE", "REST", "CDN")},
@@ -188,6 +188,12 @@ def one_round(folder: Path, fal: str, url: str, options: argparse.Namespace, *, 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.retention", description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=300_000, help="old ones")
+    parser.add_argument(
+        "--state",
+        choices=["counted", "settled"],
+        default="counted",
+        help="of old jobs: whether their usage is in the sums, or yet to be counted as after an upgrade",
+    )
     parser.add_argument("--rate", type=float, default=50, help="submits a second")
     parser.add_argument("--seconds", type=float, default=30, help="of each round, at least")
     parser.add_argument("--most-seconds", type=float, default=1800, help="of each round, at most")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.jobs.retention import BATCH_SECONDS, FOUND_AT_ONCE, Cleaner
+from proxy.jobs.retention import FOUND_AT_ONCE, Cleaner
 from proxy.limits.accounts import window_start
 from proxy.limits.statements import parse_month, read_statement
 from proxy.stores.alerts import Alert
@@ -161,6 +161,7 @@ class Noted:
         self._retention = stores.retention
         self._is_alone = is_alone
         self._most = most
+        self.batch_seconds = self._retention.batch_seconds
         self.found, self.seconds = list[int](), list[float]()
 
     async def oldest_open(self) -> float | None:
@@ -191,7 +192,7 @@ async def test_many_rows_go_in_small_batches_and_are_counted(stores: SqlStores, 
     noted = Noted(stores)
     cleaner = Cleaner(noted, clock, RETENTION, AUDIT, lambda kind, rows: counted.update({kind: rows}))
     assert await cleaner.run_once() == {"jobs": number, "spend_hours": 1} == counted
-    assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [BATCH_SECONDS] * (17 + 5)
+    assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [noted.batch_seconds] * (17 + 5)
 
 
 async def test_a_run_ends_where_another_process_removes(stores: SqlStores, clock: MovableClock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 from functools import partial
 
@@ -13,13 +15,13 @@ from proxy.stores.grants import Grant
 from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Job, Reserve, Settle
 from proxy.stores.retention import KINDS, Expiry, Removal
 from proxy.stores.sql import SqlStores, schema
-from proxy.stores.sql.retention import ROWS_AT_ONCE
+from proxy.stores.sql.retention import _KINDS, ROWS_AT_ONCE
 from proxy.stores.sql.spend import add_to_hours
 from proxy.stores.uploads import Part
 from tests.stores.expired import count, expiry, remove, removed
 from tests.stores.records import ALICES, CLAIM, REQUESTS, UPLOAD, job
 from tests.support.audit_log import AUTHOR
-from tests.support.query_plans import query_plans
+from tests.support.query_plans import Plan, query_plans
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -38,7 +40,7 @@ async def test_a_transaction_stops_when_its_time_is_over(stores: SqlStores, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_rows_are_locked_and_deleted_by_their_keys(stores: SqlStores, kind: str) -> None:
+async def test_rows_are_locked_and_deleted_by_their_keys(stores: SqlStores, database_url: str, kind: str) -> None:
     """The statements hold locks that calls wait for, and the table may be long."""
     await _fill(stores, 3)
     if kind == "uploads":
@@ -46,8 +48,22 @@ async def test_rows_are_locked_and_deleted_by_their_keys(stores: SqlStores, kind
     found = await stores.retention.find(kind, _EVERYTHING, 2)
     with query_plans() as plans:
         assert await remove(stores, kind, found) == 2
+    if database_url.startswith("sqlite:"):
+        plans += _plans_in_file(database_url, kind)
     assert len(plans) >= 2
     assert [plan for plan in plans if plan.whole_tables] == []
+
+
+def _plans_in_file(url: str, kind: str) -> list[Plan]:
+    """Of the statements that do without SQLAlchemy."""
+    plans, rows = list[Plan](), _KINDS[kind].in_file
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        for statement in (rows.selection(3), rows.deletion(3)):
+            keys = ["?"] * statement.count("?")
+            steps = connection.execute(f"EXPLAIN QUERY PLAN {statement}", keys).fetchall()
+            plans.append(Plan(statement, [str(step[-1]) for step in steps]))
+    assert all(plan.steps for plan in plans)
+    return plans
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,7 @@ from proxy.stores.ledger import Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import jobs
-from proxy.stores.sqlite.file import LONGEST_LOG, MANY_ROWS, TIDY_AFTER
+from proxy.stores.sqlite.file import LONG_LOG, LONGEST_LOG, OLD_ROWS, TIDY_AFTER
 from proxy.stores.sqlite.location import SqliteLocation, keep_private
 from proxy.stores.transaction import LedgerTransaction
 from tests.stores.conftest import OpenStores
@@ -92,7 +92,7 @@ def jobs_in_file(path: Path) -> int:
 async def test_removals_wait_while_the_log_is_written_into_the_file(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
-    url, removals = sqlite_databases.migrated(), TIDY_AFTER // MANY_ROWS
+    url, removals = sqlite_databases.migrated(), -(-TIDY_AFTER // OLD_ROWS)
     stores = open_stores(url)
     await settled_jobs(stores, removals + 3)
     found = await stores.retention.find("jobs", expiry(jobs=5000.0), removals)
@@ -152,6 +152,30 @@ async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_aga
     await database.wait_until_tidy()
     assert await database.run(look) is not here
     assert await database.run(write) is not here
+    assert await database.run(write) is here
+
+
+def restarts(path: Path) -> int:
+    """How often the log began again, as its head says (SQLite's file format, section 4.1)."""
+    return int.from_bytes(Path(f"{path}-wal").read_bytes()[12:16], "big")
+
+
+async def test_a_long_log_begins_again_before_the_next_call(database: Database) -> None:
+    """The call would wait for the disk, and those behind it."""
+    path, here = path_of(database._url), threading.current_thread()
+
+    def write(transaction: LedgerTransaction, request_id: str = "") -> threading.Thread:
+        transaction.update_jobs([job(id="written", request_id=request_id)])
+        return threading.current_thread()
+
+    await database.run(adding("written"))
+    await database.run(lambda transaction: write(transaction, "x" * LONG_LOG * PAGE_BYTES))
+    assert pages(path) > LONG_LOG
+    before = restarts(path)
+    for number in range(TIDY_AFTER):
+        await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
+    await database.wait_until_tidy()
+    assert restarts(path) == before + 1
     assert await database.run(write) is here
 
 

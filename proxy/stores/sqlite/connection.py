@@ -65,6 +65,16 @@ class LedgerConnection:
         finally:
             self._roll_back()
 
+    def write_nothing(self) -> None:
+        """Commit a transaction that writes the file's first page as it is, so that a log which can begin again does."""
+        self.begin()
+        try:
+            (number,) = self._connection.execute("PRAGMA user_version").fetchone()
+            self._connection.execute(f"PRAGMA user_version = {number}")
+            self._connection.execute("COMMIT")
+        finally:
+            self._roll_back()
+
     def close(self) -> None:
         self._connection.close()
 

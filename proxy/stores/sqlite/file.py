@@ -23,11 +23,15 @@ from proxy.stores.transaction import LedgerTransaction
 
 #: Transactions after which the log is tidied up beside the writing; each writes some pages.
 TIDY_AFTER = 200
-#: As many of them write what a transaction of many rows writes.
-MANY_ROWS = 10
-#: Pages of four kilobytes. A log that grows while it is tidied up never starts over; from this length on it is held for
-#: the few milliseconds that the rest takes.
-LONGEST_LOG = 8_000
+#: As many of them write what a transaction of many rows writes. One that removes old rows counts less: the fewer
+#: pages the log brings into the file twice and the rarer calls meet a busy disk, the better, and nothing is lost if a
+#: power cut brings the rows back.
+MANY_ROWS, OLD_ROWS = 10, 3
+#: Pages of four kilobytes. A log that grows while it is tidied up never starts over: from the first length on it is
+#: tidied up again and again, until nothing was written meanwhile, but not more often than this.
+LONG_LOG, TRIES = 12_000, 8
+#: From this length on the log is held for the few milliseconds that the rest takes.
+LONGEST_LOG = 20_000
 #: What a call writes to the log, and more: the bytes that a disk must have room for.
 ROOM = 65_536
 T = TypeVar("T")
@@ -108,7 +112,7 @@ class SqliteFile:
         """Bring the whole log into the file and empty it, unless a reader needs it: then as much as can be."""
         async with self.turn():
             await self.wait_until_tidy()
-            await asyncio.get_running_loop().run_in_executor(self._checkpointer, self._checkpoint, "TRUNCATE")
+            await self._checkpoint_beside("TRUNCATE")
             self._begins_again = True
 
     async def try_out(self, work: Callable[[LedgerTransaction], object]) -> None:
@@ -164,25 +168,50 @@ class SqliteFile:
             self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
-        loop = asyncio.get_running_loop()
         # From now on, as the log can be wholly in the file a moment before this process hears of it.
         self._begins_again = True
         try:
-            pages, tidied = await loop.run_in_executor(self._checkpointer, self._checkpoint)
-            if pages > LONGEST_LOG:
-                async with self.turn():
-                    pages, tidied = await loop.run_in_executor(self._checkpointer, self._checkpoint)
+            pages, tidied = await self._checkpoint_beside()
+            if pages > LONG_LOG and await self._begin_log_again(pages):
+                return
             self._begins_again = pages == tidied
         except (sqlite3.Error, TimeoutError) as problem:
             # It is tried again, and a writer that makes the log far too long does it itself (see `SqliteLocation`).
             fields = {"problem": type(problem).__name__}
             _log.warning("database log not checkpointed", extra={"log_fields": fields})
 
+    async def _begin_log_again(self, pages: int) -> bool:
+        """Tidy up a long log until nothing was written meanwhile, and begin it again; False if that does not come.
+
+        A log that is far too long is held for that.
+        """
+        is_quiet = False
+        for _ in range(TRIES):
+            before = pages
+            pages, tidied = await self._checkpoint_beside()
+            if is_quiet := before == pages == tidied:
+                break
+        if not is_quiet and pages <= LONGEST_LOG:
+            return False
+        async with self.turn():
+            if not is_quiet:
+                await self._checkpoint_beside()
+            # SQLite waits for the disk now: better here than in the transaction of a call.
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._write_nothing)
+        self._begins_again = False
+        return True
+
+    async def _checkpoint_beside(self, how: str = "PASSIVE") -> tuple[int, int]:
+        return await asyncio.get_running_loop().run_in_executor(self._checkpointer, self._checkpoint, how)
+
     def _checkpoint(self, how: str = "PASSIVE") -> tuple[int, int]:
         """Bring what the log says into the file; tell how many pages the log has, and how many are in the file."""
         self._checkpoints = self._checkpoints or self._location.connect(self._lock_seconds)
         ((_, pages, tidied),) = self._checkpoints.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         return pages, tidied
+
+    def _write_nothing(self) -> None:
+        self._of_the_thread().write_nothing()
 
     def _of_the_thread(self) -> LedgerConnection:
         if self._there is None:
