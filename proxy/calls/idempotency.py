@@ -43,7 +43,8 @@ LOOKS_WHILE_IDLE = 15
 #: A key whose job was never even noted is free for the next one after this: longer than a slow database may take for
 #: the claim and for the reservation, so that the first call is not still to come.
 ABANDONED_SECONDS = 30.0
-#: And one whose job was released: its answer, if it is one to be kept, follows sooner.
+#: And one whose job was released: its answer, if it is one to be kept, follows sooner. Also one without a job whose
+#: process is gone.
 RELEASED_SECONDS = 10.0
 #: How long a caller waits for an answer when the process ends.
 LAST_SECONDS = 0.1
@@ -67,6 +68,7 @@ class Idempotency:
         self._ledger = ledger
         self._is_idle = is_idle
         self._clock = clock
+        self._since = clock.now()
         self._running: dict[tuple[str, str, str], asyncio.Task[Outcome]] = {}
         self._notes = OutcomeNotes(store)
 
@@ -166,7 +168,7 @@ class Idempotency:
         running = self._running.get(_place_of(claim))
         if running is not None:
             return _mark_replayed(await asyncio.shield(running))
-        over = idle = 0
+        over = gone = 0
         for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
             if holder.answer is not None:
                 return _mark_replayed(_from_store(holder.answer, call))
@@ -174,10 +176,11 @@ class Idempotency:
             if job is not None and job.request_id is not None:
                 return _mark_replayed(await recover(job))
             over += job is not None and job.is_booked
-            idle += job is not None and job.state == "reserved" and await self._is_idle(job)
-            if over > LOOKS_AFTER_END or idle > LOOKS_WHILE_IDLE:
+            gone += await self._is_gone(holder, job)
+            is_gone = gone > LOOKS_WHILE_IDLE
+            if over > LOOKS_AFTER_END or (is_gone and job is not None and job.state == "reserved"):
                 break
-            if (job is None or job.state == "released") and await self._takes_over(claim, holder, job):
+            if (job is None or job.state == "released") and await self._takes_over(claim, holder, job, is_gone):
                 return await self._first(claim, call, execute)
             await asyncio.sleep(LOOK_SECONDS)
             found = await self._store.find(claim)
@@ -186,13 +189,20 @@ class Idempotency:
             holder = found
         raise UpstreamAmbiguous(_AMBIGUOUS)
 
-    async def _takes_over(self, claim: Claim, holder: Claim, job: Job | None) -> bool:
+    async def _is_gone(self, holder: Claim, job: Job | None) -> bool:
+        """Whether no process makes the call of a key any more; False if it got further than its reservation."""
+        if job is not None and job.state != "reserved":
+            return False
+        if job is not None and await self._is_idle(job):
+            return True
+        return holder.created_at < self._since and await self._store.is_alone()
+
+    async def _takes_over(self, claim: Claim, holder: Claim, job: Job | None, is_gone: bool) -> bool:
         """A job is noted before anything is sent: without one, long after the claim, its process has died before. And
         what was released was refused."""
-        now = self._clock.now()
-        is_free = (
-            now - holder.created_at > ABANDONED_SECONDS if job is None else now - job.checked_at > RELEASED_SECONDS
-        )
+        seconds = ABANDONED_SECONDS if job is None and not is_gone else RELEASED_SECONDS
+        since = holder.created_at if job is None else job.checked_at
+        is_free = self._clock.now() - since > seconds
         return (self._notes.was_refused(holder) or is_free) and await self._store.take_over(claim, holder.job_id)
 
 

@@ -38,3 +38,10 @@ class IdempotencyStore(Protocol):
 
     async def forget(self, claim: Claim) -> None:
         """Free the key again, as its call had no outcome, unless another call has taken it over."""
+
+    async def is_alone(self) -> bool:
+        """Whether every other process that took keys is gone; False where that cannot be known.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """

@@ -35,7 +35,7 @@ def dump(database_url: str) -> bytes:
     """Everything that a database has: of a file each byte, also of its free pages and its log."""
     if database_url.startswith("sqlite"):
         file = Path(database_url.removeprefix("sqlite:///"))
-        return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
+        return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*") if path.is_file())
     done = subprocess.run([program("pg_dump"), database_url], capture_output=True, check=True)
     return done.stdout
 

@@ -20,6 +20,7 @@ from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_engine, 
 from proxy.stores.sql.sqlite import SqliteEngine
 from proxy.stores.sql.transaction import SqlTransaction
 from proxy.stores.sqlite.file import SqliteFile
+from proxy.stores.sqlite.processes import LivingProcesses
 from proxy.stores.transaction import LedgerTransaction
 from proxy.telemetry.instruments import Distribution, Distributions
 from proxy.telemetry.log_limit import LogLimit
@@ -57,10 +58,12 @@ class Database:
         self._read_seconds = seconds.of("database", "read") if seconds else None
         self._write_seconds = seconds.of("database", "write") if seconds else None
         self._file: SqliteFile | None = None
+        self._processes: LivingProcesses | None = None
         if url.startswith("sqlite:"):
             location = sqlite_location(url, is_durable=is_durable)
             self.engine = create_engine(url, lock_seconds, location)
             self._file = SqliteFile(location, lock_seconds)
+            self._processes = location.processes
         else:
             self.engine = create_engine(url, lock_seconds)
         self._places = asyncio.Semaphore(MOST_BESIDE)
@@ -219,7 +222,28 @@ class Database:
             async with self._connection() as connection:
                 await connection.run_sync(lambda plain: work(SqlTransaction(plain)))
 
+    def join(self) -> None:
+        """Show other processes on a SQLite file that this one writes calls to it, until `close`.
+
+        Raises:
+            StoreUnavailable: the folder of the file takes no writes.
+        """
+        if self._processes is not None:
+            with self._translated():
+                self._processes.join()
+
+    def is_alone(self) -> bool:
+        """Whether no other process lives that has joined; False on PostgreSQL, which does not know its clients' ends.
+
+        Raises:
+            StoreUnavailable: the folder of a SQLite file cannot be read.
+        """
+        with self._translated():
+            return self._processes is not None and self._processes.is_alone()
+
     async def close(self) -> None:
+        if self._processes is not None:
+            self._processes.leave()
         if self._file is not None:
             await self._file.close()
         await self.engine.dispose()

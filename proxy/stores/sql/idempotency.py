@@ -19,6 +19,7 @@ class SqlIdempotency:
         self._database = database
 
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
+        self._database.join()
         return await self._database.write(partial(_claim, claim=claim, forgotten_before=forgotten_before))
 
     async def find(self, claim: Claim) -> Claim | None:
@@ -36,6 +37,9 @@ class SqlIdempotency:
 
     async def forget(self, claim: Claim) -> None:
         await self._change(delete(rows).where(*_matches(claim), rows.c.job_id == claim.job_id))
+
+    async def is_alone(self) -> bool:
+        return self._database.is_alone()
 
     async def _change(self, statement: Update | Delete) -> int:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)

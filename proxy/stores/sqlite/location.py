@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 from proxy.errors import StoreUnavailable
+from proxy.stores.sqlite.processes import LivingProcesses
 from proxy.telemetry.log_limit import LogLimit
 
 #: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
@@ -26,10 +27,14 @@ class SqliteLocation:
     Args:
         path: the file, which is made if there is none.
         is_durable: whether each commit waits for the disk, so that a power cut takes none of them.
+
+    Attributes:
+        processes: those that write calls to it.
     """
 
     def __init__(self, path: str, *, is_durable: bool = False) -> None:
         self.is_durable = is_durable
+        self.processes = LivingProcesses(path)
         self._path = path
         self._pragmas = _PRAGMAS.format("FULL" if is_durable else "NORMAL")
         #: The file system and the number of the file that was opened first.
