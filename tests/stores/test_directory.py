@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import anyio
 import pytest
 
-from proxy.errors import StoreUnavailable
 from proxy.stores.directory import OverrideRow, Revocation
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, GLOBEX, KEY, PLANS
 from tests.support.audit_log import AUTHOR
+from tests.support.turns import do_in_turn
 
 pytestmark = pytest.mark.anyio
-T = TypeVar("T")
 
 
 async def test_an_empty_directory(stores: SqlStores) -> None:
@@ -174,7 +171,7 @@ async def test_many_writers_lose_nothing(stores: SqlStores, open_stores: OpenSto
             for place, one in enumerate(all_of_them):
                 for id_ in (f"s-{number}-{place}", "the same"):
                     revocation = Revocation("acme", id_, None, 1.0, 9.0)
-                    group.start_soon(_do_in_turn, partial(one.directory.revoke, revocation, by=AUTHOR))
+                    group.start_soon(do_in_turn, partial(one.directory.revoke, revocation, by=AUTHOR))
     assert await stores.directory.version() == before + 60
     assert len((await stores.directory.load()).revocations) == 31
 
@@ -186,19 +183,11 @@ async def test_replicas_that_start_together_apply_the_same_file(open_stores: Ope
     assert len((await replicas[0].load()).tenants) == 2
 
 
-async def _do_in_turn(work: Callable[[], Awaitable[T]]) -> T:
-    """On a busy machine the turn may come after a caller's patience: then nothing is written, and it is tried again."""
-    for _ in range(10):
-        with contextlib.suppress(StoreUnavailable):
-            return await work()
-    return await work()
-
-
 async def _together(*works: Callable[[], Awaitable[bool]]) -> list[bool]:
     results: list[bool] = []
 
     async def one(work: Callable[[], Awaitable[bool]]) -> None:
-        results.append(await _do_in_turn(work))
+        results.append(await do_in_turn(work))
 
     async with anyio.create_task_group() as group:
         for work in works:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import pytest
@@ -12,6 +13,7 @@ from proxy.stores.idempotency import Claim
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.stores.records import CLAIM
+from tests.support.turns import do_in_turn
 
 pytestmark = pytest.mark.anyio
 SECOND = replace(CLAIM, job_id="j-2", created_at=101.0)
@@ -64,7 +66,7 @@ async def test_of_many_at_once_one_holds_the_key(open_stores: OpenStores, databa
 
     async def claim(number: int) -> None:
         mine = replace(CLAIM, job_id=f"j-{number}")
-        holders.append(await processes[number % 4].claim(mine, 0.0))
+        holders.append(await do_in_turn(partial(processes[number % 4].claim, mine, 0.0)))
 
     async with anyio.create_task_group() as group:
         for number in range(40):
@@ -80,15 +82,16 @@ async def test_a_claim_has_one_holder_while_others_are_freed(open_stores: OpenSt
     order = random.Random(7)
 
     async def come_and_go(number: int) -> None:
+        once = processes[number % 4]
         for turn in range(12):
             key = order.choice("ab")
             mine = replace(CLAIM, key_hash=key, job_id=f"j-{number}-{turn}", created_at=200.0)
             old = replace(mine, key_hash=f"old {order.randrange(4)}", created_at=50.0)
-            if await processes[number % 4].claim(mine, 100.0) is None:
+            if await do_in_turn(partial(once.claim, mine, 100.0)) is None:
                 assert held.setdefault(key, mine.job_id) == mine.job_id
-                await processes[number % 4].claim(old, 10.0)
+                await do_in_turn(partial(once.claim, old, 10.0))
                 del held[key]
-                await processes[number % 4].forget(mine)
+                await do_in_turn(partial(once.forget, mine))
 
     async with anyio.create_task_group() as group:
         for number in range(16):
