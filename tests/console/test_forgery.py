@@ -98,7 +98,19 @@ def test_a_malformed_form_is_refused(admin: Operator, content_type: str, body: b
     assert_refused(admin.http.post(SUSPEND, content=body, headers=headers), status, code)
 
 
-@pytest.mark.parametrize("path", ["/console", "/console/tenants", "/console/tenants/acme", "/console/audit"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/console",
+        "/console/tenants",
+        "/console/tenants/acme",
+        "/console/tenants/acme/delete",
+        "/console/tenants/acme/statement/2026-01?format=json",
+        "/console/usage/reconciliation",
+        "/console/tokens",
+        "/console/audit",
+    ],
+)
 def test_no_page_of_another_origin_reads_or_frames_the_console(admin: Operator, path: str) -> None:
     """CORS lets pages of tenants read the proxy's answers, but not the console's."""
     answer = admin.get(path)
