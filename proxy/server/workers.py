@@ -27,7 +27,7 @@ from proxy.telemetry.worker_metrics import retire
 LOOK_SECONDS = 0.1
 #: A worker whose event loop hangs cannot end itself; it is killed so long after its drain.
 GRACE_SECONDS = 1.0
-#: How long a new worker may take to its first answer: on a busy machine it imports the program for many seconds.
+#: How long a new worker may take until it serves: on a busy machine it imports the program for many seconds.
 STARTING_SECONDS = 120.0
 #: A worker is replaced at once if it had served for this long, or was the first to die; its successors wait.
 STEADY_SECONDS = 60.0
@@ -103,32 +103,36 @@ class Worker(Process):
         self._metrics_folder = metrics_folder
         self.served_since: float | None = None
         self.is_buried = False
-        self._is_asked = self._has_answered = False
+        self._is_asked = False
         self._starts_until = time.monotonic() + STARTING_SECONDS
         super().__init__(config, sockets)
 
     def is_well(self, seconds: float) -> bool:
-        """Whether it lives, and answers within so many seconds, or has still time for its first answer."""
-        if not self._has_answered and time.monotonic() < self._starts_until and self.process.is_alive():
-            self._has_answered = self._answers_first()
+        """Whether it lives, and answers within so many seconds, or has still time to start."""
+        if self.served_since is None and time.monotonic() < self._starts_until and self.process.is_alive():
+            if self._has_started():
+                self.served_since = time.monotonic()
             return True
         if self.served_since is None and self.process.is_alive() and self.is_ready(seconds):
             self.served_since = time.monotonic()
         return self.is_alive(seconds)
 
-    def _answers_first(self) -> bool:
-        """Ask it once, and look for the answer. Asked again and again it would have old answers for when it hangs."""
+    def _has_started(self) -> bool:
+        """Ask it, and look for the answer without waiting.
+
+        No question follows before the answer to the last one: a worker that hangs later would seem to answer.
+        """
         try:
             if not self._is_asked:
                 self.parent_conn.send(b"ping")
                 self._is_asked = True
             if not self.parent_conn.poll():
                 return False
-            self.parent_conn.recv()
+            self._is_asked = False
+            return bool(self.parent_conn.recv())
         except (OSError, EOFError):
             # It has died: that is seen at the next look.
             return False
-        return True
 
     def bury(self) -> None:
         """Kill it, if it has not died by itself, and wait for its end."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 
@@ -26,6 +27,7 @@ from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgres import Postgres
 from tests.support.relay import relaying
 from tests.support.sandbox import SandboxControl
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.tools, pytest.mark.anyio]
 #: More than the connections of a process, which are more than those of the pooler.
@@ -59,15 +61,24 @@ def test_many_callers_at_once(
         ThreadPoolExecutor(CALLERS) as pool,
     ):
 
-        def call(_: int) -> list[int]:
-            submitted = alice.http.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("x")})
-            return [submitted.status_code, *(alice.http.get(f"/v1/{path}").status_code for path in ("jobs", "usage"))]
+        def call(number: int) -> list[int]:
+            wanted, named = {"endpoint": NEXT, "input": asking("x")}, {"idempotency-key": f"call-{number}"}
+            submitted = in_turn(lambda: alice.http.post("/v1/jobs", json=wanted, headers=named))
+            return [
+                submitted,
+                *(in_turn(lambda path=path: alice.http.get(f"/v1/{path}")) for path in ("jobs", "usage")),
+            ]
 
         answers = list(pool.map(call, range(CALLERS)))
     assert [answer[1:] for answer in answers] == [[200, 200]] * CALLERS
     assert {answer[0] for answer in answers} == {202}
     accepted = "SELECT count(*) FROM jobs WHERE request_id IS NOT NULL"
     assert postgres.ask(name_of(pooled_url), accepted) == str(CALLERS)
+
+
+def in_turn(send: Callable[[], httpx.Response]) -> int:
+    """What a call comes to, repeated while a busy machine keeps the database from answering in time."""
+    return wait_until(lambda: (status := send().status_code) != 503 and status, "it is refused again and again")
 
 
 async def test_every_store_works(pooled_url: str, open_stores: OpenStores) -> None:
@@ -88,7 +99,13 @@ async def test_every_store_works(pooled_url: str, open_stores: OpenStores) -> No
         assert await stores.ledger.commit([Settle(wanted.id, {"requests": 1}, 1001.0)]) == [Granted()]
         assert (await stores.directory.load()).tenants == [ACME]
 
-    await asyncio.gather(*(use(number) for number in range(40)))
+    async def use_in_turn(number: int) -> None:
+        async with turns:
+            await use(number)
+
+    # More than the pooler has connections, and few enough for each to get one in time on a busy machine.
+    turns = asyncio.Semaphore(8)
+    await asyncio.gather(*(use_in_turn(number) for number in range(40)))
     assert (await processes[0].ledger.accounts([REQUESTS]))[REQUESTS] == (40, 0)
 
 
