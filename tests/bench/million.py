@@ -77,6 +77,9 @@ def pages() -> dict[str, list[str]]:
             "/console/tenants/bench",
             "/console/tenants/bench/subjects",
             f"/console/tenants/bench/subject?name={user(7)}",
+            "/console/tenants/bench/statement?month={month}",
+            "/console/tenants/bench/grants",
+            "/console/tenants/bench/overrides",
             "/console/usage",
             "/console/usage?tenant=bench&group_by=subject",
             "/console/usage?tenant=bench&group_by=tag",
@@ -86,6 +89,8 @@ def pages() -> dict[str, list[str]]:
             "/console/upstreams",
             "/console/alerts",
             "/console/audit",
+            "/console/tokens",
+            "/console/configuration",
         ],
     }
 

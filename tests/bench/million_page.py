@@ -36,7 +36,7 @@ def describe_million(million: Report) -> str:
         f"""A database has {million["jobs"]:,} jobs and {million["rows"]:,} sums of usage in 90 days, nine of ten of one
         tenant with 20,000 users, the others of 50 tenants. The table shows the milliseconds from a request to its
         answer. `{{80 days}}` is a period. Measured on {where["cores"]} cores of {where["cpu"]}, Python
-        {where["python"]}, load {where["load_before"]} before.""",
+        {where["python"].split()[0]}, load {where["load_before"]} before.""",
         f"Of the calls a second on an empty database, it answers {', '.join(shares)}." if shares else "",
     )
     paths = next(iter(databases.values()))["pages"]
