@@ -27,7 +27,6 @@ from proxy.targets import is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer, Upstream
 from proxy.upstream.relay import (
-    HEAD_SECONDS,
     StreamRefused,
     buffer_response,
     is_event_stream,
@@ -175,7 +174,7 @@ class ModelHandler:
                 self._upstream.call(call.target, call.headers, body, (job.tenant, job.subject))
             )
             bill.push_async_callback(_break_off, sending)
-            await cancel_on_disconnect(disconnect, asyncio.wait({sending}, timeout=HEAD_SECONDS))
+            await cancel_on_disconnect(disconnect, asyncio.wait({sending}, timeout=self._upstream.stream_head_seconds))
             is_late = not sending.done()
             if not is_late and not is_event_stream(sending.result()):
                 reply = await cancel_on_disconnect(disconnect, buffer_response(sending.result(), repeatable=False))

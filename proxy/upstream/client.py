@@ -24,7 +24,7 @@ from proxy.upstream.engine import Engine, Host, HttpxEngine, Reply, Request, by_
 from proxy.upstream.failures import failure_of
 from proxy.upstream.guard import Guard
 from proxy.upstream.headers import JSON, REQUEST_ID
-from proxy.upstream.relay import BufferedResponse, buffer_reply
+from proxy.upstream.relay import HEAD_SECONDS, BufferedResponse, buffer_reply
 
 #: fal's answer, as the rest of the program knows it.
 Answer = httpx.Response
@@ -55,6 +55,8 @@ class Timeouts:
     stream: float = 120.0
     #: fal pings every 15 seconds.
     status_stream: float = 20.0
+    #: Before the head of a model's stream goes to the caller all the same.
+    stream_head: float = HEAD_SECONDS
 
     def for_kind(self, kind: Kind) -> dict[str, float]:
         read: float = getattr(self, kind.value, self.read)
@@ -87,6 +89,7 @@ class Upstream:
         self._fal = fal
         self._engine = transport if isinstance(transport, Engine) else HttpxEngine(transport)
         self._timeouts = timeouts or Timeouts()
+        self.stream_head_seconds = self._timeouts.stream_head
 
     def replace_key(self, key: Secret) -> None:
         """Make all further calls with another key; those under way go on with theirs."""

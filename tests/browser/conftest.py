@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from proxy.upstream.client import Timeouts
 from tests.browser.visit import Visit
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
@@ -50,8 +51,9 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def shared_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A proxy for each file of tests: from one address, it gives its page forty times a minute, and a machine may be
-    fast."""
-    with proxy_in_front_of(shared_sandbox, tmp_path_factory.mktemp("stack"), dev=True) as stack:
+    fast. A refusal keeps its status in a stream too, as fal may take a minute for it on a slow one."""
+    folder, patient = tmp_path_factory.mktemp("stack"), Timeouts(stream_head=60)
+    with proxy_in_front_of(shared_sandbox, folder, dev=True, timeouts=patient) as stack:
         yield stack
 
 
