@@ -179,6 +179,26 @@ async def test_a_long_log_begins_again_before_the_next_call(database: Database) 
     assert await database.run(write) is here
 
 
+async def test_a_log_that_is_to_be_emptied_is_tidied_up_first(
+    sqlite_databases: SqliteDatabases, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of the two takes its turn; if one had it and waited for the other, calls would wait for both."""
+    database = Database(sqlite_databases.migrated(), 60.0)
+
+    def write(transaction: LedgerTransaction, request_id: str = "") -> None:
+        transaction.update_jobs([job(id="written", request_id=request_id)])
+
+    await database.run(adding("written"))
+    await database.run(lambda transaction: write(transaction, "x" * LONG_LOG * PAGE_BYTES))
+    for number in range(TIDY_AFTER):
+        await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
+    await database.truncate_log()
+    await database.wait_until_tidy()
+    assert not [record for record in caplog.records if "not checkpointed" in record.message]
+    assert pages(path_of(database._url)) < TIDY_AFTER
+    await database.close()
+
+
 async def test_work_that_fails_leaves_nothing_behind(database: Database) -> None:
     def work(transaction: LedgerTransaction) -> None:
         adding("first")(transaction)

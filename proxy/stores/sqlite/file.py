@@ -110,8 +110,9 @@ class SqliteFile:
 
     async def truncate_log(self) -> None:
         """Bring the whole log into the file and empty it, unless a reader needs it: then as much as can be."""
+        # Before its turn: what tidies up a long log takes one too.
+        await self.wait_until_tidy()
         async with self.turn():
-            await self.wait_until_tidy()
             await self._checkpoint_beside("TRUNCATE")
             self._begins_again = True
 
