@@ -16,6 +16,7 @@ from proxy.limits.lease_keeper import LeaseKeeper
 from proxy.limits.lease_scopes import scope_keys, subject_scope_keys
 from proxy.stores.counters import Counters, LeaseScope
 from proxy.stores.ledger import Job, Ledger
+from proxy.telemetry.log_limit import LogLimit
 from proxy.tenants.terms import LeaseLimits
 
 #: When a lease ends is not known; this is a moment to try again.
@@ -46,6 +47,7 @@ class Leases:
         self._clock = clock
         self._fails_open = fails_open
         self._failed = failed
+        self._log_limit = LogLimit()
 
     async def acquire(self, job: Job, limits: LeaseLimits) -> None:
         """Take a lease of the job's subject, of its tenant and, for a guest's job, of the tenant's guests.
@@ -61,7 +63,9 @@ class Leases:
             self._failed()
             if not self._fails_open:
                 raise
-            _log.warning("leases cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
+            # As PROXY_RATE_LIMIT_ON_ERROR says.
+            if calls := self._log_limit.count("leases"):
+                _log.warning("leases not counted: calls let through", extra={"log_fields": {"calls": calls}})
             return
         if full is not None:
             raise _too_many_jobs(full, scopes[full].limit)

@@ -28,6 +28,7 @@ from proxy.errors import RateLimited, StoreUnavailable
 from proxy.limits.flood_store import BoundedStorage
 from proxy.networks import network
 from proxy.stores.counters import Counters, Hit, Window
+from proxy.telemetry.log_limit import LogLimit
 from proxy.tenants.caller import Caller
 from proxy.tenants.terms import ScopedRate
 
@@ -87,6 +88,7 @@ class RateLimiter:
         self._clock = clock
         self._fails_open = fails_open
         self._failed = failed
+        self._log_limit = LogLimit()
 
     def hit(self, caller: Caller, scope: Scope, *, polls: bool) -> Awaitable[None]:
         """Count one call of a caller. The response to it says what is left, whatever it becomes.
@@ -166,7 +168,9 @@ class RateLimiter:
             self._failed()
             if not self._fails_open:
                 raise
-            _log.warning("rate limits cannot be counted; calls are let through, as PROXY_RATE_LIMIT_ON_ERROR says")
+            # As PROXY_RATE_LIMIT_ON_ERROR says.
+            if calls := self._log_limit.count("rate limits"):
+                _log.warning("rate limits not counted: calls let through", extra={"log_fields": {"calls": calls}})
             return
         scope["state"][ALLOWANCE] = Allowance(scopes, listed, hit)
         if hit.refused is not None:

@@ -367,7 +367,9 @@ def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp
     assert not posts(sandbox)
 
 
-def test_calls_pass_without_counters_if_the_operator_wants_that(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_calls_pass_without_counters_if_the_operator_wants_that(
+    sandbox: SandboxControl, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     nowhere = {
         "PROXY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
         "PROXY_RATE_LIMIT_ON_ERROR": "open",
@@ -383,3 +385,6 @@ def test_calls_pass_without_counters_if_the_operator_wants_that(sandbox: Sandbox
         assert estimated.json()["refusal"]["error_type"] == "quota_exceeded"
         assert metric(own, "fal_proxy_uncounted_total") >= 6
     assert len(posts(sandbox)) == 4
+    # A line a minute, however many calls there are.
+    lines = [one.getMessage() for one in caplog.records if "not counted" in one.getMessage()]
+    assert sorted(lines) == ["leases not counted: calls let through", "rate limits not counted: calls let through"]
