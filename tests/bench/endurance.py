@@ -64,8 +64,9 @@ def _upstream(stack: contextlib.ExitStack, folder: Path, delay_ms: int) -> str:
 def _before_a_slow_upstream(upstream: str, folder: Path, rounds: int, seconds: int) -> dict[str, Any]:
     """Microseconds of processor time that each run takes, with hundreds of them in flight."""
     found: dict[str, list[float]] = {}
+    (folder / "slow").mkdir()
     with (
-        fal_proxy(upstream, PROXY_CORE, folder, name="slow upstream") as ours,
+        fal_proxy(upstream, PROXY_CORE, folder / "slow") as ours,
         official("hono", upstream, PROXY_CORE, folder) as hono,
     ):
         for _ in range(rounds):

@@ -75,8 +75,11 @@ These figures compare the program with and without one part, by its processor ti
 
 
 GOALS = """\
-The figures that this program aims at. What is not met yet is a matter of Python's own work more than of the kernel's or
-SQLite's: the next section shows where.
+The figures that this program aims at. A run and a submit miss theirs by Python's own work, which no one place takes:
+the next section shows where it goes. What was looked at and left alone, as it takes less than 3 % of a run: writing the
+log lines of one turn of the event loop at once (2 %), and setting the deadline of a body once (2 %). The memory of an
+idle process is that of the interpreter and of libraries in the first place: of 104 MiB with all of them, SQLAlchemy
+takes 19, joserfc with cryptography 10, aiohttp 9, uvicorn 8, pydantic and httpx 6 each, and the proxy itself 17.
 """
 FLAME = """\
 `python -m tests.bench.flame` samples the proxy under load. A package's time includes what libraries do for it; packages

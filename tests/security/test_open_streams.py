@@ -24,7 +24,7 @@ PLANS = {"acme": plan(quotas=[per("subject", "requests", 100)]), "globex": plan(
 OWNERS = {"acme": {"allowed_origins": [ORIGIN], "guests": {"enabled": True, "plan": "acme", "per_address": None}}}
 #: It runs until the test lets it end.
 HELD = "[[pace hold=IN_PROGRESS queue_positions=0 run_seconds=0]]"
-SLOW = "[[pace run_seconds=0 words_per_second=0.1]] What is it?"
+SLOW = "[[pace run_seconds=0 words_per_second=0.5]] What is it?"
 #: Five, and more for a busy machine.
 MOST_SECONDS = 5.0 + 30
 
