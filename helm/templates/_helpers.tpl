@@ -141,7 +141,7 @@ config.yaml: |
 
 {{/* What an idle process takes, and what an event stream does with the job that it follows: docs/performance.md. */}}
 {{- define "fal-proxy.idleBytes" -}}
-115343360
+136314880
 {{- end }}
 {{- define "fal-proxy.streamBytes" -}}
 45056
