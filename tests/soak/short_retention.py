@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.app import create_app
 from proxy.redaction import Redactor
+from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
 from proxy.settings import Settings, read
 from proxy.telemetry.logs import configure_logging
@@ -25,7 +26,9 @@ def settings() -> Settings:
 def application() -> Any:
     found = settings()
     configure_logging(found.log, Redactor(found.secrets))
-    return create_app(found)
+    app = create_app(found)
+    tune_runtime()
+    return app
 
 
 if __name__ == "__main__":
