@@ -14,7 +14,7 @@ from proxy.stores.deliveries import DEAD, SENT, WAITING
 from tests.alerts.test_delivery import Fleet, deliver, fleet, host, trusted
 from tests.support.alerts import raise_alert
 from tests.support.audit_log import AUTHOR, read_entries
-from tests.support.limited import limited_proxy, operating, plan, refusal
+from tests.support.limited import assert_refused_with, limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.webhooks import WebhookHost
 
@@ -73,11 +73,11 @@ def test_operators_send_an_alert_again_and_the_audit_log_says_so(sandbox: Sandbo
         ]
         (entry,) = read_entries(url)[before:]
         assert (entry["action"], entry["tenant"], entry["target"]) == ("alert.resend", "acme", "a1")
-        message = refusal(operator.post("/v1/admin/alerts/b2/resend"), 400, "bad_request")["message"]
+        message = assert_refused_with(operator.post("/v1/admin/alerts/b2/resend"), 400, "bad_request")["message"]
         assert "had no receiver" in message
         for unknown in ("c3", "a" * 33, "%C3%A4", "a%2Fb", "a-1"):
-            refusal(operator.post(f"/v1/admin/alerts/{unknown}/resend"), 404, "not_found")
-        refusal(operator.post("/v1/admin/alerts/a1/resend", params={"now": "1"}), 400, "bad_request")
+            assert_refused_with(operator.post(f"/v1/admin/alerts/{unknown}/resend"), 404, "not_found")
+        assert_refused_with(operator.post("/v1/admin/alerts/a1/resend", params={"now": "1"}), 400, "bad_request")
         assert len(read_entries(url)) == before + 1
         for state, ids in {"waiting": ["a1"], "dead": []}.items():
             found = operator.get("/v1/admin/alerts", params={"delivery": state}).json()["alerts"]

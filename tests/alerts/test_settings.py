@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.tenants.plans import Plan, Tenant
-from tests.support.limited import limited_proxy, operating, plan, refusal
+from tests.support.limited import assert_refused_with, limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 
 EVERYTHING = {"endpoints": ["fal-ai/llava-next"]}
@@ -68,6 +68,6 @@ def test_a_question_that_makes_no_sense_is_refused(sandbox: SandboxControl, tmp_
                 {"cursor": "x"},
                 {"a": "b"},
             ):
-                refusal(operator.get("/v1/admin/alerts", params=query), 400, "bad_request")
+                assert_refused_with(operator.get("/v1/admin/alerts", params=query), 400, "bad_request")
         with stack.client(stack.tenant_key()) as tenant:
-            refusal(tenant.get("/v1/admin/alerts"), 401, "unauthenticated")
+            assert_refused_with(tenant.get("/v1/admin/alerts"), 401, "unauthenticated")

@@ -20,7 +20,7 @@ from proxy.auth.proof_of_work import EXPIRY_SECONDS
 from proxy.sandbox.app_attest import AppAttest, Attestation
 from tests.auth.app_guests import AppGuest
 from tests.support.issuer import private_key
-from tests.support.limited import COUNTING, NEXT, limited_proxy, plan, refusal
+from tests.support.limited import COUNTING, NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -93,22 +93,24 @@ def test_a_challenge_counts_once_for_all_keys(proxy: Stack) -> None:
         answers = list(pool.map(lambda value: give(proxy, value), values))
     assert sorted(answer.status_code for answer in answers) == [201] + [401] * 7
     used = next(answer for answer in answers if answer.status_code == 401)
-    assert "used before" in refusal(used, 401, "proof_invalid")["detail"]
+    assert "used before" in assert_refused_with(used, 401, "proof_invalid")["detail"]
 
 
 def test_a_challenge_is_for_its_tenant_and_origin_and_expires(proxy: Stack) -> None:
     for text in (challenge(proxy, "twin"), challenge(proxy, origin=PAGE), base64.b64encode(b"\xff" * 60).decode()):
-        assert "not one of this proxy's" in refusal(give(proxy, attest(text)), 401, "proof_invalid")["detail"]
+        assert (
+            "not one of this proxy's" in assert_refused_with(give(proxy, attest(text)), 401, "proof_invalid")["detail"]
+        )
     text = challenge(proxy)
     proxy.clock.advance(EXPIRY_SECONDS)
-    assert "has expired" in refusal(give(proxy, attest(text)), 401, "proof_invalid")["detail"]
+    assert "has expired" in assert_refused_with(give(proxy, attest(text)), 401, "proof_invalid")["detail"]
 
 
 def test_the_environment_is_that_of_the_tier(proxy: Stack) -> None:
     wanted = {"kind": KIND, "app": APP, "challenge": challenge(proxy, "test"), "environment": "development"}
     given = httpx.post(f"{proxy.sandbox.url}/_sandbox/proofs", json=wanted, trust_env=False, timeout=60).json()["token"]
     assert give(proxy, given, "test").status_code == 201
-    refusal(give(proxy, attest(challenge(proxy, "test")), "test"), 401, "proof_invalid")
+    assert_refused_with(give(proxy, attest(challenge(proxy, "test")), "test"), 401, "proof_invalid")
 
 
 def test_the_sandbox_says_what_a_wish_lacks(proxy: Stack) -> None:
@@ -252,7 +254,7 @@ def test_a_wrong_attestation_is_refused_and_the_right_one_still_counts(
 ) -> None:
     text = challenge(proxy)
     value = make(text)
-    body = refusal(give(proxy, value), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, value), 401, "proof_invalid")
     assert WRONG[make] in body["detail"] and value not in body["detail"]
     assert give(proxy, attest(text)).status_code == 201
 
@@ -270,12 +272,12 @@ PARTS: dict[str, tuple[int, bytes, str]] = {
 def test_each_part_of_the_data_counts(proxy: Stack, case: str) -> None:
     start, part, says = PARTS[case]
     value = with_data(start, part)(challenge(proxy))
-    assert says in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert says in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 def test_a_certificate_expires(proxy: Stack) -> None:
     proxy.clock.advance(4 * DAY)
-    body = refusal(give(proxy, attest(challenge(proxy))), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, attest(challenge(proxy))), 401, "proof_invalid")
     assert "do not lead to Apple's root now" in body["detail"]
     proxy.clock.advance(-4 * DAY)
     assert give(proxy, attest(challenge(proxy))).status_code == 201
@@ -285,7 +287,7 @@ def test_without_another_root_only_apple_s_counts(proxy: Stack) -> None:
     assert x509.load_pem_x509_certificate(APPLE_ROOT.read_bytes()).subject.rfc4514_string() == (
         "ST=California,O=Apple Inc.,CN=Apple App Attestation Root CA"
     )
-    body = refusal(give(proxy, attest(challenge(proxy, "apple")), "apple"), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, attest(challenge(proxy, "apple")), "apple"), 401, "proof_invalid")
     assert "do not lead to Apple's root" in body["detail"]
 
 
@@ -307,16 +309,16 @@ NO_CBOR: dict[str, bytes] = {
 @pytest.mark.parametrize("case", NO_CBOR)
 def test_a_malformed_attestation_is_refused(proxy: Stack, case: str) -> None:
     value = f"{challenge(proxy)}.AAAA.{base64.b64encode(NO_CBOR[case]).decode()}"
-    assert NO_ATTESTATION in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert NO_ATTESTATION in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 @pytest.mark.parametrize("value", ["x", "a.b", "a.b.c.d", "a.%.AAAA", "a.AAAA.wörd", "..."])
 def test_a_value_without_three_parts_in_base64_is_refused(proxy: Stack, value: str) -> None:
-    assert "challenge.key_id.attestation" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert "challenge.key_id.attestation" in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 @pytest.mark.parametrize("tenant", ["missing", "text"])
 def test_without_the_root_s_certificate_no_guest_is_let_in(proxy: Stack, tenant: str, caplog: Any) -> None:
-    body = refusal(give(proxy, attest(challenge(proxy, tenant)), tenant), 503, "proof_unavailable")
+    body = assert_refused_with(give(proxy, attest(challenge(proxy, tenant)), tenant), 503, "proof_unavailable")
     assert "lacks the root's certificate" in body["detail"]
     assert [record for record in caplog.records if record.message == "proof not verified"]

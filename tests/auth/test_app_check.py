@@ -16,7 +16,7 @@ from starlette.responses import Response
 from proxy.auth.issuer_keys import PAUSE_SECONDS
 from proxy.auth.verified import LEEWAY_SECONDS
 from tests.support.issuer import KeyHost, PrivateKey, private_key, public_jwk, sign
-from tests.support.limited import COUNTING, NEXT, limited_proxy, plan, refusal
+from tests.support.limited import COUNTING, NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -124,12 +124,12 @@ def test_a_token_counts_once_for_all_tenants(proxy: Stack) -> None:
         answers = list(pool.map(lambda one: give(proxy, *one), tried))
     assert sorted(answer.status_code for answer in answers) == [201] + [401] * 7
     used = next(answer for answer in answers if answer.status_code == 401)
-    assert "used before" in refusal(used, 401, "proof_invalid")["detail"]
+    assert "used before" in assert_refused_with(used, 401, "proof_invalid")["detail"]
 
 
 def test_a_name_of_a_token_counts_once(proxy: Stack) -> None:
     assert give(proxy, token(proxy, jti="twice")).status_code == 201
-    refusal(give(proxy, token(proxy, jti="twice", exp=int(proxy.clock.now()) + 301)), 401, "proof_invalid")
+    assert_refused_with(give(proxy, token(proxy, jti="twice", exp=int(proxy.clock.now()) + 301)), 401, "proof_invalid")
 
 
 def test_a_token_without_a_name_counts_once(proxy: Stack) -> None:
@@ -141,9 +141,9 @@ def test_a_token_that_holds_for_days_counts_once_in_all_of_them(proxy: Stack) ->
     value = token(proxy, exp=int(proxy.clock.now()) + 7 * 86_400)
     assert give(proxy, value).status_code == 201
     proxy.clock.advance(7 * 86_400 + LEEWAY_SECONDS - 1)
-    assert "used before" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert "used before" in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
     proxy.clock.advance(1)
-    assert "expired" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert "expired" in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 def test_a_token_expires(proxy: Stack) -> None:
@@ -151,7 +151,7 @@ def test_a_token_expires(proxy: Stack) -> None:
     proxy.clock.advance(300 + LEEWAY_SECONDS - 1)
     assert give(proxy, first).status_code == 201
     proxy.clock.advance(1)
-    assert "expired" in refusal(give(proxy, second), 401, "proof_invalid")["detail"]
+    assert "expired" in assert_refused_with(give(proxy, second), 401, "proof_invalid")["detail"]
 
 
 OTHER = "https://firebaseappcheck.googleapis.com/7"
@@ -178,13 +178,16 @@ WRONG: dict[str, tuple[Callable[[Stack], str], str]] = {
 def test_a_wrong_token_is_refused(proxy: Stack, case: str) -> None:
     make, says = WRONG[case]
     value = make(proxy)
-    body = refusal(give(proxy, value), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, value), 401, "proof_invalid")
     assert says in body["detail"] and value not in body["detail"]
 
 
 def test_a_list_of_apps_is_all_that_count(proxy: Stack) -> None:
     other = f"1:{PROJECT}:web:321abc456def7890"
-    assert "another app" in refusal(give(proxy, token(proxy, sub=other), "listed"), 401, "proof_invalid")["detail"]
+    assert (
+        "another app"
+        in assert_refused_with(give(proxy, token(proxy, sub=other), "listed"), 401, "proof_invalid")["detail"]
+    )
     assert give(proxy, token(proxy, sub=other)).status_code == 201
 
 
@@ -194,29 +197,29 @@ def test_a_list_of_apps_is_all_that_count(proxy: Stack) -> None:
 def test_only_an_app_that_proves_what_it_is_comes_without_an_origin(proxy: Stack) -> None:
     for tenant in ("app", "both"):
         answer = ask(proxy, {"tenant": tenant})
-        assert "of the kind app_check." in refusal(answer, 401, "proof_required")["detail"]
+        assert "of the kind app_check." in assert_refused_with(answer, 401, "proof_required")["detail"]
     assert ask(proxy, {"tenant": "both"}, PAGE).json()["endpoints"] == [NEXT]
     for tenant in ("work", "free", "nowhere"):
-        refusal(ask(proxy, {"tenant": tenant}), 403, "origin_not_allowed")
-        refusal(give(proxy, token(proxy), tenant), 403, "origin_not_allowed")
-    refusal(ask(proxy, {}), 403, "origin_not_allowed")
-    refusal(give(proxy, token(proxy), "off"), 403, "origin_not_allowed")
+        assert_refused_with(ask(proxy, {"tenant": tenant}), 403, "origin_not_allowed")
+        assert_refused_with(give(proxy, token(proxy), tenant), 403, "origin_not_allowed")
+    assert_refused_with(ask(proxy, {}), 403, "origin_not_allowed")
+    assert_refused_with(give(proxy, token(proxy), "off"), 403, "origin_not_allowed")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 def test_a_page_of_another_origin_is_refused_with_any_token(proxy: Stack, origin: str) -> None:
     value = token(proxy)
-    refusal(give(proxy, value, origin=origin), 403, "origin_not_allowed")
+    assert_refused_with(give(proxy, value, origin=origin), 403, "origin_not_allowed")
     assert give(proxy, value).status_code == 201
 
 
 def test_without_a_tier_for_apps_every_guest_needs_an_origin(sandbox: SandboxControl, tmp_path: Path) -> None:
     listed = {"work": tenants()["work"]}
     with limited_proxy(sandbox, tmp_path, {**PLANS, "work": PLANS["crumb"]}, tenants=listed) as proxy:
-        refusal(ask(proxy, {"tenant": "work"}), 403, "origin_not_allowed")
+        assert_refused_with(ask(proxy, {"tenant": "work"}), 403, "origin_not_allowed")
         # Before the body is read.
         answer = httpx.post(f"{proxy.url}{GUEST}", content=b"{", trust_env=False, timeout=60)
-        refusal(answer, 403, "origin_not_allowed")
+        assert_refused_with(answer, 403, "origin_not_allowed")
 
 
 # --- the keys
@@ -232,7 +235,7 @@ def test_without_firebase_s_keys_no_guest_is_let_in(
     plans = {**PLANS, "app": PLANS["crumb"]}
     with limited_proxy(sandbox, tmp_path, plans, tenants=named, environ=environ, issuer_tls=trust) as proxy:
         value = token(proxy)
-        assert "App Check" in refusal(give(proxy, value), 503, "proof_unavailable")["detail"]
+        assert "App Check" in assert_refused_with(give(proxy, value), 503, "proof_unavailable")["detail"]
         host.publish("broken", public_jwk(KEY, kid="fire"))
         proxy.clock.advance(PAUSE_SECONDS)
         assert give(proxy, value).status_code == 201

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from proxy.auth import siteverify
 from proxy.sandbox import captchas
-from tests.support.limited import COUNTING, NEXT, limited_proxy, plan, refusal
+from tests.support.limited import COUNTING, NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import Stack
@@ -126,13 +126,15 @@ def test_a_token_gives_the_plan_of_its_tier_and_counts_once(proxy: Stack, tenant
     value = token(proxy, kind)
     answer = give(proxy, tenant, kind, value)
     assert (answer.status_code, answer.json()["endpoints"]) == (201, [NEXT, COUNTING])
-    refusal(give(proxy, tenant, kind, value), 401, "proof_invalid")
+    assert_refused_with(give(proxy, tenant, kind, value), 401, "proof_invalid")
 
 
 def test_a_token_counts_once_also_for_a_service_that_forgets(proxy: Stack, service: Service) -> None:
     service.answer = Service().answer
     assert give(proxy, "hcaptcha", "hcaptcha", "one").status_code == 201
-    assert "used before" in refusal(give(proxy, "hcaptcha", "hcaptcha", "one"), 401, "proof_invalid")["detail"]
+    assert (
+        "used before" in assert_refused_with(give(proxy, "hcaptcha", "hcaptcha", "one"), 401, "proof_invalid")["detail"]
+    )
 
 
 WRONG: dict[str, tuple[str, str, dict[str, Any], str]] = {
@@ -148,7 +150,7 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_token_that_is_not_of_this_page_is_refused(proxy: Stack, case: str) -> None:
     tenant, kind, facts, says = WRONG[case]
-    body = refusal(give(proxy, tenant, kind, token(proxy, kind, **facts)), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, tenant, kind, token(proxy, kind, **facts)), 401, "proof_invalid")
     assert says in body["detail"]
 
 
@@ -158,16 +160,16 @@ def test_a_token_with_the_right_action_or_score_counts(proxy: Stack) -> None:
 
 
 def test_a_token_that_the_service_did_not_give_is_refused(proxy: Stack) -> None:
-    body = refusal(give(proxy, "turnstile", "turnstile", "made up"), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, "turnstile", "turnstile", "made up"), 401, "proof_invalid")
     assert "(invalid-input-response)" in body["detail"] and "made up" not in body["detail"]
     other = token(proxy, "recaptcha")
-    refusal(give(proxy, "turnstile", "turnstile", other), 401, "proof_invalid")
+    assert_refused_with(give(proxy, "turnstile", "turnstile", other), 401, "proof_invalid")
 
 
 @pytest.mark.parametrize("tenant", ["wrong", "unset", "missing", "huge", "own"])
 def test_without_the_right_secret_no_guest_is_let_in(proxy: Stack, tenant: str, caplog: Any) -> None:
     value = token(proxy, "turnstile")
-    body = refusal(give(proxy, tenant, "turnstile", value), 503, "proof_unavailable")
+    body = assert_refused_with(give(proxy, tenant, "turnstile", value), 503, "proof_unavailable")
     assert "turnstile" in body["detail"]
     (record,) = [record for record in caplog.records if record.message == "proof not verified"]
     says = {"wrong": "the service says invalid-input-secret", "missing": "No such file", "own": "the proxy's own"}
@@ -203,7 +205,7 @@ OUTAGES: dict[str, Answer] = {
 )
 def test_while_the_service_gives_no_valid_answer_no_guest_is_let_in(proxy: Stack, service: Service, case: str) -> None:
     service.answer = OUTAGES[case]
-    body = refusal(give(proxy, "hcaptcha", "hcaptcha", case), 503, "proof_unavailable")
+    body = assert_refused_with(give(proxy, "hcaptcha", "hcaptcha", case), 503, "proof_unavailable")
     assert "hcaptcha gives no valid answer" in body["detail"] and body["retry_after"] == 5
     service.answer = right
     assert give(proxy, "hcaptcha", "hcaptcha", case).status_code == 201
@@ -222,7 +224,9 @@ NO_PLAIN_YES: dict[str, Any] = {
 @pytest.mark.parametrize("case", NO_PLAIN_YES)
 def test_only_a_plain_yes_counts(proxy: Stack, service: Service, case: str) -> None:
     service.answer = lambda: JSONResponse(NO_PLAIN_YES[case])
-    body = refusal(give(proxy, "hcaptcha", "hcaptcha", base64.b64encode(case.encode()).decode()), 401, "proof_invalid")
+    body = assert_refused_with(
+        give(proxy, "hcaptcha", "hcaptcha", base64.b64encode(case.encode()).decode()), 401, "proof_invalid"
+    )
     assert "(without a reason)" in body["detail"]
 
 
@@ -256,4 +260,4 @@ def test_a_service_that_is_gone_lets_no_guest_in(sandbox: SandboxControl, tmp_pa
     environ = {"CAPTCHA_SECRET": captchas.SECRET, "PROXY_TURNSTILE_URL": "http://127.0.0.1:9"}
     plans = {**PLANS, "turnstile": PLANS["crumb"]}
     with limited_proxy(sandbox, tmp_path, plans, tenants=listed, environ=environ) as proxy:
-        refusal(give(proxy, "turnstile", "turnstile", "x"), 503, "proof_unavailable")
+        assert_refused_with(give(proxy, "turnstile", "turnstile", "x"), 503, "proof_unavailable")

@@ -18,7 +18,7 @@ from tests.auth.providers import AUTH0, KEYCLOAK
 from tests.security.test_open_streams import events, model_stream
 from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost
-from tests.support.limited import NEXT, asking, operating, plan, refusal
+from tests.support.limited import NEXT, asking, assert_refused_with, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -51,7 +51,7 @@ def status_of(proxy: Stack, token: str) -> int:
 
 def assert_refused(proxy: Stack, token: str, code: str) -> None:
     with proxy.client(token) as http:
-        refusal(http.get(OWN_FACTS), 401, code)
+        assert_refused_with(http.get(OWN_FACTS), 401, code)
 
 
 def test_a_known_token_expires_after_the_leeway(proxy: Stack) -> None:
@@ -81,11 +81,11 @@ def test_an_expired_token_reads_its_jobs_for_the_grace_period(proxy: Stack) -> N
         proxy.clock.advance(HOUR + 599)
         for late in (alice, again):
             assert late.get(f"/v1/jobs/{job}/result").status_code == 200
-            refusal(late.delete(f"/v1/jobs/{job}"), 401, "invalid_token")
-            refusal(late.get("/v1/jobs"), 401, "invalid_token")
+            assert_refused_with(late.delete(f"/v1/jobs/{job}"), 401, "invalid_token")
+            assert_refused_with(late.get("/v1/jobs"), 401, "invalid_token")
         proxy.clock.advance(1)
         for late in (alice, again):
-            refusal(late.get(f"/v1/jobs/{job}/result"), 401, "invalid_token")
+            assert_refused_with(late.get(f"/v1/jobs/{job}/result"), 401, "invalid_token")
 
 
 def test_a_token_lasts_no_longer_than_any_session(proxy: Stack) -> None:
@@ -113,8 +113,8 @@ def test_a_token_of_a_suspended_tenant_counts_again_when_it_is_resumed(proxy: St
     assert status_of(proxy, token) == 200
     with operating(proxy) as operator, proxy.client("") as app, proxy.client(token) as http:
         assert operator.post("/v1/admin/tenants/auth0/suspend").status_code == 200
-        refusal(http.get(OWN_FACTS), 403, "tenant_suspended")
-        refusal(app.post("/v1/sessions/exchange", json={"token": token}), 403, "tenant_suspended")
+        assert_refused_with(http.get(OWN_FACTS), 403, "tenant_suspended")
+        assert_refused_with(app.post("/v1/sessions/exchange", json={"token": token}), 403, "tenant_suspended")
         assert operator.post("/v1/admin/tenants/auth0/resume").status_code == 200
         assert app.post("/v1/sessions/exchange", json={"token": token}).status_code == 201
     assert status_of(proxy, token) == 200
@@ -202,8 +202,8 @@ def test_a_right_token_is_accepted_from_an_address_with_too_many_refusals(
 def use_up_refusals(proxy: Stack) -> None:
     with proxy.client("") as anonymous:
         for _ in range(3):
-            refusal(anonymous.get(OWN_FACTS), 401, "unauthenticated")
-        refusal(anonymous.get(OWN_FACTS), 429, "rate_limited", "ip")
+            assert_refused_with(anonymous.get(OWN_FACTS), 401, "unauthenticated")
+        assert_refused_with(anonymous.get(OWN_FACTS), 429, "rate_limited", "ip")
 
 
 def test_new_secrets_for_sessions_leave_tokens_alone() -> None:

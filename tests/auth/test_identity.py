@@ -14,7 +14,7 @@ from tests.auth.conftest import PAGE, accepting
 from tests.auth.providers import AUTH0, COGNITO, KEYCLOAK, PROVIDERS, Provider
 from tests.support.images import png
 from tests.support.issuer import KeyHost
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, asking, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, asking, assert_refused_with
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -119,7 +119,7 @@ def test_a_page_of_the_tenant_may_send_a_token(proxy: Stack) -> None:
         for path in ("/v1/jobs", "/v1/sessions/exchange"):
             assert page.options(path, headers={"origin": PAGE, **asked}).headers["access-control-allow-origin"] == PAGE
             foreign = page.options(path, headers={"origin": "https://evil.example", **asked})
-            refusal(foreign, 403, "origin_not_allowed")
+            assert_refused_with(foreign, 403, "origin_not_allowed")
         token = AUTH0.token(proxy.clock.now())
         answer = page.get(OWN_FACTS, headers={"origin": PAGE, "authorization": f"Bearer {token}"})
     assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == PAGE
@@ -129,7 +129,9 @@ def test_a_token_in_the_cookie_counts_for_allowed_pages_only(proxy: Stack) -> No
     cookie = {"cookie": proxy.cookie(AUTH0.token(proxy.clock.now()))}
     with proxy.client("", headers=cookie) as browser:
         assert browser.get(OWN_FACTS, headers={"origin": PAGE}).status_code == 200
-        refusal(browser.get(OWN_FACTS, headers={"origin": "https://evil.example"}), 403, "origin_not_allowed")
+        assert_refused_with(
+            browser.get(OWN_FACTS, headers={"origin": "https://evil.example"}), 403, "origin_not_allowed"
+        )
 
 
 def test_a_user_has_the_same_jobs_by_token_and_by_session(proxy: Stack) -> None:
@@ -138,9 +140,9 @@ def test_a_user_has_the_same_jobs_by_token_and_by_session(proxy: Stack) -> None:
         job = session.post("/v1/jobs", json={"endpoint": NEXT, "input": asking("?")}).json()["id"]
         assert token.get(f"/v1/jobs/{job}").status_code == 200
     with proxy.client(AUTH0.token(now, sub="auth0|another")) as another:
-        refusal(another.get(f"/v1/jobs/{job}"), 404, "not_found")
+        assert_refused_with(another.get(f"/v1/jobs/{job}"), 404, "not_found")
     with proxy.client(KEYCLOAK.token(now, sub=AUTH0.subject)) as neighbour:
-        refusal(neighbour.get(f"/v1/jobs/{job}"), 404, "not_found")
+        assert_refused_with(neighbour.get(f"/v1/jobs/{job}"), 404, "not_found")
 
 
 def test_a_token_becomes_the_cookie(proxy: Stack) -> None:
@@ -154,12 +156,15 @@ def test_a_token_becomes_the_cookie(proxy: Stack) -> None:
 
 def test_a_token_cannot_be_renewed_here(proxy: Stack) -> None:
     with proxy.client(AUTH0.token(proxy.clock.now())) as http:
-        assert "exchanged" in refusal(http.post("/v1/sessions/renew"), 403, "not_allowed")["detail"]
+        assert "exchanged" in assert_refused_with(http.post("/v1/sessions/renew"), 403, "not_allowed")["detail"]
 
 
 def test_a_proxy_without_issuers_accepts_no_token(stack: Stack) -> None:
     with stack.client(AUTH0.token(stack.clock.now())) as http:
-        assert refusal(http.get(OWN_FACTS), 401, "invalid_token")["detail"] == "No tenant accepts identity tokens."
+        assert (
+            assert_refused_with(http.get(OWN_FACTS), 401, "invalid_token")["detail"]
+            == "No tenant accepts identity tokens."
+        )
 
 
 # --- exchange
@@ -174,7 +179,7 @@ def test_the_credential_can_be_the_token_to_exchange(proxy: Stack) -> None:
     token = AUTH0.token(proxy.clock.now())
     assert exchange(proxy, {}, authorization=f"Bearer {token}").json()["subject"] == AUTH0.subject
     answer = exchange(proxy, {"token": token}, authorization=f"Bearer {token}")
-    assert "once" in refusal(answer, 400, "bad_request")["detail"]
+    assert "once" in assert_refused_with(answer, 400, "bad_request")["detail"]
 
 
 def test_an_exchanged_session_is_renewed_and_outlives_the_token(proxy: Stack) -> None:
@@ -189,8 +194,8 @@ def test_an_exchanged_session_is_renewed_and_outlives_the_token(proxy: Stack) ->
 @pytest.mark.parametrize("kind", ["session", "key"])
 def test_only_an_identity_token_is_exchanged(proxy: Stack, kind: str) -> None:
     text = proxy.token(tenant="auth0") if kind == "session" else proxy.tenant_key("auth0")
-    refusal(exchange(proxy, {}, authorization=f"Bearer {text}"), 403, "not_allowed")
-    refusal(exchange(proxy, {"token": text}), 401, "invalid_token")
+    assert_refused_with(exchange(proxy, {}, authorization=f"Bearer {text}"), 403, "not_allowed")
+    assert_refused_with(exchange(proxy, {"token": text}), 401, "invalid_token")
 
 
 BAD_FORMS: dict[str, tuple[Any, str]] = {
@@ -205,13 +210,13 @@ BAD_FORMS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("form", BAD_FORMS)
 def test_a_bad_form_is_refused(proxy: Stack, form: str) -> None:
     body, problem = BAD_FORMS[form]
-    assert refusal(exchange(proxy, body), 400, "bad_request")["detail"].startswith(problem)
+    assert assert_refused_with(exchange(proxy, body), 400, "bad_request")["detail"].startswith(problem)
 
 
 def test_an_exchange_without_a_token_is_refused(proxy: Stack) -> None:
-    refusal(exchange(proxy, {}), 401, "unauthenticated")
+    assert_refused_with(exchange(proxy, {}), 401, "unauthenticated")
     large = {"token": "a.b.c", "more": "x" * 70_000}
-    refusal(exchange(proxy, large), 413, "body_too_large")
+    assert_refused_with(exchange(proxy, large), 413, "body_too_large")
 
 
 # --- where others at the same address were refused
@@ -227,7 +232,9 @@ def test_a_token_that_is_new_here_is_heard_where_bad_ones_have_used_up_the_refus
             assert abuser.get("/nowhere").status_code == 404
         token = AUTH0.token(own.clock.now())
         for wrong in (f"{token[:-4]}AAAA", AUTH0.token(own.clock.now() - 7200)):
-            refusal(abuser.get(OWN_FACTS, headers={"authorization": f"Bearer {wrong}"}), 429, "rate_limited", "ip")
+            assert_refused_with(
+                abuser.get(OWN_FACTS, headers={"authorization": f"Bearer {wrong}"}), 429, "rate_limited", "ip"
+            )
         with own.client(token) as user:
             assert user.get(OWN_FACTS).json()["subject"] == AUTH0.subject
 

@@ -27,7 +27,7 @@ from proxy.tenants.key_set import MAX_BYTES
 from tests.auth.conftest import accepting
 from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost, PrivateKey, private_key, public_jwk, sign
-from tests.support.limited import ADMIN_TOKEN, NEXT, operating, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, assert_refused_with, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
 from tests.support.stack import Stack, proxy_in_front_of
@@ -92,7 +92,7 @@ class Issuer:
             return http.get("/v1/session")
 
     def assert_unavailable(self, retry_after: int | None = None) -> None:
-        body = refusal(self.call(), 503, "identity_unavailable")
+        body = assert_refused_with(self.call(), 503, "identity_unavailable")
         assert retry_after is None or body["retry_after"] == retry_after
 
     def assert_accepts(self, token: str | None = None) -> None:
@@ -233,7 +233,7 @@ def test_unknown_keys_cause_one_fetch_in_thirty_seconds(issuer: Issuer) -> None:
     for pause, asked in ((0.0, 1), (PAUSE_SECONDS - 1, 1), (1.0, 2), (0.0, 2)):
         issuer.proxy.clock.advance(pause)
         for kid in ("two", "three"):
-            refusal(issuer.call(issuer.token(TWO, kid)), 401, "invalid_token")
+            assert_refused_with(issuer.call(issuer.token(TWO, kid)), 401, "invalid_token")
         assert issuer.asked == asked
     issuer.assert_accepts()
 
@@ -254,7 +254,7 @@ def test_two_keys_of_one_name_both_count(issuer: Issuer) -> None:
     issuer.publish(public_jwk(ONE, kid="same"), public_jwk(TWO, kid="same"))
     for key in (ONE, TWO):
         issuer.assert_accepts(issuer.token(key, "same"))
-    body = refusal(issuer.call(issuer.token(private_key("evil"), "same")), 401, "invalid_token")
+    body = assert_refused_with(issuer.call(issuer.token(private_key("evil"), "same")), 401, "invalid_token")
     assert "signature" in body["detail"]
 
 
@@ -266,7 +266,7 @@ def test_a_token_without_a_name_for_its_key_has_few_keys_tried(issuer: Issuer) -
     issuer.proxy.clock.advance(FRESH_SECONDS)
     issuer.call()
     wait_until(lambda: issuer.call(issuer.token(kid="five")).status_code == 401, "the new keys do not count")
-    assert "kid" in refusal(issuer.call(issuer.token(kid=None)), 401, "invalid_token")["detail"]
+    assert "kid" in assert_refused_with(issuer.call(issuer.token(kid=None)), 401, "invalid_token")["detail"]
     issuer.assert_accepts(issuer.token(private_key("five"), "five"))
 
 
@@ -285,10 +285,10 @@ def test_every_algorithm_counts_by_keys_in_the_tenant_itself(issuer: Issuer, alg
     local = {"keys": [public_jwk(key, kid="local", alg=algorithm)]}
     issuer.accept(jwks_url=None, jwks=local, algorithms=[algorithm])
     issuer.assert_accepts(issuer.token(key, "local", algorithm))
-    refusal(
+    assert_refused_with(
         issuer.call(issuer.token(private_key("evil", ALGORITHMS[algorithm]), "local", algorithm)), 401, "invalid_token"
     )
-    refusal(issuer.call(issuer.token(key, "other", algorithm)), 401, "invalid_token")
+    assert_refused_with(issuer.call(issuer.token(key, "other", algorithm)), 401, "invalid_token")
     assert issuer.asked == 0
 
 
@@ -296,7 +296,10 @@ def test_the_admin_api_reads_no_files(proxy: Stack) -> None:
     entry = {"issuer": "https://a.example", "audience": "a", "jwks_file": "/etc/passwd"}
     file = {"plans": {"free": plan()}, "tenants": [{"id": "files", "plan": "free", "identity": [entry]}]}
     with operating(proxy) as operator:
-        assert "jwks_file" in refusal(operator.put("/v1/admin/tenants", json=file), 400, "bad_request")["detail"]
+        assert (
+            "jwks_file"
+            in assert_refused_with(operator.put("/v1/admin/tenants", json=file), 400, "bad_request")["detail"]
+        )
 
 
 # --- what goes wrong
@@ -387,7 +390,7 @@ def test_an_unknown_key_during_an_outage_is_no_fault_of_the_token(issuer: Issuer
     issuer.proxy.clock.advance(PAUSE_SECONDS)
     for seconds in (0, 10):
         issuer.proxy.clock.advance(seconds)
-        body = refusal(issuer.call(issuer.token(TWO, "two")), 503, "identity_unavailable")
+        body = assert_refused_with(issuer.call(issuer.token(TWO, "two")), 503, "identity_unavailable")
         assert body["retry_after"] == PAUSE_SECONDS - seconds
     assert issuer.asked == 2
     issuer.assert_accepts()

@@ -25,7 +25,7 @@ from proxy.settings import Secret
 from tests.auth.app_guests import AppGuest
 from tests.support.clock import MovableClock
 from tests.support.issuer import private_key, sign
-from tests.support.limited import COUNTING, NEXT, limited_proxy, plan, refusal
+from tests.support.limited import COUNTING, NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -118,7 +118,7 @@ def test_a_token_gives_the_plan_of_its_tier_and_counts_once(proxy: Stack, tenant
     with ThreadPoolExecutor(4) as pool:
         again = list(pool.map(lambda _: give(proxy, seal(said), tenant), range(4)))
     for one in again:
-        assert "used before" in refusal(one, 401, "proof_invalid")["detail"]
+        assert "used before" in assert_refused_with(one, 401, "proof_invalid")["detail"]
 
 
 def test_a_page_of_the_tenant_can_give_a_token(proxy: Stack) -> None:
@@ -140,10 +140,14 @@ def test_a_challenge_is_a_nonce_as_google_play_takes_it(proxy: Stack) -> None:
 def test_only_a_tier_that_needs_a_challenge_gives_one(proxy: Stack) -> None:
     for tenant, kind in [("app", "pow"), ("check", "app_check"), ("app", "luck")]:
         params, origin = {"tenant": tenant, "kind": kind}, PAGE
-        refusal(AppGuest(proxy, KIND).ask("GET", "/v1/sessions/challenge", origin, params=params), 404, "not_found")
+        assert_refused_with(
+            AppGuest(proxy, KIND).ask("GET", "/v1/sessions/challenge", origin, params=params), 404, "not_found"
+        )
     for tenant in ("pow", "nowhere"):
         params = {"tenant": tenant, "kind": KIND}
-        refusal(AppGuest(proxy, KIND).ask("GET", "/v1/sessions/challenge", params=params), 403, "origin_not_allowed")
+        assert_refused_with(
+            AppGuest(proxy, KIND).ask("GET", "/v1/sessions/challenge", params=params), 403, "origin_not_allowed"
+        )
 
 
 def other_tenant(proxy: Stack) -> str:
@@ -182,13 +186,13 @@ NONCES = [other_tenant, other_origin, made_up, later, respelled, with_other_lett
 
 @pytest.mark.parametrize("make", NONCES, ids=lambda make: make.__name__)
 def test_a_token_for_another_challenge_is_refused(proxy: Stack, make: Callable[[Stack], str]) -> None:
-    body = refusal(give(proxy, seal(verdict(proxy, make(proxy)))), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, seal(verdict(proxy, make(proxy)))), 401, "proof_invalid")
     assert "not one of this proxy's" in body["detail"]
 
 
 @pytest.mark.parametrize("nonce", ["", "wörd", "x" * 80, None, 7, ["x"]])
 def test_a_nonce_that_is_no_challenge_is_refused(proxy: Stack, nonce: Any) -> None:
-    body = refusal(give(proxy, seal(verdict(proxy, nonce))), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, seal(verdict(proxy, nonce))), 401, "proof_invalid")
     assert "not one of this proxy's" in body["detail"]
 
 
@@ -197,7 +201,10 @@ def test_a_challenge_expires(proxy: Stack) -> None:
     proxy.clock.advance(EXPIRY_SECONDS - 1)
     assert give(proxy, seal(verdict(proxy, first))).status_code == 201
     proxy.clock.advance(1)
-    assert "challenge has expired" in refusal(give(proxy, seal(verdict(proxy, second))), 401, "proof_invalid")["detail"]
+    assert (
+        "challenge has expired"
+        in assert_refused_with(give(proxy, seal(verdict(proxy, second))), 401, "proof_invalid")["detail"]
+    )
 
 
 def test_a_challenge_is_for_one_kind_of_proof_and_outlives_a_rotation_of_secrets() -> None:
@@ -313,7 +320,7 @@ def test_a_wrong_token_is_refused_and_the_right_one_still_counts(proxy: Stack, c
     make, says = WRONG[case]
     nonce = challenge(proxy)
     value = make(proxy, nonce)
-    body = refusal(give(proxy, value), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, value), 401, "proof_invalid")
     assert says in body["detail"] and value not in body["detail"]
     assert give(proxy, seal(verdict(proxy, nonce))).status_code == 201
 
@@ -333,14 +340,14 @@ def test_a_tier_names_the_verdicts_that_count(proxy: Stack) -> None:
         return give(proxy, given, "lax")
 
     assert try_with("UNRECOGNIZED_VERSION", "MEETS_BASIC_INTEGRITY").status_code == 201
-    refusal(try_with("PLAY_RECOGNIZED", "MEETS_BASIC_INTEGRITY"), 401, "proof_invalid")
-    refusal(try_with("UNRECOGNIZED_VERSION", "MEETS_VIRTUAL_INTEGRITY"), 401, "proof_invalid")
+    assert_refused_with(try_with("PLAY_RECOGNIZED", "MEETS_BASIC_INTEGRITY"), 401, "proof_invalid")
+    assert_refused_with(try_with("UNRECOGNIZED_VERSION", "MEETS_VIRTUAL_INTEGRITY"), 401, "proof_invalid")
 
 
 @pytest.mark.parametrize("tenant", ["unset", "short"])
 def test_without_the_app_s_key_no_guest_is_let_in(proxy: Stack, tenant: str, caplog: Any) -> None:
     value = seal(verdict(proxy, challenge(proxy, tenant)))
-    body = refusal(give(proxy, value, tenant), 503, "proof_unavailable")
+    body = assert_refused_with(give(proxy, value, tenant), 503, "proof_unavailable")
     assert "lacks the app's key" in body["detail"]
     (record,) = [record for record in caplog.records if record.message == "proof not verified"]
     says = {"unset": "there is no secret in UNSET_SECRET", "short": "not base64 of 32 bytes"}

@@ -24,7 +24,7 @@ from proxy.errors import ProofInvalid
 from proxy.settings import Secret
 from tests.security.serving import serving
 from tests.support.clock import MovableClock
-from tests.support.limited import COUNTING, NEXT, limited_proxy, plan, refusal
+from tests.support.limited import COUNTING, NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.redis import Redis, running_redis
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
@@ -136,7 +136,7 @@ def test_without_tiers_guests_have_the_plan_of_guests(proxy: Stack) -> None:
 
 
 def test_a_guest_without_the_proof_that_every_tier_wants_is_refused(proxy: Stack) -> None:
-    assert "of the kind pow" in refusal(without_proof(proxy, "work"), 401, "proof_required")["detail"]
+    assert "of the kind pow" in assert_refused_with(without_proof(proxy, "work"), 401, "proof_required")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_guest_without_the_proof_that_every_tier_wants_is_refused(proxy: Stack
 )
 def test_a_proof_of_a_kind_that_no_tier_takes_is_refused(proxy: Stack, tenant: str, kind: str, says: str) -> None:
     value = encode(solve(challenge(proxy)))
-    assert says in refusal(give(proxy, value, tenant, kind), 401, "proof_invalid")["detail"]
+    assert says in assert_refused_with(give(proxy, value, tenant, kind), 401, "proof_invalid")["detail"]
 
 
 # --- challenges
@@ -188,10 +188,10 @@ def test_the_solution_is_below_the_difficulty(proxy: Stack) -> None:
 
 def test_no_challenge_where_no_work_is_wanted(proxy: Stack) -> None:
     for tenant in ("free", "open"):
-        refusal(ask(proxy, "GET", CHALLENGE, params={"tenant": tenant}), 404, "not_found")
-    refusal(ask(proxy, "GET", CHALLENGE, params={"tenant": "nowhere"}), 403, "origin_not_allowed")
-    refusal(ask(proxy, "GET", CHALLENGE, origin="https://evil.example"), 403, "origin_not_allowed")
-    refusal(ask(proxy, "GET", CHALLENGE, params={"difficulty": 1}), 400, "bad_request")
+        assert_refused_with(ask(proxy, "GET", CHALLENGE, params={"tenant": tenant}), 404, "not_found")
+    assert_refused_with(ask(proxy, "GET", CHALLENGE, params={"tenant": "nowhere"}), 403, "origin_not_allowed")
+    assert_refused_with(ask(proxy, "GET", CHALLENGE, origin="https://evil.example"), 403, "origin_not_allowed")
+    assert_refused_with(ask(proxy, "GET", CHALLENGE, params={"difficulty": 1}), 400, "bad_request")
 
 
 def test_challenges_and_guests_of_an_address_are_limited(proxy: Stack) -> None:
@@ -201,7 +201,9 @@ def test_challenges_and_guests_of_an_address_are_limited(proxy: Stack) -> None:
     # What is wrong counts too, so that proofs cannot be tried out. What has no proof at all costs nothing.
     assert ask(proxy, "POST", GUEST, address, json={"tenant": "rated"}).status_code == 401
     assert [give(proxy, "wrong", "rated", address=address).status_code for _ in range(2)] == [401, 401]
-    refusal(give(proxy, encode(solve(given[0].json())), "rated", address=address), 429, "rate_limited", "ip")
+    assert_refused_with(
+        give(proxy, encode(solve(given[0].json())), "rated", address=address), 429, "rate_limited", "ip"
+    )
     assert give(proxy, encode(solve(given[0].json())), "rated").status_code == 201
 
 
@@ -271,17 +273,17 @@ def test_a_wrong_solution_is_refused_and_the_right_one_still_counts(
     proxy: Stack, change: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     right = solve(challenge(proxy))
-    assert CHANGES[change] in refusal(give(proxy, encode(change(right))), 401, "proof_invalid")["detail"]
+    assert CHANGES[change] in assert_refused_with(give(proxy, encode(change(right))), 401, "proof_invalid")["detail"]
     assert give(proxy, encode(right)).status_code == 201
 
 
 def test_a_proof_holds_for_its_own_tenant_and_page(proxy: Stack) -> None:
     for given in (challenge(proxy, "both"), challenge(proxy, origin=OTHER_PAGE)):
         right = solve(given)
-        body = refusal(give(proxy, encode(right)), 401, "proof_invalid")
+        body = assert_refused_with(give(proxy, encode(right)), 401, "proof_invalid")
         assert "another tenant or page" in body["detail"]
         claimed = with_parameters(right, data={"tenant": "work", "origin": PAGE})
-        assert "or was changed" in refusal(give(proxy, encode(claimed)), 401, "proof_invalid")["detail"]
+        assert "or was changed" in assert_refused_with(give(proxy, encode(claimed)), 401, "proof_invalid")["detail"]
 
 
 def test_a_challenge_expires(proxy: Stack) -> None:
@@ -289,7 +291,7 @@ def test_a_challenge_expires(proxy: Stack) -> None:
     proxy.clock.advance(EXPIRY_SECONDS - 1)
     assert give(proxy, first).status_code == 201
     proxy.clock.advance(1)
-    assert "expired" in refusal(give(proxy, second), 401, "proof_invalid")["detail"]
+    assert "expired" in assert_refused_with(give(proxy, second), 401, "proof_invalid")["detail"]
 
 
 def test_a_proof_counts_once_however_it_is_written(proxy: Stack) -> None:
@@ -299,7 +301,7 @@ def test_a_proof_counts_once_however_it_is_written(proxy: Stack) -> None:
         answers = list(pool.map(lambda value: give(proxy, value), values * 4))
     assert sorted(answer.status_code for answer in answers) == [201] + [401] * 7
     used = next(answer for answer in answers if answer.status_code == 401)
-    assert "used before" in refusal(used, 401, "proof_invalid")["detail"]
+    assert "used before" in assert_refused_with(used, 401, "proof_invalid")["detail"]
 
 
 PARAMETERS = {"nonce": "0" * 32, "salt": "0" * 32, "keyPrefix": "0" * 32, "expiresAt": 2**40}
@@ -338,13 +340,13 @@ MALFORMED: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_proof_in_a_form_that_no_widget_gives_is_refused(proxy: Stack, case: str) -> None:
-    body = refusal(give(proxy, encode(MALFORMED[case])), 401, "proof_invalid")
+    body = assert_refused_with(give(proxy, encode(MALFORMED[case])), 401, "proof_invalid")
     assert "ALTCHA widget" in body["detail"]
 
 
 @pytest.mark.parametrize("value", ["%", "wörd", "e30", base64.b64encode(b"[" * 3000).decode(), "\x00"])
 def test_a_proof_that_is_not_json_in_base64_is_refused(proxy: Stack, value: str) -> None:
-    assert "ALTCHA widget" in refusal(give(proxy, value), 401, "proof_invalid")["detail"]
+    assert "ALTCHA widget" in assert_refused_with(give(proxy, value), 401, "proof_invalid")["detail"]
 
 
 BAD_FORMS: dict[str, Any] = {
@@ -362,7 +364,7 @@ BAD_FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("problem", BAD_FORMS)
 def test_a_bad_form_is_refused(proxy: Stack, problem: str) -> None:
     answer = ask(proxy, "POST", GUEST, json={"tenant": "work", "proof": BAD_FORMS[problem]})
-    assert refusal(answer, 400, "bad_request")["detail"].startswith(problem)
+    assert assert_refused_with(answer, 400, "bad_request")["detail"].startswith(problem)
 
 
 def test_a_refusal_never_quotes_the_proof(proxy: Stack) -> None:
@@ -420,6 +422,6 @@ def test_a_guest_is_refused_while_it_is_unknown_whether_its_proof_was_used(
         with proving(sandbox, tmp_path, environ=environ) as proxy:
             value = encode(solve(challenge(proxy)))
             redis.stop()
-            refusal(give(proxy, value), 503, "store_unavailable")
+            assert_refused_with(give(proxy, value), 503, "store_unavailable")
             redis.start()
             assert give(proxy, value).status_code == 201

@@ -15,7 +15,7 @@ from proxy.auth.verification import MAX_KID_LENGTH
 from tests.auth.conftest import accepting
 from tests.auth.providers import AUTH0, SUPABASE, Provider
 from tests.support.issuer import KeyHost, b64, private_key, public_jwk, respell, sign
-from tests.support.limited import NEXT, asking, refusal
+from tests.support.limited import NEXT, asking, assert_refused_with
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -233,7 +233,7 @@ def test_a_wrong_token_is_refused(proxy: Stack, wrong: str) -> None:
     make, reason = WRONG[wrong]
     token = make(proxy.clock.now())
     with proxy.client(token) as http:
-        body = refusal(http.get("/v1/session"), 401, "invalid_token")
+        body = assert_refused_with(http.get("/v1/session"), 401, "invalid_token")
     assert reason in body["detail"] and token not in body["detail"]
 
 
@@ -243,7 +243,7 @@ def test_a_wrong_token_is_refused(proxy: Stack, wrong: str) -> None:
 def test_a_wrong_token_is_not_exchanged(proxy: Stack, wrong: str) -> None:
     with proxy.client("") as anonymous:
         answer = anonymous.post("/v1/sessions/exchange", json={"token": WRONG[wrong][0](proxy.clock.now())})
-    refusal(answer, 401, "invalid_token")
+    assert_refused_with(answer, 401, "invalid_token")
 
 
 RIGHT: dict[str, Callable[[float], str]] = {
@@ -287,12 +287,12 @@ def test_a_claim_lowers_a_ceiling_of_the_plan(proxy: Stack) -> None:
         with proxy.client(credential) as http:
             assert http.post(f"/fal/run/{NEXT}", json=asking("0123456789", max_tokens=50)).status_code == 200
             for body in (asking("0123456789a"), asking("?", max_tokens=51)):
-                refusal(http.post(f"/fal/run/{NEXT}", json=body), 422, "invalid_input")
+                assert_refused_with(http.post(f"/fal/run/{NEXT}", json=body), 422, "invalid_input")
 
 
 def test_a_refusal_and_the_log_never_quote_a_token(proxy: Stack, caplog: pytest.LogCaptureFixture) -> None:
     token = signed_by(private_key("evil"))(proxy.clock.now())
     with proxy.client("") as http:
         answer = http.post(f"/s/{token}/api/fal/proxy", json={})
-    refusal(answer, 401, "invalid_token")
+    assert_refused_with(answer, 401, "invalid_token")
     assert not any(part in answer.text + caplog.text for part in token.split("."))

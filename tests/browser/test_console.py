@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.browser.conftest import PAGE
 from tests.console.operators import new_token, revoke_token
 from tests.routes.jobs import HELD
-from tests.support.limited import ADMIN_TOKEN, Client, limited_proxy, operating, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, Client, assert_refused_with, limited_proxy, operating, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -114,7 +114,7 @@ def test_from_the_sign_in_to_the_audit_log(proxy: Stack, context: BrowserContext
         page.on("dialog", lambda dialog: dialog.accept())
         page.get_by_role("button", name="Suspend").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("suspended")
-        refusal(caller.run(), 403, "tenant_suspended")
+        assert_refused_with(caller.run(), 403, "tenant_suspended")
         page.get_by_role("button", name="Resume").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("active")
         assert caller.run().status_code == 200

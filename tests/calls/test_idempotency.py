@@ -19,13 +19,13 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     hanging_up,
     limited_proxy,
     meanwhile,
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import UNLIMITED, Stack
@@ -103,7 +103,7 @@ def test_another_body_is_refused(alice: Client, sandbox: SandboxControl, kind: s
     other_kind = "queue" if kind == "run" else "run"
     other_endpoint = alice.call("POST", f"{kind}/fal-ai/llavav15-13b", asking("?"), **{KEY: "one"})
     for answer in (send(alice, kind, "one", "!"), send(alice, other_kind, "one"), other_endpoint):
-        body = refusal(answer, 422, "invalid_input")
+        body = assert_refused_with(answer, 422, "invalid_input")
         assert body["detail"][0]["type"] == "idempotency_key_reused"
     assert len(posts(sandbox)) == 1
     assert is_replay(send(alice, kind, "one"))
@@ -162,13 +162,13 @@ def test_each_surface_gets_the_answer_in_its_own_form(proxy: Stack, sandbox: San
 def test_a_malformed_key_is_refused(alice: Client, sandbox: SandboxControl, key: str) -> None:
     headers = [*alice.http.headers.raw, (KEY.encode(), key.encode())]
     answer = alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=headers)
-    refusal(answer, 400, "bad_request")
+    assert_refused_with(answer, 400, "bad_request")
     assert not posts(sandbox)
 
 
 def test_two_keys_are_refused_and_the_longest_is_not(alice: Client, sandbox: SandboxControl) -> None:
     twice = [*alice.http.headers.raw, (KEY.encode(), b"one"), (KEY.encode(), b"one")]
-    refusal(alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=twice), 400, "bad_request")
+    assert_refused_with(alice.http.post(f"/fal/run/{NEXT}", json=asking("?"), headers=twice), 400, "bad_request")
     assert not posts(sandbox)
     assert send(alice, "run", "~" * 255).status_code == 200 and is_replay(send(alice, "run", "~" * 255))
 
@@ -189,7 +189,7 @@ def test_a_repetition_while_the_first_call_runs_waits_for_it(proxy: Stack, alice
     running = meanwhile(lambda: send(alice, "run", "one", RUNNING), proxy.sandbox)
     with running as (first, call), ThreadPoolExecutor(1) as pool:
         second = pool.submit(send, alice, "run", "one", RUNNING)
-        refusal(send(alice, "run", "one", "!"), 422, "invalid_input")
+        assert_refused_with(send(alice, "run", "one", "!"), 422, "invalid_input")
         assert not second.done() and len(posts(proxy.sandbox)) == 1
         proxy.sandbox.move_job(call, "finish")
         assert (first.result().json(), is_replay(second.result())) == (second.result().json(), True)
@@ -224,8 +224,8 @@ def test_a_key_holds_in_two_processes(proxy: Stack, folder: Path, sandbox: Sandb
 def test_a_call_that_the_proxy_refuses_frees_its_key(proxy: Stack, sandbox: SandboxControl) -> None:
     with Client(proxy, proxy.token("freed", tenant="single")) as client:
         held = client.submitted(QUEUED)
-        refusal(send(client, "queue", "one"), 429, "too_many_jobs", "subject")
-        refusal(send(client, "queue", "one", temperature=9), 422, "invalid_input")
+        assert_refused_with(send(client, "queue", "one"), 429, "too_many_jobs", "subject")
+        assert_refused_with(send(client, "queue", "one", temperature=9), 422, "invalid_input")
         sandbox.move_job(held, "finish")
         client.status(held)
         answer = send(client, "queue", "one")
@@ -253,7 +253,7 @@ def test_a_permanent_refusal_of_fal_is_kept(alice: Client, sandbox: SandboxContr
 def test_a_quota_that_is_used_up_frees_the_key(proxy: Stack) -> None:
     with Client(proxy, proxy.token("poor", tenant="quota", ttl_seconds=10**5)) as client:
         assert send(client, "run", "one").status_code == 200
-        wait = refusal(send(client, "run", "two"), 402, "quota_exceeded", "subject")["retry_after"]
+        wait = assert_refused_with(send(client, "run", "two"), 402, "quota_exceeded", "subject")["retry_after"]
         # What was paid for is replayed, whatever is left.
         assert is_replay(send(client, "run", "one"))
         proxy.clock.advance(wait)
@@ -277,7 +277,7 @@ def test_an_endpoint_that_is_not_open_any_more_is_not_replayed(proxy: Stack, ali
     assert send(alice, "run", "one").status_code == 200
     narrowed = proxy.token(name, tenant="plenty", endpoints=["fal-ai/llavav15-13b"])
     with Client(proxy, narrowed) as client:
-        refusal(send(client, "run", "one"), 403, "endpoint_not_allowed")
+        assert_refused_with(send(client, "run", "one"), 403, "endpoint_not_allowed")
 
 
 # --- answers that were lost
@@ -290,7 +290,7 @@ def test_a_lost_answer_is_never_made_up_for_by_a_second_call(
     before = account(folder, "plenty", "requests")
     sandbox.fault("drop", when="lost", times=1)
     for _ in range(3):
-        refusal(send(alice, kind, "one"), 500, "upstream_ambiguous")
+        assert_refused_with(send(alice, kind, "one"), 500, "upstream_ambiguous")
     assert len(posts(sandbox)) == 1
     assert account(folder, "plenty", "requests") == Booked(before.used + 1, before.reserved)
     assert send(alice, kind, "another").status_code == 200
@@ -301,12 +301,12 @@ def test_a_lost_answer_is_not_made_up_for_after_a_restart(sandbox: SandboxContro
     with limited_proxy(sandbox, tmp_path, PLANS) as before, Client(before, before.token(tenant="plenty")) as alice:
         good = send(alice, kind, "good")
         sandbox.fault("drop", when="lost", times=1)
-        refusal(send(alice, kind, "lost"), 500, "upstream_ambiguous")
+        assert_refused_with(send(alice, kind, "lost"), 500, "upstream_ambiguous")
     with (
         limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after,
         Client(after, after.token(tenant="plenty")) as alice,
     ):
-        refusal(send(alice, kind, "lost"), 500, "upstream_ambiguous")
+        assert_refused_with(send(alice, kind, "lost"), 500, "upstream_ambiguous")
         again = send(alice, kind, "good")
         assert is_replay(again)
         if kind == "run":
@@ -325,7 +325,7 @@ def test_a_process_that_is_stopped_in_the_middle_gives_no_second_call(sandbox: S
         # The caller is gone, the call goes on; now the server stops without waiting for it.
     sandbox.forget()
     with limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock) as after, Client(after, token) as alice:
-        refusal(send(alice, "run", "one", RUNNING), 500, "upstream_ambiguous")
+        assert_refused_with(send(alice, "run", "one", RUNNING), 500, "upstream_ambiguous")
     assert not posts(sandbox)
     assert account(tmp_path, "plenty", "requests") == Booked(1, 0)
 

@@ -19,7 +19,7 @@ from proxy.clock import SystemClock
 from proxy.settings import Secret
 from tests.support.clock import MovableClock
 from tests.support.forking import Forker
-from tests.support.limited import NEXT, asking, limited_proxy, meanwhile, plan, posts, refusal
+from tests.support.limited import NEXT, asking, assert_refused_with, limited_proxy, meanwhile, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.scrape import scrape
 from tests.support.secrets import SECRET
@@ -55,7 +55,7 @@ def test_after_a_kill_a_repetition_waits_for_seconds_only(
             assert again.result().status_code == 200 and "idempotency-replayed" not in again.result().headers
             return
         before = _count_readings(after.url)
-        refusal(_run_once(after.url, token), 500, "upstream_ambiguous")
+        assert_refused_with(_run_once(after.url, token), 500, "upstream_ambiguous")
         # It looks at the job and at the key each time, and would do so until its patience ends.
         assert _count_readings(after.url) - before < PATIENCE_SECONDS / LOOK_SECONDS
     assert not posts(sandbox)

@@ -29,7 +29,7 @@ from tests.routes.jobs import HELD
 from tests.server.echo import parse_answers
 from tests.server.talk import talk
 from tests.support.clock import MovableClock
-from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Client, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, HOSTS, NEXT, PROTOCOL, Client, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -115,8 +115,8 @@ def test_each_poll_is_counted(proxy: Stack) -> None:
         job = alice.submitted(HELD)
         left = [poll(alice, job, 1).headers["ratelimit"] for _ in range(6)]
         assert [one.split(";")[1] for one in left] == [f"r={number}" for number in (5, 4, 3, 2, 1, 0)]
-        refusal(alice.status(job), 429, "rate_limited", "session")
-        refusal(alice.status(job), 429, "rate_limited", "session")
+        assert_refused_with(alice.status(job), 429, "rate_limited", "session")
+        assert_refused_with(alice.status(job), 429, "rate_limited", "session")
         proxy.clock.advance(60)
         assert poll(alice, job, 1).headers["ratelimit"].startswith('"session";r=5')
 
@@ -125,7 +125,7 @@ def test_each_poll_counts_for_its_address(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="by-address")) as here:
         job = here.submitted(HELD)
         poll(here, job, 6)
-        refusal(here.status(job), 429, "rate_limited", "ip")
+        assert_refused_with(here.status(job), 429, "rate_limited", "ip")
         sent = here.http.headers
         with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), headers=sent) as there:
             url = f"{proxy.url}/fal/queue/{NEXT}/requests/{job}/status"
@@ -136,8 +136,8 @@ def test_a_poll_with_another_session_is_not_taken_for_the_first(proxy: Stack) ->
     with Client(proxy, proxy.token(tenant="free")) as alice, Client(proxy, proxy.token("bob", tenant="free")) as bob:
         job = alice.submitted(HELD)
         poll(alice, job)
-        refusal(bob.status(job), 404, "not_found")
-        refusal(bob.status(job), 404, "not_found")
+        assert_refused_with(bob.status(job), 404, "not_found")
+        assert_refused_with(bob.status(job), 404, "not_found")
         poll(alice, job)
 
 
@@ -148,7 +148,7 @@ def test_a_session_is_refused_when_its_grace_period_ends(proxy: Stack) -> None:
         proxy.clock.advance(60 + GRACE_SECONDS - 1)
         poll(alice, job)
         proxy.clock.advance(1)
-        refusal(alice.status(job), 401, "session_expired")
+        assert_refused_with(alice.status(job), 401, "session_expired")
 
 
 def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None:
@@ -161,7 +161,7 @@ def test_a_cookie_is_refused_from_a_foreign_page_each_time(proxy: Stack) -> None
         for _ in range(3):
             assert page.get(path, headers=cookie).status_code == 202
             for said in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
-                refusal(page.get(path, headers={**cookie, **said}), 403, "origin_not_allowed")
+                assert_refused_with(page.get(path, headers={**cookie, **said}), 403, "origin_not_allowed")
 
 
 def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
@@ -169,7 +169,7 @@ def test_a_session_that_was_revoked_is_refused(proxy: Stack) -> None:
         job = alice.submitted(HELD)
         poll(alice, job)
         assert alice.http.delete("/v1/session").status_code == 204
-        refusal(alice.status(job), 401, "session_revoked")
+        assert_refused_with(alice.status(job), 401, "session_revoked")
 
 
 def test_a_tenants_own_key_may_poll(proxy: Stack) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.console.operators import Operator, assert_refused
 from tests.console.test_tenants import entries
-from tests.support.limited import Client, operating, refusal
+from tests.support.limited import Client, assert_refused_with, operating
 from tests.support.stack import Stack
 
 GRANTS, OVERRIDES = "/console/tenants/acme/grants", "/console/tenants/acme/overrides"
@@ -81,7 +81,7 @@ def test_an_override_is_set_holds_and_is_cleared(proxy: Stack, night_shift: Oper
     with Client(proxy, proxy.token("alice")) as alice:
         assert alice.run(max_tokens=100).status_code == 200
         assert night_shift.post(OVERRIDES, OVERRIDE).headers["location"] == OVERRIDES
-        refusal(alice.run(max_tokens=100), 422, "invalid_input")
+        assert_refused_with(alice.run(max_tokens=100), 422, "invalid_input")
         page = night_shift.get("/console/tenants/acme/subject?name=alice").text
         assert "&#34;max_tokens&#34;: 64" in page and "&#34;max_tokens&#34;: 64" in night_shift.get(OVERRIDES).text
         # Another one takes its place.
@@ -138,7 +138,7 @@ def test_users_are_listed_by_what_they_used_and_signed_out(
         assert caller.run().status_code == 200
         answer = night_shift.post(sign_out, {"subject": EVIL})
         assert answer.status_code == 303 and viewer.get(answer.headers["location"]).status_code == 200
-        refusal(caller.run(), 401, "session_revoked")
+        assert_refused_with(caller.run(), 401, "session_revoked")
     assert (entries(proxy)[-1]["by"], entries(proxy)[-1]["action"]) == ("console:token:night-shift", "session.revoke")
     assert EVIL not in str(entries(proxy)[-1])
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.console.operators import Operator, assert_refused, operator_of
 from tests.console.test_tenants import entries
-from tests.support.limited import Client, limited_proxy, operating, plan, refusal
+from tests.support.limited import Client, assert_refused_with, limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.tenants.test_deleted import leave_behind
@@ -42,7 +42,7 @@ def test_a_tenant_is_deleted_and_its_records_stay(own: Stack, boss: Operator) ->
         assert "Type acme to confirm" in boss.get(DELETE).text
         answer = boss.post(DELETE, {"confirm": "acme"})
         assert answer.status_code == 303, answer.text
-        refusal(caller.http.get("/v1/session"), 401, "unauthenticated")
+        assert_refused_with(caller.http.get("/v1/session"), 401, "unauthenticated")
     path = answer.headers["location"]
     page, records = boss.get(path).text, path.rpartition("/")[2]
     assert records.startswith("acme~") and ">deleted<" in page and "cleared; the name can be given again" in page
@@ -86,7 +86,7 @@ def test_a_user_is_forgotten(own: Stack, boss: Operator) -> None:
         assert EVIL not in page and f"Type {EVIL} to confirm" in html.unescape(page)
         answer = boss.post(FORGET, {"subject": EVIL, "confirm": EVIL})
         assert answer.headers["location"] == "/console/tenants/acme/subjects", answer.text
-        refusal(caller.http.get("/v1/session"), 401, "session_revoked")
+        assert_refused_with(caller.http.get("/v1/session"), 401, "session_revoked")
     page = html.unescape(boss.get("/console/tenants/acme/subjects").text)
     assert EVIL not in page and " forgotten " in page
     assert entries(own)[-1]["by"] == "console:PROXY_ADMIN_TOKEN" and EVIL not in str(entries(own))

@@ -12,7 +12,7 @@ from proxy.console.sessions import FORM_SECONDS, IDLE_SECONDS, LONGEST_SECONDS
 from proxy.limits.rates import SIGN_IN_LIMIT
 from tests.console.operators import COOKIE, FORM_COOKIE, Operator, assert_refused, new_token, operator_of, revoke_token
 from tests.support.audit_log import read_entries
-from tests.support.limited import ADMIN_TOKEN, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -103,9 +103,9 @@ def test_a_changed_cookie_is_refused(admin: Operator, change: str) -> None:
 def test_a_session_of_the_console_opens_no_other_route_and_no_other_opens_it(admin: Operator) -> None:
     assert admin.cookie
     with admin.stack.client(admin.cookie) as caller:
-        refusal(caller.get("/v1/session"), 401, "unauthenticated")
-        refusal(caller.get("/v1/admin/tenants"), 401, "unauthenticated")
-    refusal(admin.get("/v1/admin/tenants"), 401, "unauthenticated")
+        assert_refused_with(caller.get("/v1/session"), 401, "unauthenticated")
+        assert_refused_with(caller.get("/v1/admin/tenants"), 401, "unauthenticated")
+    assert_refused_with(admin.get("/v1/admin/tenants"), 401, "unauthenticated")
     with operator_of(admin.stack, None) as caller_with_header:
         answer = caller_with_header.get("/console/tenants", authorization=f"Bearer {ADMIN_TOKEN}")
         assert answer.status_code == 303
@@ -230,7 +230,7 @@ def test_there_is_no_console_unless_it_is_on(
         stack.client("") as caller,
     ):
         for path in ("/console", "/console/sign-in", "/console/static/console.css"):
-            refusal(caller.get(path), 404, "not_found")
+            assert_refused_with(caller.get(path), 404, "not_found")
 
 
 def test_the_console_works_with_named_tokens_alone_if_it_is_on(shared_sandbox: SandboxControl, tmp_path: Path) -> None:

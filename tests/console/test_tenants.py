@@ -9,7 +9,7 @@ import pytest
 
 from tests.console.operators import Operator, assert_refused
 from tests.support.audit_log import read_entries
-from tests.support.limited import Client, operating, refusal
+from tests.support.limited import Client, assert_refused_with, operating
 from tests.support.stack import Stack
 
 ACTIONS = ["/console/tenants/acme/suspend", "/console/tenants/acme/resume", "/console/tenants/acme/keys"]
@@ -83,7 +83,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(proxy: Stack, admin: Operator)
     assert uses(proxy, key).status_code == 200
     answer = admin.post(f"/console/tenants/acme/keys/{id_}/revoke")
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/tenants/acme")
-    refusal(uses(proxy, key), 401, "unauthenticated")
+    assert_refused_with(uses(proxy, key), 401, "unauthenticated")
     assert_refused(admin.post(f"/console/tenants/acme/keys/{id_}/revoke"), 404, "not_found")
     last = entries(proxy)[-2:]
     assert [(entry["by"], entry["action"], entry["target"]) for entry in last] == [
@@ -104,7 +104,7 @@ def test_an_operator_suspends_and_resumes(proxy: Stack, admin: Operator, night_s
     key = new_key(admin)
     assert night_shift.post("/console/tenants/acme/suspend").headers["location"] == "/console/tenants/acme"
     assert "suspended" in night_shift.get("/console/tenants/acme").text
-    refusal(uses(proxy, key), 403, "tenant_suspended")
+    assert_refused_with(uses(proxy, key), 403, "tenant_suspended")
     night_shift.post("/console/tenants/acme/resume")
     assert uses(proxy, key).status_code == 200
     last = entries(proxy)[-2:]

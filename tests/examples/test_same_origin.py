@@ -14,7 +14,7 @@ import pytest
 from tests.routes.jobs import JOBS, SSE, events, new
 from tests.server.fronts.servers import Front
 from tests.support.images import png
-from tests.support.limited import NEXT, asking, limited_proxy, plan, refusal
+from tests.support.limited import NEXT, asking, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -157,7 +157,9 @@ def test_callers_cannot_choose_their_address(site: Site) -> None:
             forged = {"x-forwarded-for": f"203.0.113.{number}"}
             assert client.post(f"/fal/run/{NEXT}", json=asking("?"), headers=forged).status_code == 200
         forged = {"x-forwarded-for": "203.0.113.9"}
-        refusal(client.post(f"/fal/run/{NEXT}", json=asking("?"), headers=forged), 429, "rate_limited", "ip")
+        assert_refused_with(
+            client.post(f"/fal/run/{NEXT}", json=asking("?"), headers=forged), 429, "rate_limited", "ip"
+        )
 
 
 def test_a_session_in_the_path_is_not_logged(site: Site) -> None:

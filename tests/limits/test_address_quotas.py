@@ -17,7 +17,7 @@ import pytest
 from proxy.auth.sessions import Sessions, new_guest_name
 from proxy.stores.ledger import ADDRESS_PREFIX
 from tests.support.images import png
-from tests.support.limited import NEXT, Client, asking, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, Client, asking, assert_refused_with, limited_proxy, per, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import TTL_SECONDS, Stack
 
@@ -148,7 +148,7 @@ def test_every_way_of_calling_counts_and_users_do_not(proxy: Stack, open_: ExitS
     ways = [one.run, other.submit, lambda: one.call("POST", f"run/{NEXT}/stream", asking("?"))]
     assert [ways[number % 3]().status_code for number in range(ALLOWED)] == [200] * ALLOWED
     for way in ways:
-        body = refusal(way(), 402, "quota_exceeded", "ip")
+        body = assert_refused_with(way(), 402, "quota_exceeded", "ip")
         assert body["detail"] == "The day's quota of requests of all guests of this address is used up: 0 left."
         assert 0 < body["retry_after"] <= DAY
     assert alice.run().status_code == 200 and alice.facts()["quotas"] == []
@@ -183,7 +183,7 @@ def test_bytes_count_for_the_address_that_sends_them(proxy: Stack, way: str) -> 
     address = f"203.0.113.{len(way)}"
     with guest(proxy, address) as one, guest(proxy, address) as other:
         assert upload(one, 200, way).is_success
-        refusal(upload(other, 101, way), 402, "quota_exceeded", "ip")
+        assert_refused_with(upload(other, 101, way), 402, "quota_exceeded", "ip")
         assert upload(other, 100, way).is_success
         assert quotas_of(one)["address", "upload_bytes"]["used"] == 300
 

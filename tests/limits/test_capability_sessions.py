@@ -30,12 +30,12 @@ from tests.support.limited import (
     PROTOCOL,
     Client,
     asking,
+    assert_refused_with,
     limited_proxy,
     operating,
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -95,7 +95,7 @@ def test_a_session_gets_exactly_its_quota_and_others_of_its_subject_go_on(proxy:
     with holder(proxy, surface=surface, quotas=[quota("requests", 2)]) as one, holder(proxy, surface=surface) as other:
         assert [one.run().status_code, one.submit().status_code] == [200, 200]
         for refused in (one.run(), one.submit(), one.call("POST", f"run/{NEXT}/stream", asking("?"))):
-            body = refusal(refused, 402, "quota_exceeded", "session")
+            body = assert_refused_with(refused, 402, "quota_exceeded", "session")
             assert body["detail"] == "The lifetime quota of requests of this session is used up: 0 left."
             assert "retry_after" not in body
         assert len(posts(proxy.sandbox)) == 2
@@ -127,17 +127,17 @@ def used_by(client: Client) -> dict[str, int]:
 def test_a_session_wider_than_the_plan_has_the_limits_of_the_plan(proxy: Stack) -> None:
     wide = {"quotas": [quota("requests", 9)], "limits": {"max_tokens": 900, "max_prompt_chars": 900}}
     with holder(proxy, "tight", **wide) as alice:
-        refusal(alice.run(max_tokens=51), 422, "invalid_input")
-        refusal(alice.run("x" * 41), 422, "invalid_input")
+        assert_refused_with(alice.run(max_tokens=51), 422, "invalid_input")
+        assert_refused_with(alice.run("x" * 41), 422, "invalid_input")
         assert [alice.run().status_code, alice.run().status_code] == [200, 200]
-        refusal(alice.run(), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")
         assert own_quotas(alice)["requests"]["left"] == 7
 
 
 def test_limits_narrow_each_input(proxy: Stack) -> None:
     with holder(proxy, limits={"max_tokens": 20, "max_prompt_chars": 10}) as alice:
-        refusal(alice.run(max_tokens=21), 422, "invalid_input")
-        refusal(alice.run("x" * 11), 422, "invalid_input")
+        assert_refused_with(alice.run(max_tokens=21), 422, "invalid_input")
+        assert_refused_with(alice.run("x" * 11), 422, "invalid_input")
         assert alice.run("x" * 10, max_tokens=20).status_code == 200
         assert alice.facts()["limits"] == {"max_tokens": 20, "max_prompt_chars": 10}
     assert len(posts(proxy.sandbox)) == 1
@@ -148,7 +148,7 @@ def test_bytes_count_on_every_upload_route(proxy: Stack, way: str) -> None:
     with holder(proxy, quotas=[quota("upload_bytes", 300)]) as alice:
         assert upload(alice, 200, way).is_success
         assert own_quotas(alice)["upload_bytes"]["left"] == 100
-        body = refusal(upload(alice, 101, way), 402, "quota_exceeded", "session")
+        body = assert_refused_with(upload(alice, 101, way), 402, "quota_exceeded", "session")
         assert "100 left" in body["detail"]
         assert upload(alice, 100, way).is_success
         assert own_quotas(alice)["upload_bytes"]["left"] == 0
@@ -181,7 +181,7 @@ def test_an_upload_slot_whose_limit_was_changed_is_refused(proxy: Stack) -> None
             answer = httpx.put(
                 other, content=png(200), headers={"content-type": "image/png"}, trust_env=False, timeout=60
             )
-            refusal(answer, 404, "not_found")
+            assert_refused_with(answer, 404, "not_found")
         assert httpx.put(
             slot, content=png(90), headers={"content-type": "image/png"}, trust_env=False, timeout=60
         ).is_success
@@ -251,7 +251,7 @@ def test_a_renewal_keeps_the_account_and_what_narrows_it(proxy: Stack) -> None:
             tokens.append(alice.post("/v1/sessions/renew").json()["token"])
     with Client(proxy, tokens[-2]) as old, Client(proxy, tokens[-1]) as new_:
         assert [old.run().status_code, new_.run().status_code] == [200, 200]
-        refusal(new_.run(max_tokens=21), 422, "invalid_input")
+        assert_refused_with(new_.run(max_tokens=21), 422, "invalid_input")
         assert own_quotas(new_) == own_quotas(old) and own_quotas(new_)["requests"]["left"] == 1
         assert [new_.run().status_code, new_.run().status_code, old.run().status_code] == [200, 402, 402]
         with proxy.client("", headers={"cookie": proxy.cookie(tokens[-1])}) as page:
@@ -291,7 +291,7 @@ def test_a_field_that_narrows_nothing_is_refused_by_name(proxy: Stack, form: dic
             backend.post(MINT, json={"subject": "alice", **form}),
             operator.post("/v1/admin/sessions", json={"tenant": "acme", "subject": "alice", **form}),
         ):
-            assert says in refusal(answer, 400, "bad_request")["detail"]
+            assert says in assert_refused_with(answer, 400, "bad_request")["detail"]
 
 
 def test_a_token_with_every_field_stays_small(proxy: Stack) -> None:

@@ -22,6 +22,7 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     hanging_up,
     limited_proxy,
     look_after,
@@ -29,7 +30,6 @@ from tests.support.limited import (
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.redis import Redis
 from tests.support.sandbox import SandboxControl
@@ -65,7 +65,7 @@ def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
 
 
 def check_full(answer: httpx.Response, scope: str = "subject") -> None:
-    assert refusal(answer, 429, "too_many_jobs", scope)["retry_after"] == 1
+    assert assert_refused_with(answer, 429, "too_many_jobs", scope)["retry_after"] == 1
 
 
 # --- how many
@@ -236,8 +236,8 @@ def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice:
 
 def test_a_call_that_the_proxy_refuses_takes_no_slot(proxy: Stack) -> None:
     with Client(proxy, proxy.token("pete", tenant="poor")) as pete:
-        refusal(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
-        refusal(pete.run(temperature=9), 422, "invalid_input")
+        assert_refused_with(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
+        assert_refused_with(pete.run(temperature=9), 422, "invalid_input")
         assert pete.slots() == (0, 0) and pete.run(max_tokens=36).status_code == 200
 
 
@@ -246,7 +246,7 @@ def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path:
     environ = {"FAL_RUN_URL": f"{nowhere}/run", "FAL_QUEUE_URL": f"{nowhere}/queue"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as own, Client(own, own.token(tenant="one")) as alice:
         for answer in (alice.run(), alice.submit(), alice.call("POST", f"run/{NEXT}/stream", asking("?"))):
-            refusal(answer, 503, "upstream_unavailable", "upstream")
+            assert_refused_with(answer, 503, "upstream_unavailable", "upstream")
         assert alice.slots() == (0, 0)
 
 
@@ -259,7 +259,7 @@ def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Client, 
 
 def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "run"})
-    refusal(alice.run(), 500, "upstream_ambiguous")
+    assert_refused_with(alice.run(), 500, "upstream_ambiguous")
     assert alice.slots()[0] == 0
 
 
@@ -267,7 +267,7 @@ def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
     proxy: Stack, alice: Client, sandbox: SandboxControl
 ) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "submit"})
-    refusal(alice.submit(QUEUED), 500, "upstream_ambiguous")
+    assert_refused_with(alice.submit(QUEUED), 500, "upstream_ambiguous")
     sandbox.clear_faults()
     check_full(alice.submit())
     proxy.clock.advance(LEASE_SECONDS - 1)
@@ -366,8 +366,8 @@ def test_a_proxy_that_starts_before_its_redis(sandbox: SandboxControl, tmp_path:
         with redis.stopped():
             after = stack.enter_context(limited_proxy(sandbox, tmp_path, PLANS, clock=before.clock, environ=environ))
             alice = stack.enter_context(Client(after, after.token(tenant="one")))
-            refusal(alice.http.get("/readyz"), 503, "store_unavailable")
-            refusal(alice.run(), 503, "store_unavailable")
+            assert_refused_with(alice.http.get("/readyz"), 503, "store_unavailable")
+            assert_refused_with(alice.run(), 503, "store_unavailable")
         check_full(alice.run())
         after.sandbox.move_job(job, "finish")
         assert alice.status(job).is_success and alice.slots() == (0, 0)

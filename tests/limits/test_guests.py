@@ -17,7 +17,17 @@ import yaml
 from proxy.limits.accounts import ALL_GUESTS
 from tests.routes.jobs import HELD, JOBS, SSE, created, new, watching
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, Booked, Client, account, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import (
+    ADMIN_TOKEN,
+    Booked,
+    Client,
+    account,
+    assert_refused_with,
+    limited_proxy,
+    per,
+    plan,
+    posts,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import TTL_SECONDS, Stack
 from tests.support.waiting import wait_until
@@ -110,9 +120,9 @@ def test_an_address_that_gets_many_guest_sessions_spends_no_more_than_the_tenant
         by_code = Counter(answer.json().get("error_type", "") for each in answers for answer in each)
         assert by_code[""] == len(posts(sandbox)) == 10 and set(by_code) <= {"", "too_many_jobs", "quota_exceeded"}
         assert account(tmp_path, "acme", "requests") == Booked(10, 0)
-        refusal(visitors[0].run(), 402, "quota_exceeded", "tenant")
+        assert_refused_with(visitors[0].run(), 402, "quota_exceeded", "tenant")
         with user(stack, "acme") as alice:
-            refusal(alice.run(), 402, "quota_exceeded", "tenant")
+            assert_refused_with(alice.run(), 402, "quota_exceeded", "tenant")
 
 
 def test_guests_cannot_spend_what_users_have_spent(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -130,8 +140,8 @@ def test_an_account_per_tenant_in_the_plan_of_guests_is_that_of_all_guests(
     )
     assert [alice.run().status_code for _ in range(4)] == [200] * 4
     assert [one.run().status_code, one.run().status_code, other.run().status_code] == [200] * 3
-    refusal(one.run(), 402, "quota_exceeded", "subject")
-    body = refusal(third.run(), 402, "quota_exceeded", "tenant")
+    assert_refused_with(one.run(), 402, "quota_exceeded", "subject")
+    body = assert_refused_with(third.run(), 402, "quota_exceeded", "tenant")
     assert "of all guests of this tenant is used up" in body["detail"]
     assert alice.run().status_code == 200
     assert account(folder, "crowd", "requests", ALL_GUESTS) == Booked(3, 0)
@@ -155,18 +165,20 @@ def test_guests_take_a_share_of_the_slots_and_users_the_rest(proxy: Stack, open_
     visitors = [open_.enter_context(guest(proxy, "slots")) for _ in range(3)]
     jobs = [visitors[0].submitted(QUEUED), visitors[1].submitted(QUEUED)]
     for visitor in visitors:
-        body = refusal(visitor.submit(QUEUED), 429, "too_many_jobs", "tenant")
+        body = assert_refused_with(visitor.submit(QUEUED), 429, "too_many_jobs", "tenant")
         assert body["detail"].startswith("All guests of this tenant together have 2 calls")
     in_flight = visitors[0].facts()["in_flight"]
     assert in_flight["guests"] == {"used": 2, "limit": 2} and in_flight["tenant"] == {"used": 2, "limit": 8}
     with user(proxy, "slots") as alice:
         held = [alice.submitted(QUEUED) for _ in range(6)]
-        assert "This tenant has 8 calls" in refusal(alice.submit(), 429, "too_many_jobs", "tenant")["detail"]
+        assert (
+            "This tenant has 8 calls" in assert_refused_with(alice.submit(), 429, "too_many_jobs", "tenant")["detail"]
+        )
         proxy.sandbox.move_job(jobs[0], "finish")
         assert visitors[0].status(jobs[0]).json()["status"] == "COMPLETED"
         jobs.append(visitors[2].submitted(QUEUED))
         # A refusal takes no slot of the guests: the tenant's limit is the one that is full.
-        refusal(alice.submit(), 429, "too_many_jobs", "tenant")
+        assert_refused_with(alice.submit(), 429, "too_many_jobs", "tenant")
         for job in held:
             proxy.sandbox.move_job(job, "finish")
             alice.status(job)
@@ -187,7 +199,7 @@ def test_slots_of_guests_are_taken_again_after_a_restart(sandbox: SandboxControl
         Client(after, visitor.token) as again,
         user(after, "slots") as alice,
     ):
-        refusal(again.submit(), 429, "too_many_jobs", "tenant")
+        assert_refused_with(again.submit(), 429, "too_many_jobs", "tenant")
         assert alice.run().status_code == 200
         assert again.facts()["in_flight"]["guests"] == {"used": 2, "limit": 2}
         sandbox.move_job(jobs[0], "finish")
@@ -198,7 +210,7 @@ def test_slots_of_guests_are_taken_again_after_a_restart(sandbox: SandboxControl
 def test_guests_take_a_share_of_the_rate_and_users_the_rest(proxy: Stack, open_: ExitStack) -> None:
     visitors = [open_.enter_context(guest(proxy, "rates")) for _ in range(4)]
     assert [visitor.run().status_code for visitor in visitors] == [200, 200, 429, 429]
-    body = refusal(visitors[0].run(), 429, "rate_limited", "tenant")
+    body = assert_refused_with(visitors[0].run(), 429, "rate_limited", "tenant")
     assert body["detail"] == "All guests of this tenant together may make 2 calls in 60 seconds."
     with user(proxy, "rates") as alice:
         answers = [alice.run() for _ in range(7)]
@@ -215,7 +227,7 @@ def test_users_and_guests_share_the_tenants_rate(proxy: Stack, open_: ExitStack)
     visitor, alice = open_.enter_context(guest(proxy, "rates")), open_.enter_context(user(proxy, "rates"))
     assert [alice.run().status_code for _ in range(7)] == [200] * 7
     assert visitor.run().status_code == 200
-    body = refusal(visitor.run(), 429, "rate_limited", "tenant")
+    body = assert_refused_with(visitor.run(), 429, "rate_limited", "tenant")
     assert body["detail"] == "This tenant may make 8 calls in 60 seconds."
 
 
@@ -224,7 +236,7 @@ def test_guests_take_a_share_of_the_polls(proxy: Stack, open_: ExitStack) -> Non
     theirs, hers = visitor.submitted(QUEUED), alice.submitted(QUEUED)
     # The same poll again and again, as clients do: polls that are answered from memory count too.
     assert [visitor.status(theirs).status_code for _ in range(4)] == [202, 202, 429, 429]
-    refusal(visitor.status(theirs), 429, "rate_limited", "tenant")
+    assert_refused_with(visitor.status(theirs), 429, "rate_limited", "tenant")
     assert [alice.status(hers).status_code for _ in range(7)] == [202] * 6 + [429]
     for job, owner in ((theirs, visitor), (hers, alice)):
         proxy.clock.advance(1)
@@ -251,18 +263,18 @@ def test_uploads_of_guests_count_and_are_limited_to_a_share(
     one, other = (open_.enter_context(guest(stack, "bytes")) for _ in range(2))
     alice = open_.enter_context(user(stack, "bytes"))
     assert upload(one, 200, way).is_success
-    refusal(upload(other, 51, way), 402, "quota_exceeded", "tenant")
+    assert_refused_with(upload(other, 51, way), 402, "quota_exceeded", "tenant")
     assert upload(other, 50, way).is_success
     assert account(tmp_path, "bytes", "upload_bytes", ALL_GUESTS) == Booked(250, 0)
     assert account(tmp_path, "bytes", "upload_bytes") == Booked(250, 0)
-    refusal(upload(alice, 751, way), 402, "quota_exceeded", "tenant")
+    assert_refused_with(upload(alice, 751, way), 402, "quota_exceeded", "tenant")
     assert upload(alice, 750, way).is_success
 
 
 def test_where_only_users_are_limited_guests_share_what_one_user_may_upload(proxy: Stack, open_: ExitStack) -> None:
     one, other = (open_.enter_context(guest(proxy, "userbytes")) for _ in range(2))
     assert upload(one, 200, "native").is_success
-    refusal(upload(other, 51, "native"), 402, "quota_exceeded", "tenant")
+    assert_refused_with(upload(other, 51, "native"), 402, "quota_exceeded", "tenant")
     with user(proxy, "userbytes") as alice:
         assert upload(alice, 1000, "native").is_success
 
@@ -272,7 +284,9 @@ def test_where_only_users_are_limited_guests_share_what_one_user_may_upload(prox
 
 def refused_stream(client: Client) -> str:
     """How a stream too many of the tenant's is refused."""
-    detail: str = refusal(client.http.post(JOBS, json=new(), headers=SSE), 429, "rate_limited", "tenant")["detail"]
+    detail: str = assert_refused_with(client.http.post(JOBS, json=new(), headers=SSE), 429, "rate_limited", "tenant")[
+        "detail"
+    ]
     return detail
 
 
@@ -323,7 +337,7 @@ def test_no_session_is_minted_in_the_name_of_a_guest(proxy: Stack, name: str) ->
             tenant.post("/v1/sessions", json={"subject": name}),
             operator.post("/v1/admin/sessions", json={"tenant": "other", "subject": name}),
         ):
-            body = refusal(answer, 400, "bad_request")
+            body = assert_refused_with(answer, 400, "bad_request")
             assert body["detail"].startswith("subject: ") and "choose another name" in body["detail"]
         for free in ("guest-0123456789abcde", "guest-0123456789ABCDEF", "guest-of-honour", "a guest-0123456789abcdef"):
             assert tenant.post("/v1/sessions", json={"subject": free}).status_code == 201

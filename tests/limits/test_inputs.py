@@ -15,7 +15,7 @@ from proxy.errors import InvalidInput
 from proxy.limits.inputs import MAX_TOKENS, check_input
 from tests.limits.input_checks import FREE, OWN_FILES, checked, problems
 from tests.support.images import PIXEL
-from tests.support.limited import COUNTING, NEXT, Client, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import COUNTING, NEXT, Client, assert_refused_with, limited_proxy, per, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -137,7 +137,7 @@ def test_an_input_over_a_ceiling_is_422_and_costs_nothing(
 ) -> None:
     before = alice.facts()
     answer: httpx.Response = (alice.run if kind == "run" else alice.submit)(**{"prompt": "?", **wrong})
-    body = refusal(answer, 422, "invalid_input")
+    body = assert_refused_with(answer, 422, "invalid_input")
     assert [one["loc"][1] for one in body["detail"]] == list(set(wrong) - {"image_url"} or wrong)
     assert alice.facts() == before
     assert not posts(sandbox)

@@ -14,7 +14,18 @@ from proxy.stores.learned import LearnedUse
 from proxy.stores.ledger import SizeClass
 from proxy.stores.sql import SqlStores
 from tests.support.clock import MovableClock
-from tests.support.limited import COUNTING, NEXT, Booked, Client, account, asking, limited_proxy, per, plan, refusal
+from tests.support.limited import (
+    COUNTING,
+    NEXT,
+    Booked,
+    Client,
+    account,
+    asking,
+    assert_refused_with,
+    limited_proxy,
+    per,
+    plan,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -49,7 +60,7 @@ def test_a_quota_below_the_ceiling_lets_calls_in_once_enough_is_learned(proxy: S
     ):
         teach(proxy, calls=LEAST_CALLS - 1)
         for client, scope in ((alice, "subject"), (bob, "tenant")):
-            refusal(client.run(QUICK), 402, "quota_exceeded", scope)
+            assert_refused_with(client.run(QUICK), 402, "quota_exceeded", scope)
         teach(proxy, calls=1)
         assert [alice.run(QUICK).status_code, bob.run(QUICK).status_code, alice.run(QUICK).status_code] == [200] * 3
         assert account(tmp_path, "money", "usd") == Booked(0.01 * PRICE, 0)
@@ -61,19 +72,19 @@ def test_the_account_of_a_session_is_never_exceeded(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key("seconds")) as backend:
         session = backend.post("/v1/sessions", json=form).json()
     with Client(proxy, session["token"]) as narrowed, Client(proxy, proxy.token(tenant="seconds")) as alice:
-        refusal(narrowed.run(QUICK), 402, "quota_exceeded", "session")
+        assert_refused_with(narrowed.run(QUICK), 402, "quota_exceeded", "session")
         assert alice.run(QUICK).status_code == 200
 
 
 def test_tokens_are_learned_where_they_are_reported(proxy: Stack, tmp_path: Path) -> None:
     with Client(proxy, proxy.token(tenant="tokens")) as alice:
-        refusal(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "tenant")
+        assert_refused_with(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "tenant")
         teach(proxy, COUNTING)
         teach(proxy, NEXT)
         assert alice.run(QUICK, endpoint=COUNTING).status_code == 200
         assert 0 < account(tmp_path, "tokens", "tokens").used < 40
         # This model tells no figure, so its calls need their ceiling.
-        refusal(alice.run(QUICK, endpoint=NEXT), 402, "quota_exceeded", "tenant")
+        assert_refused_with(alice.run(QUICK, endpoint=NEXT), 402, "quota_exceeded", "tenant")
 
 
 def test_a_call_that_used_more_is_booked_in_full_and_nothing_more_is_let_in(proxy: Stack, tmp_path: Path) -> None:
@@ -81,11 +92,11 @@ def test_a_call_that_used_more_is_booked_in_full_and_nothing_more_is_let_in(prox
     with Client(proxy, proxy.token(tenant="seconds")) as alice:
         job = alice.submitted("[[pace run_seconds=45 hold=IN_QUEUE]] ?", COUNTING)
         assert account(tmp_path, "seconds", "compute_seconds", "alice") == Booked(0, COMPUTE_SECONDS_CEILING)
-        refusal(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "subject")
         proxy.sandbox.move_job(job, "finish")
         assert alice.result(job, COUNTING).headers["x-fal-billable-units"] == "45"
         assert account(tmp_path, "seconds", "compute_seconds", "alice") == Booked(45, 0)
-        refusal(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.run(QUICK, endpoint=COUNTING), 402, "quota_exceeded", "subject")
         (quota,) = alice.facts()["quotas"]
         assert (quota["used"], quota["reserved"], quota["left"]) == (45, 0, 0)
 
@@ -94,7 +105,7 @@ def test_small_pictures_teach_nothing_about_large_ones(proxy: Stack) -> None:
     teach(proxy)
     with Client(proxy, proxy.token(tenant="seconds")) as alice:
         large = {"prompt": QUICK, "image_url": "data:image/png;base64," + "A" * 100_000, "max_tokens": 64}
-        refusal(alice.call("POST", f"run/{NEXT}", large), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.call("POST", f"run/{NEXT}", large), 402, "quota_exceeded", "subject")
 
 
 def test_what_was_learned_survives_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.upstream.wishes import DROPPED
 from tests.support.images import PIXEL
-from tests.support.limited import limited_proxy, plan, refusal
+from tests.support.limited import assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -105,7 +105,7 @@ TAG = "k" * 64 + "=" + "v" * 256
     ],
 )
 def test_a_value_that_fal_does_not_know_is_refused(plans: Stack, name: str, value: str) -> None:
-    body = refusal(call(plans, "open", **{name: value}), 400, "bad_request")
+    body = assert_refused_with(call(plans, "open", **{name: value}), 400, "bad_request")
     assert body["message"].startswith(f"{name} must be ")
     assert not plans.sandbox.requests()
     # A header that is not passed on may have any value.
@@ -121,7 +121,7 @@ def test_the_largest_values_pass(plans: Stack) -> None:
 def test_a_header_that_comes_twice_is_refused(plans: Stack) -> None:
     headers = [("authorization", f"Bearer {plans.token(tenant='open')}"), *[("x-fal-tags", "a=b")] * 2]
     answer = httpx.post(plans.url + RUN, json=INPUT, headers=headers, trust_env=False, verify=False, timeout=60)
-    refusal(answer, 400, "bad_request")
+    assert_refused_with(answer, 400, "bad_request")
 
 
 def test_an_answer_without_wishes_names_nothing(plans: Stack) -> None:

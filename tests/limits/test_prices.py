@@ -13,7 +13,17 @@ import pytest
 from proxy.limits.quotas import COMPUTE_SECONDS_CEILING
 from proxy.stores.sql import SqlStores
 from tests.support.audit_log import AUTHOR
-from tests.support.limited import COUNTING, NEXT, Client, account, limited_proxy, operating, per, plan, refusal
+from tests.support.limited import (
+    COUNTING,
+    NEXT,
+    Client,
+    account,
+    assert_refused_with,
+    limited_proxy,
+    operating,
+    per,
+    plan,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -84,7 +94,7 @@ def test_a_limit_in_the_database_that_cannot_count_lets_no_call_in(
         caplog.clear()
         with caplog.at_level(logging.ERROR):
             write_plan(proxy, per("subject", "usd", 500))
-            assert COUNTING in refusal(alice.run(endpoint=COUNTING), 403, "endpoint_not_allowed")["detail"]
+            assert COUNTING in assert_refused_with(alice.run(endpoint=COUNTING), 403, "endpoint_not_allowed")["detail"]
         assert [one.log_fields for one in caplog.records if one.message == "quotas of usd without prices"] == [
             {"number": 1, "plans": f"open: {COUNTING}"}
         ]
@@ -102,7 +112,7 @@ def test_a_session_with_money_needs_the_prices_of_its_endpoints(proxy: Stack) ->
                 backend.post("/v1/sessions", json=form),
                 operator.post("/v1/admin/sessions", json={"tenant": "open", **form}),
             ):
-                detail = refusal(answer, 400, "bad_request")["detail"]
+                detail = assert_refused_with(answer, 400, "bad_request")["detail"]
                 assert detail == f"quotas: usd counts nothing for {COUNTING}: no price is known"
         session = backend.post("/v1/sessions", json={**money, "endpoints": [NEXT]}).json()
     with Client(proxy, session["token"]) as alice:

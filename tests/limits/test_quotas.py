@@ -27,6 +27,7 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     hanging_up,
     limited_proxy,
     look_after,
@@ -34,7 +35,6 @@ from tests.support.limited import (
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -136,11 +136,11 @@ def test_a_user_and_a_tenant_get_exactly_their_quota(proxy: Stack, folder: Path,
     ann, ben = (Client(proxy, proxy.token(name, tenant="requests"), surface) for name in names)
     assert [ann.run().status_code, ann.submit().status_code] == [200, 200]
     for refused in (ann.run(), ann.submit(), ann.call("POST", f"run/{NEXT}/stream", asking("?"))):
-        body = refusal(refused, 402, "quota_exceeded", "subject")
+        body = assert_refused_with(refused, 402, "quota_exceeded", "subject")
         assert "requests" in body["detail"] and "0 left" in body["detail"]
     # The subject's refusals took nothing from the tenant: one is left for ben, and no second.
     assert ben.run().status_code == 200
-    refusal(ben.run(), 402, "quota_exceeded", "tenant")
+    assert_refused_with(ben.run(), 402, "quota_exceeded", "tenant")
     assert len(posts(proxy.sandbox)) == 3
     quotas = {one["per"]: one for one in ben.facts()["quotas"]}
     # Nor did the tenant's refusal take anything from ben.
@@ -154,11 +154,11 @@ def test_the_wait_goes_to_the_end_of_the_calendar_window(proxy: Stack, window: s
     with Client(proxy, proxy.token(tenant=window, ttl_seconds=10**8)) as alice:
         proxy.clock.advance(7.5)
         assert alice.run().status_code == 200
-        wait = refusal(alice.run(), 402, "quota_exceeded", "subject")["retry_after"]
+        wait = assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")["retry_after"]
         (quota,) = alice.facts()["quotas"]
         assert 0 <= wait - seconds_until(proxy, quota["resets_at"]) < 1
         proxy.clock.advance(wait - 1)
-        assert refusal(alice.run(), 402, "quota_exceeded", "subject")["retry_after"] == 1
+        assert assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")["retry_after"] == 1
         proxy.clock.advance(1)
         assert [alice.run().status_code, alice.run().status_code] == [200, 402]
 
@@ -181,7 +181,7 @@ def test_a_window_ends_where_the_calendar_says(
         Client(own, own.token(tenant=window)) as alice,
     ):
         held = alice.submitted(QUEUED)
-        assert refusal(alice.run(), 402, "quota_exceeded", "subject")["retry_after"] == 1
+        assert assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")["retry_after"] == 1
         clock.set(next_one)
         assert [alice.run().status_code, alice.run().status_code] == [200, 402]
         # What was reserved in the old window is booked, or freed, there.
@@ -196,14 +196,14 @@ def test_a_lifetime_quota_is_never_refilled(proxy: Stack) -> None:
         assert [alice.run().status_code, alice.submit().status_code] == [200, 200]
         for days in (0, 32, 3660):
             proxy.clock.advance(days * 86_400)
-            body = refusal(alice.run(), 402, "quota_exceeded", "subject")
+            body = assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")
             assert body["detail"] == "The lifetime quota of requests of this subject is used up: 0 left."
             assert "retry_after" not in body
         (quota,) = alice.facts()["quotas"]
         assert (quota["window"], quota["left"], quota["resets_at"]) == ("lifetime", 0, None)
     with Client(proxy, proxy.token("bob", tenant="together")) as bob:
         assert bob.run().status_code == 200
-        body = refusal(bob.run(), 402, "quota_exceeded", "tenant")
+        body = assert_refused_with(bob.run(), 402, "quota_exceeded", "tenant")
         assert body["detail"] == "The lifetime quota of requests of this tenant is used up: 0 left."
 
 
@@ -228,7 +228,7 @@ def test_tokens_are_reserved_as_the_ceiling_and_booked_as_reported(proxy: Stack,
     with Client(proxy, proxy.token(tenant="tokens")) as alice:
         job = alice.submitted(QUEUED, COUNTING, max_tokens=150)
         assert account(folder, "tokens", "tokens") == Booked(0, 150)
-        refusal(alice.run(endpoint=COUNTING, max_new_tokens=51), 402, "quota_exceeded", "tenant")
+        assert_refused_with(alice.run(endpoint=COUNTING, max_new_tokens=51), 402, "quota_exceeded", "tenant")
         proxy.sandbox.move_job(job, "finish")
         # The end of a job reports no tokens: they stay reserved until the result reports them.
         assert alice.status(job, COUNTING).json()["status"] == "COMPLETED"
@@ -265,7 +265,7 @@ def test_compute_seconds_are_those_that_fal_reports(proxy: Stack, folder: Path) 
         assert seconds() == Booked(0.25, 0)
         job = alice.submitted("[[pace run_seconds=0.5 hold=IN_QUEUE]] ?")
         assert seconds() == Booked(0.25, COMPUTE_SECONDS_CEILING)
-        refusal(alice.run(), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")
         proxy.sandbox.move_job(job, "go")
         done = wait_until(
             lambda: (found := alice.status(job).json())["status"] == "COMPLETED" and found, "the job does not end"
@@ -284,7 +284,7 @@ def test_money_is_compute_seconds_at_the_operators_price(proxy: Stack, folder: P
     with Client(proxy, proxy.token(tenant="usd")) as alice:
         job = alice.submitted(QUEUED, COUNTING)
         assert account(folder, "usd", "usd") == Booked(0, COMPUTE_SECONDS_CEILING * PRICE)
-        refusal(alice.run(), 402, "quota_exceeded", "tenant")
+        assert_refused_with(alice.run(), 402, "quota_exceeded", "tenant")
         proxy.sandbox.move_job(job, "finish")
         answer = alice.result(job, COUNTING)
         units = float(answer.headers["x-fal-billable-units"])
@@ -307,13 +307,13 @@ def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
 
     tokens = [proxy.token(name, tenant="uploads", ttl_seconds=10**6) for name in ("ann", "ben")]
     with Client(proxy, tokens[0]) as ann, Client(proxy, tokens[1]) as ben:
-        refusal(put(ann, slot(ann), 201), 413, "body_too_large")
+        assert_refused_with(put(ann, slot(ann), 201), 413, "body_too_large")
         assert put(ann, slot(ann), 100).status_code == 200
         assert (total("ann"), total()) == (Booked(100, 0), Booked(100, 0))
         place = slot(ann)
-        wait = refusal(put(ann, place, 51), 402, "quota_exceeded", "subject")["retry_after"]
+        wait = assert_refused_with(put(ann, place, 51), 402, "quota_exceeded", "subject")["retry_after"]
         assert put(ben, slot(ben), 120).status_code == 200
-        refusal(put(ann, place, 40), 402, "quota_exceeded", "tenant")
+        assert_refused_with(put(ann, place, 40), 402, "quota_exceeded", "tenant")
         assert (total("ann"), total("ben"), total()) == (Booked(100, 0), Booked(120, 0), Booked(220, 0))
         # A file that fal's store does not take is not counted, and can be sent again.
         proxy.sandbox.fault("status", status=500, on={"host": "cdn", "method": "PUT"})
@@ -463,7 +463,7 @@ def test_a_call_that_fal_is_silent_about_is_booked_as_reserved(sandbox: SandboxC
     ):
         sandbox.fault("hang")
         for count, answer in enumerate((alice.run(), alice.submit()), start=1):
-            refusal(answer, 500, "upstream_ambiguous")
+            assert_refused_with(answer, 500, "upstream_ambiguous")
             assert account(tmp_path, "plenty", "requests").used >= 1, count
         assert account(tmp_path, "plenty", "tokens") == Booked(128, 0)
 
@@ -525,4 +525,4 @@ def test_of_two_quotas_of_one_account_the_lower_one_holds_and_is_shown(proxy: St
             ("tenant", "requests", 9, 1, 8),
         ]
         refused = ann.http.post("/v1/uploads", content=png(64), headers={"content-type": "image/png"})
-        refusal(refused, 402, "quota_exceeded", "subject")
+        assert_refused_with(refused, 402, "quota_exceeded", "subject")

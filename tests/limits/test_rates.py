@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from proxy.limits.rates import DESCRIPTION_LIMIT, visitor_of
 from tests.support.images import png
-from tests.support.limited import NEXT, PROTOCOL, Client, asking, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, PROTOCOL, Client, asking, assert_refused_with, limited_proxy, per, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -71,7 +71,7 @@ def test_a_full_scope_refuses_all_callers_in_it_and_no_others(
     with client(proxy, scope, surface=surface) as alice, client(proxy, scope, **same) as another:
         assert [alice.run().status_code, another.run().status_code] == [200, 200]
         for refused in (alice.run(), another.submit()):
-            body = refusal(refused, 429, "rate_limited", scope)
+            body = assert_refused_with(refused, 429, "rate_limited", scope)
             assert body["retry_after"] == 60
     assert len(posts(proxy.sandbox)) == 2
     if other is not None:
@@ -83,7 +83,7 @@ def test_another_session_of_the_same_user_has_a_limit_of_its_own(proxy: Stack) -
     with client(proxy, "session") as first, client(proxy, "session") as second:
         assert [first.run().status_code for _ in range(3)] == [200, 200, 429]
         assert [second.run().status_code for _ in range(3)] == [200, 200, 429]
-        refusal(second.run(), 429, "rate_limited", "session")
+        assert_refused_with(second.run(), 429, "rate_limited", "session")
 
 
 def test_subjects_of_two_tenants_share_a_name_and_no_limit(proxy: Stack) -> None:
@@ -95,7 +95,7 @@ def test_subjects_of_two_tenants_share_a_name_and_no_limit(proxy: Stack) -> None
 def test_a_tenants_own_calls_are_limited_as_one_session(proxy: Stack) -> None:
     with Client(proxy, proxy.tenant_key("session")) as server:
         assert [server.run().status_code for _ in range(3)] == [200, 200, 429]
-        refusal(server.run(), 429, "rate_limited", "session")
+        assert_refused_with(server.run(), 429, "rate_limited", "session")
 
 
 # --- time
@@ -109,13 +109,13 @@ def test_retry_after_is_right_to_the_second(proxy: Stack, scope: str) -> None:
         proxy.clock.advance(20)
         assert dora.run().status_code == 200
         proxy.clock.advance(7.25)
-        wait = refusal(dora.run(), 429, "rate_limited", scope)["retry_after"]
+        wait = assert_refused_with(dora.run(), 429, "rate_limited", scope)["retry_after"]
         assert wait == 33  # 32.75, rounded up
         proxy.clock.advance(wait - 1)
-        assert refusal(dora.run(), 429, "rate_limited", scope)["retry_after"] == 1
+        assert assert_refused_with(dora.run(), 429, "rate_limited", scope)["retry_after"] == 1
         proxy.clock.advance(1)
         assert dora.run().status_code == 200
-        assert refusal(dora.run(), 429, "rate_limited", scope)["retry_after"] == 20
+        assert assert_refused_with(dora.run(), 429, "rate_limited", scope)["retry_after"] == 20
 
 
 def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
@@ -124,7 +124,7 @@ def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
             assert eve.run().status_code == 200
             proxy.clock.advance(19)
         proxy.clock.advance(2)  # 59 s after the first: a new calendar minute may have begun
-        assert refusal(eve.run(), 429, "rate_limited", "subject")["retry_after"] == 1
+        assert assert_refused_with(eve.run(), 429, "rate_limited", "subject")["retry_after"] == 1
         proxy.clock.advance(1)
         assert [eve.run().status_code, eve.run().status_code] == [200, 429]
         proxy.clock.advance(19)
@@ -136,7 +136,7 @@ def test_retry_after_is_never_zero(proxy: Stack) -> None:
         assert [finn.run().status_code for _ in range(2)] == [200, 200]
         proxy.clock.advance(59.875)
         refused = finn.run()
-        assert refusal(refused, 429, "rate_limited", "session")["retry_after"] == 1
+        assert assert_refused_with(refused, 429, "rate_limited", "session")["retry_after"] == 1
         assert refused.headers["retry-after"] == "1"
 
 
@@ -147,13 +147,13 @@ def test_a_refusal_by_one_scope_spends_nothing_of_the_others(proxy: Stack) -> No
     with client(proxy, "both", "alice") as alice, client(proxy, "both", "bob") as bob:
         assert [alice.run().status_code for _ in range(2)] == [200, 200]
         for _ in range(5):
-            refusal(alice.run(), 429, "rate_limited", "session")
+            assert_refused_with(alice.run(), 429, "rate_limited", "session")
         # Three calls of the tenant are allowed; had a refusal been charged, none would be left.
         assert bob.run().status_code == 200
         # And the other way round: bob's session is not charged while the tenant refuses.
         proxy.clock.advance(30)
         for _ in range(5):
-            refusal(bob.run(), 429, "rate_limited", "tenant")
+            assert_refused_with(bob.run(), 429, "rate_limited", "tenant")
         proxy.clock.advance(30)
         assert [bob.run().status_code for _ in range(3)] == [200, 200, 429]
 
@@ -164,9 +164,9 @@ def test_the_scope_that_is_named_is_the_one_that_lasts_longest(proxy: Stack) -> 
     for one in people:
         assert one.run().status_code == 200
     # Both are full: the session for an hour, the tenant for a second.
-    assert refusal(people[0].run(), 429, "rate_limited", "session")["retry_after"] == 3600
+    assert assert_refused_with(people[0].run(), 429, "rate_limited", "session")["retry_after"] == 3600
     with client(proxy, "hourly", "fresh") as fresh:
-        assert refusal(fresh.run(), 429, "rate_limited", "tenant")["retry_after"] == 1
+        assert assert_refused_with(fresh.run(), 429, "rate_limited", "tenant")["retry_after"] == 1
     for one in people:
         one.http.close()
 
@@ -193,7 +193,7 @@ def test_reads_of_own_facts_count_as_polls(proxy: Stack, path: str) -> None:
         answers = [reader.http.get(path) for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
         assert answers[0].headers["ratelimit"] == '"session";r=4;t=1'
-        assert refusal(answers[-1], 429, "rate_limited", "session")["retry_after"] == 1
+        assert assert_refused_with(answers[-1], 429, "rate_limited", "session")["retry_after"] == 1
         assert reader.run().status_code == 200
         proxy.clock.advance(1)
         assert reader.http.get(path).status_code == 200
@@ -204,7 +204,7 @@ def test_reads_of_usage_count_as_calls(proxy: Stack) -> None:
     with client(proxy, "polls", "accountant") as accountant:
         answers = [accountant.http.get("/v1/usage") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
-        refusal(answers[-1], 429, "rate_limited", "session")
+        assert_refused_with(answers[-1], 429, "rate_limited", "session")
         assert accountant.http.get("/v1/session").status_code == 200
 
 
@@ -215,7 +215,7 @@ def test_the_description_has_a_flood_guard(proxy: Stack) -> None:
         client(proxy, "plain", address="192.0.2.201") as other,
     ):
         assert {reader.http.get("/openapi.json").status_code for _ in range(most)} == {200}
-        assert refusal(reader.http.get("/openapi.json"), 429, "rate_limited", "ip")["retry_after"] == 60
+        assert assert_refused_with(reader.http.get("/openapi.json"), 429, "rate_limited", "ip")["retry_after"] == 60
         assert other.http.get("/openapi.json").status_code == 200
 
 
@@ -224,12 +224,12 @@ def test_polls_have_a_budget_of_their_own(proxy: Stack) -> None:
         job = hana.submitted()
         answers = [hana.status(job) for _ in range(6)]
         assert [answer.is_success for answer in answers] == [True] * 5 + [False]
-        body = refusal(answers[-1], 429, "rate_limited", "session")
+        body = assert_refused_with(answers[-1], 429, "rate_limited", "session")
         assert body["retry_after"] == 1
         assert answers[0].headers["ratelimit-policy"] == '"session";q=5;w=1'
         # Results and cancels are polls too; the right to submit is untouched, and the other way round.
         for other in (hana.result(job), hana.cancel(job)):
-            refusal(other, 429, "rate_limited", "session")
+            assert_refused_with(other, 429, "rate_limited", "session")
         assert [hana.submit().status_code, hana.submit().status_code] == [200, 429]
         proxy.clock.advance(1)
         assert hana.status(job).is_success and hana.submit().status_code == 429
@@ -360,7 +360,7 @@ def test_no_call_passes_while_the_counters_are_down(sandbox: SandboxControl, tmp
         native = alice.http.post("/v1/uploads", content=png(99), headers={"content-type": "image/png"})
         estimated = alice.http.post("/v1/estimate", json={"endpoint": NEXT, "input": asking("?")})
         for refused in (alice.run(), alice.submit(), initiate, native, estimated):
-            assert refusal(refused, 503, "store_unavailable")["retry_after"] == 1
+            assert assert_refused_with(refused, 503, "store_unavailable")["retry_after"] == 1
         assert metric(own, "fal_proxy_uncounted_total") == 5
         assert httpx.get(f"{own.url}/readyz", trust_env=False, verify=False, timeout=60).status_code == 503
         assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False, timeout=60).status_code == 200
@@ -380,7 +380,7 @@ def test_calls_pass_without_counters_if_the_operator_wants_that(
         job = alice.submitted()
         assert alice.status(job).is_success
         # The quota is the ledger's: it holds all the same.
-        refusal(alice.run(), 402, "quota_exceeded", "tenant")
+        assert_refused_with(alice.run(), 402, "quota_exceeded", "tenant")
         estimated = alice.http.post("/v1/estimate", json={"endpoint": NEXT, "input": asking("?")})
         assert estimated.json()["refusal"]["error_type"] == "quota_exceeded"
         assert metric(own, "fal_proxy_uncounted_total") >= 6

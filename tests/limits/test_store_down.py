@@ -19,11 +19,11 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     limited_proxy,
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -75,7 +75,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxCo
         assert alice.status(job).json()["status"] == "IN_QUEUE" and alice.facts()["subject"] == "alice"
         with ThreadPoolExecutor(len(calls)) as pool:
             for answer in [pool.submit(call) for call in calls]:
-                assert refusal(answer.result(), 503, "store_unavailable")["retry_after"] == 1
+                assert assert_refused_with(answer.result(), 503, "store_unavailable")["retry_after"] == 1
         assert not posts(sandbox)
         assert httpx.get(f"{own.url}/livez", trust_env=False, verify=False, timeout=60).status_code == 200
     # The refused calls took nothing, and the proxy needs no restart.
@@ -120,7 +120,7 @@ def test_locked_when_fal_has_accepted(
         submitting = pool.submit(submit)
         wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
         with locked(tmp_path):
-            body = refusal(submitting.result(), 500, "upstream_ambiguous")
+            body = assert_refused_with(submitting.result(), 500, "upstream_ambiguous")
             assert "Idempotency-Key" in body["message"]
             job = sandbox.jobs()[-1]["id"]
             assert [one.status(job).status_code for one in (alice, mallory)] == [404, 404]
@@ -166,7 +166,7 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
                 submitting = pool.submit(alice.submit, QUEUED)
                 wait_until(lambda: posts(sandbox), "the call did not reach the sandbox")
                 unlocking.enter_context(locked(tmp_path))
-                refusal(submitting.result(), 500, "upstream_ambiguous")
+                assert_refused_with(submitting.result(), 500, "upstream_ambiguous")
         (kept,) = spool.glob("*.json")
         assert (spool.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
     job = sandbox.jobs()[-1]["id"]
@@ -203,7 +203,7 @@ def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl,
         wanted = {"endpoint": NEXT, "input": asking("?")}
         estimated = alice.http.post("/v1/estimate", json=wanted)
         for answer in (alice.run(), alice.submit(), alice.http.get("/v1/usage"), estimated):
-            refusal(answer, 503, "store_unavailable")
+            assert_refused_with(answer, 503, "store_unavailable")
         assert not posts(sandbox)
         with contextlib.closing(sqlite3.connect(folder / "proxy.db")) as database:
             for table in ("jobs", "quota_usage"):
@@ -227,7 +227,7 @@ def test_a_key_that_could_not_be_freed_is_free_all_the_same(
     with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database:
         database.execute("ALTER TABLE quota_usage RENAME TO elsewhere")
         database.execute("CREATE TRIGGER keep BEFORE DELETE ON idempotency BEGIN SELECT RAISE(ABORT, 'kept'); END")
-        refusal(run(), 503, "store_unavailable")
+        assert_refused_with(run(), 503, "store_unavailable")
         assert database.execute("SELECT count(*) FROM idempotency").fetchone() == (1,)
         database.execute("ALTER TABLE elsewhere RENAME TO quota_usage")
         database.execute("DROP TRIGGER keep")
@@ -240,7 +240,7 @@ def test_revocations_that_cannot_be_read(own: Stack, alice: Client, sandbox: San
     with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database:
         database.execute("ALTER TABLE directory_version RENAME TO elsewhere")
         own.clock.advance(5)
-        refusal(alice.run(), 503, "store_unavailable")
+        assert_refused_with(alice.run(), 503, "store_unavailable")
         database.execute("ALTER TABLE elsewhere RENAME TO directory_version")
     assert alice.run().status_code == 200
     assert len(posts(sandbox)) == 1

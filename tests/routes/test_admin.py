@@ -12,7 +12,7 @@ import pytest
 
 from proxy.limits.rates import ADMIN_LIMIT
 from tests.server.commands import Commands
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -88,10 +88,10 @@ def test_every_route_wants_the_token(proxy: Stack) -> None:
     ]
     for authorization in wrong:
         with admin(proxy, *authorization) as stranger:
-            refusal(stranger.get("/tenants"), 401, "unauthenticated")
+            assert_refused_with(stranger.get("/tenants"), 401, "unauthenticated")
     with admin(proxy) as stranger:
         for method, path in ROUTES:
-            refusal(stranger.request(method, path), 401, "unauthenticated")
+            assert_refused_with(stranger.request(method, path), 401, "unauthenticated")
 
 
 def test_the_list_of_routes_is_complete(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_list_of_routes_is_complete(sandbox: SandboxControl, tmp_path: Path)
         for path in {path for _, path in ROUTES}:
             known = {method for method, route in ROUTES if route == path}
             for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - known:
-                refusal(operator.request(method, path), 405, "method_not_allowed")
+                assert_refused_with(operator.request(method, path), 405, "method_not_allowed")
 
 
 def test_without_an_admin_token_in_the_settings_the_api_is_closed(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_without_an_admin_token_in_the_settings_the_api_is_closed(sandbox: Sandb
         for authorization in ((), (f"Bearer {ADMIN_TOKEN}",)):
             with admin(own, *authorization) as stranger:
                 for method, path in ROUTES:
-                    refusal(stranger.request(method, path), 403, "not_allowed")
+                    assert_refused_with(stranger.request(method, path), 403, "not_allowed")
 
 
 def test_guessing_is_slowed_down(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_guessing_is_slowed_down(sandbox: SandboxControl, tmp_path: Path) -> Non
     with limited_proxy(sandbox, tmp_path, PLANS) as own, admin(own, "Bearer guess") as guesser:
         statuses = [guesser.request(*ROUTES[number % len(ROUTES)]).status_code for number in range(most)]
         assert set(statuses) == {401}
-        assert refusal(guesser.get("/tenants"), 429, "rate_limited", "ip")["retry_after"] == 60
+        assert assert_refused_with(guesser.get("/tenants"), 429, "rate_limited", "ip")["retry_after"] == 60
 
 
 # --- tenants
@@ -129,7 +129,7 @@ def test_tenants_are_listed_and_shown_with_their_limits(operator: httpx.Client) 
     assert [(one["id"], one["plan"]) for one in listed][:2] == [("acme", "acme"), ("globex", "globex")]
     shown = operator.get("/tenants/acme").json()
     assert shown["limits"]["max_tokens"] == 100 and shown["guests"]["enabled"] is False
-    refusal(operator.get("/tenants/nobody"), 404, "not_found")
+    assert_refused_with(operator.get("/tenants/nobody"), 404, "not_found")
 
 
 def test_plans_and_tenants_are_applied_at_once_and_only_once(proxy: Stack, operator: httpx.Client) -> None:
@@ -154,9 +154,11 @@ def test_a_dry_run_lists_what_would_change_and_changes_nothing(proxy: Stack, ope
     assert moved["fields"] == [{"field": "plan", "from": "globex", "to": "dry"}]
     assert operator.get("/tenants").json() == before
     assert not [one for one in operator.get("/audit").json()["entries"] if one["target"] == "dry"]
-    refusal(operator.put("/tenants", json={"plans": {"p": {"endpoints": []}}}, params=dry), 400, "bad_request")
+    assert_refused_with(
+        operator.put("/tenants", json={"plans": {"p": {"endpoints": []}}}, params=dry), 400, "bad_request"
+    )
     for query in ({"dry_run": "yes"}, {"dry_rnu": "1"}):
-        refusal(operator.put("/tenants", json=file, params=query), 400, "bad_request")
+        assert_refused_with(operator.put("/tenants", json=file, params=query), 400, "bad_request")
     assert operator.get("/tenants").json() == before
     unchanged = {"plans": {"globex": PLANS["globex"]}}
     nothing = {"dry_run": True, "changed": False, "changes": []}
@@ -184,7 +186,7 @@ def test_a_dry_run_lists_what_would_change_and_changes_nothing(proxy: Stack, ope
 )
 def test_a_file_that_is_wrong_changes_nothing(operator: httpx.Client, file: dict[str, Any], words: str) -> None:
     before = operator.get("/tenants").json()
-    assert words in refusal(operator.put("/tenants", json=file), 400, "bad_request")["detail"]
+    assert words in assert_refused_with(operator.put("/tenants", json=file), 400, "bad_request")["detail"]
     assert operator.get("/tenants").json() == before
 
 
@@ -205,12 +207,12 @@ def test_a_key_is_shown_once_and_its_hash_never(proxy: Stack, operator: httpx.Cl
         assert "hash" not in text and key["key"].split("_", 2)[2] not in text
     assert key["id"] not in operator.get("/tenants/acme/keys").text
     assert operator.delete(f"/keys/{key['id']}").status_code == 204
-    refusal(operator.delete(f"/keys/{key['id']}"), 404, "not_found")
+    assert_refused_with(operator.delete(f"/keys/{key['id']}"), 404, "not_found")
     with Client(proxy, key["key"]) as server:
-        refusal(server.http.get("/v1/session"), 401, "unauthenticated")
-    refusal(operator.post("/tenants/nobody/keys", json={}), 404, "not_found")
-    refusal(operator.get("/tenants/nobody/keys"), 404, "not_found")
-    refusal(operator.post("/tenants/globex/keys", json={"nme": "x"}), 400, "bad_request")
+        assert_refused_with(server.http.get("/v1/session"), 401, "unauthenticated")
+    assert_refused_with(operator.post("/tenants/nobody/keys", json={}), 404, "not_found")
+    assert_refused_with(operator.get("/tenants/nobody/keys"), 404, "not_found")
+    assert_refused_with(operator.post("/tenants/globex/keys", json={"nme": "x"}), 400, "bad_request")
 
 
 #: Names that a database refuses: PostgreSQL's text holds no zero byte, and a text longer than its column is an error.
@@ -231,16 +233,16 @@ def test_a_name_that_cannot_be_stored_is_refused(operator: httpx.Client, text: s
         words = (
             "id of a session" if b"session_id" in answer.request.content else "must be 1 to 200 printable characters"
         )
-        assert words in refusal(answer, 400, "bad_request")["message"]
+        assert words in assert_refused_with(answer, 400, "bad_request")["message"]
 
 
 @pytest.mark.parametrize("text", [*UNSTORABLE, "é", "0123456789abcdeg", "0123456789abcdef0"])
 def test_an_invalid_name_in_a_path_is_not_found(operator: httpx.Client, text: str) -> None:
     name = quote(text, safe="")
     for method, path in [("DELETE", f"/keys/{name}"), ("GET", f"/tenants/{name}"), ("GET", f"/tenants/{name}/keys")]:
-        refusal(operator.request(method, path), 404, "not_found")
+        assert_refused_with(operator.request(method, path), 404, "not_found")
     for path in ("/usage", "/jobs"):
-        refusal(operator.get(path, params={"tenant": text}), 404, "not_found")
+        assert_refused_with(operator.get(path, params={"tenant": text}), 404, "not_found")
 
 
 def test_the_tenant_itself_is_the_empty_subject(operator: httpx.Client) -> None:
@@ -270,7 +272,7 @@ def test_a_revocation_outlives_the_sessions_of_an_older_plan(
             operator.request("DELETE", "/sessions", json={"tenant": "acme", "session_id": "another"})
             for token in (mine, by_subject, by_command):
                 with Client(proxy, token) as client:
-                    refusal(client.http.get("/v1/session"), 401, "session_revoked")
+                    assert_refused_with(client.http.get("/v1/session"), 401, "session_revoked")
 
 
 def minted_for(operator: httpx.Client, subject: str) -> str:
@@ -293,7 +295,7 @@ def test_a_session_is_revoked_by_the_id_in_the_answer_that_gave_it(proxy: Stack,
                 "DELETE", "/sessions", json={"tenant": "acme", "session_id": answer.json()["id"]}
             )
             assert revoked.status_code == 204
-            refusal(erin.http.get("/v1/session"), 401, "session_revoked")
+            assert_refused_with(erin.http.get("/v1/session"), 401, "session_revoked")
 
 
 def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -> None:
@@ -309,7 +311,7 @@ def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -
     assert operator.request("DELETE", "/sessions", json={"tenant": "acme", "subject": "carol"}).status_code == 204
     for token in (carol, carol_again):
         with Client(proxy, token) as client:
-            refusal(client.http.get("/v1/session"), 401, "session_revoked")
+            assert_refused_with(client.http.get("/v1/session"), 401, "session_revoked")
     with Client(proxy, dave) as client:
         assert client.facts()["subject"] == "dave"
     wrong_mints: list[tuple[dict[str, Any], int, str]] = [
@@ -319,10 +321,12 @@ def test_sessions_are_minted_and_revoked(proxy: Stack, operator: httpx.Client) -
         ({"tenant": "globex", "subject": "x", "endpoints": [COUNTING]}, 403, "endpoint_not_allowed"),
     ]
     for form, status, code in wrong_mints:
-        refusal(operator.post("/sessions", json=form), status, code)
+        assert_refused_with(operator.post("/sessions", json=form), status, code)
     for form in ({"tenant": "acme"}, {"tenant": "acme", "subject": "a", "session_id": "b"}, {"subject": "a"}):
-        refusal(operator.request("DELETE", "/sessions", json=form), 400, "bad_request")
-    refusal(operator.request("DELETE", "/sessions", json={"tenant": "nobody", "subject": "a"}), 404, "not_found")
+        assert_refused_with(operator.request("DELETE", "/sessions", json=form), 400, "bad_request")
+    assert_refused_with(
+        operator.request("DELETE", "/sessions", json={"tenant": "nobody", "subject": "a"}), 404, "not_found"
+    )
 
 
 # --- jobs
@@ -344,6 +348,6 @@ def test_jobs_are_listed_newest_first(proxy: Stack, operator: httpx.Client) -> N
         assert operator.get("/jobs", params={"tenant": "globex"}).json() == {"jobs": [], "next_cursor": None}
         eve.cancel(job)
         eve.status(job)
-    refusal(operator.get("/jobs"), 404, "not_found")
-    refusal(operator.get("/jobs", params={"tenant": "nobody"}), 404, "not_found")
-    refusal(operator.get("/jobs", params={"tenant": "acme", "user": "eve"}), 400, "bad_request")
+    assert_refused_with(operator.get("/jobs"), 404, "not_found")
+    assert_refused_with(operator.get("/jobs", params={"tenant": "nobody"}), 404, "not_found")
+    assert_refused_with(operator.get("/jobs", params={"tenant": "acme", "user": "eve"}), 400, "bad_request")

@@ -25,11 +25,11 @@ from tests.support.limited import (
     NEXT,
     Client,
     asking,
+    assert_refused_with,
     limited_proxy,
     operating,
     per,
     plan,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
@@ -115,7 +115,7 @@ def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx
 
     assert listed() == [("accepted", True), ("settled", False)]
     assert (listed(status="over"), listed(status="open")) == ([("settled", False)], [("accepted", True)])
-    refusal(operator.get(JOBS, params={"tenant": "acme", "status": "OPEN"}), 400, "bad_request")
+    assert_refused_with(operator.get(JOBS, params={"tenant": "acme", "status": "OPEN"}), 400, "bad_request")
     alice.cancel(waiting)
 
 
@@ -154,16 +154,19 @@ def test_only_a_job_in_fals_queue_is_cancelled(alice: Client, operator: httpx.Cl
     alice.run()
     (run,) = operator.get(JOBS, params={"tenant": "acme"}).json()["jobs"]
     sandbox.forget()
-    assert "queue" in refusal(operator.delete(f"{JOBS}/{run['id']}"), 400, "bad_request")["message"]
+    assert "queue" in assert_refused_with(operator.delete(f"{JOBS}/{run['id']}"), 400, "bad_request")["message"]
     assert sandbox.requests() == []
 
 
 def test_an_unknown_job_is_not_found(operator: httpx.Client, console: Operator) -> None:
     for method in ("GET", "DELETE"):
-        refusal(operator.request(method, f"{JOBS}/unknown"), 404, "not_found")
-        refusal(operator.request(method, f"{JOBS}/no%20id"), 400, "bad_target")
-        refusal(operator.request(method, f"{JOBS}/{'x' * 129}"), 400, "bad_target")
-        assert "query key" in refusal(operator.request(method, f"{JOBS}/unknown?a=1"), 400, "bad_request")["message"]
+        assert_refused_with(operator.request(method, f"{JOBS}/unknown"), 404, "not_found")
+        assert_refused_with(operator.request(method, f"{JOBS}/no%20id"), 400, "bad_target")
+        assert_refused_with(operator.request(method, f"{JOBS}/{'x' * 129}"), 400, "bad_target")
+        assert (
+            "query key"
+            in assert_refused_with(operator.request(method, f"{JOBS}/unknown?a=1"), 400, "bad_request")["message"]
+        )
     for command in ("show", "cancel"):
         done = console.run("jobs", command, "no id")
         assert (done.code, done.stderr) == (1, "'no id' is not the id of a job\n")
@@ -215,7 +218,7 @@ def test_a_working_key_is_healthy(alice: Client, operator: httpx.Client) -> None
     alice.cancel(job)
     wait_until(lambda: alice.status(job).status_code == 200, "the job does not end")
     assert read_default(operator) == healthy
-    assert "query key" in refusal(operator.get(f"{UPSTREAMS}?a=1"), 400, "bad_request")["message"]
+    assert "query key" in assert_refused_with(operator.get(f"{UPSTREAMS}?a=1"), 400, "bad_request")["message"]
 
 
 def test_a_failing_endpoint_is_shown(alice: Client, operator: httpx.Client, sandbox: SandboxControl) -> None:

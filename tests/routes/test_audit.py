@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.audit_log import read_entries
-from tests.support.limited import ADMIN_TOKEN, NEXT, Client, asking, limited_proxy, operating, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, Client, asking, assert_refused_with, limited_proxy, operating, plan
 from tests.support.routes import admin_routes
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -128,8 +128,8 @@ def test_each_mutating_route_leaves_an_entry(proxy: Stack, operator: httpx.Clien
 
 def test_refusals_and_reads_leave_no_entry(proxy: Stack, operator: httpx.Client) -> None:
     before = entries_of(proxy)
-    refusal(operator.post("/tenants/nobody/keys"), 404, "not_found")
-    refusal(operator.delete("/keys/0123456789abcdef"), 404, "not_found")
+    assert_refused_with(operator.post("/tenants/nobody/keys"), 404, "not_found")
+    assert_refused_with(operator.delete("/keys/0123456789abcdef"), 404, "not_found")
     for path in ("/tenants", "/tenants/acme", "/tenants/acme/keys", "/jobs?tenant=acme", "/usage?tenant=acme"):
         assert operator.get(path).status_code == 200
     assert entries_of(proxy) == before
@@ -171,7 +171,7 @@ def test_a_change_that_cannot_be_recorded_does_not_happen(
             }
             send = prepared.get(route, MUTATIONS[route][0])
             before = "".join(database.iterdump())
-            refusal(send(client), 503, "store_unavailable")
+            assert_refused_with(send(client), 503, "store_unavailable")
             assert "".join(database.iterdump()) == before
 
 
@@ -204,4 +204,4 @@ NAME_CURSOR, NEGATIVE, TRUE, HUGE = "ImEi", "LTE", "dHJ1ZQ", "MTAwMDAwMDAwMDAwMD
     + [{"cursor": cursor} for cursor in ("x", NAME_CURSOR, NEGATIVE, TRUE, HUGE)],
 )
 def test_a_query_that_is_wrong_is_refused(operator: httpx.Client, query: dict[str, str]) -> None:
-    refusal(operator.get("/audit", params=query), 400, "bad_request")
+    assert_refused_with(operator.get("/audit", params=query), 400, "bad_request")

@@ -19,11 +19,11 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     limited_proxy,
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -81,7 +81,9 @@ def assert_as_submit(http: httpx.Client, given: dict[str, Any] | None = None, en
     if found["admitted"]:
         assert answer.status_code == 202, answer.text
         return found
-    body = refusal(answer, found["refusal"]["status"], found["refusal"]["error_type"], found["refusal"].get("scope"))
+    body = assert_refused_with(
+        answer, found["refusal"]["status"], found["refusal"]["error_type"], found["refusal"].get("scope")
+    )
     for name in ("message", "detail", "retry_after"):
         assert found["refusal"].get(name) == body.get(name)
     return found
@@ -201,7 +203,7 @@ def test_a_used_up_quota_of_the_session_is_reported(proxy: Stack) -> None:
 def test_an_estimate_does_not_use_the_probe_of_a_locked_account(proxy: Stack, sandbox: SandboxControl) -> None:
     with Client(proxy, proxy.token("alice", tenant="wide")) as alice:
         sandbox.fault("refuse", reason="account_locked", on={"operation": "submit"})
-        refusal(alice.submit(), 503, "upstream_account_locked", "upstream")
+        assert_refused_with(alice.submit(), 503, "upstream_account_locked", "upstream")
         found = assert_as_submit(alice.http)
         assert found["refusal"]["error_type"] == "upstream_account_locked" and found["reserves"]["requests"] == 1
         sandbox.clear_faults()
@@ -224,16 +226,18 @@ def test_a_malformed_estimate_is_refused(proxy: Stack) -> None:
             {**good, "input": []},
             {**good, "endpoint": "no/../path"},
         ):
-            refusal(http.post(PATH, json=wrong), 400, "bad_request")
-        assert "query key" in refusal(http.post(f"{PATH}?a=1", json=good), 400, "bad_request")["message"]
-        refusal(http.post(PATH, content=b"{}", headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
+            assert_refused_with(http.post(PATH, json=wrong), 400, "bad_request")
+        assert "query key" in assert_refused_with(http.post(f"{PATH}?a=1", json=good), 400, "bad_request")["message"]
+        assert_refused_with(
+            http.post(PATH, content=b"{}", headers={"content-type": "text/plain"}), 415, "unsupported_media_type"
+        )
         assert http.get(PATH).status_code == 405
 
 
 def test_estimates_have_the_rate_limits_of_calls(proxy: Stack) -> None:
     with proxy.client(proxy.token("curious", tenant="rated")) as http:
         estimate(http)
-        body = refusal(http.post(PATH, content=b"never read"), 429, "rate_limited", "subject")
+        body = assert_refused_with(http.post(PATH, content=b"never read"), 429, "rate_limited", "subject")
         assert body["retry_after"] == 60
         proxy.clock.advance(60)
         estimate(http)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.routes.test_listings import read_pages
 from tests.server.commands import Commands
-from tests.support.limited import ADMIN_TOKEN, NEXT, Client, asking, limited_proxy, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, Client, asking, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -60,7 +60,7 @@ def count_runs(client: Client) -> int:
     """How many calls run until one is refused for its quota."""
     for count in range(20):
         if (answer := client.run()).status_code != 200:
-            refusal(answer, 402, "quota_exceeded", answer.json()["scope"])
+            assert_refused_with(answer, 402, "quota_exceeded", answer.json()["scope"])
             return count
     raise AssertionError("no call was refused")
 
@@ -163,8 +163,8 @@ def test_grants_are_listed_in_pages(proxy: Stack, operator: httpx.Client) -> Non
     assert read_pages(operator, PATH.format("listed"), "grants", subject="alice") == [[given[3], given[1]]]
     assert read_pages(operator, PATH.format("listed"), "grants", subject="") == [given[::-2]]
     for query in ({"limit": "501"}, {"cursor": "x"}, {"subject": " "}, {"user": "alice"}):
-        refusal(operator.get(PATH.format("listed"), params=query), 400, "bad_request")
-    refusal(operator.get(PATH.format("nobody")), 404, "not_found")
+        assert_refused_with(operator.get(PATH.format("listed"), params=query), 400, "bad_request")
+    assert_refused_with(operator.get(PATH.format("nobody")), 404, "not_found")
 
 
 def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client) -> None:
@@ -178,11 +178,14 @@ def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client
     assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
     others = [{"amount": 6}, {"subject": "alice"}, {"unit": "usd"}, {"reason": "more"}, {"expires_at": "2099-01-31"}]
     for other in others:
-        assert refusal(send("one", **other), 422, "invalid_input")["detail"][0]["type"] == "idempotency_key_reused"
+        assert (
+            assert_refused_with(send("one", **other), 422, "invalid_input")["detail"][0]["type"]
+            == "idempotency_key_reused"
+        )
     apart = [send("two"), send("one", "mixed"), send(None), send(None)]
     assert len({one.json()["id"] for one in [first, *apart]}) == 5
     for key in ("", "a b", "k" * 256):
-        refusal(send(key), 400, "bad_request")
+        assert_refused_with(send(key), 400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -213,13 +216,13 @@ def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client
 )
 def test_an_invalid_form_gives_nothing(operator: httpx.Client, wrong: dict[str, Any], words: str) -> None:
     form = {"unit": "requests", "amount": 5, "reason": "order", **wrong}
-    assert words in refusal(operator.post(PATH.format("wrong"), json=form), 400, "bad_request")["message"]
+    assert words in assert_refused_with(operator.post(PATH.format("wrong"), json=form), 400, "bad_request")["message"]
     assert operator.get(PATH.format("wrong")).json() == {"grants": [], "next_cursor": None}
 
 
 def test_an_unknown_tenant_gets_nothing(operator: httpx.Client) -> None:
     form = {"unit": "requests", "amount": 5, "reason": "order"}
-    refusal(operator.post(PATH.format("nobody"), json=form), 404, "not_found")
+    assert_refused_with(operator.post(PATH.format("nobody"), json=form), 404, "not_found")
 
 
 # --- commands

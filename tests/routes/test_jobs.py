@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.routes.jobs import HELD, JOBS, SSE, created, events, new, read_all_events, watching
-from tests.support.limited import account, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import account, assert_refused_with, limited_proxy, per, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
 from tests.support.waiting import wait_until
@@ -216,7 +216,7 @@ def test_nothing_follows_the_last_event(stack: Stack, way: str) -> None:
             answer = client.request(method, f"{JOBS}/{id_}/events", **given)  # type: ignore[arg-type]
             assert (answer.status_code, answer.content) == (204, b"") and "content-type" not in answer.headers
         assert stack.sandbox.requests() == []
-        refusal(bob.get(f"{JOBS}/{id_}/events", **given), 404, "not_found")  # type: ignore[arg-type]
+        assert_refused_with(bob.get(f"{JOBS}/{id_}/events", **given), 404, "not_found")  # type: ignore[arg-type]
 
 
 def test_the_newest_last_event_id_counts(stack: Stack) -> None:
@@ -232,7 +232,7 @@ def test_an_invalid_last_event_id_is_refused(stack: Stack) -> None:
         id_ = created(client)
         for mark in ("IN_QUEUE", "IN_QUEUE..x", "COMPLETED.-1.2", "'; --"):
             answer = client.get(f"{JOBS}/{id_}/events", headers={"last-event-id": mark})
-            refusal(answer, 400, "bad_request")
+            assert_refused_with(answer, 400, "bad_request")
 
 
 def test_another_callers_job_is_not_found(stack: Stack) -> None:
@@ -250,16 +250,16 @@ def test_another_callers_job_is_not_found(stack: Stack) -> None:
 @pytest.mark.parametrize("path", ["", "/x", "/x/result", "/x/events"])
 def test_a_session_is_needed(stack: Stack, path: str) -> None:
     with stack.client("") as client:
-        refusal(client.get(JOBS + path), 401, "unauthenticated")
+        assert_refused_with(client.get(JOBS + path), 401, "unauthenticated")
 
 
 def test_a_refusal_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
     limits = {"acme": plan(quotas=[per("subject", "requests", 1)])}
     most = {"PROXY_MAX_STREAMS_PER_SESSION": "1"}
     with limited_proxy(sandbox, tmp_path, limits, environ=most) as stack, stack.client() as client:
-        refusal(client.post(JOBS, json=new() | {"input": {}}, headers=SSE), 422, "invalid_input")
+        assert_refused_with(client.post(JOBS, json=new() | {"input": {}}, headers=SSE), 422, "invalid_input")
         id_ = created(client)
-        refusal(client.post(JOBS, json=new(), headers=SSE), 402, "quota_exceeded", "subject")
+        assert_refused_with(client.post(JOBS, json=new(), headers=SSE), 402, "quota_exceeded", "subject")
         with watching(client, id_) as stream:
             next(stream)
             for answer in (
@@ -267,7 +267,7 @@ def test_a_refusal_costs_nothing(sandbox: SandboxControl, tmp_path: Path) -> Non
                 client.get(f"{JOBS}/{id_}/events"),
                 client.get(f"/fal/queue/fal-ai/llava-next/requests/{id_}/status/stream"),
             ):
-                refusal(answer, 429, "rate_limited", "session")
+                assert_refused_with(answer, 429, "rate_limited", "session")
         assert account(tmp_path, "acme", "requests", "alice").reserved == 1
         stack.sandbox.move_job(id_, "finish")
         again = lambda: "event: result" in client.get(f"{JOBS}/{id_}/events").text  # noqa: E731

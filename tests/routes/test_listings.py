@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.routes.jobs import HELD, JOBS, new
-from tests.support.limited import ADMIN_TOKEN, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -160,7 +160,7 @@ WRONG = [
 def test_a_wrong_query_is_refused_with_an_explanation(proxy: Stack, query: dict[str, str]) -> None:
     with proxy.client() as client:
         (name,) = query
-        assert name in refusal(client.get(JOBS, params=query), 400, "bad_request")["detail"]
+        assert name in assert_refused_with(client.get(JOBS, params=query), 400, "bad_request")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_wrong_query_is_refused_with_an_explanation(proxy: Stack, query: dict[
 @pytest.mark.parametrize("query", [{"cursor": "x"}, {"limit": "501"}, {"offset": "1"}])
 def test_a_wrong_query_of_the_operator_is_refused(operator: httpx.Client, path: str, query: dict[str, str]) -> None:
     tenant = {"tenant": "acme"} if path.endswith("jobs") else {}
-    refusal(operator.get(path, params={**tenant, **query}), 400, "bad_request")
+    assert_refused_with(operator.get(path, params={**tenant, **query}), 400, "bad_request")
 
 
 def test_listings_of_the_operator_have_pages_too(proxy: Stack, operator: httpx.Client) -> None:

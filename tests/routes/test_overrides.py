@@ -19,7 +19,7 @@ from tests.routes.test_grants import count_runs
 from tests.routes.test_listings import read_pages
 from tests.server.commands import Commands
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -86,18 +86,18 @@ def test_limits_change_what_they_name_and_nothing_else(proxy: Stack, operator: h
     limits = {"quotas": [per("subject", "requests", 2, "month")], "max_tokens": 512, "concurrency": {"subject": 7}}
     with Client(proxy, proxy.token("bob")) as bob:
         before = bob.facts()
-        refusal(bob.run(max_tokens=100), 422, "invalid_input")
+        assert_refused_with(bob.run(max_tokens=100), 422, "invalid_input")
         assert put(proxy, operator, "bob", limits=limits)["limits"] == limits
         after = bob.facts()
         assert bob.run(max_tokens=500).status_code == 200
-        refusal(bob.run(max_tokens=513), 422, "invalid_input")
+        assert_refused_with(bob.run(max_tokens=513), 422, "invalid_input")
         assert count_runs(bob) == 1
         assert [(one["per"], one["limit"]) for one in after["quotas"]] == [("tenant", 1000), ("subject", 2)]
         assert (before["in_flight"]["subject"]["limit"], after["in_flight"]["subject"]["limit"]) == (None, 7)
         assert after["endpoints"] == before["endpoints"]
         assert operator.delete(f"{PATH.format('acme')}/bob").status_code == 204
         assert bob.facts()["quotas"][0]["limit"] == 1
-        refusal(bob.run(max_tokens=100), 422, "invalid_input")
+        assert_refused_with(bob.run(max_tokens=100), 422, "invalid_input")
 
 
 def test_an_override_holds_for_one_subject_only(proxy: Stack, operator: httpx.Client) -> None:
@@ -112,7 +112,7 @@ def test_rates_are_overridden_by_scope(proxy: Stack, operator: httpx.Client) -> 
     put(proxy, operator, "erin", limits={"rate_limits": {"subject": "1/hour"}, "poll_limits": {"session": "2/hour"}})
     with Client(proxy, proxy.token("erin")) as erin:
         assert erin.run().status_code == 200
-        refusal(erin.run(), 429, "rate_limited", "subject")
+        assert_refused_with(erin.run(), 429, "rate_limited", "subject")
         assert [erin.http.get("/v1/session").status_code for _ in range(3)] == [200, 200, 429]
 
 
@@ -127,7 +127,7 @@ def test_a_guest_follows_its_override(proxy: Stack, operator: httpx.Client) -> N
 def test_a_session_is_minted_on_the_plan_of_the_override(proxy: Stack, operator: httpx.Client) -> None:
     with proxy.client(proxy.tenant_key()) as backend:
         wanted = {"subject": "frank", "endpoints": [COUNTING], "ttl_seconds": 7_200}
-        refusal(backend.post("/v1/sessions", json=wanted), 403, "endpoint_not_allowed")
+        assert_refused_with(backend.post("/v1/sessions", json=wanted), 403, "endpoint_not_allowed")
         put(proxy, operator, "frank", plan="large")
         minted = backend.post("/v1/sessions", json=wanted).raise_for_status().json()
     with Client(proxy, minted["token"]) as frank:
@@ -142,7 +142,7 @@ def test_an_upload_slot_follows_an_override(proxy: Stack, operator: httpx.Client
         slot = grace.http.post("/fal/rest/storage/upload/initiate", json=begin).json()["upload_url"]
         put(proxy, operator, "grace", limits={"quotas": [per("subject", "upload_bytes", 40)]})
         headers = {"content-type": "image/png"}
-        refusal(grace.http.put(slot, content=png(50), headers=headers), 402, "quota_exceeded", "subject")
+        assert_refused_with(grace.http.put(slot, content=png(50), headers=headers), 402, "quota_exceeded", "subject")
         assert operator.delete(f"{PATH.format('acme')}/grace").status_code == 204
         assert grace.http.put(slot, content=png(50), headers=headers).status_code == 200
 
@@ -164,13 +164,13 @@ def test_overrides_are_listed_in_pages_and_the_last_one_counts(proxy: Stack, ope
     proxy.clock.advance(61)
     assert operator.delete(f"{path}/{quote('a/b ü', safe='')}").status_code == 204
     assert [one["subject"] for one in operator.get(path).json()["overrides"]] == ["c"]
-    refusal(operator.delete(f"{path}/a"), 404, "not_found")
-    refusal(operator.delete(f"{path}/%00"), 404, "not_found")
-    refusal(operator.get(path, params={"cursor": "x"}), 400, "bad_request")
-    refusal(operator.get(path, params={"subject": "x"}), 400, "bad_request")
+    assert_refused_with(operator.delete(f"{path}/a"), 404, "not_found")
+    assert_refused_with(operator.delete(f"{path}/%00"), 404, "not_found")
+    assert_refused_with(operator.get(path, params={"cursor": "x"}), 400, "bad_request")
+    assert_refused_with(operator.get(path, params={"subject": "x"}), 400, "bad_request")
     for method in ("PUT", "DELETE"):
-        refusal(operator.request(method, f"{PATH.format('nobody')}/a"), 404, "not_found")
-    refusal(operator.get(PATH.format("nobody")), 404, "not_found")
+        assert_refused_with(operator.request(method, f"{PATH.format('nobody')}/a"), 404, "not_found")
+    assert_refused_with(operator.get(PATH.format("nobody")), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -203,14 +203,14 @@ def test_an_invalid_form_changes_nothing(
 ) -> None:
     form = {"plan": "large", "until": later(proxy), **wrong}
     answer = operator.put(f"{PATH.format('visitors')}/heidi", json=form)
-    assert words in refusal(answer, 400, "bad_request")["message"]
+    assert words in assert_refused_with(answer, 400, "bad_request")["message"]
     assert operator.get(PATH.format("visitors")).json() == {"overrides": [], "next_cursor": None}
 
 
 def test_an_invalid_subject_gets_no_override(proxy: Stack, operator: httpx.Client) -> None:
     for name in ("", "%00", "%20a", "a" * 201):
         answer = operator.put(f"{PATH.format('visitors')}/{name}", json={"plan": "large", "until": later(proxy)})
-        assert "printable" in refusal(answer, 400, "bad_request")["message"]
+        assert "printable" in assert_refused_with(answer, 400, "bad_request")["message"]
 
 
 # --- commands
@@ -258,7 +258,7 @@ def test_more_overrides_than_fit_are_refused_until_one_ends(sandbox: SandboxCont
         with closing(sqlite3.connect(tmp_path / "proxy.db", timeout=30)) as database, database:
             database.executemany("INSERT INTO overrides VALUES (?, ?, ?, ?, ?)", rows)
         form = {"until": later(proxy), "plan": "large"}
-        refused = refusal(operator.put(f"{PATH.format('acme')}/one-more", json=form), 400, "bad_request")
+        refused = assert_refused_with(operator.put(f"{PATH.format('acme')}/one-more", json=form), 400, "bad_request")
         assert f"{MOST_OVERRIDES} overrides are in effect" in refused["detail"]
         put(proxy, operator, "user-0", plan="visitors")
         assert operator.delete(f"{PATH.format('acme')}/user-1").status_code == 204

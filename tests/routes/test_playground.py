@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from proxy.limits.rates import DESCRIPTION_LIMIT
-from tests.support.limited import refusal
+from tests.support.limited import assert_refused_with
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
 
@@ -33,7 +33,7 @@ def stranger(opened: Stack) -> Iterator[httpx.Client]:
 @pytest.mark.parametrize("path", ["/playground", "/playground/", "/playground/page.css", "/"])
 def test_there_is_no_page_unless_it_is_turned_on(tls_stack: Stack, path: str) -> None:
     with tls_stack.client("") as stranger:
-        refusal(stranger.get(path), 404, "not_found")
+        assert_refused_with(stranger.get(path), 404, "not_found")
 
 
 def test_the_page_needs_no_credential_and_allows_no_other_host(stranger: httpx.Client) -> None:
@@ -68,17 +68,17 @@ def test_controls_of_the_sandbox_are_shown_in_dev_mode_only(stranger: httpx.Clie
 
 @pytest.mark.parametrize("name", ["", "x", "index.html", "..%2findex.html", "samples", "page.css%00"])
 def test_other_files_are_not_served(stranger: httpx.Client, name: str) -> None:
-    refusal(stranger.get(f"/playground/{name}"), 404, "not_found")
+    assert_refused_with(stranger.get(f"/playground/{name}"), 404, "not_found")
 
 
 def test_the_page_is_at_its_path_alone(stranger: httpx.Client) -> None:
-    refusal(stranger.get("/"), 404, "not_found")
+    assert_refused_with(stranger.get("/"), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/page.css"])
 def test_other_methods_are_refused(stranger: httpx.Client, path: str) -> None:
     answer = stranger.post(path)
-    refusal(answer, 405, "method_not_allowed")
+    assert_refused_with(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, HEAD"
 
 
@@ -87,5 +87,5 @@ def test_it_has_a_flood_guard(stranger: httpx.Client, path: str) -> None:
     most = int(DESCRIPTION_LIMIT.partition("/")[0])
     here, elsewhere = {"x-forwarded-for": "192.0.2.200"}, {"x-forwarded-for": "192.0.2.201"}
     assert {stranger.get(path, headers=here).status_code for _ in range(most)} == {200}
-    refusal(stranger.get(path, headers=here), 429, "rate_limited", "ip")
+    assert_refused_with(stranger.get(path, headers=here), 429, "rate_limited", "ip")
     assert stranger.get(path, headers=elsewhere).status_code == 200

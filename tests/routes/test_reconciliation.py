@@ -14,7 +14,7 @@ import pytest
 
 from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY, create_sandbox
 from tests.server.commands import Commands
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, asking, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, asking, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import Stack
@@ -133,7 +133,7 @@ def test_reconciliation_changes_nothing(proxy: Stack) -> None:
 )
 def test_an_invalid_query_is_refused(proxy: Stack, query: dict[str, str]) -> None:
     proxy.sandbox.begin()
-    refusal(ask(proxy, **query), 400, "bad_request")
+    assert_refused_with(ask(proxy, **query), 400, "bad_request")
     assert not [one for one in proxy.sandbox.requests() if one["host"] == "api"]
 
 
@@ -144,7 +144,7 @@ def test_the_longest_spans_of_days_are_accepted(proxy: Stack, first: str, last: 
 
 def test_only_admin_tokens_may_read_it(proxy: Stack) -> None:
     for token in (proxy.tenant_key(), proxy.token()):
-        refusal(ask(proxy, token), 401, "unauthenticated")
+        assert_refused_with(ask(proxy, token), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_without_an_admin_key_it_is_refused(
     environ = {"FAL_USAGE_KEY": key}
     with limited_proxy(fal, tmp_path, {"acme": plan()}, endpoints=PRICES, environ=environ) as stack:
         answer = ask(stack)
-        assert "FAL_USAGE_KEY" in refusal(answer, status, code)["message"]
+        assert "FAL_USAGE_KEY" in assert_refused_with(answer, status, code)["message"]
         assert SANDBOX_KEY not in answer.text and SANDBOX_ADMIN_KEY not in answer.text
 
 
 def test_a_failure_of_fal_is_reported(proxy: Stack) -> None:
     proxy.sandbox.fault("status", status=503, on={"host": "api"})
-    refusal(ask(proxy, **around(proxy)), 503, "upstream_unavailable", "upstream")
+    assert_refused_with(ask(proxy, **around(proxy)), 503, "upstream_unavailable", "upstream")
     # Calls of models are not affected.
     with Client(proxy, proxy.token()) as client:
         assert client.run().is_success

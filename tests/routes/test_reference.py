@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.limited import refusal
+from tests.support.limited import assert_refused_with
 from tests.support.stack import Stack
 
 
@@ -23,10 +23,10 @@ def test_the_page_needs_no_credential_and_allows_no_other_host(stack: Stack) -> 
 @pytest.mark.parametrize("name", ["x", "index.html", "LICENSE", "..%2f..%2fapi.yaml", "bundle", "page.js%00"])
 def test_other_files_are_not_served(stack: Stack, name: str) -> None:
     with stack.client("") as stranger:
-        refusal(stranger.get(f"/docs/{name}"), 404, "not_found")
+        assert_refused_with(stranger.get(f"/docs/{name}"), 404, "not_found")
 
 
 def test_other_methods_are_refused(stack: Stack) -> None:
     with stack.client() as client:
-        assert refusal(client.post("/docs"), 405, "method_not_allowed")
+        assert assert_refused_with(client.post("/docs"), 405, "method_not_allowed")
         assert client.post("/docs").headers["allow"] == "GET, HEAD"

@@ -15,7 +15,7 @@ from proxy.auth.admin_tokens import MOST_TOKENS, Role
 from proxy.clock import to_iso
 from tests.server.commands import Commands
 from tests.support.audit_log import read_entries
-from tests.support.limited import ADMIN_TOKEN, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
 from tests.support.routes import admin_routes
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
@@ -99,7 +99,7 @@ def test_each_route_is_open_to_its_role_and_higher_ones(proxy: Stack, admin: htt
                 path = path.replace(f"{{{name}}}", "nobody")
             answer = someone.request(method, path)
             if role < least:
-                message = refusal(answer, 403, "not_allowed")["message"]
+                message = assert_refused_with(answer, 403, "not_allowed")["message"]
                 assert f"the role {least}" in message and f"the role {role}" in message
             else:
                 assert answer.status_code in (200, 400, 404), (method, path, answer.text)
@@ -108,9 +108,9 @@ def test_each_route_is_open_to_its_role_and_higher_ones(proxy: Stack, admin: htt
 def test_a_refused_change_does_not_happen(proxy: Stack, admin: httpx.Client) -> None:
     before = read_entries(proxy.settings.stores.database_url.reveal())
     with holder(proxy, create(admin, "reader")) as viewer:
-        refusal(viewer.post("/tenants/acme/keys", json={"name": "mine"}), 403, "not_allowed")
-        refusal(viewer.post("/tokens", json={"name": "more", "role": "admin"}), 403, "not_allowed")
-        refusal(viewer.post("/tenants/acme/suspend"), 403, "not_allowed")
+        assert_refused_with(viewer.post("/tenants/acme/keys", json={"name": "mine"}), 403, "not_allowed")
+        assert_refused_with(viewer.post("/tokens", json={"name": "more", "role": "admin"}), 403, "not_allowed")
+        assert_refused_with(viewer.post("/tenants/acme/suspend"), 403, "not_allowed")
     after = read_entries(proxy.settings.stores.database_url.reveal())
     assert [entry["action"] for entry in after[len(before) :]] == ["admin_token.create"]
 
@@ -154,14 +154,14 @@ def test_an_almost_correct_token_is_refused(proxy: Stack, admin: httpx.Client) -
     ]
     for text in wrong:
         with holder(proxy, text) as stranger:
-            refusal(stranger.get("/tenants"), 401, "unauthenticated")
+            assert_refused_with(stranger.get("/tenants"), 401, "unauthenticated")
     for credentials in (f"Key {token}", f"bearer {token}", token):
-        refusal(admin.get("/tenants", headers={"authorization": credentials}), 401, "unauthenticated")
+        assert_refused_with(admin.get("/tenants", headers={"authorization": credentials}), 401, "unauthenticated")
     with holder(proxy, token) as viewer:
         assert viewer.get("/tenants").status_code == 200
     # It opens nothing else.
     with proxy.client(token) as caller:
-        refusal(caller.get("/v1/session"), 401, "unauthenticated")
+        assert_refused_with(caller.get("/v1/session"), 401, "unauthenticated")
 
 
 def test_a_token_expires(proxy: Stack, admin: httpx.Client) -> None:
@@ -171,25 +171,25 @@ def test_a_token_expires(proxy: Stack, admin: httpx.Client) -> None:
         proxy.clock.advance(9)
         assert viewer.get("/tenants").status_code == 200
         proxy.clock.advance(1)
-        assert "expired" in refusal(viewer.get("/tenants"), 401, "unauthenticated")["message"]
+        assert "expired" in assert_refused_with(viewer.get("/tenants"), 401, "unauthenticated")["message"]
         proxy.clock.advance(90 * DAY - 11)
         assert longer.get("/tenants").status_code == 200
         proxy.clock.advance(1)
-        refusal(longer.get("/tenants"), 401, "unauthenticated")
+        assert_refused_with(longer.get("/tenants"), 401, "unauthenticated")
 
 
 def test_a_revoked_token_is_refused(proxy: Stack, admin: httpx.Client, commands: Commands) -> None:
     with holder(proxy, create(admin, "here")) as here, holder(proxy, create(admin, "elsewhere")) as elsewhere:
         assert (here.get("/tenants").status_code, elsewhere.get("/tenants").status_code) == (200, 200)
         assert admin.delete("/tokens/here").status_code == 204
-        refusal(here.get("/tenants"), 401, "unauthenticated")
-        refusal(admin.delete("/tokens/here"), 404, "not_found")
+        assert_refused_with(here.get("/tenants"), 401, "unauthenticated")
+        assert_refused_with(admin.delete("/tokens/here"), 404, "not_found")
         folder = Path(proxy.settings.stores.database_url.reveal().removeprefix("sqlite:///")).parent
         environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
         done = commands("admin-tokens", "revoke", "elsewhere", environ=environ, cwd=folder)
         assert (done.code, done.stdout) == (0, "revoked\n"), done.stderr
         proxy.clock.advance(5)
-        refusal(elsewhere.get("/tenants"), 401, "unauthenticated")
+        assert_refused_with(elsewhere.get("/tenants"), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_revoked_token_is_refused(proxy: Stack, admin: httpx.Client, commands:
     ],
 )
 def test_an_invalid_form_makes_no_token(admin: httpx.Client, form: dict[str, object]) -> None:
-    refusal(admin.post("/tokens", json=form), 400, "bad_request")
+    assert_refused_with(admin.post("/tokens", json=form), 400, "bad_request")
     assert admin.get("/tokens").json()["tokens"] == []
 
 
@@ -215,10 +215,10 @@ def test_a_name_belongs_to_one_token_and_their_number_is_bounded(sandbox: Sandbo
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, holder(proxy, ADMIN_TOKEN) as admin:
         for number in range(MOST_TOKENS):
             create(admin, f"token-{number}")
-        refusal(admin.post("/tokens", json={"name": "token-0", "role": "viewer"}), 400, "bad_request")
-        refusal(admin.post("/tokens", json={"name": "one-more", "role": "viewer"}), 400, "bad_request")
+        assert_refused_with(admin.post("/tokens", json={"name": "token-0", "role": "viewer"}), 400, "bad_request")
+        assert_refused_with(admin.post("/tokens", json={"name": "one-more", "role": "viewer"}), 400, "bad_request")
         admin.delete("/tokens/token-0").raise_for_status()
-        refusal(admin.post("/tokens", json={"name": "token-1", "role": "viewer"}), 400, "bad_request")
+        assert_refused_with(admin.post("/tokens", json={"name": "token-1", "role": "viewer"}), 400, "bad_request")
         create(admin, "one-more")
 
 
@@ -227,7 +227,7 @@ def test_named_tokens_need_no_token_in_the_settings(
 ) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS, environ={"PROXY_ADMIN_TOKEN": ""}) as proxy:
         with holder(proxy, f"fpa_{'0' * 16}_{'a' * 43}") as stranger:
-            refusal(stranger.get("/tenants"), 403, "not_allowed")
+            assert_refused_with(stranger.get("/tenants"), 403, "not_allowed")
         environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
         ends = to_iso(proxy.clock.now() + 30 * DAY)
         made = commands(
@@ -238,7 +238,7 @@ def test_named_tokens_need_no_token_in_the_settings(
         with holder(proxy, made.stdout.strip()) as ops:
             assert ops.get("/tenants").status_code == 200
         with holder(proxy, "guess") as stranger:
-            refusal(stranger.get("/tenants"), 401, "unauthenticated")
+            assert_refused_with(stranger.get("/tenants"), 401, "unauthenticated")
 
 
 def test_without_the_table_only_the_token_of_the_settings_counts(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_without_the_table_only_the_token_of_the_settings_counts(sandbox: Sandbo
             database.execute("ALTER TABLE admin_tokens RENAME TO elsewhere")
             database.commit()
         with holder(proxy, token) as ops:
-            refusal(ops.get("/tenants"), 503, "store_unavailable")
+            assert_refused_with(ops.get("/tenants"), 503, "store_unavailable")
         assert admin.get("/tenants").status_code == 200
 
 

@@ -18,7 +18,7 @@ from proxy.clock import to_iso
 from proxy.limits.statements import Line, Statement, parse_month
 from proxy.routes.statements import STYLE_PATH, write_html
 from tests.server.commands import Commands, Done
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, per, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -104,7 +104,7 @@ def test_the_operator_reads_the_statement_of_any_tenant(months: Months) -> None:
         assert months.read(ADMIN_TOKEN, path) == months.read_own(tenant)
     assert months.read_own("globex")["total"]["calls"] == 2
     missing = months.get(ADMIN_TOKEN, OF_OPERATOR.format("nobody", months.month))
-    refusal(missing, 404, "not_found")
+    assert_refused_with(missing, 404, "not_found")
 
 
 def test_the_amount_paid_by_grants_is_shown(months: Months) -> None:
@@ -132,22 +132,24 @@ def test_a_month_is_preliminary_while_a_call_of_it_runs(months: Months) -> None:
 
 @pytest.mark.parametrize("month", ["9999-12", "2026-13", "2026-1", "2026", "now", "2026-01-01", "%00", "9" * 5000])
 def test_an_invalid_or_future_month_is_refused(months: Months, month: str) -> None:
-    refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{month}"), 400, "bad_request")
-    refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", month)), 400, "bad_request")
+    assert_refused_with(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{month}"), 400, "bad_request")
+    assert_refused_with(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", month)), 400, "bad_request")
 
 
 @pytest.mark.parametrize("query", [{"format": "pdf"}, {"format": ""}, {"tenant": "globex"}])
 def test_an_invalid_query_is_refused(months: Months, query: dict[str, str]) -> None:
-    refusal(months.get(months.stack.tenant_key("acme"), f"/v1/statements/{months.month}", **query), 400, "bad_request")
-    refusal(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", months.month), **query), 400, "bad_request")
+    assert_refused_with(
+        months.get(months.stack.tenant_key("acme"), f"/v1/statements/{months.month}", **query), 400, "bad_request"
+    )
+    assert_refused_with(months.get(ADMIN_TOKEN, OF_OPERATOR.format("acme", months.month), **query), 400, "bad_request")
 
 
 def test_a_statement_needs_the_right_credential(months: Months) -> None:
     path = f"/v1/statements/{months.month}"
-    refusal(months.get(months.stack.token("alice", tenant="acme"), path), 403, "not_allowed")
-    refusal(months.get("", path), 401, "unauthenticated")
+    assert_refused_with(months.get(months.stack.token("alice", tenant="acme"), path), 403, "not_allowed")
+    assert_refused_with(months.get("", path), 401, "unauthenticated")
     of_operator = OF_OPERATOR.format("acme", months.month)
-    refusal(months.get(months.stack.tenant_key("acme"), of_operator), 401, "unauthenticated")
+    assert_refused_with(months.get(months.stack.tenant_key("acme"), of_operator), 401, "unauthenticated")
 
 
 def test_a_statement_counts_as_a_call_in_the_rate_limits(months: Months) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.routes.jobs import JOBS, created, watching
 from tests.support.audit_log import read_entries
-from tests.support.limited import NEXT, limited_proxy, plan, refusal
+from tests.support.limited import NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -61,8 +61,8 @@ def test_all_sessions_of_a_user_end_and_no_others(proxy: Stack, backend: httpx.C
         list(stream)
     for token in (first, second):
         with proxy.client(token) as client:
-            refusal(client.get("/v1/session"), 401, "session_revoked")
-            refusal(client.post("/v1/sessions/renew"), 401, "session_revoked")
+            assert_refused_with(client.get("/v1/session"), 401, "session_revoked")
+            assert_refused_with(client.post("/v1/sessions/renew"), 401, "session_revoked")
     for token in others:
         with proxy.client(token) as client:
             assert client.get("/v1/session").status_code == 200
@@ -83,7 +83,7 @@ def test_a_sign_out_counts_in_every_process(
         assert user.get("/v1/session").status_code == 200
         assert sign_out(backend, subject="everywhere").status_code == 204
         proxy.clock.advance(5)
-        refusal(user.get("/v1/session"), 401, "session_revoked")
+        assert_refused_with(user.get("/v1/session"), 401, "session_revoked")
 
 
 def test_a_sign_out_is_in_the_audit_log_under_the_key(proxy: Stack, backend: httpx.Client) -> None:
@@ -98,9 +98,9 @@ def test_only_a_tenant_key_signs_users_out(proxy: Stack) -> None:
     victim = proxy.token("victim", tenant="acme")
     with proxy.client(proxy.token("mallory", tenant="acme")) as mallory:
         for subject in ("victim", "mallory"):
-            refusal(sign_out(mallory, subject=subject), 403, "not_allowed")
+            assert_refused_with(sign_out(mallory, subject=subject), 403, "not_allowed")
     with proxy.client("") as stranger:
-        refusal(sign_out(stranger, subject="victim"), 401, "unauthenticated")
+        assert_refused_with(sign_out(stranger, subject="victim"), 401, "unauthenticated")
     with proxy.client(victim) as client:
         assert client.get("/v1/session").status_code == 200
 
@@ -119,14 +119,14 @@ def test_only_a_tenant_key_signs_users_out(proxy: Stack) -> None:
     ],
 )
 def test_a_form_that_names_no_user_is_refused(backend: httpx.Client, form: dict[str, object]) -> None:
-    refusal(sign_out(backend, **form), 400, "bad_request")
+    assert_refused_with(sign_out(backend, **form), 400, "bad_request")
 
 
 def test_sign_outs_are_limited(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key("tight")) as backend:
         statuses = [sign_out(backend, subject="alice").status_code for _ in range(40)]
         assert set(statuses) == {204}
-        refusal(sign_out(backend, subject="alice"), 429, "rate_limited", "session")
+        assert_refused_with(sign_out(backend, subject="alice"), 429, "rate_limited", "session")
 
 
 # Jobs
@@ -150,13 +150,13 @@ def test_a_tenant_key_lists_the_jobs_of_one_of_its_users(proxy: Stack, backend: 
     assert list_ids(backend, subject="carol", endpoint="fal-ai/llavav15-13b") == []
     assert list_ids(backend) == list_ids(backend, subject="") == [own], "the tenant's own, as before"
     assert list_ids(backend, subject="unseen") == []
-    refusal(backend.get(JOBS, params={"subject": "a\x00"}), 400, "bad_request")
+    assert_refused_with(backend.get(JOBS, params={"subject": "a\x00"}), 400, "bad_request")
 
 
 def test_a_session_lists_no_subject(proxy: Stack) -> None:
     with proxy.client(proxy.token("erin", tenant="acme")) as erin:
         for subject in ("erin", "carol", ""):
-            refusal(erin.get(JOBS, params={"subject": subject}), 403, "not_allowed")
+            assert_refused_with(erin.get(JOBS, params={"subject": subject}), 403, "not_allowed")
 
 
 def test_a_tenant_key_cancels_a_job_of_one_of_its_users(proxy: Stack, backend: httpx.Client) -> None:
@@ -186,13 +186,13 @@ def test_foreign_and_unknown_jobs_are_not_found(proxy: Stack, backend: httpx.Cli
     ):
         foreign, users = created(grace), created(heidi)
         answers = [backend.delete(f"{JOBS}/{id_}") for id_ in (foreign, "no-such-job")]
-        bodies = [refusal(answer, 404, "not_found") for answer in answers]
+        bodies = [assert_refused_with(answer, 404, "not_found") for answer in answers]
         assert bodies[0] | {"request_id": ""} == bodies[1] | {"request_id": ""}
         # A user cannot cancel another's job, and the key can read neither.
         with proxy.client(proxy.token("ivan", tenant="acme")) as ivan:
-            refusal(ivan.delete(f"{JOBS}/{users}"), 404, "not_found")
+            assert_refused_with(ivan.delete(f"{JOBS}/{users}"), 404, "not_found")
         for path in ("", "/result", "/events"):
-            refusal(backend.get(f"{JOBS}/{users}{path}"), 404, "not_found")
+            assert_refused_with(backend.get(f"{JOBS}/{users}{path}"), 404, "not_found")
         assert not [one for one in proxy.sandbox.requests() if one["path"].endswith("/cancel")]
         assert grace.get(f"{JOBS}/{foreign}").json()["status"] == "IN_QUEUE"
         for id_, client in ((foreign, grace), (users, heidi)):

@@ -16,7 +16,17 @@ import httpx
 import pytest
 
 from tests.support.images import png
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, account, limited_proxy, per, plan, refusal
+from tests.support.limited import (
+    ADMIN_TOKEN,
+    COUNTING,
+    NEXT,
+    Client,
+    account,
+    assert_refused_with,
+    limited_proxy,
+    per,
+    plan,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -191,7 +201,7 @@ def _cursor(text: str) -> str:
     ],
 )
 def test_an_invalid_page_is_refused(past: Past, query: dict[str, str]) -> None:
-    refusal(past.usage(past.stack.tenant_key("acme"), **query), 400, "bad_request")
+    assert_refused_with(past.usage(past.stack.tenant_key("acme"), **query), 400, "bad_request")
 
 
 def test_a_period_counts_whole_days_including_both_ends(past: Past) -> None:
@@ -247,16 +257,20 @@ def test_a_period_may_span_all_dates(past: Past, first: str, last: str) -> None:
     ],
 )
 def test_an_invalid_query_is_refused(past: Past, query: dict[str, str]) -> None:
-    refusal(past.usage(past.stack.token("alice", tenant="acme"), **query), 400, "bad_request")
+    assert_refused_with(past.usage(past.stack.token("alice", tenant="acme"), **query), 400, "bad_request")
     if not {"subject", "tenant"} & set(query):
-        refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query), 400, "bad_request")
+        assert_refused_with(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", **query), 400, "bad_request")
 
 
 def test_usage_needs_a_credential_and_the_operator_names_a_tenant(past: Past) -> None:
-    refusal(httpx.get(f"{past.stack.url}/v1/usage", trust_env=False, verify=False, timeout=60), 401, "unauthenticated")
-    refusal(past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated")
+    assert_refused_with(
+        httpx.get(f"{past.stack.url}/v1/usage", trust_env=False, verify=False, timeout=60), 401, "unauthenticated"
+    )
+    assert_refused_with(
+        past.usage(past.stack.tenant_key("acme"), "/v1/admin/usage", tenant="acme"), 401, "unauthenticated"
+    )
     for tenant in ("", "nobody"):
-        refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant=tenant), 404, "not_found")
+        assert_refused_with(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant=tenant), 404, "not_found")
 
 
 def test_the_operator_sees_all_tenants_at_once(past: Past) -> None:
@@ -299,13 +313,15 @@ def cursor_of(*names: str) -> str:
     ids=["a subject of no tenant", "by subject", "a cursor without a day", "a cursor of other groups", "no day"],
 )
 def test_an_invalid_query_about_all_tenants_is_refused(past: Past, query: dict[str, str]) -> None:
-    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", **query), 400, "bad_request")
+    assert_refused_with(past.usage(ADMIN_TOKEN, "/v1/admin/usage", **query), 400, "bad_request")
 
 
 def test_only_a_report_of_all_tenants_is_grouped_by_them(past: Past) -> None:
     for token in (past.stack.token("alice", tenant="acme"), past.stack.tenant_key("acme")):
-        refusal(past.usage(token, group_by="tenant"), 400, "bad_request")
-    refusal(past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", group_by="tenant"), 400, "bad_request")
+        assert_refused_with(past.usage(token, group_by="tenant"), 400, "bad_request")
+    assert_refused_with(
+        past.usage(ADMIN_TOKEN, "/v1/admin/usage", tenant="acme", group_by="tenant"), 400, "bad_request"
+    )
 
 
 def command(past: Past, *arguments: str) -> subprocess.CompletedProcess[str]:

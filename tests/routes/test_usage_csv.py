@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.server.commands import Commands, Done
-from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -111,8 +111,8 @@ def test_no_rows_still_have_a_header(proxy: Stack) -> None:
 
 @pytest.mark.parametrize("query", [{"format": "xlsx"}, {"format": ""}, {"format": "csv", "group_by": "month"}])
 def test_another_format_is_refused(backend: httpx.Client, operator: httpx.Client, query: dict[str, str]) -> None:
-    refusal(backend.get("/v1/usage", params=query), 400, "bad_request")
-    refusal(operator.get(OPERATORS, params=query), 400, "bad_request")
+    assert_refused_with(backend.get("/v1/usage", params=query), 400, "bad_request")
+    assert_refused_with(operator.get(OPERATORS, params=query), 400, "bad_request")
 
 
 def test_pages_of_allowed_origins_may_read_the_headers(proxy: Stack) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.server.commands import Commands, Done
-from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, NEXT, Client, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -137,15 +137,15 @@ def cursor_of(*names: str) -> str:
     ],
 )
 def test_an_invalid_query_is_refused(past: Past, query: dict[str, str]) -> None:
-    refusal(past.ask(past.key, **query), 400, "bad_request")
-    refusal(past.ask(ADMIN_TOKEN, OPERATORS, tenant="acme", **query), 400, "bad_request")
+    assert_refused_with(past.ask(past.key, **query), 400, "bad_request")
+    assert_refused_with(past.ask(ADMIN_TOKEN, OPERATORS, tenant="acme", **query), 400, "bad_request")
 
 
 def test_31_days_of_hours_are_accepted_and_all_tenants_are_refused(past: Past) -> None:
     period = {"from": "2026-01-01", "to": "2026-01-31"}
     assert past.ask(past.key, group_by="hour", **period).status_code == 200
     for name in ("hour", "session", "tag"):
-        message = refusal(past.ask(ADMIN_TOKEN, OPERATORS, group_by=name), 400, "bad_request")["message"]
+        message = assert_refused_with(past.ask(ADMIN_TOKEN, OPERATORS, group_by=name), 400, "bad_request")["message"]
         assert "name a tenant" in message
 
 

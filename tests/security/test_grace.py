@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.routes.jobs import JOBS, SSE, created, new, read_all_events, watching
-from tests.support.limited import COUNTING, NEXT, asking, limited_proxy, operating, plan, refusal
+from tests.support.limited import COUNTING, NEXT, asking, assert_refused_with, limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -80,7 +80,7 @@ def test_a_job_is_read_to_its_result_across_the_expiry(proxy: Stack, surface: st
         assert ask(alice, job, "").json()["output"]
         proxy.clock.advance(1)
         for tail in TAILS:
-            refusal(ask(alice, job, tail), 401, "session_expired")
+            assert_refused_with(ask(alice, job, tail), 401, "session_expired")
 
 
 @pytest.mark.parametrize("place", ["cookie", "x-fal-proxy-session"])
@@ -101,7 +101,7 @@ def test_a_cookie_from_a_foreign_page_has_no_grace_period(proxy: Stack) -> None:
         proxy.clock.advance(TTL + 1)
         page.headers["origin"] = "https://evil.example"
         for ask in (by_hosts, by_protocol, natively):
-            refusal(ask(page, job, "/status"), 403, "origin_not_allowed")
+            assert_refused_with(ask(page, job, "/status"), 403, "origin_not_allowed")
 
 
 def test_a_guest_has_a_grace_period(proxy: Stack) -> None:
@@ -181,7 +181,7 @@ def test_an_expired_session_can_do_nothing_else(proxy: Stack, call: str) -> None
         proxy.sandbox.forget()
         headers = {name: value.format(job=job) for name, value in options.get("headers", {}).items()}
         answer = alice.request(method, path.replace("{job}", job), **{**options, "headers": headers})
-        refusal(answer, 401, "session_expired")
+        assert_refused_with(answer, 401, "session_expired")
         assert "set-cookie" not in answer.headers
         assert [one for one in proxy.sandbox.requests() if one["method"] != "GET"] == []
         assert natively(alice, job, "/status").json()["status"] == "IN_PROGRESS"
@@ -196,7 +196,7 @@ def test_a_job_of_another_user_is_not_read(proxy: Stack, surface: str) -> None:
         proxy.clock.advance(TTL)
         for job in jobs:
             for tail in TAILS:
-                refusal(SURFACES[surface](alice, job, tail), 401, "session_expired")
+                assert_refused_with(SURFACES[surface](alice, job, tail), 401, "session_expired")
 
 
 @surfaces
@@ -208,7 +208,7 @@ def test_a_job_that_was_submitted_later_is_not_read(proxy: Stack, surface: str) 
             job = created(fresh, "?")
             assert SURFACES[surface](fresh, job, "/status").status_code in (200, 202)
         for tail in TAILS:
-            refusal(SURFACES[surface](old, job, tail), 401, "session_expired")
+            assert_refused_with(SURFACES[surface](old, job, tail), 401, "session_expired")
 
 
 def test_a_narrowed_session_reads_the_jobs_of_its_endpoints_only(proxy: Stack) -> None:
@@ -219,7 +219,7 @@ def test_a_narrowed_session_reads_the_jobs_of_its_endpoints_only(proxy: Stack) -
         job = created(alice, "?")
         proxy.clock.advance(TTL)
         for ask in SURFACES.values():
-            refusal(ask(narrow, job, "/status"), 401, "session_expired")
+            assert_refused_with(ask(narrow, job, "/status"), 401, "session_expired")
             assert ask(alice, job, "/status").status_code in (200, 202)
 
 
@@ -242,7 +242,7 @@ def test_a_revoked_session_reads_nothing(proxy: Stack, surface: str, is_revoked_
             revoke()
             proxy.clock.advance(TTL)
         for tail in TAILS:
-            refusal(SURFACES[surface](client, job, tail), 401, "session_revoked")
+            assert_refused_with(SURFACES[surface](client, job, tail), 401, "session_revoked")
 
 
 def test_a_session_that_revoked_itself_reads_nothing_to_the_end_of_its_grace(proxy: Stack) -> None:
@@ -251,7 +251,7 @@ def test_a_session_that_revoked_itself_reads_nothing_to_the_end_of_its_grace(pro
         assert alice.delete("/v1/session").status_code == 204
         proxy.clock.advance(TTL + GRACE - 1)
         for ask in SURFACES.values():
-            refusal(ask(alice, job, "/status"), 401, "session_revoked")
+            assert_refused_with(ask(alice, job, "/status"), 401, "session_revoked")
 
 
 def test_polls_in_the_grace_period_are_counted(
@@ -267,7 +267,7 @@ def test_polls_in_the_grace_period_are_counted(
         own.clock.advance(TTL)
         for _ in range(5):
             assert natively(alice, job, "/status").status_code == 200
-        refusal(natively(alice, job, "/status"), 429, "rate_limited", "session")
+        assert_refused_with(natively(alice, job, "/status"), 429, "rate_limited", "session")
 
 
 def test_an_address_that_is_not_heard_still_reads_its_job(
@@ -283,12 +283,12 @@ def test_an_address_that_is_not_heard_still_reads_its_job(
         job = created(alice, HELD)
         own.clock.advance(TTL)
         for _ in range(5):
-            refusal(stranger.get("/v1/session"), 401, "unauthenticated")
-        refusal(stranger.get("/v1/session"), 429, "rate_limited", "ip")
+            assert_refused_with(stranger.get("/v1/session"), 401, "unauthenticated")
+        assert_refused_with(stranger.get("/v1/session"), 429, "rate_limited", "ip")
         for ask in (by_hosts, by_protocol, by_path, natively):
             assert ask(alice, job, "/status").status_code in (200, 202)
-        refusal(alice.get("/v1/session"), 429, "rate_limited", "ip")
+        assert_refused_with(alice.get("/v1/session"), 429, "rate_limited", "ip")
         own.clock.advance(GRACE)
         for _ in range(5):
             stranger.get("/v1/session")
-        refusal(natively(alice, job, "/status"), 429, "rate_limited", "ip")
+        assert_refused_with(natively(alice, job, "/status"), 429, "rate_limited", "ip")

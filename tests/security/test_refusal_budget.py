@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import NEXT, limited_proxy, plan, refusal
+from tests.support.limited import NEXT, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -63,14 +63,14 @@ def test_every_refusal_counts_until_the_address_is_blocked(proxy: Stack, kind: s
         assert {answer.status_code for answer in answers} == {status}
         asked = len(proxy.sandbox.requests())
         for again in (caller.request(method, path, **more), caller.get("/openapi.json"), caller.get("/nowhere")):
-            assert refusal(again, 429, "rate_limited", "ip")["retry_after"] == 60
+            assert assert_refused_with(again, 429, "rate_limited", "ip")["retry_after"] == 60
         assert len(proxy.sandbox.requests()) == asked
         # Other addresses still get answers, and health checks still work.
         assert caller.get("/livez").status_code == caller.get("/readyz").status_code == 200
         with visitor(proxy, "203.0.113.2") as neighbour:
             assert neighbour.get("/openapi.json").status_code == 200
         proxy.clock.advance(59)
-        refusal(caller.get("/openapi.json"), 429, "rate_limited", "ip")
+        assert_refused_with(caller.get("/openapi.json"), 429, "rate_limited", "ip")
         proxy.clock.advance(1)
         assert caller.get("/openapi.json").status_code == 200
 
@@ -88,7 +88,7 @@ def test_inputs_that_are_refused_count_too(proxy: Stack, status: int) -> None:
     with visitor(proxy, "203.0.113.3", proxy.token()) as alice, visitor(proxy, "203.0.113.3") as stranger:
         for _ in range(LIMIT):
             assert alice.post(f"/fal/run/{NEXT}", **INPUTS[status]).status_code == status
-        refusal(stranger.get("/openapi.json"), 429, "rate_limited", "ip")
+        assert_refused_with(stranger.get("/openapi.json"), 429, "rate_limited", "ip")
 
 
 def test_an_ipv6_network_has_one_budget(proxy: Stack) -> None:
@@ -96,7 +96,7 @@ def test_an_ipv6_network_has_one_budget(proxy: Stack) -> None:
         with visitor(proxy, f"2001:db8:1:2::{number:x}") as caller:
             assert caller.get("/v1/session").status_code == 401
     with visitor(proxy, "2001:db8:1:2:ffff::1") as caller:
-        refusal(caller.get("/v1/session"), 429, "rate_limited", "ip")
+        assert_refused_with(caller.get("/v1/session"), 429, "rate_limited", "ip")
     with visitor(proxy, "2001:db8:1:3::1") as caller:
         assert caller.get("/v1/session").status_code == 401
 
@@ -107,7 +107,7 @@ def test_a_good_credential_works_at_a_blocked_address(proxy: Stack) -> None:
     with visitor(proxy, address) as stranger:
         for _ in range(LIMIT):
             stranger.get("/nowhere")
-        refusal(stranger.get("/v1/session"), 429, "rate_limited", "ip")
+        assert_refused_with(stranger.get("/v1/session"), 429, "rate_limited", "ip")
         # Another process makes it only now.
         key = proxy.tenant_key()
         for good in (
@@ -125,7 +125,7 @@ def test_a_good_credential_works_at_a_blocked_address(proxy: Stack) -> None:
         )
         assert called.status_code != 429
         for bad in (f"Bearer {token[:-2]}", f"Bearer {key[:-2]}", f"Bearer {proxy.token(ttl_seconds=-1)}"):
-            refusal(stranger.get("/v1/session", headers={"authorization": bad}), 429, "rate_limited", "ip")
+            assert_refused_with(stranger.get("/v1/session", headers={"authorization": bad}), 429, "rate_limited", "ip")
 
 
 def test_a_good_credential_has_no_more_refusals_than_an_address(proxy: Stack) -> None:
@@ -136,7 +136,7 @@ def test_a_good_credential_has_no_more_refusals_than_an_address(proxy: Stack) ->
     with visitor(proxy, address, proxy.token()) as alice, visitor(proxy, address, proxy.token("ben")) as ben:
         for number in range(LIMIT):
             assert alice.get(f"/v1/jobs/{number:08}-0000-4000-8000-000000000000").status_code == 404
-        assert refusal(alice.get("/v1/session"), 429, "rate_limited", "session")["retry_after"] == 60
+        assert assert_refused_with(alice.get("/v1/session"), 429, "rate_limited", "session")["retry_after"] == 60
         assert ben.get("/v1/session").status_code == 200
 
 
@@ -145,7 +145,7 @@ def test_a_page_can_read_the_block_and_its_preflights_pass(proxy: Stack) -> None
         for _ in range(LIMIT):
             page.get("/v1/session", headers={"origin": ORIGIN})
         unheard = page.get("/v1/session", headers={"origin": ORIGIN})
-        refusal(unheard, 429, "rate_limited", "ip")
+        assert_refused_with(unheard, 429, "rate_limited", "ip")
         assert unheard.headers["access-control-allow-origin"] == ORIGIN
         asked = {"origin": ORIGIN, "access-control-request-method": "GET"}
         assert page.options("/v1/session", headers=asked).status_code == 200

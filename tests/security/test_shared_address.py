@@ -15,7 +15,7 @@ from proxy.limits.rates import ADMIN_LIMIT, GUEST_LIMIT
 from proxy.stores.sql import SqlStores
 from tests.console.operators import new_token, operator_of
 from tests.support.audit_log import AUTHOR
-from tests.support.limited import ADMIN_TOKEN, limited_proxy, plan, refusal
+from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -41,7 +41,7 @@ def use_up_the_budget(proxy: Stack) -> None:
     with proxy.client("") as abuser:
         for _ in range(LIMIT):
             assert abuser.get("/nowhere").status_code == 404
-        refusal(abuser.get("/nowhere"), 429, "rate_limited", "ip")
+        assert_refused_with(abuser.get("/nowhere"), 429, "rate_limited", "ip")
 
 
 def list_tenants(proxy: Stack, token: str) -> httpx.Response:
@@ -55,7 +55,7 @@ def test_an_operator_is_not_blocked_by_refusals_of_others(proxy: Stack) -> None:
     for token in (ADMIN_TOKEN, named):
         assert list_tenants(proxy, token).status_code == 200
     for wrong in (ADMIN_TOKEN[:-1], named[:-1] + "-", NAMED, proxy.token(), proxy.tenant_key()):
-        refusal(list_tenants(proxy, wrong), 429, "rate_limited", "ip")
+        assert_refused_with(list_tenants(proxy, wrong), 429, "rate_limited", "ip")
 
 
 def test_a_token_that_another_process_makes_is_accepted_at_a_blocked_address(proxy: Stack) -> None:
@@ -79,7 +79,7 @@ def test_an_admin_token_counts_for_operators_only(proxy: Stack) -> None:
     use_up_the_budget(proxy)
     with proxy.client(ADMIN_TOKEN) as operator:
         for path in ("/v1/session", "/nowhere", "/console/tenants"):
-            refusal(operator.get(path), 429, "rate_limited", "ip")
+            assert_refused_with(operator.get(path), 429, "rate_limited", "ip")
 
 
 def test_an_operator_has_no_more_refusals_than_an_address(proxy: Stack) -> None:
@@ -88,7 +88,7 @@ def test_an_operator_has_no_more_refusals_than_an_address(proxy: Stack) -> None:
     with proxy.client(named) as clumsy:
         for _ in range(LIMIT):
             assert clumsy.get("/v1/admin/tenants/nobody").status_code == 404
-        refusal(clumsy.get("/v1/admin/tenants"), 429, "rate_limited", "session")
+        assert_refused_with(clumsy.get("/v1/admin/tenants"), 429, "rate_limited", "session")
     assert list_tenants(proxy, ADMIN_TOKEN).status_code == 200
 
 
@@ -116,7 +116,7 @@ def flood(client: httpx.Client, method: str, path: str, limit: str) -> None:
     """Ask until the limit is used up: one more request would be refused."""
     for _ in range(int(limit.partition("/")[0]) + 1):
         answer = client.request(method, path)
-    refusal(answer, 429, "rate_limited", "ip")
+    assert_refused_with(answer, 429, "rate_limited", "ip")
 
 
 def test_guesses_are_limited_and_a_valid_admin_token_still_works(
@@ -125,7 +125,7 @@ def test_guesses_are_limited_and_a_valid_admin_token_still_works(
     with limited_proxy(shared_sandbox, tmp_path, PLANS) as own, own.client("guess") as guesser:
         named = new_token(own, "on-call", "viewer")
         flood(guesser, "GET", "/v1/admin/tenants", ADMIN_LIMIT)
-        refusal(list_tenants(own, NAMED), 429, "rate_limited", "ip")
+        assert_refused_with(list_tenants(own, NAMED), 429, "rate_limited", "ip")
         assert list_tenants(own, ADMIN_TOKEN).status_code == list_tenants(own, named).status_code == 200
         # Its own count does not affect other tokens.
         with own.client(named) as busy:
@@ -151,4 +151,4 @@ def test_bad_tokens_do_not_block_good_ones_where_sessions_are_made(
         flood(guesser, "POST", "/v1/sessions/exchange", GUEST_LIMIT)
         for credential in (own.tenant_key(), own.token()):
             with own.client(credential) as caller:
-                refusal(caller.post("/v1/sessions/exchange", json={}), 403, "not_allowed")
+                assert_refused_with(caller.post("/v1/sessions/exchange", json={}), 403, "not_allowed")

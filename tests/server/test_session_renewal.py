@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from proxy.auth.sessions import Sessions
-from tests.support.limited import COUNTING, NEXT, asking, limited_proxy, operating, per, plan, refusal
+from tests.support.limited import COUNTING, NEXT, asking, assert_refused_with, limited_proxy, operating, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
 
@@ -71,10 +71,10 @@ def test_a_renewed_session_lasts_longer_and_is_the_same_otherwise(proxy: Stack) 
     assert before.id == session["id"]
     proxy.clock.advance(300)
     with proxy.client(token) as old, proxy.client(session["token"]) as new:
-        refusal(old.get(OWN_FACTS), 401, "session_expired")
+        assert_refused_with(old.get(OWN_FACTS), 401, "session_expired")
         facts = new.get(OWN_FACTS).json()
         assert (facts["tenant"], facts["endpoints"], facts["expires_at"]) == ("acme", [NEXT], session["expires_at"])
-        refusal(new.post(f"/fal/run/{COUNTING}", json={}), 403, "endpoint_not_allowed")
+        assert_refused_with(new.post(f"/fal/run/{COUNTING}", json={}), 403, "endpoint_not_allowed")
 
 
 def test_a_renewal_keeps_to_what_the_session_was_minted_for(proxy: Stack) -> None:
@@ -99,14 +99,14 @@ def test_no_renewal_goes_beyond_the_age_that_the_plan_allows(proxy: Stack) -> No
             break
     assert ends == [1100, MAX_AGE]
     with proxy.client(token) as client:
-        body = refusal(client.post(RENEW), 403, "not_allowed")
+        body = assert_refused_with(client.post(RENEW), 403, "not_allowed")
         assert f"{MAX_AGE} seconds" in body["detail"] and "new one" in body["detail"]
         assert client.get(OWN_FACTS).status_code == 200
 
 
 def test_a_session_that_already_lasts_longer_cannot_be_renewed(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", tenant="long", ttl_seconds=3600)) as client:
-        refusal(client.post(RENEW), 403, "not_allowed")
+        assert_refused_with(client.post(RENEW), 403, "not_allowed")
         assert client.get(OWN_FACTS).status_code == 200
 
 
@@ -131,7 +131,7 @@ def test_quotas_and_rate_limits_go_on(proxy: Stack) -> None:
             assert client.post(f"/fal/run/{NEXT}", json=asking("?")).status_code == 200
         hasty = renew(proxy, hasty)["token"]
     with proxy.client(hasty) as client:
-        refusal(client.post(f"/fal/run/{NEXT}", json=asking("?")), 429, "rate_limited", "session")
+        assert_refused_with(client.post(f"/fal/run/{NEXT}", json=asking("?")), 429, "rate_limited", "session")
 
 
 # Revocation
@@ -151,8 +151,8 @@ def test_a_revocation_ends_every_renewal(proxy: Stack, by: str) -> None:
             assert client.delete(OWN_FACTS).status_code == 204
     for token in (old, new):
         with proxy.client(token) as client:
-            refusal(client.get(OWN_FACTS), 401, "session_revoked")
-            refusal(client.post(RENEW), 401, "session_revoked")
+            assert_refused_with(client.get(OWN_FACTS), 401, "session_revoked")
+            assert_refused_with(client.post(RENEW), 401, "session_revoked")
 
 
 def test_a_process_that_missed_the_revocation_renews_to_nothing(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_process_that_missed_the_revocation_renews_to_nothing(sandbox: Sandbox
             new = there.post(RENEW).json()["token"]
             second.clock.advance(5)
         with second.client(new) as client:
-            refusal(client.get(OWN_FACTS), 401, "session_revoked")
+            assert_refused_with(client.get(OWN_FACTS), 401, "session_revoked")
 
 
 def test_a_revocation_by_an_old_token_outlives_the_newest(proxy: Stack) -> None:
@@ -195,29 +195,33 @@ def test_an_expired_session_is_not_renewed(proxy: Stack) -> None:
     token = proxy.token("alice", ttl_seconds=60)
     proxy.clock.advance(60)
     with proxy.client(token) as client:
-        refusal(client.post(RENEW), 401, "session_expired")
+        assert_refused_with(client.post(RENEW), 401, "session_expired")
 
 
 def test_a_credential_that_is_no_session_is_not_renewed(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key()) as backend, proxy.client("") as stranger:
-        assert "POST /v1/sessions" in refusal(backend.post(RENEW), 403, "not_allowed")["detail"]
-        refusal(stranger.post(RENEW), 401, "unauthenticated")
-        refusal(stranger.post(RENEW, headers={"authorization": "Bearer nonsense"}), 401, "unauthenticated")
+        assert "POST /v1/sessions" in assert_refused_with(backend.post(RENEW), 403, "not_allowed")["detail"]
+        assert_refused_with(stranger.post(RENEW), 401, "unauthenticated")
+        assert_refused_with(stranger.post(RENEW, headers={"authorization": "Bearer nonsense"}), 401, "unauthenticated")
 
 
 def test_a_renewal_accepts_no_fields(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", ttl_seconds=TTL)) as client:
         assert client.post(RENEW, json={}).status_code == 201
         for wish in ({"ttl_seconds": 9000}, {"subject": "bob"}, {"endpoints": []}):
-            assert refusal(client.post(RENEW, json=wish), 400, "bad_request")["detail"].startswith(next(iter(wish)))
-        refusal(client.post(RENEW, content=b"{", headers={"content-type": "application/json"}), 400, "bad_request")
+            assert assert_refused_with(client.post(RENEW, json=wish), 400, "bad_request")["detail"].startswith(
+                next(iter(wish))
+            )
+        assert_refused_with(
+            client.post(RENEW, content=b"{", headers={"content-type": "application/json"}), 400, "bad_request"
+        )
 
 
 def test_renewals_of_an_address_have_the_limit_of_minting(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, {"acme": plan()}) as own, own.client(own.token(ttl_seconds=TTL)) as client:
         answers = [client.post(RENEW) for _ in range(1201)]
         assert [answer.status_code for answer in answers] == [201] * 1200 + [429]
-        refusal(answers[-1], 429, "rate_limited", "ip")
+        assert_refused_with(answers[-1], 429, "rate_limited", "ip")
 
 
 # The cookie, and guests
@@ -250,7 +254,7 @@ def test_a_foreign_page_renews_no_cookie(proxy: Stack) -> None:
     with proxy.client("") as page:
         for headers in ({"origin": "https://evil.example"}, {}):
             answer = page.post(RENEW, headers={"cookie": proxy.cookie(proxy.token(ttl_seconds=TTL)), **headers})
-            refusal(answer, 403, "origin_not_allowed")
+            assert_refused_with(answer, 403, "origin_not_allowed")
             assert "set-cookie" not in answer.headers
 
 

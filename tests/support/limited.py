@@ -143,7 +143,7 @@ def posts(sandbox: SandboxControl) -> list[Record]:
     return [record for record in sandbox.requests() if record["method"] == "POST"]
 
 
-def refusal(answer: httpx.Response, status: int, code: str, scope: str | None = None) -> dict[str, Any]:
+def assert_refused_with(answer: httpx.Response, status: int, code: str, scope: str | None = None) -> dict[str, Any]:
     """The body of a refusal, once its code, its scope and its header are those named."""
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body.get("error_type"), body.get("scope")) == (status, code, scope), answer.text

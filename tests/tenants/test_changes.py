@@ -10,7 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.limited import ADMIN_TOKEN, NEXT, Client, limited_proxy, operating, per, plan, posts, refusal
+from tests.support.limited import (
+    ADMIN_TOKEN,
+    NEXT,
+    Client,
+    assert_refused_with,
+    limited_proxy,
+    operating,
+    per,
+    plan,
+    posts,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -53,14 +63,14 @@ def guest(proxy: Stack, address: str, origin: str = PAGE) -> httpx.Response:
 def test_an_address_gets_a_limited_number_of_guests(proxy: Stack) -> None:
     assert [guest(proxy, "192.0.2.1").status_code for _ in range(2)] == [201, 201]
     refused = guest(proxy, "192.0.2.1")
-    wait = refusal(refused, 429, "rate_limited", "ip")["retry_after"]
+    wait = assert_refused_with(refused, 429, "rate_limited", "ip")["retry_after"]
     assert wait == 3600 and refused.headers["ratelimit-policy"] == '"ip";q=2;w=3600'
     assert guest(proxy, "192.0.2.2").status_code == 201
     # All addresses of one IPv6 network count as one.
     households = [guest(proxy, f"2001:db8:7:7::{number}").status_code for number in range(3)]
     assert households == [201, 201, 429]
     proxy.clock.advance(wait - 1)
-    assert refusal(guest(proxy, "192.0.2.1"), 429, "rate_limited", "ip")["retry_after"] == 1
+    assert assert_refused_with(guest(proxy, "192.0.2.1"), 429, "rate_limited", "ip")["retry_after"] == 1
     proxy.clock.advance(1)
     assert guest(proxy, "192.0.2.1").status_code == 201
 
@@ -75,7 +85,7 @@ def test_a_guest_has_the_plan_of_guests_and_is_a_user_of_its_own(proxy: Stack) -
         with Client(proxy, token) as someone:
             assert someone.facts()["endpoints"] == [NEXT]
             assert [someone.run().status_code, someone.run().status_code] == [200, 402]
-            refusal(someone.run(endpoint="fal-ai/llavav15-13b"), 403, "endpoint_not_allowed")
+            assert_refused_with(someone.run(endpoint="fal-ai/llavav15-13b"), 403, "endpoint_not_allowed")
 
 
 # --- secrets
@@ -100,7 +110,7 @@ def test_a_session_signed_with_an_old_secret_is_valid_until_the_secret_is_remove
     gone = {"PROXY_SESSION_SECRETS": new}
     with limited_proxy(sandbox, tmp_path, limits, environ=gone, clock=before.clock) as after:
         with Client(after, token) as alice:
-            refusal(alice.status(job), 401, "unauthenticated")
+            assert_refused_with(alice.status(job), 401, "unauthenticated")
         with Client(after, fresh) as alice:
             assert alice.status(job).is_success
 
@@ -133,7 +143,7 @@ def test_a_key_may_be_revoked_while_it_is_in_use(sandbox: SandboxControl, tmp_pa
             assert same_server.status(job).is_success
             operator("DELETE", f"/keys/{old['id']}")
             for refused in (server.run(), server.status(job), server.http.post("/v1/sessions", json={"subject": "a"})):
-                refusal(refused, 401, "unauthenticated")
+                assert_refused_with(refused, 401, "unauthenticated")
             # Jobs and sessions that the key made stay valid.
             assert same_server.status(job).json()["status"] == "IN_QUEUE"
             assert same_server.cancel(job).status_code == 202
@@ -153,8 +163,8 @@ def test_a_plan_may_be_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path:
         # The running jobs are still hers, and count.
         assert [alice.status(job).json()["status"] for job in jobs] == ["IN_QUEUE"] * 3
         assert alice.slots() == (3, 3)
-        refusal(alice.submit(max_tokens=17), 422, "invalid_input")
-        refusal(alice.submit(), 429, "too_many_jobs", "subject")
+        assert_refused_with(alice.submit(max_tokens=17), 422, "invalid_input")
+        assert_refused_with(alice.submit(), 429, "too_many_jobs", "subject")
         for job in jobs[:2]:
             sandbox.move_job(job, "finish")
             assert alice.result(job).status_code == 200
@@ -162,8 +172,8 @@ def test_a_plan_may_be_lowered_while_jobs_run(sandbox: SandboxControl, tmp_path:
         assert [alice.run().status_code, alice.run().status_code, alice.run().status_code] == [200, 200, 402]
         assert sandbox.requests()[-1]["json"]["max_tokens"] == 16
         applied(endpoints=["fal-ai/llavav15-13b"])
-        refusal(alice.run(), 403, "endpoint_not_allowed")
-        refusal(alice.status(jobs[2]), 403, "endpoint_not_allowed")
+        assert_refused_with(alice.run(), 403, "endpoint_not_allowed")
+        assert_refused_with(alice.status(jobs[2]), 403, "endpoint_not_allowed")
         applied()
         assert alice.cancel(jobs[2]).status_code == 202 and alice.status(jobs[2]).is_success
         assert alice.slots() == (0, 0)
@@ -177,7 +187,7 @@ def test_a_quota_may_be_lowered_below_its_use(sandbox: SandboxControl, tmp_path:
         assert [alice.run().status_code for _ in range(3)] == [200] * 3
         lower = {"plans": {"page": plan(quotas=[per("subject", "requests", 2)])}}
         Operator(own)("PUT", "/tenants", lower)
-        refusal(alice.run(), 402, "quota_exceeded", "subject")
+        assert_refused_with(alice.run(), 402, "quota_exceeded", "subject")
         (quota,) = alice.facts()["quotas"]
         assert (quota["limit"], quota["used"], quota["left"]) == (2, 3, 0)
 
@@ -193,7 +203,7 @@ def test_another_process_follows_within_five_seconds(sandbox: SandboxControl, tm
         lowered = {"page": plan(max_tokens=16)}
         with limited_proxy(sandbox, second, lowered, environ=same, clock=one.clock):
             one.clock.advance(5)
-            refusal(alice.run(max_tokens=17), 422, "invalid_input")
+            assert_refused_with(alice.run(max_tokens=17), 422, "invalid_input")
     assert len(posts(sandbox)) == 1
 
 
@@ -210,11 +220,11 @@ def test_an_override_and_its_end_reach_another_process_within_five_seconds(
             limited_proxy(sandbox, second, plans, environ=same, clock=one.clock) as other,
             operating(other) as operator,
         ):
-            refusal(alice.run(max_tokens=17), 422, "invalid_input")
+            assert_refused_with(alice.run(max_tokens=17), 422, "invalid_input")
             until = datetime.fromtimestamp(one.clock.now() + 600, UTC).isoformat()
             form = {"plan": "large", "until": until}
             operator.put("/v1/admin/tenants/page/overrides/alice", json=form).raise_for_status()
             one.clock.advance(5)
             assert alice.run(max_tokens=17).status_code == 200
             one.clock.advance(600)
-            refusal(alice.run(max_tokens=17), 422, "invalid_input")
+            assert_refused_with(alice.run(max_tokens=17), 422, "invalid_input")

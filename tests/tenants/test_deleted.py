@@ -20,12 +20,12 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     limited_proxy,
     look_after,
     operating,
     per,
     plan,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -65,11 +65,11 @@ def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp
             other.post(f"/fal/run/{NEXT}", json=asking("?")).raise_for_status()
 
             records = delete(operator)["records"]
-            refusal(operator.get(f"{TENANTS}/acme"), 404, "not_found")
-            refusal(operator.get(f"{TENANTS}/acme/keys"), 404, "not_found")
-            refusal(operator.delete(f"{TENANTS}/acme"), 404, "not_found")
-            refusal(alice.http.get("/v1/session"), 401, "unauthenticated")
-            refusal(alice.status(job), 401, "unauthenticated")
+            assert_refused_with(operator.get(f"{TENANTS}/acme"), 404, "not_found")
+            assert_refused_with(operator.get(f"{TENANTS}/acme/keys"), 404, "not_found")
+            assert_refused_with(operator.delete(f"{TENANTS}/acme"), 404, "not_found")
+            assert_refused_with(alice.http.get("/v1/session"), 401, "unauthenticated")
+            assert_refused_with(alice.status(job), 401, "unauthenticated")
 
             assert other.get("/v1/session").status_code == 200
 
@@ -84,18 +84,18 @@ def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp
             assert operator.put(TENANTS, json=AGAIN).json() == {"changed": True}
             for old, code in ((session, "session_revoked"), (key, "unauthenticated")):
                 with proxy.client(old) as client:
-                    refusal(client.get("/v1/session"), 401, code)
+                    assert_refused_with(client.get("/v1/session"), 401, code)
             assert operator.get(f"{TENANTS}/acme/keys").json()["keys"] == []
             proxy.clock.advance(1)
             with Client(proxy, proxy.token()) as again, proxy.client("") as stranger:
                 assert [quota["used"] for quota in again.facts()["quotas"]] == [0, 0]
                 assert again.http.get("/v1/jobs").json()["jobs"] == []
-                refusal(again.status(job), 404, "not_found")
+                assert_refused_with(again.status(job), 404, "not_found")
                 assert calls_of(operator, "acme") == 0
                 first = again.call("POST", f"run/{NEXT}", asking("another"), **NAMED)
                 assert first.status_code == 200 and "idempotency-replayed" not in first.headers
                 answer = stranger.put(slot, content=png(50), headers={"content-type": "image/png"})
-                refusal(answer, 404, "not_found")
+                assert_refused_with(answer, 404, "not_found")
             assert calls_of(operator, records) == 3 and calls_of(operator, "globex") == 1
 
 
@@ -118,10 +118,10 @@ def test_a_deletion_that_was_interrupted_is_finished(sandbox: SandboxControl, tm
         with Client(proxy, proxy.token()) as alice:
             assert alice.run().status_code == 200
             leave_behind(proxy, "acme")
-            refusal(alice.http.get("/v1/session"), 401, "unauthenticated")
+            assert_refused_with(alice.http.get("/v1/session"), 401, "unauthenticated")
         # Until then the name is taken.
         answer = operator.put(TENANTS, json=AGAIN)
-        assert "still being deleted" in refusal(answer, 503, "store_unavailable")["message"]
+        assert "still being deleted" in assert_refused_with(answer, 503, "store_unavailable")["message"]
         assert delete(operator)["records"] == "acme~0123456789abcdef"
         assert calls_of(operator, "acme~0123456789abcdef") == 1
         assert operator.put(TENANTS, json=AGAIN).json() == {"changed": True}
@@ -139,7 +139,7 @@ def test_a_command_deletes_a_tenant(sandbox: SandboxControl, tmp_path: Path, com
         done = commands("tenants", "delete", "acme", environ=environ, cwd=tmp_path)
         assert done.code == 0 and done.stdout.startswith("acme~"), done.stderr
         proxy.clock.advance(5)
-        refusal(alice.get("/v1/session"), 401, "unauthenticated")
+        assert_refused_with(alice.get("/v1/session"), 401, "unauthenticated")
         records = done.stdout.strip()
         usage = commands("usage", "--tenant", records, "--from", "2001-01-01", environ=environ, cwd=tmp_path)
         assert usage.code == 0 and usage.stdout.splitlines()[-1].split()[:2] == ["total", "1"]

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from proxy.stores.memory import MemoryCounters
-from tests.support.limited import Client, account, limited_proxy, look_after, operating, per, plan, refusal
+from tests.support.limited import Client, account, assert_refused_with, limited_proxy, look_after, operating, per, plan
 from tests.support.sandbox import SandboxControl
 
 PLANS = {"acme": plan(quotas=[per("subject", "requests", 3, "lifetime"), per("tenant", "requests", 50)])}
@@ -29,8 +29,8 @@ def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
             before = account(tmp_path, "acme", "requests")
             caplog.clear()
             assert operator.delete(f"{SUBJECTS}/{quote(NAME, safe='')}").status_code == 204
-            refusal(zoe.http.get("/v1/session"), 401, "session_revoked")
-            refusal(zoe.status(job), 401, "session_revoked")
+            assert_refused_with(zoe.http.get("/v1/session"), 401, "session_revoked")
+            assert_refused_with(zoe.status(job), 401, "session_revoked")
             assert bob.status(own).status_code == 202
         sandbox.move_job(job, "COMPLETED")
         proxy.clock.advance(1200)
@@ -45,13 +45,13 @@ def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
         with Client(proxy, proxy.token(NAME)) as again:
             assert again.facts()["quotas"][0]["used"] == 0
             assert again.http.get("/v1/jobs").json()["jobs"] == []
-            refusal(again.status(job), 404, "not_found")
+            assert_refused_with(again.status(job), 404, "not_found")
             assert [again.run().status_code for _ in range(4)] == [200, 200, 200, 402]
 
 
 @pytest.mark.slow
 def test_an_unknown_user_or_tenant_is_not_found(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
-        refusal(operator.delete("/v1/admin/tenants/nobody/subjects/alice"), 404, "not_found")
+        assert_refused_with(operator.delete("/v1/admin/tenants/nobody/subjects/alice"), 404, "not_found")
         for name in (" alice", "a\nb", "a" * 201):
-            refusal(operator.delete(f"{SUBJECTS}/{quote(name)}"), 404, "not_found")
+            assert_refused_with(operator.delete(f"{SUBJECTS}/{quote(name)}"), 404, "not_found")

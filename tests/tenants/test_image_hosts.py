@@ -15,7 +15,7 @@ from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import Plan
 from tests.limits.input_checks import FREE, OWN_FILES, checked, each, problems
 from tests.support.images import PIXEL
-from tests.support.limited import Client, limited_proxy, plan, posts, refusal
+from tests.support.limited import Client, assert_refused_with, limited_proxy, plan, posts
 from tests.support.sandbox import SandboxControl
 
 REFUSED = [(["body", "image_url"], "image_url")]
@@ -147,7 +147,7 @@ def test_a_refused_picture_costs_nothing_on_both_surfaces(sandbox: SandboxContro
     plans: dict[str, Any] = {"strict": plan(image_hosts={"allow": ["*.acme.example"]})}
     with limited_proxy(sandbox, tmp_path, plans) as stack, Client(stack, stack.token(tenant="strict")) as alice:
         for call in (alice.run, alice.submit):
-            body = refusal(call(image_url="https://evil.example/cat.png"), 422, "invalid_input")
+            body = assert_refused_with(call(image_url="https://evil.example/cat.png"), 422, "invalid_input")
             assert body["detail"][0]["loc"] == ["body", "image_url"]
         assert not posts(sandbox)
         assert alice.run(image_url=PIXEL).status_code == 200

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.commands import Commands
 from tests.support.images import png
-from tests.support.limited import NEXT, Client, limited_proxy, operating, plan, refusal
+from tests.support.limited import NEXT, Client, assert_refused_with, limited_proxy, operating, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.stack import Stack
@@ -66,7 +66,7 @@ def asks_with(client: httpx.Client) -> dict[str, Ask]:
 
 
 def assert_refused(answer: httpx.Response) -> None:
-    refusal(answer, 403, "tenant_suspended")
+    assert_refused_with(answer, 403, "tenant_suspended")
 
 
 @pytest.mark.parametrize("kind", ["session", "narrowed", "guest", "key", "cookie"])
@@ -180,13 +180,13 @@ def test_a_suspension_is_shown_with_the_time_of_its_start(proxy: Stack) -> None:
         assert change(proxy, "resume")["suspended_at"] is None
         assert change(proxy, "resume")["suspended_at"] is None
         for verb in ("suspend", "resume"):
-            refusal(operator.post(f"{TENANTS}/nobody/{verb}"), 404, "not_found")
+            assert_refused_with(operator.post(f"{TENANTS}/nobody/{verb}"), 404, "not_found")
 
 
 def test_only_the_operator_suspends(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key("globex")) as backend:
         for verb in ("suspend", "resume"):
-            refusal(backend.post(f"{TENANTS}/acme/{verb}"), 401, "unauthenticated")
+            assert_refused_with(backend.post(f"{TENANTS}/acme/{verb}"), 401, "unauthenticated")
 
 
 def test_a_plan_file_that_is_applied_again_does_not_resume_it(sandbox: SandboxControl, tmp_path: Path) -> None:

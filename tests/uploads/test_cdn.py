@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.images import png
-from tests.support.limited import NEXT, Booked, refusal
+from tests.support.limited import NEXT, Booked, assert_refused_with
 from tests.uploads.conftest import MOST, PNG, Uploads
 
 pytestmark = pytest.mark.slow
@@ -82,10 +82,10 @@ def test_uploads_need_an_upload_token_and_it_opens_nothing_else(uploads: Uploads
             ("POST", f"{upload.base}/complete"),
         ):
             answer = uploads.http.request(method, url, content=b"{}", headers={**PNG, **headers})
-            refusal(answer, 401, "unauthenticated")
+            assert_refused_with(answer, 401, "unauthenticated")
     # The token opens nothing else.
     for method, path in (("POST", f"/fal/run/{NEXT}"), ("POST", "/v1/uploads"), ("GET", "/v1/session")):
-        refusal(uploads.http.request(method, path, headers=own), 401, "unauthenticated")
+        assert_refused_with(uploads.http.request(method, path, headers=own), 401, "unauthenticated")
     assert not uploads.at_files()
 
 
@@ -100,10 +100,10 @@ def test_the_token_expires_and_ends_with_its_session(uploads: Uploads) -> None:
         assert sent(bearer).status_code == 200
         revoked = uploads.token("alice")
         assert alice.delete("/v1/session").is_success
-    refusal(sent(bearer), 401, "session_revoked")
+    assert_refused_with(sent(bearer), 401, "session_revoked")
     assert sent(revoked).status_code == 200
     uploads.stack.clock.advance(901)
-    refusal(sent(revoked), 401, "session_expired")
+    assert_refused_with(sent(revoked), 401, "session_expired")
 
 
 def test_a_tenant_key_gets_an_upload_token_until_it_is_revoked(uploads: Uploads) -> None:
@@ -114,21 +114,23 @@ def test_a_tenant_key_gets_an_upload_token_until_it_is_revoked(uploads: Uploads)
     key = uploads.stack.tenant_key("kept").split("_")[1]
     with uploads.stack.client("an-admin-token-of-the-tests-with-more-than-32-bytes") as operator:
         assert operator.delete(f"/v1/admin/keys/{key}").is_success
-    refusal(uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers=headers), 401, "unauthenticated")
+    assert_refused_with(
+        uploads.http.post("/fal/cdn/files/upload", content=FIRST, headers=headers), 401, "unauthenticated"
+    )
 
 
 def test_only_the_caller_that_began_an_upload_in_parts_may_continue_it(uploads: Uploads) -> None:
     upload, other = Multipart(uploads, uploads.token("alice")), uploads.token("mallory")
     sent = upload.part(1, FIRST).json()
-    refusal(upload.part(2, SECOND, **other), 404, "not_found")
-    refusal(upload.complete([sent], **other), 404, "not_found")
+    assert_refused_with(upload.part(2, SECOND, **other), 404, "not_found")
+    assert_refused_with(upload.complete([sent], **other), 404, "not_found")
     # Another file name does not find the upload.
     elsewhere = upload.base.replace("/a.png/", "/b.png/")
-    refusal(upload.part(2, SECOND, elsewhere), 404, "not_found")
-    refusal(upload.part(2, SECOND, f"{upload.url}/multipart/{'x' * 43}"), 404, "not_found")
+    assert_refused_with(upload.part(2, SECOND, elsewhere), 404, "not_found")
+    assert_refused_with(upload.part(2, SECOND, f"{upload.url}/multipart/{'x' * 43}"), 404, "not_found")
     # A slot for a single request takes no parts.
     whole = uploads.slot("alice").upload_url.rpartition("/")[2]
-    refusal(upload.part(1, FIRST, f"{upload.url}/multipart/{whole}"), 404, "not_found")
+    assert_refused_with(upload.part(1, FIRST, f"{upload.url}/multipart/{whole}"), 404, "not_found")
     assert upload.complete([sent]).status_code == 200
 
 
@@ -136,11 +138,15 @@ def test_only_the_caller_that_began_an_upload_in_parts_may_continue_it(uploads: 
 def test_limits_of_the_plan_apply_here_too(uploads: Uploads, path: str) -> None:
     bearer = uploads.token()
     headers = {**bearer, "content-type": "text/html"}
-    refusal(uploads.http.post(f"/fal/cdn/{path}", content=b"<html>", headers=headers), 415, "unsupported_media_type")
-    refusal(uploads.http.post(f"/fal/cdn/{path}", content=b"x", headers=bearer), 415, "unsupported_media_type")
+    assert_refused_with(
+        uploads.http.post(f"/fal/cdn/{path}", content=b"<html>", headers=headers), 415, "unsupported_media_type"
+    )
+    assert_refused_with(
+        uploads.http.post(f"/fal/cdn/{path}", content=b"x", headers=bearer), 415, "unsupported_media_type"
+    )
     if path == "files/upload":
         large = uploads.http.post(f"/fal/cdn/{path}", content=png(MOST + 1), headers={**bearer, **PNG})
-        refusal(large, 413, "body_too_large")
+        assert_refused_with(large, 413, "body_too_large")
     assert not uploads.sandbox.requests()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.targets import parse_cdn_url
 from tests.support.images import png
-from tests.support.limited import refusal
+from tests.support.limited import assert_refused_with
 from tests.uploads.conftest import MOST, Uploads
 
 FILE = png(5000)
@@ -69,9 +69,9 @@ def test_a_file_is_uploaded_in_parts(uploads: Uploads, swift: Swift) -> None:
 
 def test_size_limits_of_files_apply(uploads: Uploads, swift: Swift) -> None:
     answer = swift.send("POST", f"{CDN}/files/upload", png(MOST + 1), content_type="image/png")
-    assert "that this plan allows" in refusal(answer, 413, "body_too_large")["message"]
+    assert "that this plan allows" in assert_refused_with(answer, 413, "body_too_large")["message"]
     answer = swift.send("POST", f"{CDN}/files/upload", b"<html>", content_type="image/png")
-    refusal(answer, 415, "unsupported_media_type")
+    assert_refused_with(answer, 415, "unsupported_media_type")
     assert not uploads.at_files()
 
 
@@ -87,18 +87,18 @@ def test_an_invalid_token_is_refused(uploads: Uploads, swift: Swift) -> None:
     url, session = f"{CDN}/files/upload", uploads.stack.token()
     for token in ("Bearer x", f"Bearer {session}", "", f"{swift.token['x-fal-cdn-authorization']}, Bearer x"):
         answer = swift.send("POST", url, FILE, content_type="image/png", x_fal_cdn_authorization=token)
-        refusal(answer, 401, "unauthenticated")
+        assert_refused_with(answer, 401, "unauthenticated")
     begun = swift.send("POST", f"{url}/multipart", content_type="image/png").json()
     with uploads.client("eve") as client:
         part = f"{begun['access_url']}/multipart/{begun['uploadId']}/1"
-        refusal(Swift(uploads, client).send("PUT", part, FILE), 404, "not_found")
+        assert_refused_with(Swift(uploads, client).send("PUT", part, FILE), 404, "not_found")
     assert not uploads.at_files()
 
 
 def test_a_call_to_the_cdn_without_a_token_is_refused(uploads: Uploads) -> None:
     with uploads.client() as client:
         answer = client.post(PATH, content=FILE, headers={"x-fal-target-url": f"{CDN}/files/upload"})
-    refusal(answer, 400, "bad_target")
+    assert_refused_with(answer, 400, "bad_target")
 
 
 NO_TARGETS = [
@@ -129,5 +129,5 @@ def test_other_urls_are_not_parsed_as_the_cdn(url: str) -> None:
 def test_other_targets_are_refused_even_with_a_valid_token(uploads: Uploads, swift: Swift) -> None:
     for url in NO_TARGETS:
         if url.isprintable():
-            refusal(swift.send("POST", url, FILE), 400, "bad_target")
+            assert_refused_with(swift.send("POST", url, FILE), 400, "bad_target")
     assert not uploads.sandbox.requests()

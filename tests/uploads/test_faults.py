@@ -20,7 +20,7 @@ from proxy.limits.retries import FREE_FILES
 from proxy.stores.memory import MemoryCounters
 from proxy.uploads.transfer import LIFE_SECONDS
 from tests.support.images import png
-from tests.support.limited import look_after, refusal
+from tests.support.limited import assert_refused_with, look_after
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import running
 from tests.support.stack import Stack, proxy_in_front_of
@@ -70,7 +70,7 @@ def test_fal_hangs_up(uploads: Uploads, way: Way, at: int) -> None:
     send = way(uploads)
     before = uploads.booked()
     uploads.sandbox.fault("cut", bytes=at, on=FILES, times=1)
-    body = refusal(send(), 502, "bad_upstream", "upstream")
+    body = assert_refused_with(send(), 502, "bad_upstream", "upstream")
     assert body["message"] == "The connection to fal broke; try again."
     assert uploads.booked() == before
     assert send().status_code in (200, 201)
@@ -83,7 +83,7 @@ def test_fal_refuses_the_file(uploads: Uploads, way: Way, status: int) -> None:
     send = way(uploads)
     before = uploads.booked()
     uploads.sandbox.fault("status", status=status, text="signature=abc", on=FILES, times=1)
-    body = refusal(send(), 502, "bad_upstream", "upstream")
+    body = assert_refused_with(send(), 502, "bad_upstream", "upstream")
     assert "signature" not in body["message"] and str(status) in body["message"]
     assert uploads.booked() == before
     assert send().status_code in (200, 201)
@@ -93,7 +93,7 @@ def test_a_part_without_an_etag_does_not_count(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     for body in ({}, {"etag": 5}, {"etag": ""}, {"etag": "x" * 201}, [], "x"):
         uploads.sandbox.fault("status", status=200, body=body, on=FILES, times=1)
-        refusal(slot.part(1, FILE), 502, "bad_upstream", "upstream")
+        assert_refused_with(slot.part(1, FILE), 502, "bad_upstream", "upstream")
     uploads.sandbox.fault("status", status=200, body={"etag": "in the body"}, on=FILES, times=1)
     assert slot.part(1, FILE).json() == {"partNumber": 1, "etag": "in the body"}
 
@@ -103,7 +103,7 @@ def test_the_parts_are_joined_when_fal_works_again(uploads: Uploads) -> None:
     sent = slot.parts(png(500), b"x" * 500)
     for fault in ({"fault": "status", "status": 500}, {"fault": "drop", "when": "before"}):
         uploads.sandbox.fault(**fault, on={"path_contains": "/complete"}, times=1)
-        refusal(slot.complete(sent), 502, "bad_upstream", "upstream")
+        assert_refused_with(slot.complete(sent), 502, "bad_upstream", "upstream")
     assert slot.complete(sent).status_code == 200
     assert uploads.has(slot.file_url, png(500) + b"x" * 500)
 

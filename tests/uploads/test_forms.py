@@ -17,7 +17,7 @@ from proxy.errors import BadRequest
 from proxy.uploads.multipart import MAX_EPILOGUE_BYTES, MAX_HEAD_BYTES, parse_form
 from proxy.uploads.unmeasured import LEAST_PART_BYTES, PART_BYTES
 from tests.support.images import png
-from tests.support.limited import Booked, limited_proxy, per, plan, refusal
+from tests.support.limited import Booked, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Uploads
 
@@ -103,14 +103,16 @@ def test_parts_have_sizes_that_file_stores_accept(uploads: Uploads, alice: httpx
 )
 def test_a_malformed_form_leaves_nothing_behind(uploads: Uploads, alice: httpx.Client, size: int, end: bytes) -> None:
     before = uploads.booked()
-    refusal(post(alice, b"--b\r\n" + HEAD + png(size) + end), 400, "bad_request")
+    assert_refused_with(post(alice, b"--b\r\n" + HEAD + png(size) + end), 400, "bad_request")
     assert not [record for record in uploads.at_files() if record["path"].endswith("/complete")]
     assert uploads.booked() == before
 
 
 def test_an_endless_epilogue_of_a_large_form_is_refused(uploads: Uploads, alice: httpx.Client) -> None:
     before = uploads.booked()
-    refusal(post(alice, b"--b\r\n" + HEAD + png(11 * MIB) + b"\r\n--b--" + b"e" * 20_000), 400, "bad_request")
+    assert_refused_with(
+        post(alice, b"--b\r\n" + HEAD + png(11 * MIB) + b"\r\n--b--" + b"e" * 20_000), 400, "bad_request"
+    )
     assert uploads.booked() == before
 
 
@@ -119,7 +121,7 @@ def test_the_largest_file_of_the_plan_fits(uploads: Uploads, alice: httpx.Client
     before = uploads.booked()
     answer = post(alice, b"--b\r\n" + HEAD + png(size) + b"\r\n--b--\r\n")
     if size > MOST:
-        refusal(answer, 413, "body_too_large")
+        assert_refused_with(answer, 413, "body_too_large")
         assert not [record for record in uploads.at_files() if record["path"].endswith("/complete")]
         assert uploads.booked() == before
         return

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from proxy.errors import BadRequest
 from proxy.upstream.wishes import LIFECYCLE, MAX_RULES, PREFERENCE, of_call, of_upload
 from tests.support.images import PIXEL, png
-from tests.support.limited import refusal
+from tests.support.limited import assert_refused_with
 from tests.uploads.conftest import Uploads
 
 FILE = png(5000)
@@ -167,11 +167,15 @@ def test_a_malformed_wish_costs_nothing(uploads: Uploads) -> None:
     before = uploads.booked()
     headers = {LIFECYCLE: '{"initial_acl": "forbid"}'}
     with uploads.client() as alice:
-        refusal(alice.post(INITIATE, json={"content_type": "image/png"}, headers=headers), 400, "bad_request")
-        refusal(
+        assert_refused_with(
+            alice.post(INITIATE, json={"content_type": "image/png"}, headers=headers), 400, "bad_request"
+        )
+        assert_refused_with(
             alice.post("/v1/uploads", content=FILE, headers={**headers, "content-type": "image/png"}),
             400,
             "bad_request",
         )
-        refusal(alice.post(RUN, json={"image_url": PIXEL, "prompt": "?"}, headers=headers), 400, "bad_request")
+        assert_refused_with(
+            alice.post(RUN, json={"image_url": PIXEL, "prompt": "?"}, headers=headers), 400, "bad_request"
+        )
     assert uploads.booked() == before and not uploads.sandbox.requests()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.security.wire import Wire
 from tests.support.images import png
-from tests.support.limited import NEXT, Booked, refusal
+from tests.support.limited import NEXT, Booked, assert_refused_with
 from tests.uploads.conftest import MOST, PNG, Uploads
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_a_tenant_key_may_upload_and_sees_rate_limit_headers(uploads: Uploads) -
     with uploads.stack.client(uploads.stack.tenant_key("acme")) as backend:
         answer = backend.post("/v1/uploads", content=FILE, headers=PNG)
     assert answer.status_code == 201
-    refusal(uploads.http.post("/v1/uploads", content=FILE, headers=PNG), 401, "unauthenticated")
+    assert_refused_with(uploads.http.post("/v1/uploads", content=FILE, headers=PNG), 401, "unauthenticated")
 
 
 def test_pages_of_an_allowed_origin_may_upload(uploads: Uploads, alice: httpx.Client) -> None:
@@ -69,7 +69,7 @@ def test_pages_of_an_allowed_origin_may_upload(uploads: Uploads, alice: httpx.Cl
     cookie = {"cookie": uploads.stack.cookie(uploads.stack.token("alice")), **PNG}
     assert uploads.http.post("/v1/uploads", content=FILE, headers={**cookie, **origin}).status_code == 201
     foreign = uploads.http.post("/v1/uploads", content=FILE, headers={**cookie, "origin": "https://evil.example"})
-    refusal(foreign, 403, "origin_not_allowed")
+    assert_refused_with(foreign, 403, "origin_not_allowed")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -89,7 +89,7 @@ def test_a_bad_upload_is_refused(
     uploads: Uploads, alice: httpx.Client, wrong: dict[str, Any], status: int, code: str
 ) -> None:
     before = uploads.booked()
-    refusal(alice.post("/v1/uploads", **{"headers": PNG, **wrong}), status, code)
+    assert_refused_with(alice.post("/v1/uploads", **{"headers": PNG, **wrong}), status, code)
     assert not uploads.sandbox.requests() and uploads.booked() == before
 
 
@@ -99,7 +99,7 @@ def test_a_daily_quota_of_bytes_is_enforced(uploads: Uploads, size: int) -> None
     with uploads.client(name, "frugal") as client:
         answer = client.post("/v1/uploads", content=png(size), headers=PNG)
     if size > 1000:
-        refusal(answer, 402, "quota_exceeded", "subject")
+        assert_refused_with(answer, 402, "quota_exceeded", "subject")
         assert not uploads.sandbox.requests()
     assert uploads.booked("frugal", name) == Booked(1000 if size == 1000 else 0, 0)
 
@@ -125,7 +125,7 @@ def send(client: httpx.Client, body: bytes, boundary: str = "; boundary=b") -> h
 def test_the_largest_file_in_a_form_and_one_byte_more(uploads: Uploads, alice: httpx.Client, size: int) -> None:
     answer = send(alice, form(field(png(size))))
     if size > MOST:
-        refusal(answer, 413, "body_too_large")
+        assert_refused_with(answer, 413, "body_too_large")
         assert not uploads.sandbox.requests()
         return
     assert (answer.status_code, answer.json()["size"]) == (201, MOST)
@@ -172,7 +172,7 @@ def test_a_form_without_exactly_one_file_leaves_nothing_behind(
     uploads: Uploads, alice: httpx.Client, body: bytes, boundary: str
 ) -> None:
     before = uploads.booked()
-    refusal(send(alice, body, boundary), 400, "bad_request")
+    assert_refused_with(send(alice, body, boundary), 400, "bad_request")
     # A transfer that had begun was broken off: fal's store has no file.
     assert not [record for record in uploads.at_files() if record["answered"] == 200]
     assert uploads.booked() == before
@@ -180,12 +180,12 @@ def test_a_form_without_exactly_one_file_leaves_nothing_behind(
 
 def test_a_file_name_is_given_in_the_form_or_the_query_not_in_both(alice: httpx.Client) -> None:
     files = {"file": ("a.png", FILE, "image/png")}
-    refusal(alice.post("/v1/uploads?file_name=b.png", files=files), 400, "bad_request")
+    assert_refused_with(alice.post("/v1/uploads?file_name=b.png", files=files), 400, "bad_request")
 
 
 def test_types_inside_a_form_are_checked(uploads: Uploads, alice: httpx.Client) -> None:
     for kind, content in (("image/png", b"MZ" + bytes(99)), ("text/html", b"<html>"), ("", FILE)):
-        refusal(send(alice, form(field(content, kind=kind))), 415, "unsupported_media_type")
+        assert_refused_with(send(alice, form(field(content, kind=kind))), 415, "unsupported_media_type")
     assert not uploads.sandbox.requests()
 
 
@@ -215,15 +215,17 @@ def test_aliases_of_a_content_type_are_accepted(uploads: Uploads, alice: httpx.C
     assert parts.part(1, jpeg).status_code == 200
     # The content is still checked.
     page = b"<html>"
-    refusal(alice.post("/v1/uploads", content=page, headers=headers), 415, "unsupported_media_type")
-    refusal(uploads.slot(content_type=announced).put(page, **headers), 415, "unsupported_media_type")
+    assert_refused_with(alice.post("/v1/uploads", content=page, headers=headers), 415, "unsupported_media_type")
+    assert_refused_with(uploads.slot(content_type=announced).put(page, **headers), 415, "unsupported_media_type")
 
 
 def test_two_content_types_are_refused(uploads: Uploads, alice: httpx.Client) -> None:
     two = [("content-type", "image/png"), ("content-type", "text/html")]
-    refusal(alice.post("/v1/uploads", content=FILE, headers=two), 400, "bad_request")
+    assert_refused_with(alice.post("/v1/uploads", content=FILE, headers=two), 400, "bad_request")
     slot = uploads.slot()
-    refusal(uploads.http.put(slot.upload_url, content=FILE, headers=two), 400, "bad_request")
+    assert_refused_with(uploads.http.put(slot.upload_url, content=FILE, headers=two), 400, "bad_request")
     assert slot.put(FILE).status_code == 200
     both = {**uploads.token(), "content-type": "image/png, image/png"}
-    refusal(uploads.http.post("/fal/cdn/files/upload", content=FILE, headers=both), 415, "unsupported_media_type")
+    assert_refused_with(
+        uploads.http.post("/fal/cdn/files/upload", content=FILE, headers=both), 415, "unsupported_media_type"
+    )

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.images import png
-from tests.support.limited import Booked, refusal
+from tests.support.limited import Booked, assert_refused_with
 from tests.uploads.conftest import MOST, Uploads
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_part_sent_again_replaces_the_first(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     old = slot.parts(FIRST, b"old")
     new = slot.part(2, b"new").json()
-    refusal(slot.complete(old), 400, "bad_request")
+    assert_refused_with(slot.complete(old), 400, "bad_request")
     assert slot.complete([old[0], new]).status_code == 200
     assert uploads.has(slot.file_url, FIRST + b"new")
 
@@ -48,7 +48,10 @@ def test_a_part_sent_again_replaces_the_first(uploads: Uploads) -> None:
 @pytest.mark.parametrize("number", ["0", "10001", "-1", "1.0", "x", "00000000001", "%31%30%30%30%31", "²"])
 def test_an_invalid_part_number_is_refused(uploads: Uploads, number: str) -> None:
     slot = uploads.slot(in_parts=True)
-    assert refusal(slot.part(number, FIRST), 400, "bad_request")["message"] == "Number the parts from 1 to 10000."
+    assert (
+        assert_refused_with(slot.part(number, FIRST), 400, "bad_request")["message"]
+        == "Number the parts from 1 to 10000."
+    )
     assert not uploads.at_files()
 
 
@@ -82,7 +85,7 @@ UNFIT = {
 def test_a_list_that_differs_from_the_sent_parts_is_refused(uploads: Uploads, spoil: Any) -> None:
     slot = uploads.slot(in_parts=True)
     sent = slot.parts(FIRST, SECOND)
-    refusal(slot.complete(spoil(sent)), 400, "bad_request")
+    assert_refused_with(slot.complete(spoil(sent)), 400, "bad_request")
     assert not [record for record in uploads.at_files() if record["method"] == "POST"]
     # The parts are kept.
     assert slot.complete(sent).status_code == 200
@@ -93,13 +96,13 @@ def test_a_list_that_differs_from_the_sent_parts_is_refused(uploads: Uploads, sp
 def test_a_malformed_list_of_parts_is_refused(uploads: Uploads, body: bytes) -> None:
     url = f"{uploads.slot(in_parts=True).upload_url}/complete"
     answer = uploads.http.post(url, content=body, headers={"content-type": "application/json"})
-    refusal(answer, 400, "bad_request")
+    assert_refused_with(answer, 400, "bad_request")
 
 
 def test_the_refusal_names_a_missing_part(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     sent = [slot.part(number, content).json() for number, content in ((1, FIRST), (3, THIRD))]
-    assert "Part 2 has not arrived" in refusal(slot.complete(sent), 400, "bad_request")["message"]
+    assert "Part 2 has not arrived" in assert_refused_with(slot.complete(sent), 400, "bad_request")["message"]
 
 
 def test_a_repeated_complete_is_answered_and_done_once(uploads: Uploads) -> None:
@@ -107,16 +110,16 @@ def test_a_repeated_complete_is_answered_and_done_once(uploads: Uploads) -> None
     sent = slot.parts(FIRST)
     assert [slot.complete(sent).status_code for _ in range(2)] == [200, 200]
     assert len([record for record in uploads.at_files() if record["method"] == "POST"]) == 1
-    refusal(slot.part(1, FIRST), 400, "bad_request")
-    refusal(slot.part(2, SECOND), 400, "bad_request")
+    assert_refused_with(slot.part(1, FIRST), 400, "bad_request")
+    assert_refused_with(slot.part(2, SECOND), 400, "bad_request")
 
 
 def test_all_parts_together_must_fit_the_plan(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     first = slot.part(1, png(MOST - 10)).json()
     before = uploads.booked()
-    assert "larger" in refusal(slot.part(2, b"x" * 11), 413, "body_too_large")["message"]
-    refusal(slot.part(3, b"x" * (MOST + 1)), 413, "body_too_large")
+    assert "larger" in assert_refused_with(slot.part(2, b"x" * 11), 413, "body_too_large")["message"]
+    assert_refused_with(slot.part(3, b"x" * (MOST + 1)), 413, "body_too_large")
     assert uploads.booked() == before and len(uploads.at_files()) == 1
     second = slot.part(2, b"x" * 10).json()
     # A part may be replaced by one of the same size.
@@ -127,18 +130,18 @@ def test_all_parts_together_must_fit_the_plan(uploads: Uploads) -> None:
 def test_the_first_part_is_checked_against_the_announced_type(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     second = slot.part(2, b"MZ" + bytes(200)).json()
-    refusal(slot.part(1, b"MZ" + bytes(200)), 415, "unsupported_media_type")
-    refusal(slot.complete([second]), 400, "bad_request")
+    assert_refused_with(slot.part(1, b"MZ" + bytes(200)), 415, "unsupported_media_type")
+    assert_refused_with(slot.complete([second]), 400, "bad_request")
     assert slot.complete([slot.part(1, FIRST).json(), second]).status_code == 200
 
 
 def test_an_empty_part_is_refused(uploads: Uploads) -> None:
-    refusal(uploads.slot(in_parts=True).part(1, b""), 400, "bad_request")
+    assert_refused_with(uploads.slot(in_parts=True).part(1, b""), 400, "bad_request")
 
 
 def test_each_part_counts_when_fal_has_it(uploads: Uploads) -> None:
     slot = uploads.slot("alice", "frugal", in_parts=True)
     before = uploads.booked("frugal", "alice").used
     slot.part(1, png(300))
-    refusal(slot.part(2, b"x" * 701), 402, "quota_exceeded", "subject")
+    assert_refused_with(slot.part(2, b"x" * 701), 402, "quota_exceeded", "subject")
     assert uploads.booked("frugal", "alice") == Booked(before + 300, 0)

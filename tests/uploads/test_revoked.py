@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.images import png
-from tests.support.limited import operating, refusal
+from tests.support.limited import assert_refused_with, operating
 from tests.uploads.conftest import PNG, Slot, Uploads
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_file_of_a_session_revoked_meanwhile_is_refused_at_its_end(uploads: Up
             assert ida.delete("/v1/session").status_code == 204
 
         answer = send(interrupt(revoke))
-    refusal(answer, 404 if has_slot else 401, "not_found" if has_slot else "session_revoked")
+    assert_refused_with(answer, 404 if has_slot else 401, "not_found" if has_slot else "session_revoked")
     uploads.until_idle()
     assert uploads.booked() == before
     assert not [record for record in uploads.at_files() if record["answered"] == 200]
@@ -115,7 +115,7 @@ def test_a_file_of_a_key_revoked_meanwhile_is_refused_at_its_end(uploads: Upload
 
         with uploads.stack.client(made["key"]) as backend:
             answer = prepare(uploads, backend)(interrupt(revoke))
-    refusal(answer, 404 if has_slot else 401, "not_found" if has_slot else "unauthenticated")
+    assert_refused_with(answer, 404 if has_slot else 401, "not_found" if has_slot else "unauthenticated")
     uploads.until_idle()
     assert uploads.booked() == before
 
@@ -131,7 +131,7 @@ def test_a_file_of_a_tenant_suspended_meanwhile_is_refused_at_its_end(uploads: U
 
         answer = send(interrupt(suspend))
         assert operator.post("/v1/admin/tenants/acme/resume").status_code == 200
-    refusal(answer, 403, "tenant_suspended")
+    assert_refused_with(answer, 403, "tenant_suspended")
     uploads.until_idle()
     assert uploads.booked() == before
 

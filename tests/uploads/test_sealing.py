@@ -13,7 +13,7 @@ from proxy.stores.sql.engine import create_engine
 from proxy.stores.sql.schema import metadata, uploads
 from proxy.uploads.sealing import seal, unseal
 from tests.support.images import png
-from tests.support.limited import limited_proxy, plan, refusal
+from tests.support.limited import assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import PNG, Uploads
 
@@ -77,5 +77,5 @@ def test_no_table_holds_a_signed_url(database_url: str, sandbox: SandboxControl,
         # A sealed URL of another row opens nothing.
         late = proxy.slot()
         asyncio.run(damage(database_url))
-        refusal(late.put(png(500)), 404, "not_found")
+        assert_refused_with(late.put(png(500)), 404, "not_found")
         proxy.http.close()

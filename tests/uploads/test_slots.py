@@ -18,7 +18,7 @@ from tests.security.shape import assert_refusal
 from tests.security.wire import Wire
 from tests.support.audit_log import AUTHOR
 from tests.support.images import png
-from tests.support.limited import Booked, operating, refusal
+from tests.support.limited import Booked, assert_refused_with, operating
 from tests.uploads.conftest import MOST, PNG, Slot, Uploads
 
 pytestmark = pytest.mark.slow
@@ -50,12 +50,12 @@ def test_the_same_file_again_is_accepted_and_any_other_is_refused(uploads: Uploa
         "longer": FILE + b"x",
     }
     for name, other in others.items():
-        assert "with another file" in refusal(slot.put(other), 400, "bad_request")["message"], name
-    refusal(slot.put(FILE, **{"content-type": "image/jpeg"}), 415, "unsupported_media_type")
+        assert "with another file" in assert_refused_with(slot.put(other), 400, "bad_request")["message"], name
+    assert_refused_with(slot.put(FILE, **{"content-type": "image/jpeg"}), 415, "unsupported_media_type")
     # Nothing went to fal, and nothing was counted.
     assert len(uploads.at_files()) == 1 and uploads.booked() == Booked(before + len(FILE), 0)
     uploads.stack.clock.advance(SLOT_SECONDS)
-    refusal(slot.put(FILE), 404, "not_found")
+    assert_refused_with(slot.put(FILE), 404, "not_found")
 
 
 def test_only_a_few_repetitions_are_free(uploads: Uploads) -> None:
@@ -114,7 +114,7 @@ def test_the_largest_file_fits_and_one_byte_more_does_not(uploads: Uploads, size
     if size == MOST:
         assert answer.status_code == 200
         return
-    refusal(answer, 413, "body_too_large")
+    assert_refused_with(answer, 413, "body_too_large")
     assert not uploads.at_files() and uploads.booked().reserved == 0
     assert slot.put(png(MOST)).status_code == 200
 
@@ -137,7 +137,7 @@ NOT_A_PNG = {
 @pytest.mark.parametrize("content", NOT_A_PNG.values(), ids=NOT_A_PNG)
 def test_a_file_whose_content_is_no_picture_is_refused(uploads: Uploads, content: bytes) -> None:
     slot, before = uploads.slot(file_name="cat.png"), uploads.booked()
-    body = refusal(slot.put(content), 415, "unsupported_media_type")
+    body = assert_refused_with(slot.put(content), 415, "unsupported_media_type")
     assert "its first bytes are another type" in body["message"]
     assert not uploads.at_files() and uploads.booked() == before
     assert slot.put(FILE).status_code == 200
@@ -165,7 +165,7 @@ def test_headers_that_do_not_fit_the_slot_are_refused(
 
 def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
     slot = uploads.slot()
-    body = refusal(slot.put(iter([FILE])), 400, "bad_request")
+    body = assert_refused_with(slot.put(iter([FILE])), 400, "bad_request")
     assert body["message"] == "Send the file with its content-length."
     assert not uploads.at_files() and slot.put(FILE).status_code == 200
 
@@ -222,10 +222,12 @@ def test_an_upload_is_counted_for_the_owner_of_the_slot(uploads: Uploads) -> Non
         {"authorization": f"Bearer {uploads.stack.tenant_key('acme')}"},
         {"x-fal-proxy-session": tokens("mallory")},
     ):
-        body = refusal(slot.put(FILE, **foreign), 404, "not_found")
-        unknown = refusal(uploads.http.put("/uploads/" + "x" * 43, content=FILE, headers=PNG), 404, "not_found")
+        body = assert_refused_with(slot.put(FILE, **foreign), 404, "not_found")
+        unknown = assert_refused_with(
+            uploads.http.put("/uploads/" + "x" * 43, content=FILE, headers=PNG), 404, "not_found"
+        )
         assert {**body, "request_id": ""} == {**unknown, "request_id": ""}
-    refusal(slot.put(FILE, authorization="Bearer nonsense"), 401, "unauthenticated")
+    assert_refused_with(slot.put(FILE, authorization="Bearer nonsense"), 401, "unauthenticated")
     assert not uploads.at_files()
     # Browsers also send old cookies.
     answer = slot.put(FILE, authorization=f"Bearer {tokens('alice')}", cookie="fal_session=stale")
@@ -242,7 +244,7 @@ def test_slots_of_a_revoked_session_are_refused(uploads: Uploads) -> None:
 
     asyncio.run(revoke())
     uploads.stack.clock.advance(5)
-    refusal(slot.put(FILE), 404, "not_found")
+    assert_refused_with(slot.put(FILE), 404, "not_found")
     assert not uploads.at_files()
 
 
@@ -263,8 +265,8 @@ def test_a_slot_ends_with_the_session_that_asked_for_it(uploads: Uploads) -> Non
     stack.clock.advance(20)
     uploads.sandbox.forget()
     for slot in (parts, from_python):
-        refusal(slot.part(2, FILE), 404, "not_found")
-        refusal(slot.complete([]), 404, "not_found")
+        assert_refused_with(slot.part(2, FILE), 404, "not_found")
+        assert_refused_with(slot.complete([]), 404, "not_found")
     assert not uploads.at_files()
 
 
@@ -278,26 +280,26 @@ def test_slots_of_a_revoked_key_are_refused(uploads: Uploads) -> None:
         assert parts.part(1, FILE).status_code == 200
         uploads.sandbox.forget()
         assert operator.delete(f"/v1/admin/keys/{made['id']}").status_code == 204
-    refusal(whole.put(FILE), 404, "not_found")
-    refusal(parts.part(2, FILE), 404, "not_found")
+    assert_refused_with(whole.put(FILE), 404, "not_found")
+    assert_refused_with(parts.part(2, FILE), 404, "not_found")
     assert not uploads.at_files()
 
 
 def test_a_slot_expires(uploads: Uploads) -> None:
     whole, parts = uploads.slot(), uploads.slot(in_parts=True)
     uploads.stack.clock.advance(900)
-    refusal(whole.put(FILE), 404, "not_found")
+    assert_refused_with(whole.put(FILE), 404, "not_found")
     sent = parts.parts(FILE)
     uploads.stack.clock.advance(2700)
-    refusal(parts.part(2, FILE), 404, "not_found")
-    refusal(parts.complete(sent), 404, "not_found")
+    assert_refused_with(parts.part(2, FILE), 404, "not_found")
+    assert_refused_with(parts.complete(sent), 404, "not_found")
 
 
 def test_a_slot_is_for_one_request_or_for_parts(uploads: Uploads) -> None:
     whole, parts = uploads.slot(), uploads.slot(in_parts=True)
-    assert "at once" in refusal(whole.part(1, FILE), 400, "bad_request")["message"]
-    assert "at once" in refusal(whole.complete([]), 400, "bad_request")["message"]
-    assert "in parts" in refusal(parts.put(FILE), 400, "bad_request")["message"]
+    assert "at once" in assert_refused_with(whole.part(1, FILE), 400, "bad_request")["message"]
+    assert "at once" in assert_refused_with(whole.complete([]), 400, "bad_request")["message"]
+    assert "in parts" in assert_refused_with(parts.put(FILE), 400, "bad_request")["message"]
     assert not uploads.at_files()
 
 
@@ -318,10 +320,10 @@ def test_a_page_of_another_origin_may_upload(uploads: Uploads) -> None:
 def test_a_daily_quota_of_bytes_is_enforced(uploads: Uploads) -> None:
     slots = [uploads.slot("alice", "frugal") for _ in range(3)]
     assert slots[0].put(png(600)).status_code == 200
-    refused = refusal(slots[1].put(png(401)), 402, "quota_exceeded", "subject")
+    refused = assert_refused_with(slots[1].put(png(401)), 402, "quota_exceeded", "subject")
     assert refused["retry_after"] > 0
     assert slots[1].put(png(400)).status_code == 200
-    refusal(slots[2].put(png(1)), 415, "unsupported_media_type")
+    assert_refused_with(slots[2].put(png(1)), 415, "unsupported_media_type")
     assert uploads.booked("frugal", "alice") == Booked(1000, 0)
 
 
@@ -330,7 +332,7 @@ def test_a_type_without_a_known_signature_passes_if_the_plan_names_it(uploads: U
         slot = uploads.slot("alice", "lax", content_type=kind)
         assert slot.put(content, **{"content-type": kind}).status_code == 200
     slot = uploads.slot("alice", "lax", content_type="text/plain")
-    refusal(slot.put(b"MZ\0\0", **{"content-type": "text/plain"}), 415, "unsupported_media_type")
+    assert_refused_with(slot.put(b"MZ\0\0", **{"content-type": "text/plain"}), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("tail", ["", "/1", "/complete"])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from proxy.pictures.data_uris import MOST_DATA_URIS
-from tests.support.limited import NEXT, Booked, Client, limited_proxy, per, plan, posts, refusal
+from tests.support.limited import NEXT, Booked, Client, assert_refused_with, limited_proxy, per, plan, posts
 from tests.support.private_pictures import bomb, is_private, private_picture, several
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Slot, Uploads
@@ -108,7 +108,9 @@ def test_a_repeated_put_is_compared_with_the_original_bytes(uploads: Uploads) ->
     assert [sent(slot, data, "image/jpeg").status_code for _ in range(3)] == [200] * 3
     assert len(uploads.at_files()) == 1
     for other in (at_fal(slot.file_url), data[:-1] + b"x", data + b"x"):
-        assert "with another file" in refusal(sent(slot, other, "image/jpeg"), 400, "bad_request")["message"]
+        assert (
+            "with another file" in assert_refused_with(sent(slot, other, "image/jpeg"), 400, "bad_request")["message"]
+        )
 
 
 def test_a_large_form_is_sent_whole(uploads: Uploads) -> None:
@@ -124,7 +126,7 @@ def test_a_large_form_is_sent_whole(uploads: Uploads) -> None:
 def test_a_file_without_a_type_is_recognized_by_its_bytes(alice: httpx.Client) -> None:
     headers = {"content-type": OCTETS}
     assert is_clean(at_fal(alice.post("/v1/uploads", content=private_picture("JPEG"), headers=headers).json()["url"]))
-    refusal(alice.post("/v1/uploads", content=HEIC, headers=headers), 415, "unsupported_media_type")
+    assert_refused_with(alice.post("/v1/uploads", content=HEIC, headers=headers), 415, "unsupported_media_type")
     no_picture = b"no picture" * 1000
     assert at_fal(alice.post("/v1/uploads", content=no_picture, headers=headers).json()["url"]) == no_picture
 
@@ -143,9 +145,9 @@ def test_a_picture_that_cannot_be_cleaned_is_refused_and_nothing_is_lost(uploads
             alice.post("/v1/uploads", files={"file": ("a", data, content_type)}),
             uploads.http.post("/fal/cdn/files/upload", content=data, headers={**uploads.token(), **headers}),
         ):
-            assert words in refusal(answer, 415, "unsupported_media_type")["message"]
+            assert words in assert_refused_with(answer, 415, "unsupported_media_type")["message"]
     slot = uploads.slot(content_type="image/gif")
-    refusal(sent(slot, several("GIF"), "image/gif"), 415, "unsupported_media_type")
+    assert_refused_with(sent(slot, several("GIF"), "image/gif"), 415, "unsupported_media_type")
     assert uploads.booked() == before and not uploads.at_files()
     # The slot can still be used.
     assert sent(slot, private_picture("GIF"), "image/gif").status_code == 200
@@ -160,7 +162,7 @@ def test_the_size_is_checked_before_a_picture_is_read(uploads: Uploads, alice: h
         alice.post("/v1/uploads", files={"file": ("a", data, "image/jpeg")}),
         sent(slot, data, "image/jpeg"),
     ):
-        refusal(answer, 413, "body_too_large")
+        assert_refused_with(answer, 413, "body_too_large")
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "image/heic", OCTETS])
@@ -170,14 +172,14 @@ def test_pictures_in_parts_are_refused_at_the_start(uploads: Uploads, content_ty
         begun = alice.post("/fal/rest/storage/upload/initiate-multipart", json=wanted)
     headers = {**uploads.token(), "content-type": content_type}
     for answer in (begun, uploads.http.post("/fal/cdn/files/upload/multipart", headers=headers)):
-        assert "at once, not in parts" in refusal(answer, 415, "unsupported_media_type")["message"]
+        assert "at once, not in parts" in assert_refused_with(answer, 415, "unsupported_media_type")["message"]
     assert not uploads.sandbox.requests()
 
 
 def test_a_type_that_cannot_be_cleaned_gets_no_slot(uploads: Uploads, alice: httpx.Client) -> None:
     wanted = {"content_type": "image/heic", "file_name": "a"}
     answer = alice.post("/fal/rest/storage/upload/initiate", json=wanted)
-    assert "send one of image/bmp" in refusal(answer, 415, "unsupported_media_type")["message"]
+    assert "send one of image/bmp" in assert_refused_with(answer, 415, "unsupported_media_type")["message"]
     assert not uploads.sandbox.requests()
 
 
@@ -201,7 +203,7 @@ def test_parts_are_refused_when_the_plan_changes_meanwhile(sandbox: SandboxContr
     with limited_proxy(sandbox, tmp_path, {"acme": {**limits["acme"], "strip_metadata": True}}) as stack:
         path = slot.upload_url.removeprefix(uploads.stack.url)
         with stack.client("") as http:
-            refusal(http.put(f"{path}/1", content=private_picture("JPEG")), 415, "unsupported_media_type")
+            assert_refused_with(http.put(f"{path}/1", content=private_picture("JPEG")), 415, "unsupported_media_type")
         uploads.http.close()
     assert not [one for one in sandbox.requests() if one["host"] == "cdn"]
 
@@ -283,7 +285,7 @@ def test_an_input_that_cannot_be_cleaned_costs_nothing(caller: Client, sandbox: 
         ("data:image/png;base64,!!!!", "it is no PNG picture"),
         ("data:image/png", "it is no PNG picture"),
     ):
-        body = refusal(caller.run(image_url=wrong), 422, "invalid_input")
+        body = assert_refused_with(caller.run(image_url=wrong), 422, "invalid_input")
         assert body["detail"][0]["loc"] == ["body", "image_url"] and words in body["message"], body
     assert caller.facts()["quotas"] == before and not posts(sandbox)
 
@@ -291,7 +293,7 @@ def test_an_input_that_cannot_be_cleaned_costs_nothing(caller: Client, sandbox: 
 def test_data_uris_are_counted_before_they_are_decoded(caller: Client, sandbox: SandboxControl) -> None:
     sound = uri(b"RIFF\x24\0\0\0WAVEfmt ", "audio/wav;base64")
     assert caller.run(sounds=[sound] * (MOST_DATA_URIS - 1)).is_success
-    body = refusal(caller.run(sounds=["data:,"] * 50_000), 422, "invalid_input")
+    body = assert_refused_with(caller.run(sounds=["data:,"] * 50_000), 422, "invalid_input")
     assert body["detail"][0]["loc"] == ["body", "sounds", MOST_DATA_URIS - 1]
     assert f"may have {MOST_DATA_URIS} data URIs" in body["message"]
 
@@ -302,7 +304,7 @@ def test_a_picture_that_grows_by_cleaning_must_fit_the_plan(uploads: Uploads) ->
     data = written.getvalue()
     assert len(data) < 5000
     with Client(uploads.stack, uploads.stack.token(tenant="tight")) as caller:
-        body = refusal(caller.run(image_url=uri(data)), 422, "invalid_input")
+        body = assert_refused_with(caller.run(image_url=uri(data)), 422, "invalid_input")
         answer = caller.http.post("/v1/uploads", content=data, headers={"content-type": "image/jpeg"})
     assert "in more than 6000 bytes" in body["message"]
-    assert "in more than 6000 bytes" in refusal(answer, 415, "unsupported_media_type")["message"]
+    assert "in more than 6000 bytes" in assert_refused_with(answer, 415, "unsupported_media_type")["message"]

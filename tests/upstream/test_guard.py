@@ -23,11 +23,11 @@ from tests.support.limited import (
     Client,
     account,
     asking,
+    assert_refused_with,
     limited_proxy,
     per,
     plan,
     posts,
-    refusal,
 )
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
@@ -188,7 +188,7 @@ def test_an_outage_writes_no_key_for_calls_that_are_not_sent(
         fail(alice)
         sandbox.forget()
         for answer in asyncio.run(rush(proxy, tokens, **{"idempotency-key": "new"})):
-            refusal(answer, 503, "upstream_unavailable", "upstream")
+            assert_refused_with(answer, 503, "upstream_unavailable", "upstream")
         # A repetition gets the stored answer.
         first, *others = asyncio.run(rush(proxy, tokens, **known))
         assert (first.status_code, first.headers["idempotency-replayed"]) == (200, "true")
@@ -224,11 +224,11 @@ def test_a_caller_without_quota_takes_no_probe_from_others(sandbox: SandboxContr
         sandbox.fault("status", status=503, times=5)
         fail(bob)
         stack.clock.advance(2)
-        refusal(carol.run(), 402, "quota_exceeded", "subject")
-        refusal(bob.run(), 503, "upstream_unavailable", "upstream")
+        assert_refused_with(carol.run(), 402, "quota_exceeded", "subject")
+        assert_refused_with(bob.run(), 503, "upstream_unavailable", "upstream")
         stack.clock.advance(1)
         # However often she calls, it is the turn of other callers now.
-        refusal(carol.run(), 503, "upstream_unavailable", "upstream")
+        assert_refused_with(carol.run(), 503, "upstream_unavailable", "upstream")
         assert bob.run().status_code == 200 and closed_targets(bob) == []
 
 
@@ -239,10 +239,10 @@ def test_a_locked_account_takes_nothing_new_and_goes_on_with_the_rest(
     job = alice.submitted("[[pace hold=IN_QUEUE]] ?")
     booked = account(tmp_path, "plenty", "requests")
     sandbox.fault("refuse", reason=reason, on={"operation": "submit"})
-    refusal(alice.submit(), 503, "upstream_account_locked", "upstream")
+    assert_refused_with(alice.submit(), 503, "upstream_account_locked", "upstream")
     sandbox.forget()
     for call, (path, body) in CALLS.items():
-        found = refusal(alice.call("POST", path, body), 503, "upstream_account_locked", "upstream")
+        found = assert_refused_with(alice.call("POST", path, body), 503, "upstream_account_locked", "upstream")
         assert found["retry_after"] <= 2, call
     assert posts(sandbox) == [] and closed_targets(alice) == ["account"]
     assert account(tmp_path, "plenty", "requests") == booked and alice.slots() == (1, 1)
@@ -265,7 +265,7 @@ def test_an_endpoint_that_fails_takes_nothing_new_and_others_do(
     sandbox.forget()
     booked = account(tmp_path, "plenty", "requests")
     path, body = CALLS[call]
-    refusal(alice.call("POST", path, body), 503, "upstream_unavailable", "upstream")
+    assert_refused_with(alice.call("POST", path, body), 503, "upstream_unavailable", "upstream")
     assert posts(sandbox) == [] and account(tmp_path, "plenty", "requests") == booked
     assert closed_targets(alice) == ["storage" if host == "storage" else f"{host} {NEXT}"]
     sandbox.clear_faults()
@@ -304,14 +304,14 @@ def test_a_relapse_is_probed_less_often(alice: Client, proxy: Stack, sandbox: Sa
     waits = []
     for _ in range(4):
         sandbox.fault("refuse", reason="account_locked")
-        waits.append(refusal(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"])
+        waits.append(assert_refused_with(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"])
         sandbox.clear_faults()
         proxy.clock.advance(11)
         assert alice.run().status_code == 200
     assert waits == sorted(waits) and waits[0] <= 2 and waits[-1] >= 7
     proxy.clock.advance(31)
     sandbox.fault("refuse", reason="account_locked")
-    assert refusal(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"] <= 2
+    assert assert_refused_with(alice.run(), 503, "upstream_account_locked", "upstream")["retry_after"] <= 2
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_one_bad_input_does_not_take_every_probe(
     proxy.clock.advance(1.5)
     assert alice.run("[[fault status=500]] ?").status_code == 500
     proxy.clock.advance(2.5)
-    refusal(alice.run("[[fault status=500]] ?"), 503, "upstream_unavailable", "upstream")
+    assert_refused_with(alice.run("[[fault status=500]] ?"), 503, "upstream_unavailable", "upstream")
     assert bob.run().status_code == 200 and closed_targets(alice) == []
 
 
@@ -383,7 +383,7 @@ def test_a_clock_that_is_set_back_prolongs_no_pause(alice: Client, proxy: Stack,
     sandbox.fault("status", status=503, times=5)
     fail(alice)
     proxy.clock.advance(-3600)
-    assert refusal(alice.run(), 503, "upstream_unavailable", "upstream")["retry_after"] <= 2
+    assert assert_refused_with(alice.run(), 503, "upstream_unavailable", "upstream")["retry_after"] <= 2
 
 
 def test_a_host_that_cannot_be_reached_is_left_alone(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -393,9 +393,9 @@ def test_a_host_that_cannot_be_reached_is_left_alone(sandbox: SandboxControl, tm
         Client(stack, stack.token(tenant="plenty")) as alice,
     ):
         for endpoint in (NEXT, COUNTING, NEXT, COUNTING, NEXT):
-            refusal(alice.run(endpoint=endpoint), 503, "upstream_unavailable", "upstream")
+            assert_refused_with(alice.run(endpoint=endpoint), 503, "upstream_unavailable", "upstream")
         assert closed_targets(alice) == ["run"]
-        refusal(alice.run(endpoint=COUNTING), 503, "upstream_unavailable", "upstream")
+        assert_refused_with(alice.run(endpoint=COUNTING), 503, "upstream_unavailable", "upstream")
         assert 'reason="unreachable"} 5.0' in alice.http.get("/metrics").text
         assert account(tmp_path, "plenty", "requests") == NOTHING and alice.slots() == (0, 0)
         assert alice.submit().status_code == 200

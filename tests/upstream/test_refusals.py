@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.upstream.refusals import Reason, reason_of
-from tests.support.limited import NEXT, NOTHING, Client, account, asking, limited_proxy, refusal
+from tests.support.limited import NEXT, NOTHING, Client, account, asking, assert_refused_with, limited_proxy
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
@@ -61,7 +61,7 @@ def test_a_refusal_has_its_own_code_and_costs_nothing(
         for operation, (path, body) in CALLS.items():
             sandbox.fault("refuse", reason=name, on={"operation": operation})
             answer = alice.call("POST", path, body)
-            found = refusal(answer, status, code, scope)
+            found = assert_refused_with(answer, status, code, scope)
             assert (status == 503) == ("retry_after" in found), operation
             assert "balance" not in answer.text.lower() and "sandbox" not in answer.text
             assert alice.slots() == (0, 0), operation
@@ -82,7 +82,7 @@ def test_a_poll_or_result_that_fal_refuses_has_its_own_code(proxy: Stack, sandbo
         job = alice.submitted("[[pace hold=IN_QUEUE]] ?")
         sandbox.fault("refuse", reason=name)
         for answer in (alice.status(job), alice.result(job), alice.cancel(job)):
-            refusal(answer, status, code, None if status == 500 else "upstream")
+            assert_refused_with(answer, status, code, None if status == 500 else "upstream")
         sandbox.clear_faults()
         assert alice.status(job).status_code == 202
 
@@ -92,7 +92,7 @@ def test_how_long_fal_says_to_wait_is_passed_on(proxy: Stack, sandbox: SandboxCo
         for given, passed_on in (("7", 7), ("3600", 3600), ("3601", 1), ("soon", 1), ("9" * 5000, 1), ("0", 1)):
             sandbox.clear_faults()
             sandbox.fault("refuse", reason="rate_limit", headers={"retry-after": given})
-            assert refusal(alice.run(), 503, "upstream_busy", "upstream")["retry_after"] == passed_on
+            assert assert_refused_with(alice.run(), 503, "upstream_busy", "upstream")["retry_after"] == passed_on
 
 
 def test_the_models_own_words_pass_on(proxy: Stack, sandbox: SandboxControl) -> None:
