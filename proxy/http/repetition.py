@@ -23,6 +23,10 @@ class WholeRequest(NamedTuple):
     data: bytes
     host: str
 
+    def __repr__(self) -> str:
+        """Without the bytes: they hold a session."""
+        return f"WholeRequest({len(self.data)} bytes from {self.host})"
+
 
 class Answer(NamedTuple):
     """A whole answer."""

@@ -116,3 +116,8 @@ def test_a_long_request_is_not_looked_up(server: Listening, answers: Answers) ->
     with server.connect(long) as wire:
         assert read_answer(wire)[1] == b"/next"
     assert answers.asked == [] and server.application.whole == [None]
+
+
+def test_the_text_of_a_request_shows_no_session() -> None:
+    request = WholeRequest(b"GET / HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n", "127.0.0.1")
+    assert repr(request) == str(request) == "WholeRequest(48 bytes from 127.0.0.1)"
