@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.sandbox.app import create_sandbox
 from tests.server.commands import Commands
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
 from tests.support.forking import Forker, running_forker
 from tests.support.order import LONGEST_FIRST, TESTS
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import Redis, running_redis, running_redis_cluster
-from tests.support.sandbox import SandboxControl
-from tests.support.servers import running
+from tests.support.sandbox import SandboxControl, running_sandbox
 from tests.support.stack import Stack, proxy_in_front_of
 
 PICTURES = Path(__file__).with_name("pictures")
@@ -34,10 +32,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[SandboxControl]:
-    with running(create_sandbox()) as url:
-        control = SandboxControl(url)
+    with running_sandbox() as control:
         yield control
-        control.close()
 
 
 @pytest.fixture(scope="session")

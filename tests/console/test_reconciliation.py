@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from proxy.console.reconciliation import MOST_ROWS
-from proxy.sandbox.app import SANDBOX_ADMIN_KEY, create_sandbox
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY
 from tests.console.operators import Operator, assert_refused, operator_of
 from tests.support.limited import Client, limited_proxy, operating, plan
-from tests.support.sandbox import SandboxControl
+from tests.support.sandbox import SandboxControl, running_sandbox
 from tests.support.servers import running
 from tests.support.stack import Stack
 from tests.upstream.test_platform import Fal, line
@@ -25,10 +25,8 @@ PAGE = "/console/usage/reconciliation"
 @pytest.fixture
 def fal() -> Iterator[SandboxControl]:
     """A fal for this test only: calls of other tests would count as drift."""
-    with running(create_sandbox()) as url:
-        control = SandboxControl(url)
+    with running_sandbox() as control:
         yield control
-        control.close()
 
 
 @pytest.fixture

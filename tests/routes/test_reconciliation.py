@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY, create_sandbox
+from proxy.sandbox.app import SANDBOX_ADMIN_KEY, SANDBOX_KEY
 from tests.server.commands import Commands
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, asking, assert_refused_with, limited_proxy, plan
-from tests.support.sandbox import SandboxControl
-from tests.support.servers import running
+from tests.support.sandbox import SandboxControl, running_sandbox
 from tests.support.stack import Stack
 
 PATH = "/v1/admin/reconciliation"
@@ -28,10 +27,8 @@ PACE = "[[pace run_seconds=0.25]] ?"
 @pytest.fixture
 def fal() -> Iterator[SandboxControl]:
     """A fal for this test only: calls of other tests would count as drift."""
-    with running(create_sandbox()) as url:
-        control = SandboxControl(url)
+    with running_sandbox() as control:
         yield control
-        control.close()
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from proxy.sandbox.app import create_sandbox
 from tests.security.hostile import NEXT
 from tests.security.shape import INPUT, assert_refusal
 from tests.security.wire import Answer, Wire
 from tests.support.limited import plan
-from tests.support.sandbox import SandboxControl
-from tests.support.servers import running
+from tests.support.sandbox import running_sandbox
 from tests.support.waiting import wait_until
 from tests.uploads.served import Served, serving
 
@@ -40,13 +38,10 @@ EXPLOSIVE = {
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with running(create_sandbox()) as url:
-        control = SandboxControl(url)
-        with serving(control, tmp_path_factory.mktemp("body-memory"), PLANS) as served:
-            # The first call loads modules: that memory does not count below.
-            assert run(served, json.dumps(INPUT).encode()).status == 200
-            yield served
-        control.close()
+    with running_sandbox() as control, serving(control, tmp_path_factory.mktemp("body-memory"), PLANS) as served:
+        # The first call loads modules: that memory does not count below.
+        assert run(served, json.dumps(INPUT).encode()).status == 200
+        yield served
 
 
 def run(served: Served, body: bytes, path: str = f"/fal/run/{NEXT}", **headers: str) -> Answer:

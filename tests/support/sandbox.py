@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+
+from proxy.sandbox.app import create_sandbox
+from tests.support.servers import running
 
 #: What the sandbox counts as calls to fal; its own control routes are not recorded.
 Record = dict[str, Any]
@@ -64,3 +69,12 @@ def _target_of(request: Record) -> tuple[str, str]:
     """The id of the job that a request is about, and what it asks of it."""
     job, _, what = request["path"].partition("/requests/")[2].partition("/")
     return job, what if request["method"] == "GET" else ""
+
+
+@contextlib.contextmanager
+def running_sandbox() -> Iterator[SandboxControl]:
+    """A sandbox of its own on a real server."""
+    with running(create_sandbox()) as url:
+        control = SandboxControl(url)
+        yield control
+        control.close()

@@ -9,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from proxy.sandbox.app import create_sandbox
 from tests.support.images import PNG_SIGNATURE
-from tests.support.sandbox import SandboxControl
-from tests.support.servers import running
+from tests.support.sandbox import running_sandbox
 from tests.uploads.served import Served, send, serving
 
 pytestmark = pytest.mark.slow
@@ -21,15 +19,12 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with running(create_sandbox()) as url:
-        control = SandboxControl(url)
-        with serving(control, tmp_path_factory.mktemp("memory")) as served:
-            # The first upload loads modules: that memory does not count below.
-            for _ in range(3):
-                assert send(served.slot()["upload_url"], 20 * MIB).startswith(b"HTTP/1.1 200")
-            control.forget()
-            yield served
-        control.close()
+    with running_sandbox() as control, serving(control, tmp_path_factory.mktemp("memory")) as served:
+        # The first upload loads modules: that memory does not count below.
+        for _ in range(3):
+            assert send(served.slot()["upload_url"], 20 * MIB).startswith(b"HTTP/1.1 200")
+        control.forget()
+        yield served
 
 
 def digest(size: int) -> str:
