@@ -39,7 +39,7 @@ from proxy.console.watching import WatchPages
 from proxy.drain import Drain
 from proxy.http.static_page import StaticPage
 from proxy.jobs.drift import DriftReports
-from proxy.limits.rates import DESCRIPTION_LIMIT, RateLimiter
+from proxy.limits.rates import FILE_LIMIT, RateLimiter
 from proxy.routes.admin_audit import AuditReader
 from proxy.routes.admin_jobs import JobDesk
 from proxy.routes.grants import Grants
@@ -152,7 +152,7 @@ def _file_routes(flood_guard: Limiter) -> list[Route]:
     """The files that the pages load. They need no session: the page to sign in looks like the others."""
     files = StaticPage(FOLDER / "static", _FILES, policy=POLICY, caching=_CACHING)
 
-    @flood_guard.limit(DESCRIPTION_LIMIT)
+    @flood_guard.limit(FILE_LIMIT)
     async def console_file(request: Request) -> Response:
         return await files.respond_with_file(request)
 

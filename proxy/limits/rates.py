@@ -39,6 +39,8 @@ ADMIN_LIMIT = "300/minute"
 #: Of one address, across processes: who types a token has no use for more.
 SIGN_IN_LIMIT = "10/minute"
 DESCRIPTION_LIMIT = "120/minute"
+#: Files that the console's pages load, at each view: of one address, behind which all operators of a company may be.
+FILE_LIMIT = "1200/minute"
 #: In the state of a request: for whom the flood guard counts it, if a good credential was recognized.
 VISITOR = "visitor"
 #: In the state of a request: what its response says of the limits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from proxy.clock import to_iso
 from proxy.console.cookies import FORM, SESSION
 from proxy.console.sessions import FORM_SECONDS, IDLE_SECONDS, LONGEST_SECONDS
-from proxy.limits.rates import SIGN_IN_LIMIT
+from proxy.limits.rates import ADMIN_LIMIT, FILE_LIMIT, SIGN_IN_LIMIT, parse_rate
 from tests.console.operators import COOKIE, FORM_COOKIE, Operator, assert_refused, new_token, operator_of, revoke_token
 from tests.support.audit_log import read_entries
 from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
@@ -192,6 +193,18 @@ def test_wrong_tokens_are_limited_per_address_and_a_right_one_still_signs_in(str
         assert operator.is_signed_in()
     stranger.stack.clock.advance(61)
     assert stranger.sign_in("wrong").status_code == 401
+
+
+def test_files_of_the_pages_are_limited_per_address_but_not_before_the_pages(proxy: Stack) -> None:
+    """Every view of a page asks for its files, and a whole company of operators may have one address."""
+    views, files = (parse_rate(rate)[0] for rate in (ADMIN_LIMIT, FILE_LIMIT))
+    with proxy.client("", headers={"x-forwarded-for": "192.0.2.77"}) as browsers:
+        ask = partial(browsers.get, "/console/static/console.css")
+        assert {ask().status_code for _ in range(2 * views)} == {200}
+        # The window slides: on a slow machine its oldest requests leave it meanwhile.
+        answers = (ask() for _ in range(5 * files))
+        refusal = next(answer for answer in answers if answer.status_code != 200)
+    assert_refused_with(refusal, 429, "rate_limited", "ip")
 
 
 @pytest.mark.parametrize(
