@@ -209,6 +209,13 @@ def test_every_make_target_that_a_page_names_exists(path: Path) -> None:
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE)) <= targets
 
 
+@pytest.mark.parametrize("text", [CONTRIBUTING.read_text(), page("architecture")], ids=["contributing", "architecture"])
+def test_every_package_has_its_line(text: str) -> None:
+    packages = {path.parent.name for path in (ROOT / "proxy").glob("*/__init__.py")}
+    assert len(packages) > 10
+    assert {name for name in packages if not re.search(rf"^\|.*`(?:proxy/)?{name}/`", text, re.MULTILINE)} == set()
+
+
 def test_every_path_in_the_contributors_guide_exists() -> None:
     places = re.findall(r"`((?:proxy|tests|docs)/[a-z_./]*|README.md|CHANGELOG.md)`", CONTRIBUTING.read_text())
     assert len(places) > 10
