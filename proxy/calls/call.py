@@ -20,6 +20,8 @@ from proxy.upstream import headers, wishes
 
 KEY_HEADER = "idempotency-key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+#: In place of an input that is still in the body; JSON's `null` is an input that was read.
+UNREAD = object()
 
 
 class Form(NamedTuple):
@@ -53,7 +55,7 @@ class Call(NamedTuple):
     request: Request
     form: Form
     headers: dict[str, str]
-    input: Any = None
+    input: Any = UNREAD
     is_counted: bool = False
     passed_guard: bool = False
     key: str | None = None
@@ -75,7 +77,7 @@ class Call(NamedTuple):
         Raises:
             UnsupportedMediaType, BadRequest, BodyTooLarge: it is not JSON that can be taken.
         """
-        return await read_json(self.request) if self.input is None else self.input
+        return await read_json(self.request) if self.input is UNREAD else self.input
 
 
 def new_call(caller: Caller, target: Target, request: Request, form: Form) -> Call:

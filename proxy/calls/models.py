@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from proxy.calls.admission import Admission, Admitted
-from proxy.calls.call import Call, Outcome
+from proxy.calls.call import UNREAD, Call, Outcome
 from proxy.calls.exchange import finish, usage_report
 from proxy.calls.idempotency import Idempotency
 from proxy.clock import Clock
@@ -134,7 +134,7 @@ class ModelHandler:
         """Make a call with an Idempotency-Key once. Its caller may come back for it, so hanging up does not end it."""
         scope = call.request.scope
         self._admission.check_endpoint(call.caller, call.target)
-        if call.input is None:
+        if call.input is UNREAD:
             await self._limiter.check_repeatable(call.caller, scope)
         once = call._replace(input=await call.read_input(), key=None, ends_with_caller=False)
         key = call.key or ""

@@ -113,9 +113,8 @@ class LimitedHeadProtocol(AsgiProtocol):
             self._unsent = unsent
         elif self._in_head and not self.transport.is_closing():
             seconds = self._limits.head_seconds
-            self._refuse(
-                RequestTimeout(f"The head of the request did not end within {seconds:g} seconds; send it again.")
-            )
+            late = f"The head of the request did not end within {seconds:g} seconds; send it again."
+            self._refuse(RequestTimeout(late))
         else:
             self.transport.close()
 
@@ -228,7 +227,8 @@ class LimitedHeadProtocol(AsgiProtocol):
             if self._trailer_bytes > MAX_FRAMING_BYTES:
                 raise framing_too_large()
             return
-        name = name.lower()
+        # White space behind a value is no part of it (RFC 9110, section 5.5); the parser leaves it there.
+        name, value = name.lower(), value.rstrip(b" \t")
         if name in _READ_HERE:
             self._read_header(name, value)
         self.headers.append((name, value))
@@ -239,7 +239,7 @@ class LimitedHeadProtocol(AsgiProtocol):
             if len(value) > MAX_HOST_BYTES or not is_host(value):
                 raise BadRequest("The Host header does not name a host.")
         elif name == b"transfer-encoding":
-            self._coding = value.strip().lower() if self._coding is None else b""
+            self._coding = value.lower() if self._coding is None else b""
         elif value.lower() == b"100-continue":
             self.expect_100_continue = True
 

@@ -133,6 +133,18 @@ def test_json_that_is_too_deep_is_refused_alike_with_a_key_and_without(
         check_refusal(alice.post("/v1/jobs", content=body), 400, "bad_request", "nested deeper")
 
 
+@pytest.mark.parametrize("text", [b"null", b"[]", b'"x"', b"1", b"true", b"0"])
+@pytest.mark.parametrize("key", [{}, {"idempotency-key": "no-object"}], ids=["plain", "with a key"])
+def test_json_that_is_no_object_is_refused_alike_with_a_key_and_without(
+    stack: Stack, text: bytes, key: dict[str, str]
+) -> None:
+    with stack.client(headers={"content-type": "application/json", **key}) as alice:
+        for host in ("run", "queue"):
+            check_refusal(alice.post(f"/fal/{host}/{NEXT}", content=text), 422, "invalid_input", "object")
+            target = {"x-fal-target-url": f"https://{'' if host == 'run' else 'queue.'}fal.run/{NEXT}"}
+            check_refusal(alice.post("/api/fal/proxy", content=text, headers=target), 422, "invalid_input", "object")
+
+
 def test_json_with_too_many_values_is_refused(stack: Stack) -> None:
     with stack.client(headers={"content-type": "application/json"}) as alice:
         many = json.dumps(question())[:-1].encode() + b', "more": [' + b"1," * MAX_VALUES + b"1]}"

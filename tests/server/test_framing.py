@@ -158,6 +158,26 @@ def test_a_target_may_be_a_whole_url(echo: Echo, target: bytes, path: str) -> No
     assert first["path"] == path and second["path"] == "/next"
 
 
+@pytest.mark.parametrize("framing", [COUNTED, CHUNKED], ids=["counted", "chunked"])
+@pytest.mark.parametrize("size", [4096, 1], ids=["one packet", "byte by byte"])
+def test_white_space_around_a_value_is_no_part_of_it(echo: Echo, framing: tuple[bytes, bytes], size: int) -> None:
+    """RFC 9110, section 5.5: what a front in between would take away counts for nothing without one either."""
+    length, body = framing
+    lines = (b"Host:  proxy.example:80 \t", b"Authorization:\tBearer x\t ", b"X-Inner: a \t b", b"X-Empty: \t ")
+    head = b"POST /first HTTP/1.1\r\n" + b"\r\n".join((*lines, length.strip() + b"  ")) + b"\r\n\r\n"
+    answer, _ = talk(echo.port, *cut(head + body + NEXT, size))
+    first, second = bodies_of(parse_answers(answer))
+    assert first["body"] == "GET /x HTTP" and second["path"] == "/next"
+    name, _, value = length.decode().strip().partition(": ")
+    assert first["headers"] == [
+        ["host", "proxy.example:80"],
+        ["authorization", "Bearer x"],
+        ["x-inner", "a \t b"],
+        ["x-empty", ""],
+        [name.lower(), value],
+    ]
+
+
 REFUSED: dict[str, bytes] = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",

@@ -85,6 +85,9 @@ def _more_streams() -> list[Stream]:
         "a carriage return": f"{_POST}X: a\r{_LENGTH}\r\n\r\n{SMUGGLED}",
         "empty lines first": f"\r\n\r\nGET /first HTTP/1.1\r\n{HOST}\r\n\r\n",
         "connection: content-length": f"{_POST}Connection: Content-Length\r\n{_LENGTH}\r\n\r\n{SMUGGLED}",
+        "white space behind a length": f"{_POST}{_LENGTH} \t\r\n\r\n{SMUGGLED}",
+        "white space behind a coding": f"{_POST}Transfer-Encoding: chunked \r\n\r\n{_CHUNKS}\r\n",
+        "white space behind a host": f"GET /first HTTP/1.1\r\n{HOST} \t\r\n\r\n",
         "a body that is not announced": f"{_POST}\r\n{SMUGGLED}",
     }
     return [Stream(name, (text.encode("latin-1") + LAST,)) for name, text in others.items()]
