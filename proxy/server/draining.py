@@ -26,10 +26,13 @@ import uvicorn
 
 from proxy.drain import Drain
 from proxy.listeners import LISTENER, OPERATIONS
+from proxy.server.garbage import FrozenGarbage
 from proxy.server.hangups import release_hangups
 from proxy.server.operations import OperationsListener
 
 LOOK_SECONDS = 0.02
+#: uvicorn's ticks in a second.
+TICKS = 10
 #: A request may be on its way over a connection that was accepted last.
 LAST_REQUEST_SECONDS = 0.25
 _log = logging.getLogger(__name__)
@@ -52,6 +55,12 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._operations = operations
         self._metrics_folder = metrics_folder
+        self._frozen = FrozenGarbage()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            self._frozen.look()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -1,0 +1,69 @@
+"""The garbage collector, set so that it does not hold up calls.
+
+A collection takes as long as there are objects to look at, 60 ms and more for what a busy process remembers of its
+jobs, and nothing else runs meanwhile. Calls leave hardly any cycles behind, which only the collector could free
+(`tests/server/test_hang_ups.py`). So it looks at new objects only, a few thousand at a time. What is still there then
+is frozen: reference counts free it as before, but collections pass it over. Cycles among frozen objects are collected
+when the process has little to do.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+#: New objects before a collection looks at them, and how many such collections come before one that looks at all that
+#: is not frozen: ten thousand objects take it a millisecond or two.
+YOUNG_OBJECTS, YOUNG_COLLECTIONS = 2_000, 4
+#: Cycles among frozen objects are collected so often at the most; at least so often, if the process is always busy.
+LEAST_SECONDS, MOST_SECONDS = 600.0, 7_200.0
+#: The share of a processor with which a process is busy.
+BUSY = 0.05
+
+
+def freeze_survivors() -> None:
+    """Collect garbage now, and from now on freeze what survives the collections of new objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, YOUNG_COLLECTIONS)
+    if _freeze_after not in gc.callbacks:
+        gc.callbacks.append(_freeze_after)
+
+
+def _freeze_after(phase: str, info: Mapping[str, Any]) -> None:
+    if phase == "stop" and info["generation"] > 0:
+        gc.freeze()
+
+
+class FrozenGarbage:
+    """Collects the cycles among frozen objects, in moments in which the process has little to do.
+
+    Args:
+        clock: seconds.
+        processor_clock: seconds of processor time that the process has used.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        processor_clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clock = clock
+        self._processor_clock = processor_clock
+        self._collected_at = self._looked_at = clock()
+        self._used = processor_clock()
+
+    def look(self) -> bool:
+        """Collect them if it is time to; whether that was done. To be called about once a second."""
+        now, used = self._clock(), self._processor_clock()
+        is_busy = used - self._used > BUSY * (now - self._looked_at)
+        self._looked_at, self._used = now, used
+        if now - self._collected_at < (MOST_SECONDS if is_busy else LEAST_SECONDS):
+            return False
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._collected_at = now
+        return True
