@@ -16,6 +16,7 @@ class Upload:
         size: of the whole file, once fal has it; None before that.
         in_parts: whether it comes in parts that are joined at the end, or at once.
         session_id, issued_at: of the session that asked for it, which may be revoked; of a tenant key, its id alone.
+        tags: those of that session.
     """
 
     id: str = field(repr=False)
@@ -31,6 +32,7 @@ class Upload:
     in_parts: bool = False
     session_id: str | None = None
     issued_at: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 #: The number of the only part of a file that comes at once.

@@ -51,7 +51,8 @@ class Transfer:
 def transfer_of(request: Request, upload: Upload, terms: Terms, size: int) -> Transfer:
     """The transfer of bytes that a request sends to a slot."""
     address = network(request.scope["client"])
-    payer = Payer(upload.tenant, upload.subject, address, upload.issued_at or 0.0, upload.session_id or "")
+    started_at, session_id = upload.issued_at or 0.0, upload.session_id or ""
+    payer = Payer(upload.tenant, upload.subject, address, started_at, session_id, upload.tags)
     return Transfer(payer, terms, size)
 
 

@@ -64,7 +64,7 @@ async def fill(stores: SqlStores) -> tuple[str, str]:
     await stores.ledger.commit([Accept(some[1].id, "r-1", 3000.0)])
     assert await stores.usage_rollup.count(150) == 150
     await stores.idempotency.claim(replace(CLAIM, subject=NAME), 0.0)
-    await stores.uploads.add(replace(UPLOAD, subject=NAME, in_parts=True))
+    await stores.uploads.add(replace(UPLOAD, subject=NAME, in_parts=True, tags=(NAME, "trial")))
     await stores.uploads.begin(Part(UPLOAD.id, 1, "a" * 32, 10))
     await stores.grants.add(Grant("g" * 32, "acme", NAME, "requests", 5, f"for {NAME}", 10.0), by=AUTHOR)
     await stores.directory.put_override(OverrideRow("acme", NAME, "free", None, 9e9), 10.0, 100, by=AUTHOR)

@@ -14,7 +14,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.calls.admission import Admission
 from proxy.http.bodies import check_encoding
 from proxy.http.cdn_targets import IS_CDN_TARGET
-from proxy.routes.uploads.file_route import file_route, note_owner, reply_of
+from proxy.routes.uploads.file_route import file_route, note_caller, reply_of
 from proxy.routes.uploads.slots import part_reply
 from proxy.stores.uploads import Upload
 from proxy.tenants.caller import Caller
@@ -100,14 +100,14 @@ class CdnRoutes:
 
     async def _admit(self, request: Request) -> Caller:
         caller = await self._authenticator.authenticate_upload(request)
-        note_owner(request, caller.tenant.id, caller.subject)
+        note_caller(request, caller)
         await self._admission.admit_upload(caller, request.scope)
         return caller
 
     async def _find(self, request: Request) -> tuple[Upload, Terms, str]:
         """The caller's own upload that a path names, its terms, and the URL that names its file to this caller."""
         caller = await self._authenticator.authenticate_upload(request)
-        note_owner(request, caller.tenant.id, caller.subject)
+        note_caller(request, caller)
         upload, terms = await self._slots.find(request.path_params["slot"])
         url = f"{self._public_url}{CDN_PATH}/{request.path_params['path']}"
         is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)

@@ -17,6 +17,9 @@ from starlette.types import Message, Receive
 from proxy.errors import ProxyError
 from proxy.http.reply import Reply
 from proxy.log_context import bind
+from proxy.routes.rendering import bind_call
+from proxy.stores.uploads import Upload
+from proxy.tenants.caller import Caller
 from proxy.uploads.destinations import DestinationRefused
 from proxy.upstream.relay import BufferedResponse
 
@@ -49,9 +52,17 @@ def reply_of(answer: BufferedResponse) -> Reply:
     return Reply(answer.status, answer.headers, answer.body)
 
 
-def note_owner(request: Request, tenant: str, subject: str) -> None:
-    """Whose the file is, for the log line of this request."""
-    bind(request.scope, tenant=tenant, subject=subject, kind="upload")
+def note_caller(request: Request, caller: Caller) -> None:
+    """Name the sender of a file in the log line of this request."""
+    bind_call(request, caller)
+    bind(request.scope, kind="upload")
+
+
+def note_owner(request: Request, upload: Upload) -> None:
+    """Name the owner of an upload slot in the log line of this request."""
+    bind(request.scope, tenant=upload.tenant, subject=upload.subject, kind="upload")
+    if upload.tags:
+        bind(request.scope, tags=list(upload.tags))
 
 
 class _Body:

@@ -10,7 +10,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.calls.admission import Admission
 from proxy.errors import BadRequest
 from proxy.routes.queries import known_query
-from proxy.routes.uploads.file_route import file_route, note_owner
+from proxy.routes.uploads.file_route import file_route, note_caller
 from proxy.uploads.body import IncomingFile, announced_type, body_as_file, declared_size, read_pieces
 from proxy.uploads.multipart import parse_form
 from proxy.uploads.new_files import NewFiles
@@ -34,7 +34,7 @@ class NativeUploads:
 
     async def upload(self, request: Request) -> Response:
         caller = await self._authenticator.authenticate(request)
-        note_owner(request, caller.tenant.id, caller.subject)
+        note_caller(request, caller)
         query = known_query(request, "file_name")
         await self._admission.admit_upload(caller, request.scope)
         file = await _read_file(request, query, caller.plan.uploads.max_bytes)

@@ -51,7 +51,7 @@ class SlotRoutes:
 
     async def _find(self, request: Request, *, in_parts: bool) -> tuple[Upload, Terms]:
         upload, terms = await self._slots.find(request.path_params["slot"])
-        note_owner(request, upload.tenant, upload.subject)
+        note_owner(request, upload)
         if not await self._authenticator.may_send(request, upload):
             raise no_such_upload()
         if upload.in_parts is not in_parts:

@@ -203,6 +203,7 @@ uploads = Table(
     Column("in_parts", Boolean, nullable=False, server_default=false()),
     Column("session_id", String(64)),
     Column("issued_at", Float),
+    Column("tags", JSON(none_as_null=True)),
 )
 
 #: The latest attempt at each part of an upload; its etag is there once fal has it.

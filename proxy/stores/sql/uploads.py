@@ -19,12 +19,12 @@ class SqlUploads:
         self._database = database
 
     async def add(self, upload: Upload) -> None:
-        await self._change(insert(rows).values(asdict(upload)))
+        await self._change(insert(rows).values(asdict(upload) | {"tags": list(upload.tags) or None}))
 
     async def get(self, upload_id: str) -> Upload | None:
         async with self._database.reading() as connection:
             row = (await connection.execute(select(rows).where(rows.c.id == upload_id))).one_or_none()
-            return Upload(**row._mapping) if row else None
+            return Upload(**{**row._mapping, "tags": tuple(row.tags or ())}) if row else None
 
     async def begin(self, part: Part) -> bool | None:
         return await self._database.write(partial(_begin, part=part))
