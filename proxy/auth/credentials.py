@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from proxy.auth.cookies import SessionCookie
 from proxy.errors import Unauthenticated
+from proxy.http.scope import values_of
 
 HEADER = "x-fal-proxy-session"
 _SCHEMES = ("bearer", "key")
@@ -21,10 +22,10 @@ def find_credential(request: HTTPConnection, cookie: SessionCookie) -> tuple[Cre
     Raises:
         Unauthenticated: there is none, or the first that is there is malformed.
     """
-    authorization = request.headers.getlist("authorization")
+    authorization = values_of(request.scope, b"authorization")
     if authorization:
         return "authorization", read_bearer(authorization)
-    if own := request.headers.getlist(HEADER):
+    if own := values_of(request.scope, HEADER.encode()):
         return "header", _only(own)
     if path := request.path_params.get("session"):
         return "path", path

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from proxy.errors import BadRequest
 from proxy.http.bodies import read_json
 from proxy.http.disconnect import Disconnect, disconnect_of
-from proxy.http.scope import MAY_HAVE_RUN, show_header
+from proxy.http.scope import MAY_HAVE_RUN, show_header, values_of
 from proxy.jobs.updates import Rewrite
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
@@ -93,7 +93,7 @@ def new_call(caller: Caller, target: Target, request: Request, form: Form) -> Ca
         sent.update(wanted)
         if dropped:
             show_header(request.scope, wishes.DROPPED, dropped)
-        key = None if kind is Kind.STREAM else parse_key(given.getlist(KEY_HEADER))
+        key = None if kind is Kind.STREAM else parse_key(values_of(request.scope, KEY_HEADER.encode()))
     return Call(caller, target, request, form, sent, key=key)
 
 

@@ -9,11 +9,12 @@ import asyncio
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.http.disconnect import CallerGone
 from proxy.http.json_bounds import check_json_bounds
+from proxy.http.scope import HAS_BODY, header_of, values_of
 from proxy.limits.inputs import parse_json
 
 #: The longest silence in a body, and the longest a body that keeps trickling may take.
@@ -32,7 +33,7 @@ def check_encoding(request: Request) -> None:
     Raises:
         UnsupportedMediaType: it names the coding, and the one that is taken.
     """
-    for coding in request.headers.getlist("content-encoding"):
+    for coding in values_of(request.scope, b"content-encoding"):
         if coding.strip().lower() not in ("", "identity"):
             raise UnsupportedMediaType(
                 f"The body has the content-encoding {coding[:40]!r}; send it uncompressed.",
@@ -50,22 +51,33 @@ async def read_body(request: Request, most: int | None = None) -> bytearray:
         CallerGone: the caller hung up in the middle of it.
     """
     check_encoding(request)
+    if request.scope.get("state", {}).get(HAS_BODY):
+        # There is nothing to wait for, and a timer takes longer than all the rest here.
+        return await _collect(request, most, None)
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS) as silence:
+            return await _collect(request, most, silence)
+    except TimeoutError:
+        raise BadRequest("The body stopped arriving; send it again.") from None
+
+
+async def _collect(request: Request, most: int | None, silence: asyncio.Timeout | None) -> bytearray:
+    """The whole body; each piece of it begins the time of silence again."""
     body = bytearray()
     now = asyncio.get_running_loop().time
     latest = now() + TOTAL_SECONDS
-    try:
-        async with asyncio.timeout(SILENCE_SECONDS) as timeout:
-            async for chunk in request.stream():
-                if chunk:
-                    body += chunk
-                    if most is not None and len(body) > most:
-                        raise BodyTooLarge(f"The body is larger than {most} bytes, which is the limit here.")
-                    timeout.reschedule(min(now() + SILENCE_SECONDS, latest))
-        return body
-    except TimeoutError:
-        raise BadRequest("The body stopped arriving; send it again.") from None
-    except ClientDisconnect:
-        raise CallerGone from None
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        piece = message.get("body", b"")
+        body += piece
+        if most is not None and len(body) > most:
+            raise BodyTooLarge(f"The body is larger than {most} bytes, which is the limit here.")
+        if not message.get("more_body", False):
+            return body
+        if piece and silence is not None:
+            silence.reschedule(min(now() + SILENCE_SECONDS, latest))
 
 
 async def read_json(request: Request) -> Any:
@@ -113,7 +125,7 @@ def check_form(form: type[Form], document: Any) -> Form:
 
 def _parse(request: Request, body: bytearray) -> Any:
     check_json_bounds(body)
-    return parse_json(body, request.headers.get("content-type"))
+    return parse_json(body, header_of(request.scope, b"content-type"))
 
 
 def _sentence(error: Any) -> str:

@@ -8,6 +8,8 @@ from starlette.types import Scope
 SHOWN, STATUS = "shown", "status"
 #: And whether fal may have run what was asked, so that asking again may run it again.
 MAY_HAVE_RUN = "may_have_run"
+#: And whether its whole body has arrived, so that reading it waits for nothing. Only this program's own server says so.
+HAS_BODY = "has_body"
 #: Every answer is its caller's own, and is what its content-type says, unless a route says otherwise.
 NO_STORE = (b"cache-control", b"no-store")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -22,6 +24,11 @@ def set_cache_control(scope: Scope, value: bytes) -> None:
 def show_header(scope: Scope, name: str, value: str) -> None:
     """Add a header to the response of a request, whatever that becomes."""
     scope["state"][SHOWN].append((name.encode("latin-1"), value.encode("latin-1")))
+
+
+def values_of(scope: Scope, name: bytes) -> list[str]:
+    """All values of a request header, in their order."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def header_of(scope: Scope, name: bytes) -> str | None:

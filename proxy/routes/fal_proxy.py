@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from proxy import targets
+from proxy.http.scope import values_of
 from proxy.routes.fal_surface import FalSurface
 from proxy.targets import Target
 
@@ -23,4 +24,4 @@ def routes(surface: FalSurface) -> list[Route]:
 
 
 def parse_target(request: Request) -> Target:
-    return targets.parse_url(request.method, request.headers.getlist(TARGET_HEADER))
+    return targets.parse_url(request.method, values_of(request.scope, TARGET_HEADER.encode()))

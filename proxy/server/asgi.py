@@ -11,6 +11,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.http.disconnect import EXTENSION, Disconnect
+from proxy.http.scope import HAS_BODY
 from proxy.server.exchange import Exchange, UnchunkedExchange
 
 #: The last targets up to this length are remembered: most are asked for again.
@@ -29,6 +30,10 @@ class AsgiProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.cycle.scope["state"][HAS_BODY] = True
 
     def begin_exchange(self, version: str, method: bytes) -> None:
         """Start the request whose head was read, or let it wait for those before it on this connection."""
