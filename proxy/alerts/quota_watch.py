@@ -16,7 +16,7 @@ from proxy.clock import Clock, to_iso
 from proxy.limits.accounts import alerted_holder, window_end
 from proxy.numbers import MOST
 from proxy.stores.alerts import Alert, alert_id
-from proxy.stores.ledger import Account, Bucket, Charge, Exhausted, Job, Outcome
+from proxy.stores.ledger import Account, Bucket, Exhausted, Job, Outcome
 from proxy.tenants.directory import Snapshot
 from proxy.tenants.terms import MILLION
 
@@ -44,12 +44,17 @@ class QuotaWatch:
         """Note the jobs and accounts of a transaction that the ledger has committed, and its outcomes."""
         if not self._thresholds:
             return
-        charges = (charge for job in jobs if job.tenant in self._thresholds for charge in job.charges)
-        for charge in charges:
-            bucket = charge.bucket
-            # What only warns has a limit while it is reserved; the record of a job has it no more.
-            if (limit := _limit_of(charge)) is not None:
-                self._limits[bucket] = limit
+        # By account: the calls of a transaction share most of theirs.
+        limits: dict[Bucket, int | None] = {}
+        for job in jobs:
+            if job.tenant in self._thresholds:
+                for bucket, _, limit, warns_at, _ in job.charges:
+                    # What only warns has a limit while it is reserved; the record of a job has it no more.
+                    most = limit if warns_at is None else warns_at
+                    limits[bucket] = most if most < MOST else limits.get(bucket)
+        for bucket, known in limits.items():
+            if known is not None:
+                self._limits[bucket] = known
             # A job that fal has just accepted changes no account.
             if (account := accounts.get(bucket)) is not None and self._has_room_for(bucket):
                 self._changed[bucket] = account
@@ -83,12 +88,6 @@ class QuotaWatch:
                     bucket.subject if holder == "subject" else "",
                     {"per": holder, **_describe(bucket, threshold, limit)},
                 )
-
-
-def _limit_of(charge: Charge) -> int | None:
-    if charge.warns_at is not None:
-        return charge.warns_at
-    return charge.limit if charge.limit < MOST else None
 
 
 def _describe(bucket: Bucket, threshold: int, limit: int | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ limits -> fal's health -> the input -> its pictures -> a concurrency lease -> th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from starlette.types import Scope
@@ -175,7 +174,7 @@ class Admission:
         """Take a lease and reserve the quota, or neither."""
         job = self.draft_job(call, endpoint, body)
         if call.job_id is not None:
-            job = replace(job, id=call.job_id)
+            job = job._replace(id=call.job_id)
         try:
             await self._leases.acquire(job, call.caller.terms.leases)
             await self._quotas.reserve(job)

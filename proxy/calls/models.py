@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -126,7 +125,7 @@ class ModelHandler:
             raise UpstreamAmbiguous("fal accepted the request, but the proxy could not record its owner.") from None
         if not is_written:
             raise AcceptanceDeferred(_DEFERRED)
-        job = replace(job, request_id=request_id, state="accepted")
+        job = job._replace(request_id=request_id, state="accepted")
         self._owners.keep(job)
         return job
 

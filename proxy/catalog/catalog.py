@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Endpoint:
     def app(self) -> str:
         return app_of(self.id)
 
-    @property
+    @cached_property
     def token_field(self) -> str | None:
         """The spelling of the token ceiling that this endpoint's own documentation uses."""
         named = [name for name in TOKEN_FIELDS if name in self.input_schema.get("properties", {})]

@@ -140,15 +140,15 @@ class Settlement:
         self._leases.hand_over(job)
 
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
-        slot_is_free = self._ended.get(job.id, False)
+        slot_is_free = self._ended.get(job.id)
         # First, so that it is on its way even if what follows is cancelled.
-        booking = None if job.id in self._ended else self._quotas.settle(job.id, used)
+        booking = self._quotas.settle(job.id, used) if slot_is_free is None else None
         if frees_slot and not slot_is_free:
             await self.release_lease(job)
         try:
             if booking is not None:
                 await booking
-            self._ended[job.id] = slot_is_free or frees_slot
+            self._ended[job.id] = bool(slot_is_free) or frees_slot
         except ProxyError as problem:
             _log.warning("settlement postponed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
 

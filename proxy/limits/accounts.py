@@ -92,6 +92,16 @@ def bucket_of(limit: AccountLimit, payer: Payer, now: float) -> Bucket:
     return Bucket(payer.tenant, _account_name(limit.per, payer), limit.unit, limit.window, start)
 
 
+def buckets_of(limits: tuple[AccountLimit, ...], payer: Payer, now: float) -> tuple[Bucket, ...]:
+    """The accounts that limits are about, in their order. A payer's next call in the same minute has the same ones."""
+    return _buckets_in(limits, payer, int(now // 60))
+
+
+@lru_cache(maxsize=1024)
+def _buckets_in(limits: tuple[AccountLimit, ...], payer: Payer, minute: int) -> tuple[Bucket, ...]:
+    return tuple(bucket_of(one, payer, minute * 60.0) for one in limits)
+
+
 def _account_name(per: str, payer: Payer) -> str:
     if per == "subject":
         # The tenant's own calls, made with its key, have no subject: their account must not be that of the tenant.

@@ -9,7 +9,7 @@ from typing import Any
 from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import InvalidInput, NotFound
-from proxy.limits.accounts import Payer, QuotaWarnings, bucket_of, quota_exceeded
+from proxy.limits.accounts import Payer, QuotaWarnings, buckets_of, quota_exceeded
 from proxy.limits.learned import Learned
 from proxy.limits.learned_keeper import LearnedKeeper
 from proxy.numbers import MOST
@@ -62,17 +62,18 @@ def list_charges(
     terms: Terms, payer: Payer, amounts: Mapping[str, int], now: float, needs: Mapping[str, int] | None = None
 ) -> tuple[Charge, ...]:
     """What a call takes from each account that binds it; `needs` is what must be left, by unit, if it is less."""
-    return tuple(
+    charges = [
         Charge(
-            bucket_of(one, payer, now),
+            bucket,
             amounts[one.unit],
             MOST if one.limit is None else one.limit,
             one.warns_at,
             needs[one.unit] if needs is not None and one.per in MAY_EXCEED else None,
         )
-        for one in terms.accounts
+        for one, bucket in zip(terms.accounts, buckets_of(terms.accounts, payer, now), strict=True)
         if one.unit in amounts
-    )
+    ]
+    return tuple(charges)
 
 
 def new_job_id(now: float) -> str:

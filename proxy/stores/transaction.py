@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.stores.grants import (
@@ -134,7 +134,7 @@ class Batch:
         if isinstance(missing, Exhausted):
             return missing
         if missing:
-            job = replace(job, charges=pay_with_grants(job.charges, missing, granted))
+            job = job._replace(charges=pay_with_grants(job.charges, missing, granted))
         exceeded: tuple[Charge, ...] = ()
         for charge in job.charges:
             self._add(charge.bucket, reserved=charge.amount)
@@ -160,11 +160,11 @@ class Batch:
     def _accept(self, job: Job, operation: Accept) -> Outcome:
         if job.state in OPEN_STATES:
             self._change(
-                replace(job, state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
+                job._replace(state="accepted", request_id=operation.request_id, expires_at=operation.expires_at)
             )
         elif job.is_booked and job.request_id is None:
             # It was booked before its id could be written down: its owner may still ask for what it paid.
-            self._change(replace(job, request_id=operation.request_id))
+            self._change(job._replace(request_id=operation.request_id))
         elif job.request_id != operation.request_id:
             return Stale()
         return _GRANTED
@@ -173,7 +173,7 @@ class Batch:
         for charge, used in zip(job.charges, split_use(job.charges, operation.used or {}), strict=True):
             self._add(charge.bucket, reserved=-charge.amount, used=used)
         state = "released" if operation.used is None else "settled"
-        self._change(replace(job, state=state, used=dict(operation.used or {}), checked_at=operation.at))
+        self._change(job._replace(state=state, used=dict(operation.used or {}), checked_at=operation.at))
         return _GRANTED
 
     def _add(self, bucket: Bucket, *, reserved: int = 0, used: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -105,7 +105,7 @@ class Transfers:
         now = self._clock.now()
         amounts = {UPLOAD_BYTES: transfer.size * MILLION}
         job = new_job(transfer.terms, transfer.payer, UPLOAD, UPLOAD, amounts, now)
-        return replace(job, expires_at=now + LIFE_SECONDS)
+        return job._replace(expires_at=now + LIFE_SECONDS)
 
     def _charge_lost(self, transfer: Transfer, size: int) -> dict[str, int] | None:
         """What is booked of an upload that its caller broke off."""

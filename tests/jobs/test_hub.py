@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import orjson
 import pytest
@@ -249,7 +248,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
 
 
 def job_of(tenant: str, number: int) -> Job:
-    return replace(JOB, tenant=tenant, id=f"{tenant}{number}", request_id=f"{tenant}-{number}")
+    return JOB._replace(tenant=tenant, id=f"{tenant}{number}", request_id=f"{tenant}-{number}")
 
 
 async def test_no_tenant_takes_all_the_jobs_that_a_process_follows() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import httpx
 import orjson
@@ -54,7 +53,7 @@ class BreakableFal(ScriptedFal):
 
 
 def job(number: int) -> Job:
-    return replace(JOB, id=str(number), request_id=f"job-{number}")
+    return JOB._replace(id=str(number), request_id=f"job-{number}")
 
 
 JSON = {"content-type": "application/json"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -46,7 +45,7 @@ async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_foll
         stores.ledger, upstream, FalQueue(upstream, settlement), settlement, leases, clock, lambda _: is_followed
     )
     expires_at = clock.now() + QUIET_SECONDS + 1
-    job = replace(JOB, request_id=None, state="reserved", checked_at=clock.now(), expires_at=expires_at)
+    job = JOB._replace(request_id=None, state="reserved", checked_at=clock.now(), expires_at=expires_at)
     await stores.ledger.commit([Reserve(job)])
     await stores.ledger.commit([Accept(job.id, ID, expires_at)])
     assert await reconciler.run_once() == 0
@@ -99,7 +98,7 @@ class SlowFal(httpx.AsyncBaseTransport):
 async def abandoned_jobs(stores: SqlStores, leases: Leases, now: float) -> list[Job]:
     """Many jobs of one user that fal has in its queue, and that are watched by no process."""
     jobs = [
-        replace(JOB, id=f"{number:04}", request_id=None, state="reserved", checked_at=now, expires_at=now + 1e6)
+        JOB._replace(id=f"{number:04}", request_id=None, state="reserved", checked_at=now, expires_at=now + 1e6)
         for number in range(ABANDONED)
     ]
     await stores.ledger.commit([Reserve(job) for job in jobs])

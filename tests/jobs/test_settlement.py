@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -97,7 +97,7 @@ async def test_reported_use_is_learned_once_and_unreported_use_never(till: Till)
     size = SizeClass(COUNTING, 0, 9)
 
     async def ended(units: str | None, tokens: int | None) -> None:
-        job = replace(await till.reserved(), size=size)
+        job = (await till.reserved())._replace(size=size)
         for _ in range(2):
             stats = {} if tokens is None else {"stats": {"num_output_tokens": tokens}}
             await till.settlement.record_result(job, 200, units, stats)
@@ -105,8 +105,8 @@ async def test_reported_use_is_learned_once_and_unreported_use_never(till: Till)
     learned = till.quotas.learned
     for _ in range(LEAST_CALLS):
         await ended(None, None)
-        await till.settlement.charge(replace(await till.reserved(), size=size))
-        await till.settlement.free(replace(await till.reserved(), size=size))
+        await till.settlement.charge((await till.reserved())._replace(size=size))
+        await till.settlement.free((await till.reserved())._replace(size=size))
     for _ in range(LEAST_CALLS - 1):
         await ended("1.5", 7)
     assert learned.needs(size, RESERVED, 0) == RESERVED

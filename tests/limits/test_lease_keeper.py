@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -563,7 +563,7 @@ async def test_a_start_without_the_ledger_takes_no_call(
     process = Process(Leases(counters, nowhere.ledger, clock), counters, nowhere.ledger, clock)
     await process.leases.keeper.start()
     with pytest.raises(StoreUnavailable):
-        await process.leases.acquire(replace(job(), id="x"), LeaseLimits(1, 1, None))
+        await process.leases.acquire(job()._replace(id="x"), LeaseLimits(1, 1, None))
     assert await process.in_use() == 0
     await process.leases.keeper.close()
     await nowhere.close()

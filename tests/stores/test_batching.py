@@ -124,7 +124,7 @@ async def test_accounts_that_were_deleted_are_made_again(stores: SqlStores, open
     await committed(batcher, before)
     async with stores.ledger._database.writing() as connection:
         await connection.execute(delete(quota_usage))
-    after = [replace(one, job=replace(one.job, id=job().id)) for one in before]
+    after = [replace(one, job=one.job._replace(id=job().id)) for one in before]
     outcomes, failures = await committed(batcher, after)
     assert outcomes == [Granted()] * STRANGERS and not failures
     assert (await stores.ledger.accounts([REQUESTS]))[REQUESTS] == Account(reserved=STRANGERS)

@@ -6,7 +6,6 @@ import contextlib
 import random
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ def test_a_row_that_another_connection_changed_is_read(file: File, other: File) 
     one, two = job(Charge(REQUESTS, 5, 10)), job(Charge(REQUESTS, 5, 10))
     file.commit(Reserve(one))
     other.commit(Reserve(two), Settle(one.id, {"requests": 3}, 1010.0))
-    assert file.find(one.id) == replace(one, state="settled", used={"requests": 3}, checked_at=1010.0)
+    assert file.find(one.id) == one._replace(state="settled", used={"requests": 3}, checked_at=1010.0)
     assert file.account(REQUESTS) == Account(used=3, reserved=5)
     other.run("DELETE FROM jobs")
     other.run("DELETE FROM quota_usage")
@@ -100,7 +99,7 @@ def test_a_transaction_that_fails_leaves_no_row_known(file: File) -> None:
 
     def work(transaction: LedgerTransaction) -> None:
         transaction.update_accounts({REQUESTS: Account(7, 7)})
-        transaction.update_jobs([replace(one, state="accepted")])
+        transaction.update_jobs([one._replace(state="accepted")])
         transaction.add_jobs([lost])
         raise ValueError("no more")
 
@@ -134,9 +133,9 @@ def test_a_process_that_fails_after_the_commit_reads_again(file: File) -> None:
     one, two = job(Charge(REQUESTS, 5, 10)), job(Charge(REQUESTS, 3, 10))
     file.commit(Reserve(one))
     with pytest.raises(MemoryError):
-        file.commit(Settle(one.id, {"requests": 1}, 1010.0), Reserve(Heavy(**vars(two))))
+        file.commit(Settle(one.id, {"requests": 1}, 1010.0), Reserve(Heavy(*two)))
     assert file.account(REQUESTS) == Account(used=1, reserved=3)
-    assert file.find(one.id) == replace(one, state="settled", used={"requests": 1}, checked_at=1010.0)
+    assert file.find(one.id) == one._replace(state="settled", used={"requests": 1}, checked_at=1010.0)
 
 
 def test_a_row_that_was_not_there_to_be_changed_is_not_known(file: File) -> None:

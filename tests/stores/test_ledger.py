@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from proxy.errors import StoreUnavailable
@@ -46,8 +44,8 @@ async def test_a_reservation_is_booked_or_freed_in_the_end(stores: SqlStores) ->
     await stores.ledger.commit([Settle(two.id, None, 1020.0)])
     assert await stores.ledger.accounts([REQUESTS, BOBS]) == {REQUESTS: Account(4, 0)}
     settled, released = await stores.ledger.get(one.id), await stores.ledger.get(two.id)
-    assert settled == replace(one, state="settled", used={"requests": 4}, checked_at=1010.0)
-    assert released == replace(two, state="released", used={}, checked_at=1020.0)
+    assert settled == one._replace(state="settled", used={"requests": 4}, checked_at=1010.0)
+    assert released == two._replace(state="released", used={}, checked_at=1020.0)
 
 
 async def test_a_call_that_fal_ran_is_booked_even_beyond_the_limit(stores: SqlStores) -> None:
@@ -98,7 +96,7 @@ async def test_an_accepted_job_is_known_by_fals_id(stores: SqlStores) -> None:
     one = job(Charge(REQUESTS, 1, 10))
     await stores.ledger.commit([Reserve(one)])
     assert await stores.ledger.commit([Accept(one.id, "fal-1", 5000.0)]) == [Granted()]
-    accepted = replace(one, state="accepted", request_id="fal-1", expires_at=5000.0)
+    accepted = one._replace(state="accepted", request_id="fal-1", expires_at=5000.0)
     assert await stores.ledger.find("fal-1") == accepted == await stores.ledger.get(one.id)
     assert await stores.ledger.find("FAL-1") is None
     await stores.ledger.commit([Settle(one.id, {"requests": 1}, 1010.0)])
@@ -136,8 +134,8 @@ async def test_a_whole_life_fits_into_one_batch(stores: SqlStores, database_url:
     one = job(Charge(REQUESTS, 2, 10), Charge(ALICES, 50, 100))
     life = [Reserve(one), Accept(one.id, "fal-1", 5000.0), Settle(one.id, {"requests": 2, "tokens": 7}, 1010.0)]
     assert await stores.ledger.commit(life) == [Granted()] * 3
-    settled = replace(one, state="settled", checked_at=1010.0, used={"requests": 2, "tokens": 7})
-    assert await stores.ledger.get(one.id) == replace(settled, request_id="fal-1", expires_at=5000.0)
+    settled = one._replace(state="settled", checked_at=1010.0, used={"requests": 2, "tokens": 7})
+    assert await stores.ledger.get(one.id) == settled._replace(request_id="fal-1", expires_at=5000.0)
     (await read_report(database_url)).check()
 
 
@@ -213,7 +211,7 @@ async def test_a_job_whose_status_was_just_read_is_not_due(stores: SqlStores) ->
     await stores.ledger.commit([Reserve(lives), Reserve(ended), Settle(ended.id, {}, 1100.0)])
     for one in (lives, ended):
         await stores.ledger.renew_jobs([one.id], 1200.0, 9000.0)
-    assert await stores.ledger.get(lives.id) == replace(lives, checked_at=1200.0, expires_at=9000.0)
+    assert await stores.ledger.get(lives.id) == lives._replace(checked_at=1200.0, expires_at=9000.0)
     found = await stores.ledger.get(ended.id)
     assert found is not None and (found.state, found.expires_at) == ("settled", 2200.0)
     assert await stores.ledger.take_due(1200.0, 1300.0, 9) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -44,7 +43,7 @@ FULL = Job(
     tags=("trial", "team:ünï '\""),
 )
 #: All that may change in the life of a job.
-LATER = replace(FULL, request_id="fal-2", state="settled", checked_at=8.5, expires_at=9.5, used={"usd": 5})
+LATER = FULL._replace(request_id="fal-2", state="settled", checked_at=8.5, expires_at=9.5, used={"usd": 5})
 
 
 async def rows(database: Database, table: Table) -> list[dict[str, Any]]:
@@ -170,7 +169,7 @@ class Script:
 
         def work(transaction: LedgerTransaction) -> object:
             found = list(transaction.find_jobs([one.id for one in some]))
-            changed = [replace(one, state=state, used=used) for one, state in zip(found, states, strict=True)]
+            changed = [one._replace(state=state, used=used) for one, state in zip(found, states, strict=True)]
             if changed:
                 transaction.update_jobs(changed)
             return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -21,7 +20,7 @@ async def population(stores: SqlStores) -> Population:
     """Some jobs are counted, and the others settled."""
     dice = random.Random(4)
     population = Population(dice, 150)
-    population.jobs = [replace(one, subject=dice.choice(SUBJECTS)) for one in population.jobs]
+    population.jobs = [one._replace(subject=dice.choice(SUBJECTS)) for one in population.jobs]
     by_id = {one.id: one for one in population.jobs}
     population.settled = [by_id[one.id] for one in population.settled]
     await population.write(stores)
