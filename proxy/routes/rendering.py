@@ -37,10 +37,11 @@ def render(call: Call, outcome: Outcome, guard: StreamGuard) -> Response:
 
 def bind_call(request: Request, caller: Caller, target: Target | None = None) -> None:
     """Name the caller, and what is asked, in the log line of a request."""
-    bind(request.scope, tenant=caller.tenant.id, subject=caller.subject)
+    fields: dict[str, object] = {"tenant": caller.tenant.id, "subject": caller.subject}
     if caller.session is not None and caller.session.tags:
-        bind(request.scope, tags=list(caller.session.tags))
+        fields["tags"] = list(caller.session.tags)
     if target is not None:
-        bind(request.scope, kind=target.kind.value, app=target.app)
+        fields |= {"kind": target.kind.value, "app": target.app}
         if target.request_id:
-            bind(request.scope, job=target.request_id)
+            fields["job"] = target.request_id
+    bind(request.scope, **fields)

@@ -76,7 +76,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self.acquire()
         try:
             self.stream.write(line + self.terminator)
-            self.flush()
+            self.stream.flush()
         except (OSError, ValueError):
             # The log cannot be written, and there is no other place to say so.
             pass

@@ -33,9 +33,9 @@ class ReplyReader:
         "_barren",
         "_body",
         "_deadline",
-        "_header_count",
         "_headers",
         "_is_silent",
+        "_lines",
         "_loop",
         "_parser",
         "_read_seconds",
@@ -61,8 +61,9 @@ class ReplyReader:
     def begin(self, read_seconds: float | None) -> asyncio.Future[Reply]:
         """Expect a reply. The future fails if its head does not come whole."""
         self._headers: ReplyHeaders = {}
+        self._lines: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
-        self._status = self._size = self._barren = self._header_count = 0
+        self._status = self._size = self._barren = 0
         self._is_silent = True
         self._read_seconds = read_seconds
         if read_seconds is not None:
@@ -140,24 +141,22 @@ class ReplyReader:
             self.is_spoiled = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._status:
-            return  # a trailer
-        self._header_count += 1
-        if self._header_count > MOST_HEADERS or len(name) + len(value) > MOST_HEADER_BYTES:
-            raise ValueError("too many headers")
-        name, value, headers = name.lower(), value.rstrip(b" \t"), self._headers
-        headers[name] = headers[name] + b", " + value if name in headers else value
+        # What comes after the head is a trailer.
+        if not self._status:
+            self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
+        headers = _headers_of(self._lines)
         if status >= 200:
+            self._headers = headers
             self._status, self._barren = status, 0
         elif status == 101:
             self.fail(httpx.RemoteProtocolError("The upstream changed the protocol without being asked to."))
         else:
             # An interim reply: the one that is asked for is still to come.
-            self._headers, self._header_count = {}, 0
+            self._lines.clear()
 
     def on_body(self, piece: bytes) -> None:
         self._barren = 0
@@ -178,6 +177,23 @@ class ReplyReader:
         if not self._parser.should_keep_alive():
             self.is_spoiled = True
         self._end(None)
+
+
+def _headers_of(lines: list[tuple[bytes, bytes]]) -> ReplyHeaders:
+    """The headers of a head by their names, in small letters.
+
+    Raises:
+        ValueError: there are too many, or one is too long.
+    """
+    if len(lines) > MOST_HEADERS:
+        raise ValueError("too many headers")
+    headers: ReplyHeaders = {}
+    for given, value in lines:
+        if len(given) + len(value) > MOST_HEADER_BYTES:
+            raise ValueError("a long header")
+        name, value = given.lower(), value.rstrip(b" \t")
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
 def _ends_with_connection(headers: ReplyHeaders) -> bool:
