@@ -43,7 +43,13 @@ class RepetitionProtocol(LimitedHeadProtocol):
         self._host = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._answer_again is None or len(data) > MOST_BYTES or not self._is_between_requests():
+        # What begins a POST is parsed at once: no poll begins so.
+        if (
+            self._answer_again is None
+            or len(data) > MOST_BYTES
+            or data.startswith(b"POST ")
+            or not self._is_between_requests()
+        ):
             super().data_received(data)
             return
         request = WholeRequest(data, self._host)
