@@ -89,7 +89,6 @@ class Upstream:
         self._fal = fal
         self._engine = transport if isinstance(transport, Engine) else HttpxEngine(transport)
         self._timeouts = timeouts or Timeouts()
-        self._timeouts_of = {kind: self._timeouts.for_kind(kind) for kind in Kind}
         self.stream_head_seconds = self._timeouts.stream_head
 
     def replace_key(self, key: Secret) -> None:
@@ -226,7 +225,7 @@ class Upstream:
             sent["content-type"] = JSON
         if method != "GET":
             sent["content-length"] = str(len(content))
-        return Request(method, host, host.prefix + path, sent, content, self._timeouts_of[target.kind])
+        return Request(method, host, host.prefix + path, sent, content, self._timeouts.for_kind(target.kind))
 
     async def to_files(
         self, method: str, url: str, headers: dict[str, str], content: bytes | AsyncIterable[bytes]
