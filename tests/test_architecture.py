@@ -17,7 +17,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 
 #: A room may import rooms of its own floor and of those below, and no two rooms import each other.
 FLOORS = [
-    {"cli", "playground", "server", "__main__"},
+    {"cli", "playground", "server", "worker", "__main__"},
     {"app", "application", "background", "surfaces", "container", "reload", "tracing"},
     {"startup"},
     {"console"},
@@ -165,9 +165,9 @@ def test_stores_import_one_way() -> None:
             assert own <= allowed[kind if kind in STORES else ""], path
 
 
-def test_only_the_command_line_imports_the_application() -> None:
+def test_only_a_process_that_serves_imports_the_application() -> None:
     importers = {room_of(path) for path in FILES if "app" in own_rooms(path)}
-    assert importers <= {"cli", "playground"}
+    assert importers <= {"playground", "worker"}
 
 
 #: What only some processes need would take time from every start, and memory from every process.
@@ -193,7 +193,7 @@ UNUSED = {
 }
 SERVE = """
 import asyncio, sys
-from proxy.cli.server import application
+from proxy.worker import application
 
 async def serve():
     app = application()
@@ -204,8 +204,12 @@ asyncio.run(serve())
 """
 
 
+#: What serves calls, which the command line does without, as does the process that supervises workers.
+SERVES = {"proxy.app", "proxy.container", "proxy.surfaces", "aiohttp"}
+
+
 def test_the_command_line_loads_only_what_it_uses() -> None:
-    script = f"import sys, proxy.cli; print(*sorted({UNUSED} & set(sys.modules)))"
+    script = f"import sys, proxy.cli; print(*sorted({UNUSED | SERVES} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -223,18 +227,18 @@ def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(tmp_path: Pat
     }
     # The start that makes the tables needs alembic.
     subprocess.run([sys.executable, "-m", "proxy", "migrate"], env=environ, capture_output=True, check=True)
-    script = SERVE.replace("{unused}", repr(UNUSED))
+    script = SERVE.replace("{unused}", repr(UNUSED | {"typer", "proxy.cli"}))
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-def test_the_environment_is_read_in_one_place() -> None:
+def test_the_environment_is_read_where_a_process_starts() -> None:
     readers = {
         room_of(path)
         for path in FILES
         if "environ" in {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     }
-    assert readers <= {"cli"}
+    assert readers <= {"cli", "worker"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROXY)))

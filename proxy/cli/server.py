@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from proxy import settings as settings_
-from proxy.app import create_app
 from proxy.cli.database import run_on_database
 from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_json
 from proxy.errors import StoreUnavailable
 from proxy.redaction import Redactor
-from proxy.server.tuning import tune_runtime
 from proxy.server.workers import run
 from proxy.settings import Settings, SettingsError, StoreSettings
 from proxy.stores.errors import SchemaMismatch, SchemaTooNew
@@ -45,7 +42,7 @@ def serve(
     # Of this process, which supervises the workers if there are several.
     configure_logging(settings.log, Redactor(settings.secrets))
     _check_schema(settings.stores)
-    raise typer.Exit(run("proxy.cli.server:application", settings))
+    raise typer.Exit(run("proxy.worker:application", settings))
 
 
 def _check_schema(stores_settings: StoreSettings) -> None:
@@ -69,32 +66,6 @@ def _check_schema(stores_settings: StoreSettings) -> None:
         refuse([f"PROXY_DATABASE_URL: {problem.message}, or set PROXY_MIGRATE=on"])
     except StoreUnavailable:
         pass
-
-
-def application() -> Any:
-    """Build the application of one worker process from its environment, or end the process."""
-    try:
-        return _application()
-    except SettingsError as error:
-        # `serve` looked at it before, so a file has changed since, or can be read by one process only.
-        for problem in error.problems:
-            say(problem)
-        sys.exit(1)
-
-
-def _application() -> Any:
-    settings = settings_.read(os.environ)
-    redactor = Redactor(settings.secrets)
-    configure_logging(settings.log, redactor)
-
-    def read_again() -> Settings:
-        found = settings_.read(os.environ)
-        redactor.add(found.secrets)
-        return found
-
-    app = create_app(settings, read_settings=read_again)
-    tune_runtime()
-    return app
 
 
 def dev(

@@ -18,9 +18,12 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
         ValueError: it cannot be read; says why, as the end of a sentence.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = [] if node is None else list(_duplicate_keys(node, ""))
-        return yaml.safe_load(text), problems
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, []
+        problems = list(_duplicate_keys(node, ""))
+        return loader.construct_document(node), problems
     except yaml.YAMLError as problem:
         raise _describe(problem) from problem
     except ValueError as problem:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.bench.processes import ROOT, running
+from tests.bench.processes import ROOT, environment, running
 from tests.support.secrets import SECRET
 from tests.support.servers import free_port
 
@@ -146,16 +146,14 @@ def fal_proxy(
     }
     python = sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python")
     command = [python, "-m", "proxy"]
-    subprocess.run([*command, "migrate"], cwd=checkout, env={**os.environ, **env}, capture_output=True, check=True)
+    subprocess.run([*command, "migrate"], cwd=checkout, env=environment(env), capture_output=True, check=True)
     started = time.perf_counter()
     log = folder / "fal-proxy.log"
     with running([*command, "serve"], port=port, core=core, env=env, log=log, folder=checkout) as process:
         httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).raise_for_status()
         ready_seconds = time.perf_counter() - started
         mint = [*command, "sessions", "mint", "--tenant", "bench", "--subject", "bench", "--ttl", "86400"]
-        minted = subprocess.run(
-            mint, cwd=checkout, env={**os.environ, **env}, capture_output=True, text=True, check=True
-        )
+        minted = subprocess.run(mint, cwd=checkout, env=environment(env), capture_output=True, text=True, check=True)
         yield Contestant(name, process, f"http://127.0.0.1:{port}/api/fal/proxy", minted.stdout.strip(), ready_seconds)
 
 

@@ -35,7 +35,7 @@ def running(
         process = subprocess.Popen(
             ["taskset", "--cpu-list", str(core), *command],
             cwd=folder,
-            env={**os.environ, **(env or {})},
+            env=environment(env or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -45,6 +45,11 @@ def running(
         finally:
             process.terminate()
             process.wait(timeout=START_SECONDS)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment and more. Python keeps what it compiles, as the image has it compiled."""
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **more}
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

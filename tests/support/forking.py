@@ -15,6 +15,7 @@ from pathlib import Path
 _PARENT = """
 import json, os, signal, sys, traceback
 import sqlalchemy.dialects.postgresql.asyncpg, sqlalchemy.dialects.sqlite
+import proxy.app
 from proxy.cli import main
 
 started = set()
