@@ -62,8 +62,11 @@ class OutboundClient:
 
         Raises:
             OSError: the server cannot be reached in time.
-            ValueError: it is at an address that may not be asked, or speaks plain http and may not.
+            ValueError: it is at an address that may not be asked, speaks plain http and may not, or is not in ASCII.
         """
+        if not url.isascii():
+            # aiohttp maps other characters to ASCII first: the host that was looked at here would not be the one asked.
+            raise ValueError("it is not in ASCII; write an international name as xn--…")
         parts = urlsplit(url)
         if parts.scheme != "https" and not self._allows_http:
             raise ValueError("it is plain http; use https")

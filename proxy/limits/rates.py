@@ -123,14 +123,17 @@ class RateLimiter:
         rates = caller.terms.polls if polls else caller.terms.rates
         return _windows_of("poll" if polls else "call", rates, caller, address)
 
-    async def hit_guest(self, scope: Scope, rate: str | None, purpose: Literal["guest", "challenge"] = "guest") -> None:
-        """Count one guest session, or one challenge, for an address, across processes.
+    async def hit_guest(
+        self, scope: Scope, tenant: str, rate: str | None, purpose: Literal["guest", "challenge"] = "guest"
+    ) -> None:
+        """Count one guest session, or one challenge, of a tenant for an address, across processes.
 
         Raises:
             RateLimited, StoreUnavailable: as `hit`.
         """
         if rate:
-            await self.count(scope, ("ip",), (_window(purpose, "ip", network(scope["client"]), rate),))
+            who = f"{tenant}:{network(scope['client'])}"
+            await self.count(scope, ("ip",), (_window(purpose, "ip", who, rate),))
 
     async def hit_sign_in(self, scope: Scope) -> None:
         """Count one wrong token of an address at the console, or one return from the provider, across processes.
@@ -224,9 +227,9 @@ def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
     amount, seconds = parse_rate(rate)
     # Subjects are the tenants' own words for people, and session ids open nothing but stay private: neither is a key.
     digest = hashlib.blake2b(who.encode(), digest_size=12).hexdigest()
-    # Guests can have two windows of different length; no other scope has.
-    name = f"{scope}:{seconds}" if scope == "guests" else scope
-    return Window(f"{purpose}:{name}:{digest}", amount, seconds)
+    # Each length has a window of its own: the same address, user or tenant may call on two plans, and a window that is
+    # read as a shorter one forgets the hits that only the longer one still counts.
+    return Window(f"{purpose}:{scope}:{seconds}:{digest}", amount, seconds)
 
 
 @lru_cache(maxsize=256)

@@ -71,7 +71,7 @@ class GuestRoutes:
         kind, snapshot = query.get("kind", "pow"), await self._directory.snapshot()
         origin = self._find_origin(request, snapshot) if kind == "pow" else _read_origin(request)
         tenant = _find_host(snapshot, origin, query.get("tenant"))
-        await self._limiter.hit_guest(request.scope, tenant.guests.per_address, "challenge")
+        await self._limiter.hit_guest(request.scope, tenant.id, tenant.guests.per_address, "challenge")
         return JSONResponse(self._proofs.make_challenge(tenant, origin, kind))
 
     def _find_origin(self, request: Request, snapshot: Snapshot) -> str:
@@ -90,7 +90,7 @@ class GuestRoutes:
         form = await read_form(request, Guest)
         tenant = _find_host(snapshot, origin, form.tenant)
         tier = choose_tier(tenant.guests.tiers if origin else tenant.guests.app_tiers, form.proof)
-        await self._limiter.hit_guest(request.scope, tenant.guests.per_address)
+        await self._limiter.hit_guest(request.scope, tenant.id, tenant.guests.per_address)
         if tier is not None and form.proof is not None:
             await self._proofs.redeem(tenant, tier, origin, form.proof)
         plan = snapshot.plans[tier.plan if tier else tenant.guest_plan]

@@ -158,16 +158,7 @@ class SessionRoutes:
         given = caller.session
         if given is None or given.identity is None:
             raise NotAllowed("Only an identity token can be exchanged; a session is renewed, and a tenant key mints.")
-        await self._limiter.hit(caller, request.scope, polls=False)
-        token, session = self._sessions.mint(
-            given.tenant,
-            given.subject,
-            caller.plan.session_ttl_seconds,
-            # What it claims beyond its plan would only make the session longer.
-            endpoints=None if given.endpoints is None else sorted(caller.endpoints),
-            ceilings=given.ceilings,
-            plan=given.plan,
-        )
+        token, session = await self._exchange(request, caller, given)
         return JSONResponse(describe_session(token, session, sorted(caller.endpoints)), 201)
 
     async def renew(self, request: Request) -> Response:
@@ -190,10 +181,16 @@ class SessionRoutes:
     async def cookie(self, request: Request) -> Response:
         """Turn the session of a request into the session cookie."""
         caller = await self._authenticator.authenticate(request)
-        if caller.session is None:
+        session = caller.session
+        if session is None:
             raise NotAllowed("Do not use a tenant key in a browser; mint a session with it.")
-        answer = JSONResponse(self._describe(caller), 201)
-        self._set_cookie(answer, self._sessions.sign(caller.session), caller.session)
+        if session.identity is None:
+            token = self._sessions.sign(session)
+        else:
+            # As long as a session lasts, and not as long as the token: the cookie outlives the issuer's entry and keys.
+            token, session = await self._exchange(request, caller, session)
+        answer = JSONResponse(self._describe(replace(caller, session=session)), 201)
+        self._set_cookie(answer, token, session)
         return answer
 
     async def show(self, request: Request) -> Response:
@@ -217,6 +214,24 @@ class SessionRoutes:
         answer = Response(status_code=204)
         self._authenticator.cookie.delete(answer)
         return answer
+
+    async def _exchange(self, request: Request, caller: Caller, given: Session) -> tuple[str, Session]:
+        """Give the user whom an identity token names a session of this proxy.
+
+        Raises:
+            RateLimited, StoreUnavailable: as of a call.
+            BadRequest: the token narrows to more endpoints than a session holds.
+        """
+        await self._limiter.hit(caller, request.scope, polls=False)
+        return self._sessions.mint(
+            given.tenant,
+            given.subject,
+            caller.plan.session_ttl_seconds,
+            # What it claims beyond its plan would only make the session longer.
+            endpoints=None if given.endpoints is None else sorted(caller.endpoints),
+            ceilings=given.ceilings,
+            plan=given.plan,
+        )
 
     def _describe(self, caller: Caller) -> dict[str, Any]:
         return {

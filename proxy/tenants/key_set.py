@@ -75,7 +75,8 @@ def _import(document: Any) -> Key | None:
     """The key, if it is a public one that verifies signatures."""
     if not isinstance(document, dict) or document.get("kty") not in _TYPES.values():
         return None
-    if document.get("use", "sig") != "sig" or "verify" not in document.get("key_ops", ["verify"]):
+    operations = document.get("key_ops", ["verify"])
+    if document.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
     # Imported here, as below: only where tenants have issuers.
     from joserfc.errors import JoseError

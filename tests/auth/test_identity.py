@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,18 @@ def test_a_token_becomes_the_cookie(proxy: Stack) -> None:
     with proxy.client("", headers={"cookie": cookie, "origin": PAGE}) as browser:
         facts = browser.get(OWN_FACTS).json()
     assert (facts["subject"], facts["endpoints"]) == (AUTH0.subject, [NEXT, COUNTING])
+
+
+def test_the_cookie_of_a_token_lasts_as_long_as_a_session(proxy: Stack) -> None:
+    """Not as long as the token: the cookie counts on after the issuer is removed, or has withdrawn the key."""
+    now = proxy.clock.now()
+    token = AUTH0.token(now, exp=int(now) + 20 * 86_400)
+    session = exchange(proxy, {"token": token}).json()
+    with proxy.client(token) as http:
+        answer = http.post("/v1/sessions/cookie")
+    assert answer.json()["expires_at"] == session["expires_at"]
+    kept = int(re.search(r"Max-Age=(\d+)", answer.headers["set-cookie"])[1])  # type: ignore[index]
+    assert kept < 86_400
 
 
 def test_a_token_cannot_be_renewed_here(proxy: Stack) -> None:

@@ -323,6 +323,7 @@ WRONG: dict[str, tuple[Callable[[Request], Any], str]] = {
     "no key": (of_keys(), "no key that verifies"),
     "keys of others": (of_keys(public_jwk(ONE, kid="one", use="enc")), "no key that verifies"),
     "a private key": (of_keys(public_jwk(ONE, kid="one"), {"kty": "RSA", "d": "AQAB"}), "private key"),
+    "a key without a list of uses": (of_keys(public_jwk(ONE, kid="one", key_ops=None)), "no key that verifies"),
     "too many keys": (of_keys(*[public_jwk(ONE, kid="one")] * 101), "at most 100"),
     "too large": (of_keys(public_jwk(ONE, kid="one"), "a" * MAX_BYTES), f"more than {MAX_BYTES} bytes"),
     "compressed": (compress, "compressed"),
@@ -345,6 +346,13 @@ def test_a_wrong_answer_is_refused_and_a_later_right_one_is_used(
     issuer.proxy.clock.advance(RETRY_SECONDS)
     issuer.assert_accepts()
     assert issuer.asked == 2
+
+
+def test_a_malformed_key_does_not_shut_out_the_others(issuer: Issuer) -> None:
+    strange = [public_jwk(TWO, kid="two", key_ops=uses) for uses in (7, None, {"verify": True}, "verify")]
+    issuer.answers(of_keys(*strange, 7, {"kty": ["RSA"]}, public_jwk(ONE, kid="one")))
+    issuer.assert_accepts()
+    assert_refused_with(issuer.call(issuer.token(TWO, "two")), 401, "invalid_token")
 
 
 def test_a_server_that_is_down_is_asked_again(issuer: Issuer) -> None:
@@ -435,6 +443,18 @@ def test_an_address_inside_is_never_asked(trusted_host: tuple[KeyHost, ssl.SSLCo
     assert name in ("2130706433", "127.1") or "internal address" in str(refused.value)
     assert path not in host.asked
     assert b'"one"' in fetch(f"https://localhost:{port}/{path}", trust, "127.0.0.0/8", "::1")
+
+
+@pytest.mark.parametrize("name", ["127。0。0。1", "127．0．0．1", "localhoſt"])
+def test_a_host_that_is_mapped_to_an_address_inside_is_never_asked(
+    trusted_host: tuple[KeyHost, ssl.SSLContext], name: str
+) -> None:
+    host, trust = trusted_host
+    path = f"mapped-{next(_numbers)}"
+    host.publish(path, public_jwk(ONE, kid="one"))
+    with pytest.raises(ValueError, match="not in ASCII"):
+        fetch(f"https://{name}:{httpx.URL(host.url).port}/{path}", trust, "10.0.0.0/8")
+    assert path not in host.asked
 
 
 def test_a_server_without_a_certificate_is_not_asked(trusted_host: tuple[KeyHost, ssl.SSLContext]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from proxy.auth.identity import MAX_TOKEN_LENGTH
 from proxy.auth.verification import MAX_KID_LENGTH
-from tests.auth.conftest import accepting
+from tests.auth.conftest import PAGE, accepting
 from tests.auth.providers import AUTH0, SUPABASE, Provider
 from tests.support.issuer import KeyHost, b64, private_key, public_jwk, respell, sign
 from tests.support.limited import NEXT, asking, assert_refused_with
@@ -277,6 +278,17 @@ def test_a_claim_narrows_the_endpoints_and_never_widens_them(proxy: Stack, given
     assert minted["endpoints"] == [NEXT]
     with proxy.client(minted["token"]) as session:
         assert session.get("/v1/session").json()["endpoints"] == [NEXT]
+
+
+def test_a_token_that_lists_many_endpoints_becomes_a_cookie_that_counts(proxy: Stack) -> None:
+    """It may be twice as long as a session, and what it lists beyond the plan is nothing to a session."""
+    listed = [NEXT, *(f"fal-ai/{secrets.token_urlsafe(40)}" for _ in range(80))]
+    with proxy.client(IDP.token(proxy.clock.now(), models=listed)) as http:
+        answer = http.post("/v1/sessions/cookie")
+    assert answer.status_code == 201, answer.text
+    cookie = {"cookie": answer.headers["set-cookie"].partition(";")[0], "origin": PAGE}
+    with proxy.client("", headers=cookie) as browser:
+        assert browser.get("/v1/session").json()["endpoints"] == [NEXT]
 
 
 def test_a_claim_lowers_a_ceiling_of_the_plan(proxy: Stack) -> None:

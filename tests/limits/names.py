@@ -73,7 +73,7 @@ class Names:
         caller = await self._call_as(number)
         await parts.limiter.hit(caller, request.scope, polls=False)
         await parts.limiter.hit(caller, request.scope, polls=True)
-        await parts.limiter.hit_guest(request.scope, "60/hour")
+        await parts.limiter.hit_guest(request.scope, "acme", "60/hour")
         job = new_job(
             caller.terms, payer_of(caller, request.scope["client"]), "run", "x", {"requests": 1}, self._clock.now()
         )

@@ -12,7 +12,18 @@ from starlette.requests import Request
 
 from proxy.limits.rates import DESCRIPTION_LIMIT, visitor_of
 from tests.support.images import png
-from tests.support.limited import NEXT, PROTOCOL, Client, asking, assert_refused_with, limited_proxy, per, plan, posts
+from tests.support.limited import (
+    NEXT,
+    PROTOCOL,
+    Client,
+    asking,
+    assert_refused_with,
+    limited_proxy,
+    operating,
+    per,
+    plan,
+    posts,
+)
 from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
@@ -30,6 +41,14 @@ PLANS = {
     "polls": plan(rate_limits={**NO_RATES, "session": "2/minute"}, poll_limits={"session": "5/second"}),
     "hourly": plan(rate_limits={**NO_RATES, "session": "1/hour", "tenant": "10/second"}),
     "plain": plan(),
+    **{f"long-{scope}": plan(rate_limits={**NO_RATES, scope: "2/hour"}) for scope in ("ip", "tenant")},
+    **{f"short-{scope}": plan(rate_limits={**NO_RATES, scope: "1000/second"}) for scope in ("ip", "tenant")},
+}
+#: How many guest sessions an address gets, by the tenant.
+GUESTS = {"long-ip": "2/hour", "short-ip": "1000/second", "hourly": "1/hour"}
+TENANTS = {
+    name: {"allowed_origins": [f"https://{name}.example"], "guests": {"enabled": True, "per_address": rate}}
+    for name, rate in GUESTS.items()
 }
 
 
@@ -38,7 +57,7 @@ def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFac
     """A proxy that believes forwarded addresses from the loopback, as `serve` makes its server do."""
     trusting = {"proxy_headers": True, "forwarded_allow_ips": ["127.0.0.0/8"]}
     folder = tmp_path_factory.mktemp("rates")
-    with limited_proxy(shared_sandbox, folder, PLANS, server=trusting) as stack:
+    with limited_proxy(shared_sandbox, folder, PLANS, tenants=TENANTS, server=trusting) as stack:
         yield stack
 
 
@@ -129,6 +148,40 @@ def test_windows_slide_and_do_not_jump(proxy: Stack) -> None:
         assert [eve.run().status_code, eve.run().status_code] == [200, 429]
         proxy.clock.advance(19)
         assert [eve.run().status_code, eve.run().status_code] == [200, 429]
+
+
+def test_a_call_on_a_plan_with_a_shorter_window_ends_no_longer_one(proxy: Stack) -> None:
+    address = "192.0.2.77"
+    with client(proxy, "long-ip", address=address) as slow, client(proxy, "short-ip", address=address) as fast:
+        assert [slow.run().status_code for _ in range(2)] == [200, 200]
+        proxy.clock.advance(2)
+        assert fast.run().status_code == 200
+        assert_refused_with(slow.run(), 429, "rate_limited", "ip")
+
+
+def test_a_user_with_another_plan_ends_no_longer_window_of_the_tenant(proxy: Stack) -> None:
+    override = {"plan": "short-tenant", "until": "2099-01-01"}
+    with operating(proxy) as operator:
+        operator.put("/v1/admin/tenants/long-tenant/overrides/bob", json=override).raise_for_status()
+    with client(proxy, "long-tenant") as alice, client(proxy, "long-tenant", "bob") as bob:
+        assert [alice.run().status_code for _ in range(2)] == [200, 200]
+        proxy.clock.advance(2)
+        assert bob.run().status_code == 200
+        assert_refused_with(alice.run(), 429, "rate_limited", "tenant")
+
+
+def test_each_tenant_counts_the_guests_of_an_address_itself(proxy: Stack) -> None:
+    def visit(tenant: str) -> httpx.Response:
+        origin = {"origin": f"https://{tenant}.example"}
+        return page.post("/v1/sessions/guest", json={"tenant": tenant}, headers=origin)
+
+    with proxy.client("", headers={"x-forwarded-for": "192.0.2.88"}) as page:
+        assert [visit("long-ip").status_code for _ in range(3)] == [201, 201, 429]
+        assert [visit("hourly").status_code for _ in range(2)] == [201, 429]
+        for _ in range(2):
+            proxy.clock.advance(2)
+            assert visit("short-ip").status_code == 201
+        assert_refused_with(visit("long-ip"), 429, "rate_limited", "ip")
 
 
 def test_retry_after_is_never_zero(proxy: Stack) -> None:
