@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 MEDIA_TYPE = "text/csv; charset=utf-8; header=present"
-#: A cell that begins so is a formula, to some spreadsheets also after the text is split at a tab or a line's end.
-_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: What makes a cell a formula where it begins with it, in half and full width.
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+#: A formula at the beginning of a text, or behind what some spreadsheets split it at: a tab, the end of a line, or, in
+#: countries with a decimal comma, a semicolon. They drop spaces and quotes before it.
+_FORMULA = re.compile(rf"""(^|[;|\t\r\n])([\s"]*)(?=[{_SIGNS}])|^(?=[\t\r\n])""")
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     """Write a header and rows. What a row lacks, or has as None, is an empty cell.
 
-    A text that a spreadsheet would run as a formula begins with an apostrophe (OWASP, "CSV Injection").
+    What a spreadsheet would run as a formula gets an apostrophe in front of it (OWASP, "CSV Injection").
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -25,4 +29,4 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
 
 def _to_cell(value: object) -> str:
     text = "" if value is None else str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA_SIGNS) else text
+    return _FORMULA.sub(r"\1\2'", text) if isinstance(value, str) else text
