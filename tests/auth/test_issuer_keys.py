@@ -323,7 +323,10 @@ WRONG: dict[str, tuple[Callable[[Request], Any], str]] = {
     "no key": (of_keys(), "no key that verifies"),
     "keys of others": (of_keys(public_jwk(ONE, kid="one", use="enc")), "no key that verifies"),
     "a private key": (of_keys(public_jwk(ONE, kid="one"), {"kty": "RSA", "d": "AQAB"}), "private key"),
-    "a key without a list of uses": (of_keys(public_jwk(ONE, kid="one", key_ops=None)), "no key that verifies"),
+    "a key without a list of uses": (
+        of_keys({**public_jwk(ONE, kid="one"), "key_ops": None}),
+        "no key that verifies",
+    ),
     "too many keys": (of_keys(*[public_jwk(ONE, kid="one")] * 101), "at most 100"),
     "too large": (of_keys(public_jwk(ONE, kid="one"), "a" * MAX_BYTES), f"more than {MAX_BYTES} bytes"),
     "compressed": (compress, "compressed"),
@@ -349,7 +352,7 @@ def test_a_wrong_answer_is_refused_and_a_later_right_one_is_used(
 
 
 def test_a_malformed_key_does_not_shut_out_the_others(issuer: Issuer) -> None:
-    strange = [public_jwk(TWO, kid="two", key_ops=uses) for uses in (7, None, {"verify": True}, "verify")]
+    strange = [{**public_jwk(TWO, kid="two"), "key_ops": uses} for uses in (7, None, {"verify": True}, "verify")]
     issuer.answers(of_keys(*strange, 7, {"kty": ["RSA"]}, public_jwk(ONE, kid="one")))
     issuer.assert_accepts()
     assert_refused_with(issuer.call(issuer.token(TWO, "two")), 401, "invalid_token")
