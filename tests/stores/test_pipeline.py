@@ -51,6 +51,64 @@ async def test_commands_at_the_same_time_share_a_connection(redis: Redis, open_c
         assert connections(redis, "echo") == 1
 
 
+class Wire:
+    """A connection that keeps what is written to it: the stream and its transport."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.transport = self
+        self._is_closing = False
+
+    def set_protocol(self, protocol: Pipeline) -> None:
+        self._protocol = protocol
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._is_closing:
+            raise RuntimeError("closed")
+        self.written.append(data)
+
+    def close(self) -> None:
+        self._is_closing = True
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+
+async def test_the_commands_of_one_turn_are_written_at_once() -> None:
+    wire: Any = Wire()
+    pipeline = Pipeline(wire)
+    answers = [pipeline.send(command) for command in (b"one", b"two")]
+    await asyncio.sleep(0)
+    answers.append(pipeline.send(b"three"))
+    await asyncio.sleep(0)
+    assert wire.written == [b"onetwo", b"three"]
+    pipeline.data_received(b":1\r\n:2\r\n:3\r\n")
+    assert await asyncio.gather(*answers) == [1, 2, 3]
+    await pipeline.close()
+
+
+async def test_a_close_writes_what_was_sent_before() -> None:
+    wire: Any = Wire()
+    pipeline = Pipeline(wire)
+    answer = pipeline.send(b"one")
+    await pipeline.close()
+    assert wire.written == [b"one"]
+    with pytest.raises(ConnectionError):
+        await answer
+
+
+async def test_a_connection_that_is_lost_before_the_end_of_a_turn_gets_no_command() -> None:
+    wire: Any = Wire()
+    answer = Pipeline(wire).send(b"one")
+    wire.close()
+    with pytest.raises(ConnectionError):
+        await answer
+    assert wire.written == []
+
+
 async def test_a_command_that_fails_fails_alone(redis: Redis, open_client: Any) -> None:
     client = open_client(redis.url)
     await client.send("SET", "text", "x")

@@ -1,7 +1,8 @@
 """One connection to Redis that all callers share: commands go out as they come, and answers arrive in the same order.
 
 A command costs a tenth of what it costs over a pool of connections, each of which waits for one answer at a time. The
-event loop writes the commands of one of its turns at once, and Redis answers them at once.
+commands of one turn of the event loop are written at once, as each call of the system takes longer than the rest of a
+command's way, and Redis answers them at once.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ class Pipeline(asyncio.Protocol):
         self._reader = Reader(protocolError=InvalidResponse, replyError=_parse_error)
         #: The answers that are due, with the times at which their commands were sent.
         self._due: deque[tuple[_Answer, float]] = deque()
+        #: The commands of this turn of the event loop.
+        self._unwritten: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         #: Done when the connection is closed.
         self.closed: asyncio.Future[None] = self._loop.create_future()
         stream.transport.set_protocol(self)
-        self._write = stream.transport.write
 
     def send(self, command: bytes) -> _Answer:
         """Send a command. Its answer may be cancelled.
@@ -60,8 +62,17 @@ class Pipeline(asyncio.Protocol):
         self._due.append((answer, now))
         if self._timer is None:
             self._timer = self._loop.call_at(now + ANSWER_SECONDS, self._check_oldest)
-        self._write(command)
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(command)
         return answer
+
+    def _flush(self) -> None:
+        """Write the commands of a turn of the event loop."""
+        commands = b"".join(self._unwritten)
+        self._unwritten.clear()
+        if commands and not self._stream.transport.is_closing():
+            self._stream.transport.write(commands)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -95,6 +106,7 @@ class Pipeline(asyncio.Protocol):
 
     async def close(self) -> None:
         self.is_open = False
+        self._flush()
         self._stream.close()
         await self.closed
 

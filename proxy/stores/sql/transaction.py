@@ -19,6 +19,7 @@ IS_OPEN = jobs.c.state.in_(OPEN_STATES)
 _KEY = tuple(quota_usage.c[name] for name in Bucket._fields)
 #: What changes in the life of a job.
 _LIFE = ("request_id", "state", "used", "checked_at", "expires_at")
+_COLUMNS = tuple(column.name for column in jobs.c)
 
 # Statements are built once: building one costs more than running it.
 _keys = func.unnest(*(bindparam(column.name, type_=ARRAY(column.type)) for column in _KEY))
@@ -83,12 +84,12 @@ def _account_values(bucket: Bucket, account: Account) -> dict[str, Any]:
 
 
 def _life_values(job: Job) -> dict[str, Any]:
-    values = _job_values(job)
-    return {"of_id": job.id} | {f"now_{name}": values[name] for name in _LIFE}
+    values = {f"now_{name}": getattr(job, name) for name in _LIFE}
+    return values | {"of_id": job.id, "now_used": dict(job.used)}
 
 
 def _job_values(job: Job) -> dict[str, Any]:
-    values = {column.name: getattr(job, column.name) for column in jobs.c}
+    values = {name: getattr(job, name) for name in _COLUMNS}
     return values | {"charges": pack_charges(job), "used": dict(job.used), "tags": list(job.tags) or None}
 
 
