@@ -14,8 +14,8 @@ from proxy.stores.usage import UsageRollup
 
 #: How often a process looks for settled jobs.
 EVERY_SECONDS = 10.0
-#: Jobs that one transaction counts, in a few milliseconds: calls wait for it.
-MOST_AT_ONCE = 25
+#: Jobs that one transaction counts, in a millisecond on SQLite: calls wait for it.
+MOST_AT_ONCE = 50
 #: The least rest after a batch, and how many times as long as the batch it is.
 REST_SECONDS, REST_TIMES = 0.01, 4
 

@@ -9,14 +9,15 @@ from collections import Counter
 import pytest
 from sqlalchemy import select, text
 
-from proxy.stores.ledger import Accept, Granted, Reserve, Settle
+from proxy.stores.grants import SUBJECT_GRANT, TENANT_GRANT
+from proxy.stores.ledger import Accept, Bucket, Charge, Granted, Job, Reserve, Settle
 from proxy.stores.sql import SqlStores, schema
 from proxy.stores.sql.database import Database
 from tests.stores.conftest import OpenStores
 from tests.stores.expired import count, expiry, remove
 from tests.stores.records import job
 from tests.stores.test_retention import DAY, Population, answers
-from tests.support.databases import Databases
+from tests.support.databases import Databases, SqliteDatabases
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +72,60 @@ async def test_a_job_whose_id_comes_late_is_counted_once(stores: SqlStores) -> N
     assert await stores.usage_rollup.count(10) == 0
     (row,) = await stores.ledger.usage("acme", None, 0.0, DAY, frozenset())
     assert (row.calls, row.used) == (1, {"requests": 3})
+
+
+async def sums_of(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """The sums of days and hours, and of what grants paid, by table; whole units and their rest are one amount."""
+    database, found = Database(url), {}
+    try:
+        async with database.reading() as connection:
+            for table in (schema.usage_days, schema.grant_days, schema.spend_hours):
+                keys, figures = list(table.primary_key), [one for one in table.c if not one.primary_key]
+                wholes = {one.name.removesuffix("_whole") for one in figures if one.name.endswith("_whole")}
+                rows = (await connection.execute(select(table).order_by(*keys))).mappings().all()
+                found[table.name] = [
+                    (
+                        *(row[key.name] for key in keys),
+                        *(row[f"{unit}_whole"] * 10**6 + row[f"{unit}_rest"] for unit in sorted(wholes)),
+                        *(f"{row[one.name]:.9g}" for one in figures if not one.name.endswith(("_whole", "_rest"))),
+                    )
+                    for row in rows
+                ]
+    finally:
+        await database.close()
+    return found
+
+
+def paid_job(dice: random.Random, at: float) -> Job:
+    """A call that one of two grants pays for, beside a quota."""
+    subject, window = dice.choice((("", TENANT_GRANT), ("alice", SUBJECT_GRANT)))
+    own, grant = Bucket("acme", subject, "usd", "day", 0), Bucket("acme", " grant a", "usd", window, 9000)
+    return job(Charge(own, 10**6, 10**15), Charge(grant, 3 * 10**6, 10**15), submitted_at=at)
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+async def test_counting_adds_what_removing_adds(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores, most: int
+) -> None:
+    """On SQLite, statements of its own count jobs; what is removed before it was counted is added up here."""
+    urls = [sqlite_databases.migrated() for _ in range(2)]
+    counting, removing = (open_stores(url) for url in urls)
+    paid, vast = [paid_job(random.Random(number), number * 700.0) for number in range(150)], [job(), job()]
+    for stores in (counting, removing):
+        await Population(random.Random(7), 150).write(stores)
+        for one in paid:
+            await stores.ledger.commit([Reserve(one)])
+            await stores.ledger.commit([Settle(one.id, {"usd": 3_000_001}, one.submitted_at)])
+        await stores.ledger.commit([Reserve(one) for one in vast])
+        await stores.ledger.commit([Settle(one.id, {"usd": 2**62 + 7}, 1010.0) for one in vast])
+    while await counting.usage_rollup.count(most):
+        pass
+    while found := await removing.retention.find("jobs", expiry(jobs=20.0 * DAY), 50):
+        await remove(removing, "jobs", found)
+    counted = await sums_of(urls[0])
+    assert counted == await sums_of(urls[1])
+    assert all(counted.values())
+    assert await settled_jobs(counting) == 0
 
 
 async def test_processes_that_count_at_once_count_each_job_once(

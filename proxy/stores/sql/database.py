@@ -182,6 +182,16 @@ class Database:
             async with self._file.turn(transactions):
                 return await self.engine.run(work)
 
+    async def change_file(self, work: Callable[[sqlite3.Connection], T], transactions: int) -> T:
+        """Do the same on SQLite, which this database must be, without SQLAlchemy.
+
+        Raises:
+            StoreUnavailable: the file did not take it.
+        """
+        assert self._file is not None
+        with self._translated(self._write_seconds):
+            return await self._file.change(work, transactions)
+
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Lend one of the places of transactions that are not the ledger's; the wait for it has an end."""

@@ -8,11 +8,13 @@ its reports, where their sums are, and does not remove them.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Connection, bindparam, select, text, update
 
 from proxy.stores.grants import sum_granted
@@ -23,7 +25,8 @@ from proxy.stores.sql.schema import grant_days, jobs, usage_days
 from proxy.stores.sql.spend import add_to_hours
 from proxy.stores.sql.usage import MILLION, day_of
 from proxy.stores.sqlite.file import MANY_ROWS
-from proxy.stores.transaction import unpack_charges
+from proxy.stores.sqlite.usage_sums import add_granted, count_settled, find_granted
+from proxy.stores.transaction import PackedCharges, unpack_charges
 
 #: Held until the end of a transaction, by one process at a time. SQLite has its own lock of the file.
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(7287870002)")
@@ -36,18 +39,41 @@ _lock = select(*_columns).where(_is_named).order_by(jobs.c.id).with_for_update()
 _mark = update(jobs).where(_is_named).values(state="counted")
 
 
+class _Settled(NamedTuple):
+    """A job that a grant may have paid for, as far as that matters."""
+
+    tenant: str
+    submitted_at: float
+    used: Mapping[str, int]
+    charges: PackedCharges
+
+    @classmethod
+    def read(cls, row: Sequence[Any]) -> _Settled:
+        """Read the row of a SQLite file."""
+        tenant, submitted_at, used, charges = row
+        return cls(tenant, submitted_at, orjson.loads(used), orjson.loads(charges))
+
+
 class SqlUsageRollup:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def count(self, most: int) -> int | None:
+        if self._database.dialect.name == "sqlite":
+            counted = await self._database.change_file(partial(_count_in_file, most=most), MANY_ROWS)
+            await self._database.wait_until_tidy()
+            return counted
         async with self._database.reading() as connection:
             ids = (await connection.scalars(_find, {"most": most})).all()
         if not ids:
             return 0
-        counted = await self._database.write(partial(_count, ids=ids), MANY_ROWS)
-        await self._database.wait_until_tidy()
-        return counted
+        return await self._database.write(partial(_count, ids=ids))
+
+
+def _count_in_file(connection: sqlite3.Connection, *, most: int) -> int:
+    if granted := find_granted(connection, most):
+        add_granted(connection, _sum_grants(map(_Settled.read, granted)))
+    return count_settled(connection, most)
 
 
 def _count(connection: Connection, *, ids: Sequence[str]) -> int | None:
@@ -68,7 +94,8 @@ def is_alone(connection: Connection) -> bool:
 
 def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
     """Add what settled jobs used, and what grants paid of it, to the sums of their days and hours."""
-    _add_grants(connection, settled)
+    if grants := _sum_grants(settled):
+        connection.execute(add_rows(connection.dialect.name, grant_days), grants)
     add_to_hours(connection, settled)
     calls: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     used: defaultdict[tuple[Any, ...], int] = defaultdict(int)
@@ -82,19 +109,18 @@ def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
         connection.execute(add_rows(connection.dialect.name, usage_days), sums)
 
 
-def _add_grants(connection: Connection, settled: Iterable[Any]) -> None:
+def _sum_grants(settled: Iterable[Any]) -> list[dict[str, Any]]:
+    """What grants paid of settled jobs, as rows of `grant_days`."""
     paid: Counter[tuple[Any, ...]] = Counter()
     for job in settled:
         day = day_of(job.submitted_at)
         for names, amount in sum_granted(unpack_charges(job.tenant, job.charges), job.used).items():
             paid[job.tenant, day, *names] += amount
-    if paid:
-        keys = [column.name for column in grant_days.primary_key]
-        sums = [
-            dict(zip(keys, group, strict=True), paid_whole=amount // MILLION, paid_rest=amount % MILLION)
-            for group, amount in paid.items()
-        ]
-        connection.execute(add_rows(connection.dialect.name, grant_days), sums)
+    keys = [column.name for column in grant_days.primary_key]
+    return [
+        dict(zip(keys, group, strict=True), paid_whole=amount // MILLION, paid_rest=amount % MILLION)
+        for group, amount in paid.items()
+    ]
 
 
 def _sum_values(group: tuple[Any, ...], calls: int, used: Sequence[int]) -> dict[str, Any]:

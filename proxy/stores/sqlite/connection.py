@@ -58,6 +58,16 @@ class LedgerConnection:
             self._roll_back()
         return done
 
+    def change(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do other work than the ledger's in the transaction that has begun, and commit it, or take it back."""
+        self._version = None
+        try:
+            done = work(self._connection)
+            self._connection.execute("COMMIT")
+        finally:
+            self._roll_back()
+        return done
+
     def take_back(self, work: Callable[[LedgerTransaction], object]) -> None:
         """Do `work` in the transaction that has begun, and end that without a change."""
         try:

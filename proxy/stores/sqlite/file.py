@@ -102,6 +102,15 @@ class SqliteFile:
                 return await self._run_patiently(work)
             return self._here.commit(work)
 
+    async def change(self, work: Callable[[sqlite3.Connection], T], transactions: int) -> T:
+        """What `work` returns, once it is committed: a transaction beside those of the ledger, in a thread.
+
+        Raises:
+            sqlite3.Error, TimeoutError: it is not.
+        """
+        async with self.turn(transactions):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._change, work)
+
     async def wait_until_tidy(self) -> None:
         """Wait while the log is tidied up, if it is now: it takes as long as the disk is busy."""
         if self._tidying is not None:
@@ -151,6 +160,11 @@ class SqliteFile:
         connection.begin()
         changes = connection.changes
         return connection.commit(work), connection.changes > changes
+
+    def _change(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._of_the_thread()
+        connection.begin()
+        return connection.change(work)
 
     def _take_back(self, work: Callable[[LedgerTransaction], object]) -> None:
         self._location.check()
