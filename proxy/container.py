@@ -142,7 +142,7 @@ class Container:
 
     @cached_property
     def flood_guard(self) -> Limiter:
-        return flood_guard()
+        return flood_guard(self.clock)
 
     @cached_property
     def limiter(self) -> RateLimiter:

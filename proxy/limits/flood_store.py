@@ -5,10 +5,9 @@ The storage in memory that limits brings keeps every address that ever asked at 
 
 from __future__ import annotations
 
-import time
-
 from limits.storage import MemoryStorage
 
+from proxy.clock import Clock, SystemClock
 from proxy.stores.counters import Window
 from proxy.stores.memory.windows import SlidingWindows
 
@@ -21,8 +20,11 @@ class BoundedStorage(MemoryStorage):
 
     STORAGE_SCHEME = ["bounded"]  # noqa: RUF012 (limits declares it so)
 
-    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, **options: str) -> None:
+    def __init__(
+        self, uri: str | None = None, wrap_exceptions: bool = False, *, clock: Clock | None = None, **options: str
+    ) -> None:
         super().__init__(uri, wrap_exceptions=wrap_exceptions, **options)
+        self._clock = clock or SystemClock()
         self._windows = SlidingWindows(GENERATION, MOST_BUSY)
 
     def __len__(self) -> int:
@@ -32,9 +34,9 @@ class BoundedStorage(MemoryStorage):
         """Count a visit, unless the window is full."""
         if amount != 1:
             raise ValueError("a visit counts once")
-        return self._windows.hit_one(Window(key, limit, expiry), time.time()).refused is None
+        return self._windows.hit_one(Window(key, limit, expiry), self._clock.now()).refused is None
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the oldest visit of a window was, and how many there are."""
-        times = self._windows.times(Window(key, limit, expiry), now := time.time())
+        times = self._windows.times(Window(key, limit, expiry), now := self._clock.now())
         return times[0] if times else now, len(times)

@@ -239,12 +239,12 @@ def parse_rate(rate: str) -> tuple[int, int]:
     return item.amount, item.get_expiry()
 
 
-def flood_guard() -> Limiter:
+def flood_guard(clock: Clock) -> Limiter:
     """A limiter with a memory of its own, closed to the environment."""
     limiter = Limiter(
         key_func=visitor_of,
         storage_uri=f"{BoundedStorage.STORAGE_SCHEME[0]}://",
-        storage_options={},
+        storage_options={"clock": clock},  # type: ignore[dict-item]
         strategy="moving-window",
         headers_enabled=False,
         config_filename=str(_EMPTY_FILE),

@@ -8,13 +8,18 @@ from limits.strategies import STRATEGIES
 
 from proxy.limits.flood_store import GENERATION, MOST_BUSY, BoundedStorage
 from proxy.limits.rates import flood_guard
+from tests.support.clock import MovableClock
 
 TWO = limits.parse("2/hour")
 
 
-def test_slowapi_counts_in_this_store() -> None:
-    guard = flood_guard()
-    assert isinstance(guard._storage, BoundedStorage)
+def test_slowapi_counts_in_this_store_by_the_clock_of_the_proxy() -> None:
+    clock = MovableClock()
+    storage = flood_guard(clock)._storage
+    assert isinstance(storage, BoundedStorage)
+    assert [storage.acquire_entry("door", 1, 60) for _ in range(2)] == [True, False]
+    clock.advance(60)
+    assert storage.acquire_entry("door", 1, 60)
 
 
 def test_a_full_window_refuses_and_knows_its_reset_time() -> None:

@@ -390,9 +390,10 @@ from slowapi.errors import RateLimitExceeded
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from proxy.clock import SystemClock
 from proxy.limits.rates import flood_guard
 
-guard = flood_guard()
+guard = flood_guard(SystemClock())
 
 @guard.limit("2/hour")
 def door(request: Request) -> None: ...
