@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,17 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         database.execute("ROLLBACK")
         database.close()
+
+
+def wait_until_visible(caller: Client, job: str, folder: Path) -> None:
+    """Wait until a caller sees a job that fal has accepted."""
+
+    def describe() -> str:
+        with contextlib.closing(sqlite3.connect(folder / "proxy.db", timeout=30)) as database:
+            rows = database.execute("SELECT state, request_id FROM jobs").fetchall()
+        return f"the job was lost: {rows}, {sorted(folder.glob('proxy.db-spool/*'))}, {caller.status(job).text}"
+
+    wait_until(lambda: caller.status(job).status_code == 202, describe)
 
 
 def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def test_locked_when_fal_has_accepted(
         if key:
             again = submit()
             assert (again.status_code, again.json()["request_id"]) == (200, job)
-        wait_until(lambda: alice.status(job).status_code == 202, "the job was lost")
+        wait_until_visible(alice, job, tmp_path)
         assert mallory.status(job).status_code == 404
     assert len(posts(sandbox)) == 1
     assert account(tmp_path, "acme", "requests") == Booked(0, 1) and alice.slots() == (1, 1)
@@ -169,13 +181,14 @@ def test_stopped_while_the_database_is_locked(sandbox: SandboxControl, tmp_path:
                 assert_refused_with(submitting.result(), 500, "upstream_ambiguous")
         (kept,) = spool.glob("*.json")
         assert (spool.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
-    job = sandbox.jobs()[-1]["id"]
+        job = json.loads(kept.read_bytes())["request_id"]
+    assert job == sandbox.jobs()[-1]["id"]
     with (
         limited_proxy(sandbox, tmp_path, PLANS, clock=own.clock) as after,
         Client(after, token) as alice,
         Client(after, mallorys) as mallory,
     ):
-        wait_until(lambda: alice.status(job).status_code == 202, "the job was lost")
+        wait_until_visible(alice, job, tmp_path)
         assert mallory.status(job).status_code == 404
         assert account(tmp_path, "acme", "requests") == Booked(0, 1)
         wait_until(lambda: not list(spool.iterdir()), "the file stays")
