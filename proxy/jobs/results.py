@@ -21,9 +21,7 @@ class ResultCache:
     """The results of jobs: the model's own status, the headers that may cross, and its body."""
 
     def __init__(self) -> None:
-        self._cached: LRUCache[str, BufferedResponse] = LRUCache(
-            KEPT_BYTES, getsizeof=lambda result: len(result.body) + 1024
-        )
+        self._cached: LRUCache[str, BufferedResponse] = LRUCache(KEPT_BYTES, getsizeof=_size_of)
         self._flights: SingleFlight[BufferedResponse] = SingleFlight()
 
     def cached(self, request_id: str) -> BufferedResponse | None:
@@ -49,6 +47,7 @@ class ResultCache:
 
 
 def _size_of(result: BufferedResponse) -> int:
+    # With what holds the body.
     return len(result.body) + 1024
 
 
