@@ -140,6 +140,10 @@ def sandbox_environ(sandbox_url: str) -> dict[str, str]:
     return {**urls, "FAL_KEY": SANDBOX_KEY, "FAL_USAGE_KEY": SANDBOX_ADMIN_KEY}
 
 
+#: On a busy machine too, an answer that is there means that its call is booked.
+PATIENT = LedgerTimeouts(reserve=45.0, accept=45.0, settle=45.0)
+
+
 @contextlib.contextmanager
 def proxy_in_front_of(
     sandbox: SandboxControl,
@@ -153,7 +157,7 @@ def proxy_in_front_of(
     counters: Counters | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
-    ledger_timeouts: LedgerTimeouts | None = None,
+    ledger_timeouts: LedgerTimeouts = PATIENT,
     issuer_tls: ssl.SSLContext | None = None,
     server: Mapping[str, Any] | None = None,
     reconciles: bool = False,
