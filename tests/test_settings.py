@@ -271,6 +271,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "sqlite://fal-proxy.db"),
     ("PROXY_DATABASE_URL", "sqlite:///"),
     ("PROXY_DATABASE_URL", "sqlite:///:memory:"),
+    ("PROXY_DATABASE_URL", "sqlite:///."),
+    ("PROXY_DATABASE_URL", "sqlite:////dev/null"),
     ("PROXY_DATABASE_URL", "postgresql+asyncpg://db/proxy"),
     ("PROXY_DATABASE_URL", "postgresql://db:port/proxy"),
     ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:port/proxy"),

@@ -338,6 +338,13 @@ async def test_a_link_leads_to_a_file_that_is_its_owners(tmp_path: Path, open_st
     assert modes(tmp_path / "proxy.db")[""] == 0o600
 
 
+def test_the_mode_of_a_folder_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(FileExistsError):
+        SqliteLocation(str(tmp_path)).connect(0)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
 async def test_the_locks_of_a_file_survive_another_connection(tmp_path: Path, open_stores: OpenStores) -> None:
     """POSIX takes all locks of a process on a file away when it closes the file once."""
     path = tmp_path / "proxy.db"

@@ -98,12 +98,14 @@ def keep_private(path: str) -> None:
     that is there is not opened: closing it would take away the locks that connections of this process have on it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or is no file: the mode of a folder or a device stays as it is.
     """
     path = os.path.realpath(path)
     try:
         made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE)
     except FileExistsError:
+        if not os.path.isfile(path):
+            raise
         for name in (path, f"{path}-wal", f"{path}-shm"):
             _restrict(name)
     else:
