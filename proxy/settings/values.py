@@ -154,7 +154,9 @@ def parse_database_url(text: str) -> str:
     if not text.startswith("sqlite:"):
         libpq.parse(text)
     elif (path := Path(text.removeprefix("sqlite:///").partition("?")[0])).exists() and not path.is_file():
-        raise ValueError("must name a file, and not a folder or a device, such as sqlite:////var/lib/fal-proxy/proxy.db")
+        raise ValueError(
+            "must name a file, and not a folder or a device, such as sqlite:////var/lib/fal-proxy/proxy.db"
+        )
     return text
 
 
