@@ -22,7 +22,7 @@ if child:
 
 
 def test_ids_grow_with_time_and_fit_their_column() -> None:
-    ids = [new_job_id(1_795_000_000 + number / 1000) for number in range(100)]
+    ids = [new_job_id(1_795_000_000 + number / 8) for number in range(100)]
     assert ids == sorted(ids) and {len(one) for one in ids} == {32}
 
 
