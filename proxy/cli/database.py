@@ -15,7 +15,7 @@ from proxy import settings
 from proxy.cli.output import refuse, refuse_on_error, say
 from proxy.clock import SystemClock
 from proxy.errors import ProxyError
-from proxy.playground.registry import find_running
+from proxy.playground.registry import RunningDev, find_running
 from proxy.redaction import Redactor
 from proxy.settings import LogSettings, StoreSettings
 from proxy.stores.audit import Author
@@ -75,20 +75,28 @@ def _check_there(stores_settings: StoreSettings) -> None:
         refuse([f"{DATABASE}: there is no database yet; make it with: fal-proxy migrate"])
 
 
-def _database_of_dev() -> dict[str, str]:
-    """The setting of the database of a running `dev`, if no setting names another one and the default has no file."""
-    if any(os.environ.get(name, "").strip() for name in (DATABASE, f"{DATABASE}_FILE")):
-        return {}
-    if Path(settings.DEFAULTS[DATABASE].removeprefix("sqlite:///")).exists():
-        return {}
+def is_set(name: str) -> bool:
+    """Whether the environment has a setting, itself or in a file."""
+    return any(os.environ.get(one, "").strip() for one in (name, f"{name}_FILE"))
+
+
+def find_dev() -> RunningDev | None:
+    """The running `dev` whose database a command uses: no setting names another one, and the default has no file."""
+    if is_set(DATABASE) or Path(settings.DEFAULTS[DATABASE].removeprefix("sqlite:///")).exists():
+        return None
     running = find_running(str(Path.cwd()))
     if len(running) > 1:
         each = "; ".join(f"{dev.database_url} (dev at {dev.url})" for dev in running)
         refuse([f"{DATABASE}: several 'dev' are running; set it to the database of one: {each}"])
-    if not running:
+    return running[0] if running else None
+
+
+def _database_of_dev() -> dict[str, str]:
+    dev = find_dev()
+    if dev is None:
         return {}
-    say(f"using the database of the running 'dev' at {running[0].url}")
-    return {DATABASE: running[0].database_url}
+    say(f"using the database of the running 'dev' at {dev.url}")
+    return {DATABASE: dev.database_url}
 
 
 async def _ensure_tenants(stores: SqlStores) -> None:

@@ -12,12 +12,14 @@ from proxy import settings
 from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, describe_mint, is_session_id, is_subject
-from proxy.cli.database import command_author, find_tenant, run_on_database
+from proxy.cli.database import command_author, find_dev, find_tenant, is_set, run_on_database
 from proxy.cli.output import AsJson, print_done, refuse, refuse_on_error, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants.caller import Session
 from proxy.tenants.directory import Directory
+
+_SECRETS = "PROXY_SESSION_SECRETS"
 
 sessions = typer.Typer(no_args_is_help=True, help="Sessions.")
 
@@ -42,6 +44,7 @@ def sessions_mint(
     except ValueError as problem:
         refuse([f"--subject: {problem}"])
     narrowing = _read_narrowing(quota or [], max_tokens, max_prompt_chars, tag or [])
+    _check_not_signed_by_dev()
     ring = refuse_on_error(lambda: settings.read_session_secrets(os.environ)).secrets
 
     async def run(stores: SqlStores, directory: Directory) -> tuple[str, Session]:
@@ -63,6 +66,13 @@ def sessions_mint(
     say(f"session {session.id} for {subject} of {tenant}, until {to_iso(session.expires_at)}")
     fields = {"id": session.id, "subject": subject, "expires_at": to_iso(session.expires_at), "token": token}
     print(to_json(fields) if as_json else token)
+
+
+def _check_not_signed_by_dev() -> None:
+    """Refuse to mint for a running `dev` that signs with a secret of its own, which no command knows."""
+    if not is_set(_SECRETS) and (dev := find_dev()) is not None:
+        why = "is not set, and the running 'dev' signs with a secret of its own"
+        refuse([f"{_SECRETS}: {why}; mint with its tenant key: POST {dev.url}/v1/sessions; or set it for both"])
 
 
 def _read_narrowing(

@@ -42,10 +42,10 @@ def tenants_apply(
     if is_dry_run:
         _preview(path, as_json)
         return
-    known = run_on_database(read_snapshot)
-    found, _ = refuse_on_error(lambda: read_file(path, known))
 
     async def run(_stores: SqlStores, directory: Directory) -> bool:
+        known = await directory.snapshot()
+        found, _ = refuse_on_error(lambda: read_file(path, known))
         return await directory.apply(found, by=command_author())
 
     changed = run_on_database(run)

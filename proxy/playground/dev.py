@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 import signal
 import socket
-import struct
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -23,6 +20,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.drain import Drain
 from proxy.playground.demo import Demo, demo_of_fal, demo_of_sandbox
+from proxy.playground.introduction import Trial, introduce
 from proxy.playground.registry import RunningDev, registered
 from proxy.playground.tenant_key import tenant_key
 from proxy.redaction import Redactor
@@ -76,16 +74,17 @@ def run_dev(
     with tempfile.TemporaryDirectory(prefix="fal-proxy-") as folder:
         defaults = _defaults(Path(folder))
         if has_key:
-            settings = read({**defaults, **environ}, dev=True)
+            settings = read(_overlay(defaults, environ), dev=True)
             if not exposes:
                 _check_loopback(settings.server.host)
             with _beside(settings, defaults):
-                _serve(settings, demo_of_fal(settings, takes_guests=takes_guests, proves_work=proves_work))
+                demo = demo_of_fal(settings, takes_guests=takes_guests, proves_work=proves_work)
+                _serve(settings, demo, defaults["PROXY_ADMIN_TOKEN"])
             return
         with _sandbox() as sandbox_environ:
-            settings = read({**defaults, **environ, **sandbox_environ}, dev=True)
+            settings = read(_overlay(_overlay(defaults, environ), sandbox_environ), dev=True)
             with _beside(settings, defaults):
-                _serve(settings, demo_of_sandbox(settings, proves_work=proves_work))
+                _serve(settings, demo_of_sandbox(settings, proves_work=proves_work), defaults["PROXY_ADMIN_TOKEN"])
 
 
 def _beside(settings: Settings, defaults: Mapping[str, str]) -> AbstractContextManager[object]:
@@ -111,9 +110,17 @@ def _defaults(folder: Path) -> dict[str, str]:
     """What lasts as long as the process: there is nothing to set up to try the proxy."""
     return {
         "PROXY_SESSION_SECRETS": secrets.token_urlsafe(48),
+        "PROXY_ADMIN_TOKEN": secrets.token_urlsafe(32),
         "PROXY_DATABASE_URL": f"sqlite:///{folder / 'dev.db'}",
         "PROXY_LOG_FORMAT": "text",
     }
+
+
+def _overlay(below: Mapping[str, str], above: Mapping[str, str]) -> dict[str, str]:
+    """One environment over another. A secret replaces the one below, whether either of them is in a file or not."""
+    above = {name: value for name, value in above.items() if value.strip()}
+    replaced = {name.removesuffix("_FILE") for name in above}
+    return {name: value for name, value in below.items() if name.removesuffix("_FILE") not in replaced} | above
 
 
 @contextmanager
@@ -140,7 +147,7 @@ def _sandbox_urls(base: str) -> dict[str, str]:
     return hosts | services | {"PROXY_APP_CHECK_URL": f"{base}/_sandbox/app-check/jwks"}
 
 
-def _serve(settings: Settings, demo: Demo) -> None:
+def _serve(settings: Settings, demo: Demo, made_admin_token: str) -> None:
     configure_logging(settings.log, Redactor(settings.secrets))
     file = read_file(settings.config_path)[0] if settings.config_path else demo.file
     notes = "" if settings.config_path else demo.notes
@@ -153,7 +160,8 @@ def _serve(settings: Settings, demo: Demo) -> None:
     raise_file_limit()
     config = uvicorn.Config(app, **uvicorn_options(settings))
     with tenant_key(settings, file, tenant) as key, suppress(KeyboardInterrupt):
-        words = introduction(settings.server.public_url, tenant, token, key, demo.upstream, notes)
+        trial = Trial(tenant, session=token, tenant_key=key, made_admin_token=made_admin_token)
+        words = introduce(trial, settings, demo.upstream, notes)
         _Announcing(config, _bind_operations(settings), words).run()
 
 
@@ -175,43 +183,3 @@ class _Announcing(DrainingServer):
         await super().startup(sockets)
         if self.started:
             print(self._words, flush=True)
-
-
-def introduction(url: str, tenant: str, token: str, key: str, upstream: str, notes: str = "") -> str:
-    """What a developer sees first; the curl lines work when pasted."""
-    body = f'{{"image_url":"{_sample_picture()}","prompt":"Which colour is this?"}}'
-    return f"""
-fal-proxy is running, in front of {upstream}.
-
-  page        {url}/
-  session     {token}
-  tenant key  {key}
-
-  curl -s {url}/fal/run/fal-ai/llava-next \\
-    -H 'Authorization: Bearer {token}' \\
-    -H 'Content-Type: application/json' \\
-    -d '{body}'
-
-  In your own app, your backend gets a session for each user with the tenant key:
-
-    curl -s {url}/v1/sessions \\
-      -H 'Authorization: Bearer {key}' \\
-      -H 'Content-Type: application/json' \\
-      -d '{{"subject":"alice"}}'
-
-  Another key, from any terminal while this runs: fal-proxy keys create {tenant}
-{notes}
-Ctrl-C stops it.
-"""
-
-
-def _sample_picture() -> str:
-    """A small orange square as a data URI: a PNG is three chunks (W3C PNG, section 5.6)."""
-    side, orange = 16, b"\xf0\x80\x20"
-    rows = (b"\0" + orange * side) * side
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -11,6 +11,7 @@ from proxy.settings.reader import EnvironmentReader, SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
     DAY_SECONDS,
+    WILDCARDS,
     AlertSettings,
     FalSettings,
     LogSettings,
@@ -20,6 +21,7 @@ from proxy.settings.subjects import (
     StoreSettings,
     TraceSettings,
     VerifierSettings,
+    http_url,
 )
 from proxy.settings.values import (
     check_origin,
@@ -41,9 +43,6 @@ from proxy.settings.values import (
     parse_webhook_url,
 )
 from proxy.settings.variables import VARIABLES, is_secret_of_tenant, unknown_variables
-
-#: Addresses that a server can listen on and no caller can ask.
-_WILDCARDS = ("0.0.0.0", "::", "0")
 
 
 def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
@@ -129,10 +128,7 @@ def read_operator(environ: Mapping[str, str]) -> tuple[str, Secret]:
         reader.complain("PROXY_ADMIN_TOKEN", "is not set; set it to that of the running proxy")
     if reader.problems or token is None:
         raise SettingsError(reader.problems)
-    if server.ops_port is None:
-        return server.public_url, token
-    host = "127.0.0.1" if server.ops_host in _WILDCARDS else server.ops_host
-    return f"http://{_to_bracketed(host)}:{server.ops_port}", token
+    return server.operators_url, token
 
 
 def _fal(reader: EnvironmentReader) -> FalSettings:
@@ -201,9 +197,9 @@ def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
     """The address callers see. One that cannot work for them is worth a warning: it shows only in their answers."""
     public_url = reader.take("PROXY_PUBLIC_URL", parse_public_url)
     if public_url is None:
-        if host in _WILDCARDS:
+        if host in WILDCARDS:
             reader.warn("PROXY_PUBLIC_URL", f"is not set, and nothing can be reached at {host}: set what callers see")
-        return f"http://{_to_bracketed(host)}:{port}"
+        return http_url(host, port)
     parts = urlsplit(public_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         reader.warn("PROXY_PUBLIC_URL", "is http, so browsers do not keep the session cookie; use https")
@@ -264,7 +260,3 @@ def _check_oidc(reader: EnvironmentReader, server: ServerSettings) -> None:
             f"sends browsers back to {server.public_url}/console: set PROXY_CONSOLE_URL to where operators reach "
             "PROXY_OPS_PORT, or pass that path on to it",
         )
-
-
-def _to_bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -11,6 +11,13 @@ from proxy.settings.oidc import OidcSettings
 from proxy.settings.secret import Secret
 
 DAY_SECONDS = 86_400.0
+#: Addresses to listen on that stand for all of a machine's, so nothing can be reached at them.
+WILDCARDS = ("0.0.0.0", "::", "0")
+
+
+def http_url(host: str, port: int) -> str:
+    """The address of a listener, with an IPv6 host in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,13 @@ class ServerSettings:
     def own_origin(self) -> str:
         """The origin of a page that this server itself serves."""
         return normalize_origin(self.public_url)
+
+    @property
+    def operators_url(self) -> str:
+        """Where this machine reaches `/v1/admin` and `/console`."""
+        if self.ops_port is None:
+            return self.public_url
+        return http_url("127.0.0.1" if self.ops_host in WILDCARDS else self.ops_host, self.ops_port)
 
     @property
     def console_address(self) -> str:

@@ -53,6 +53,42 @@ def test_dev_prints_a_tenant_key_and_a_minting_line_that_works_when_pasted(dev: 
     assert httpx.get(f"{server.url}/v1/session", headers=headers, **PLAINLY).json()["tenant"] == "demo"
 
 
+def test_the_printed_console_opens_with_the_printed_token_and_the_reference_is_there(dev: tuple[Server, Path]) -> None:
+    server, _ = dev
+    headers = {"authorization": f"Bearer {value_of(server, 'admin token')}"}
+    assert httpx.get(f"{server.url}/v1/admin/tenants", headers=headers, **PLAINLY).status_code == 200
+    assert httpx.get(f"{server.url}/v1/admin/tenants", **PLAINLY).status_code == 401
+    with httpx.Client(follow_redirects=True, **PLAINLY) as browser:
+        assert "Admin token" in browser.get(value_of(server, "console")).text
+    assert "fal-proxy API" in httpx.get(value_of(server, "reference"), **PLAINLY).text
+
+
+def test_the_printed_command_works_in_any_folder(dev: tuple[Server, Path], tmp_path: Path) -> None:
+    server, _ = dev
+    (line,) = re.findall(r"from any terminal while this runs: (.+)$", server.stdout, re.MULTILINE)
+    environ = {"PATH": os.environ["PATH"]}
+    pasted = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environ
+    )
+    assert pasted.returncode == 0 and pasted.stdout.startswith("fpk_"), pasted.stderr
+
+
+def test_dev_takes_secrets_from_files_and_does_not_print_the_developers_admin_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("an-admin-token-of-the-developers-own")
+    (tmp_path / "secret").write_text("a session secret that is longer than 32 bytes")
+    environ = {
+        "PROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token"),
+        "PROXY_SESSION_SECRETS_FILE": str(tmp_path / "secret"),
+        "PROXY_CONFIG": "",
+    }
+    with serving("dev", environ=environ, folder=tmp_path) as server:
+        wait_until(lambda: "Ctrl-C" in server.stdout, "dev says nothing")
+        headers = {"authorization": "Bearer an-admin-token-of-the-developers-own"}
+        assert httpx.get(f"{server.url}/v1/admin/tenants", headers=headers, **PLAINLY).status_code == 200
+        assert "  admin token  yours (PROXY_ADMIN_TOKEN)\n" in server.stdout
+        assert "developers-own" not in server.stdout + server.stderr
+
+
 def test_a_key_is_made_beside_a_running_dev(dev: tuple[Server, Path], commands: Commands) -> None:
     server, folder = dev
     before = set(folder.iterdir())
@@ -62,6 +98,26 @@ def test_a_key_is_made_beside_a_running_dev(dev: tuple[Server, Path], commands: 
     wait_until(lambda: mint(server, done.stdout.strip()).status_code == 201, "the key does not work")
     assert set(folder.iterdir()) == before, "a stray database"
     assert "demo" in beside(commands, folder, "tenants", "list").stdout
+
+
+def test_a_command_names_the_database_that_it_found_once(dev: tuple[Server, Path], commands: Commands) -> None:
+    server, folder = dev
+    exported = beside(commands, folder, "tenants", "export")
+    (folder / "plans.yaml").write_text(exported.stdout)
+    done = beside(commands, folder, "tenants", "apply", "plans.yaml")
+    assert done.code == 0 and done.stdout == "unchanged\n"
+    assert done.stderr == f"using the database of the running 'dev' at {server.url}\n"
+    (folder / "plans.yaml").unlink()
+
+
+def test_a_session_that_dev_would_not_know_is_not_minted(dev: tuple[Server, Path], commands: Commands) -> None:
+    server, folder = dev
+    arguments = ("sessions", "mint", "--tenant", "demo", "--subject", "alice")
+    done = beside(commands, folder, *arguments)
+    assert done.code == 1 and done.stdout == ""
+    assert done.stderr.startswith("PROXY_SESSION_SECRETS: is not set, and the running 'dev'")
+    assert f"POST {server.url}/v1/sessions" in done.stderr
+    assert beside(commands, folder, *arguments, PROXY_SESSION_SECRETS="s" * 32).code == 0
 
 
 def test_a_setting_or_a_file_of_the_default_name_comes_first(
