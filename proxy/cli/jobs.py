@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from proxy.cli.database import find_tenant, run_on_database
@@ -57,7 +56,7 @@ def jobs_show(job: JobId, as_json: AsJson = False) -> None:
     if found is None:
         refuse([f"there is no job {job}"])
     fields = describe_details(found)
-    print(to_json(fields) if as_json else orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode())
+    print(to_json(fields, for_people=not as_json))
 
 
 @jobs.command("cancel")

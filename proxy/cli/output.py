@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from proxy.settings import SettingsError
+from proxy.telemetry.logs import escape_unseen
 
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -42,7 +43,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """Print columns under their names. A total is a row that lacks the columns that group the others."""
-    cells = [columns, *([str(row.get(column, "total")) for column in columns] for row in rows)]
+    cells = [columns, *([escape_unseen(str(row.get(column, "total"))) for column in columns] for row in rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
     for line in cells:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -65,8 +66,9 @@ def shown_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def to_json(document: object) -> str:
-    return orjson.dumps(document).decode()
+def to_json(document: object, *, for_people: bool = False) -> str:
+    """Write JSON in one line, or indented. Names of users can hold what a terminal obeys; that is escaped."""
+    return escape_unseen(orjson.dumps(document, option=orjson.OPT_INDENT_2 if for_people else 0).decode())
 
 
 def say(words: str) -> None:

@@ -97,7 +97,7 @@ def tenants_show(tenant: TenantId, as_json: AsJson = False) -> None:
     snapshot = run_on_database(read_snapshot)
     found = find_tenant(snapshot, tenant)
     fields = snapshot.describe(found) | {"limits": snapshot.plans[found.plan].model_dump(mode="json")}
-    print(to_json(fields) if as_json else orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode())
+    print(to_json(fields, for_people=not as_json))
 
 
 @tenants.command("suspend")

@@ -27,8 +27,11 @@ _Entry = TypeVar("_Entry")
 _Key = str | int | tuple[float, str] | tuple[str, ...]
 
 _LONGEST_CURSOR = 300
+#: A subject, of 200 characters of four bytes.
+_LONGEST_NAME = 1_100
 #: A day, an endpoint and a subject, of 200 characters each.
 _LONGEST_NAMES = 2_300
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: Not all that `datetime.fromisoformat` reads: a moment has its offset, and the separators of ISO 8601 and RFC 3339.
 _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2}))?"
@@ -100,7 +103,7 @@ def parse_name_cursor(given: str | None) -> str:
     """
     if given is None:
         return ""
-    if isinstance(name := _decode(given), str):
+    if isinstance(name := _decode(given, _LONGEST_NAME), str):
         return name
     raise _not_a_cursor()
 
@@ -120,7 +123,8 @@ def parse_names_cursor(given: str | None, number: int) -> tuple[str, ...]:
 
 
 def _is_name(found: object) -> bool:
-    return isinstance(found, str) and found.isprintable()
+    # As those of subjects: a space that does not break, or what joins an emoji, is not printable to Python.
+    return isinstance(found, str) and _CONTROL.search(found) is None
 
 
 def parse_endpoint(given: str) -> Target:

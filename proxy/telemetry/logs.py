@@ -114,7 +114,7 @@ def _as_json(fields: dict[str, object]) -> str:
     except TypeError:
         # Numbers of more than 64 bits, and half characters.
         line = json.dumps(fields)
-    return line if line.isascii() and "\x7f" not in line else _UNSAFE.sub(_escape, line)
+    return escape_unseen(line)
 
 
 def _as_text(fields: dict[str, object]) -> str:
@@ -129,6 +129,11 @@ def _quote(text: str, plain: re.Pattern[str]) -> str:
     if plain.fullmatch(text) and not _UNSAFE.search(text):
         return text
     return _UNSAFE.sub(_escape, json.dumps(text, ensure_ascii=False))
+
+
+def escape_unseen(text: str) -> str:
+    """The text with what a terminal would obey, or not show, as in a string of JSON; JSON still means the same."""
+    return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from tests.routes.jobs import HELD, JOBS, new
-from tests.support.limited import ADMIN_TOKEN, assert_refused_with, limited_proxy, plan
+from tests.support.limited import ADMIN_TOKEN, asking, assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -211,3 +213,30 @@ def test_every_date_is_iso_8601_in_utc(proxy: Stack, operator: httpx.Client) -> 
         moment = datetime.fromisoformat(text)
         assert moment.utcoffset() is not None and moment.utcoffset().total_seconds() == 0  # type: ignore[union-attr]
     assert key["last_used_at"] is None
+
+
+#: Names of users that take the most bytes, or are not printable to Python.
+NAMES = ["ж" * 200, "😀" * 200, '"\\' * 100, "👨\u200d👩\u200d👧", "a\u00a0b", "a\x85b"]
+
+
+def test_every_name_of_a_user_can_end_a_page(proxy: Stack, operator: httpx.Client) -> None:
+    for name in NAMES:
+        with proxy.client(proxy.token(name, tenant="globex")) as user:
+            user.post(f"/fal/run/{SMALL}", json=asking("?")).raise_for_status()
+        override = {"plan": "acme", "until": "2099-01-01"}
+        path = f"/v1/admin/tenants/globex/overrides/{quote(name, safe='')}"
+        operator.put(path, json=override).raise_for_status()
+    used = {"tenant": "globex", "group_by": "subject", "limit": "1"}
+    for path, what, query in (
+        ("/v1/admin/usage", "usage", used),
+        ("/v1/admin/tenants/globex/overrides", "overrides", {"limit": "1"}),
+    ):
+        pages = read_pages(operator, path, what, **query)
+        assert set(NAMES) <= {one["subject"] for (one,) in pages}, path
+
+
+def test_a_cursor_holds_no_control_characters(operator: httpx.Client) -> None:
+    for name in ("a\0b", "a\nb", "\x7f"):
+        cursor = base64.urlsafe_b64encode(json.dumps([name]).encode()).rstrip(b"=").decode()
+        query = {"tenant": "globex", "group_by": "subject", "cursor": cursor}
+        assert_refused_with(operator.get("/v1/admin/usage", params=query), 400, "bad_request")

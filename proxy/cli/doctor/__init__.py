@@ -11,6 +11,7 @@ import typer
 
 from proxy.cli.doctor.findings import FAIL, Finding
 from proxy.cli.output import AsJson, refuse, to_json
+from proxy.telemetry.logs import escape_unseen
 
 #: Where a credential may be. An option would show it to everybody on the machine.
 KEY, SESSION = "FAL_PROXY_KEY", "FAL_PROXY_SESSION"
@@ -59,6 +60,7 @@ def _read_input(path: str | None) -> dict[str, Any]:
 
 
 def _print(finding: Finding) -> None:
-    print(f"{finding.level:<4}  {finding.check:<10}  {finding.message}")
+    # A message can quote what the server sent.
+    print(escape_unseen(f"{finding.level:<4}  {finding.check:<10}  {finding.message}"))
     if finding.advice:
-        print(f"{'':<18}{finding.advice}")
+        print(escape_unseen(f"{'':<18}{finding.advice}"))
