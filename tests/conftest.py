@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 
 from tests.server.commands import Commands
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
@@ -18,6 +19,11 @@ from tests.support.sandbox import SandboxControl, running_sandbox
 from tests.support.stack import Stack, proxy_in_front_of
 
 PICTURES = Path(__file__).with_name("pictures")
+# How long an example takes is a matter of the machine, and of what else runs there.
+settings.register_profile(
+    "any-machine", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
