@@ -75,7 +75,10 @@ class UploadStore(Protocol):
         """
 
     async def drop(self, part: Part) -> None:
-        """The attempt failed."""
+        """The attempt failed.
+
+        That of a file that is over stays: it landed, and only the answer to that was lost.
+        """
 
     async def list_parts(self, upload_id: str) -> Sequence[Part]:
         """The parts that fal has, by their numbers."""

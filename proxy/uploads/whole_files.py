@@ -86,15 +86,15 @@ class WholeFiles:
         Raises:
             BadRequest: it is another file.
         """
-        (part,) = await self._uploads.list_parts(upload.id)
-        if size != upload.size or not part.etag:
+        stored = await self._uploads.list_parts(upload.id)
+        if size != upload.size or not stored or not stored[0].etag:
             raise _is_complete()
         if self._retries.charge(upload.tenant, upload.subject, size, largest):
             raise _is_complete()
         digest = hashlib.sha256()
         async for _ in _update(digest, enforce_size(read_pieces(request), size)):
             pass
-        if not hmac.compare_digest(digest.hexdigest(), part.etag):
+        if not hmac.compare_digest(digest.hexdigest(), stored[0].etag):
             raise _is_complete()
 
 

@@ -103,4 +103,7 @@ async def test_an_upload_of_the_whole_file_ends_it(stores: SqlStores) -> None:
     assert await stores.uploads.begin(late) is None
     assert not await stores.uploads.is_current(whole)
     assert not await stores.uploads.land(whole, "again")
+    # As after a commit whose answer was lost.
+    await stores.uploads.drop(whole)
+    assert [one.etag for one in await stores.uploads.list_parts("hash")] == [""]
     assert await stores.uploads.begin(Part("other", 1, "first", 1)) is None

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Delete, Insert, Update, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Update,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.schema import upload_parts as parts
@@ -38,7 +51,8 @@ class SqlUploads:
         return await self._database.write(partial(_land, part=part, etag=etag))
 
     async def drop(self, part: Part) -> None:
-        await self._change(delete(parts).where(_attempt(part)))
+        is_over = exists().where(rows.c.id == part.upload, rows.c.size.is_not(None))
+        await self._change(delete(parts).where(_attempt(part), ~is_over))
 
     async def list_parts(self, upload_id: str) -> Sequence[Part]:
         wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
