@@ -227,6 +227,7 @@ def _upload_routes(parts: Container) -> list[Route]:
     cdn = CdnRoutes(
         authenticator=parts.authenticator,
         admission=parts.admission,
+        limiter=parts.limiter,
         destinations=uploads.destinations,
         slots=uploads.slots,
         parts=uploads.parts,
@@ -234,8 +235,9 @@ def _upload_routes(parts: Container) -> list[Route]:
         files=parts.files,
         public_url=parts.settings.server.public_url,
     )
+    slots = SlotRoutes(parts.authenticator, parts.limiter, uploads.slots, uploads.whole_files, uploads.parts)
     return [
-        *SlotRoutes(parts.authenticator, uploads.slots, uploads.whole_files, uploads.parts).routes(),
+        *slots.routes(),
         *NativeUploads(parts.authenticator, parts.admission, uploads.new_files).routes(),
         *cdn.routes(),
     ]

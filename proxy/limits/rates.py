@@ -28,9 +28,10 @@ from proxy.errors import RateLimited, StoreUnavailable
 from proxy.limits.flood_store import BoundedStorage
 from proxy.networks import network
 from proxy.stores.counters import Counters, Hit, Window
+from proxy.stores.uploads import Upload
 from proxy.telemetry.log_limit import LogLimit
 from proxy.tenants.caller import Caller
-from proxy.tenants.terms import ScopedRate
+from proxy.tenants.terms import ScopedRate, Terms
 
 #: Minting is what a tenant's own backend does, for all of its users from one address.
 MINT_LIMIT = "1200/minute"
@@ -100,6 +101,17 @@ class RateLimiter:
             StoreUnavailable: the counters do not answer, and calls are not let through without.
         """
         return self.count(scope, *self.windows(caller, network(scope["client"]), polls=polls))
+
+    async def hit_slot(self, upload: Upload, terms: Terms, scope: Scope) -> None:
+        """Count one request to an upload slot as a poll of its owner, whose credential it need not have.
+
+        Raises:
+            RateLimited, StoreUnavailable: as `hit`.
+        """
+        session = upload.session_id or upload.id
+        owner = session if upload.subject else f"key:{session}"
+        address = network(scope["client"])
+        await self.count(scope, *_windows("poll", terms.polls, address, owner, upload.tenant, upload.subject))
 
     async def hit_estimate(self, caller: Caller, scope: Scope) -> None:
         """Count one estimate. The plan allows as many as calls; they take none of these.

@@ -24,6 +24,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "lax": plan(uploads={"content_types": ["image/png", "text/plain", "application/octet-stream"]}),
     "large": plan(uploads={"max_bytes": 2**25}),
     "kept": plan(uploads={"expire_seconds": None}),
+    "slow": plan(poll_limits={"session": "3/minute"}),
 }
 OWNERS = {"acme": {"allowed_origins": ["https://app.acme.example"]}}
 PNG = {"content-type": "image/png"}

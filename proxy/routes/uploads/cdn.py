@@ -14,6 +14,7 @@ from proxy.auth.authenticator import Authenticator
 from proxy.calls.admission import Admission
 from proxy.http.bodies import check_encoding
 from proxy.http.cdn_targets import IS_CDN_TARGET
+from proxy.limits.rates import RateLimiter
 from proxy.routes.uploads.file_route import file_route, note_caller, reply_of
 from proxy.routes.uploads.slots import part_reply
 from proxy.stores.uploads import Upload
@@ -41,6 +42,7 @@ class CdnRoutes:
         *,
         authenticator: Authenticator,
         admission: Admission,
+        limiter: RateLimiter,
         destinations: Destinations,
         slots: Slots,
         parts: Parts,
@@ -50,6 +52,7 @@ class CdnRoutes:
     ) -> None:
         self._authenticator = authenticator
         self._admission = admission
+        self._limiter = limiter
         self._destinations = destinations
         self._slots = slots
         self._parts = parts
@@ -113,6 +116,7 @@ class CdnRoutes:
         is_own = (caller.tenant.id, caller.subject) == (upload.tenant, upload.subject)
         if not is_own or not upload.in_parts or url != self._files.to_proxy(upload.file_url):
             raise no_such_upload()
+        await self._limiter.hit_slot(upload, terms, request.scope)
         return upload, terms, url
 
 

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from proxy.auth.authenticator import Authenticator
 from proxy.errors import BadRequest
+from proxy.limits.rates import RateLimiter
 from proxy.routes.uploads.file_route import file_route, note_owner, reply_of
 from proxy.stores.uploads import Upload
 from proxy.tenants.terms import Terms
@@ -22,8 +23,16 @@ PREFIX = "/uploads/"
 class SlotRoutes:
     """Take files to their slots. The slot's id in the path is the credential."""
 
-    def __init__(self, authenticator: Authenticator, slots: Slots, whole_files: WholeFiles, parts: Parts) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        slots: Slots,
+        whole_files: WholeFiles,
+        parts: Parts,
+    ) -> None:
         self._authenticator = authenticator
+        self._limiter = limiter
         self._slots = slots
         self._whole_files = whole_files
         self._parts = parts
@@ -54,6 +63,7 @@ class SlotRoutes:
         note_owner(request, upload)
         if not await self._authenticator.may_send(request, upload):
             raise no_such_upload()
+        await self._limiter.hit_slot(upload, terms, request.scope)
         if upload.in_parts is not in_parts:
             way = "in parts: PUT {upload_url}/1 and so on" if upload.in_parts else "at once: PUT {upload_url}"
             raise BadRequest(f"This upload was begun to be sent {way}.")
