@@ -70,6 +70,8 @@ These figures compare the program with and without one part, by its processor ti
   time as when it parsed each poll and only then found it in the same memory. Where a poll has to wait, as for Redis, it
   is parsed. That memory alone makes a poll 1.70 times as fast, without sockets.
 - A request's log line takes 10 µs instead of 20 µs, as it goes to the program's log handler without a log record.
+- Garbage collections look at new objects only. While a process remembers 60,000 jobs, none takes longer than 0.8 ms,
+  where one took 82 ms, and all together take 45 ms instead of 109.
 - The head of an answer is checked as a whole, with each name once: 16,000 instructions fewer than in uvicorn.
 - A run and a submit take 10 % less, since a body that has arrived with its head is read without a timer, the record of
   a call is a tuple, and the accounts that the calls of a transaction share are looked at once each.
