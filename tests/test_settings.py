@@ -235,6 +235,12 @@ WRONG: list[tuple[str, str]] = [
     ("FAL_RUN_URL", "https://[::1"),
     ("FAL_RUN_URL", "fal.run"),
     ("FAL_RUN_URL", "https://"),
+    ("PROXY_HOST", "[::]"),
+    ("PROXY_HOST", "*"),
+    ("PROXY_HOST", "0.0.0.0:8787"),
+    ("PROXY_HOST", "http://127.0.0.1"),
+    ("PROXY_HOST", "local host"),
+    ("PROXY_OPS_HOST", "[::1]"),
     ("PROXY_PORT", "0"),
     ("PROXY_PORT", "65536"),
     ("PROXY_PORT", "80.0"),
@@ -335,6 +341,9 @@ def test_a_wrong_value_is_refused_by_its_name(name: str, value: str) -> None:
     assert names({**GOOD, name: value}) == [name]
 
 
+#: Addresses to listen on that no caller can ask.
+WILDCARDS = ["0.0.0.0", "::", "0", "0.0", "0x0", "0:0:0:0:0:0:0:0", "::ffff:0.0.0.0"]
+
 RIGHT: list[tuple[str, str]] = [
     *[("FAL_RUN_URL", f"http://{host}:8788/run") for host in ("127.0.0.1", "127.8.8.8", "[::1]", "localhost")],
     ("FAL_RUN_URL", "https://fal.internal.example:8443/run/"),
@@ -353,6 +362,8 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_RETENTION_DAYS", "3650"),
     ("PROXY_AUDIT_DAYS", "3650"),
     ("PROXY_PORT", ""),
+    ("PROXY_HOST", "my_proxy-1.internal"),
+    ("PROXY_HOST", "fe80::1%eth0"),
 ]
 
 
@@ -415,11 +426,34 @@ def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:
     assert server.public_url == "https://xn--bcher-kva.example/ai"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("host", WILDCARDS)
 def test_a_wildcard_host_without_a_public_url_is_a_warning(host: str) -> None:
     (warning,) = read({**GOOD, "PROXY_HOST": host}).warnings
     assert warning.startswith("PROXY_PUBLIC_URL: is not set")
     assert not read({**GOOD, "PROXY_HOST": host, "PROXY_PUBLIC_URL": "https://ai.example.com"}).warnings
+
+
+@pytest.mark.parametrize("host", WILDCARDS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_wildcard_as_the_public_url_is_a_warning(host: str, scheme: str) -> None:
+    url = f"{scheme}://[{host}]:8787" if ":" in host else f"{scheme}://{host}:8787/ai"
+    (warning,) = read({**GOOD, "PROXY_PUBLIC_URL": url}).warnings
+    assert warning.startswith("PROXY_PUBLIC_URL: nothing can be reached at ")
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+@pytest.mark.parametrize("quotes", ["\"\"", "''", "\u201c\u201d"])
+def test_quotes_around_a_value_are_named(name: str, quotes: str, tmp_path: Path) -> None:
+    """As `docker --env-file` keeps them."""
+    given = f"{quotes[0]}a canary{quotes[1]}"
+    quoted = f"{name}: contains quotes; remove them (docker's --env-file keeps them)"
+    found = problems({**{one: text for one, text in GOOD.items() if not name.startswith(one)}, name: given})
+    assert found.count(quoted) == 1
+    if name in SECRETS:
+        (tmp_path / "secret").write_text(f"{given}\n")
+        others = {one: text for one, text in GOOD.items() if one != name}
+        assert quoted in problems({**others, f"{name}_FILE": str(tmp_path / "secret")})
+        assert not any("canary" in problem for problem in found)
 
 
 def test_a_public_url_over_which_browsers_keep_no_cookie_is_a_warning() -> None:

@@ -11,7 +11,6 @@ from proxy.settings.reader import EnvironmentReader, SettingsError
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
     DAY_SECONDS,
-    WILDCARDS,
     AlertSettings,
     FalSettings,
     LogSettings,
@@ -28,12 +27,14 @@ from proxy.settings.values import (
     existing_file,
     existing_folder,
     is_loopback,
+    is_wildcard,
     parse_admin_token,
     parse_collector,
     parse_commit,
     parse_console_url,
     parse_database_url,
     parse_fal_url,
+    parse_host,
     parse_network,
     parse_public_url,
     parse_rate,
@@ -146,12 +147,12 @@ def _fal(reader: EnvironmentReader) -> FalSettings:
 
 
 def _server(reader: EnvironmentReader) -> ServerSettings:
-    host = reader.value("PROXY_HOST")
+    host = reader.get_required("PROXY_HOST", parse_host)
     port = reader.integer("PROXY_PORT", 1, 65535)
     return ServerSettings(
         host=host,
         port=port,
-        ops_host=reader.value("PROXY_OPS_HOST") or host,
+        ops_host=reader.take("PROXY_OPS_HOST", parse_host) or host,
         ops_port=_ops_port(reader, port),
         workers=reader.integer("PROXY_WORKERS", 1, 256),
         public_url=_public_address(reader, host, port),
@@ -197,11 +198,14 @@ def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
     """The address callers see. One that cannot work for them is worth a warning: it shows only in their answers."""
     public_url = reader.take("PROXY_PUBLIC_URL", parse_public_url)
     if public_url is None:
-        if host in WILDCARDS:
+        if is_wildcard(host):
             reader.warn("PROXY_PUBLIC_URL", f"is not set, and nothing can be reached at {host}: set what callers see")
         return http_url(host, port)
     parts = urlsplit(public_url)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    public_host = parts.hostname or ""
+    if is_wildcard(public_host):
+        reader.warn("PROXY_PUBLIC_URL", f"nothing can be reached at {public_host}: set what callers see")
+    elif parts.scheme == "http" and not is_loopback(public_host):
         reader.warn("PROXY_PUBLIC_URL", "is http, so browsers do not keep the session cookie; use https")
     return public_url
 

@@ -10,6 +10,7 @@ from proxy.numbers import parse_whole
 from proxy.settings.variables import DEFAULTS, SECRETS
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+_IN_QUOTES = "contains quotes; remove them (docker's --env-file keeps them)"
 T = TypeVar("T")
 
 
@@ -49,6 +50,10 @@ class EnvironmentReader:
             self._complain_once(name, f"is set twice, also as {name}_FILE; keep one")
         if not given and path:
             given = self._file(name, path)
+        if len(given) > 1 and given[0] in _QUOTES and given[-1] in _QUOTES:
+            self._complain_once(name, _IN_QUOTES)
+            # What is inside is looked at too, so that each problem is named at once.
+            given = given[1:-1].strip()
         return given or DEFAULTS.get(name, "")
 
     def _file(self, name: str, path: str) -> str:
@@ -122,6 +127,6 @@ class EnvironmentReader:
         if not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
             self.complain(name, "contains characters that no fal key has")
         elif any(quote in key for quote in _QUOTES):
-            self.complain(name, "contains quotes; remove them (docker's --env-file keeps them)")
+            self._complain_once(name, _IN_QUOTES)
         elif not all(key.partition(":")[::2]):
             self.complain(name, "is not id:secret, the form of fal's keys")

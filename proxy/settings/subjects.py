@@ -9,10 +9,9 @@ from pathlib import Path
 from proxy.origins import normalize_origin
 from proxy.settings.oidc import OidcSettings
 from proxy.settings.secret import Secret
+from proxy.settings.values import is_wildcard
 
 DAY_SECONDS = 86_400.0
-#: Addresses to listen on that stand for all of a machine's, so nothing can be reached at them.
-WILDCARDS = ("0.0.0.0", "::", "0")
 
 
 def http_url(host: str, port: int) -> str:
@@ -77,7 +76,7 @@ class ServerSettings:
         """Where this machine reaches `/v1/admin` and `/console`."""
         if self.ops_port is None:
             return self.public_url
-        return http_url("127.0.0.1" if self.ops_host in WILDCARDS else self.ops_host, self.ops_port)
+        return http_url("127.0.0.1" if is_wildcard(self.ops_host) else self.ops_host, self.ops_port)
 
     @property
     def console_address(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ MIN_SECRET_BYTES = 32
 #: https://github.com/standard-webhooks/standard-webhooks, "Signature scheme".
 MIN_WEBHOOK_SECRET_BYTES, MAX_WEBHOOK_SECRET_BYTES = 24, 64
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
+#: A name in DNS or in the hosts file, in letters that a resolver takes.
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
@@ -49,6 +52,34 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a server can listen on a host and no caller can ask it: `0.0.0.0` and `::` in any spelling."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _is_short_wildcard(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_unspecified
+
+
+def _is_short_wildcard(host: str) -> bool:
+    """Whether resolvers take a host that is no whole address for `0.0.0.0`, such as `0`."""
+    try:
+        return socket.inet_aton(host) == bytes(4)
+    except OSError:
+        return False
+
+
+def parse_host(text: str) -> str:
+    """What a server listens on: a name, or an address without brackets and port."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(text):
+            raise ValueError("must be an IP address or a name to listen on, such as 127.0.0.1 or ::") from None
+    return text
 
 
 def parse_public_url(text: str) -> str:
