@@ -5,6 +5,7 @@ libpq knows more parameters than the driver does. Each is passed on, translated,
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -62,8 +63,15 @@ _VALUES = {
     "statement_cache_size": ("0",),
     "prepared_statement_cache_size": ("0",),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    **dict.fromkeys(
+        ("ssl_min_protocol_version", "ssl_max_protocol_version"), ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+    ),
     "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
 }
+#: Files that have to be there before a connection can be made.
+_FILES = frozenset(["sslcert", "sslkey", "sslrootcert", "sslcrl"])
+#: In place of a file: the authorities of the system.
+_SYSTEM = "system"
 _SCHEMES = ("postgresql", "postgres")
 _MOST_SECONDS = 3600
 
@@ -144,6 +152,10 @@ def _check_value(name: str, value: str) -> str:
     values = _VALUES.get(name)
     if values is not None and value not in values:
         raise ValueError(f"has {name}={value[:40]}, which must be one of {', '.join(values)}")
+    if "\0" in value:
+        raise ValueError(f"has a zero byte in {name}; take it out of the URL")
+    if name in _FILES and value != _SYSTEM and not Path(value).is_file():
+        raise ValueError(f"has {name}={value[:200]}, and there is no such file")
     return value
 
 

@@ -289,6 +289,12 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?connect_timeout=99999999999999999999"),
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?connection_limit=1"),
     ("PROXY_DATABASE_URL", "postgresql://db/proxy#primary"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?ssl_min_protocol_version=1.2"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?application_name=a%00b"),
+    *[
+        ("PROXY_DATABASE_URL", f"postgresql://db/proxy?sslmode=verify-full&{name}=/no/such/file.pem")
+        for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+    ],
     ("PROXY_REDIS_URL", "localhost:6379"),
     ("PROXY_ALLOWED_ORIGINS", "*"),
     ("PROXY_ALLOWED_ORIGINS", "https://*.example.com"),
@@ -352,6 +358,8 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "postgresql://proxy:word@db.example/proxy"),
     ("PROXY_DATABASE_URL", "postgres://proxy:word@db.example/proxy?sslmode=require&channel_binding=require"),
     ("PROXY_DATABASE_URL", "postgresql://proxy:word@[::1]:5432/proxy?application_name=proxy&connect_timeout=10"),
+    ("PROXY_DATABASE_URL", f"postgresql://db/proxy?sslmode=verify-full&sslrootcert={__file__}"),
+    ("PROXY_DATABASE_URL", "postgresql://db/proxy?sslmode=verify-full&sslrootcert=system"),
     ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:5432/proxy?target_session_attrs=read-write"),
     ("PROXY_REDIS_URL", "rediss://redis.example:6380/0"),
     ("PROXY_ALLOWED_ORIGINS", "https://App.example.com, http://localhost:5173"),
@@ -442,7 +450,7 @@ def test_a_wildcard_as_the_public_url_is_a_warning(host: str, scheme: str) -> No
 
 
 @pytest.mark.parametrize("name", sorted(VARIABLES))
-@pytest.mark.parametrize("quotes", ["\"\"", "''", "\u201c\u201d"])
+@pytest.mark.parametrize("quotes", ['""', "''", "\u201c\u201d"])
 def test_quotes_around_a_value_are_named(name: str, quotes: str, tmp_path: Path) -> None:
     """As `docker --env-file` keeps them."""
     given = f"{quotes[0]}a canary{quotes[1]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -108,7 +108,6 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
             problems += [f"plans.{name}.endpoints: {problem}" for problem in _unknown_endpoints(listed, catalog)]
         if _mapping(plan).get("strip_metadata") is True and find_spec("PIL") is None:
             problems.append(f"plans.{name}.strip_metadata: {_NEEDS_PILLOW}")
-    seen: list[str] = []
     for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
         id_, guests = tenant.get("id"), _mapping(tenant.get("guests"))
         wanted = [tenant.get("plan"), guests.get("plan")]
@@ -116,9 +115,15 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
         wanted += chain.from_iterable(map(_plans_of_identity, _list(tenant.get("identity"))))
         unknown = sorted({one for one in wanted if isinstance(one, str)} - plans.keys())
         problems += [f"tenants.{id_}: there is no plan {one}{_suggest(one, plans)}" for one in unknown]
-        seen += [id_] if isinstance(id_, str) else []
-    problems += [f"tenants: {one} stands there twice" for one in sorted({id_ for id_ in seen if seen.count(id_) > 1})]
+    problems += [problem for section in ("tenants", "endpoints") for problem in _repeated_ids(document, section)]
     return problems + list(_shared_audiences(document)) + list(_missing_prices(document, catalog, known))
+
+
+def _repeated_ids(document: Any, section: str) -> list[str]:
+    """One sentence for each id that stands in a list twice: only one of the two could count."""
+    rows = map(_mapping, _list(_mapping(document).get(section)))
+    counts = Counter(id_ for row in rows if isinstance(id_ := row.get("id"), str))
+    return [f"{section}: {id_} stands there twice" for id_, count in sorted(counts.items()) if count > 1]
 
 
 def _missing_prices(document: Any, catalog: Catalog, known: Snapshot) -> Iterator[str]:

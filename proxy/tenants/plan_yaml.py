@@ -9,26 +9,34 @@ import yaml
 
 #: Collections in each other, of a file that comes from outside; a plan file has a few.
 MOST_DEPTH = 50
+#: Values of a file whose aliases are written out. Without a bound, a dozen lines of aliases take all memory and time.
+MOST_VALUES = 200_000
+_TOO_DEEP = "is nested too deeply"
 
 
 def parse_document(text: str) -> tuple[Any, list[str]]:
     """The document, and the keys that it names twice: YAML itself keeps the last one without a word.
 
     Raises:
-        ValueError: it cannot be read; says why, as the end of a sentence.
+        ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
     """
+    loader = yaml.SafeLoader(text)
     try:
-        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None, []
-        problems = list(_duplicate_keys(node, ""))
-        return loader.construct_document(node), problems
+        size = _count_values(node, {})
+        if size <= MOST_VALUES:
+            problems = list(_duplicate_keys(node, ""))
+            return loader.construct_document(node), problems
     except yaml.YAMLError as problem:
         raise _describe(problem) from problem
     except ValueError as problem:
         # A number of more digits than Python reads, or a day that is in no calendar.
         raise ValueError("has a number or a date that cannot be read") from problem
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    raise ValueError(f"has more than {MOST_VALUES} values when each alias (*) is written out")
 
 
 def parse_text(text: str) -> Any:
@@ -59,7 +67,19 @@ def _check_events(events: Iterable[yaml.Event]) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MOST_DEPTH:
-            raise ValueError("is nested too deeply")
+            raise ValueError(_TOO_DEEP)
+
+
+def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """How many values a node has when each alias is written out; each node is looked at once."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if node not in counts:
+        # Until it is counted, it is one that contains itself.
+        counts[node] = MOST_VALUES + 1
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+        counts[node] = 1 + sum(_count_values(one, counts) for one in inner)
+    return counts[node]
 
 
 def _describe(problem: yaml.YAMLError) -> ValueError:

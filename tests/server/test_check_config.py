@@ -128,6 +128,13 @@ FILES: dict[str, tuple[object, str]] = {
         {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "free"}, {"id": "acme", "plan": "free"}]},
         "tenants: acme stands there twice",
     ),
+    "endpoint-twice": (
+        {
+            **GOOD_FILE,
+            "endpoints": [{"id": "fal-ai/llava-next", "price_per_compute_second": price} for price in (1, 2)],
+        },
+        "endpoints: fal-ai/llava-next stands there twice",
+    ),
     "origin-with-a-path": (
         {**GOOD_FILE, "tenants": [{"id": "acme", "plan": "free", "allowed_origins": ["https://app.example/x"]}]},
         "tenants.0.allowed_origins.0: 'https://app.example/x' is not an origin",

@@ -12,6 +12,7 @@ import yaml
 
 from proxy.settings import SettingsError
 from proxy.tenants.plan_file import read_file
+from proxy.tenants.plan_yaml import MOST_VALUES
 from tests.support.limited import NEXT
 
 DOCUMENT: dict[str, Any] = {
@@ -89,3 +90,38 @@ def test_a_value_of_another_type_is_accepted_or_its_place_is_named(tmp_path: Pat
         except SettingsError as refusal:
             assert refusal.problems, value
             assert all(problem.startswith("PROXY_CONFIG: ") for problem in refusal.problems), refusal.problems
+
+
+#: Twelve lines that would be 10^10 values.
+GROWING = "a: &a [x]\n" + "".join(
+    f"b{at}: &b{at} [{', '.join([f'*b{at - 1}' if at else '*a'] * 10)}]\n" for at in range(11)
+)
+LARGE: dict[str, tuple[str, str]] = {
+    "aliases of aliases": (GROWING, f"more than {MOST_VALUES} values when each alias"),
+    "aliases in merges": (
+        "a: &a {x: 1}\n"
+        + "".join(f"b{at}: &b{at} {{<<: [{', '.join([f'*b{at - 1}' if at else '*a'] * 10)}]}}\n" for at in range(11)),
+        f"more than {MOST_VALUES} values when each alias",
+    ),
+    "a mapping in itself": ("plans: &p {free: *p}", f"more than {MOST_VALUES} values when each alias"),
+    "a list in itself": ("plans: &p [*p]", f"more than {MOST_VALUES} values when each alias"),
+    "deep lists": ("plans: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+    "deep mappings": ("plans: " + "{a: " * 3000 + "1" + "}" * 3000, "is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_file_that_grows_or_is_deep_is_refused_before_it_is_made(tmp_path: Path, case: str) -> None:
+    text, problem = LARGE[case]
+    path = tmp_path / "plans.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert len(caught.value.problems) == 1 and problem in caught.value.problems[0]
+
+
+def test_a_plan_may_be_an_alias_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(f"plans: {{free: &free {{endpoints: [{NEXT}]}}, paid: {{<<: *free, max_tokens: 64}}, more: *free}}")
+    plans = read_file(path)[0].plans
+    assert plans["more"] == plans["free"] and plans["paid"].endpoints == {NEXT} and plans["paid"].max_tokens == 64
