@@ -20,8 +20,8 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
     Raises:
         ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None, []

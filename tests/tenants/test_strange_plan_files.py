@@ -105,13 +105,14 @@ LARGE: dict[str, tuple[str, str]] = {
     ),
     "a mapping in itself": ("plans: &p {free: *p}", f"more than {MOST_VALUES} values when each alias"),
     "a list in itself": ("plans: &p [*p]", f"more than {MOST_VALUES} values when each alias"),
+    "a zero byte": ("plans: {a\0b: 1}", "is not YAML"),
     "deep lists": ("plans: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
     "deep mappings": ("plans: " + "{a: " * 3000 + "1" + "}" * 3000, "is nested too deeply"),
 }
 
 
 @pytest.mark.parametrize("case", LARGE)
-def test_a_file_that_grows_or_is_deep_is_refused_before_it_is_made(tmp_path: Path, case: str) -> None:
+def test_a_file_that_grows_or_cannot_be_made_is_refused(tmp_path: Path, case: str) -> None:
     text, problem = LARGE[case]
     path = tmp_path / "plans.yaml"
     path.write_text(text)
