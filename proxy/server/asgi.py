@@ -12,7 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.http.disconnect import EXTENSION, Disconnect
 from proxy.http.scope import HAS_BODY
+from proxy.server.event import LightEvent
 from proxy.server.exchange import Exchange, UnchunkedExchange
+from proxy.server.flow import Flow, Pipeline
 
 #: The last targets up to this length are remembered: most are asked for again.
 MAX_REMEMBERED_BYTES = 256
@@ -25,6 +27,14 @@ class AsgiProtocol(HttpToolsProtocol):
     """
 
     cycle: Exchange
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self.pipeline = Pipeline()  # type: ignore[assignment]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport)
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -73,7 +83,7 @@ class AsgiProtocol(HttpToolsProtocol):
             "access_logger": self.access_logger,
             "access_log": False,
             "default_headers": self.server_state.default_headers,
-            "message_event": asyncio.Event(),
+            "message_event": LightEvent(),
             # Clients of HTTP/1.0 know no interim answers (RFC 9110, section 10.1.1).
             "expect_100_continue": self.expect_100_continue and is_new,
             "keep_alive": is_new and self.parser.should_keep_alive(),
