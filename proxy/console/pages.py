@@ -18,6 +18,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+#: What the pages call a column of the ledger whose name does not say it to a person.
+_HEADINGS = {"subject": "User", "compute_seconds": "Seconds", "usd": "USD", "upload_bytes": "Bytes uploaded"}
 _HEADERS: Mapping[str, str] = {
     "content-security-policy": POLICY,
     "x-frame-options": "DENY",
@@ -45,6 +47,8 @@ class Pages:
         self._templates.filters["json"] = _format_json
         self._templates.filters["moment"] = _format_moment
         self._templates.filters["amount"] = _format_amount
+        self._templates.filters["heading"] = _format_heading
+        self._templates.filters["details"] = _format_details
 
     def respond(self, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
         """Answer with a page; `no-store` is what every answer says already."""
@@ -65,3 +69,21 @@ def _format_moment(iso: str | None) -> str:
 
 def _format_amount(value: float) -> str:
     return f"{value:,.6f}".rstrip("0").rstrip(".")
+
+
+def _format_heading(column: str) -> str:
+    """The name of a column of usage, as all tables spell it."""
+    return _HEADINGS.get(column, column.capitalize())
+
+
+def _format_details(details: Mapping[str, Any]) -> str:
+    """The details of an alert, under the names that its webhook has; what it leaves open is left out."""
+    return ", ".join(f"{name}: {_format_detail(name, value)}" for name, value in details.items() if value is not None)
+
+
+def _format_detail(name: str, value: object) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _format_amount(value)
+    if isinstance(value, str) and (name == "hour" or name.endswith(("_at", "_since"))):
+        return _format_moment(value)
+    return str(value)

@@ -53,6 +53,11 @@ plans:
 tenants:
   - {id: initech, plan: small}
 """
+#: The fields of filters that do not stand in the line of their labels.
+_LABELS_FAR_FROM_THEIR_FIELDS = """() => [...document.querySelectorAll(".filter label")].filter((label) => {
+  const [name, field] = [label.getBoundingClientRect(), label.control.getBoundingClientRect()];
+  return name.bottom <= field.top || field.bottom <= name.top || field.left < name.right;
+}).map((label) => label.textContent)"""
 #: The refusal of a name that is not typed exactly.
 MISTYPED = (400, "/console/tenants/hooli/delete")
 #: What Chromium itself writes for a refusal.
@@ -281,6 +286,30 @@ def check_page(page: Page, name: str) -> None:
     assert findings == [], name
     width = page.evaluate("document.documentElement.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") == width, f"{name} scrolls sideways"
+
+
+@pytest.mark.parametrize("width", [390, 700, 1024, 1280])
+def test_filters_keep_labels_beside_fields(proxy: Stack, context: BrowserContext, width: int) -> None:
+    page = sign_in(context)
+    page.set_viewport_size({"width": width, "height": 900})
+    for path in ("/console/usage", "/console/jobs", "/console/alerts"):
+        page.goto(path)
+        assert page.locator(".filter label").count() > 1
+        assert page.evaluate(_LABELS_FAR_FROM_THEIR_FIELDS) == [], path
+
+
+def test_a_row_of_a_table_stays_low_on_a_phone(proxy: Stack, context: BrowserContext) -> None:
+    """A cell beyond the edge that nobody sees does not wrap at each word."""
+    reason = "Goodwill after the outage of last week, as agreed with the customer on the phone"
+    with operating(proxy) as admin:
+        grant = {"unit": "requests", "amount": 1, "reason": reason}
+        headers = {"idempotency-key": "a-long-reason"}
+        admin.post("/v1/admin/tenants/acme/grants", json=grant, headers=headers).raise_for_status()
+    page = sign_in(context)
+    page.set_viewport_size(SIZES["phone"])  # type: ignore[arg-type]
+    page.goto("/console/tenants/acme/grants")
+    row = page.get_by_role("row").filter(has_text=reason).bounding_box()
+    assert row and row["height"] < 140
 
 
 def test_everything_can_be_done_with_the_keyboard(proxy: Stack, context: BrowserContext) -> None:

@@ -127,9 +127,17 @@ def test_alerts_are_listed_newest_first(proxy: Stack, viewer: Operator) -> None:
     assert "Nothing was raised" in viewer.get("/console/alerts?tenant=globex").text
 
 
+def test_details_of_an_alert_are_written_for_people(proxy: Stack, viewer: Operator) -> None:
+    raise_alerts(proxy, {"limit": 1000000.0, "window": "lifetime", "resets_at": None})
+    raise_alerts(proxy, {"limit": 0.5, "resets_at": "2099-02-01T00:00:00+00:00"})
+    page = viewer.get("/console/alerts").text
+    assert "<td>limit: 1,000,000, window: lifetime</td>" in page and "None" not in page
+    assert "<td>limit: 0.5, resets_at: 2099-02-01 00:00:00 UTC</td>" in page
+
+
 def test_an_alert_is_sent_again_by_an_operator(proxy: Stack, viewer: Operator, night_shift: Operator) -> None:
-    (received,) = raise_alerts(proxy, {"number": 1000}, receivers=("acme",))
-    (unreceived,) = raise_alerts(proxy, {"number": 1001})
+    (received,) = raise_alerts(proxy, {"number": 100}, receivers=("acme",))
+    (unreceived,) = raise_alerts(proxy, {"number": 101})
     page = night_shift.get("/console/alerts?delivery=waiting").text
     resend = f"/console/alerts/{received}/resend"
     assert page.count("to the tenant") == 1 and resend in page

@@ -32,6 +32,7 @@ def test_the_table_and_the_charts_have_the_figures_of_the_admin_api(proxy: Stack
     assert calls["values"] == [row["calls"] for row in report["usage"]]
     assert usd["values"] == [row["usd"] for row in report["usage"]]
     assert page.count("<tr>") == len(report["usage"]) + 1
+    assert ">Seconds</th>" in page and ">USD</th>" in page and "compute_seconds" not in page
     assert EVIL not in page and ("subject" not in query or EVIL in html.unescape(page))
 
 
@@ -66,8 +67,8 @@ def test_the_usage_of_tags_is_drawn_and_downloaded(proxy: Stack, viewer: Operato
     assert sum(drawn.values()) == report["total"]["calls"] + 1 and f"{report['total']['calls']} calls" in page
     assert "the total counts it once" in page
     assert viewer.get(f"/console/usage.csv?{query}").text == csv
-    assert ">tag</option>" in page and "Name a tenant" not in page
-    assert ">tag</option>" not in viewer.get("/console/usage").text
+    assert ">Tag</option>" in page and "Name a tenant" not in page
+    assert ">Tag</option>" not in viewer.get("/console/usage").text
     assert "Name a tenant" in viewer.get("/console/usage").text
 
 
