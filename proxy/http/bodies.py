@@ -6,6 +6,8 @@ Call these once it is known that the caller may ask, and how often.
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -93,11 +95,16 @@ async def read_form(request: Request, form: type[Form], most: int | None = FORM_
     """The body as one of our own forms; an empty body is an empty form.
 
     Raises:
-        BadRequest: a field is wrong, missing or unknown; every one is named.
+        BadRequest: a field is wrong, missing or unknown; every one is named. Or a small form has a field twice.
         BodyTooLarge: it has more than `most` bytes.
     """
     body = await read_body(request, most)
-    return check_form(form, _parse(request, body) if body.strip() else {})
+    if not body.strip():
+        return check_form(form, {})
+    document = _parse(request, body)
+    if most is not None:
+        _check_keys(body)
+    return check_form(form, document)
 
 
 def read_document(text: str) -> Any:
@@ -126,6 +133,19 @@ def check_form(form: type[Form], document: Any) -> Form:
 def _parse(request: Request, body: bytearray) -> Any:
     check_json_bounds(body)
     return parse_json(body, header_of(request.scope, b"content-type"))
+
+
+def _check_keys(body: bytearray) -> None:
+    """Refuse a JSON text with a key twice in an object: readers differ in which one counts (RFC 8259, section 4)."""
+    json.loads(body, object_pairs_hook=_check_pairs, parse_int=str)
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) == len(dict(pairs)):
+        return
+    names = Counter(name for name, _ in pairs)
+    twice = next(name for name, count in names.items() if count > 1)
+    raise BadRequest(f"{twice[:100]}: stands in the body twice; keep one.")
 
 
 def _sentence(error: Any) -> str:

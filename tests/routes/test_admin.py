@@ -190,6 +190,31 @@ def test_a_file_that_is_wrong_changes_nothing(operator: httpx.Client, file: dict
     assert operator.get("/tenants").json() == before
 
 
+A_PLAN = f'{{"endpoints": ["{NEXT}"]}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"plans": {{"p": {A_PLAN}, "p": {A_PLAN}}}}}',
+        f'{{"plans": {{"p": {A_PLAN[:-1]}, "max_tokens": 5, "max_tokens": 9}}}}}}',
+        f'{{"plans": {{}}, "plans": {{"p": {A_PLAN}}}}}',
+        f'{{"plans": {{"p": {A_PLAN}, "\\u0070": {A_PLAN}}}}}',
+    ],
+)
+def test_a_file_with_a_key_twice_changes_nothing(operator: httpx.Client, text: str) -> None:
+    before = operator.get("/tenants").json()
+    answer = operator.put("/tenants", content=text, headers={"content-type": "application/json"})
+    assert "stands in the body twice" in assert_refused_with(answer, 400, "bad_request")["detail"]
+    assert operator.get("/tenants").json() == before
+
+
+def test_a_form_with_a_key_twice_is_refused(operator: httpx.Client) -> None:
+    twice = '{"tenant": "globex", "subject": "alice", "endpoints": [], "endpoints": null}'
+    answer = operator.post("/sessions", content=twice, headers={"content-type": "application/json"})
+    assert assert_refused_with(answer, 400, "bad_request")["detail"] == "endpoints: stands in the body twice; keep one."
+
+
 # --- keys
 
 
