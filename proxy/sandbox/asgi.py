@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,37 +12,52 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 Write = Callable[[bytes], Awaitable[None]]
 
 
-def live(
-    app: ASGIApp,
-    each: Callable[[bytes, Write], Awaitable[None]],
-    *,
-    keeps_length: bool = False,
-    sets: Mapping[str, str] | None = None,
-) -> ASGIApp:
-    """The application with `each` between it and the wire: called with every piece of the body, with b"" at its end."""
+class LiveBody:
+    """The application with `each` between it and the wire: called with every piece of the body, with b"" at its end.
 
-    async def flowing(scope: Scope, receive: Receive, send: Send) -> None:
-        async def write(data: bytes) -> None:
-            if data:
-                await send(body_message(data))
+    Args:
+        keeps_length: whether the answer still states the length that the body had without `each`.
+        sets: headers of the answer.
+    """
 
-        async def change(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                changed = MutableHeaders(scope=message)
-                if not keeps_length:
-                    del changed["content-length"]
-                changed.update(sets or {})
-                return await send(message)
-            if message.get("body"):
-                await each(message["body"], write)
-            if not message.get("more_body"):
-                await each(b"", write)
-                await send({"type": "http.response.body", "body": b""})
-            return None
+    def __init__(
+        self,
+        app: ASGIApp,
+        each: Callable[[bytes, Write], Awaitable[None]],
+        *,
+        keeps_length: bool = False,
+        sets: Mapping[str, str] | None = None,
+    ) -> None:
+        self._app = app
+        self._each = each
+        self._keeps_length = keeps_length
+        self._sets = sets or {}
 
-        await app(scope, receive, change)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, partial(self._pass_on, send))
 
-    return flowing
+    async def _pass_on(self, send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._change_head(message)
+            return await send(message)
+        write = partial(_write_piece, send)
+        if message.get("body"):
+            await self._each(message["body"], write)
+        if not message.get("more_body"):
+            await self._each(b"", write)
+            await send({"type": "http.response.body", "body": b""})
+        return None
+
+    def _change_head(self, message: Message) -> None:
+        headers = MutableHeaders(scope=message)
+        if not self._keeps_length:
+            del headers["content-length"]
+        headers.update(self._sets)
+
+
+async def _write_piece(send: Send, data: bytes) -> None:
+    if data:
+        await send(body_message(data))
 
 
 async def read_response(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:

@@ -38,7 +38,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.sandbox.answers import failure, platform_failure
-from proxy.sandbox.asgi import Write, body_message, drain, is_comment, live, read_response, write_spaced
+from proxy.sandbox.asgi import LiveBody, Write, body_message, drain, is_comment, read_response, write_spaced
 from proxy.sandbox.refusals import refusal
 from proxy.sandbox.replies import reply, reply_with
 from proxy.sandbox.request_log import Exchange
@@ -153,7 +153,7 @@ def _cut_at(app: ASGIApp, left: int, end: Callable[[], Awaitable[None]]) -> ASGI
         if left <= 0:
             await end()
 
-    return live(app, cut, keeps_length=True)
+    return LiveBody(app, cut, keeps_length=True)
 
 
 def cut(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -192,7 +192,7 @@ def stall(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         left -= not is_comment(data)
         await write(data)
 
-    return live(app, falter, keeps_length=True)
+    return LiveBody(app, falter, keeps_length=True)
 
 
 def split(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -203,7 +203,7 @@ def split(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         pieces = (data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))
         await write_spaced(pieces, gap, write)
 
-    return live(app, tear, keeps_length=True)
+    return LiveBody(app, tear, keeps_length=True)
 
 
 def chunk(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -213,7 +213,7 @@ def chunk(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def mince(data: bytes, write: Write) -> None:
         await write_spaced((data[i : i + size] for i in range(0, len(data), size)), gap, write)
 
-    return live(app, mince, keeps_length=True)
+    return LiveBody(app, mince, keeps_length=True)
 
 
 def garbage(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -228,7 +228,7 @@ def garbage(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
             left = -1
             await write(text)
 
-    return live(app, litter)
+    return LiveBody(app, litter)
 
 
 def duplicate(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -236,7 +236,7 @@ def duplicate(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         await write(data)
         await write(data)
 
-    return live(app, twice)
+    return LiveBody(app, twice)
 
 
 def reorder(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -250,7 +250,7 @@ def reorder(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
             await write(held.pop())
         return None
 
-    return live(app, swap)
+    return LiveBody(app, swap)
 
 
 def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -260,7 +260,7 @@ def gzip(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         # The empty end of the body closes the archive; before it every message is flushed, so that a stream flows.
         await write(packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH if data else zlib.Z_FINISH))
 
-    return live(app, pack, sets={"content-encoding": "gzip"})
+    return LiveBody(app, pack, sets={"content-encoding": "gzip"})
 
 
 FAULT_KINDS: Mapping[str, FaultKind] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy.stores.ledger import UNITS, Exhausted, Granted, Operation, Outcome, Settle
 from proxy.telemetry.instruments import Count
 from proxy.telemetry.metrics import Metrics
@@ -31,15 +33,17 @@ class LedgerMetrics:
         self._wait.observe(seconds)
         if type(operation) is Settle:
             if operation.used and type(outcome) is Granted:
-                charged = self._charged
-                for unit, amount in operation.used.items():
-                    if amount:
-                        charged[unit].value += amount / MILLION
+                self._count_charge(operation.used)
         elif type(outcome) is Exhausted:
             self._refusals[outcome.bucket.unit].value += 1
         elif type(outcome) is Granted and outcome.exceeded:
             for unit in {charge.bucket.unit for charge in outcome.exceeded}:
                 self._warnings[unit].value += 1
+
+    def _count_charge(self, used: Mapping[str, int]) -> None:
+        for unit, amount in used.items():
+            if amount:
+                self._charged[unit].value += amount / MILLION
 
 
 def _add_charged(metrics: Metrics, unit: str) -> Count:
