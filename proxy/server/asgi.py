@@ -45,6 +45,10 @@ class AsgiProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self.cycle.scope["state"][HAS_BODY] = True
 
+    def on_body(self, body: bytes) -> None:
+        self.cycle.hold(body)
+        super().on_body(b"")
+
     def begin_exchange(self, version: str, method: bytes) -> None:
         """Start the request whose head was read, or let it wait for those before it on this connection."""
         before = self.cycle

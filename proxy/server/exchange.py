@@ -26,6 +26,19 @@ class Exchange(RequestResponseCycle):
 
     transport: CoalescingTransport  # type: ignore[assignment]
     disconnect: Disconnect
+    body: bytes | bytearray  # type: ignore[assignment]
+
+    def hold(self, piece: bytes) -> None:
+        """Keep a piece of the request's body until the application asks for it."""
+        if self.response_complete:
+            return
+        if not self.body:
+            # Nearly always the only one; uvicorn would copy it twice.
+            self.body = piece
+            return
+        if isinstance(self.body, bytes):
+            self.body = bytearray(self.body)
+        self.body += piece
 
     def report_disconnect(self) -> None:
         """Let the application see that the connection is lost, unless the answer is complete."""

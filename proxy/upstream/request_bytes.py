@@ -9,8 +9,10 @@ import httpx
 
 from proxy.upstream.engine import Request
 
-#: A body up to this size leaves together with the head; a larger one is sent in pieces of this size.
-PIECE_BYTES = 64 * 1024
+#: A body up to this size leaves together with the head.
+SMALL_BYTES = 64 * 1024
+#: A larger one is sent in pieces of this size, with one call of the system each: what uvloop reads at once.
+PIECE_BYTES = 256 * 1024
 Headers = list[tuple[bytes, bytes]]
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": [\t -~\x80-\xff]*\r\n)*\r\n")
@@ -30,7 +32,7 @@ def encode_head(request: httpx.Request, headers: Headers) -> bytes:
 def encode_whole(request: Request) -> bytes | None:
     """A whole request; None if its body is to leave in pieces, or `encode_head` is to look at it."""
     method, _, target, headers, body, _ = request
-    if len(body) > PIECE_BYTES:
+    if len(body) > SMALL_BYTES:
         return None
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     text = "".join(lines)
@@ -62,7 +64,7 @@ def small_body(request: httpx.Request, length: int | None) -> bytes | None:
         return None
     assert isinstance(request.stream, httpx.ByteStream)
     body = b"".join(request.stream)
-    return body if len(body) == length and length <= PIECE_BYTES else None
+    return body if len(body) == length and length <= SMALL_BYTES else None
 
 
 async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[memoryview, None]:

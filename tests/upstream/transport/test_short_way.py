@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from proxy.upstream.engine import Engine
-from proxy.upstream.request_bytes import PIECE_BYTES
+from proxy.upstream.request_bytes import SMALL_BYTES
 from proxy.upstream.transport import EngineTransport
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until_async
@@ -124,7 +124,7 @@ async def test_both_ways_and_streams_share_the_connections() -> None:
         await transport.aclose()
 
 
-@pytest.mark.parametrize("size", [PIECE_BYTES, PIECE_BYTES + 1])
+@pytest.mark.parametrize("size", [SMALL_BYTES, SMALL_BYTES + 1])
 async def test_a_request_that_leaves_in_pieces_goes_the_plain_way(size: int) -> None:
     received = []
 
