@@ -20,7 +20,7 @@ from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_engine, 
 from proxy.stores.sql.sqlite import SqliteEngine
 from proxy.stores.sql.transaction import SqlTransaction
 from proxy.stores.sqlite.file import SqliteFile
-from proxy.stores.sqlite.processes import LivingProcesses
+from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
 from proxy.telemetry.instruments import Distribution, Distributions
 from proxy.telemetry.log_limit import LogLimit
@@ -32,6 +32,8 @@ _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _REFUSAL_STATES = ("22", "23")
 #: Transactions at once that are not the ledger's, of the twenty connections to PostgreSQL.
 MOST_BESIDE = 8
+#: How long a migration waits for another one of the same SQLite file.
+MIGRATION_SECONDS = 600.0
 #: Deadlocks, and transactions that cannot be put into an order.
 _ROLLBACK_STATE = "40"
 _log = logging.getLogger(__name__)
@@ -58,14 +60,11 @@ class Database:
         self._read_seconds = seconds.of("database", "read") if seconds else None
         self._write_seconds = seconds.of("database", "write") if seconds else None
         self._file: SqliteFile | None = None
-        self._processes: LivingProcesses | None = None
+        self._location: SqliteLocation | None = None
         if url.startswith("sqlite:"):
-            location = sqlite_location(url, is_durable=is_durable)
-            self.engine = create_engine(url, lock_seconds, location)
-            self._file = SqliteFile(location, lock_seconds)
-            self._processes = location.processes
-        else:
-            self.engine = create_engine(url, lock_seconds)
+            self._location = sqlite_location(url, is_durable=is_durable)
+            self._file = SqliteFile(self._location, lock_seconds)
+        self.engine = create_engine(url, lock_seconds, self._location)
         self._places = asyncio.Semaphore(MOST_BESIDE)
         # A file is waited for where it is locked.
         self._timeout = (
@@ -129,14 +128,12 @@ class Database:
         Raises:
             StoreUnavailable: the database did not do it.
         """
-        if self._file is not None:
-            async with self.writing() as connection:
-                yield connection
-            return
-        engine = create_engine(self._url, answer_seconds=None)
+        # What another process migrates on SQLite keeps the whole file locked.
+        lock_seconds = LOCK_SECONDS if self._location is None else MIGRATION_SECONDS
+        engine = create_engine(self._url, lock_seconds, self._location, answer_seconds=None)
         try:
             with self._translated():
-                async with engine.begin() as connection:
+                async with self._file.turn() if self._file else nullcontext(), engine.begin() as connection:
                     yield connection
         finally:
             await engine.dispose()
@@ -238,9 +235,9 @@ class Database:
         Raises:
             StoreUnavailable: the folder of the file takes no writes.
         """
-        if self._processes is not None:
+        if self._location is not None:
             with self._translated():
-                self._processes.join()
+                self._location.processes.join()
 
     def is_alone(self) -> bool:
         """Whether no other process lives that has joined; False on PostgreSQL, which does not know its clients' ends.
@@ -249,11 +246,11 @@ class Database:
             StoreUnavailable: the folder of a SQLite file cannot be read.
         """
         with self._translated():
-            return self._processes is not None and self._processes.is_alone()
+            return self._location is not None and self._location.processes.is_alone()
 
     async def close(self) -> None:
-        if self._processes is not None:
-            self._processes.leave()
+        if self._location is not None:
+            self._location.processes.leave()
         if self._file is not None:
             await self._file.close()
         await self.engine.dispose()
