@@ -30,7 +30,7 @@ FLOORS = [
     {"tenants", "upstream"},
     {"stores", "catalog", "targets", "telemetry"},
     {"redaction"},
-    {"settings", "errors", "clock", "drain", "libpq", "listeners", "networks", "origins"}
+    {"settings", "errors", "clock", "drain", "ids", "libpq", "listeners", "networks", "origins"}
     | {"numbers", "log_context", "recurring", "spreadsheets", "__init__"},
 ]
 SANDBOX = "sandbox"

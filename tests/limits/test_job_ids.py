@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -30,3 +31,15 @@ def test_ids_of_one_moment_differ_also_in_a_fork() -> None:
     found = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=120)
     ids = found.stdout.split()
     assert len(ids) == 40 == len(set(ids))
+
+
+def test_ids_differ_whatever_seeds_the_generator_of_all() -> None:
+    state = random.getstate()
+    try:
+        ids = set()
+        for _ in range(5):
+            random.seed(0)
+            ids.add(new_job_id(1.0))
+    finally:
+        random.setstate(state)
+    assert len(ids) == 5

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from proxy.http.scope import HAS_BODY
 from proxy.server.asgi import MAX_REMEMBERED_BYTES
 from proxy.server.factory import ProtocolFactory
 from tests.server.talk import talk
@@ -45,6 +46,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
             await send({"type": f"lifespan.{event}.complete"})
         return
+    # What the server adds is the program's own.
+    scope["state"].pop(HAS_BODY, None)
     shown = {name: repr(value) for name, value in scope.items() if name not in ("client", "server", "extensions")}
     scope["state"]["seen"] = True
     body = json.dumps(shown, sort_keys=True).encode()

@@ -5,10 +5,10 @@ The time is that of the server, so a process whose clock is wrong changes nothin
 
 from __future__ import annotations
 
-import random
 import secrets
 from collections.abc import Mapping, Sequence
 
+from proxy.ids import draw_id
 from proxy.stores.counters import Hit, LeaseScope, LeasesLost, Window
 from proxy.stores.redis.client import PREFIX, RedisClient, Script, batches, sizes
 from proxy.stores.redis.holder import EPOCH, RedisHolder
@@ -39,8 +39,7 @@ class RedisCounters:
             return Hit(None, 0.0, (), ())
         keys = [f"{PREFIX}rate:{window.key}" for window in windows]
         limits = [number for window in windows for number in (window.limit, window.seconds)]
-        # Unlike any other; it opens nothing, and asking the system for each would take longer.
-        name = f"{random.getrandbits(64):016x}" if counts else ""
+        name = draw_id(16) if counts else ""
         answer = await self._redis.run(_HIT, keys, [self._time(now), name, *limits])
         refused, wait, *rest = [float(text) for text in answer]
         return Hit(int(refused) - 1 if refused else None, wait, tuple(map(int, rest[::2])), tuple(rest[1::2]))
