@@ -2,7 +2,7 @@
 
 The first parameter in each line is the main one; `n` events are body messages that are not comments.
 
-    delay       seconds=1            wait, then answer as usual
+    delay       seconds=1            wait, then answer as usual; a caller who hangs up meanwhile gets no job
     status      status=500 body text content_type headers    answer this instead; body has fal's own words by default
     refuse      reason=wrong_key     one of the refusals in `refusals`, in fal's own words
     nginx       status=502           the HTML of a gateway in front of fal
@@ -28,6 +28,7 @@ The first parameter in each line is the main one; `n` events are body messages t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -54,8 +55,15 @@ _ERROR_TYPES = {429: "concurrent_requests_limit", 500: "internal_error", 502: "r
 
 def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def late(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(float(params.get("delay", 1)))
-        await app(scope, receive, send)
+        seconds = float(params.get("delay", 1))
+        if exchange.host == "cdn":
+            # Its body has not been read yet.
+            await asyncio.sleep(seconds)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(exchange.wait_for_end(), seconds)
+        if exchange.ended is None:
+            await app(scope, receive, send)
 
     return late
 

@@ -249,6 +249,13 @@ def test_delay_comes_before_the_answer(fal: Fal) -> None:
     assert time.monotonic() - begin >= 0.1
 
 
+def test_a_caller_who_hangs_up_in_a_delay_gets_no_job(wire: Fal) -> None:
+    with _send_call(wire, RUN, "[[fault delay=600]]"):
+        wait_until(lambda: bool(wire.requests()))
+    wait_until(lambda: wire.requests()[-1]["ended"] == "left")
+    assert wire.requests()[-1]["answered"] is None
+
+
 def test_faults_can_be_combined(fal: Fal) -> None:
     answer = fal.run("[[fault fail=runner_disconnected]] [[fault gzip]]")
     assert (answer.status_code, answer.headers["content-encoding"]) == (503, "gzip")

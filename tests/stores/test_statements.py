@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from proxy.limits.statements import GRACE_SECONDS, Line, parse_month, read_statement
+from proxy.limits.statements import GRACE_SECONDS, Line, Period, parse_month, read_statement
 from proxy.stores.ledger import Accept, Bucket, Charge, Granted, Reserve, Settle
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
@@ -22,8 +22,8 @@ PERIOD = parse_month("1970-01", 0.0)
 OVER = PERIOD.until + GRACE_SECONDS
 
 
-async def lines(stores: SqlStores, tenant: str = "acme") -> Mapping[str, Line]:
-    return (await read_statement(stores.ledger, stores.statements, tenant, PERIOD, OVER)).lines
+async def lines(stores: SqlStores, tenant: str = "acme", period: Period = PERIOD) -> Mapping[str, Line]:
+    return (await read_statement(stores.ledger, stores.statements, tenant, period, OVER)).lines
 
 
 async def is_final(stores: SqlStores, now: float = OVER) -> bool:
@@ -41,14 +41,15 @@ async def test_a_statement_is_the_same_after_jobs_are_counted_and_removed(stores
 
 
 async def test_only_calls_of_the_month_are_in_it(stores: SqlStores) -> None:
-    moments = (-1.0, 0.0, PERIOD.until - 1, PERIOD.until)
+    month = parse_month("1970-02", 9e9)
+    moments = (month.since - 1, month.since, month.until - 1, month.until)
     made = [job(submitted_at=at) for at in moments]
     await stores.ledger.commit([Reserve(one) for one in made])
     # Settled in the next month: a call belongs to the month in which it was made.
-    await stores.ledger.commit([Settle(one.id, {"usd": 10**6 + 1}, PERIOD.until + 60) for one in made])
-    assert await lines(stores) == {"fal-ai/llava-next": Line(2, {"usd": 2_000_002})}
+    await stores.ledger.commit([Settle(one.id, {"usd": 10**6 + 1}, month.until + 60) for one in made])
+    assert await lines(stores, period=month) == {"fal-ai/llava-next": Line(2, {"usd": 2_000_002})}
     await stores.usage_rollup.count(10)
-    assert await lines(stores) == {"fal-ai/llava-next": Line(2, {"usd": 2_000_002})}
+    assert await lines(stores, period=month) == {"fal-ai/llava-next": Line(2, {"usd": 2_000_002})}
 
 
 async def test_a_month_is_final_once_it_is_over(stores: SqlStores) -> None:

@@ -26,6 +26,9 @@ from proxy.stores.sql.schema import upload_parts as parts
 from proxy.stores.sql.schema import uploads as rows
 from proxy.stores.uploads import WHOLE, Part, Upload
 
+#: Of the file of a part. Built once: an expression that is negated refers to itself, so each would be a cycle.
+_IS_NOT_OVER = ~exists().where(rows.c.id == parts.c.upload, rows.c.size.is_not(None)).correlate(parts)
+
 
 class SqlUploads:
     def __init__(self, database: Database) -> None:
@@ -51,8 +54,7 @@ class SqlUploads:
         return await self._database.write(partial(_land, part=part, etag=etag))
 
     async def drop(self, part: Part) -> None:
-        is_over = exists().where(rows.c.id == part.upload, rows.c.size.is_not(None))
-        await self._change(delete(parts).where(_attempt(part), ~is_over))
+        await self._change(delete(parts).where(_attempt(part), _IS_NOT_OVER))
 
     async def list_parts(self, upload_id: str) -> Sequence[Part]:
         wanted = select(parts).where(parts.c.upload == upload_id, parts.c.etag.is_not(None)).order_by(parts.c.number)
