@@ -55,13 +55,10 @@ _ERROR_TYPES = {429: "concurrent_requests_limit", 500: "internal_error", 502: "r
 
 def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     async def late(scope: Scope, receive: Receive, send: Send) -> None:
-        seconds = float(params.get("delay", 1))
-        if exchange.host == "cdn":
-            # Its body has not been read yet.
-            await asyncio.sleep(seconds)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(exchange.wait_for_end(), seconds)
+        # The body of an upload has not been read yet, so its end is not waited for.
+        end = asyncio.Event().wait() if exchange.host == "cdn" else exchange.wait_for_end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end, float(params.get("delay", 1)))
         if exchange.ended is None:
             await app(scope, receive, send)
 
