@@ -299,7 +299,7 @@ def test_filters_keep_labels_beside_fields(proxy: Stack, context: BrowserContext
 
 
 def test_a_row_of_a_table_stays_low_on_a_phone(proxy: Stack, context: BrowserContext) -> None:
-    """A cell beyond the edge that nobody sees does not wrap at each word."""
+    """A cell that a phone does not show does not wrap at each word."""
     reason = "Goodwill after the outage of last week, as agreed with the customer on the phone"
     with operating(proxy) as admin:
         grant = {"unit": "requests", "amount": 1, "reason": reason}
