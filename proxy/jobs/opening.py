@@ -18,7 +18,7 @@ from proxy.errors import ProxyError
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.client import Answer, Upstream
+from proxy.upstream.client import Answer, Upstream, text_of
 from proxy.upstream.refusals import retry_after_of
 from proxy.upstream.relay import StreamBroken, is_event_stream
 
@@ -115,7 +115,7 @@ class StreamOpener:
         await response.aclose()
         if response.status_code == 404:
             raise JobUnknown("fal does not know the job")
-        self._note_refusal(retry_after_of(response.headers))
+        self._note_refusal(retry_after_of(text_of(response.headers)))
         raise StreamBroken(f"fal answered with status {response.status_code} instead of a stream")
 
     def _note_refusal(self, retry_after: float | None) -> None:

@@ -13,7 +13,7 @@ from proxy.upstream import headers, wishes
 from proxy.upstream.client import Upstream
 from proxy.upstream.file_urls import FileUrls
 from proxy.upstream.files import UploadDestination
-from proxy.upstream.relay import BufferedResponse, buffer_response
+from proxy.upstream.relay import BufferedResponse
 
 
 class DestinationRefused(Exception):
@@ -50,8 +50,7 @@ class Destinations:
         """
         target = Target(Kind.UPLOAD_INITIATE_PARTS if in_parts else Kind.UPLOAD_INITIATE)
         document = {"content_type": content_type, "file_name": clean_name(name)}
-        response = await self._upstream.call(target, sent, document)
-        reply = await buffer_response(response, repeatable=True)
+        reply = await self._upstream.fetch(target, sent, document)
         if not 200 <= reply.status < 300:
             raise DestinationRefused(reply)
         return self._parse(reply.body)

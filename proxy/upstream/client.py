@@ -20,14 +20,25 @@ from proxy.settings import FalSettings, Secret
 from proxy.targets import Kind, Target
 from proxy.upstream import refusals
 from proxy.upstream.breaker import evidence_of_error, evidence_of_status
-from proxy.upstream.engine import Engine, Host, HttpxEngine, Reply, Request, by_name, decode, read_reply, to_httpx
+from proxy.upstream.engine import (
+    Engine,
+    Host,
+    HttpxEngine,
+    Reply,
+    ReplyHeaders,
+    Request,
+    StreamedReply,
+    decode,
+    from_httpx,
+    read_reply,
+)
 from proxy.upstream.failures import failure_of
 from proxy.upstream.guard import Guard
 from proxy.upstream.headers import JSON, REQUEST_ID
 from proxy.upstream.relay import HEAD_SECONDS, BufferedResponse, buffer_reply
 
 #: fal's answer, as the rest of the program knows it.
-Answer = httpx.Response
+Answer = StreamedReply
 #: Gets what is measured of each exchange.
 Observe = Callable[[str, int | None, float], None]
 _JOB_PATHS = {
@@ -116,7 +127,7 @@ class Upstream:
 
     async def call(
         self, target: Target, headers: dict[str, str], body: object = None, caller: Hashable = None
-    ) -> httpx.Response:
+    ) -> Answer:
         """Make one call; the answer's body is still to be read, and the answer to be closed.
 
         Args:
@@ -165,29 +176,31 @@ class Upstream:
             self._examine(await decode(reply), target, caller)
         return reply
 
-    async def _send(self, request: Request, target: Target, caller: Hashable) -> httpx.Response:
+    async def _send(self, request: Request, target: Target, caller: Hashable) -> Answer:
         started = perf_counter()
         try:
-            response = await self._engine.send(to_httpx(request))
+            answer = await self._engine.open(request)
         except httpx.HTTPError as error:
             self._observe(target.kind.value, None, perf_counter() - started)
             # `from None`: the cause carries the request, and with it the key.
             raise self._failed(error, target, caller) from None
-        status, headers = response.status_code, response.headers
+        status, headers = answer.status_code, answer.headers
         self._observe(target.kind.value, status, perf_counter() - started)
         if status < 300:
-            return response
+            return answer
         if not _may_refuse(status, target.kind):
-            reply = Reply(status, by_name(headers.raw), b"")
+            reply = Reply(status, headers, b"")
         else:
-            reply = await read_reply(response, refusals.MOST_BYTES)
-            response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(reply.body))
+            reply = await read_reply(answer, refusals.MOST_BYTES)
+            # What was read of it is still to be passed on.
+            read = from_httpx(httpx.Response(status, stream=httpx.ByteStream(reply.body)))
+            answer = StreamedReply(status, headers, read.body)
         try:
             self._examine(await decode(reply), target, caller)
         except BaseException:
-            await response.aclose()
+            await answer.aclose()
             raise
-        return response
+        return answer
 
     def _failed(self, error: httpx.HTTPError, target: Target, caller: Hashable) -> ProxyError:
         self.guard.fail(evidence_of_error(error, target.kind), target, caller)
@@ -199,7 +212,7 @@ class Upstream:
         Raises: as `call`, unless it is one of fal's that passes on.
         """
         status, kind = reply.status_code, target.kind
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers.items()}
+        headers = text_of(reply.headers)
         if _may_refuse(status, kind):
             is_whole = reply.error is None and len(reply.body) <= refusals.MOST_BYTES
             if reason := refusals.reason_of(status, reply.body if is_whole else b""):
@@ -229,7 +242,7 @@ class Upstream:
 
     async def to_files(
         self, method: str, url: str, headers: dict[str, str], content: bytes | AsyncIterable[bytes]
-    ) -> httpx.Response:
+    ) -> Answer:
         """Call a signed URL that fal gave; the key is not needed there, and not sent. The answer is a success.
 
         Raises:
@@ -239,17 +252,17 @@ class Upstream:
         request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeouts})
         started = perf_counter()
         try:
-            response = await self._engine.send(request)
+            answer = await self._engine.send(request)
         except httpx.HTTPError as error:
             self._observe("file", None, perf_counter() - started)
             raise failure_of(error, repeatable=True) from None
-        self._observe("file", response.status_code, perf_counter() - started)
-        if not response.is_success:
-            await response.aclose()
+        self._observe("file", answer.status_code, perf_counter() - started)
+        if not answer.is_success:
+            await answer.aclose()
             # Not passed on: file stores like to quote the signature that they refuse.
-            status = response.status_code
+            status = answer.status_code
             raise BadUpstream(f"fal's file store rejected the file (status {status}).", scope="upstream")
-        return response
+        return answer
 
     def _address_of(self, target: Target) -> tuple[str, str]:
         """The URL of one of fal's hosts, and the path and query below it."""
@@ -286,6 +299,11 @@ def host_of(base: str) -> Host:
 def _may_refuse(status: int, kind: Kind) -> bool:
     """Whether an answer may be one of fal's refusals. Of a job, fal says with a 404 that it does not know that one."""
     return status in refusals.STATUSES and not (status == 404 and kind.names_job)
+
+
+def text_of(headers: ReplyHeaders) -> dict[str, str]:
+    """The headers of a reply as text."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
 
 
 def _passes_on(status: int, headers: Mapping[str, str]) -> bool:

@@ -68,7 +68,8 @@ class UpstreamProtocol(ResponseHandler):
     def reply_reader(self) -> ReplyReader:
         """What reads the next reply instead of aiohttp's parser, once it is to begin."""
         if self._reader is None:
-            self._reader = ReplyReader(self._loop)
+            assert self.transport is not None
+            self._reader = ReplyReader(self._loop, self.transport)
         return self._reader
 
     def was_unheard(self, written: int) -> bool:
@@ -77,7 +78,7 @@ class UpstreamProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
-        if reader is not None and reader.awaited is not None:
+        if reader is not None and reader.is_reading:
             reader.feed(data)
             return
         super().data_received(data)

@@ -1,14 +1,14 @@
 """The interface to the engine under the client: a request in parts, its reply whole, or as a stream.
 
-A whole reply is a status, headers and a body. A stream is an `httpx.Response` whose body is still to be read, because
-streams and files go over httpx's transport interface. The plain way to a whole reply goes over that too, whatever the
-engine.
+A whole reply is a status, headers and a body; of a streamed one the body is still to be read. Files go over httpx's
+transport interface. The plain way to a reply of each kind goes over that too, whatever the engine.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import httpx
@@ -78,8 +78,43 @@ class Reply(NamedTuple):
     error: httpx.TransportError | None = None
 
 
+class Body(ABC):
+    """The body of a reply, not decoded, as it comes."""
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """What has arrived, at least a byte; none at the end of the body.
+
+        Raises:
+            httpx.TransportError: it broke off.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Break the reply off, unless all of it has arrived."""
+
+
+@dataclass(slots=True, eq=False)
+class StreamedReply:
+    """The upstream's reply, its body still to be read, and the reply to be closed."""
+
+    status_code: int
+    headers: ReplyHeaders
+    body: Body
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status_code < 300
+
+    async def aclose(self) -> None:
+        await self.body.aclose()
+
+
 class Engine(ABC):
-    """Sends requests to the upstream, each once, by the rules for failures at the head of `transport.py`."""
+    """Sends requests to the upstream, each once, by the rules for failures at the head of `transport.py`.
+
+    What goes over httpx's interface is told from what need not by the form of the request.
+    """
 
     async def fetch(self, request: Request) -> Reply:
         """Send a request and read its reply to the end. What goes wrong after the reply's head is its `error`.
@@ -87,11 +122,19 @@ class Engine(ABC):
         Raises:
             httpx.TransportError: there is no reply.
         """
-        return await read_reply(await self.send(to_httpx(request)), WHOLE_BYTES)
+        return await read_reply(await self.open(request), WHOLE_BYTES)
+
+    async def open(self, request: Request) -> StreamedReply:
+        """Send a request; return as soon as the reply's head is here.
+
+        Raises:
+            httpx.TransportError: there is no reply.
+        """
+        return await self.send(to_httpx(request))
 
     @abstractmethod
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; return as soon as the reply's head is here.
+    async def send(self, request: httpx.Request) -> StreamedReply:
+        """Send a request whose body may come in pieces; return as soon as the reply's head is here.
 
         Raises:
             httpx.TransportError: there is no reply.
@@ -108,11 +151,35 @@ class HttpxEngine(Engine):
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
+    async def send(self, request: httpx.Request) -> StreamedReply:
+        return from_httpx(await self._transport.handle_async_request(request))
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+class _HttpxBody(Body):
+    """What is left to read of one of httpx's responses."""
+
+    def __init__(self, response: httpx.Response, pieces: AsyncIterator[bytes]) -> None:
+        self._response = response
+        self._pieces = pieces
+
+    async def read(self) -> bytes:
+        async for piece in self._pieces:
+            if piece:
+                return piece
+        return b""
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+def from_httpx(response: httpx.Response) -> StreamedReply:
+    """One of httpx's responses, not decoded."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    body = _HttpxBody(response, aiter(response.stream))
+    return StreamedReply(response.status_code, by_name(response.headers.raw), body)
 
 
 def to_httpx(request: Request) -> httpx.Request:
@@ -130,23 +197,22 @@ def to_httpx(request: Request) -> httpx.Request:
     )
 
 
-async def read_reply(response: httpx.Response, most: int) -> Reply:
-    """Read a response up to `most` bytes of its body, and close it."""
-    body = bytearray()
+async def read_reply(reply: StreamedReply, most: int) -> Reply:
+    """Read a reply up to `most` bytes of its body, and close it."""
+    content = bytearray()
     error: httpx.TransportError | None = None
-    assert isinstance(response.stream, httpx.AsyncByteStream)
     try:
-        async for chunk in response.stream:
-            body += chunk
-            if len(body) > most:
+        while piece := await reply.body.read():
+            content += piece
+            if len(content) > most:
                 error = ReplyTooLarge("The reply is too large.")
                 break
     except httpx.TransportError as problem:
         # Its frames would keep what they hold.
         error = problem.with_traceback(None)
     finally:
-        await response.aclose()
-    return Reply(response.status_code, by_name(response.headers.raw), bytes(body), error)
+        await reply.aclose()
+    return Reply(reply.status_code, reply.headers, bytes(content), error)
 
 
 def by_name(raw: Iterable[tuple[bytes, bytes]]) -> ReplyHeaders:
@@ -161,17 +227,42 @@ async def decode(reply: Reply) -> Reply:
     """The reply with its body as it was before it was compressed; the upstream is asked not to."""
     if b"content-encoding" not in reply.headers:
         return reply
-    headers = [(b"content-encoding", reply.headers[b"content-encoding"])]
-    response = httpx.Response(reply.status_code, headers=headers, stream=_Pieces(reply.body))
     body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in _decoded(reply, _Pieces(reply.body)).aiter_bytes():
             body += chunk
             if len(body) > WHOLE_BYTES:
                 return reply._replace(body=b"", error=ReplyTooLarge("The reply is too large."))
     except httpx.DecodingError:
         return reply._replace(body=b"", error=reply.error or httpx.RemoteProtocolError("The reply cannot be decoded."))
     return reply._replace(body=bytes(body))
+
+
+def decoded_body(reply: StreamedReply) -> Body:
+    """The body of a reply as it was before it was compressed. Reading it may raise an `httpx.DecodingError`, too."""
+    if b"content-encoding" not in reply.headers:
+        return reply.body
+    response = _decoded(reply, _Stream(reply.body))
+    return _HttpxBody(response, response.aiter_bytes())
+
+
+def _decoded(reply: Reply | StreamedReply, stream: httpx.AsyncByteStream) -> httpx.Response:
+    headers = [(b"content-encoding", reply.headers[b"content-encoding"])]
+    return httpx.Response(reply.status_code, headers=headers, stream=stream)
+
+
+class _Stream(httpx.AsyncByteStream):
+    """A body for httpx to decode."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await self._body.read():
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 class _Pieces(httpx.AsyncByteStream):

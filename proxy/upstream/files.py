@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import orjson
 
 from proxy.errors import BadUpstream
@@ -44,7 +43,7 @@ async def put_part(upstream: Upstream, url: str, number: int, size: int, content
         UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `put`.
     """
     response = await upstream.to_files("PUT", _below(url, str(number)), {"content-length": str(size)}, content)
-    etag = _etag(response.headers, await read_body(response, repeatable=True))
+    etag = _etag(response.headers.get(b"etag"), await read_body(response, repeatable=True))
     if etag is None:
         raise BadUpstream("fal's file store accepted the part without an etag.", scope="upstream")
     return etag
@@ -67,9 +66,9 @@ def _below(url: str, name: str) -> str:
     return parts._replace(path=f"{parts.path}/{name}").geturl()
 
 
-def _etag(headers: httpx.Headers, body: bytes) -> str | None:
+def _etag(header: bytes | None, body: bytes) -> str | None:
     """In the header, as the Python client reads it, or else in the body, as the JavaScript client does."""
-    etag: Any = headers.get("etag")
+    etag: Any = None if header is None else header.decode("latin-1")
     if etag is None:
         try:
             document = orjson.loads(body)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-import httpx
 from starlette.datastructures import Headers
 
 from proxy import __version__
 from proxy.errors import BadRequest
 from proxy.numbers import parse_whole
 from proxy.targets import is_request_id
-from proxy.upstream.engine import ReplyHeaders, by_name
+from proxy.upstream.engine import ReplyHeaders
 
 USER_AGENT = f"fal-proxy/{__version__}"
 REQUEST_ID = "x-fal-request-id"
@@ -76,12 +75,7 @@ def _check_values(headers: dict[str, str]) -> None:
         del headers["retry-after"]
 
 
-def to_caller(upstream: httpx.Headers) -> dict[str, str]:
-    """The headers of fal's answer that a caller may see."""
-    return reply_to_caller(by_name(upstream.raw))
-
-
-def reply_to_caller(reply: ReplyHeaders) -> dict[str, str]:
+def to_caller(reply: ReplyHeaders) -> dict[str, str]:
     """The headers of fal's reply that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
     headers = {name: reply[key].decode("ascii") for key, name in _BACK.items() if key in reply and reply[key].isascii()}

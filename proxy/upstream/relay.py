@@ -17,16 +17,16 @@ import orjson
 from starlette.responses import Response
 
 from proxy.upstream import sse
-from proxy.upstream.engine import WHOLE_BYTES, Reply, decode, read_reply
+from proxy.upstream.engine import WHOLE_BYTES, Reply, StreamedReply, decode, decoded_body, read_reply
 from proxy.upstream.failures import failure_of
-from proxy.upstream.headers import EVENT_STREAM, reply_to_caller
+from proxy.upstream.headers import EVENT_STREAM, to_caller
 
 PING_SECONDS = 5.0
 #: How long fal may take to begin a stream before its head goes to the caller all the same. A refusal that is known by
 #: then keeps its status; one that comes later is an event.
 HEAD_SECONDS = 0.5
+_EVENT_STREAM = EVENT_STREAM.encode()
 _log = logging.getLogger(__name__)
-_NO_HEADERS = httpx.Headers()
 
 
 class StreamBroken(Exception):
@@ -45,14 +45,14 @@ class StreamRefused(Exception):
         self.body = body
 
 
-async def read_body(response: httpx.Response, *, repeatable: bool) -> bytes:
+async def read_body(streamed: StreamedReply, *, repeatable: bool) -> bytes:
     """The decoded body of an answer, and close it.
 
     Raises:
         BadUpstream, UpstreamTimeout: it is larger than `WHOLE_BYTES`, or broke, and may be asked for again.
         UpstreamAmbiguous: the same, and the call may have been run.
     """
-    reply = await decode(await read_reply(response, WHOLE_BYTES))
+    reply = await decode(await read_reply(streamed, WHOLE_BYTES))
     if reply.error is not None:
         raise failure_of(reply.error, repeatable=repeatable)
     return reply.body
@@ -74,13 +74,13 @@ class BufferedResponse:
         return Response(self.body, self.status, self.headers)
 
 
-async def buffer_response(response: httpx.Response, *, repeatable: bool) -> BufferedResponse:
+async def buffer_response(streamed: StreamedReply, *, repeatable: bool) -> BufferedResponse:
     """Read an answer to its end.
 
     Raises:
         BadUpstream, UpstreamAmbiguous: as `read_body`.
     """
-    return await buffer_reply(await read_reply(response, WHOLE_BYTES), repeatable=repeatable)
+    return await buffer_reply(await read_reply(streamed, WHOLE_BYTES), repeatable=repeatable)
 
 
 async def buffer_reply(reply: Reply, *, repeatable: bool) -> BufferedResponse:
@@ -93,13 +93,13 @@ async def buffer_reply(reply: Reply, *, repeatable: bool) -> BufferedResponse:
         reply = await decode(reply)
     if reply.error is not None:
         raise failure_of(reply.error, repeatable=repeatable)
-    return BufferedResponse(reply.status_code, reply_to_caller(reply.headers), reply.body)
+    return BufferedResponse(reply.status_code, to_caller(reply.headers), reply.body)
 
 
-def is_event_stream(response: httpx.Response) -> bool:
-    """Whether an answer is the stream that was asked for."""
-    content_type: str = response.headers.get("content-type", "")
-    return response.is_success and content_type.partition(";")[0].strip() == EVENT_STREAM
+def is_event_stream(reply: StreamedReply) -> bool:
+    """Whether a reply is the stream that was asked for."""
+    content_type = reply.headers.get(b"content-type", b"")
+    return reply.is_success and content_type.partition(b";")[0].strip() == _EVENT_STREAM
 
 
 class Event(NamedTuple):
@@ -110,19 +110,18 @@ class Event(NamedTuple):
 
 
 async def read_events(
-    response: httpx.Response, missed: Callable[[], None] = lambda: None
+    reply: StreamedReply, missed: Callable[[], None] = lambda: None
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the answer.
+    """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the reply.
 
     Raises:
         StreamBroken: it broke off, or its bytes make no sense.
     """
-    splitter = sse.EventSplitter()
-    # A stream is open for minutes. Two generators of httpx's, which only look for an encoding, are spared; so is what
-    # the head of the answer said.
-    chunks = response.aiter_bytes() if "content-encoding" in response.headers else aiter(_body_of(response))
+    splitter, body = sse.EventSplitter(), decoded_body(reply)
+    # A stream is open for minutes: what its head said is not kept.
+    reply.headers = {}
     try:
-        async for chunk in chunks:
+        while chunk := await body.read():
             for event in splitter.feed(chunk):
                 data = sse.data_of(event)
                 if data is None:
@@ -137,16 +136,10 @@ async def read_events(
             # Until the next one comes, which may be long, this one is not kept.
             chunk = event = data = b""
             document = None
-            response.headers = _NO_HEADERS
     except (httpx.HTTPError, sse.EventTooLarge) as error:
         raise StreamBroken(type(error).__name__) from None
     finally:
-        await response.aclose()
-
-
-def _body_of(response: httpx.Response) -> httpx.AsyncByteStream:
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    return response.stream
+        await reply.aclose()
 
 
 async def with_heartbeat(

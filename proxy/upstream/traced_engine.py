@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
 
 import httpx
 from opentelemetry.trace import Span
 
 from proxy.telemetry.traces import Traces, end
-from proxy.upstream.engine import Engine, Reply, Request
+from proxy.upstream.engine import Body, Engine, Reply, Request, StreamedReply
 
 
 class TracedEngine(Engine):
@@ -30,42 +30,46 @@ class TracedEngine(Engine):
         end(span, problem, failed=problem is not None or reply.status_code >= 400)
         return reply
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        span = self._traces.start_request(request.method, request.url.host)
+    async def open(self, request: Request) -> StreamedReply:
+        return await self._trace(request.method, request.host.url.host, self._engine.open(request))
+
+    async def send(self, request: httpx.Request) -> StreamedReply:
+        return await self._trace(request.method, request.url.host, self._engine.send(request))
+
+    async def _trace(self, method: str, host: str, sending: Awaitable[StreamedReply]) -> StreamedReply:
+        span = self._traces.start_request(method, host)
         try:
-            response = await self._engine.send(request)
+            reply = await sending
         except BaseException as error:
             end(span, type(error).__name__, failed=True)
             raise
-        span.set_attribute("http.response.status_code", response.status_code)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _TracedStream(response.stream, span, failed=response.status_code >= 400)
-        return response
+        span.set_attribute("http.response.status_code", reply.status_code)
+        body = _TracedBody(reply.body, span, failed=reply.status_code >= 400)
+        return StreamedReply(reply.status_code, reply.headers, body)
 
     async def aclose(self) -> None:
         await self._engine.aclose()
 
 
-class _TracedStream(httpx.AsyncByteStream):
+class _TracedBody(Body):
     """The body of a reply, which ends the span."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, span: Span, *, failed: bool) -> None:
-        self._stream = stream
+    def __init__(self, body: Body, span: Span, *, failed: bool) -> None:
+        self._body = body
         self._span = span
         self._failed = failed
         self._problem: str | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def read(self) -> bytes:
         try:
-            async for chunk in self._stream:
-                yield chunk
+            return await self._body.read()
         except httpx.TransportError as problem:
             self._problem = type(problem).__name__
             raise
 
     async def aclose(self) -> None:
         try:
-            await self._stream.aclose()
+            await self._body.aclose()
         finally:
             if self._span.is_recording():
                 end(self._span, self._problem, failed=self._failed or self._problem is not None)

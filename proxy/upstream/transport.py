@@ -3,7 +3,7 @@
 httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS) and
 the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as fast, sends
 idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's headers into
-its exceptions. Whole replies to small requests take a shorter way over the same connections (whole_replies.py).
+its exceptions. Replies to requests in memory take a shorter way over the same connections (whole_replies.py).
 
 One rule for failures matters more than the others, because what may be repeated hangs on it:
 
@@ -28,15 +28,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 
 import httpx
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool, OpenConnection
-from proxy.upstream.engine import Engine, Origin, Reply, Request, Timeouts
+from proxy.upstream.engine import Engine, Origin, Reply, Request, StreamedReply, Timeouts, from_httpx
 from proxy.upstream.exchange import Exchange, ResponseBody
 from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, is_in_memory
+from proxy.upstream.streamed_body import StreamedBody
 from proxy.upstream.whole_replies import ReplyReader
 
 #: Far above what limits let in: a status stream holds one for each job that is followed.
@@ -64,8 +66,9 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(max_connections)
         self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds)
         self._exchanges: set[Exchange] = set()
-        #: Those that await a whole reply.
+        #: Those that await a whole reply, or the head of a streamed one; the bodies of those that have one.
         self._readers: set[ReplyReader] = set()
+        self._bodies: set[StreamedBody] = set()
         self._is_closed = False
 
     async def fetch(self, request: Request) -> Reply:
@@ -81,8 +84,21 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         except _Stale:
             return await self._fetch(request, data, fresh=True)
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        return await self.handle_async_request(request)
+    async def open(self, request: Request) -> StreamedReply:
+        """Send a request and read the head of its reply by the same way as `fetch`.
+
+        Raises: as `Engine.open`.
+        """
+        data = encode_whole(request)
+        if data is None:
+            return await super().open(request)
+        try:
+            return await self._open(request, data, fresh=False)
+        except _Stale:
+            return await self._open(request, data, fresh=True)
+
+    async def send(self, request: httpx.Request) -> StreamedReply:
+        return from_httpx(await self.handle_async_request(request))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request; answer as soon as the response's head is here, its body still to be read.
@@ -116,6 +132,8 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
             await exchange.break_off()
         for reader in self._readers:
             reader.fail(httpx.ReadError("The response was closed."))
+        for body in list(self._bodies):
+            await body.aclose()
         await self._pool.close()
 
     async def _answered(
@@ -148,14 +166,38 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
             _Stale: as `_answered`.
         """
         connection = await self._take(request.host.origin, request.timeouts, fresh)
+        reply = await self._exchange(connection, request, data)
+        self._end_use(connection, True)
+        return reply
+
+    async def _open(self, request: Request, data: bytes, *, fresh: bool) -> StreamedReply:
+        """The streamed reply of one attempt.
+
+        Raises:
+            _Stale: as `_answered`.
+        """
+        connection = await self._take(request.host.origin, request.timeouts, fresh)
+        body = StreamedBody(connection.protocol.reply_reader(), partial(self._end_stream, connection))
+        status, headers, *_ = await self._exchange(connection, request, data, body)
+        self._bodies.add(body)
+        return StreamedReply(status, headers, body)
+
+    async def _exchange(
+        self, connection: OpenConnection, request: Request, data: bytes, streamed: StreamedBody | None = None
+    ) -> Reply:
+        """Send a request over a connection, and wait for its reply, or for the head of one whose body is streamed.
+
+        Raises:
+            _Stale: as `_answered`.
+        """
         protocol = connection.protocol
         reader = protocol.reply_reader()
         self._readers.add(reader)
         try:
             protocol.write(data)
-            reply = await reader.begin(request.timeouts.get("read"))
+            return await reader.begin(request.timeouts.get("read"), streamed)
         except BaseException as error:
-            connection.drop()
+            self._end_use(connection, False)
             if not isinstance(error, httpx.TransportError):
                 raise
             was_unheard = protocol.was_unheard(len(data))
@@ -163,12 +205,18 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
             raise _judge(error, was_stale and (was_unheard or request.method == "GET"), was_unheard) from None
         finally:
             self._readers.remove(reader)
-            self._slots.release()
-        if reader.is_spoiled:
-            connection.drop()
-        else:
+
+    def _end_stream(self, connection: OpenConnection, body: StreamedBody, is_whole: bool) -> None:
+        self._bodies.remove(body)
+        self._end_use(connection, is_whole)
+
+    def _end_use(self, connection: OpenConnection, is_whole: bool) -> None:
+        """Keep a connection over which a whole reply has come, or close it."""
+        self._slots.release()
+        if is_whole and not connection.protocol.reply_reader().is_spoiled:
             self._pool.give_back(connection)
-        return reply
+        else:
+            connection.drop()
 
     async def _take(self, origin: Origin, timeouts: Timeouts, fresh: bool) -> OpenConnection:
         """A place among the requests on their way, and a connection; `fresh`: one that has not served yet."""

@@ -1,8 +1,8 @@
-"""Reads whole replies off a connection, one after another, with httptools' parser.
+"""Reads replies off a connection, one after another, with httptools' parser: whole ones, and heads of streamed ones.
 
-The plain way to a whole reply costs a message, a header map, a stream and a timer of aiohttp's, a response with another
-header map of httpx's, and two generators to read it. A whole reply needs none of these. What this saves is in
-docs/engine.md; tests/upstream/transport/test_whole_replies.py compares both ways.
+The plain way to a reply costs a message, a header map, a stream and a timer of aiohttp's, a response with another
+header map of httpx's, and two generators to read it. A reply to a request in memory needs none of these. What this
+saves is in docs/engine.md; tests/upstream/transport/test_whole_replies.py compares the ways.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import httptools
 import httpx
 
 from proxy.upstream.engine import WHOLE_BYTES, Reply, ReplyHeaders, ReplyTooLarge
+from proxy.upstream.streamed_body import StreamedBody
 
-#: aiohttp's bounds, which hold for streams: of headers, and of bytes in one of them.
+#: aiohttp's bounds, which hold for the plain way: of headers, and of bytes in one of them.
 MOST_HEADERS, MOST_HEADER_BYTES = 128, 8190
 #: Bytes in a row that bring no body: a head, or what surrounds chunks.
 MOST_BARREN_BYTES = 64 * 1024
+#: The headers by which a body ends.
+_LENGTHS = (b"content-length", b"transfer-encoding")
 
 
 class ReplyReader:
     """Reads the replies of one connection.
 
     Attributes:
-        awaited: what is to get the reply; None once it has.
+        is_reading: whether a reply has not come to its end yet.
         is_spoiled: whether the connection cannot serve again: the upstream says so, or says more than it was asked.
         was_closed: whether the upstream closed the connection without a byte of the reply.
     """
@@ -34,6 +37,7 @@ class ReplyReader:
         "_body",
         "_deadline",
         "_headers",
+        "_is_paused",
         "_is_silent",
         "_lines",
         "_loop",
@@ -41,41 +45,51 @@ class ReplyReader:
         "_read_seconds",
         "_size",
         "_status",
+        "_streamed",
         "_timer",
         "_timer_at",
-        "awaited",
+        "_transport",
+        "_waiting",
+        "is_reading",
         "is_spoiled",
         "was_closed",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.ReadTransport) -> None:
         self._loop = loop
+        self._transport = transport
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         # As aiohttp sets them for its own.
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self.awaited: asyncio.Future[Reply] | None = None
-        self.is_spoiled = self.was_closed = False
+        self._waiting: asyncio.Future[Reply] | None = None
+        self._is_paused = False
+        self.is_reading = self.is_spoiled = self.was_closed = False
 
-    def begin(self, read_seconds: float | None) -> asyncio.Future[Reply]:
-        """Expect a reply. The future fails if its head does not come whole."""
+    def begin(self, read_seconds: float | None, streamed: StreamedBody | None = None) -> asyncio.Future[Reply]:
+        """Expect a reply. The future fails if its head does not come whole.
+
+        Args:
+            streamed: gets the body, so that the future only waits for the head, and its reply has no body.
+        """
         self._headers: ReplyHeaders = {}
         self._lines: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
         self._status = self._size = self._barren = 0
-        self._is_silent = True
+        self._is_silent = self.is_reading = True
+        self._streamed = streamed
         self._read_seconds = read_seconds
         if read_seconds is not None:
             self._deadline = deadline = self._loop.time() + read_seconds
             # One timer serves many replies: most come long before, and one that fires too early is set again.
             if self._timer is None or self._timer_at > deadline:
                 self._set_timer(deadline)
-        self.awaited = future = self._loop.create_future()
+        self._waiting = future = self._loop.create_future()
         return future
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived while a reply is awaited."""
+        """Take what arrived while a reply is read."""
         assert self._parser is not None
         self._is_silent = False
         if self._read_seconds is not None:
@@ -93,7 +107,7 @@ class ReplyReader:
         self._parser = None  # the parser holds this object
         if self._timer is not None:
             self._timer.cancel()
-        self.was_closed = self._is_silent and self.awaited is not None
+        self.was_closed = self.is_reading and self._is_silent
         self.is_spoiled = True
         if error is not None:
             self.fail(httpx.ReadError("The upstream broke off the connection."))
@@ -105,16 +119,37 @@ class ReplyReader:
             self.fail(httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer."))
 
     def fail(self, error: httpx.TransportError) -> None:
-        """End the reply that is awaited."""
+        """End the reply that is read."""
         self.is_spoiled = True
         self._end(error)
 
+    def pause(self) -> None:
+        """Read no more for now. The upstream's silence is not its fault then."""
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._is_paused = False
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._read_seconds is not None:
+            self._deadline = self._loop.time() + self._read_seconds
+            if self._timer is None:
+                self._set_timer(self._deadline)
+
     def _end(self, error: httpx.TransportError | None) -> None:
         # Kept here, the future would keep its error, whose frames would keep this object.
-        future, self.awaited = self.awaited, None
-        if future is None or future.done():
+        future, self._waiting = self._waiting, None
+        streamed, self._streamed = self._streamed, None
+        self.is_reading = False
+        if future is None:
+            if streamed is not None:
+                streamed.end(error)
+        elif future.done():
             return
-        if error is not None and not self._status:
+        elif error is not None and not self._status:
             future.set_exception(error)
         else:
             future.set_result(Reply(self._status, self._headers, bytes(self._body), error))
@@ -126,7 +161,7 @@ class ReplyReader:
 
     def _check_silence(self) -> None:
         self._timer = None
-        if self.awaited is None or self._read_seconds is None:
+        if not self.is_reading or self._is_paused or self._read_seconds is None:
             return
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)
@@ -136,7 +171,7 @@ class ReplyReader:
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        if self.awaited is None:
+        if not self.is_reading:
             # Behind a whole reply there is nothing to come.
             self.is_spoiled = True
 
@@ -152,14 +187,27 @@ class ReplyReader:
         if status >= 200:
             self._headers = headers
             self._status, self._barren = status, 0
+            if self._streamed is not None:
+                self._begin_stream()
         elif status == 101:
             self.fail(httpx.RemoteProtocolError("The upstream changed the protocol without being asked to."))
         else:
             # An interim reply: the one that is asked for is still to come.
             self._lines.clear()
 
+    def _begin_stream(self) -> None:
+        future, self._waiting = self._waiting, None
+        if future is not None and not future.done():
+            future.set_result(Reply(self._status, self._headers, b""))
+        # A stream is open for minutes: of its head, only what says where it ends is kept.
+        self._lines = []
+        self._headers = {name: self._headers[name] for name in _LENGTHS if name in self._headers}
+
     def on_body(self, piece: bytes) -> None:
         self._barren = 0
+        if self._streamed is not None:
+            self._streamed.push(piece)
+            return
         self._size += len(piece)
         if not self._body:
             self._body = piece

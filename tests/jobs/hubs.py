@@ -21,7 +21,7 @@ from proxy.settings import Settings, read
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream.client import Timeouts, Upstream
-from proxy.upstream.relay import BufferedResponse, buffer_response
+from proxy.upstream.relay import BufferedResponse
 from tests.support.clock import MovableClock
 from tests.support.scripted import APP, ID, ScriptedFal
 from tests.support.secrets import SECRET
@@ -54,9 +54,7 @@ class Bench:
     recorder: SettlementRecorder = field(default_factory=SettlementRecorder)
 
     async def fetch(self) -> BufferedResponse:
-        return await buffer_response(
-            await self.upstream.call(Target(Kind.RESULT, app=APP, request_id=ID), {}), repeatable=True
-        )
+        return await self.upstream.fetch(Target(Kind.RESULT, app=APP, request_id=ID), {})
 
     async def native(self, after: str | None = None) -> list[dict[str, str]]:
         """The events of the native stream to its end, without comments."""

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from proxy.upstream.client import host_of
-from proxy.upstream.engine import Engine, Reply, Request
+from proxy.upstream.engine import WHOLE_BYTES, Engine, Reply, Request, StreamedReply, read_reply
 from proxy.upstream.transport import EngineTransport
 from tests.upstream.transport.raw_server import (
     PATIENCE_SECONDS,
@@ -34,14 +34,28 @@ def with_length(body: bytes, headers: bytes = b"") -> bytes:
 class ShortWay(EngineTransport):
     """Fails on the plain way, so that every reply has come by the short one."""
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request) -> StreamedReply:
         raise AssertionError("the plain way was taken")
 
 
+async def fetch_plainly(transport: EngineTransport, request: Request) -> Reply:
+    """Fetch over httpx's and aiohttp's objects."""
+    return await read_reply(await Engine.open(transport, request), WHOLE_BYTES)
+
+
+async def fetch_streamed(transport: EngineTransport, request: Request) -> Reply:
+    """Fetch as a stream, which is read to its end."""
+    return await read_reply(await transport.open(request), WHOLE_BYTES)
+
+
 Fetch = Callable[[EngineTransport, Request], Awaitable[Reply]]
+Way = tuple[type[EngineTransport], Fetch]
 #: The same request over httpx's and aiohttp's objects, and without them.
-PLAIN: tuple[type[EngineTransport], Fetch] = (EngineTransport, Engine.fetch)
-SHORT: tuple[type[EngineTransport], Fetch] = (ShortWay, EngineTransport.fetch)
+PLAIN: Way = (EngineTransport, fetch_plainly)
+SHORT: Way = (ShortWay, EngineTransport.fetch)
+STREAMED: Way = (ShortWay, fetch_streamed)
+SHORT_WAYS = {"short": SHORT, "streamed": STREAMED}
+WAYS = {"plain": PLAIN, **SHORT_WAYS}
 
 
 def a_request(url: str, method: str = "POST", body: bytes = b"{}", **timeouts: float | None) -> Request:
@@ -66,7 +80,7 @@ async def outcome_of(reply: Awaitable[Reply]) -> Any:
 
 
 async def outcomes(
-    way: tuple[type[EngineTransport], Fetch], behave: Behaviour, *requests: dict[str, Any]
+    way: Way, behave: Behaviour, *requests: dict[str, Any]
 ) -> tuple[list[Any], list[bytes], int]:
     """Fetch one after another; the outcomes, the heads that the upstream received, and how many connections."""
     engine, fetch = way
@@ -85,6 +99,7 @@ async def assert_same(behave: Behaviour, *requests: dict[str, Any]) -> list[Any]
     plain = await outcomes(PLAIN, behave, *requests)
     short = await outcomes(SHORT, behave, *requests)
     assert short == plain
+    assert await outcomes(STREAMED, behave, *requests) == plain
     return short[0]
 
 

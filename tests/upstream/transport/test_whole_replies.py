@@ -1,4 +1,4 @@
-"""Whole replies by the engine's short way: what the plain way gives, and the same failures."""
+"""Replies by the engine's short way, whole or streamed: what the plain way gives, and the same failures."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import httpx
 import pytest
 
 from proxy.upstream.engine import WHOLE_BYTES
-from proxy.upstream.transport import EngineTransport
 from tests.upstream.transport.both_ways import (
     CHUNKED,
     NO_TLS,
     OK,
-    PLAIN,
-    SHORT,
-    Fetch,
-    ShortWay,
+    SHORT_WAYS,
+    WAYS,
     a_request,
     assert_same,
     outcome_of,
@@ -109,26 +106,28 @@ async def test_the_short_way_keeps_the_connections_that_the_plain_way_keeps(name
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-@pytest.mark.parametrize("way", [PLAIN, SHORT], ids=["plain", "short"])
-async def test_a_reply_without_an_end_is_a_read_timeout(way: tuple[type[EngineTransport], Fetch], name: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_reply_without_an_end_is_a_read_timeout(way: str, name: str) -> None:
     seen, _, connections = await outcomes(
-        way, send(REPLIES[name], then="stays", in_pieces=False), {"read": 0.1}, {"read": 0.1}
+        WAYS[way], send(REPLIES[name], then="stays", in_pieces=False), {"read": 0.1}, {"read": 0.1}
     )
     assert all(httpx.ReadTimeout in one for one in seen) and connections == 2
 
 
 @pytest.mark.parametrize("head", [b"content-length: 100\r\n\r\nfirst", b"\r\nfirst"], ids=["length", "until closed"])
-async def test_a_reset_is_never_taken_for_the_end(head: bytes) -> None:
+@pytest.mark.parametrize("way", SHORT_WAYS)
+async def test_a_reset_is_never_taken_for_the_end(way: str, head: bytes) -> None:
     """What lies in the buffer of a connection that is reset is lost or read, as the kernel likes."""
+    engine, fetch = SHORT_WAYS[way]
     async with raw_server(send(OK + head, then="resets", in_pieces=False)) as server:
-        transport = ShortWay(ssl_context=NO_TLS)
-        _, _, _, *error = await outcome_of(transport.fetch(a_request(server.url)))
+        transport = engine(ssl_context=NO_TLS)
+        _, _, _, *error = await outcome_of(fetch(transport, a_request(server.url)))
         assert error[0] in (httpx.ReadError, httpx.RemoteProtocolError)
         await transport.aclose()
 
 
-@pytest.mark.parametrize("way", [PLAIN, SHORT], ids=["plain", "short"])
-async def test_garbage_in_the_body_ends_it(way: tuple[type[EngineTransport], Fetch]) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_garbage_in_the_body_ends_it(way: str) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.send(CHUNKED + b"2\r\nab\r\n")
@@ -136,7 +135,7 @@ async def test_garbage_in_the_body_ends_it(way: tuple[type[EngineTransport], Fet
         await peer.send(b"zz\r\n")
         await peer.until_closed()
 
-    seen, _, _ = await outcomes(way, behave, {})
+    seen, _, _ = await outcomes(WAYS[way], behave, {})
     assert seen[0][3:] == (httpx.RemoteProtocolError, "The upstream's answer is not HTTP.")
 
 
@@ -156,14 +155,15 @@ async def test_silence_in_the_body_is_a_read_timeout() -> None:
     assert seen[0][0] == 200 and seen[0][3] is httpx.ReadTimeout
 
 
-async def test_a_reply_is_not_cut_while_it_speaks() -> None:
+@pytest.mark.parametrize("way", SHORT_WAYS)
+async def test_a_reply_is_not_cut_while_it_speaks(way: str) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         for piece in (OK, b"content-length: 8\r\n\r\n", *[b"."] * 8):
             await asyncio.sleep(0.4)
             await peer.send(piece)
 
-    seen, _, _ = await outcomes(SHORT, behave, {"read": 3.5})
+    seen, _, _ = await outcomes(SHORT_WAYS[way], behave, {"read": 3.5})
     assert seen[0][2] == b"........"
 
 

@@ -1,0 +1,106 @@
+"""The body of a reply that comes in pieces, off a connection whose upstream is held back when it is not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import httpx
+
+from proxy.upstream.engine import Body
+
+#: Unread bytes from which on the connection is not read.
+MOST_UNREAD_BYTES = 64 * 1024
+
+
+class Flow(Protocol):
+    """What brings the pieces."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class StreamedBody(Body):
+    """A body that its connection pushes, and one task reads.
+
+    Args:
+        flow: paused while too much of the body is unread.
+        release: called once with this body, when it was read to its end (True), or no more of it is wanted (False).
+    """
+
+    __slots__ = ("_error", "_flow", "_is_broken", "_is_over", "_is_paused", "_pieces", "_release", "_unread", "_waiter")
+
+    def __init__(self, flow: Flow, release: Callable[[StreamedBody, bool], None]) -> None:
+        self._flow = flow
+        self._release: Callable[[StreamedBody, bool], None] | None = release
+        self._pieces: list[bytes] = []
+        self._unread = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: httpx.TransportError | None = None
+        self._is_over = self._is_broken = self._is_paused = False
+
+    def push(self, piece: bytes) -> None:
+        """Take what arrived."""
+        self._pieces.append(piece)
+        self._unread += len(piece)
+        if self._unread > MOST_UNREAD_BYTES and not self._is_paused:
+            self._is_paused = True
+            self._flow.pause()
+        self._wake()
+
+    def end(self, error: httpx.TransportError | None) -> None:
+        """Take the end: all is here, or the error says why not."""
+        if self._is_over:
+            return
+        self._is_over, self._is_broken, self._error = True, error is not None, error
+        self._resume()
+        self._wake()
+
+    async def read(self) -> bytes:
+        while not self._pieces:
+            if self._is_broken:
+                self._finish(is_whole=False)
+                raise self._failure()
+            if self._is_over:
+                self._finish(is_whole=True)
+                return b""
+            await self._wait()
+        pieces, self._pieces, self._unread = self._pieces, [], 0
+        self._resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def aclose(self) -> None:
+        if not self._is_over:
+            self.end(httpx.ReadError("The response was closed."))
+        self._finish(is_whole=not self._is_broken)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            self._finish(is_whole=False)
+            raise
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._flow.resume()
+
+    def _finish(self, *, is_whole: bool) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release(self, is_whole)
+
+    def _failure(self) -> httpx.TransportError:
+        # Raised again, or kept here, it would keep the frames of its first reader.
+        error, self._error = self._error, None
+        return error or httpx.ReadError("The response was closed.")
