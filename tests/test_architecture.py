@@ -54,7 +54,7 @@ HOMES = {
         "cli/deployment.py",
         "cli/doctor",
     },
-    "httptools": {"server/protocol.py", "server/asgi.py", "upstream/whole_replies.py"},
+    "httptools": {"server/protocol.py", "server/asgi.py", "upstream/reply_reader.py"},
     "aiohttp": {"upstream/transport.py", "upstream/exchange.py", "upstream/connections.py", "outbound.py"},
     "joserfc": {"auth/verification.py", "auth/play_integrity.py", "tenants/key_set.py", "tenants/tiers.py"},
     "sqlalchemy": {"stores/sql/"},

@@ -12,12 +12,11 @@ from pathlib import Path
 from types import CoroutineType, FrameType
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
 import proxy
-from proxy.upstream.engine import Reply, Request
+from proxy.upstream.engine import Reply, Request, StreamedReply
 from proxy.upstream.transport import EngineTransport
 from tests.support.limited import HOSTS, NEXT, PROTOCOL, Client, asking
 from tests.support.sandbox import SandboxControl
@@ -40,9 +39,9 @@ class Tracing(EngineTransport):
         self._note_way()
         return await super().fetch(request)
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def open(self, request: Request) -> StreamedReply:
         self._note_way()
-        return await super().send(request)
+        return await super().open(request)
 
     def _note_way(self) -> None:
         task: asyncio.Task[Any] | None = asyncio.current_task()

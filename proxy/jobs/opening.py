@@ -18,7 +18,8 @@ from proxy.errors import ProxyError
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers
-from proxy.upstream.client import Answer, Upstream, text_of
+from proxy.upstream.client import Answer, Upstream
+from proxy.upstream.engine import text_of
 from proxy.upstream.refusals import retry_after_of
 from proxy.upstream.relay import StreamBroken, is_event_stream
 

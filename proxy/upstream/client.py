@@ -6,7 +6,7 @@ that makes the known clients send it again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from time import perf_counter
@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import httpx
 import orjson
 
-from proxy.errors import BadRequest, BadUpstream, ProxyError, UpstreamAmbiguous
+from proxy.errors import BadRequest, BadUpstream, ProxyError
 from proxy.settings import FalSettings, Secret
 from proxy.targets import Kind, Target
 from proxy.upstream import refusals
@@ -25,16 +25,16 @@ from proxy.upstream.engine import (
     Host,
     HttpxEngine,
     Reply,
-    ReplyHeaders,
     Request,
     StreamedReply,
     decode,
     from_httpx,
     read_reply,
+    text_of,
 )
 from proxy.upstream.failures import failure_of
 from proxy.upstream.guard import Guard
-from proxy.upstream.headers import JSON, REQUEST_ID
+from proxy.upstream.headers import JSON
 from proxy.upstream.relay import HEAD_SECONDS, BufferedResponse, buffer_reply
 
 #: fal's answer, as the rest of the program knows it.
@@ -188,7 +188,7 @@ class Upstream:
         self._observe(target.kind.value, status, perf_counter() - started)
         if status < 300:
             return answer
-        if not _may_refuse(status, target.kind):
+        if not refusals.may_refuse(status, target.kind):
             reply = Reply(status, headers, b"")
         else:
             reply = await read_reply(answer, refusals.MOST_BYTES)
@@ -213,18 +213,18 @@ class Upstream:
         """
         status, kind = reply.status_code, target.kind
         headers = text_of(reply.headers)
-        if _may_refuse(status, kind):
+        if refusals.may_refuse(status, kind):
             is_whole = reply.error is None and len(reply.body) <= refusals.MOST_BYTES
             if reason := refusals.reason_of(status, reply.body if is_whole else b""):
                 self.guard.note(reason)
                 raise refusals.error_of(reason, headers, self.guard.locked_seconds())
             if not is_whole:
-                raise _not_fals(status, headers, repeatable=kind.repeatable)
+                raise refusals.not_fals(status, headers, repeatable=kind.repeatable)
         if status >= 500:
             self.guard.note(refusals.Reason.SERVER_ERROR)
             self.guard.fail(evidence_of_status(status, headers, kind), target, caller)
-        if not _passes_on(status, headers):
-            raise _not_fals(status, headers, repeatable=kind.repeatable)
+        if not refusals.passes_on(status, headers):
+            raise refusals.not_fals(status, headers, repeatable=kind.repeatable)
 
     def _request(self, target: Target, headers: dict[str, str], body: object) -> Request:
         """The request as it leaves."""
@@ -294,25 +294,3 @@ def host_of(base: str) -> Host:
     url = httpx.URL(base)
     origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
     return Host(url, origin, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/").decode("ascii"))
-
-
-def _may_refuse(status: int, kind: Kind) -> bool:
-    """Whether an answer may be one of fal's refusals. Of a job, fal says with a 404 that it does not know that one."""
-    return status in refusals.STATUSES and not (status == 404 and kind.names_job)
-
-
-def text_of(headers: ReplyHeaders) -> dict[str, str]:
-    """The headers of a reply as text."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-
-
-def _passes_on(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
-    return status >= 400 and (headers.get("content-type", "").startswith(JSON) or REQUEST_ID in headers)
-
-
-def _not_fals(status: int, headers: Mapping[str, str], *, repeatable: bool) -> ProxyError:
-    if repeatable:
-        message = f"fal answered with something that is not its own (status {status})."
-        return BadUpstream(message, retry_after=refusals.retry_after_of(headers), scope="upstream")
-    return UpstreamAmbiguous("The answer is not fal's; fal may have accepted the request. Check before you repeat it.")

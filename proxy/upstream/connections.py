@@ -19,7 +19,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
 
 from proxy.upstream.engine import Origin
-from proxy.upstream.whole_replies import ReplyReader
+from proxy.upstream.reply_reader import ReplyReader
 
 #: fal's edge does not say how long it keeps an idle connection. What is idle for longer is closed, not used.
 IDLE_SECONDS = 15.0

@@ -223,6 +223,11 @@ def by_name(raw: Iterable[tuple[bytes, bytes]]) -> ReplyHeaders:
     return headers
 
 
+def text_of(headers: ReplyHeaders) -> dict[str, str]:
+    """The headers of a reply as text."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+
+
 async def decode(reply: Reply) -> Reply:
     """The reply with its body as it was before it was compressed; the upstream is asked not to."""
     if b"content-encoding" not in reply.headers:

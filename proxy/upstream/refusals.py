@@ -13,13 +13,17 @@ from typing import Any
 import orjson
 
 from proxy.errors import (
+    BadUpstream,
     ProxyError,
     UpstreamAccountLocked,
+    UpstreamAmbiguous,
     UpstreamBusy,
     UpstreamRefusedEndpoint,
     UpstreamRejectedKey,
 )
 from proxy.numbers import parse_whole
+from proxy.targets import Kind
+from proxy.upstream.headers import JSON, REQUEST_ID
 
 #: A refusal is one sentence; what is longer is read up to here, and no further.
 MOST_BYTES = 64 * 1024
@@ -66,6 +70,11 @@ STATUSES = frozenset(status for status, _, _ in _TABLE)
 LOCKS = frozenset({Reason.ACCOUNT_LOCKED, Reason.BALANCE_USED_UP})
 
 
+def may_refuse(status: int, kind: Kind) -> bool:
+    """Whether an answer may be one of fal's refusals. Of a job, fal says with a 404 that it does not know that one."""
+    return status in STATUSES and not (status == 404 and kind.names_job)
+
+
 def reason_of(status: int, body: bytes) -> Reason | None:
     """Why fal refused; None if the answer is no refusal of these."""
     words = _words(body)
@@ -99,6 +108,19 @@ def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) 
 def retry_after_of(headers: Mapping[str, str]) -> int | None:
     """The seconds that fal asks to wait, if it does."""
     return parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS)
+
+
+def passes_on(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
+    return status >= 400 and (headers.get("content-type", "").startswith(JSON) or REQUEST_ID in headers)
+
+
+def not_fals(status: int, headers: Mapping[str, str], *, repeatable: bool) -> ProxyError:
+    """The error for an answer that does not pass on."""
+    if repeatable:
+        message = f"fal answered with something that is not its own (status {status})."
+        return BadUpstream(message, retry_after=retry_after_of(headers), scope="upstream")
+    return UpstreamAmbiguous("The answer is not fal's; fal may have accepted the request. Check before you repeat it.")
 
 
 def locked(retry_after: float) -> UpstreamAccountLocked:

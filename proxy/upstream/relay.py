@@ -109,9 +109,7 @@ class Event(NamedTuple):
     document: Any
 
 
-async def read_events(
-    reply: StreamedReply, missed: Callable[[], None] = lambda: None
-) -> AsyncGenerator[Event, None]:
+async def read_events(reply: StreamedReply, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[Event, None]:
     """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the reply.
 
     Raises:

@@ -3,7 +3,7 @@
 httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS) and
 the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as fast, sends
 idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's headers into
-its exceptions. Replies to requests in memory take a shorter way over the same connections (whole_replies.py).
+its exceptions. Replies to requests in memory take a shorter way over the same connections (reply_reader.py).
 
 One rule for failures matters more than the others, because what may be repeated hangs on it:
 
@@ -37,9 +37,9 @@ from aiohttp.streams import StreamReader
 from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool, OpenConnection
 from proxy.upstream.engine import Engine, Origin, Reply, Request, StreamedReply, Timeouts, from_httpx
 from proxy.upstream.exchange import Exchange, ResponseBody
+from proxy.upstream.reply_reader import ReplyReader
 from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, is_in_memory
 from proxy.upstream.streamed_body import StreamedBody
-from proxy.upstream.whole_replies import ReplyReader
 
 #: Far above what limits let in: a status stream holds one for each job that is followed.
 MAX_CONNECTIONS = 20_000
@@ -72,7 +72,7 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         self._is_closed = False
 
     async def fetch(self, request: Request) -> Reply:
-        """Send a request and read its reply as `whole_replies.py` does, unless the request leaves in pieces.
+        """Send a request and read its reply as `reply_reader.py` does, unless the request leaves in pieces.
 
         Raises: as `Engine.fetch`.
         """

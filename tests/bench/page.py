@@ -75,6 +75,8 @@ These figures compare the program with and without one part, by its processor ti
 - The head of an answer is checked as a whole, with each name once: 16,000 instructions fewer than in uvicorn.
 - A run and a submit take 10 % less, since a body that has arrived with its head is read without a timer, the record of
   a call is a tuple, and the accounts that the calls of a transaction share are looked at once each.
+- A whole job takes 10 % less, and an open stream 4.6 KiB less memory, since fal's event streams are read by httptools'
+  parser without objects of aiohttp's and httpx's.
 - With PostgreSQL and Redis, a run takes 12 % less, since the commands to Redis of one turn of the event loop leave with
   one call of the system.
 """

@@ -79,9 +79,7 @@ async def outcome_of(reply: Awaitable[Reply]) -> Any:
     return status, list(headers.items()), body if error is None else None, type(error), str(error)
 
 
-async def outcomes(
-    way: Way, behave: Behaviour, *requests: dict[str, Any]
-) -> tuple[list[Any], list[bytes], int]:
+async def outcomes(way: Way, behave: Behaviour, *requests: dict[str, Any]) -> tuple[list[Any], list[bytes], int]:
     """Fetch one after another; the outcomes, the heads that the upstream received, and how many connections."""
     engine, fetch = way
     transport = engine(ssl_context=NO_TLS)

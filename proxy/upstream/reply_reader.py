@@ -2,7 +2,7 @@
 
 The plain way to a reply costs a message, a header map, a stream and a timer of aiohttp's, a response with another
 header map of httpx's, and two generators to read it. A reply to a request in memory needs none of these. What this
-saves is in docs/engine.md; tests/upstream/transport/test_whole_replies.py compares the ways.
+saves is in docs/engine.md; tests/upstream/transport/test_short_way_replies.py compares the ways.
 """
 
 from __future__ import annotations
