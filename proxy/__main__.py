@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 from proxy.server.garbage import collections_paused
 
 
 def run() -> None:
-    """Run the command line."""
+    """Run the command line; a plain `serve`, as the image starts it, without loading the parser and other commands."""
+    if sys.argv[1:] == ["serve"]:
+        with collections_paused():
+            from proxy.serving import serve
+        sys.exit(serve())
     with collections_paused():
         from proxy.cli import main
     main()

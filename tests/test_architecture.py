@@ -5,19 +5,25 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import certifi
+import httpx
 import pytest
 
+from tests.server.commands import PLAINLY
 from tests.support.order import LONGEST_FIRST, TESTS
 from tests.support.secrets import SECRET
+from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 PROXY = Path(__file__).parent.parent / "proxy"
 FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in path.parts)
 
 #: A room may import rooms of its own floor and of those below, and no two rooms import each other.
 FLOORS = [
-    {"cli", "playground", "server", "worker", "__main__"},
+    {"cli", "playground", "server", "serving", "worker", "__main__"},
     {"app", "application", "background", "surfaces", "container", "reload", "tracing"},
     {"startup"},
     {"console"},
@@ -191,16 +197,18 @@ UNUSED = {
     "proxy.sandbox",
     "proxy.playground.dev",
 }
-SERVE = """
-import asyncio, sys
+#: The command line's parser and its other commands.
+PARSER = {"typer", "proxy.cli"}
+#: Says of how many authorities the contexts are that aiohttp makes for itself, and one that is made later.
+COUNT_AUTHORITIES = """
+import ssl
 from proxy.worker import application
 
-async def serve():
-    app = application()
-    async with app.router.lifespan_context(app):
-        print(*sorted({unused} & set(sys.modules)))
+application()
+from aiohttp import connector
 
-asyncio.run(serve())
+contexts = connector._SSL_CONTEXT_VERIFIED, connector._SSL_CONTEXT_UNVERIFIED, ssl.create_default_context()
+print(*(context.cert_store_stats()["x509_ca"] for context in contexts))
 """
 
 
@@ -214,7 +222,9 @@ def test_the_command_line_loads_only_what_it_uses() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(tmp_path: Path) -> None:
+@pytest.fixture
+def served_environ(tmp_path: Path) -> dict[str, str]:
+    """The environment of a server with a plan file, a SQLite file at this version, and no Redis."""
     (tmp_path / "plans.yaml").write_text(
         "plans: {free: {endpoints: [fal-ai/llava-next]}}\ntenants: [{id: acme, plan: free}]\n"
     )
@@ -224,12 +234,44 @@ def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(tmp_path: Pat
         "PROXY_DATABASE_URL": f"sqlite:///{tmp_path / 'jobs.db'}",
         "PROXY_CONFIG": str(tmp_path / "plans.yaml"),
         "PROXY_LOG_LEVEL": "warning",
+        "SSL_CERT_FILE": certifi.where(),
     }
     # The start that makes the tables needs alembic.
     subprocess.run([sys.executable, "-m", "proxy", "migrate"], env=environ, capture_output=True, check=True)
-    script = SERVE.replace("{unused}", repr(UNUSED | {"typer", "proxy.cli"}))
-    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    return environ
+
+
+def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(
+    served_environ: dict[str, str], tmp_path: Path
+) -> None:
+    port = free_port()
+    environ = {**served_environ, "PROXY_PORT": str(port), "PYTHONPROFILEIMPORTTIME": "1"}
+    with (tmp_path / "imports").open("w") as imports:
+        process = subprocess.Popen([sys.executable, "-m", "proxy", "serve"], env=environ, stderr=imports)
+        try:
+            wait_until(lambda: _is_ready(process, port), "the server is not ready")
+        finally:
+            process.terminate()
+            process.wait()
+    loaded = {line.rpartition("|")[2].strip() for line in (tmp_path / "imports").read_text().splitlines()}
+    assert {"proxy.app", "aiohttp", "sqlalchemy"} <= loaded
+    assert loaded & (UNUSED | PARSER) == set()
+
+
+def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    assert process.poll() is None
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", **PLAINLY).status_code == 200
+    return False
+
+
+def test_a_server_does_not_read_the_authorities_of_the_system_for_contexts_that_it_does_not_use(
+    served_environ: dict[str, str],
+) -> None:
+    command = [sys.executable, "-c", COUNT_AUTHORITIES]
+    done = subprocess.run(command, env=served_environ, capture_output=True, text=True, check=True)
+    of_verifying, of_other, of_later = map(int, done.stdout.split())
+    assert (of_verifying, of_other) == (0, 0) and of_later > 0
 
 
 def test_the_environment_is_read_where_a_process_starts() -> None:
@@ -238,7 +280,7 @@ def test_the_environment_is_read_where_a_process_starts() -> None:
         for path in FILES
         if "environ" in {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     }
-    assert readers <= {"cli", "worker"}
+    assert readers <= {"cli", "serving", "worker"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROXY)))

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from proxy import settings as settings_
+from proxy import serving
 from proxy.cli.database import run_on_database
-from proxy.cli.output import AsJson, refuse, refuse_on_error, say, to_json
-from proxy.errors import StoreUnavailable
-from proxy.redaction import Redactor
-from proxy.server.workers import run
-from proxy.settings import Settings, SettingsError, StoreSettings
-from proxy.stores.errors import SchemaMismatch, SchemaTooNew
+from proxy.cli.output import AsJson, refuse, refuse_on_error, to_json
 from proxy.stores.sql import SqlStores
-from proxy.telemetry.logs import configure_logging
 from proxy.tenants.directory import Directory
-from proxy.tenants.plan_file import read_file
-
-#: How long a start waits for a database before it goes on without.
-CHECK_SECONDS = 2.0
 
 
 def serve(
@@ -36,36 +25,7 @@ def serve(
         if value is not None:
             # In the environment, so that worker processes read the same.
             os.environ[name] = str(value)
-    settings = _read_settings()
-    for warning in settings.warnings:
-        say(f"warning: {warning}")
-    # Of this process, which supervises the workers if there are several.
-    configure_logging(settings.log, Redactor(settings.secrets))
-    _check_schema(settings.stores)
-    raise typer.Exit(run("proxy.worker:application", settings))
-
-
-def _check_schema(stores_settings: StoreSettings) -> None:
-    """Refuse to start on a schema that this version cannot use, after upgrading it if that is set.
-
-    A database that does not answer may come later: then each process looks at its schema itself.
-    """
-
-    async def prepare() -> None:
-        stores = SqlStores.of(stores_settings, lock_seconds=CHECK_SECONDS)
-        try:
-            await stores.prepare()
-        finally:
-            await stores.close()
-
-    try:
-        asyncio.run(prepare())
-    except SchemaTooNew as problem:
-        refuse([f"PROXY_DATABASE_URL: {problem.message}"])
-    except SchemaMismatch as problem:
-        refuse([f"PROXY_DATABASE_URL: {problem.message}, or set PROXY_MIGRATE=on"])
-    except StoreUnavailable:
-        pass
+    raise typer.Exit(serving.serve())
 
 
 def dev(
@@ -97,7 +57,7 @@ def _import_trial() -> ModuleType:
 
 def check_config(as_json: AsJson = False) -> None:
     """Check every setting and the plan file; print every problem, or 'ok'."""
-    _, problems = _find_problems(warnings_too=True)
+    _, problems = serving.find_problems(warnings_too=True)
     if as_json:
         print(to_json({"status": "wrong" if problems else "ok", "problems": problems}))
         raise typer.Exit(1 if problems else 0)
@@ -114,31 +74,3 @@ def migrate(as_json: AsJson = False) -> None:
 
     revision = run_on_database(run, prepare=False)
     print(to_json({"revision": revision}) if as_json else revision)
-
-
-def _read_settings() -> Settings:
-    """Read the settings and check the plan file too; print every problem and exit 1 if there is one."""
-    settings, problems = _find_problems()
-    if problems or settings is None:
-        refuse(problems)
-    return settings
-
-
-def _find_problems(*, warnings_too: bool = False) -> tuple[Settings | None, list[str]]:
-    """Read the settings, and give every problem of them and of the plan file."""
-    problems: list[str] = []
-    settings: Settings | None = None
-    try:
-        settings = settings_.read(os.environ)
-    except SettingsError as error:
-        problems += [*error.problems, *(error.warnings if warnings_too else ())]
-    path = os.environ.get("PROXY_CONFIG", "").strip()
-    try:
-        read_file(settings_.existing_file(path) if path else None)
-    except SettingsError as error:
-        problems += error.problems
-    except ValueError:
-        pass  # A file that is not there is among the problems already.
-    if settings is not None and warnings_too:
-        problems += settings.warnings
-    return settings, problems
