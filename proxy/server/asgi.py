@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.http.disconnect import EXTENSION, Disconnect
@@ -24,12 +25,18 @@ class AsgiProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which makes the scope and the exchange of a request in one step.
 
     There are no websockets here, and no `limit_concurrency`: connections have limits of their own.
+
+    Attributes:
+        body_left: bytes that are still to come of a body with a length.
     """
+
+    __slots__ = ("body_left",)
 
     cycle: Exchange
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
+        self.body_left = 0
         self.pipeline = Pipeline()  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,9 +52,21 @@ class AsgiProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self.cycle.scope["state"][HAS_BODY] = True
 
-    def on_body(self, body: bytes) -> None:
-        self.cycle.hold(body)
-        super().on_body(b"")
+    def on_body(self, body: bytes | memoryview) -> None:
+        self.body_left -= len(body)
+        exchange = self.cycle
+        if not exchange.response_complete and exchange.hold(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
+    def end_direct_body(self) -> None:
+        """Read the next message, with another parser: the last one is still in the middle of the body."""
+        self.renew_parser()
+        self.transport.set_protocol(self)
+        self.on_message_complete()
+
+    def renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def begin_exchange(self, version: str, method: bytes) -> None:
         """Start the request whose head was read, or let it wait for those before it on this connection."""

@@ -12,6 +12,8 @@ WAITING_BYTES = 16 * 1024
 #: How long a connection with an unread request stays half open. Closed at once, the system would reset it, and a reset
 #: overtakes the answer (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
+#: What may come, and is thrown away, behind a last answer.
+MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 #: Of Linux; elsewhere only what waits in this process is watched.
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
@@ -36,7 +38,7 @@ class CoalescingTransport:
         self._loop = asyncio.get_running_loop()
         self._call_soon = self._loop.call_soon
         self._waiting: list[bytes] = []
-        self._bytes = 0
+        self._bytes = self._discarded = 0
         self._closing: asyncio.TimerHandle | None = None
         self.lingers = False
         connection = transport.get_extra_info("socket")
@@ -73,6 +75,12 @@ class CoalescingTransport:
             self._transport.write_eof()
         self._transport.resume_reading()
         self._closing = self._loop.call_later(LINGER_SECONDS, self._transport.close)
+
+    def discard(self, size: int) -> None:
+        """Read on for a moment behind a last answer, so that it arrives; a peer that sends without end is cut off."""
+        self._discarded += size
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self._transport.abort()
 
     def _send(self) -> None:
         if self._waiting:

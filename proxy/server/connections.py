@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from proxy.networks import Peer, TrustedNetworks, is_private, network
+from proxy.server.direct_body import LEAST_DIRECT_BYTES, BodyBuffers
 from proxy.telemetry.log_limit import LogLimit
 from proxy.telemetry.metrics import Metrics
 
@@ -47,6 +48,7 @@ class ConnectionLimits:
         head_seconds: from the first byte of a request to the end of its head.
         keep_alive_seconds: how long a connection may be idle between requests.
         write_seconds: how long a caller may take nothing of its answer.
+        direct_bytes: a body of which more is left behind its first packet is read directly (`direct_body.py`).
         trusted: networks of the balancers in front.
     """
 
@@ -56,6 +58,7 @@ class ConnectionLimits:
     head_seconds: float = 30
     keep_alive_seconds: float = 75
     write_seconds: float = 60
+    direct_bytes: int = LEAST_DIRECT_BYTES
     trusted: tuple[str, ...] = ()
 
     def within(self, most: int) -> ConnectionLimits:
@@ -96,6 +99,7 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
+        self.body_buffers = BodyBuffers()
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()

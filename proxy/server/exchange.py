@@ -26,19 +26,34 @@ class Exchange(RequestResponseCycle):
 
     transport: CoalescingTransport  # type: ignore[assignment]
     disconnect: Disconnect
-    body: bytes | bytearray  # type: ignore[assignment]
+    body: bytes | bytearray | memoryview  # type: ignore[assignment]
 
-    def hold(self, piece: bytes) -> None:
-        """Keep a piece of the request's body until the application asks for it."""
-        if self.response_complete:
-            return
+    def hold(self, piece: bytes | memoryview) -> int:
+        """Keep a piece of the request's body until the application asks for it; how many bytes are kept."""
         if not self.body:
             # Nearly always the only one; uvicorn would copy it twice.
             self.body = piece
-            return
-        if isinstance(self.body, bytes):
+        elif isinstance(self.body, bytearray):
+            self.body += piece
+        else:
             self.body = bytearray(self.body)
-        self.body += piece
+            self.body += piece
+        self.message_event.set()
+        return len(self.body)
+
+    async def receive(self) -> Any:
+        """As ASGI has it, but that pieces of a large body are views (`direct_body.py`)."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = self.body, b""
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     def report_disconnect(self) -> None:
         """Let the application see that the connection is lost, unless the answer is complete."""

@@ -19,6 +19,7 @@ from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnecti
 from proxy.server.asgi import AsgiProtocol
 from proxy.server.coalescing import CoalescingTransport
 from proxy.server.connections import NEVER, Connections
+from proxy.server.direct_body import DirectBody
 from proxy.server.exchange import Exchange
 from proxy.server.framing import (
     CHUNK_LINE_BYTES,
@@ -34,9 +35,7 @@ from proxy.server.refusal import raw_response
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
 MAX_HEAD_BYTES = 64 * 1024
-#: What is read, and thrown away, after the answer that closes a connection.
-MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-_READ_HERE = frozenset((b"host", b"transfer-encoding", b"expect"))
+_READ_HERE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 
 class LimitedHeadProtocol(AsgiProtocol):
@@ -47,7 +46,7 @@ class LimitedHeadProtocol(AsgiProtocol):
     """
 
     #: Beside uvicorn's attributes: with more than thirty, the dictionary of each connection is six times as large.
-    __slots__ = ("_answering", "_coding", "_discarded", "_framing_bytes", "_head_bytes", "_hosts", "_in_head",
+    __slots__ = ("_answering", "_coding", "_framing_bytes", "_head_bytes", "_hosts", "_in_head",
         "_is_refused", "_is_replaying", "_limits", "_registry", "_time", "_trailer_bytes", "_unsent",
         "deadline")  # fmt: skip
 
@@ -69,7 +68,7 @@ class LimitedHeadProtocol(AsgiProtocol):
         self._time = self.loop.time
         self._answering: Exchange | None = None
         self._in_head = self._is_replaying = self._is_refused = False
-        self._head_bytes = self._trailer_bytes = self._discarded = self._hosts = 0
+        self._head_bytes = self._trailer_bytes = self._hosts = 0
         self._coding: bytes | None = None
         #: Bytes of a body in chunks beside its content and the lines that a chunk needs.
         self._framing_bytes = 0
@@ -152,8 +151,8 @@ class LimitedHeadProtocol(AsgiProtocol):
     # The bytes of a connection.
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused or self.transport.is_closing():
-            self._discard(len(data))
+        if self.is_discarding:
+            self.transport.discard(len(data))
             return
         headers, in_head = self.headers, self._in_head
         if not in_head:
@@ -165,9 +164,10 @@ class LimitedHeadProtocol(AsgiProtocol):
             self._refuse(problem if isinstance(problem, ProxyError) else BadRequest("This is not an HTTP request."))
         except httptools.HttpParserError as failure:
             self._refuse(BadRequest(f"This HTTP request is malformed or ambiguous ({failure})."))
+        if self.body_left > self._limits.direct_bytes and not self.is_discarding:
+            self.transport.set_protocol(DirectBody(self, self._registry.body_buffers))
         if self.headers is not headers:
-            return
-        # All of these bytes belong to one message.
+            return  # else all of these bytes belong to one message
         if in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -187,11 +187,10 @@ class LimitedHeadProtocol(AsgiProtocol):
                 self._ignore_upgrade()
                 data = memoryview(data)[upgrade.args[0] :]
 
-    def _discard(self, size: int) -> None:
-        """Read on for a moment behind a last answer, so that it arrives; a client that sends without end is cut off."""
-        self._discarded += size
-        if self._discarded > MAX_DISCARDED_BYTES:
-            self.transport.abort()
+    @property
+    def is_discarding(self) -> bool:
+        """Whether nothing more is read, as the last answer is on its way."""
+        return self._is_refused or self.transport.is_closing()
 
     def _ignore_upgrade(self) -> None:
         """Read on as if no upgrade was asked for: an ignored one is an ordinary request with its body (RFC 9110, 7.8).
@@ -199,8 +198,7 @@ class LimitedHeadProtocol(AsgiProtocol):
         The parser takes what follows for another protocol, so another one reads it. It is given the framing of this
         request first.
         """
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.renew_parser()
         self._is_replaying = True
         self.parser.feed_data(framing_of(self.headers, self.cycle.keep_alive))
         self._is_replaying = False
@@ -211,7 +209,7 @@ class LimitedHeadProtocol(AsgiProtocol):
         if self._is_replaying:
             return
         self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
-        self._framing_bytes = self._trailer_bytes = 0
+        self._framing_bytes = self._trailer_bytes = self.body_left = 0
         if self._answering is None or self._answering.response_complete:
             self.deadline = self._time() + self._limits.head_seconds
         super().on_message_begin()
@@ -240,6 +238,8 @@ class LimitedHeadProtocol(AsgiProtocol):
                 raise BadRequest("The Host header does not name a host.")
         elif name == b"transfer-encoding":
             self._coding = value.lower() if self._coding is None else b""
+        elif name == b"content-length":
+            self.body_left = int(value) if value.isdigit() else 0  # which the parser refuses
         elif value.lower() == b"100-continue":
             self.expect_100_continue = True
 
@@ -256,7 +256,7 @@ class LimitedHeadProtocol(AsgiProtocol):
     def on_chunk_header(self) -> None:
         self._framing_bytes -= CHUNK_LINE_BYTES
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes | memoryview) -> None:
         self._framing_bytes -= len(body)
         super().on_body(body)
 

@@ -93,7 +93,7 @@ async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, Non
     for found in reader.feed(rest):
         yield found
     async for piece in form:
-        for found in reader.feed(piece):
+        for found in reader.feed(bytes(piece)):
             yield found
     if not reader.has_ended:
         raise BadRequest("The form is incomplete.")

@@ -178,12 +178,13 @@ class ResponseBody(httpx.AsyncByteStream):
 async def _write(writer: StreamWriter, piece: memoryview | None, limit: float | None) -> None:
     """Send a piece, or the end for None, and wait until the upstream has taken so much that there is room for more."""
     try:
+        if piece is not None:
+            await writer.write(piece, drain=False)
+            if not writer.protocol.writing_paused:
+                # The system has taken it: there is nothing to wait for, and a timer takes as long as all the rest.
+                return
         async with asyncio.timeout(limit):
-            if piece is None:
-                await writer.write_eof()
-            else:
-                await writer.write(piece, drain=False)
-                await writer.drain()
+            await (writer.drain() if piece is not None else writer.write_eof())
     except TimeoutError as error:
         raise httpx.WriteTimeout("The upstream takes no more of the request's body.") from error
     except OSError as error:

@@ -82,6 +82,8 @@ These figures compare the program with and without one part, by its processor ti
 - A process is ready after 11 % less processor time and takes 4 MiB less. `serve` without options does not load the
   parser of the command line and the other commands (20 ms, 2 MiB). aiohttp makes two TLS contexts when it is imported,
   which are not used, and no longer reads the authorities of the system for each (35 ms, 2 MiB).
+- A file of 200 MiB takes a third less, since the rest of a large body is read past the parser, up to 1 MiB at once,
+  into buffers that it is also written from. uvloop alone reads 250 KiB at once, which both it and the parser copy.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,12 @@ class Echo:
         """Answer without reading the body."""
         return PlainTextResponse("no", 401)
 
+    async def pieces(self, request: Request) -> Response:
+        """Keep the pieces of the body as they come, and describe them when the last is there."""
+        pieces = [piece async for piece in request.stream()]
+        kinds = sorted({type(piece).__name__ for piece in pieces})
+        return JSONResponse({"kinds": kinds, "digest": hashlib.sha256(b"".join(pieces)).hexdigest()})
+
     async def stream(self, _request: Request) -> Response:
         """Answer in pieces whose sum is not known at first."""
 
@@ -65,15 +72,17 @@ class Echo:
 
 
 @contextmanager
-def echo_server(limits: ConnectionLimits | None = None) -> Iterator[Echo]:
+def echo_server(limits: ConnectionLimits | None = None, loop: str = "uvloop") -> Iterator[Echo]:
+    """A server of this program; `loop` as uvicorn takes it."""
     echo = Echo("")
     every = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
     routes = [
         Route("/refuse", echo.refuse, methods=every),
+        Route("/pieces", echo.pieces, methods=every),
         Route("/stream", echo.stream, methods=every),
         Route("/{path:path}", echo.echo, methods=every),
     ]
-    with running(Starlette(routes=routes), http=ProtocolFactory(limits)) as url:
+    with running(Starlette(routes=routes), http=ProtocolFactory(limits), loop=loop) as url:
         echo.url = url
         yield echo
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.server.coalescing import MAX_DISCARDED_BYTES
 from proxy.server.connections import ConnectionLimits
-from proxy.server.protocol import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES
+from proxy.server.protocol import MAX_HEAD_BYTES
 from tests.server.echo import Echo, bodies_of, echo_server, parse_answers
 from tests.server.listening import Listening, listening, read_to_end
 from tests.server.talk import talk
