@@ -23,3 +23,16 @@ class SchemaMismatch(StoreUnavailable):
 
 class SchemaTooNew(SchemaMismatch):
     """A newer version made the schema, which no migration of this version leads back from."""
+
+
+class DriverFailed(Exception):
+    """What a driver raised at a transaction of the ledger, as `orig`.
+
+    Attributes:
+        is_in_doubt: whether the transaction may have been committed.
+    """
+
+    def __init__(self, orig: Exception, *, is_in_doubt: bool = False) -> None:
+        super().__init__(type(orig).__name__)
+        self.orig = orig
+        self.is_in_doubt = is_in_doubt

@@ -8,22 +8,24 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.errors import DataRefused, OutcomeUnknown, TransactionAborted
+from proxy.stores.errors import DataRefused, DriverFailed, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.connection_timeout import ConnectionTimeout
 from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_engine, sqlite_location
 from proxy.stores.sql.sqlite import SqliteEngine
-from proxy.stores.sql.transaction import SqlTransaction
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
 from proxy.telemetry.instruments import Distribution, Distributions
 from proxy.telemetry.log_limit import LogLimit
+
+if TYPE_CHECKING:
+    from proxy.stores.sql.committer import LedgerCommitter
 
 T = TypeVar("T")
 #: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
@@ -65,6 +67,7 @@ class Database:
             self._location = sqlite_location(url, is_durable=is_durable)
             self._file = SqliteFile(self._location, lock_seconds)
         self.engine = create_engine(url, lock_seconds, self._location)
+        self._committer = None if self._file else _create_committer(self.dialect)
         self._places = asyncio.Semaphore(MOST_BESIDE)
         # A file is waited for where it is locked.
         self._timeout = (
@@ -148,16 +151,10 @@ class Database:
         if self._file is not None:
             with self._translated(self._write_seconds):
                 return await self._file.run(work)
-        is_committing = False
-        try:
-            async with self.writing() as connection:
-                done = await connection.run_sync(lambda plain: work(SqlTransaction(plain)))
-                is_committing = True
-            return done
-        except StoreUnavailable as problem:
-            if is_committing and type(problem) is StoreUnavailable:
-                raise OutcomeUnknown(problem.message) from None
-            raise
+        assert self._committer is not None
+        with self._translated(self._write_seconds):
+            async with self._connection() as connection:
+                return await connection.run_sync(self._committer.commit, work)
 
     async def write(self, work: Callable[[Connection], T], transactions: int = 1) -> T:
         """What `work` returns, once it is committed: a transaction beside those of the ledger, which holds none up.
@@ -225,9 +222,9 @@ class Database:
             if self._file is not None:
                 await self._file.try_out(work)
                 return
-            # Nothing commits the transaction, so the end of the connection takes it back.
+            assert self._committer is not None
             async with self._connection() as connection:
-                await connection.run_sync(lambda plain: work(SqlTransaction(plain)))
+                await connection.run_sync(self._committer.try_out, work)
 
     def join(self) -> None:
         """Show other processes on a SQLite file that this one writes calls to it, until `close`.
@@ -256,6 +253,15 @@ class Database:
         await self.engine.dispose()
 
 
+def _create_committer(dialect: Dialect) -> LedgerCommitter:
+    # Imported here: a proxy on SQLite does without the driver.
+    from proxy.stores.sql.committer import LedgerCommitter
+    from proxy.stores.sql.postgres import PostgresDialect
+
+    assert isinstance(dialect, PostgresDialect)
+    return LedgerCommitter(dialect)
+
+
 class _Translation:
     """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values.
 
@@ -272,7 +278,7 @@ class _Translation:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if self._seconds is not None:
             self._seconds.observe(perf_counter() - self._started)
-        if isinstance(error, (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, OverflowError)):
+        if isinstance(error, (SQLAlchemyError, DriverFailed, sqlite3.Error, OSError, TimeoutError, OverflowError)):
             # Each call fails while the database is away.
             if failures := self._log_limit.count(problem := _cause(error)):
                 _log.error("database failed", extra={"log_fields": {"problem": problem, "failures": failures}})
@@ -281,7 +287,8 @@ class _Translation:
                 raise DataRefused("The proxy's database does not take that.") from None
             if state == _ROLLBACK_STATE:
                 raise TransactionAborted("The proxy's database is busy; try again shortly.") from None
-            raise StoreUnavailable("The proxy's database does not answer; try again shortly.") from None
+            kind_of = OutcomeUnknown if getattr(error, "is_in_doubt", False) else StoreUnavailable
+            raise kind_of("The proxy's database does not answer; try again shortly.") from None
 
 
 def _state_of(error: BaseException) -> str:

@@ -26,8 +26,8 @@ from proxy.stores.ledger import (
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.keys import is_named, key_values
 from proxy.stores.sql.listing import listing_query
+from proxy.stores.sql.rows import IS_OPEN, account_of, bucket_of, job_of
 from proxy.stores.sql.schema import jobs, quota_usage
-from proxy.stores.sql.transaction import IS_OPEN, account_of, bucket_of, job_of
 from proxy.stores.sql.usage import (
     count_query,
     details_query,

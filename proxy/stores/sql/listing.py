@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Select, bindparam, not_, select, tuple_
 
 from proxy.stores.ledger import JobFilter
+from proxy.stores.sql.rows import IS_OPEN
 from proxy.stores.sql.schema import jobs
-from proxy.stores.sql.transaction import IS_OPEN
 
 _AGE = tuple_(jobs.c.submitted_at, jobs.c.id)
 # Values are parameters of statements, not part of them: SQLAlchemy's cache then knows each statement by its form.

@@ -43,6 +43,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that remembers where it leads, and when the server last answered it."""
 
     url: str
+    opened_at: float
     answered_at = float("-inf")
     #: asyncpg's own: the transaction that is open.
     _top_xact: Any
@@ -80,6 +81,13 @@ class PostgresDialect(PGDialect_asyncpg):
         # Until a connection has shown it: what a pooler can stand, any server can.
         self._is_pooled = True
         self._may_be_direct = not connection_url.is_pooled
+        #: Connections that were opened before are given up.
+        self._left_at = float("-inf")
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a statement can come to another server than the one before it, unless a transaction holds both."""
+        return self._is_pooled
 
     def connect(self, *_arguments: Any, **options: Any) -> Any:
         dbapi: Any = self.loaded_dbapi
@@ -100,9 +108,16 @@ class PostgresDialect(PGDialect_asyncpg):
             return True
         return bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]
 
+    def note_error(self, error: BaseException, dbapi_connection: Any) -> None:
+        """Give up all open connections after an error that SQLAlchemy did not see, as it does after others."""
+        if self.is_disconnect(error, dbapi_connection, None):
+            self._left_at = time.monotonic()
+
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Tell whether an open connection answers. If one does not in time, the pool drops all that are open."""
         connection = dbapi_connection.driver_connection
+        if connection.opened_at <= self._left_at:
+            return False
         if time.monotonic() - connection.answered_at < FRESH_SECONDS:
             return not connection.is_closed()
         return await_(self._answers(connection))
@@ -164,7 +179,7 @@ class PostgresDialect(PGDialect_asyncpg):
             # Also if the caller's time is over: the next one begins with another server.
             self._urls.sort(key=url.__eq__)
             raise
-        connection.url = url
+        connection.url, connection.opened_at = url, time.monotonic()
         self._urls.sort(key=url.__ne__)
         return connection
 

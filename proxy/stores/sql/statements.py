@@ -9,8 +9,8 @@ from sqlalchemy import JSON, Text, bindparam, cast, exists, null, select, type_c
 
 from proxy.stores.grants import sum_granted
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.rows import IS_OPEN
 from proxy.stores.sql.schema import grant_days, jobs
-from proxy.stores.sql.transaction import IS_OPEN
 from proxy.stores.sql.usage import MILLION, day_of
 from proxy.stores.transaction import unpack_charges
 

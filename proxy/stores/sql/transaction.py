@@ -1,105 +1,238 @@
-"""The statements of the ledger's transactions on PostgreSQL. Their number does not grow with the batch."""
+"""The ledger's transactions on PostgreSQL: their statements are few, and do not grow in number with the batch.
+
+The driver gets the SQL as it stands here: each execution takes SQLAlchemy three times as long as the driver. All that a
+batch changes is one statement. It also says how the rows looked that the batch was worked out from, and changes nothing
+if one of them is another by now. So rows need not be locked, or even be read, before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, and_, bindparam, func, insert, select, update
+from sqlalchemy.util.concurrency import await_
 
-from proxy.stores.grants import Grant, GrantHolder
-from proxy.stores.ledger import OPEN_STATES, Account, Bucket, Job
-from proxy.stores.sql.grant_rows import NEXT_GRANTS, grant_of
-from proxy.stores.sql.insertions import insert_missing
-from proxy.stores.sql.schema import jobs, quota_usage
-from proxy.stores.transaction import pack_charges, unpack_charges
+from proxy.stores.grants import GRANT_PREFIX, GRANT_WINDOWS, MOST_SPENT, Grant, GrantHolder
+from proxy.stores.job_rows import JOB_COLUMNS, dump_json, job_of_row, row_of_job
+from proxy.stores.ledger import Account, Bucket, Job
 
-#: Built once, as all expressions are that do not change: a new one of this kind leaves cycles of objects behind.
-IS_OPEN = jobs.c.state.in_(OPEN_STATES)
-_KEY = tuple(quota_usage.c[name] for name in Bucket._fields)
-#: What changes in the life of a job.
-_LIFE = ("request_id", "state", "used", "checked_at", "expires_at")
-_COLUMNS = tuple(column.name for column in jobs.c)
+#: The columns of `JOB_COLUMNS`, with their JSON as text.
+_FIND_JOBS = """
+    SELECT id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges::text, request_id, state, checked_at,
+           used::text, upstream, session, tags::text
+    FROM jobs WHERE id = ANY($1::text[]) ORDER BY id
+"""
+_FIND_ACCOUNTS = """
+    SELECT tenant, subject, unit, "window", window_start, used, reserved
+    FROM quota_usage
+    JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+        AS named(tenant, subject, unit, "window", window_start) USING (tenant, subject, unit, "window", window_start)
+    ORDER BY tenant, subject, unit, "window", window_start
+"""
+_FIND_GRANTS = f"""
+    SELECT found.id, found.tenant, found.subject, found.unit, amount, reason, created_at, expires_at, key_hash
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS held(tenant, subject, unit)
+    CROSS JOIN LATERAL (
+        SELECT * FROM grants
+        WHERE tenant = held.tenant AND subject = held.subject AND unit = held.unit
+            AND (expires_at IS NULL OR expires_at > $4::float8)
+            AND amount > coalesce((
+                SELECT used + reserved FROM quota_usage
+                WHERE tenant = grants.tenant AND subject = '{GRANT_PREFIX}' || grants.id
+            ), 0)
+        ORDER BY expires_at NULLS LAST, id LIMIT {MOST_SPENT}
+    ) AS found
+"""
+_CREATE_ACCOUNTS = """
+    INSERT INTO quota_usage (tenant, subject, unit, "window", window_start, used, reserved)
+    SELECT *, 0, 0 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) ON CONFLICT DO NOTHING
+"""
+_GRANT_WINDOWS = ", ".join(f"'{window}'" for window in sorted(GRANT_WINDOWS))
+#: Locks the jobs by their ids, then the accounts in their order, then those of grants. Rows that were found carry the
+#: values that they had, and those that change the new ones. Gives whether all of the first were as they had been.
+_WRITE = f"""
+    WITH job AS (
+        SELECT * FROM unnest(
+            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::float8[],
+            $8::text[], $9::text[], $10::text[], $11::float8[], $12::float8[]
+        ) AS job(
+            id, tenant, subject, old_request_id, old_state, old_checked_at, old_expires_at,
+            request_id, state, used, checked_at, expires_at
+        )
+    ), account AS (
+        SELECT * FROM unnest(
+            $13::text[], $14::text[], $15::text[], $16::text[], $17::bigint[],
+            $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[]
+        ) AS account(tenant, subject, unit, "window", window_start, old_used, old_reserved, used, reserved)
+    ), locked_jobs AS (
+        SELECT old_state IS NULL OR (
+            jobs.state = old_state AND jobs.request_id IS NOT DISTINCT FROM old_request_id
+            AND jobs.checked_at = old_checked_at AND jobs.expires_at = old_expires_at
+            AND jobs.tenant = job.tenant AND jobs.subject = job.subject
+        ) AS is_same, old_state
+        FROM jobs JOIN job USING (id) ORDER BY id FOR UPDATE OF jobs
+    ), jobs_seen AS (
+        SELECT count(old_state) = (SELECT count(old_state) FROM job) AND coalesce(bool_and(is_same), TRUE) AS are_same
+        FROM locked_jobs
+    ), locked_accounts AS (
+        SELECT old_used IS NULL OR (quota_usage.used = old_used AND quota_usage.reserved = old_reserved) AS is_same,
+               old_used
+        FROM quota_usage JOIN account USING (tenant, subject, unit, "window", window_start) CROSS JOIN jobs_seen
+        ORDER BY "window" IN ({_GRANT_WINDOWS}), tenant, subject, unit, "window", window_start
+        FOR UPDATE OF quota_usage
+    ), accounts_seen AS (
+        SELECT count(old_used) = (SELECT count(old_used) FROM account) AND coalesce(bool_and(is_same), TRUE) AS are_same
+        FROM locked_accounts
+    ), seen AS MATERIALIZED (
+        SELECT jobs_seen.are_same AND accounts_seen.are_same AS are_same FROM jobs_seen CROSS JOIN accounts_seen
+    ), changed_accounts AS (
+        UPDATE quota_usage SET used = account.used, reserved = account.reserved FROM account CROSS JOIN seen
+        WHERE seen.are_same AND account.used IS NOT NULL AND quota_usage.tenant = account.tenant
+            AND quota_usage.subject = account.subject AND quota_usage.unit = account.unit
+            AND quota_usage."window" = account."window" AND quota_usage.window_start = account.window_start
+    ), changed_jobs AS (
+        UPDATE jobs SET request_id = job.request_id, state = job.state, used = job.used::json,
+            checked_at = job.checked_at, expires_at = job.expires_at FROM job CROSS JOIN seen
+        WHERE seen.are_same AND job.state IS NOT NULL AND jobs.id = job.id
+    ), added_jobs AS (
+        INSERT INTO jobs ({JOB_COLUMNS})
+        SELECT id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges::json, request_id, state,
+               checked_at, used::json, upstream, session, tags::json
+        FROM unnest(
+            $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::float8[], $28::float8[], $29::text[],
+            $30::text[], $31::text[], $32::float8[], $33::text[], $34::text[], $35::text[], $36::text[]
+        ) AS added({JOB_COLUMNS}) CROSS JOIN seen
+        WHERE seen.are_same
+    )
+    SELECT are_same FROM seen
+"""
 
-# Statements are built once: building one costs more than running it.
-_keys = func.unnest(*(bindparam(column.name, type_=ARRAY(column.type)) for column in _KEY))
-_named = _keys.table_valued(*Bucket._fields).render_derived()
-_lock_accounts = (
-    select(quota_usage)
-    .join(_named, and_(*(column == _named.c[column.name] for column in _KEY)))
-    .order_by(*_KEY)
-    .with_for_update(of=quota_usage)
-)
-_update_account = (
-    update(quota_usage)
-    .where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
-    .values({name: bindparam(f"now_{name}") for name in Account._fields})
-)
-_lock_jobs = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id).with_for_update()
-_add_job = insert(jobs)
-_update_job = (
-    update(jobs).where(jobs.c.id == bindparam("of_id")).values({name: bindparam(f"now_{name}") for name in _LIFE})
-)
+
+class RowsChanged(Exception):
+    """Rows are not as the transaction took them to be; it has changed nothing."""
+
+
+class LocksNeeded(Exception):
+    """What a transaction asks for is given to one that locks rows only."""
+
+
+@dataclass
+class Rows:
+    """Jobs and accounts as they are in the database, or are believed to be."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    accounts: dict[Bucket, Account] = field(default_factory=dict)
 
 
 class SqlTransaction:
-    """A `LedgerTransaction` over a connection that has begun one."""
+    """A `LedgerTransaction` that keeps what is to be written until `write`.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Args:
+        driver: asyncpg's connection, in the greenlet of SQLAlchemy's.
+        known: rows that need not be read. Without, all are read and locked until the transaction ends, which the
+            caller has begun.
+
+    Attributes:
+        written: rows as this transaction leaves them.
+    """
+
+    def __init__(self, driver: Any, known: Rows | None = None) -> None:
+        self._driver = driver
+        self._known = known or Rows()
+        self._locks = known is None
+        self._found = Rows()
+        self.written = Rows()
+        self._added: list[Job] = []
+        self._changed: dict[str, Job] = {}
 
     def find_jobs(self, ids: Sequence[str]) -> list[Job]:
-        return [job_of(row) for row in self._connection.execute(_lock_jobs, {"ids": ids})]
+        known, found = self._known.jobs, self._found.jobs
+        if unknown := [one for one in ids if one not in known]:
+            rows = self._fetch(self._lock(_FIND_JOBS, "jobs"), unknown)
+            found.update((row[0], job_of_row(row)) for row in rows)
+        found.update((one, known[one]) for one in ids if one in known)
+        return [found[one] for one in ids if one in found]
 
     def find_accounts(self, buckets: Sequence[Bucket]) -> dict[Bucket, Account]:
-        columns = dict(zip(Bucket._fields, zip(*buckets, strict=True), strict=True))
-        return {bucket_of(row): account_of(row) for row in self._connection.execute(_lock_accounts, columns)}
+        known, found = self._known.accounts, self._found.accounts
+        if unknown := [one for one in buckets if one not in known]:
+            rows = self._fetch(self._lock(_FIND_ACCOUNTS, "quota_usage"), *_columns(unknown, 5))
+            found.update((Bucket(*row[:5]), Account(*row[5:])) for row in map(tuple, rows))
+        found.update((one, known[one]) for one in buckets if one in known)
+        return {one: found[one] for one in buckets if one in found}
 
     def find_grants(self, holders: Sequence[GrantHolder], at: float) -> dict[GrantHolder, list[Grant]]:
-        tenants, subjects, units = zip(*holders, strict=True)
-        asked = {"tenants": tenants, "subjects": subjects, "units": units, "open_at": at}
+        self._require_locks()
         found: dict[GrantHolder, list[Grant]] = {}
-        for row in self._connection.execute(NEXT_GRANTS, asked):
-            found.setdefault(GrantHolder(row.tenant, row.subject, row.unit), []).append(grant_of(row))
+        for row in self._fetch(_FIND_GRANTS, *_columns(holders, 3), at):
+            grant = Grant(*row)
+            found.setdefault(GrantHolder(grant.tenant, grant.subject, grant.unit), []).append(grant)
         return found
 
     def create_accounts(self, buckets: Sequence[Bucket]) -> None:
-        empty = Account()._asdict()
-        statement = insert_missing(self._connection.dialect.name, quota_usage)
-        self._connection.execute(statement, [bucket._asdict() | empty for bucket in buckets])
+        self._require_locks()
+        self._fetch(_CREATE_ACCOUNTS, *_columns(buckets, 5))
 
     def update_accounts(self, accounts: Mapping[Bucket, Account]) -> None:
-        self._connection.execute(_update_account, [_account_values(*one) for one in accounts.items()])
+        self.written.accounts.update(accounts)
 
     def add_jobs(self, jobs: Collection[Job]) -> None:
-        self._connection.execute(_add_job, [_job_values(job) for job in jobs])
+        self._added.extend(jobs)
+        self.written.jobs.update((job.id, job) for job in jobs)
 
     def update_jobs(self, jobs: Collection[Job]) -> None:
-        self._connection.execute(_update_job, [_life_values(job) for job in jobs])
+        self._changed.update((job.id, job) for job in jobs)
+        self.written.jobs.update((job.id, job) for job in jobs)
+
+    def write(self) -> None:
+        """Write everything.
+
+        Raises:
+            RowsChanged: a row that was found is not the same any more.
+        """
+        found, written = self._found, self.written
+        if not (found.jobs or found.accounts or written.jobs or written.accounts):
+            return
+        jobs = [
+            _changes_of(one, found.jobs.get(one), self._changed.get(one))
+            for one in found.jobs.keys() | self._changed.keys()
+        ]
+        accounts = [
+            (*bucket, *(found.accounts.get(bucket) or _NO_ACCOUNT), *(written.accounts.get(bucket) or _NO_ACCOUNT))
+            for bucket in found.accounts.keys() | written.accounts.keys()
+        ]
+        added = map(row_of_job, self._added)
+        values = (*_columns(jobs, 12), *_columns(accounts, 9), *_columns(added, 15))
+        ((are_same,),) = self._fetch(_WRITE, *values)
+        if not are_same:
+            raise RowsChanged
+
+    def _require_locks(self) -> None:
+        if not self._locks:
+            raise LocksNeeded
+
+    def _lock(self, statement: str, table: str) -> str:
+        return f"{statement} FOR UPDATE OF {table}" if self._locks else statement
+
+    def _fetch(self, statement: str, *values: Any) -> Any:
+        return await_(self._driver.fetch(statement, *values))
 
 
-def _account_values(bucket: Bucket, account: Account) -> dict[str, Any]:
-    key = {f"of_{name}": value for name, value in bucket._asdict().items()}
-    return key | {f"now_{name}": value for name, value in account._asdict().items()}
+_NO_ACCOUNT = (None, None)
 
 
-def _life_values(job: Job) -> dict[str, Any]:
-    values = {f"now_{name}": getattr(job, name) for name in _LIFE}
-    return values | {"of_id": job.id, "now_used": dict(job.used)}
+def _columns(rows: Iterable[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
+    """Turn rows into columns, as arrays of the driver."""
+    return list(zip(*rows, strict=True)) or [()] * width
 
 
-def _job_values(job: Job) -> dict[str, Any]:
-    values = {name: getattr(job, name) for name in _COLUMNS}
-    return values | {"charges": pack_charges(job), "used": dict(job.used), "tags": list(job.tags) or None}
-
-
-def job_of(row: Any) -> Job:
-    return Job(**{**row._asdict(), "charges": unpack_charges(row.tenant, row.charges), "tags": tuple(row.tags or ())})
-
-
-def bucket_of(row: Any) -> Bucket:
-    return Bucket(row.tenant, row.subject, row.unit, row.window, row.window_start)
-
-
-def account_of(row: Any) -> Account:
-    return Account(row.used, row.reserved)
+def _changes_of(job_id: str, old: Job | None, new: Job | None) -> tuple[Any, ...]:
+    """A job as it was found, and what changes in its life."""
+    found: Sequence[Any] = [None] * 6
+    changed: Sequence[Any] = [None] * 5
+    if old is not None:
+        found = old.tenant, old.subject, old.request_id, old.state, old.checked_at, old.expires_at
+    if new is not None:
+        changed = new.request_id, new.state, dump_json(dict(new.used)), new.checked_at, new.expires_at
+    return (job_id, *found, *changed)

@@ -10,22 +10,12 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from proxy.stores.grants import GRANT_PREFIX, MOST_SPENT, Grant, GrantHolder
+from proxy.stores.job_rows import JOB_COLUMNS, dump_json, job_of_row, row_of_job
 from proxy.stores.ledger import Account, Bucket, Job
-from proxy.stores.transaction import pack_charges, unpack_charges
 
-_FIND_JOB = """
-    SELECT id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, request_id, state, checked_at, used,
-           upstream, session, tags
-    FROM jobs WHERE id = ?
-"""
-_ADD_JOB = """
-    INSERT INTO jobs (id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, request_id, state,
-                      checked_at, used, upstream, session, tags)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
+_ADD_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_JOB = "UPDATE jobs SET request_id = ?, state = ?, used = ?, checked_at = ?, expires_at = ? WHERE id = ?"
 _FIND_ACCOUNT = """
     SELECT used, reserved FROM quota_usage
@@ -89,7 +79,7 @@ class SqliteTransaction:
         self.accounts.update(accounts)
 
     def add_jobs(self, jobs: Collection[Job]) -> None:
-        self._change(_ADD_JOB, [_values_of(job) for job in jobs])
+        self._change(_ADD_JOB, [row_of_job(job) for job in jobs])
         self.jobs.update((job.id, job) for job in jobs)
 
     def update_jobs(self, jobs: Collection[Job]) -> None:
@@ -104,7 +94,7 @@ class SqliteTransaction:
         known = self.jobs.get(job_id) or self._known_jobs.get(job_id)
         if known is None or not self.is_certain:
             row = self._connection.execute(_FIND_JOB, (job_id,)).fetchone()
-            return None if row is None else _job_of(row)
+            return None if row is None else job_of_row(row)
         return known
 
     def _find_account(self, bucket: Bucket) -> Account | None:
@@ -115,53 +105,6 @@ class SqliteTransaction:
         return known
 
 
-def _job_of(row: Sequence[Any]) -> Job:
-    job_id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, *life = row
-    request_id, state, checked_at, used, upstream, session, tags = life
-    return Job(
-        job_id,
-        kind,
-        endpoint,
-        tenant,
-        subject,
-        submitted_at,
-        expires_at,
-        unpack_charges(tenant, orjson.loads(charges)),
-        request_id,
-        state,
-        checked_at,
-        orjson.loads(used),
-        upstream,
-        session,
-        tuple(orjson.loads(tags)) if tags else (),
-    )
-
-
-def _values_of(job: Job) -> tuple[Any, ...]:
-    """The values of a job, in the order of its columns above."""
-    return (
-        job.id,
-        job.kind,
-        job.endpoint,
-        job.tenant,
-        job.subject,
-        job.submitted_at,
-        job.expires_at,
-        _dump(pack_charges(job)),
-        job.request_id,
-        job.state,
-        job.checked_at,
-        _dump(dict(job.used)),
-        job.upstream,
-        job.session,
-        _dump(job.tags) if job.tags else None,
-    )
-
-
 def _life_of(job: Job) -> tuple[Any, ...]:
     """What changes in the life of a job, and its id."""
-    return job.request_id, job.state, _dump(dict(job.used)), job.checked_at, job.expires_at, job.id
-
-
-def _dump(document: Any) -> str:
-    return orjson.dumps(document).decode()
+    return job.request_id, job.state, dump_json(dict(job.used)), job.checked_at, job.expires_at, job.id
