@@ -15,7 +15,7 @@ from proxy.stores.ledger import Accept, Account, Charge, Deferred, Granted, Job,
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.ledger import SqlLedger
 from tests.stores.conftest import OpenStores
-from tests.stores.records import REQUESTS, job
+from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.postgres import Postgres
 from tests.support.relay import relaying
@@ -155,22 +155,24 @@ async def test_a_reservation_whose_turn_comes_too_late_is_not_made(url: str, ope
 
 
 @pytest.mark.tools
+@pytest.mark.parametrize("is_first", [True, False], ids=["new account", "known account"])
 async def test_a_reservation_whose_commit_was_not_answered_is_undone(
-    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores
+    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores, is_first: bool
 ) -> None:
+    """A new account takes a transaction, and one that the process knows a single statement, which names the job."""
     url = postgres_databases.migrated()
     direct = open_stores(url)
     with relaying(postgres.port) as relay:
         stores = open_stores(url.replace(f":{postgres.port}/", f":{relay.port}/"))
-        mine, other = job(Charge(REQUESTS, 5, 100)), job(Charge(REQUESTS, 1, 100))
+        mine, other = job(Charge(REQUESTS, 5, 100)), job(Charge(ALICES if is_first else REQUESTS, 1, 100))
         async with batching(stores, LedgerTimeouts()) as batcher:
             await batcher.commit(Reserve(other))
-            relay.cut_after = b"COMMIT"
+            relay.cut_after = b"COMMIT" if is_first else mine.id.encode()
             with pytest.raises(StoreUnavailable):
                 await batcher.commit(Reserve(mine))
             relay.cut_after = None
             await wait_until_async(lambda: is_in(direct, mine.id, "released"), "the reservation stands")
-        assert await direct.ledger.accounts([REQUESTS]) == {REQUESTS: Account(0, 1)}
+        assert await direct.ledger.accounts([REQUESTS]) == {REQUESTS: Account(0, 0 if is_first else 1)}
 
 
 @pytest.mark.tools
@@ -182,7 +184,7 @@ async def test_an_acceptance_whose_commit_was_not_answered_is_written_once(
         stores = open_stores(url.replace(f":{postgres.port}/", f":{relay.port}/"))
         async with batching(stores, LedgerTimeouts()) as batcher:
             mine = await reserved(batcher)
-            relay.cut_after = b"COMMIT"
+            relay.cut_after = mine.id.encode()
             accepted = batcher.commit(Accept(mine.id, "fal-1", 5000.0))
             await wait_until_async(lambda: _is_deferred(batcher), "the commit was answered")
             relay.cut_after = None

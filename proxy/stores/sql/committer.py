@@ -33,8 +33,8 @@ T = TypeVar("T")
 class LedgerCommitter:
     """Works in the greenlet of a SQLAlchemy connection, over which nothing else has begun."""
 
-    def __init__(self, dialect: PostgresDialect) -> None:
-        self._dialect = dialect
+    def __init__(self, dialect: Any) -> None:
+        self._dialect: PostgresDialect = dialect
         self._known = Rows()
         self._to_lock = 0
 
@@ -133,5 +133,5 @@ def _finish(commit: Callable[[], object]) -> None:
     try:
         commit()
     except _FAILURES as error:
-        is_certain = isinstance(error, asyncpg.PostgresError) and error.severity_en in (None, "ERROR")
+        is_certain = isinstance(error, asyncpg.PostgresError) and error.severity_en == "ERROR"
         raise DriverFailed(error, is_in_doubt=not is_certain) from None

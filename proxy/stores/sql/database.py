@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,16 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, DriverFailed, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.connection_timeout import ConnectionTimeout
-from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_engine, sqlite_location
+from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_committer, create_engine, sqlite_location
 from proxy.stores.sql.sqlite import SqliteEngine
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
 from proxy.telemetry.instruments import Distribution, Distributions
 from proxy.telemetry.log_limit import LogLimit
-
-if TYPE_CHECKING:
-    from proxy.stores.sql.committer import LedgerCommitter
 
 T = TypeVar("T")
 #: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
@@ -67,7 +64,7 @@ class Database:
             self._location = sqlite_location(url, is_durable=is_durable)
             self._file = SqliteFile(self._location, lock_seconds)
         self.engine = create_engine(url, lock_seconds, self._location)
-        self._committer = None if self._file else _create_committer(self.dialect)
+        self._committer = create_committer(self.engine)
         self._places = asyncio.Semaphore(MOST_BESIDE)
         # A file is waited for where it is locked.
         self._timeout = (
@@ -251,15 +248,6 @@ class Database:
         if self._file is not None:
             await self._file.close()
         await self.engine.dispose()
-
-
-def _create_committer(dialect: Dialect) -> LedgerCommitter:
-    # Imported here: a proxy on SQLite does without the driver.
-    from proxy.stores.sql.committer import LedgerCommitter
-    from proxy.stores.sql.postgres import PostgresDialect
-
-    assert isinstance(dialect, PostgresDialect)
-    return LedgerCommitter(dialect)
 
 
 class _Translation:

@@ -14,6 +14,8 @@ from proxy.stores.sqlite.location import SqliteLocation
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from proxy.stores.sql.committer import LedgerCommitter
+
 AnyConnection: TypeAlias = "SqliteConnection | AsyncConnection"
 AnyEngine: TypeAlias = "SqliteEngine | AsyncEngine"
 #: How columns of JSON are written and read.
@@ -46,6 +48,15 @@ def create_engine(
     from proxy.stores.sql.postgres import create_postgres_engine
 
     return create_postgres_engine(libpq.parse(database_url), lock_seconds, answer_seconds, **_JSON)
+
+
+def create_committer(engine: AnyEngine) -> LedgerCommitter | None:
+    """What commits the ledger's transactions to PostgreSQL; None for SQLite, which has its own way."""
+    if isinstance(engine, SqliteEngine):
+        return None
+    from proxy.stores.sql.committer import LedgerCommitter
+
+    return LedgerCommitter(engine.dialect)
 
 
 def sqlite_location(database_url: str, *, is_durable: bool = False) -> SqliteLocation:
