@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -18,7 +19,7 @@ import yaml
 from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
-from tests.server.commands import PLAINLY, SERVABLE, Server, serving
+from tests.server.commands import PLAINLY, PROXY, SERVABLE, Server, serving
 from tests.server.conftest import PLANS, Cli, Running
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
@@ -90,6 +91,26 @@ def test_running_calls_that_take_longer_than_the_drain_are_cut(sandbox: SandboxC
         assert server.stop(signal.SIGTERM) in STOPPED[signal.SIGTERM]
         thread.join(timeout=180)
         assert answers[0].status_code >= 499
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["plain", "with options"])
+def test_ctrl_c_in_a_start_that_waits_for_its_database_shows_no_traceback(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "server.err").open("w") as errors:
+        url = f"postgresql://fal:secret@127.0.0.1:{silent.getsockname()[1]}/fal"
+        environ = {**SERVABLE, "PROXY_DATABASE_URL": url, "PROXY_PORT": str(free_port())}
+        process = subprocess.Popen([*PROXY, "serve", *options], env=environ, cwd=tmp_path, stderr=errors)
+        try:
+            silent.settimeout(180)
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            # It serves already if this comes late.
+            assert process.wait() in (128 + signal.SIGINT, *STOPPED[signal.SIGINT])
+            connection.close()
+        finally:
+            process.kill()
+    assert "Traceback" not in (tmp_path / "server.err").read_text()
 
 
 def test_the_log_of_a_server_is_json_lines_without_secrets(beside: Running) -> None:
