@@ -25,13 +25,8 @@ from proxy.stores.ledger import Job
 from proxy.targets import is_request_id
 from proxy.upstream import headers
 from proxy.upstream.client import Answer, Upstream
-from proxy.upstream.relay import (
-    StreamRefused,
-    buffer_response,
-    is_event_stream,
-    read_events,
-    with_heartbeat,
-)
+from proxy.upstream.event_reader import EventReader
+from proxy.upstream.relay import StreamRefused, buffer_response, is_event_stream, with_heartbeat
 
 _DEFERRED = (
     "fal accepted the request, but the proxy's database does not answer, so its id cannot be given yet. Once the "
@@ -220,10 +215,12 @@ async def _model_events(
         response = await sending
         if is_event_stream(response):
             last: Any = None
-            async with aclosing(read_events(response)) as events:
-                async for event in events:
-                    last = event.document
-                    yield event.data
+            reader = EventReader(response)
+            async with aclosing(response):
+                while events := await reader.read():
+                    for event in events:
+                        last = event.document
+                        yield event.data
             reports.append(UsageReport(200, None, last))
             return
         reply = await buffer_response(response, repeatable=False)

@@ -15,8 +15,9 @@ from proxy.http.disconnect import CallerGone, cancel_on_disconnect, disconnect_o
 from proxy.http.scope import set_cache_control
 from proxy.log_context import bind
 from proxy.upstream import sse
+from proxy.upstream.event_reader import StreamBroken
 from proxy.upstream.headers import EVENT_STREAM
-from proxy.upstream.relay import StreamBroken, StreamRefused
+from proxy.upstream.relay import StreamRefused
 
 #: Iterators of older JS clients lose the last event when the end follows within about 16 ms.
 LINGER_SECONDS = 0.05

@@ -37,7 +37,7 @@ from proxy.log_context import FIELDS, QUIET, bind
 from proxy.numbers import parse_whole
 from proxy.telemetry.logs import log_request
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream.relay import StreamBroken
+from proxy.upstream.event_reader import StreamBroken
 
 _access = logging.getLogger("proxy.access")
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -30,7 +30,8 @@ from proxy.jobs.updates import Rewrite, Update
 from proxy.jobs.watch import ATTEMPTS, BACKOFF_SECONDS, Watch
 from proxy.limits.session_quotas import SessionQuotas
 from proxy.upstream import sse
-from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, BufferedResponse, StreamBroken
+from proxy.upstream.event_reader import StreamBroken
+from proxy.upstream.relay import HEAD_SECONDS, PING_SECONDS, BufferedResponse
 
 #: The id of the last event.
 END = "END"
@@ -63,9 +64,7 @@ async def wait_for_first_update(watch: Watch) -> None:
         BadUpstream: fal's stream cannot be opened.
     """
     try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEAD_SECONDS):
-                await watch.first_update(ATTEMPTS)
+        await watch.first_update(ATTEMPTS, HEAD_SECONDS)
     except StreamBroken as broken:
         raise stream_error(broken) from None
 

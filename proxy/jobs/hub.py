@@ -5,8 +5,8 @@ A job that ended stays answerable from memory, within a bound; one that no calle
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
@@ -23,7 +23,7 @@ from proxy.jobs.watches import MOST_WATCHES, Watches
 from proxy.recurring import Recurring
 from proxy.stores.ledger import Job
 from proxy.upstream.client import Upstream
-from proxy.upstream.relay import StreamBroken
+from proxy.upstream.event_reader import StreamBroken
 
 #: How long a job is followed that no caller asks for.
 IDLE_SECONDS = 30.0
@@ -52,9 +52,17 @@ class Hub:
         self._queue = queue
         self._settlement = settlement
         self._opener = StreamOpener(upstream, turns_per_second)
+        # Made once: each time that a method is named, it takes memory.
+        self._new_watch = partial(
+            Watch,
+            open_=self._opener.open,
+            fetch=self._fetch_status,
+            on_status=settlement.record_status,
+            when_over=self._forget_watch,
+            backoff=backoff,
+        )
         self._clock = clock
         self._drain = drain
-        self._backoff = backoff
         self._watches = Watches(most, most_per_tenant)
         self._ended: LRUCache[str, Update] = LRUCache(ENDED_BYTES, getsizeof=_bytes)
         self._sweeping = Recurring("sweep of followed jobs", self.sweep, lambda: SWEEP_SECONDS)
@@ -90,9 +98,8 @@ class Hub:
         if not watch.is_trying or self._opener.is_refused:
             return None
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await watch.first_update()
-        except (ProxyError, StreamBroken, TimeoutError):
+            return await watch.first_update(seconds=PATIENCE_SECONDS)
+        except (ProxyError, StreamBroken):
             return None
 
     async def _fetch_status(self, job: Job) -> dict[str, Any] | None:
@@ -149,10 +156,9 @@ class Hub:
             return Watch.from_last(job, last)
         watch = self._watches.get(id_)
         if watch is None or watch.is_over:
-            on_status, now = self._settlement.record_status, self._clock.now()
-            watch = Watch(job, self._opener.open, self._fetch_status, on_status, now, self._backoff)
+            watch = self._new_watch(job, used_at=self._clock.now())
             self._watches.add(id_, watch)
-            watch.start(self._forget_watch)
+            watch.start()
         return watch
 
     def _forget_watch(self, watch: Watch) -> None:

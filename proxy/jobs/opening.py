@@ -20,8 +20,9 @@ from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Answer, Upstream
 from proxy.upstream.engine import text_of
+from proxy.upstream.event_reader import StreamBroken
 from proxy.upstream.refusals import retry_after_of
-from proxy.upstream.relay import StreamBroken, is_event_stream
+from proxy.upstream.relay import is_event_stream
 
 #: Turns a second, of one process.
 TURNS_PER_SECOND = 50.0

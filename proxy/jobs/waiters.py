@@ -17,16 +17,23 @@ class Waiters:
         """Wake all who wait."""
         woken, self._waiting = self._waiting, []
         for waiting in woken:
-            if not waiting.done():
-                waiting.set_result(None)
+            _wake(waiting)
 
-    async def wait(self) -> None:
-        """Wait until there is news."""
-        waiting = asyncio.get_running_loop().create_future()
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until there is news, or for so many seconds: a timer takes less than `asyncio.timeout`."""
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
         self._waiting.append(waiting)
+        timer = None if seconds is None else loop.call_later(seconds, _wake, waiting)
         try:
             await waiting
-        except asyncio.CancelledError:
+        finally:
+            if timer is not None:
+                timer.cancel()
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            raise
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

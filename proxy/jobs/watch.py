@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from copy import copy
 from typing import Any
 
 from proxy.errors import ProxyError, without_frames
+from proxy.jobs.history import History
 from proxy.jobs.opening import JobUnknown, Open
-from proxy.jobs.updates import COMPLETED, STATES, Log, Update
+from proxy.jobs.updates import COMPLETED, STATES, Update
 from proxy.jobs.waiters import Waiters
 from proxy.stores.ledger import Job
 from proxy.upstream.client import Answer
-from proxy.upstream.relay import StreamBroken, read_events
+from proxy.upstream.event_reader import Event, EventReader, StreamBroken
 
 #: The longest pauses before a stream is opened again, by how many in a row brought no news; when so many in a row
 #: failed, its readers are cut off. Each pause is a random part of that (full jitter), and then the stream waits for a
@@ -32,12 +33,11 @@ BACKOFF_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
 ATTEMPTS = 3
 #: How long the end of a stream is waited for after the end of its job.
 ENDING_SECONDS = 0.25
-#: Updates that a reader may lag behind before those between are left out.
-MOST_LAG = 32
 _log = logging.getLogger(__name__)
 
 Fetch = Callable[[Job], Awaitable[dict[str, Any] | None]]
 OnStatus = Callable[[Job, dict[str, Any]], Awaitable[None]]
+WhenOver = Callable[["Watch"], None]
 
 
 class Watch:
@@ -47,6 +47,7 @@ class Watch:
         open_: opens the job's status stream at fal, as `StreamOpener.open`.
         fetch: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
         on_status: called with each document before any reader gets it.
+        when_over: called before any reader can see that nothing more will come.
         backoff: seconds between attempts to open the stream, as `BACKOFF_SECONDS`.
 
     Attributes:
@@ -61,6 +62,7 @@ class Watch:
         open_: Open,
         fetch: Fetch,
         on_status: OnStatus,
+        when_over: WhenOver,
         used_at: float,
         backoff: Sequence[float] = BACKOFF_SECONDS,
     ) -> None:
@@ -68,12 +70,11 @@ class Watch:
         self._open = open_
         self._fetch = fetch
         self._on_status = on_status
+        self._when_over = when_over
         self._backoff = backoff
         self._has_tried = False
         self._missed = False
-        self._log = Log()
-        self._recent: list[Update] = []
-        self._count = 0
+        self._history = History()
         self._failures = 0
         self._fruitless = 0
         self._failure: Exception | None = None
@@ -91,14 +92,14 @@ class Watch:
         async def refuse_to_open(*_: Any, **__: Any) -> Any:
             raise StreamBroken("the job has ended")
 
-        watch = cls(job, refuse_to_open, refuse_to_open, refuse_to_open, 0)
-        watch._recent.append(last)
-        watch._count, watch._is_over = 1, True
+        watch = cls(job, refuse_to_open, refuse_to_open, refuse_to_open, lambda _: None, 0)
+        watch._history.add(last)
+        watch._is_over = True
         return watch
 
     @property
     def latest(self) -> Update | None:
-        return self._recent[-1] if self._recent else None
+        return self._history.latest
 
     @property
     def is_over(self) -> bool:
@@ -110,9 +111,9 @@ class Watch:
         """Whether fal's stream is being opened for the first time, and has not failed yet."""
         return self.latest is None and self._failure is None
 
-    def start(self, when_over: Callable[[Watch], None]) -> None:
-        """Begin to follow; `when_over` is called before any watcher can see that nothing more will come."""
-        self._task = asyncio.create_task(self._follow(when_over))
+    def start(self) -> None:
+        """Begin to follow."""
+        self._task = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
         """Follow the job no longer; readers are cut off."""
@@ -128,16 +129,22 @@ class Watch:
         """Make all who wait look around."""
         self._waiters.notify()
 
-    async def first_update(self, attempts: int = 1) -> Update:
+    async def first_update(self, attempts: int = 1, seconds: float = math.inf) -> Update | None:
         """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
+
+        None if it did not come in so many seconds.
 
         Raises:
             ProxyError, StreamBroken: fal's stream could not be opened, or had no event.
         """
+        now = asyncio.get_running_loop().time
+        gives_up_at = now() + seconds
         while self.latest is None:
             if self._is_over or self._has_failed(attempts):
                 raise self._end()
-            await self._waiters.wait()
+            if (left := gives_up_at - now()) <= 0:
+                return None
+            await self._waiters.wait(left if left < math.inf else None)
         return self.latest
 
     def _has_failed(self, attempts: int) -> bool:
@@ -157,14 +164,13 @@ class Watch:
         Raises:
             ProxyError, StreamBroken: the first word did not come in `ATTEMPTS`, or fal's stream does not come back.
         """
-        number, lines = 0, 0
+        history, number, lines = self._history, 0, 0
         knows_place = False
         while True:
-            if self._count and not knows_place:
-                (number, lines), knows_place = self._place_of(after), True
-            while number < self._count:
-                number = number + 1 if self._count - number <= len(self._recent) else self._count
-                update = self._recent[number - self._count - 1]
+            if history.count and not knows_place:
+                (number, lines), knows_place = history.place_of(after), True
+            while number < history.count:
+                number, update = history.after(number)
                 yield update, min(lines, update.lines)
                 if update.is_last:
                     return
@@ -172,26 +178,13 @@ class Watch:
             if knows_place and self.latest and self.latest.is_last:
                 # A reader who comes back after the last update has them all.
                 return
-            if self._is_over or (not self._count and self._has_failed(ATTEMPTS)):
+            if self._is_over or (not history.count and self._has_failed(ATTEMPTS)):
                 raise self._end()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_seconds):
-                    await self._waiters.wait()
-            if number == self._count and not self._is_over:
+            await self._waiters.wait(wait_seconds)
+            if number == history.count and not self._is_over:
                 yield None
 
-    def _place_of(self, after: str | None) -> tuple[int, int]:
-        """The number of the update with a mark, and the lines that its reader has; for an unknown one, of the last
-        but one, and as many lines as the mark says."""
-        if after is None:
-            return self._count - 1, 0
-        first = self._count - len(self._recent) + 1
-        for number, update in reversed(list(enumerate(self._recent, first))):
-            if update.mark == after:
-                return number, update.lines
-        return self._count - 1, int(after.rpartition(".")[2])
-
-    async def _follow(self, when_over: Callable[[Watch], None]) -> None:
+    async def _follow(self) -> None:
         try:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
@@ -205,7 +198,7 @@ class Watch:
         finally:
             self.is_live = False
             self._is_over = True
-            when_over(self)
+            self._when_over(self)
             self.notify()
 
     async def _follow_one_stream(self) -> None:
@@ -229,39 +222,54 @@ class Watch:
         longest = self._backoff[min(self._fruitless, len(self._backoff)) - 1]
         await asyncio.sleep(random.uniform(0, longest))
 
-    async def _read(self, response: Answer) -> None:
+    async def _read(self, reply: Answer) -> None:
         self._missed = False
+        reader = EventReader(reply, self._miss)
         last: dict[str, Any] | None = None
         try:
-            async with asyncio.timeout(None) as timeout, aclosing(read_events(response, self._miss)) as events:
-                async for event in events:
-                    document = self._parse_update(event.document)
-                    # The next one may be long in coming.
-                    del event
-                    if document is None or document == last:
-                        continue
-                    if last is not None:
-                        # Something comes behind the end: it overtook that, which may have had log lines.
-                        self._miss()
-                    elif document["status"] == COMPLETED:
-                        # Read on to the end of the stream: its connection can be used again, too.
-                        last = document
-                        timeout.reschedule(asyncio.get_running_loop().time() + ENDING_SECONDS)
-                    else:
-                        await self._learn(document)
-                        if self.latest and self.latest.is_last:
-                            return
-        except (StreamBroken, TimeoutError):
-            if last is None:
-                raise
+            while last is None and not reader.is_over:
+                last = await self._take_up(await reader.read())
+                if self.latest and self.latest.is_last:
+                    return
+            if last is not None:
+                await self._read_behind(last, reader)
+        finally:
+            await reply.aclose()
         if last is None:
             raise StreamBroken("it ended before the job did")
         await self._learn(last)
 
+    async def _take_up(self, events: Sequence[Event]) -> dict[str, Any] | None:
+        """Learn from events up to the one that the job has ended, which is returned."""
+        last = None
+        for event in events:
+            document = self._parse_update(event.document)
+            if document is None or document == last:
+                continue
+            if last is not None:
+                # Something comes behind the end: it overtook that, which may have had log lines.
+                self._miss()
+            elif document["status"] == COMPLETED:
+                last = document
+            else:
+                await self._learn(document)
+                if self.latest and self.latest.is_last:
+                    break
+        return last
+
+    async def _read_behind(self, last: dict[str, Any], reader: EventReader) -> None:
+        """Read on to the end of the stream, soon after that of the job: its connection can be used again, too."""
+        with contextlib.suppress(StreamBroken, TimeoutError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                while events := await reader.read():
+                    if any(self._parse_update(event.document) not in (None, last) for event in events):
+                        self._miss()
+
     def _parse_update(self, document: Any) -> dict[str, Any] | None:
         if isinstance(document, dict) and document.get("status") in STATES and "request_id" in document:
             # The id that its callers know, whatever fal writes: their URLs are made of it.
-            return document | {"request_id": self.job.request_id}
+            document["request_id"] = self.job.request_id
+            return document
         self._miss()
         return None
 
@@ -281,19 +289,8 @@ class Watch:
         self._take(document)
 
     def _take(self, document: dict[str, Any]) -> None:
-        if isinstance(document.get("logs"), list):
-            # Without those that were missed, these would be out of order.
-            self._log.add(document["logs"] if not self._missed else ())
-            document["logs"] = []
         self.is_live = not self._missed
         self._failures, self._failure = 0, None
-        latest = self.latest
-        if latest is None or latest.document != document or latest.lines != len(self._log):
-            if latest is not None:
-                latest.forget_whole_log()
-            known = 0 if latest is None else latest.lines
-            update = Update(self.job.endpoint, document, self._log, len(self._log), known)
-            self._recent = [*self._recent[1 - MOST_LAG :], update]
-            self._count += 1
+        if self._history.take(self.job.endpoint, document, has_gap=self._missed):
             self._fruitless = 0
             self.notify()

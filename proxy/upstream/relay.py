@@ -7,17 +7,13 @@ every few seconds of silence, a short pause before the end, and an end only wher
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import httpx
-import orjson
 from starlette.responses import Response
 
 from proxy.upstream import sse
-from proxy.upstream.engine import WHOLE_BYTES, Reply, StreamedReply, decode, decoded_body, read_reply
+from proxy.upstream.engine import WHOLE_BYTES, Reply, StreamedReply, decode, read_reply
 from proxy.upstream.failures import failure_of
 from proxy.upstream.headers import EVENT_STREAM, to_caller
 
@@ -26,11 +22,6 @@ PING_SECONDS = 5.0
 #: then keeps its status; one that comes later is an event.
 HEAD_SECONDS = 0.5
 _EVENT_STREAM = EVENT_STREAM.encode()
-_log = logging.getLogger(__name__)
-
-
-class StreamBroken(Exception):
-    """The stream ended before its truth did. The caller's connection is cut, so that no client takes it for the end."""
 
 
 class StreamRefused(Exception):
@@ -100,44 +91,6 @@ def is_event_stream(reply: StreamedReply) -> bool:
     """Whether a reply is the stream that was asked for."""
     content_type = reply.headers.get(b"content-type", b"")
     return reply.is_success and content_type.partition(b";")[0].strip() == _EVENT_STREAM
-
-
-class Event(NamedTuple):
-    """An event of fal's: its `data`, and the JSON document that this is."""
-
-    data: bytes
-    document: Any
-
-
-async def read_events(reply: StreamedReply, missed: Callable[[], None] = lambda: None) -> AsyncGenerator[Event, None]:
-    """Yield the events of a stream in order. What is not JSON is left out, and `missed` called. Closes the reply.
-
-    Raises:
-        StreamBroken: it broke off, or its bytes make no sense.
-    """
-    splitter, body = sse.EventSplitter(), decoded_body(reply)
-    # A stream is open for minutes: what its head said is not kept.
-    reply.headers = {}
-    try:
-        while chunk := await body.read():
-            for event in splitter.feed(chunk):
-                data = sse.data_of(event)
-                if data is None:
-                    continue
-                try:
-                    document = orjson.loads(data)
-                except orjson.JSONDecodeError:
-                    _log.warning("event of fal's stream skipped: it is not JSON")
-                    missed()
-                else:
-                    yield Event(data, document)
-            # Until the next one comes, which may be long, this one is not kept.
-            chunk = event = data = b""
-            document = None
-    except (httpx.HTTPError, sse.EventTooLarge) as error:
-        raise StreamBroken(type(error).__name__) from None
-    finally:
-        await reply.aclose()
 
 
 async def with_heartbeat(

@@ -19,8 +19,8 @@ from proxy.upstream.streamed_body import StreamedBody
 MOST_HEADERS, MOST_HEADER_BYTES = 128, 8190
 #: Bytes in a row that bring no body: a head, or what surrounds chunks.
 MOST_BARREN_BYTES = 64 * 1024
-#: The headers by which a body ends.
-_LENGTHS = (b"content-length", b"transfer-encoding")
+#: What is kept of the headers of a streamed reply whose end is seen in its bytes.
+_WITH_END: ReplyHeaders = {b"transfer-encoding": b"chunked"}
 
 
 class ReplyReader:
@@ -201,7 +201,7 @@ class ReplyReader:
             future.set_result(Reply(self._status, self._headers, b""))
         # A stream is open for minutes: of its head, only what says where it ends is kept.
         self._lines = []
-        self._headers = {name: self._headers[name] for name in _LENGTHS if name in self._headers}
+        self._headers = {} if _ends_with_connection(self._headers) else _WITH_END
 
     def on_body(self, piece: bytes) -> None:
         self._barren = 0

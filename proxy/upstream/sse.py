@@ -17,6 +17,8 @@ class EventTooLarge(ValueError):
 class EventSplitter:
     """Cuts a byte stream into whole events, wherever its chunks begin and end."""
 
+    __slots__ = ("_rest",)
+
     def __init__(self) -> None:
         self._rest = b""
 
@@ -27,8 +29,9 @@ class EventSplitter:
             EventTooLarge: so much came without an end that nothing sensible can follow.
         """
         # A carriage return at the end may be half of a line break: whether it ends an event, the next byte tells.
-        held = b"\r" if (self._rest + chunk).endswith(b"\r") else b""
-        text = (self._rest + chunk)[: -1 if held else None]
+        text, held = self._rest + chunk, b""
+        if text.endswith(b"\r"):
+            text, held = text[:-1], b"\r"
         events, start = [], 0
         for match in _END.finditer(text):
             events.append(text[start : match.end()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 import httpx
@@ -22,19 +21,25 @@ class Flow(Protocol):
     def resume(self) -> None: ...
 
 
+class Owner(Protocol):
+    """Who gets the connection back."""
+
+    def end_stream(self, body: StreamedBody, *, is_whole: bool) -> None: ...
+
+
 class StreamedBody(Body):
     """A body that its connection pushes, and one task reads.
 
     Args:
         flow: paused while too much of the body is unread.
-        release: called once with this body, when it was read to its end (True), or no more of it is wanted (False).
+        owner: learns once that the body was read to its end, or that no more of it is wanted.
     """
 
-    __slots__ = ("_error", "_flow", "_is_broken", "_is_over", "_is_paused", "_pieces", "_release", "_unread", "_waiter")
+    __slots__ = ("_error", "_flow", "_is_broken", "_is_over", "_is_paused", "_owner", "_pieces", "_unread", "_waiter")
 
-    def __init__(self, flow: Flow, release: Callable[[StreamedBody, bool], None]) -> None:
+    def __init__(self, flow: Flow, owner: Owner) -> None:
         self._flow = flow
-        self._release: Callable[[StreamedBody, bool], None] | None = release
+        self._owner: Owner | None = owner
         self._pieces: list[bytes] = []
         self._unread = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -60,13 +65,19 @@ class StreamedBody(Body):
 
     async def read(self) -> bytes:
         while not self._pieces:
-            if self._is_broken:
-                self._finish(is_whole=False)
-                raise self._failure()
             if self._is_over:
-                self._finish(is_whole=True)
+                self._finish(is_whole=not self._is_broken)
+                if self._is_broken:
+                    raise self._failure()
                 return b""
-            await self._wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except BaseException:
+                self._finish(is_whole=False)
+                raise
+            finally:
+                self._waiter = None
         pieces, self._pieces, self._unread = self._pieces, [], 0
         self._resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -75,16 +86,6 @@ class StreamedBody(Body):
         if not self._is_over:
             self.end(httpx.ReadError("The response was closed."))
         self._finish(is_whole=not self._is_broken)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except BaseException:
-            self._finish(is_whole=False)
-            raise
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -96,9 +97,9 @@ class StreamedBody(Body):
             self._flow.resume()
 
     def _finish(self, *, is_whole: bool) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release(self, is_whole)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.end_stream(self, is_whole=is_whole)
 
     def _failure(self) -> httpx.TransportError:
         # Raised again, or kept here, it would keep the frames of its first reader.

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from functools import partial
 
 import httpx
 from aiohttp.http import RawResponseMessage
@@ -68,7 +67,7 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         self._exchanges: set[Exchange] = set()
         #: Those that await a whole reply, or the head of a streamed one; the bodies of those that have one.
         self._readers: set[ReplyReader] = set()
-        self._bodies: set[StreamedBody] = set()
+        self._bodies: dict[StreamedBody, OpenConnection] = {}
         self._is_closed = False
 
     async def fetch(self, request: Request) -> Reply:
@@ -177,9 +176,9 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
             _Stale: as `_answered`.
         """
         connection = await self._take(request.host.origin, request.timeouts, fresh)
-        body = StreamedBody(connection.protocol.reply_reader(), partial(self._end_stream, connection))
+        body = StreamedBody(connection.protocol.reply_reader(), self)
         status, headers, *_ = await self._exchange(connection, request, data, body)
-        self._bodies.add(body)
+        self._bodies[body] = connection
         return StreamedReply(status, headers, body)
 
     async def _exchange(
@@ -206,9 +205,9 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         finally:
             self._readers.remove(reader)
 
-    def _end_stream(self, connection: OpenConnection, body: StreamedBody, is_whole: bool) -> None:
-        self._bodies.remove(body)
-        self._end_use(connection, is_whole)
+    def end_stream(self, body: StreamedBody, *, is_whole: bool) -> None:
+        """Take back the connection of a body."""
+        self._end_use(self._bodies.pop(body), is_whole)
 
     def _end_use(self, connection: OpenConnection, is_whole: bool) -> None:
         """Keep a connection over which a whole reply has come, or close it."""

@@ -20,6 +20,7 @@ from typing import Any
 from tests.bench.contestants import Contestant, fal_proxy, nginx, official
 from tests.bench.footprint import footprint
 from tests.bench.latency import added
+from tests.bench.native_jobs import measure_native_jobs
 from tests.bench.processes import ROOT, machine, static_fal, versions
 from tests.bench.rounds import CONNECTIONS, LOAD_CORE, POLLS, PROXY_CORE, RESULT, RUN, SUBMIT, loaded, measure, median
 from tests.bench.streams import fan_out, memory
@@ -71,6 +72,8 @@ def main() -> None:
             beside = fal_proxy(upstream, PROXY_CORE, folder, name="earlier", checkout=options.beside.resolve())
             contestants.insert(1, stack.enter_context(beside))
         report |= under_load(contestants, upstream, options)
+        report["native_jobs"] = measure_native_jobs(contestants[0], upstream, options.rounds)
+        print(f"native jobs: {report['native_jobs']} µs of processor time each", end="\n\n", flush=True)
         report |= with_streams(contestants[0], upstream, folder, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")

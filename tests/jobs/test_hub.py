@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
+from proxy.jobs.history import MOST_LAG
 from proxy.jobs.hub import IDLE_SECONDS
 from proxy.jobs.opening import JobUnknown
-from proxy.jobs.watch import MOST_LAG
 from proxy.jobs.watches import MOST_WATCHES, watches_per_tenant
 from proxy.stores.ledger import Job
-from proxy.upstream.relay import StreamBroken
+from proxy.upstream.event_reader import StreamBroken
 from tests.jobs.hubs import JOB, Bench, cut_at, hub_before, is_reading, lines_of, reading
 from tests.support.scripted import ID, ScriptedFal, log_line, whole_life
 from tests.support.waiting import wait_until_async
@@ -183,7 +183,7 @@ async def test_a_slow_reader_misses_states_but_no_log_line_and_not_the_end() -> 
     assert len(rest) <= MOST_LAG and rest[-1][0].is_last
     seen = [number for update, first_line in rest for number in range(first_line, update.lines)]
     assert seen == list(range(len(fal.lines()))), "each line once"
-    assert len(watch._recent) <= MOST_LAG
+    assert len(watch._history._recent) <= MOST_LAG
 
 
 def shows_the_latest(bench: Bench) -> bool:

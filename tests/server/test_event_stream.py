@@ -11,7 +11,7 @@ from starlette.types import Message
 from proxy.errors import SessionRevoked
 from proxy.http.event_stream import REFUSAL_SECONDS, EventStream
 from proxy.http.scope import NO_STORE, SHOWN
-from proxy.upstream.relay import StreamBroken
+from proxy.upstream.event_reader import StreamBroken
 
 pytestmark = pytest.mark.anyio
 
