@@ -11,7 +11,7 @@ from proxy.upstream.engine import Request
 
 #: A body up to this size leaves together with the head.
 SMALL_BYTES = 64 * 1024
-#: A larger one is sent in pieces of this size, with one call of the system each: what uvloop reads at once.
+#: A larger one is sent in pieces of this size, with one call of the system each; a timeout holds for each.
 PIECE_BYTES = 256 * 1024
 Headers = list[tuple[bytes, bytes]]
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
