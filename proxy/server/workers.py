@@ -7,9 +7,7 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +16,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from proxy.server.draining import DrainingServer
 from proxy.server.hangups import hangups_held, hold_hangups, release_hangups
+from proxy.server.metrics_folder import metrics_folder
 from proxy.server.open_files import file_limit, max_connections_within, raise_file_limit
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
@@ -52,7 +51,7 @@ def run(factory: str, settings: Settings) -> int:
         _log.error("operations address not bound", extra={"log_fields": fields})
         return STARTUP_FAILURE
     if config.workers > 1:
-        with _metrics_folder() as folder:
+        with metrics_folder() as folder:
             workers = Workers(config, [config.bind_socket()], operations, folder)
             workers.run()
         return STARTUP_FAILURE if workers.has_failed else 0
@@ -60,20 +59,6 @@ def run(factory: str, settings: Settings) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else STARTUP_FAILURE
-
-
-@contextlib.contextmanager
-def _metrics_folder() -> Iterator[Path | None]:
-    """A folder that only this user opens, where the metrics of the workers meet."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="fal-proxy-", ignore_cleanup_errors=True)
-    except OSError as problem:
-        fields = {"problem": problem.strerror}
-        _log.warning("no folder for temporary files: /metrics is that of one worker", extra={"log_fields": fields})
-        yield None
-        return
-    with folder as name:
-        yield Path(name)
 
 
 def _warn_of_few_files(wanted: int) -> None:

@@ -56,8 +56,11 @@ class WorkerMetrics:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Answer the other workers from here on."""
-        self._server = await asyncio.start_unix_server(self._answer, self._socket)
+        """Answer the other workers from here on. One that cannot, as the folder is gone, serves all the same."""
+        try:
+            self._server = await asyncio.start_unix_server(self._answer, self._socket)
+        except OSError as problem:
+            _log.warning("metrics not shared", extra={"log_fields": {"problem": problem.strerror or str(problem)}})
 
     async def close(self) -> None:
         """Answer no more; what was counted stays."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.server.metrics_folder import metrics_folder
 from proxy.telemetry.worker_metrics import WorkerMetrics, retire
 from tests.server.commands import PLAINLY, Commands, Server
 from tests.server.conftest import cli_in
@@ -170,6 +172,45 @@ def registry_of(calls: int, open_now: int) -> CollectorRegistry:
 
 
 CALLS = ("calls_total", (("kind", 'a "b"'),))
+
+
+@pytest.mark.tools
+@pytest.mark.slow
+def test_workers_start_and_add_up_where_the_name_of_the_folder_is_too_long_for_a_socket(
+    shared_sandbox: SandboxControl, commands: Commands, shared_redis: Redis, tmp_path: Path
+) -> None:
+    (temporary := tmp_path / ("long" * 30)).mkdir()
+    more = {"PROXY_OPS_PORT": str(port := free_port()), "TMPDIR": str(temporary)}
+    with two_workers(shared_sandbox, cli_in(tmp_path, commands), shared_redis, live_at="/livez", **more) as server:
+        scraped = Scraped(server, port, temporary)
+        scraped.ask(40)
+        assert {scraped.scrape()[ANSWERED] for _ in range(12)} == {40}
+
+
+def test_the_folder_is_at_the_first_place_that_takes_sockets(tmp_path: Path) -> None:
+    (long := tmp_path / ("long" * 30)).mkdir()
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        with metrics_folder([str(tmp_path / "missing"), str(long), short]) as folder:
+            assert folder is not None
+            assert folder.parent == Path(short)
+            assert not [*long.iterdir(), *folder.iterdir()]
+        assert not folder.exists()
+
+
+def test_no_place_that_takes_sockets_is_no_reason_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (long := tmp_path / ("long" * 30)).mkdir()
+    with metrics_folder([str(long)]) as folder:
+        assert folder is None
+    assert "no folder for temporary files: /metrics is that of one worker" in caplog.messages
+
+
+@pytest.mark.anyio
+async def test_a_worker_starts_where_the_folder_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    worker = WorkerMetrics(registry_of(3, 0), tmp_path / "gone")
+    await worker.start()
+    assert "metrics not shared" in caplog.messages
+    assert (await samples(worker))[CALLS] == 3
+    await worker.close()
 
 
 @pytest.mark.anyio
