@@ -5,6 +5,7 @@ The time is that of the server, so a process whose clock is wrong changes nothin
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,9 @@ from proxy.stores.redis.pipeline import ANSWER_SECONDS
 
 _LEASES = f"{PREFIX}lease:"
 _HIT, _ACQUIRE, _EXTEND, _RELEASE, _IN_USE = map(Script.read, ("hit", "acquire", "extend", "release", "in_use"))
+
+#: What is counted to see whether it can be; both are over within seconds, and have room for all who ask.
+_PING_WINDOW, _PING_SCOPE = Window("ping", 1_000_000, 1), LeaseScope("ping", 1_000_000)
 
 
 class RedisCounters:
@@ -81,8 +85,16 @@ class RedisCounters:
         return int(await self._redis.run(_IN_USE, [_LEASES + key], [self._time(now)]))
 
     async def ping(self) -> None:
-        """Take a lease, as calls do: a replica answers a mere PING too, and a full server keeps what it has."""
-        await self.restore({f"ping-{secrets.token_hex(8)}": ["ping"]}, 0.0, ANSWER_SECONDS)
+        """Count a hit, take a lease and return it, as calls do.
+
+        A replica answers a mere PING too, a full server keeps what it has, and a user may lack a command of a script.
+        """
+        lease = f"ping-{secrets.token_hex(8)}"
+        await self.hit([_PING_WINDOW], 0.0)
+        with contextlib.suppress(LeasesLost):
+            # Lost ones are restored with the next call: that is no reason to send it elsewhere.
+            await self.acquire(lease, [_PING_SCOPE], 0.0, ANSWER_SECONDS)
+        await self.release(lease, [_PING_SCOPE.key])
 
     async def close(self) -> None:
         await self._redis.close()
