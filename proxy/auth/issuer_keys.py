@@ -57,7 +57,7 @@ class RemoteKeys:
         """
         if self._age() >= KEPT_SECONDS:
             await self._refresh(RETRY_SECONDS)
-        elif self._age() >= FRESH_SECONDS:
+        elif not 0 <= self._age() < FRESH_SECONDS:
             self._begin(PAUSE_SECONDS)
         if self._key_set is None or self._age() >= KEPT_SECONDS:
             raise IdentityUnavailable(
@@ -96,7 +96,9 @@ class RemoteKeys:
     def _begin(self, pause: float) -> None:
         """Fetch, unless that is under way or was tried a moment ago."""
         now = self._clock.now()
-        if (self._fetching is None or self._fetching.done()) and now - self._tried_at >= pause:
+        # A clock that was set back would otherwise put the next fetch off for as long.
+        is_due = not 0 <= now - self._tried_at < pause
+        if is_due and (self._fetching is None or self._fetching.done()):
             self._tried_at = now
             self._fetching = asyncio.create_task(self._fetch_set(now))
 

@@ -238,6 +238,30 @@ def test_unknown_keys_cause_one_fetch_in_thirty_seconds(issuer: Issuer) -> None:
     issuer.assert_accepts()
 
 
+def test_a_clock_that_is_set_back_keeps_no_new_key_out(issuer: Issuer) -> None:
+    issuer.assert_accepts()
+    issuer.proxy.clock.advance(-3600)
+    issuer.publish(public_jwk(ONE, kid="one"), public_jwk(TWO, kid="two"))
+    issuer.assert_accepts(issuer.token(TWO, "two"))
+    assert issuer.asked == 2
+
+
+def test_a_clock_that_is_set_back_keeps_no_withdrawn_key(issuer: Issuer) -> None:
+    issuer.publish(public_jwk(ONE, kid="one"), public_jwk(TWO, kid="two"))
+    issuer.assert_accepts()
+    issuer.publish(public_jwk(TWO, kid="two"))
+    issuer.proxy.clock.advance(-3600)
+    wait_until(lambda: issuer.call(issuer.token()).status_code == 401, "the key still counts")
+
+
+def test_a_clock_that_is_set_back_ends_no_outage_later(issuer: Issuer) -> None:
+    issuer.answers(lambda _: Response(status_code=500))
+    issuer.assert_unavailable()
+    issuer.proxy.clock.advance(-3600)
+    issuer.publish()
+    issuer.assert_accepts()
+
+
 def test_tokens_of_a_withdrawn_key_are_refused(issuer: Issuer) -> None:
     issuer.publish(public_jwk(ONE, kid="one"), public_jwk(TWO, kid="two"))
     stolen, good = issuer.token(), issuer.token(TWO, "two")

@@ -121,7 +121,8 @@ def test_an_origin_counts_for_its_own_tenant_only(production: Stack, page: httpx
 
 
 TRACE_HEADERS = (
-    "content-type,traceparent,tracestate,baggage,sentry-trace,x-datadog-trace-id,x-request-id,cache-control,pragma"
+    "content-type,traceparent,tracestate,baggage,sentry-trace,x-datadog-trace-id,x-request-id,cache-control,pragma,"
+    "adrum,sw8,x-dtpc,x-instana-t,x-posthog-session-id,x-newrelic-id,x-ms-request-id,x-correlation-id,ot-tracer-traceid"
 )
 
 
