@@ -33,9 +33,10 @@ TEST_PROGRAMS := curl:curl openssl:openssl node:nodejs npm:npm java:default-jdk-
   promtool:prometheus sqlite3:sqlite3 caddy:caddy
 BENCH_PROGRAMS := node:nodejs npm:npm wrk:wrk taskset:util-linux nginx:nginx redis-server:redis-server pg_ctlcluster:postgresql
 
-# Distributions build CPython with profile-guided optimisation, and so is the image's; one built by hand often is not, which
-# flatters nobody. `make bench BENCH_PYTHON=…` measures with another.
-BENCH_PYTHON ?= $(firstword $(wildcard $(addprefix /usr/bin/python3.,14 13 12 11)) $(PYTHON))
+# What users run is measured: the Python of the image's Debian. `make bench BENCH_PYTHON=…` measures with another; one that
+# was built without optimisation flatters nobody.
+IMAGE_PYTHON := $(CURDIR)/.tools/debian/usr/bin/python3
+BENCH_PYTHON ?= $(IMAGE_PYTHON)
 BENCH := .tools/bench-python
 
 # Processes for the whole of the tests; 0 is one alone. A file's tests stay together, as they share what they built, and
@@ -179,13 +180,16 @@ help: ## This list
 	@touch $@
 
 # The same packages as in .venv, on the interpreter that the benchmarks use.
-$(BENCH)/.installed: .venv/.dev
+$(BENCH)/.installed: .venv/.dev $(BENCH_PYTHON)
 	@echo "Installing the hashed requirements for $(BENCH_PYTHON)" >&2
 	@$(BIN)/uv venv -q --clear --seed --python $(BENCH_PYTHON) $(BENCH)
 	@$(BIN)/uv pip install -q --python $(BENCH)/bin/python --require-hashes --no-deps -r requirements/build.txt \
 	  -r requirements/runtime.txt -r requirements/dev.txt
 	@$(BIN)/uv pip install -q --python $(BENCH)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
+
+$(IMAGE_PYTHON):
+	@tests/tools/image-python.sh
 
 # Only `make requirements` needs it before the requirements can be installed.
 $(BIN)/uv: | .venv/.created
