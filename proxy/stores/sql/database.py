@@ -17,7 +17,7 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, DriverFailed, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.connection_timeout import ConnectionTimeout
 from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_committer, create_engine, sqlite_location
-from proxy.stores.sql.sqlite import SqliteEngine
+from proxy.stores.sql.sqlite import SqliteEngine, commit
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
@@ -29,8 +29,9 @@ T = TypeVar("T")
 #: constraints.
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _REFUSAL_STATES = ("22", "23")
-#: Transactions at once that are not the ledger's, of the twenty connections to PostgreSQL.
-MOST_BESIDE = 8
+#: Transactions at once that are not the ledger's: of the twenty connections to PostgreSQL, and of the five to a SQLite
+#: file, which does them one by one.
+MOST_BESIDE, MOST_BESIDE_IN_FILE = 8, 1
 #: How long a migration waits for another one of the same SQLite file.
 MIGRATION_SECONDS = 600.0
 #: Deadlocks, and transactions that cannot be put into an order.
@@ -65,7 +66,7 @@ class Database:
             self._file = SqliteFile(self._location, lock_seconds)
         self.engine = create_engine(url, lock_seconds, self._location)
         self._committer = create_committer(self.engine)
-        self._places = asyncio.Semaphore(MOST_BESIDE)
+        self._places = asyncio.Semaphore(MOST_BESIDE_IN_FILE if self._file else MOST_BESIDE)
         # A file is waited for where it is locked.
         self._timeout = (
             None if self._file else ConnectionTimeout(max(lock_seconds, getattr(self.dialect, "wait_seconds", 0)))
@@ -170,8 +171,11 @@ class Database:
             async with self._place(), self.writing() as connection:
                 return await connection.run_sync(work)
         with self._translated(self._write_seconds):
-            async with self._file.turn(transactions):
-                return await self.engine.run(work)
+            async with self._place(), self.engine.connect() as connection:
+                # Before its turn: to open a connection, and to give it back, takes as long as a short transaction.
+                await connection.open()
+                async with self._file.turn(transactions):
+                    return await connection.run_sync(commit, work)
 
     async def change_file(self, work: Callable[[sqlite3.Connection], T], transactions: int) -> T:
         """Do the same on SQLite, which this database must be, without SQLAlchemy.

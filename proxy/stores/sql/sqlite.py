@@ -88,11 +88,6 @@ class SqliteEngine:
         async with self.connect() as connection, connection.begin():
             yield connection
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, once it is committed: a transaction that runs in a thread from its start to its end."""
-        async with self.connect() as connection:
-            return await connection.run_sync(_commit, work)
-
     async def dispose(self) -> None:
         if self._returning:
             await asyncio.wait(self._returning)
@@ -111,6 +106,10 @@ class SqliteConnection:
         self._thread = thread
         self._options: dict[str, Any] = {}
         self._connection: Connection | None = None
+
+    async def open(self) -> None:
+        """Open it now, and not with its first piece of work."""
+        await self._in_thread(self._opened)
 
     async def execution_options(self, **options: Any) -> SqliteConnection:
         self._options.update(options)
@@ -149,7 +148,8 @@ class SqliteConnection:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _commit(connection: Connection, work: Callable[[Connection], T]) -> T:
+def commit(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """What `work` returns, once it is committed: a transaction that runs in the connection's thread as a whole."""
     with connection.begin():
         return work(connection)
 
