@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from cachetools import LRUCache
+from cachetools import FIFOCache
 from sqlalchemy import Select, Table, bindparam, func, select, update
 
 from proxy.errors import StoreUnavailable
@@ -63,7 +63,7 @@ _renew_jobs = (
 class SqlLedger:
     def __init__(self, database: Database, report_wait_seconds: float = REPORT_WAIT_SECONDS) -> None:
         self._database = database
-        self._known: LRUCache[Bucket, bool] = LRUCache(KNOWN_ACCOUNTS)
+        self._known: FIFOCache[Bucket, bool] = FIFOCache(KNOWN_ACCOUNTS)
         self._listeners: list[LedgerListener] = []
         self._reading_jobs = asyncio.Semaphore(1)
         self._report_wait_seconds = report_wait_seconds
@@ -83,7 +83,9 @@ class SqlLedger:
 
     async def _commit(self, operations: Sequence[Operation], known: Container[Bucket]) -> list[Outcome]:
         batch, outcomes = await self._database.run(partial(commit_operations, operations=operations, known=known))
-        self._known.update(dict.fromkeys(batch.accounts, True))
+        for bucket in batch.accounts:
+            if bucket not in self._known:
+                self._known[bucket] = True
         for listener in self._listeners:
             try:
                 listener(batch.jobs.values(), batch.accounts, outcomes)
