@@ -227,21 +227,45 @@ async def test_a_lock_of_another_process_is_waited_for_outside_the_event_loop(da
     holder.close()
 
 
-async def test_writers_take_turns_in_the_order_of_their_arrival(
-    sqlite_databases: SqliteDatabases, open_stores: OpenStores
-) -> None:
-    stores, order = open_stores(sqlite_databases.migrated()), list[str]()
+async def test_writers_take_turns_in_the_order_of_their_arrival(database: Database) -> None:
+    order = list[str]()
 
     async def noting(name: str, work: Any) -> None:
         await work
         order.append(name)
 
+    def adding_beside(name: str) -> Callable[[sqlite3.Connection], object]:
+        return lambda connection: connection.execute("INSERT INTO plans (name, document) VALUES (?, '{}')", [name])
+
     writes = [
-        (noting("ledger", stores.ledger.commit([Reserve(job())])), noting("upload", stores.uploads.add(upload)))
-        for upload in (UPLOAD.__class__(**{**vars(UPLOAD), "id": f"upload-{number}"}) for number in range(20))
+        (
+            noting("ledger", database.run(adding(f"job-{number}"))),
+            noting("beside", database.change_file(adding_beside(f"plan-{number}"), 1)),
+        )
+        for number in range(20)
     ]
     await asyncio.gather(*(write for pair in writes for write in pair))
-    assert order == ["ledger", "upload"] * 20
+    assert order == ["ledger", "beside"] * 20
+
+
+async def test_other_writers_come_to_their_turn_while_the_ledger_writes_all_the_time(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    stores, over = open_stores(sqlite_databases.migrated()), False
+
+    async def keep_reserving() -> int:
+        count = 0
+        while not over:
+            await stores.ledger.commit([Reserve(job())])
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    busy = [asyncio.create_task(keep_reserving()) for _ in range(3)]
+    uploads = (UPLOAD.__class__(**{**vars(UPLOAD), "id": f"upload-{number}"}) for number in range(20))
+    await asyncio.gather(*map(stores.uploads.add, uploads))
+    over = True
+    assert sum(await asyncio.gather(*busy)) >= 20
 
 
 async def test_a_writer_that_waits_too_long_for_its_turn_fails(

@@ -30,8 +30,8 @@ T = TypeVar("T")
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _REFUSAL_STATES = ("22", "23")
 #: Transactions at once that are not the ledger's: of the twenty connections to PostgreSQL, and of the five to a SQLite
-#: file, which does them one by one.
-MOST_BESIDE, MOST_BESIDE_IN_FILE = 8, 1
+#: file, where one waits for its turn with its connection open.
+MOST_BESIDE, MOST_BESIDE_IN_FILE = 8, 2
 #: How long a migration waits for another one of the same SQLite file.
 MIGRATION_SECONDS = 600.0
 #: Deadlocks, and transactions that cannot be put into an order.
