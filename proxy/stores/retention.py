@@ -84,6 +84,6 @@ class RetentionStore(Protocol):
     async def remove(self, kind: str, found: Sequence[Row], seconds: float) -> Removal | None:
         """Remove found rows in one transaction that stops after so long; None if another process removes rows now.
 
-        It comes to some rows however short the time is. Rows that changed since they were found stay. What jobs used
-        stays in the sums of `Ledger.usage`.
+        It comes to some rows however short the time is, and not always to all however long it is. Rows that changed
+        since they were found stay. What jobs used stays in the sums of `Ledger.usage`.
         """

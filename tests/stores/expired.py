@@ -18,10 +18,14 @@ def expiry(**moments: float) -> Expiry:
 
 
 async def remove(stores: SqlStores, kind: str, found: Sequence[Row]) -> int:
-    """Remove found rows in one transaction, however long it takes."""
-    removal = await stores.retention.remove(kind, found, 60.0)
-    assert removal is not None and removal.tried == len(found)
-    return removal.removed
+    """Remove found rows, however long it takes."""
+    tried = total = 0
+    while tried < len(found):
+        removal = await stores.retention.remove(kind, found[tried:], 60.0)
+        assert removal is not None
+        tried += removal.tried
+        total += removal.removed
+    return total
 
 
 async def removed(stores: SqlStores, kind: str, past: Expiry, most: int = 50) -> int:

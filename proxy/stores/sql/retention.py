@@ -3,12 +3,15 @@
 Rows are found by a reading that locks nothing. A transaction then locks some of them by their keys, in the order of the
 keys as every transaction does, leaves those that changed meanwhile, deletes the others, and goes on with the next ones
 while it has time. Then what the jobs used is added to the sums of their days, unless it was counted there already.
+All calls wait for a SQLite file meanwhile, so what is only to be deleted there is deleted without SQLAlchemy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from itertools import takewhile
 from time import perf_counter
 from typing import Any
 
@@ -54,7 +57,7 @@ from proxy.stores.sqlite.file import OLD_ROWS
 from proxy.stores.sqlite.rows import KeyedRows
 
 #: Rows that two statements lock and delete, between two looks at the time.
-ROWS_AT_ONCE = 20
+ROWS_AT_ONCE = 10
 #: For how long a transaction removes rows. On SQLite every call waits for it, and one that removes few rows costs
 #: hardly more for each; on PostgreSQL hardly any call waits, and each statement is a round trip.
 FILE_SECONDS, SERVER_SECONDS = 0.0005, 0.004
@@ -66,22 +69,32 @@ class _Kind:
 
     Args:
         seen: names of columns by which, beside the key, a change since the finding shows.
-        read: names of columns that the removal needs, and its finding does not.
-        only: the condition, in SQL, of the rows of which it needs them.
+        read: names of columns of which something is kept elsewhere when a row goes.
+        only: the condition, in SQL, of the rows of which something is kept.
+        shown: names of columns that the finding has too.
+        is_plain: whether nothing is kept of a found row.
 
     Attributes:
         seen: the columns of the key, and those.
         may_change: whether more than the existence of a row shows that it is as it was.
-        is_read: whether the removal reads rows before it deletes them.
         in_file: the SQL for SQLite.
     """
 
-    def __init__(self, table: Table, *seen: str, read: Sequence[str] = (), only: str = "TRUE") -> None:
+    def __init__(
+        self,
+        table: Table,
+        *seen: str,
+        read: Sequence[str] = (),
+        only: str = "TRUE",
+        shown: Sequence[str] = (),
+        is_plain: Callable[[Any], bool] = lambda _row: True,
+    ) -> None:
         self.table = table
         self.seen: tuple[Column[Any], ...] = (*table.primary_key, *(table.c[name] for name in seen))
         self.read = tuple(table.c[name] for name in read)
+        self.shown = tuple(table.c[name] for name in shown)
         self.may_change = bool(seen)
-        self.is_read = bool(seen or read)
+        self.is_plain = is_plain
         names = [column.name for column in (*self.seen, *self.read)]
         self.in_file = KeyedRows(table.name, [column.name for column in table.primary_key], names, only)
 
@@ -95,13 +108,15 @@ _KINDS = {
         jobs,
         read=("tenant", "subject", "endpoint", "state", "submitted_at", "used", "charges"),
         only="state = 'settled'",
+        shown=["state"],
+        is_plain=lambda job: job.state != "settled",
     ),
     "grants": _Kind(grants),
     "accounts": _Kind(quota_usage, "reserved"),
     "alert_deliveries": _Kind(alert_deliveries),
     "alerts": _Kind(alerts),
     "spend_hours": _Kind(spend_hours),
-    "audit": _Kind(audit, read=("hash",)),
+    "audit": _Kind(audit, read=("hash",), is_plain=lambda _entry: False),
 }
 
 
@@ -133,7 +148,7 @@ class SqlRetention:
             return found
 
     async def find(self, kind: str, expiry: Expiry, most: int) -> Sequence[Row]:
-        wanted = select(*_KINDS[kind].seen).where(_is_due(kind, expiry)).limit(most)
+        wanted = select(*_KINDS[kind].seen, *_KINDS[kind].shown).where(_is_due(kind, expiry)).limit(most)
         if kind == "audit":
             # The chain has no gaps: its oldest entries go.
             wanted = wanted.order_by(audit.c.number)
@@ -141,9 +156,12 @@ class SqlRetention:
             return (await connection.execute(wanted)).all()
 
     async def remove(self, kind: str, found: Sequence[Row], seconds: float) -> Removal | None:
-        removal = await self._database.write(
-            partial(_remove, kind=_KINDS[kind], found=found, seconds=seconds), OLD_ROWS
-        )
+        one, is_file = _KINDS[kind], self._database.dialect.name == "sqlite"
+        if is_file and (plain := list(takewhile(one.is_plain, found))):
+            work = partial(_remove_plain, kind=one, found=plain, seconds=seconds)
+            removal: Removal | None = await self._database.change_file(work, OLD_ROWS)
+        else:
+            removal = await self._database.write(partial(_remove, kind=one, found=found, seconds=seconds), OLD_ROWS)
         await self._database.wait_until_tidy()
         return removal
 
@@ -189,6 +207,16 @@ def _is_before(firsts: Mapping[str, float]) -> ColumnElement[bool]:
     return or_(false(), *(and_(account.window == window, account.window_start < at) for window, at in firsts.items()))
 
 
+def _remove_plain(connection: sqlite3.Connection, *, kind: _Kind, found: Sequence[Row], seconds: float) -> Removal:
+    """Remove rows of a SQLite file of which nothing is kept."""
+    tried, removed, end = 0, 0, perf_counter() + seconds
+    while tried < len(found) and (not tried or perf_counter() < end):
+        some = found[tried : tried + ROWS_AT_ONCE]
+        tried += len(some)
+        removed += _delete_from_file(connection, kind, some)
+    return Removal(tried, removed)
+
+
 def _remove(connection: Connection, *, kind: _Kind, found: Sequence[Row], seconds: float) -> Removal | None:
     if not is_alone(connection):
         return None
@@ -214,16 +242,21 @@ def _remove_from_server(connection: Connection, kind: _Kind, found: Sequence[Row
 
 
 def _remove_from_file(connection: Connection, kind: _Kind, found: Sequence[Row]) -> tuple[int, Sequence[Any]]:
-    """Do the same in a SQLite file, which is locked; give those rows that the kind reads."""
+    """Do the same in a SQLite file, which is locked; give those rows of which something is kept."""
     driver: Any = connection.connection.driver_connection
-    rows = _list_unchanged(kind, found, kind.in_file.read(driver, found)) if kind.is_read else []
-    going = rows if kind.may_change else found
-    return kind.in_file.delete(driver, going) if going else 0, rows
+    rows = kind.in_file.read(driver, found)
+    return _delete_from_file(driver, kind, found), rows
+
+
+def _delete_from_file(connection: sqlite3.Connection, kind: _Kind, found: Sequence[Row]) -> int:
+    going = _list_unchanged(kind, found, kind.in_file.read(connection, found)) if kind.may_change else found
+    return kind.in_file.delete(connection, going) if going else 0
 
 
 def _list_unchanged(kind: _Kind, found: Sequence[Row], now: Iterable[Any]) -> list[Any]:
-    before = {tuple(row) for row in found}
-    return [row for row in now if tuple(row[: len(kind.seen)]) in before]
+    size = len(kind.seen)
+    before = {tuple(row[:size]) for row in found}
+    return [row for row in now if tuple(row[:size]) in before]
 
 
 def _keep_what_counts(connection: Connection, kind: _Kind, removed: Sequence[Any]) -> None:
