@@ -22,7 +22,7 @@ from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
 
 #: Transactions after which the log is tidied up beside the writing; each writes some pages.
-TIDY_AFTER = 500
+TIDY_AFTER = 200
 #: As many of them write what a transaction of many rows writes. One that removes old rows counts less: the fewer
 #: pages the log brings into the file twice and the rarer calls meet a busy disk, the better, and nothing is lost if a
 #: power cut brings the rows back.
