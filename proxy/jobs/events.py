@@ -113,6 +113,7 @@ async def job_events(
     after: str | None,
     request_id: str,
     quotas: SessionQuotas | None = None,
+    first: bytes = b"",
 ) -> AsyncGenerator[bytes, None]:
     """Yield the native events of a job after a mark, up to the last one, or to when to come back.
 
@@ -122,10 +123,10 @@ async def job_events(
         after: the id of an event; None for the latest.
         request_id: of the request that is answered, for errors of the proxy's own.
         quotas: those of the caller's session, if it has some.
+        first: an event that comes before the others.
     """
-    yield sse.retry(RETRY_SECONDS)
-    if watch.latest is None:
-        yield sse.PING
+    yield first + sse.retry(RETRY_SECONDS) + (sse.PING if watch.latest is None else b"")
+    first = b""
     try:
         async with aclosing(watch.updates(after, PING_SECONDS)) as updates:
             async for news in updates:
@@ -148,14 +149,6 @@ async def job_events(
             yield _error_event(stream_error(failure).body() | {"request_id": request_id}, id_="")
         return
     yield await _last_event(fetch, request_id, quotas) or sse.retry(TROUBLE_SECONDS)
-
-
-async def begin_with(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Yield one event, then the others."""
-    async with aclosing(events):
-        yield first
-        async for event in events:
-            yield event
 
 
 async def _last_event(fetch: Fetch, request_id: str, quotas: SessionQuotas | None) -> bytes | None:

@@ -43,6 +43,7 @@ class FalQueue:
     def __init__(self, upstream: Upstream, settlement: Settlement) -> None:
         self._upstream = upstream
         self._settlement = settlement
+        self._headers = headers.to_fal(Headers({}), streams=False)
         self._flights: SingleFlight[StatusReport] = SingleFlight()
 
     def status(self, job: Job, *, logs: bool) -> Awaitable[StatusReport]:
@@ -55,7 +56,7 @@ class FalQueue:
 
     async def _fetch(self, job: Job, logs: bool) -> StatusReport:
         target = Target(Kind.STATUS, app=job.app, request_id=job.request_id or "", logs=logs)
-        reply = await self._upstream.fetch(target, headers.to_fal(Headers({}), streams=False))
+        reply = await self._upstream.fetch(target, self._headers)
         document = parse_document(reply.body) if reply.is_success else None
         if not isinstance(document, dict):
             return StatusReport(reply, None)

@@ -90,6 +90,7 @@ class StreamOpener:
 
     def __init__(self, upstream: Upstream, turns_per_second: float = TURNS_PER_SECOND) -> None:
         self._upstream = upstream
+        self._headers = headers.to_fal(Headers({}), streams=True)
         self._turns = Turns(turns_per_second)
         self.is_refused = False
 
@@ -107,7 +108,7 @@ class StreamOpener:
             await self._turns.wait(job.tenant)
         target = Target(Kind.STATUS_STREAM, app=job.app, request_id=job.request_id or "", logs=True)
         try:
-            response = await self._upstream.call(target, headers.to_fal(Headers({}), streams=True))
+            response = await self._upstream.call(target, self._headers)
         except ProxyError as problem:
             self._note_refusal(problem.retry_after)
             raise

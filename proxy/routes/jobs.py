@@ -26,7 +26,7 @@ from proxy.http.bodies import read_form
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
 from proxy.http.reply import Reply
 from proxy.http.scope import set_cache_control, show_header
-from proxy.jobs.events import END, begin_with, job_events, parse_event_id
+from proxy.jobs.events import END, job_events, parse_event_id
 from proxy.jobs.grace import GracePeriod
 from proxy.jobs.hub import Hub
 from proxy.jobs.ownership import Ownership
@@ -154,7 +154,7 @@ class JobRoutes:
         first = Update(job.endpoint, document, Log(), 0)
         event = sse.encode(first.encoded(None, as_job), name="status", id_=first.mark)
         watch = self._hub.join(job)
-        events = begin_with(event, self._events(call.request, job, first.mark)(watch))
+        events = self._events(call.request, job, first.mark)(watch, first=event)
         kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}
         return Outcome(200, kept, events=events, on_close=(partial(self._hub.leave, watch),), job=job)
 
