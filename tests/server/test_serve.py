@@ -100,7 +100,9 @@ def test_ctrl_c_in_a_start_that_waits_for_its_database_shows_no_traceback(
     with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "server.err").open("w") as errors:
         url = f"postgresql://fal:secret@127.0.0.1:{silent.getsockname()[1]}/fal"
         environ = {**SERVABLE, "PROXY_DATABASE_URL": url, "PROXY_PORT": str(free_port())}
-        process = subprocess.Popen([*PROXY, "serve", *options], env=environ, cwd=tmp_path, stderr=errors)
+        # A shell lets what it starts in the background ignore Ctrl+C, and with it all that the tests start.
+        command = ["env", "--default-signal=INT", *PROXY, "serve", *options]
+        process = subprocess.Popen(command, env=environ, cwd=tmp_path, stderr=errors)
         try:
             silent.settimeout(180)
             connection, _ = silent.accept()
