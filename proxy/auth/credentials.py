@@ -41,6 +41,8 @@ def read_bearer(values: list[str]) -> str:
         Unauthenticated: there is not exactly one, of a scheme that is known.
     """
     scheme, _, token = _only(values).partition(" ")
+    # One space or more separate them (RFC 9110, section 11.4).
+    token = token.lstrip(" ")
     # A comma means that two headers were joined: the proxy does not guess which of them counts.
     if scheme.lower() not in _SCHEMES or not token or "," in token or " " in token:
         raise Unauthenticated("Send one Authorization header: 'Bearer <session>' or 'Key <session>'.")

@@ -11,9 +11,10 @@ from proxy.auth.authenticator import Authenticator
 from proxy.http.body_memory import BodyMemory
 from proxy.limits.accounts import payer_of
 from proxy.tenants.caller import Caller
+from proxy.tenants.plans import Uploads
 from proxy.uploads.body import IncomingFile, check_size
 from proxy.uploads.destinations import Destinations, destination_headers
-from proxy.uploads.sniffing import allowed_type, sniff
+from proxy.uploads.sniffing import HEAD_BYTES, OCTETS, allowed_type, guess_type, media_type, peek, sniff
 from proxy.uploads.transfer import Content, Transfer, Transfers
 from proxy.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
 from proxy.uploads.uploaded_pictures import UploadedPictures
@@ -27,6 +28,7 @@ class StoredFile:
     """A file that fal has."""
 
     url: str
+    content_type: str
     size: int
 
 
@@ -60,6 +62,7 @@ class NewFiles:
         """
         uploads = caller.plan.uploads
         sent = destination_headers(request, uploads)
+        file = await _find_type(file, uploads)
         content_type = allowed_type(file.content_type, uploads)
         file = replace(file, content=await sniff(file.content, content_type))
         file = await self._pictures.clean(request, caller.tenant.id, caller.subject, caller.plan, file)
@@ -74,10 +77,18 @@ class NewFiles:
             if is_measured:
                 response = await files.put(self._upstream, url, content_type, file.size, flow)
                 await read_body(response, repeatable=True)
-                return StoredFile(destination.file_url, file.size)
+                return StoredFile(destination.file_url, content_type, file.size)
             size = await put_in_parts(self._upstream, url, file.least, uploads.max_bytes, flow)
-            return StoredFile(destination.file_url, size)
+            return StoredFile(destination.file_url, content_type, size)
 
         transfer = Transfer(payer_of(caller, request.scope["client"]), caller.terms, file.size, file.least)
         confirm = partial(self._authenticator.confirm, caller)
         return await self._transfers.run(request, transfer, file.content, send, confirm)
+
+
+async def _find_type(file: IncomingFile, uploads: Uploads) -> IncomingFile:
+    """The file with the type of its first bytes, if it came without one: pages know no type of many files."""
+    if media_type(file.content_type) not in ("", OCTETS):
+        return file
+    head, content = await peek(file.content, HEAD_BYTES)
+    return replace(file, content_type=guess_type(head, uploads) or file.content_type, content=content)

@@ -77,6 +77,16 @@ def allowed_type(content_type: str, uploads: Uploads) -> str:
     return announced
 
 
+def guess_type(head: bytes, uploads: Uploads) -> str | None:
+    """The type of a file that came without one: that of its first bytes, if the plan allows just one that fits.
+
+    None if the plan allows files of any type, or the bytes say too little.
+    """
+    allowed = {canonical_type(name) for name in uploads.content_types}
+    found = [] if OCTETS in allowed else sorted(recognise(head) & allowed)
+    return found[0] if len(found) == 1 else None
+
+
 def media_type(content_type: str) -> str:
     """The canonical media type of a header, without its parameters."""
     return canonical_type(content_type.partition(";")[0])

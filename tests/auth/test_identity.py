@@ -72,6 +72,8 @@ def credentials(token: str, stack: Stack) -> dict[str, tuple[str, dict[str, str]
     """Where a token can be: what stands before the path, and the headers."""
     return {
         "bearer": ("", {"authorization": f"Bearer {token}"}),
+        # One space or more (RFC 9110, section 11.4).
+        "spaces": ("", {"authorization": f"Bearer   {token}"}),
         "key": ("", {"authorization": f"Key {token}"}),
         "header": ("", {"x-fal-proxy-session": token}),
         "path": (f"/s/{token}", {}),
@@ -79,7 +81,7 @@ def credentials(token: str, stack: Stack) -> dict[str, tuple[str, dict[str, str]
     }
 
 
-PLACES = ["bearer", "key", "header", "path", "cookie"]
+PLACES = ["bearer", "spaces", "key", "header", "path", "cookie"]
 
 
 @pytest.mark.parametrize("place", PLACES)

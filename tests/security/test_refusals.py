@@ -81,7 +81,9 @@ def test_a_wrong_credential_is_never_ignored(stack: Stack, wire: Wire) -> None:
         good,
         f"Bearer {good} x",
         f"Key {good}, Bearer {good}",
-        f"Bearer  {good}",
+        f"Bearer {good}  x",
+        f"Bearer\t{good}",
+        f"Bearer \t{good}",
     ):
         headers = {"authorization": value, "x-fal-proxy-session": good, "cookie": f"fal_session={good}"}
         assert_refusal(run(wire, headers), 401, "unauthenticated")

@@ -76,7 +76,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "one byte too many": ({"content": png(MOST + 1)}, 413, "body_too_large"),
     "no length": ({"content": iter([FILE])}, 400, "bad_request"),
     "empty": ({"content": b""}, 400, "bad_request"),
-    "no type": ({"content": FILE, "headers": {"content-type": ""}}, 415, "unsupported_media_type"),
+    "a program without a type": ({"content": b"\x7fELF" + bytes(99), "headers": {}}, 415, "unsupported_media_type"),
+    "a picture of another type": ({"content": b"II*\0" + bytes(99), "headers": {}}, 415, "unsupported_media_type"),
     "a page": ({"content": b"<html>", "headers": {"content-type": "text/html"}}, 415, "unsupported_media_type"),
     "a drawing": ({"content": b"<svg/>", "headers": {"content-type": "image/svg+xml"}}, 415, "unsupported_media_type"),
     "a program called a picture": ({"content": b"\x7fELF" + bytes(99)}, 415, "unsupported_media_type"),
@@ -184,9 +185,33 @@ def test_a_file_name_is_given_in_the_form_or_the_query_not_in_both(alice: httpx.
 
 
 def test_types_inside_a_form_are_checked(uploads: Uploads, alice: httpx.Client) -> None:
-    for kind, content in (("image/png", b"MZ" + bytes(99)), ("text/html", b"<html>"), ("", FILE)):
+    for kind, content in (("image/png", b"MZ" + bytes(99)), ("text/html", b"<html>"), ("", b"<html>")):
         assert_refused_with(send(alice, form(field(content, kind=kind))), 415, "unsupported_media_type")
     assert not uploads.sandbox.requests()
+
+
+@pytest.mark.parametrize("announced", [None, "", "application/octet-stream"])
+def test_a_file_without_a_type_gets_that_of_its_first_bytes(
+    uploads: Uploads, alice: httpx.Client, announced: str | None
+) -> None:
+    """Pages know no type of many files, and neither do programs that send one as it is."""
+    headers = {} if announced is None else {"content-type": announced}
+    for answer in (
+        alice.post("/v1/uploads?file_name=a", content=FILE, headers=headers),
+        send(alice, form(field(FILE, kind=announced or ""))),
+    ):
+        assert (answer.status_code, answer.json()["content_type"]) == (201, "image/png")
+        assert uploads.has(answer.json()["url"], FILE)
+    given = uploads.http.post("/fal/cdn/files/upload", content=FILE, headers={**uploads.token(), **headers})
+    assert given.status_code == 200
+    asked = [one["json"]["content_type"] for one in uploads.sandbox.requests() if one["host"] == "rest" and one["json"]]
+    assert asked and set(asked) == {"image/png"}
+
+
+def test_a_file_without_a_type_has_none_where_a_plan_allows_that(uploads: Uploads) -> None:
+    with uploads.client(tenant="lax") as client:
+        answer = client.post("/v1/uploads", content=FILE)
+    assert (answer.status_code, answer.json()["content_type"]) == (201, "application/octet-stream")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class NativeUploads:
         await self._admission.admit_upload(caller, request.scope)
         file = await _read_file(request, query, caller.plan.uploads.max_bytes)
         stored = await self._new_files.store(request, caller, file)
-        document = {"url": stored.url, "content_type": media_type(file.content_type), "size": stored.size}
+        document = {"url": stored.url, "content_type": stored.content_type, "size": stored.size}
         return JSONResponse(document, 201)
 
 
