@@ -48,23 +48,23 @@ _CREATE_ACCOUNTS = """
     INSERT INTO quota_usage (tenant, subject, unit, "window", window_start, used, reserved)
     SELECT *, 0, 0 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) ON CONFLICT DO NOTHING
 """
+_JOB_NAMES = JOB_COLUMNS.split(", ")
 _GRANT_WINDOWS = ", ".join(f"'{window}'" for window in sorted(GRANT_WINDOWS))
 #: Locks the jobs by their ids, then the accounts in their order, then those of grants. Rows that were found carry the
 #: values that they had, and those that change the new ones. Gives whether all of the first were as they had been.
+#: A row is a document: the driver takes longer for the values of an array than for all the rest. An array of documents,
+#: as PostgreSQL expects a hundred of one that has them all, and would read small tables whole.
 _WRITE = f"""
     WITH job AS (
-        SELECT * FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::float8[],
-            $8::text[], $9::text[], $10::text[], $11::float8[], $12::float8[]
-        ) AS job(
-            id, tenant, subject, old_request_id, old_state, old_checked_at, old_expires_at,
-            request_id, state, used, checked_at, expires_at
+        SELECT job.* FROM unnest($1::text[]) AS one(document) CROSS JOIN json_to_record(document::json) AS job(
+            id text, tenant text, subject text, old_request_id text, old_state text, old_checked_at float8,
+            old_expires_at float8, request_id text, state text, used json, checked_at float8, expires_at float8
         )
     ), account AS (
-        SELECT * FROM unnest(
-            $13::text[], $14::text[], $15::text[], $16::text[], $17::bigint[],
-            $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[]
-        ) AS account(tenant, subject, unit, "window", window_start, old_used, old_reserved, used, reserved)
+        SELECT account.* FROM unnest($2::text[]) AS one(document) CROSS JOIN json_to_record(document::json) AS account(
+            tenant text, subject text, unit text, "window" text, window_start bigint, old_used bigint,
+            old_reserved bigint, used bigint, reserved bigint
+        )
     ), locked_jobs AS (
         SELECT old_state IS NULL OR (
             jobs.state = old_state AND jobs.request_id IS NOT DISTINCT FROM old_request_id
@@ -92,17 +92,18 @@ _WRITE = f"""
             AND quota_usage.subject = account.subject AND quota_usage.unit = account.unit
             AND quota_usage."window" = account."window" AND quota_usage.window_start = account.window_start
     ), changed_jobs AS (
-        UPDATE jobs SET request_id = job.request_id, state = job.state, used = job.used::json,
+        UPDATE jobs SET request_id = job.request_id, state = job.state, used = job.used,
             checked_at = job.checked_at, expires_at = job.expires_at FROM job CROSS JOIN seen
         WHERE seen.are_same AND job.state IS NOT NULL AND jobs.id = job.id
     ), added_jobs AS (
         INSERT INTO jobs ({JOB_COLUMNS})
         SELECT id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges::json, request_id, state,
                checked_at, used::json, upstream, session, tags::json
-        FROM unnest(
-            $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::float8[], $28::float8[], $29::text[],
-            $30::text[], $31::text[], $32::float8[], $33::text[], $34::text[], $35::text[], $36::text[]
-        ) AS added({JOB_COLUMNS}) CROSS JOIN seen
+        FROM unnest($3::text[]) AS one(document) CROSS JOIN json_to_record(document::json) AS added(
+            id text, kind text, endpoint text, tenant text, subject text, submitted_at float8, expires_at float8,
+            charges text, request_id text, state text, checked_at float8, used text, upstream text, session text,
+            tags text
+        ) CROSS JOIN seen
         WHERE seen.are_same
     )
     SELECT are_same FROM seen
@@ -195,16 +196,16 @@ class SqlTransaction:
         if not (found.jobs or found.accounts or written.jobs or written.accounts):
             return
         jobs = [
-            _changes_of(one, found.jobs.get(one), self._changed.get(one))
+            _changes_of_job(one, found.jobs.get(one), self._changed.get(one))
             for one in found.jobs.keys() | self._changed.keys()
         ]
         accounts = [
-            (*bucket, *(found.accounts.get(bucket) or _NO_ACCOUNT), *(written.accounts.get(bucket) or _NO_ACCOUNT))
-            for bucket in found.accounts.keys() | written.accounts.keys()
+            _changes_of_account(one, found.accounts.get(one), written.accounts.get(one))
+            for one in found.accounts.keys() | written.accounts.keys()
         ]
-        added = map(row_of_job, self._added)
-        values = (*_columns(jobs, 12), *_columns(accounts, 9), *_columns(added, 15))
-        ((are_same,),) = self._fetch(_WRITE, *values)
+        added = [dict(zip(_JOB_NAMES, row_of_job(job), strict=True)) for job in self._added]
+        documents = ([dump_json(one) for one in some] for some in (jobs, accounts, added))
+        ((are_same,),) = self._fetch(_WRITE, *documents)
         if not are_same:
             raise RowsChanged
 
@@ -219,20 +220,39 @@ class SqlTransaction:
         return await_(self._driver.fetch(statement, *values))
 
 
-_NO_ACCOUNT = (None, None)
-
-
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
     """Turn rows into columns, as arrays of the driver."""
     return list(zip(*rows, strict=True)) or [()] * width
 
 
-def _changes_of(job_id: str, old: Job | None, new: Job | None) -> tuple[Any, ...]:
-    """A job as it was found, and what changes in its life."""
-    found: Sequence[Any] = [None] * 6
-    changed: Sequence[Any] = [None] * 5
+def _changes_of_job(job_id: str, old: Job | None, new: Job | None) -> dict[str, Any]:
+    """A job as it was found, and what changes in its life; what is missing is NULL."""
+    document: dict[str, Any] = {"id": job_id}
     if old is not None:
-        found = old.tenant, old.subject, old.request_id, old.state, old.checked_at, old.expires_at
+        document |= {
+            "tenant": old.tenant,
+            "subject": old.subject,
+            "old_request_id": old.request_id,
+            "old_state": old.state,
+            "old_checked_at": old.checked_at,
+            "old_expires_at": old.expires_at,
+        }
     if new is not None:
-        changed = new.request_id, new.state, dump_json(dict(new.used)), new.checked_at, new.expires_at
-    return (job_id, *found, *changed)
+        document |= {
+            "request_id": new.request_id,
+            "state": new.state,
+            "used": dict(new.used),
+            "checked_at": new.checked_at,
+            "expires_at": new.expires_at,
+        }
+    return document
+
+
+def _changes_of_account(bucket: Bucket, old: Account | None, new: Account | None) -> dict[str, Any]:
+    """An account as it was found, and as it becomes."""
+    document = bucket._asdict()
+    if old is not None:
+        document |= {"old_used": old.used, "old_reserved": old.reserved}
+    if new is not None:
+        document |= {"used": new.used, "reserved": new.reserved}
+    return document
