@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util.concurrency import await_
 
 from proxy.stores.errors import DriverFailed, TransactionAborted
@@ -37,6 +38,12 @@ class LedgerCommitter:
         self._dialect: PostgresDialect = dialect
         self._known = Rows()
         self._to_lock = 0
+
+    def is_fresh(self, connection: AsyncConnection) -> bool:
+        """Whether a connection answered just now, and need not be asked before it is used."""
+        plain = connection.sync_connection
+        driver: Any = plain and plain.connection.driver_connection
+        return driver is not None and self._dialect.is_fresh(driver)
 
     def commit(self, connection: Connection, work: Callable[[LedgerTransaction], T]) -> T:
         """Do `work` in a transaction, and commit it. It may be done twice.

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, DriverFailed, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.connection_timeout import ConnectionTimeout
-from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, create_committer, create_engine, sqlite_location
+from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, connect_ledger, create_engine, sqlite_location
 from proxy.stores.sql.sqlite import SqliteEngine, commit
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.sqlite.location import SqliteLocation
@@ -65,12 +65,12 @@ class Database:
             self._location = sqlite_location(url, is_durable=is_durable)
             self._file = SqliteFile(self._location, lock_seconds)
         self.engine = create_engine(url, lock_seconds, self._location)
-        self._committer = create_committer(self.engine)
         self._places = asyncio.Semaphore(MOST_BESIDE_IN_FILE if self._file else MOST_BESIDE)
         # A file is waited for where it is locked.
         self._timeout = (
             None if self._file else ConnectionTimeout(max(lock_seconds, getattr(self.dialect, "wait_seconds", 0)))
         )
+        self._ledger = connect_ledger(self.engine, self._timeout) if self._timeout else None
 
     @property
     def dialect(self) -> Dialect:
@@ -149,10 +149,9 @@ class Database:
         if self._file is not None:
             with self._translated(self._write_seconds):
                 return await self._file.run(work)
-        assert self._committer is not None
+        assert self._ledger is not None
         with self._translated(self._write_seconds):
-            async with self._connection() as connection:
-                return await connection.run_sync(self._committer.commit, work)
+            return await self._ledger.commit(work)
 
     async def write(self, work: Callable[[Connection], T], transactions: int = 1) -> T:
         """What `work` returns, once it is committed: a transaction beside those of the ledger, which holds none up.
@@ -223,9 +222,8 @@ class Database:
             if self._file is not None:
                 await self._file.try_out(work)
                 return
-            assert self._committer is not None
-            async with self._connection() as connection:
-                await connection.run_sync(self._committer.try_out, work)
+            assert self._ledger is not None
+            await self._ledger.try_out(work)
 
     def join(self) -> None:
         """Show other processes on a SQLite file that this one writes calls to it, until `close`.
@@ -251,6 +249,8 @@ class Database:
             self._location.processes.leave()
         if self._file is not None:
             await self._file.close()
+        if self._ledger is not None:
+            await self._ledger.close()
         await self.engine.dispose()
 
 

@@ -14,7 +14,8 @@ from proxy.stores.sqlite.location import SqliteLocation
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from proxy.stores.sql.committer import LedgerCommitter
+    from proxy.stores.sql.connection_timeout import ConnectionTimeout
+    from proxy.stores.sql.ledger_connection import LedgerConnection
 
 AnyConnection: TypeAlias = "SqliteConnection | AsyncConnection"
 AnyEngine: TypeAlias = "SqliteEngine | AsyncEngine"
@@ -50,13 +51,12 @@ def create_engine(
     return create_postgres_engine(libpq.parse(database_url), lock_seconds, answer_seconds, **_JSON)
 
 
-def create_committer(engine: AnyEngine) -> LedgerCommitter | None:
-    """What commits the ledger's transactions to PostgreSQL; None for SQLite, which has its own way."""
-    if isinstance(engine, SqliteEngine):
-        return None
-    from proxy.stores.sql.committer import LedgerCommitter
+def connect_ledger(engine: AnyEngine, timeout: ConnectionTimeout) -> LedgerConnection:
+    """What the ledger uses on PostgreSQL, and other connections of it beside."""
+    from proxy.stores.sql.ledger_connection import LedgerConnection
 
-    return LedgerCommitter(engine.dialect)
+    assert not isinstance(engine, SqliteEngine)
+    return LedgerConnection(engine, timeout)
 
 
 def sqlite_location(database_url: str, *, is_durable: bool = False) -> SqliteLocation:

@@ -116,11 +116,14 @@ class PostgresDialect(PGDialect_asyncpg):
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Tell whether an open connection answers. If one does not in time, the pool drops all that are open."""
         connection = dbapi_connection.driver_connection
-        if connection.opened_at <= self._left_at:
+        if connection.is_closed() or connection.opened_at <= self._left_at:
             return False
-        if time.monotonic() - connection.answered_at < FRESH_SECONDS:
-            return not connection.is_closed()
-        return await_(self._answers(connection))
+        return self.is_fresh(connection) or await_(self._answers(connection))
+
+    def is_fresh(self, connection: _Connection) -> bool:
+        """Whether an open connection answered so short a time ago that it is not asked again."""
+        is_left = connection.is_closed() or connection.opened_at <= self._left_at
+        return not is_left and time.monotonic() - connection.answered_at < FRESH_SECONDS
 
     async def _answers(self, connection: _Connection) -> bool:
         try:
