@@ -25,9 +25,11 @@ from proxy.stores.ledger import (
 )
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.committer import LOCKED_AFTER_CHANGE, MOST_ROWS
+from proxy.stores.sql.postgres import FRESH_SECONDS
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.databases import PostgresDatabases
+from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 
@@ -115,6 +117,25 @@ async def test_a_pooler_gets_transactions_only(url: str, open_stores: OpenStores
     for _ in range(3):
         assert await process.commit(Reserve(job(Charge(REQUESTS, 1, 100)))) == [Granted()]
         assert (process.statements[0], process.statements[-1]) == ("BEGIN", "COMMIT")
+
+
+async def test_a_connection_that_the_server_ended_meanwhile_is_replaced(
+    process: Process, url: str, postgres: Postgres
+) -> None:
+    assert await process.commit(Reserve(job(Charge(REQUESTS, 1, 100)))) == [Granted()]
+    name = url.rpartition("/")[2]
+    ending = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+    await asyncio.to_thread(postgres.ask, "postgres", ending)
+    # A connection that answered just now would not be asked.
+    await asyncio.sleep(FRESH_SECONDS)
+    assert await process.commit(Reserve(job(Charge(REQUESTS, 1, 100)))) == [Granted()]
+
+
+async def test_transactions_at_the_same_time_have_connections_of_their_own(process: Process) -> None:
+    await process.commit(Reserve(job(Charge(REQUESTS, 1, 100))))
+    calls = [process.ledger.commit([Reserve(job(Charge(REQUESTS, 1, 100)))]) for _ in range(30)]
+    assert await asyncio.gather(*calls) == [[Granted()]] * 30
+    assert await process.account(REQUESTS) == Account(reserved=31)
 
 
 async def test_what_another_process_reserved_is_not_granted_again(process: Process, other: Process) -> None:
