@@ -1,10 +1,12 @@
 """Removes what is past its time, in batches that calls hardly notice.
 
 Each run finds rows past their time and removes some in each transaction, for a few milliseconds. A rest follows that is
-some times as long as the removal took, with what SQLite writes to the disk for it: the busier the database, the slower
-the run. What has a time of its own (idempotency keys, uploads, revocations, accounts of addresses) is removed a day
-after its end; jobs, grants and other accounts once the retention has passed, and entries of the audit log after a time
-of their own. A run ends if it finds that another process removes rows.
+some times as long as the removal took, with what SQLite writes to the disk for it, and longer with each transaction of
+a call that wanted the same file: the busier the database, the slower the run.
+
+What has a time of its own (idempotency keys, uploads, revocations, accounts of addresses) is removed a day after its
+end; jobs, grants and other accounts once the retention has passed, and entries of the audit log after a time of their
+own. A run ends if it finds that another process removes rows.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ LOOKS = 24
 FOUND_AT_ONCE = 500
 #: The least rest after a batch, and how many times as long as the batch it is.
 REST_SECONDS, REST_TIMES = 0.01, 4
+#: How much longer it is for each transaction of a call since the rest before, and for all of them at the most.
+CALL_SECONDS, CALLS_SECONDS = 0.001, 0.1
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.
 ENDED_SECONDS = 86_400.0
 _log = logging.getLogger(__name__)
@@ -127,8 +131,13 @@ class Cleaner:
         removal = await self._store.remove(kind, found, self._store.batch_seconds)
         if removal is not None and removal.removed:
             self._removed(kind, removal.removed)
-        await asyncio.sleep(max(REST_SECONDS, REST_TIMES * (loop.time() - began)))
+        await asyncio.sleep(rest_after(loop.time() - began, removal.calls if removal is not None else 0))
         return removal
+
+
+def rest_after(seconds: float, calls: int) -> float:
+    """How long a run rests after a removal that took so long, with so many transactions of calls since the last one."""
+    return max(REST_SECONDS, REST_TIMES * seconds) + min(CALLS_SECONDS, CALL_SECONDS * calls)
 
 
 def _first_windows(stays: float) -> dict[str, float]:

@@ -60,10 +60,12 @@ class Removal(NamedTuple):
     Attributes:
         tried: how many of the found rows it came to; those after them are as they were.
         removed: how many of these it removed.
+        calls: how many transactions of calls came to their turn at the same file since the one before.
     """
 
     tried: int
     removed: int
+    calls: int = 0
 
 
 class RetentionStore(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.jobs.retention import FOUND_AT_ONCE, Cleaner
+from proxy.jobs.retention import CALLS_SECONDS, FOUND_AT_ONCE, REST_SECONDS, REST_TIMES, Cleaner, rest_after
 from proxy.limits.accounts import window_start
 from proxy.limits.statements import parse_month, read_statement
 from proxy.stores.alerts import Alert
@@ -193,6 +193,13 @@ async def test_many_rows_go_in_small_batches_and_are_counted(stores: SqlStores, 
     cleaner = Cleaner(noted, clock, RETENTION, AUDIT, lambda kind, rows: counted.update({kind: rows}))
     assert await cleaner.run_once() == {"jobs": number, "spend_hours": 1} == counted
     assert max(noted.found) == FOUND_AT_ONCE and noted.seconds == [noted.batch_seconds] * (17 + 5)
+
+
+def test_a_run_rests_longer_after_long_removals_and_beside_calls() -> None:
+    assert rest_after(0.0, 0) == REST_SECONDS
+    assert rest_after(1.0, 0) == REST_TIMES
+    assert REST_SECONDS < rest_after(0.0, 5) < rest_after(0.0, 10) < rest_after(1.0, 10)
+    assert rest_after(0.0, 10**9) == REST_SECONDS + CALLS_SECONDS
 
 
 async def test_a_run_ends_where_another_process_removes(stores: SqlStores, clock: MovableClock) -> None:

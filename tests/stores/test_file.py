@@ -103,6 +103,22 @@ async def test_removals_wait_while_the_log_is_written_into_the_file(
     assert jobs_in_file(path_of(url)) == 3
 
 
+async def test_a_removal_tells_how_many_calls_wanted_the_file_since_the_one_before(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    stores, calls = open_stores(sqlite_databases.migrated()), list[int]()
+    await settled_jobs(stores, 3)
+    while await stores.usage_rollup.count(9):
+        pass
+    for found in await stores.retention.find("jobs", expiry(jobs=5000.0), 3):
+        for _ in range(len(calls)):
+            await stores.ledger.commit([Reserve(job())])
+        removal = await stores.retention.remove("jobs", [found], 60.0)
+        assert removal is not None
+        calls.append(removal.calls)
+    assert calls[1:] == [1, 2]
+
+
 async def test_a_removal_writes_few_pages_a_row(sqlite_databases: SqliteDatabases, open_stores: OpenStores) -> None:
     """What SQLite writes while calls wait: the row's page, and that of each index."""
     url = sqlite_databases.migrated()

@@ -197,6 +197,11 @@ class Database:
         finally:
             self._places.release()
 
+    @property
+    def calls(self) -> int:
+        """How many transactions of the ledger came to their turn at a SQLite file; 0 on PostgreSQL."""
+        return self._file.calls if self._file is not None else 0
+
     async def wait_until_tidy(self) -> None:
         """Wait while the log of a SQLite file is written into the file; PostgreSQL paces itself."""
         if self._file is not None:

@@ -139,6 +139,7 @@ def _delete_rows(kind: _Kind, number: int) -> Delete:
 class SqlRetention:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._calls = 0
         self.batch_seconds = SERVER_SECONDS if database.dialect.name == "postgresql" else FILE_SECONDS
 
     async def oldest_open(self) -> float | None:
@@ -163,7 +164,8 @@ class SqlRetention:
         else:
             removal = await self._database.write(partial(_remove, kind=one, found=found, seconds=seconds), OLD_ROWS)
         await self._database.wait_until_tidy()
-        return removal
+        calls, self._calls = self._database.calls - self._calls, self._database.calls
+        return removal._replace(calls=calls) if removal is not None else None
 
 
 def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:

@@ -50,6 +50,8 @@ class SqliteFile:
         self._lock_seconds = lock_seconds
         self._turn = asyncio.Lock()
         self._written = 0
+        #: The ledger's transactions so far.
+        self.calls = 0
         self._tidying: asyncio.Task[None] | None = None
         #: Whether the next transaction may find that the log begins again.
         self._begins_again = False
@@ -83,6 +85,7 @@ class SqliteFile:
         """
         # As `turn` does, which costs every call more than the rest of this.
         await self._take_turn()
+        self.calls += 1
         try:
             if self._location.is_durable or self._begins_again:
                 # Its commit waits for the disk, which the event loop must not.
