@@ -47,6 +47,17 @@ def running(
             process.wait(timeout=START_SECONDS)
 
 
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Run this process on `core` until the block ends, with the processes that it starts meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment and more. Python keeps what it compiles, as the image has it compiled."""
     return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **more}

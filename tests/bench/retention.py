@@ -3,8 +3,9 @@
 A served proxy in front of the static upstream takes submits at a steady rate, each with its result: once with nothing
 to remove, and once while it removes hundreds of thousands of old jobs. The two take turns, as the machine is not always
 equally fast. The report has how long submits took, how long `/livez` took (it asks no store, so it shows how long the
-event loop was held), how many jobs were removed, and the ratio of the 99th percentiles of submits in each round. With
-`--most-seconds 30` a round ends before all old jobs are gone.
+event loop was held), how many jobs were removed, and the ratio of the 99th percentiles of submits in each round. The
+proxy has a core to itself; the load, the upstream and PostgreSQL share another one. With `--most-seconds 30` a round
+ends before all old jobs are gone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
-from tests.bench.processes import ROOT, machine
+from tests.bench.processes import ROOT, machine, pinned
+from tests.bench.rounds import LOAD_CORE, PROXY_CORE
 from tests.server.commands import SERVABLE, serving
 from tests.soak.short_retention import PROGRAM
 from tests.support.limited import NEXT, asking, per, plan
@@ -181,8 +183,11 @@ def one_round(folder: Path, fal: str, url: str, options: argparse.Namespace, *, 
         "SOAK_RETENTION_SECONDS": str(RETENTION_SECONDS if removes else NEVER),
         "PYTHONPATH": str(ROOT),
     }
-    with serving(environ=environ, folder=folder, program=PROGRAM) as server:
-        return asyncio.run(measure(server.url, options, options.jobs if removes else 0))
+    with contextlib.ExitStack() as stack:
+        with pinned(PROXY_CORE):
+            server = stack.enter_context(serving(environ=environ, folder=folder, program=PROGRAM))
+        with pinned(LOAD_CORE):
+            return asyncio.run(measure(server.url, options, options.jobs if removes else 0))
 
 
 def main() -> None:
@@ -202,7 +207,8 @@ def main() -> None:
     options = parser.parse_args()
     report: dict[str, object] = {"machine": machine()}
     with contextlib.ExitStack() as stack:
-        fal, postgres = stack.enter_context(upstream()), stack.enter_context(running_postgres(durable=True))
+        with pinned(LOAD_CORE):
+            fal, postgres = stack.enter_context(upstream()), stack.enter_context(running_postgres(durable=True))
         for kind in options.kinds:
             ratios = list[float]()
             for number in range(options.rounds):
