@@ -60,4 +60,12 @@ def row_of_job(job: Job) -> tuple[Any, ...]:
 
 
 def dump_json(document: Any) -> str:
-    return orjson.dumps(document).decode()
+    """Write a document for a column or a statement.
+
+    Raises:
+        OverflowError: it has a number of more than 64 bits, or half of a character.
+    """
+    try:
+        return orjson.dumps(document).decode()
+    except TypeError as problem:
+        raise OverflowError(str(problem)) from None
