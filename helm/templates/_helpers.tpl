@@ -144,7 +144,7 @@ config.yaml: |
 136314880
 {{- end }}
 {{- define "fal-proxy.streamBytes" -}}
-45056
+34816
 {{- end }}
 {{/* What one picture may take while its metadata is removed: docs/limits.md. */}}
 {{- define "fal-proxy.pictureBytes" -}}

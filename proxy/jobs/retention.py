@@ -34,7 +34,7 @@ FOUND_AT_ONCE = 500
 #: The least rest after a batch, and how many times as long as the batch it is.
 REST_SECONDS, REST_TIMES = 0.01, 4
 #: How much longer it is for each transaction of a call since the rest before, and for all of them at the most.
-CALL_SECONDS, CALLS_SECONDS = 0.001, 0.1
+CALL_SECONDS, CALLS_SECONDS = 0.001, 0.05
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.
 ENDED_SECONDS = 86_400.0
 _log = logging.getLogger(__name__)
