@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import orjson
 
-from proxy.stores.ledger import Job
+from proxy.stores.ledger import Account, Bucket, Job
 from proxy.stores.transaction import pack_charges, unpack_charges
 
 JOB_COLUMNS = (
     "id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, request_id, state, checked_at, used,"
     " upstream, session, tags"
 )
+
+
+class WrittenRows(Protocol):
+    """The rows that a transaction wrote, as it left them."""
+
+    @property
+    def jobs(self) -> Mapping[str, Job]: ...
+
+    @property
+    def accounts(self) -> Mapping[Bucket, Account]: ...
 
 
 def job_of_row(row: Sequence[Any]) -> Job:
@@ -69,3 +79,13 @@ def dump_json(document: Any) -> str:
         return orjson.dumps(document).decode()
     except TypeError as problem:
         raise OverflowError(str(problem)) from None
+
+
+def remember_rows(jobs: dict[str, Job], accounts: dict[Bucket, Account], written: WrittenRows) -> None:
+    """Add what a transaction wrote to the rows that are known, but for jobs that are over: hardly any is asked for."""
+    accounts.update(written.accounts)
+    for job in written.jobs.values():
+        if job.is_over:
+            jobs.pop(job.id, None)
+        else:
+            jobs[job.id] = job

@@ -113,7 +113,7 @@ class StreamedReply:
 class Engine(ABC):
     """Sends requests to the upstream, each once, by the rules for failures at the head of `transport.py`.
 
-    What goes over httpx's interface is told from what need not by the form of the request.
+    A request that leaves in pieces goes over httpx's interface; one that leaves whole need not.
     """
 
     async def fetch(self, request: Request) -> Reply:

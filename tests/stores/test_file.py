@@ -23,8 +23,9 @@ from proxy.errors import StoreUnavailable
 from proxy.settings import SettingsError, read_stores
 from proxy.stores.ledger import Granted, Reserve, Settle
 from proxy.stores.sql import SqlStores
-from proxy.stores.sql.database import Database
+from proxy.stores.sql.database import MOST_BESIDE_IN_FILE, Database
 from proxy.stores.sql.schema import jobs
+from proxy.stores.sql.sqlite import CONNECTIONS, WAIT_SECONDS
 from proxy.stores.sqlite.file import LONG_LOG, LONGEST_LOG, OLD_ROWS, TIDY_AFTER
 from proxy.stores.sqlite.location import SqliteLocation, keep_private
 from proxy.stores.transaction import LedgerTransaction
@@ -163,12 +164,17 @@ async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_aga
     for _ in range(TIDY_AFTER):
         assert await database.run(write) is here
     await asyncio.sleep(0)
-    # It may begin again at any moment now.
-    assert await database.run(write) is not here
     await database.wait_until_tidy()
     assert await database.run(look) is not here
     assert await database.run(write) is not here
     assert await database.run(write) is here
+    # While it is tidied up, it may begin again at any moment.
+    for _ in range(TIDY_AFTER):
+        writer = await database.run(write)
+        await asyncio.sleep(0)
+        if writer is not here:
+            break
+    assert writer is not here
 
 
 def restarts(path: Path) -> int:
@@ -307,6 +313,21 @@ async def test_writers_do_not_wait_forever_for_a_write_that_hangs(sqlite_databas
             await database.run(adding("late"))
     await database.run(adding("in time"))
     assert await names(database) == ["in time"]
+    await database.close()
+
+
+async def test_a_writer_waits_for_a_place_no_longer_than_for_its_turn(sqlite_databases: SqliteDatabases) -> None:
+    database = Database(sqlite_databases.migrated(), 0.05)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            await stack.enter_async_context(database.reading())
+        # They have the places, and wait for a connection.
+        waiting = [asyncio.create_task(database.write(lambda _: None)) for _ in range(MOST_BESIDE_IN_FILE)]
+        await asyncio.sleep(0)
+        with anyio.fail_after(WAIT_SECONDS / 2), pytest.raises(StoreUnavailable):
+            await database.write(lambda _: None)
+        assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
     await database.close()
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util.concurrency import await_
 
 from proxy.stores.errors import DriverFailed, TransactionAborted
+from proxy.stores.job_rows import remember_rows
 from proxy.stores.sql.postgres import PostgresDialect
 from proxy.stores.sql.transaction import LocksNeeded, Rows, RowsChanged, SqlTransaction
 from proxy.stores.transaction import LedgerTransaction
@@ -99,13 +100,7 @@ class LedgerCommitter:
         known = self._known
         if len(known.jobs) + len(known.accounts) > MOST_ROWS:
             known = self._known = Rows()
-        known.accounts.update(written.accounts)
-        for job in written.jobs.values():
-            if job.is_over:
-                # Hardly any is asked for again.
-                known.jobs.pop(job.id, None)
-            else:
-                known.jobs[job.id] = job
+        remember_rows(known.jobs, known.accounts, written)
 
     def _clean_up(self, connection: Connection, error: BaseException) -> BaseException:
         """Leave the connection without a transaction, or closed; give the error that callers get."""

@@ -59,6 +59,7 @@ class Database:
         self._log_limit = log_limit or LogLimit()
         self._read_seconds = seconds.of("database", "read") if seconds else None
         self._write_seconds = seconds.of("database", "write") if seconds else None
+        self._lock_seconds = lock_seconds
         self._file: SqliteFile | None = None
         self._location: SqliteLocation | None = None
         if url.startswith("sqlite:"):
@@ -190,7 +191,7 @@ class Database:
     async def _place(self) -> AsyncIterator[None]:
         """Lend one of the places of transactions that are not the ledger's; the wait for it has an end."""
         with self._translated():
-            async with self._timeout.bound() if self._timeout else nullcontext():
+            async with self._timeout.bound() if self._timeout else asyncio.timeout(self._lock_seconds):
                 await self._places.acquire()
         try:
             yield

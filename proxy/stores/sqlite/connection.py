@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
+from proxy.stores.job_rows import remember_rows
 from proxy.stores.ledger import Account, Bucket, Job
 from proxy.stores.sqlite.transaction import SqliteTransaction
 from proxy.stores.transaction import LedgerTransaction
@@ -52,7 +53,7 @@ class LedgerConnection:
             done = work(transaction)
             self._connection.execute("COMMIT")
             if transaction.is_certain:
-                self._remember(transaction)
+                remember_rows(self._jobs, self._accounts, transaction)
                 self._version = version
         finally:
             self._roll_back()
@@ -87,15 +88,6 @@ class LedgerConnection:
 
     def close(self) -> None:
         self._connection.close()
-
-    def _remember(self, transaction: SqliteTransaction) -> None:
-        self._accounts.update(transaction.accounts)
-        for job in transaction.jobs.values():
-            if job.is_over:
-                # Hardly any is asked for again.
-                self._jobs.pop(job.id, None)
-            else:
-                self._jobs[job.id] = job
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

@@ -69,7 +69,7 @@ async def test_each_piece_is_there_as_soon_as_it_was_sent(transport: EngineTrans
             pieces.append(piece)
             seen.set()
         assert pieces == [b"data: %d\r\n\r\n" % number for number in range(5)]
-        # The connection serves again, without being told that the stream is not needed any more.
+        # The connection serves again, though the stream was not closed.
         assert (await transport.fetch(a_request(server.url))).body == b"{}"
         assert server.connections == 1
         await reply.aclose()
