@@ -26,6 +26,8 @@ from proxy.telemetry.worker_metrics import retire
 LOOK_SECONDS = 0.1
 #: A worker whose event loop hangs cannot end itself; it is killed so long after its drain.
 GRACE_SECONDS = 1.0
+#: How long a worker that serves may take to say so.
+ANSWER_SECONDS = 1.0
 #: How long a new worker may take until it serves: on a busy machine it imports the program for many seconds.
 STARTING_SECONDS = 120.0
 #: A worker is replaced at once if it had served for this long, or was the first to die; its successors wait.
@@ -119,6 +121,14 @@ class Worker(Process):
             # It has died: that is seen at the next look.
             return False
 
+    def is_serving(self, seconds: float) -> bool:
+        """Whether it says now that it serves; an answer to an earlier question, from while it started, does not count."""
+        with contextlib.suppress(OSError, EOFError):
+            if self._is_asked and self.parent_conn.poll(seconds):
+                self.parent_conn.recv()
+                self._is_asked = False
+        return not self._is_asked and self.process.is_alive() and self.is_ready(seconds)
+
     def bury(self) -> None:
         """Kill it, if it has not died by itself, and wait for its end."""
         self.is_buried = True
@@ -208,7 +218,7 @@ class Workers(Multiprocess):
         worker.bury()
         if self._metrics_folder is not None:
             retire(self._metrics_folder, worker.pid or 0)
-        if (worker.exitcode or 0) > 0 and not self._has_served:
+        if (worker.exitcode or 0) > 0 and not self._is_served():
             # What no worker could start with is the configuration, and the next one would fail in the same way.
             self.has_failed = True
             self.should_exit.set()
@@ -216,6 +226,12 @@ class Workers(Multiprocess):
         seconds = self._backoffs[number].count_death(worker)
         fields = {"pid": worker.pid, "exit_code": worker.exitcode, "replaced_in_seconds": seconds}
         _log.error("worker died", extra={"log_fields": fields})
+
+    def _is_served(self) -> bool:
+        """Whether a worker has served, or does now: each is asked again, as the last answer may be a second old."""
+        if not self._has_served:
+            self._has_served = any(worker.is_serving(ANSWER_SECONDS) for worker in self._list_living())
+        return self._has_served
 
     def handle_int(self) -> None:
         self._hurries = self.should_exit.is_set()
