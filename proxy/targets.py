@@ -102,7 +102,8 @@ _HOSTS = {
 }
 #: The CDN's name to clients; where it is, is a setting.
 CDN_HOST = "v3.fal.media"
-_METHODS = ("GET", "POST", "PUT")
+#: What fal's clients use.
+METHODS = ("GET", "POST", "PUT")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 #: No port, no user, no dot at the end, no percent-encoding, no backslash: nothing two parsers could read in two ways.
 _URL = re.compile(r"https://([A-Za-z0-9.-]+)(/[^?#%\\@]*)(?:\?([^#\\]*))?")
@@ -147,7 +148,7 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
         MethodNotAllowed: a method that no fal client uses.
         WebhookNotAllowed: the result was to be sent to another address.
     """
-    if method not in _METHODS:
+    if method not in METHODS:
         raise method_not_allowed()
     if len(headers) != 1:
         raise BadTarget("Send exactly one x-fal-target-url header, with the fal URL to call.")
@@ -173,7 +174,7 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
     Raises:
         BadTarget, MethodNotAllowed, WebhookNotAllowed: as `parse_url`.
     """
-    if method not in _METHODS:
+    if method not in METHODS:
         raise method_not_allowed()
     prefix, _, path = raw_path.partition("/")
     host = next((host for host in Host if host.value == prefix), None)
@@ -216,7 +217,7 @@ def parse_logs(text: str) -> bool:
 
 
 def method_not_allowed() -> MethodNotAllowed:
-    return MethodNotAllowed("Use GET, POST or PUT.", headers={"allow": ", ".join(_METHODS)})
+    return MethodNotAllowed("Use GET, POST or PUT.", headers={"allow": ", ".join(METHODS)})
 
 
 def _parse(host: Host, method: str, path: str, query: str) -> Target:

@@ -22,7 +22,7 @@ _URLS = {"response_url": "", "status_url": "/status", "cancel_url": "/cancel"}
 
 
 def routes(surface: FalSurface) -> list[Route]:
-    return [Route(PREFIX + "{path:path}", surface, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    return [Route(PREFIX + "{path:path}", surface)]
 
 
 def rewriter(public_url: str) -> Rewrite:

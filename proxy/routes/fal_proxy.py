@@ -15,12 +15,10 @@ from proxy.targets import Target
 
 PATH = "/api/fal/proxy"
 TARGET_HEADER = "x-fal-target-url"
-#: All of them, so that a wrong one gets this surface's own answer.
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def routes(surface: FalSurface) -> list[Route]:
-    return [Route(path, surface, methods=_METHODS) for path in (PATH, "/s/{session}" + PATH)]
+    return [Route(path, surface) for path in (PATH, "/s/{session}" + PATH)]
 
 
 def parse_target(request: Request) -> Target:

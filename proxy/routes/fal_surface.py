@@ -22,7 +22,8 @@ class FalSurface:
     """ASGI: answers the requests of fal's clients.
 
     It stands in a route as an application: so it is spared the two layers in which Starlette looks for exception
-    handlers. `proxy.http.middleware.Errors` answers for what is raised here.
+    handlers. `proxy.http.middleware.Errors` answers for what is raised here. Its route names no methods: those that
+    `proxy.targets` does not know are refused with the ones that it knows.
 
     Args:
         parse: reads from a request which fal call is wanted. It may raise a ProxyError.

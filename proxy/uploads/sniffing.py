@@ -33,6 +33,8 @@ _ALIASES = {
     "image/x-windows-bmp": "image/bmp",
     "image/vnd.microsoft.icon": "image/x-icon",
     "image/ico": "image/x-icon",
+    "image/jpeg2000": "image/jp2",
+    "image/jpeg2000-image": "image/jp2",
     "image/heif": "image/heic",
     "image/heif-sequence": "image/heic-sequence",
     "image/avif-sequence": "image/avif",
@@ -45,22 +47,40 @@ _ALIASES = {
     "audio/x-pn-wav": "audio/wav",
     "audio/vnd.wave": "audio/wav",
     "audio/x-flac": "audio/flac",
+    "audio/m4a": "audio/mp4",
+    "audio/x-m4a": "audio/mp4",
+    "audio/x-aac": "audio/aac",
+    "video/x-m4v": "video/mp4",
     "video/avi": "video/x-msvideo",
     "video/msvideo": "video/x-msvideo",
     "application/x-pdf": "application/pdf",
 }
 #: Types whose files begin alike.
-_ALIKE = {"audio/webm": "video/webm"}
-#: What the brands of a file say that it holds (ISO/IEC 14496-12, 4.3; 23008-12, annex B; AV1 Image File Format, 6).
+_ALIKE = {
+    "audio/webm": "video/webm",
+    "audio/mp4": "video/mp4",
+    "audio/3gpp": "video/3gpp",
+    "audio/3gpp2": "video/3gpp2",
+}
+#: What the brands of a file say that it holds (ISO/IEC 14496-12, 4.3; 23008-12, annex B; AV1 Image File Format, 6), by
+#: all their letters or, where the last one is a version, by the first three.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis"), frozenset({"image/heic"})),
     **dict.fromkeys((b"hevc", b"hevx", b"hevm", b"hevs"), frozenset({"image/heic", "image/heic-sequence"})),
     **dict.fromkeys((b"avif", b"avis"), frozenset({"image/avif"})),
+    **dict.fromkeys(
+        (b"iso", b"mp4", b"avc1", b"dash", b"MSNV", b"M4V", b"M4A", b"M4B", b"f4v"), frozenset({"video/mp4"})
+    ),
+    **dict.fromkeys((b"3gp", b"3ge", b"3gg", b"3gr", b"3gs"), frozenset({"video/3gpp"})),
+    b"3g2": frozenset({"video/3gpp2"}),
+    b"qt  ": frozenset({"video/quicktime"}),
 }
-_TOLD_BY_BRANDS = frozenset().union(*_BRANDS.values())
-#: The library takes these for signatures of pictures: a container that says only later what it holds, and two that are
-#: escapes of bytes, written out as text.
-_NO_SIGNATURES = (b"RIFF", rb"\x89PNG", rb"\377\330\377")
+#: QuickTime is older than brands.
+_TOLD_BY_BRANDS = frozenset().union(*_BRANDS.values()) - {"video/quicktime"}
+#: The library takes these for signatures of other types: a container that says only later what it holds, two that are
+#: escapes of bytes, written out as text, and the first box of JPEG 2000 as a JPEG.
+_NO_SIGNATURES = (b"RIFF", rb"\x89PNG", rb"\377\330\377", b"\0\0\0\x0cjP  ")
+_JPEG_LS = b"\xff\xd8\xff\xf7"
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -83,7 +103,8 @@ def guess_type(head: bytes, uploads: Uploads) -> str | None:
     None if the plan allows files of any type, or the bytes say too little.
     """
     allowed = {canonical_type(name) for name in uploads.content_types}
-    found = [] if OCTETS in allowed else sorted(recognise(head) & allowed)
+    types = frozenset() if OCTETS in allowed else recognise(head)
+    found = sorted(types & allowed or {name for name in allowed if _ALIKE.get(name) in types})
     return found[0] if len(found) == 1 else None
 
 
@@ -151,6 +172,11 @@ def recognise(head: bytes) -> frozenset[str]:
     """The canonical types whose signature the head bears."""
     if types := _types_of_brands(head):
         return types
+    if head.startswith(_JPEG_LS):
+        # It begins as a JPEG does, and readers of JPEGs cannot read it.
+        return frozenset({"image/jls"})
+    if _is_frame_of_mp3(head):
+        return frozenset({"audio/mpeg"})
     # Imported here: a proxy that relays no files has better uses for the memory of a thousand signatures.
     import puremagic
 
@@ -170,7 +196,16 @@ def _types_of_brands(head: bytes) -> frozenset[str]:
         return frozenset()
     # The major brand, its version, and the compatible brands.
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
-    return frozenset().union(*(_BRANDS.get(brand, frozenset()) for brand in brands))
+    types = frozenset().union(*(_BRANDS.get(brand) or _BRANDS.get(brand[:3], frozenset()) for brand in brands))
+    # An animated picture has the brands of its film as well.
+    return frozenset(name for name in types if name.startswith("image/")) or types
+
+
+def _is_frame_of_mp3(head: bytes) -> bool:
+    """Whether a file begins with a frame of layer III, of any version and rate (ISO/IEC 11172-3, 2.4.1.3; 13818-3)."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[1] & 0x18 == 0x08:
+        return False
+    return head[2] & 0xF0 not in (0x00, 0xF0) and head[2] & 0x0C != 0x0C
 
 
 def clean_name(name: str) -> str:

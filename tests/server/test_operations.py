@@ -104,7 +104,7 @@ def test_a_wrong_method_is_405_and_names_the_right_ones(
 
 
 @pytest.mark.parametrize("path", ["/api/fal/proxy", "/fal/run/fal-ai/llava-next"])
-@pytest.mark.parametrize("method", ["DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
 def test_the_surfaces_know_the_methods_of_the_clients_only(production: Stack, path: str, method: str) -> None:
     with production.client() as alice:
         answer = alice.request(method, path)

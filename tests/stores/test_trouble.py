@@ -107,7 +107,7 @@ async def test_a_database_that_stays_away_is_logged_once_a_minute(
 
     await fail(40)
     (first,) = lines()
-    assert first["failures"] == 1 and first["problem"]
+    assert first["failures"] == 1 and first["problem"] and first["code"] is None
     now = SECONDS + 1
     await fail(2)
     assert lines()[1:] == [{**first, "failures": 40}]
@@ -116,7 +116,7 @@ async def test_a_database_that_stays_away_is_logged_once_a_minute(
     # Another kind of problem has a line of its own.
     with pytest.raises(DataRefused):
         await database.run(_refuse)
-    assert lines()[2:] == [{"problem": "IntegrityError", "failures": 1}]
+    assert lines()[2:] == [{"problem": "IntegrityError", "code": None, "failures": 1}]
     await database.close()
 
 
@@ -145,6 +145,8 @@ async def test_a_write_that_fails_shows_none_of_its_values(stores: SqlStores, ca
         await stores.uploads.add(slot)
     assert "canary" not in str(caught.value) and caught.value.__cause__ is None
     assert "IntegrityError" in logged(caplog) and "canary" not in logged(caplog)
+    (line,) = [record.log_fields for record in caplog.records if record.message == "database failed"]  # type: ignore[attr-defined]
+    assert line["code"] in ("SQLITE_CONSTRAINT_PRIMARYKEY", "23505")
     assert "canary" not in repr(slot)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from proxy.errors import UnsupportedMediaType
 from proxy.tenants.plans import Uploads
-from proxy.uploads.sniffing import HEAD_BYTES, allowed_type, check_head, clean_name
+from proxy.uploads.sniffing import HEAD_BYTES, allowed_type, check_head, clean_name, guess_type
 
 KINDS = {
     "image/png": "PNG",
@@ -21,6 +21,7 @@ KINDS = {
     "image/tiff": "TIFF",
     "image/avif": "AVIF",
     "image/x-icon": "ICO",
+    "image/jp2": "JPEG2000",
 }
 HEADS = {
     "video/mp4": b"\0\0\0\x18ftypmp42" + bytes(30),
@@ -31,6 +32,7 @@ HEADS = {
     "audio/flac": b"fLaC" + bytes(30),
     "audio/ogg": b"OggS\0\x02" + bytes(30),
     "image/heic": b"\0\0\0\x18ftypheic" + bytes(20),
+    "image/jls": b"\xff\xd8\xff\xf7\0\x0b\x08" + bytes(20),
     "application/pdf": b"%PDF-1.7\n",
     "text/csv": b"a,b\n1,2\n",
     "application/json": b'{"a": 1}',
@@ -84,6 +86,7 @@ def iso_media(*brands: bytes, size: int | None = None) -> bytes:
         ("image/avif", (b"msf1", b"avis")),
         ("image/avif", (b"avis",)),
         ("image/avif", (b"mif1", *[b"none"] * 1000, b"avif")),
+        ("image/avif", (b"avis", b"msf1", b"iso8")),
     ],
 )
 def test_any_of_the_brands_identifies_the_type(kind: str, brands: tuple[bytes, ...]) -> None:
@@ -116,6 +119,68 @@ def test_unknown_brands_and_malformed_boxes_are_not_recognized(head: bytes) -> N
             check_head(head[:HEAD_BYTES], kind)
 
 
+@pytest.mark.parametrize("head", [b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjpx ", b"\xff\xd8\xff\xf7" + bytes(30)])
+def test_what_only_begins_as_a_jpeg_or_is_called_one_is_no_jpeg(head: bytes) -> None:
+    """JPEG 2000 and JPEG-LS."""
+    with pytest.raises(UnsupportedMediaType):
+        check_head(head, "image/jpeg")
+
+
+FILMS = [
+    ("video/mp4", (b"iso5", b"iso6", b"mp41")),
+    ("video/mp4", (b"dash", b"iso6")),
+    ("video/mp4", (b"avc1", b"isom")),
+    ("video/mp4", (b"mp41",)),
+    ("video/x-m4v", (b"M4VH", b"M4V ")),
+    ("audio/mp4", (b"M4A ", b"isom", b"mp42")),
+    ("audio/mp4", (b"iso5", b"hlsf")),
+    ("audio/x-m4a", (b"M4A ",)),
+    ("video/3gpp", (b"3gp5", b"isom")),
+    ("audio/3gpp", (b"3gp4",)),
+    ("video/3gpp2", (b"3g2a",)),
+    ("video/quicktime", (b"qt  ",)),
+    ("video/quicktime", (b"abcd", b"qt  ")),
+]
+
+
+@pytest.mark.parametrize(("kind", "brands"), FILMS)
+def test_films_and_sound_are_recognized_by_any_of_their_brands(kind: str, brands: tuple[bytes, ...]) -> None:
+    check_head(iso_media(*brands), kind)
+    for other in ("image/heic", "image/jpeg", "audio/mpeg"):
+        with pytest.raises(UnsupportedMediaType):
+            check_head(iso_media(*brands), other)
+
+
+@pytest.mark.parametrize("brands", [(b"crx ", b"abcd", b"abcd"), (b"qt  ",), (b"3gp5",)])
+def test_a_file_without_a_brand_of_mp4_is_none(brands: tuple[bytes, ...]) -> None:
+    with pytest.raises(UnsupportedMediaType):
+        check_head(iso_media(*brands), "video/mp4")
+
+
+@pytest.mark.parametrize("start", ["fffb90c4", "fff384c4", "fff344c0", "ffe318c4", "fffa9000"])
+def test_sound_of_layer_iii_is_recognized_without_a_tag(start: str) -> None:
+    """At low rates, as of speech, a frame does not begin as one of music does."""
+    check_head(bytes.fromhex(start) + bytes(100), "audio/mpeg")
+
+
+@pytest.mark.parametrize("start", ["fff1", "fff1504c", "ffea90c4", "fff3f4c4", "fff304c4", "fff38cc4", "fefb90c4"])
+def test_other_bytes_are_no_sound_of_layer_iii(start: str) -> None:
+    with pytest.raises(UnsupportedMediaType):
+        check_head(bytes.fromhex(start) + bytes(100 if len(start) > 4 else 0), "audio/mpeg")
+
+
+def test_a_file_without_a_type_gets_the_one_that_its_plan_allows() -> None:
+    speech = iso_media(b"M4A ", b"isom")
+    for allowed, found in (
+        ({"audio/mp4"}, "audio/mp4"),
+        ({"audio/mp4", "video/mp4"}, "video/mp4"),
+        ({"audio/mp4", "image/png"}, "audio/mp4"),
+        ({"image/png"}, None),
+        ({"audio/mp4", "application/octet-stream"}, None),
+    ):
+        assert guess_type(speech, Uploads(content_types=frozenset(allowed))) == found
+
+
 @pytest.mark.parametrize("head", [b"GIF87a", b"GIF89a"])
 def test_both_kinds_of_gif_are_recognized(head: bytes) -> None:
     check_head(head + bytes(20), "image/gif")
@@ -131,6 +196,8 @@ NAMES_OF_TYPES = {
     "image/png": ["image/x-png", "image/png;charset=utf-8"],
     "image/heic": ["image/heif"],
     "audio/wav": ["audio/x-wav", "audio/vnd.wave"],
+    "audio/mp4": ["audio/m4a", "audio/x-m4a"],
+    "image/jp2": ["image/jpeg2000"],
 }
 
 

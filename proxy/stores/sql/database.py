@@ -278,9 +278,11 @@ class _Translation:
             self._seconds.observe(perf_counter() - self._started)
         if isinstance(error, (SQLAlchemyError, DriverFailed, sqlite3.Error, OSError, TimeoutError, OverflowError)):
             # Each call fails while the database is away.
-            if failures := self._log_limit.count(problem := _cause(error)):
-                _log.error("database failed", extra={"log_fields": {"problem": problem, "failures": failures}})
-            state = _state_of(error)
+            problem, code = _cause(error), _code_of(error)
+            if failures := self._log_limit.count((problem, code)):
+                fields = {"problem": problem, "code": code, "failures": failures}
+                _log.error("database failed", extra={"log_fields": fields})
+            state = (code or "")[:2]
             if isinstance(getattr(error, "orig", error), _REFUSALS) or state in _REFUSAL_STATES:
                 raise DataRefused("The proxy's database does not take that.") from None
             if state == _ROLLBACK_STATE:
@@ -289,9 +291,10 @@ class _Translation:
             raise kind_of("The proxy's database does not answer; try again shortly.") from None
 
 
-def _state_of(error: BaseException) -> str:
-    """The class of PostgreSQL's code for an error; '' if it has none."""
-    return (getattr(getattr(error, "orig", error), "sqlstate", None) or "")[:2]
+def _code_of(error: BaseException) -> str | None:
+    """The database's own code for an error: PostgreSQL's SQLSTATE, or SQLite's name; None if it came from elsewhere."""
+    original = getattr(error, "orig", error)
+    return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
 
 
 def _cause(error: BaseException) -> str:
