@@ -122,7 +122,7 @@ class Worker(Process):
             return False
 
     def is_serving(self, seconds: float) -> bool:
-        """Whether it says now that it serves; an answer to an earlier question, from while it started, does not count."""
+        """Whether it says now that it serves; an answer from while it started, to an earlier question, is none."""
         with contextlib.suppress(OSError, EOFError):
             if self._is_asked and self.parent_conn.poll(seconds):
                 self.parent_conn.recv()
