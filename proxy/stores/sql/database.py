@@ -1,23 +1,19 @@
-"""The database as the stores use it, and the border where its errors become ours."""
+"""The database as the stores use it."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from time import perf_counter
 from typing import TypeVar
 
 from sqlalchemy import Connection, Dialect
-from sqlalchemy.exc import SQLAlchemyError
 
-from proxy.errors import StoreUnavailable
-from proxy.stores.errors import DataRefused, DriverFailed, OutcomeUnknown, TransactionAborted
 from proxy.stores.sql.connection_timeout import ConnectionTimeout
 from proxy.stores.sql.engine import LOCK_SECONDS, AnyConnection, connect_ledger, create_engine, sqlite_location
 from proxy.stores.sql.sqlite import SqliteEngine, commit
+from proxy.stores.sql.translation import Translation
 from proxy.stores.sqlite.file import SqliteFile
 from proxy.stores.sqlite.location import SqliteLocation
 from proxy.stores.transaction import LedgerTransaction
@@ -25,18 +21,11 @@ from proxy.telemetry.instruments import Distribution, Distributions
 from proxy.telemetry.log_limit import LogLimit
 
 T = TypeVar("T")
-#: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
-#: constraints.
-_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
-_REFUSAL_STATES = ("22", "23")
 #: Transactions at once that are not the ledger's: of the twenty connections to PostgreSQL, and of the five to a SQLite
 #: file, where one waits for its turn with its connection open.
 MOST_BESIDE, MOST_BESIDE_IN_FILE = 8, 2
 #: How long a migration waits for another one of the same SQLite file.
 MIGRATION_SECONDS = 600.0
-#: Deadlocks, and transactions that cannot be put into an order.
-_ROLLBACK_STATE = "40"
-_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -77,8 +66,8 @@ class Database:
     def dialect(self) -> Dialect:
         return self.engine.dialect
 
-    def _translated(self, seconds: Distribution | None = None) -> _Translation:
-        return _Translation(self._log_limit, seconds)
+    def _translated(self, seconds: Distribution | None = None) -> Translation:
+        return Translation(self._log_limit, seconds)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AnyConnection]:
@@ -258,45 +247,3 @@ class Database:
         if self._ledger is not None:
             await self._ledger.close()
         await self.engine.dispose()
-
-
-class _Translation:
-    """Turns the driver's trouble into `StoreUnavailable`, without its text: that may quote values.
-
-    `seconds` gets how long the block takes.
-    """
-
-    def __init__(self, log_limit: LogLimit, seconds: Distribution | None) -> None:
-        self._log_limit = log_limit
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._started = perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if self._seconds is not None:
-            self._seconds.observe(perf_counter() - self._started)
-        if isinstance(error, (SQLAlchemyError, DriverFailed, sqlite3.Error, OSError, TimeoutError, OverflowError)):
-            # Each call fails while the database is away.
-            problem, code = _cause(error), _code_of(error)
-            if failures := self._log_limit.count((problem, code)):
-                fields = {"problem": problem, "code": code, "failures": failures}
-                _log.error("database failed", extra={"log_fields": fields})
-            state = (code or "")[:2]
-            if isinstance(getattr(error, "orig", error), _REFUSALS) or state in _REFUSAL_STATES:
-                raise DataRefused("The proxy's database does not take that.") from None
-            if state == _ROLLBACK_STATE:
-                raise TransactionAborted("The proxy's database is busy; try again shortly.") from None
-            kind_of = OutcomeUnknown if getattr(error, "is_in_doubt", False) else StoreUnavailable
-            raise kind_of("The proxy's database does not answer; try again shortly.") from None
-
-
-def _code_of(error: BaseException) -> str | None:
-    """The database's own code for an error: PostgreSQL's SQLSTATE, or SQLite's name; None if it came from elsewhere."""
-    original = getattr(error, "orig", error)
-    return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-
-
-def _cause(error: BaseException) -> str:
-    original = getattr(error, "orig", None)
-    return f"{type(error).__name__} ({type(original).__name__})" if original is not None else type(error).__name__
