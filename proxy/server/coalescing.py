@@ -4,6 +4,7 @@ last answer arrives."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Any
 
@@ -18,6 +19,36 @@ MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Sends what all connections of a listener wrote within one turn of the event loop, one behind the other.
+
+    The system spends less on these calls than on as many between which requests are worked on: its peers are awake.
+    """
+
+    def __init__(self) -> None:
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._waiting: list[CoalescingTransport] = []
+
+    def add(self, transport: CoalescingTransport) -> None:
+        """Send what waits at a transport soon."""
+        if not self._waiting:
+            self._call_soon(self._send)
+        self._waiting.append(transport)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for transport in waiting:
+            try:
+                transport.send_waiting()
+            except Exception:
+                # The others' answers are not to wait for it.
+                _log.exception("answer not sent")
+                transport.abort()
+
+
 class CoalescingTransport:
     """A transport that sends what is written within one turn of the event loop in one go.
 
@@ -25,6 +56,7 @@ class CoalescingTransport:
     longer than most of what the proxy does for a poll.
 
     Args:
+        outbox: of the listener.
         write_seconds: how long what is written may wait for the peer to take any of it. What waits in the system's
             buffer for a peer that takes nothing, or is out of reach, is for the system to watch (tcp(7),
             TCP_USER_TIMEOUT).
@@ -33,10 +65,9 @@ class CoalescingTransport:
         lingers: whether `close` waits for the peer to read the last answer; what the peer still sends is discarded.
     """
 
-    def __init__(self, transport: asyncio.Transport, write_seconds: float) -> None:
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox, write_seconds: float) -> None:
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._call_soon = self._loop.call_soon
+        self._outbox = outbox
         self._waiting: list[bytes] = []
         self._bytes = self._discarded = 0
         self._closing: asyncio.TimerHandle | None = None
@@ -50,42 +81,36 @@ class CoalescingTransport:
 
     def write(self, data: bytes) -> None:
         if not self._waiting:
-            self._call_soon(self._send)
+            self._outbox.add(self)
         self._waiting.append(data)
         self._bytes += len(data)
         if self._bytes > WAITING_BYTES:
-            self._send()
+            self.send_waiting()
 
-    def write_whole(self, data: bytes) -> None:
-        """Write what nothing else belongs to: it waits only behind what waits already."""
+    def send_waiting(self) -> None:
+        """Send what waits, unless the connection is closing."""
         if self._waiting:
-            self.write(data)
-        elif not self._transport.is_closing():
-            self._transport.write(data)
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+            if not self.is_closing():
+                self._transport.write(data)
 
     def is_closing(self) -> bool:
         return self._closing is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        self._send()
+        self.send_waiting()
         if not self.lingers or self.is_closing():
             self._transport.close()
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._transport.resume_reading()
-        self._closing = self._loop.call_later(LINGER_SECONDS, self._transport.close)
+        self._closing = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
 
     def discard(self, size: int) -> None:
         """Read on for a moment behind a last answer, so that it arrives; a peer that sends without end is cut off."""
         self._discarded += size
         if self._discarded > MAX_DISCARDED_BYTES:
             self._transport.abort()
-
-    def _send(self) -> None:
-        if self._waiting:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._bytes = 0
-            if not self._transport.is_closing():
-                self._transport.write(data)

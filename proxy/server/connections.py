@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from proxy.networks import Peer, TrustedNetworks, is_private, network
+from proxy.server.coalescing import Outbox
 from proxy.server.direct_body import LEAST_DIRECT_BYTES, BodyBuffers
 from proxy.telemetry.log_limit import LogLimit
 from proxy.telemetry.metrics import Metrics
@@ -100,6 +101,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
         self.body_buffers = BodyBuffers()
+        self.outbox = Outbox()
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()

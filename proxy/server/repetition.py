@@ -56,7 +56,7 @@ class RepetitionProtocol(LimitedHeadProtocol):
         answer = self._answer_again(request)
         if answer is not None:
             head = write_head(answer.status, (*self.server_state.default_headers, *answer.headers))
-            self.transport.write_whole(b"%b\r\n\r\n%b" % (head, answer.body))
+            self.transport.write(b"%b\r\n\r\n%b" % (head, answer.body))
             self.on_response_complete()
             return
         before = self.cycle
