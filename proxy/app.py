@@ -200,13 +200,7 @@ def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | No
         origins=origins,
     )
     cdn = Middleware(CdnTargets, files=parts.files, public_url=server.public_url)
-    repeated = Middleware(
-        RepeatedPolls,
-        cache=parts.poll_cache,
-        hub=parts.hub,
-        limiter=parts.limiter,
-        settlement=parts.settlement,
-    )
+    repeated = Middleware(RepeatedPolls, cache=parts.poll_cache, hub=parts.hub, limiter=parts.limiter)
     tracing = trace_calls(traces, parts.recognizer.recall)
     return [context, *tracing, cors, errors, cdn, limit, repeated]
 

@@ -248,7 +248,7 @@ class Container:
 
     @cached_property
     def instant_polls(self) -> InstantPolls:
-        return InstantPolls(self.poll_cache, self.hub, self.limiter, self.settlement, self.metrics, self.drain)
+        return InstantPolls(self.poll_cache, self.hub, self.limiter, self.metrics, self.drain)
 
     @cached_property
     def model_handler(self) -> ModelHandler:

@@ -64,8 +64,6 @@ class JobHandler:
             update = await cancel_on_disconnect(call.disconnect, self._hub.get_or_watch(job))
         else:
             quiet(call.request.scope)
-            if not update.is_last:
-                await self._settlement.renew_lease(job)
         if update is not None:
             query = StatusQuery(job, call.target.logs, call.form)
             self._poll_cache.remember(call, query)

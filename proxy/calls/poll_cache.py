@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,12 +28,12 @@ from proxy.http.reply import Reply
 from proxy.http.request_ids import new_request_id
 from proxy.http.scope import SHOWN
 from proxy.jobs.hub import Hub
-from proxy.jobs.settlement import Settlement
 from proxy.jobs.updates import Update
-from proxy.limits.rates import RateLimiter
+from proxy.limits.rates import RateLimiter, write_policy
 from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
 from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
+from proxy.server.heads import write_lines
 from proxy.stores.counters import Window
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Session
@@ -46,8 +47,28 @@ _KEEPS_CONNECTION = (b"connection", b"keep-alive")
 _access = logging.getLogger("proxy.access")
 
 
-class Poll(NamedTuple):
-    """What is known of a poll: whose it is, what it asks, what it counts against, what is shown and logged of it."""
+class Written(NamedTuple):
+    """The answer to a poll for as long as the state of its job is the same.
+
+    Attributes:
+        before: the lines of its head before that of the request's id.
+        after: those behind it, up to what is left of the limits.
+    """
+
+    update: Update
+    status: int
+    before: bytes
+    after: bytes
+    body: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Poll:
+    """What is known of a poll: whose it is, what it asks, what it counts against, what is shown and logged of it.
+
+    Attributes:
+        written: its last answer.
+    """
 
     session: Session
     query: StatusQuery
@@ -57,6 +78,20 @@ class Poll(NamedTuple):
     shown: list[tuple[bytes, bytes]]
     log_fields: dict[str, Any]
     quotas: SessionQuotas | None = None
+    written: Written | None = None
+
+    def write(self, update: Update) -> Written:
+        """Write the answer of a moment, or find it written: nine in ten are as the one before."""
+        written = self.written
+        if written is None or written.update is not update:
+            outcome = answer_status(self.query, update)
+            before = Reply(outcome.status, outcome.headers, outcome.body).raw_headers
+            after = list(self.shown)
+            if self.windows:
+                after.append((b"ratelimit-policy", write_policy(self.scopes, self.windows)))
+            written = Written(update, outcome.status, write_lines(before), write_lines(after), outcome.body)
+            self.written = written
+        return written
 
 
 class PollCache:
@@ -109,19 +144,10 @@ class PollCache:
 class InstantPolls:
     """Answers the polls that are known and need no waiting."""
 
-    def __init__(
-        self,
-        cache: PollCache,
-        hub: Hub,
-        limiter: RateLimiter,
-        settlement: Settlement,
-        metrics: Metrics,
-        drain: Drain,
-    ) -> None:
+    def __init__(self, cache: PollCache, hub: Hub, limiter: RateLimiter, metrics: Metrics, drain: Drain) -> None:
         self._cache = cache
         self._hub = hub
         self._limiter = limiter
-        self._settlement = settlement
         self._metrics = metrics
         self._drain = drain
 
@@ -136,30 +162,28 @@ class InstantPolls:
         if poll is None or poll.quotas is not None or self._drain.started.is_set():
             return None
         update = self._hub.cached(poll.query.job)
-        if update is None or not (update.is_last or self._settlement.is_lease_fresh(poll.query.job)):
+        if update is None or _access.isEnabledFor(logging.DEBUG):
             return None
-        if _access.isEnabledFor(logging.DEBUG):
-            return None
-        allowance = self._limiter.count_now(poll.scopes, poll.windows)
-        if allowance is None:
-            return None
-        outcome = answer_status(poll.query, update)
-        reply = Reply(outcome.status, outcome.headers, outcome.body)
-        request_id = (b"x-request-id", new_request_id().encode("ascii"))
-        headers = [*reply.raw_headers, request_id, *poll.shown, *allowance]
-        self._metrics.count_answer(poll.route.path, outcome.status, time.perf_counter() - started)
-        return Answer(outcome.status, headers, outcome.body)
+        left = b""
+        if poll.windows:
+            allowance = self._limiter.count_now(poll.scopes, poll.windows)
+            if allowance is None:
+                return None
+            left = b"\r\nratelimit: " + allowance.write_least()
+        _, status, before, after, body = poll.write(update)
+        lines = b"%b\r\nx-request-id: %b%b%b" % (before, new_request_id().encode("ascii"), after, left)
+        self._metrics.count_answer(poll.route.path, status, time.perf_counter() - started)
+        return Answer(status, lines, body)
 
 
 class RepeatedPolls:
     """ASGI, next to the routes: answers the polls that are known."""
 
-    def __init__(self, app: ASGIApp, cache: PollCache, hub: Hub, limiter: RateLimiter, settlement: Settlement) -> None:
+    def __init__(self, app: ASGIApp, cache: PollCache, hub: Hub, limiter: RateLimiter) -> None:
         self._app = app
         self._cache = cache
         self._hub = hub
         self._limiter = limiter
-        self._settlement = settlement
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         request = scope.get("extensions", {}).get(EXTENSION)
@@ -175,8 +199,6 @@ class RepeatedPolls:
         if poll.quotas is not None:
             scope["state"][SESSION_QUOTAS] = poll.quotas
         await self._limiter.count(scope, poll.scopes, poll.windows)
-        if not update.is_last:
-            await self._settlement.renew_lease(poll.query.job)
         outcome = answer_status(poll.query, update)
         await Reply(outcome.status, outcome.headers, outcome.body)(scope, receive, send)
 

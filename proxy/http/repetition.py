@@ -29,10 +29,14 @@ class WholeRequest(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer.
+
+    Attributes:
+        lines: of its head, as `write_lines` of the server writes them; the server adds its own.
+    """
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    lines: bytes
     body: bytes
 
 

@@ -15,18 +15,16 @@ class History:
 
     Attributes:
         count: how many there were, those that were let go included.
+        latest: the last one.
     """
 
-    __slots__ = ("_log", "_recent", "count")
+    __slots__ = ("_log", "_recent", "count", "latest")
 
     def __init__(self) -> None:
         self._log = Log()
         self._recent: list[Update] = []
         self.count = 0
-
-    @property
-    def latest(self) -> Update | None:
-        return self._recent[-1] if self._recent else None
+        self.latest: Update | None = None
 
     def after(self, number: int) -> tuple[int, Update]:
         """The update behind the one with this number, and its own number: the latest if it was let go."""
@@ -47,6 +45,7 @@ class History:
     def add(self, update: Update) -> None:
         self._recent = [*self._recent[1 - MOST_LAG :], update]
         self.count += 1
+        self.latest = update
 
     def take(self, endpoint: str, document: dict[str, Any], *, has_gap: bool) -> bool:
         """Take up what fal says of the job; whether that is news.

@@ -72,10 +72,11 @@ class Hub:
         return len(self._watches)
 
     def cached(self, job: Job) -> Update | None:
-        """Give the state of a job, if it is known as well here as at fal."""
-        watch = self._watches.get(_id(job))
+        """Give the state of a job, if it is known as well here as at fal. `sweep` renews the lease of such a job."""
+        id_ = job.request_id or ""
+        watch = self._watches.get(id_)
         if watch is None:
-            return self._ended.get(_id(job))
+            return self._ended.get(id_)
         watch.used_at = self._clock.now()
         latest = watch.latest
         return latest if latest is not None and (watch.is_live or latest.is_last) else None

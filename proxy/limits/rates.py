@@ -58,20 +58,22 @@ class Allowance(NamedTuple):
     hit: Hit
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """Give `RateLimit-Policy`, which names every limit, and `RateLimit`: the one that is nearest to its end."""
+        """Give `RateLimit-Policy`, which names every limit, and `RateLimit`."""
+        return [(b"ratelimit-policy", write_policy(self.scopes, self.windows)), (b"ratelimit", self.write_least())]
+
+    def write_least(self) -> bytes:
+        """Write what is left of the limit that is nearest to its end: the value of `RateLimit`."""
         least = 0
         if len(self.windows) > 1:
             shares = [left / one.limit for left, one in zip(self.hit.remaining, self.windows, strict=True)]
             least = shares.index(min(shares))
         remaining, reset = self.hit.remaining[least], max(0, round(self.hit.reset_after[least] + 0.4999))
-        return [
-            (b"ratelimit-policy", _policy(self.scopes, self.windows)),
-            (b"ratelimit", f'"{self.scopes[least]}";r={remaining};t={reset}'.encode("ascii")),
-        ]
+        return f'"{self.scopes[least]}";r={remaining};t={reset}'.encode("ascii")
 
 
 @lru_cache(maxsize=256)
-def _policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> bytes:
+def write_policy(scopes: tuple[str, ...], windows: tuple[Window, ...]) -> bytes:
+    """Write what the limits of some scopes are: the value of `RateLimit-Policy`."""
     named = zip(scopes, windows, strict=True)
     return ", ".join(f'"{scope}";q={one.limit};w={one.seconds}' for scope, one in named).encode("ascii")
 
@@ -198,15 +200,13 @@ class RateLimiter:
                 scope="tenant" if name == "guests" else name,
             )
 
-    def count_now(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> list[tuple[bytes, bytes]] | None:
-        """Count one call without waiting, and give what its response says of what is left.
+    def count_now(self, scopes: tuple[str, ...], listed: tuple[Window, ...]) -> Allowance | None:
+        """Count one call without waiting in the windows of some scopes, of which there is at least one.
 
         None if the counters have to be waited for, or a window is full: nothing was counted.
         """
-        if not listed:
-            return []
         hit = self._counters.hit_now(listed, self._clock.now())
-        return None if hit is None or hit.refused is not None else Allowance(scopes, listed, hit).raw_headers()
+        return None if hit is None or hit.refused is not None else Allowance(scopes, listed, hit)
 
 
 _SPOKEN = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.http.disconnect import Disconnect
-from proxy.server.heads import first_value, values_in, write_head
+from proxy.server.heads import begin_head, first_value, values_in, write_lines
 
 if TYPE_CHECKING:
     from proxy.server.coalescing import CoalescingTransport
@@ -83,7 +83,7 @@ class Exchange(RequestResponseCycle):
         if self.more_body:
             self.keep_alive = False
             self.transport.lingers = True
-        head = write_head(status, (*self.default_headers, *headers))
+        head = begin_head(status, self.default_headers) + write_lines(headers)
         self._read_length(head)
         if _CONNECTION in head and _closes(head):
             self.keep_alive = False

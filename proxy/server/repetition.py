@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from proxy.http.repetition import EXTENSION, MOST_BYTES, AnswerAgain, WholeRequest
 from proxy.server.connections import Connections
 from proxy.server.exchange import Exchange
-from proxy.server.heads import write_head
+from proxy.server.heads import begin_head
 from proxy.server.protocol import LimitedHeadProtocol
 
 
@@ -55,8 +55,9 @@ class RepetitionProtocol(LimitedHeadProtocol):
         request = WholeRequest(data, self._host)
         answer = self._answer_again(request)
         if answer is not None:
-            head = write_head(answer.status, (*self.server_state.default_headers, *answer.headers))
-            self.transport.write(b"%b\r\n\r\n%b" % (head, answer.body))
+            status, lines, body = answer
+            head = begin_head(status, self.server_state.default_headers)
+            self.transport.write(b"%b%b\r\n\r\n%b" % (head, lines, body))
             self.on_response_complete()
             return
         before = self.cycle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -214,19 +215,13 @@ class Remembered:
             subject="alice",
             session=Session("s", "acme", "alice", 0, self.clock.now() + 60),
         )
-        self.is_lease_fresh = True
-        settlement: Any = SimpleNamespace(renew_lease=self._renew_lease, is_lease_fresh=lambda job: self.is_lease_fresh)
         directory: Any = SimpleNamespace(young=lambda: self.snapshot)
         limiter = RateLimiter(MemoryCounters(), self.clock)
         self.known = PollCache(directory, limiter, self.clock)
         hub: Any = SimpleNamespace(cached=lambda job: self.update)
-        self.repeats = RepeatedPolls(self._route, self.known, hub, limiter, settlement)
+        self.repeats = RepeatedPolls(self._route, self.known, hub, limiter)
         self.metrics, self.drain = Metrics(), Drain(1)
-        self.instant = InstantPolls(self.known, hub, limiter, settlement, self.metrics, self.drain)
-        self.renewed = 0
-
-    async def _renew_lease(self, job: Job) -> None:
-        self.renewed += 1
+        self.instant = InstantPolls(self.known, hub, limiter, self.metrics, self.drain)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
@@ -254,6 +249,13 @@ def _whole(path: str = "/", headers: Mapping[str, str] | None = None) -> WholeRe
     return WholeRequest(f"GET {path} {headers or {}}".encode(), "::1")
 
 
+def _headers_in(lines: bytes) -> dict[bytes, bytes]:
+    """The headers that an answer has, each on a line behind the end of another."""
+    nothing, *found = lines.split(b"\r\n")
+    assert nothing == b""
+    return dict(line.split(b": ", 1) for line in found)  # type: ignore[misc]
+
+
 @pytest.fixture
 def remembered() -> Remembered:
     return Remembered()
@@ -262,7 +264,7 @@ def remembered() -> Remembered:
 @pytest.mark.anyio
 async def test_a_repeated_poll_is_answered_from_memory(remembered: Remembered) -> None:
     states = [await remembered.get() for _ in range(3)]
-    assert remembered.asked == 1 and remembered.renewed == 2
+    assert remembered.asked == 1
     # Its line in the access log is at debug level only.
     assert [state.get("quiet") for state in states] == [None, True, True]
     # A field that is set on one request is not on the next.
@@ -338,7 +340,7 @@ async def test_a_known_poll_is_answered_at_once_and_counted(remembered: Remember
     first, second = (remembered.instant.answer(_whole()) for _ in range(2))
     assert isinstance(first, Answer) and isinstance(second, Answer)
     assert (first.status, first.body) == (202, b'{"status":"IN_PROGRESS"}')
-    headers, later = dict(first.headers), dict(second.headers)
+    headers, later = _headers_in(first.lines), _headers_in(second.lines)
     assert headers[b"vary"] == b"Origin" and headers[b"content-length"] == b"24"
     assert b"first" != headers[b"x-request-id"] != later[b"x-request-id"]
     assert (headers[b"ratelimit"][:15], later[b"ratelimit"][:15]) == (b'"session";r=999', b'"session";r=998')
@@ -347,12 +349,31 @@ async def test_a_known_poll_is_answered_at_once_and_counted(remembered: Remember
 
 
 @pytest.mark.anyio
+async def test_a_known_poll_is_answered_with_the_state_of_its_moment(remembered: Remembered) -> None:
+    """Its answer is kept for as long as the state is the same, and no longer."""
+    await remembered.get()
+    states: list[dict[str, Any]] = [{"status": "IN_PROGRESS"}, {"status": "IN_PROGRESS", "queue_position": 1}]
+    for document, status in (*((state, 202) for state in states), ({"status": "COMPLETED"}, 200)):
+        remembered.update = Update(NEXT, document, Log(), 0)
+        for _ in range(2):
+            answer = remembered.instant.answer(_whole())
+            assert answer is not None and (answer.status, json.loads(answer.body)) == (status, document)
+            assert int(_headers_in(answer.lines)[b"content-length"]) == len(answer.body)
+
+
+@pytest.mark.anyio
+async def test_a_known_poll_without_limits_says_nothing_of_them(remembered: Remembered) -> None:
+    remembered.caller.terms.polls = ()
+    await remembered.get()
+    answer = remembered.instant.answer(_whole())
+    assert answer is not None and not any(name.startswith(b"ratelimit") for name in _headers_in(answer.lines))
+
+
+@pytest.mark.anyio
 async def test_a_poll_that_has_to_wait_or_is_refused_is_not_answered_at_once(remembered: Remembered) -> None:
     await remembered.get()
     assert remembered.instant.answer(WholeRequest(_whole().data, "::2")) is None
-    remembered.is_lease_fresh = False
-    assert remembered.instant.answer(_whole()) is None
-    remembered.is_lease_fresh, remembered.update = True, None
+    remembered.update = None
     assert remembered.instant.answer(_whole()) is None
     remembered.update, known, remembered.snapshot = remembered.first, remembered.snapshot, None
     assert remembered.instant.answer(_whole()) is None

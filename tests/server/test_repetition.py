@@ -29,7 +29,7 @@ class Answers:
     def find(self, request: WholeRequest) -> Answer | None:
         self.asked.append(request)
         is_known = request.data == POLL
-        return Answer(202, [(b"content-length", b"5")], b"again") if is_known else None
+        return Answer(202, b"\r\ncontent-length: 5", b"again") if is_known else None
 
 
 @pytest.fixture
