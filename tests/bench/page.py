@@ -71,9 +71,9 @@ These figures compare the program with and without one part, by its processor ti
   time as when it parsed each poll and only then found it in the same memory. Where a poll has to wait, as for Redis, it
   is parsed. That memory alone makes a poll 1.70 times as fast, without sockets.
 - Such a poll takes 28 % less since its answer is written once for each state of its job, and only its id and what is
-  left of its limits are new (6.5 µs of Python became 4.0), and since what all connections write in one turn of the event
-  loop is sent at its end: between two calls of the system for sending, other work would cool the caches and let the
-  peers fall asleep. A whole job takes 14 % less by both.
+  left of its limits are new (6.5 µs of Python became 4.0), and since what all connections write in one turn of the
+  event loop is sent at its end: between two calls of the system for sending, other work would cool the caches and let
+  the peers fall asleep. A whole job takes 14 % less by both.
 - A request's log line takes 10 µs instead of 20 µs, as it goes to the program's log handler without a log record.
 - Garbage collections look at new objects only. While a process remembers 60,000 jobs, none takes longer than 0.8 ms,
   where one took 82 ms, and all together take 45 ms instead of 109.

@@ -76,6 +76,7 @@ async def test_a_job_without_readers_is_forgotten() -> None:
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
         assert bench.hub.cached(JOB), "it was asked for just now"
+        assert bench.recorder.living == [JOB.id], "the slot of a job that polls ask for is kept"
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
         assert len(bench.hub) == 1
