@@ -23,6 +23,7 @@ from proxy.calls.call import Call
 from proxy.calls.polls import StatusQuery, answer_status
 from proxy.clock import Clock
 from proxy.drain import Drain
+from proxy.http.header_lines import write_lines
 from proxy.http.repetition import EXTENSION, Answer, WholeRequest
 from proxy.http.reply import Reply
 from proxy.http.request_ids import new_request_id
@@ -33,7 +34,6 @@ from proxy.limits.rates import RateLimiter, write_policy
 from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
 from proxy.log_context import FIELDS, quiet
 from proxy.networks import network
-from proxy.server.heads import write_lines
 from proxy.stores.counters import Window
 from proxy.telemetry.metrics import Metrics
 from proxy.tenants.caller import Session

@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     """A whole answer.
 
     Attributes:
-        lines: of its head, as `write_lines` of the server writes them; the server adds its own.
+        lines: of its head, as `write_lines` writes them; the server adds its own.
     """
 
     status: int

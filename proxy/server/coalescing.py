@@ -26,9 +26,13 @@ class Outbox:
     """Sends what all connections of a listener wrote within one turn of the event loop, one behind the other.
 
     The system spends less on these calls than on as many between which requests are worked on: its peers are awake.
+
+    Attributes:
+        write_seconds: how long what is written may wait for the peer to take any of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, write_seconds: float) -> None:
+        self.write_seconds = write_seconds
         self._call_soon = asyncio.get_running_loop().call_soon
         self._waiting: list[CoalescingTransport] = []
 
@@ -55,17 +59,17 @@ class CoalescingTransport:
     uvicorn writes the head and the body of an answer each for itself, and each costs a call of the system that takes
     longer than most of what the proxy does for a poll.
 
+    What waits in the system's buffer for a peer that takes nothing, or is out of reach, is for the system to watch
+    (tcp(7), TCP_USER_TIMEOUT).
+
     Args:
         outbox: of the listener.
-        write_seconds: how long what is written may wait for the peer to take any of it. What waits in the system's
-            buffer for a peer that takes nothing, or is out of reach, is for the system to watch (tcp(7),
-            TCP_USER_TIMEOUT).
 
     Attributes:
         lingers: whether `close` waits for the peer to read the last answer; what the peer still sends is discarded.
     """
 
-    def __init__(self, transport: asyncio.Transport, outbox: Outbox, write_seconds: float) -> None:
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
         self._transport = transport
         self._outbox = outbox
         self._waiting: list[bytes] = []
@@ -74,7 +78,7 @@ class CoalescingTransport:
         self.lingers = False
         connection = transport.get_extra_info("socket")
         if _USER_TIMEOUT is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(write_seconds * 1000))
+            connection.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(outbox.write_seconds * 1000))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -101,7 +101,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
         self.body_buffers = BodyBuffers()
-        self.outbox = Outbox()
+        self.outbox = Outbox(limits.write_seconds)
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()

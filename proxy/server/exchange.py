@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.http.disconnect import Disconnect
-from proxy.server.heads import begin_head, first_value, values_in, write_lines
+from proxy.http.header_lines import write_lines
+from proxy.server.heads import begin_head, first_value, values_in
 
 if TYPE_CHECKING:
     from proxy.server.coalescing import CoalescingTransport

@@ -78,8 +78,7 @@ class LimitedHeadProtocol(AsgiProtocol):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        joined = CoalescingTransport(transport, self._registry.outbox, self._limits.write_seconds)
-        super().connection_made(joined)  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport, self._registry.outbox))  # type: ignore[arg-type]
         if self._registry.admit(self, self.client):
             self.deadline = self._time() + self._limits.connect_seconds
         elif not self._registry.may_answer_refusal():

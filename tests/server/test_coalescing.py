@@ -44,8 +44,8 @@ def connection() -> Iterator[socket.socket]:
 
 async def test_what_is_written_in_one_turn_is_sent_at_its_end(connection: socket.socket) -> None:
     sent: list[tuple[str, bytes]] = []
-    outbox = Outbox()
-    first, second = (CoalescingTransport(Wire(name, sent, connection, fails=False), outbox, 60) for name in "ab")
+    outbox = Outbox(60)
+    first, second = (CoalescingTransport(Wire(name, sent, connection, fails=False), outbox) for name in "ab")
     first.write(b"head")
     second.write(b"answer")
     first.write(b"body")
@@ -59,7 +59,7 @@ async def test_what_is_written_in_one_turn_is_sent_at_its_end(connection: socket
 
 async def test_a_large_piece_does_not_wait(connection: socket.socket) -> None:
     sent: list[tuple[str, bytes]] = []
-    transport = CoalescingTransport(Wire("a", sent, connection, fails=False), Outbox(), 60)
+    transport = CoalescingTransport(Wire("a", sent, connection, fails=False), Outbox(60))
     transport.write(b"head")
     transport.write(bytes(WAITING_BYTES))
     assert sent == [("a", b"head" + bytes(WAITING_BYTES))]
@@ -69,10 +69,10 @@ async def test_a_connection_that_cannot_send_holds_up_no_other(
     connection: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[tuple[str, bytes]] = []
-    outbox = Outbox()
+    outbox = Outbox(60)
     wires = [Wire(name, sent, connection, fails=name == "b") for name in "abc"]
     for wire in wires:
-        CoalescingTransport(wire, outbox, 60).write(b"answer")
+        CoalescingTransport(wire, outbox).write(b"answer")
     await asyncio.sleep(0)
     assert sent == [("a", b"answer"), ("c", b"answer")]
     assert [wire.is_aborted for wire in wires] == [False, True, False]
