@@ -26,8 +26,10 @@ from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import MOST_BESIDE_IN_FILE, Database
 from proxy.stores.sql.schema import jobs
 from proxy.stores.sql.sqlite import CONNECTIONS, WAIT_SECONDS
+from proxy.stores.sqlite.connection import LedgerConnection
 from proxy.stores.sqlite.file import LONG_LOG, LONGEST_LOG, OLD_ROWS, TIDY_AFTER
 from proxy.stores.sqlite.location import SqliteLocation, keep_private
+from proxy.stores.sqlite.log_hold import LogHold
 from proxy.stores.transaction import LedgerTransaction
 from tests.stores.conftest import OpenStores
 from tests.stores.expired import expiry, remove
@@ -168,13 +170,56 @@ async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_aga
     assert await database.run(look) is not here
     assert await database.run(write) is not here
     assert await database.run(write) is here
-    # While it is tidied up, it may begin again at any moment.
+
+
+async def test_the_log_does_not_begin_again_while_it_is_tidied_up(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores
+) -> None:
+    """Calls go on in the event loop meanwhile, which must not wait for the disk."""
+    url = sqlite_databases.migrated()
+    location = SqliteLocation(str(path_of(url)))
+    ledger, others = LedgerConnection(location.connect(0)), location.connect(0)
+    hold = LogHold(location, 0)
+
+    def write(name: str) -> None:
+        ledger.begin()
+        ledger.commit(adding(name))
+
+    def tidy_up() -> None:
+        ((is_held_up, pages, tidied),) = others.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        assert (is_held_up, pages) == (0, tidied)
+
+    write("first")
+    before = restarts(path_of(url))
+    for name in ("second", "third"):
+        hold.take()
+        tidy_up()
+        write(name)
+        assert restarts(path_of(url)) == before
+    hold.release()
+    tidy_up()
+    write("fourth")
+    assert restarts(path_of(url)) == before + 1
+    assert {one.id for one in await open_stores(url).ledger.open_jobs()} == {"first", "second", "third", "fourth"}
+    for one in (ledger, others, hold):
+        one.close()
+
+
+async def test_calls_stay_in_the_event_loop_while_the_log_is_tidied_up(database: Database) -> None:
+    starts, here = itertools.count(), threading.current_thread()
+
+    def write(transaction: LedgerTransaction) -> threading.Thread:
+        transaction.create_accounts([REQUESTS._replace(window_start=next(starts))])
+        return threading.current_thread()
+
     for _ in range(TIDY_AFTER):
-        writer = await database.run(write)
-        await asyncio.sleep(0)
-        if writer is not here:
-            break
-    assert writer is not here
+        await database.run(write)
+    before = restarts(path_of(database._url))
+    # Now it begins.
+    await asyncio.sleep(0)
+    assert await database.run(write) is here
+    await database.wait_until_tidy()
+    assert restarts(path_of(database._url)) == before
 
 
 def restarts(path: Path) -> int:

@@ -4,7 +4,8 @@ The ledger writes from the event loop itself: nothing is waited for there but th
 that SQLite writes ahead goes to the disk when it is tidied up, and handing a transaction to a thread and back takes
 several times as long as the transaction. What can take long is left to a thread: to wait for the lock that another
 process has, to change many rows, to tidy up the log, and the transaction after that. It begins the log from the start
-again, and SQLite waits for the disk before it overwrites what may still be needed after a power cut.
+again, and SQLite waits for the disk before it overwrites what may still be needed after a power cut. While the log is
+tidied up, a reader holds it, so that it cannot begin again meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 from proxy.stores.sqlite.connection import LedgerConnection
 from proxy.stores.sqlite.location import SqliteLocation
+from proxy.stores.sqlite.log_hold import LogHold
 from proxy.stores.transaction import LedgerTransaction
 
 #: Transactions after which the log is tidied up beside the writing; each writes some pages.
@@ -29,9 +31,9 @@ TIDY_AFTER = 200
 MANY_ROWS, OLD_ROWS = 10, 3
 #: Pages of four kilobytes. A log that grows while it is tidied up never starts over: from the first length on it is
 #: tidied up again and again, until nothing was written meanwhile, but not more often than this.
-LONG_LOG, TRIES = 12_000, 8
+LONG_LOG, TRIES = 16_000, 8
 #: From this length on the log is held for the few milliseconds that the rest takes.
-LONGEST_LOG = 20_000
+LONGEST_LOG = 24_000
 #: What a call writes to the log, and more: the bytes that a disk must have room for.
 ROOM = 65_536
 T = TypeVar("T")
@@ -60,6 +62,7 @@ class SqliteFile:
         self._here: LedgerConnection | None = None
         self._there: LedgerConnection | None = None
         self._checkpoints: sqlite3.Connection | None = None
+        self._hold = LogHold(location, lock_seconds)
 
     @asynccontextmanager
     async def turn(self, transactions: int = 1) -> AsyncIterator[None]:
@@ -122,8 +125,8 @@ class SqliteFile:
         # Before its turn: what tidies up a long log takes one too.
         await self.wait_until_tidy()
         async with self.turn():
-            await self._checkpoint_beside("TRUNCATE")
             self._begins_again = True
+            await self._beside(self._truncate)
 
     async def try_out(self, work: Callable[[LedgerTransaction], object]) -> None:
         """Do `work` and take it back, and look whether the disk has room: SQLite writes at a commit only.
@@ -142,8 +145,7 @@ class SqliteFile:
             self._here.close()
         # After the work of one who was cancelled meanwhile.
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close_there)
-        if self._checkpoints is not None:
-            await asyncio.get_running_loop().run_in_executor(self._checkpointer, self._checkpoints.close)
+        await self._beside(self._close_beside)
         self._thread.shutdown(wait=False)
         self._checkpointer.shutdown(wait=False)
 
@@ -196,47 +198,67 @@ class SqliteFile:
             self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
-        # From now on, as the log can be wholly in the file a moment before this process hears of it.
-        self._begins_again = True
         try:
-            pages, tidied = await self._checkpoint_beside()
+            pages, tidied = await self._beside(self._checkpoint_held)
             if pages > LONG_LOG and await self._begin_log_again(pages):
                 return
+            # Before it is released.
             self._begins_again = pages == tidied
         except (sqlite3.Error, TimeoutError) as problem:
             # It is tried again, and a writer that makes the log far too long does it itself (see `SqliteLocation`).
+            self._begins_again = True
             fields = {"problem": type(problem).__name__}
             _log.warning("database log not checkpointed", extra={"log_fields": fields})
+        finally:
+            await self._beside(self._hold.release)
 
     async def _begin_log_again(self, pages: int) -> bool:
         """Tidy up a long log until nothing was written meanwhile, and begin it again; False if that does not come.
 
-        A log that is far too long is held for that.
+        Calls are kept from a log that is far too long until it has begun again.
         """
         is_quiet = False
         for _ in range(TRIES):
             before = pages
-            pages, tidied = await self._checkpoint_beside()
-            if is_quiet := before == pages == tidied:
+            pages, tidied = await self._beside(self._checkpoint_held)
+            is_quiet = before == pages == tidied
+            if is_quiet or pages > LONGEST_LOG:
                 break
         if not is_quiet and pages <= LONGEST_LOG:
             return False
         async with self.turn():
-            if not is_quiet:
-                await self._checkpoint_beside()
+            await self._beside(self._checkpoint_wholly)
             # SQLite waits for the disk now: better here than in the transaction of a call.
             await asyncio.get_running_loop().run_in_executor(self._thread, self._write_nothing)
         self._begins_again = False
         return True
 
-    async def _checkpoint_beside(self, how: str = "PASSIVE") -> tuple[int, int]:
-        return await asyncio.get_running_loop().run_in_executor(self._checkpointer, self._checkpoint, how)
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the thread that tidies up."""
+        return await asyncio.get_running_loop().run_in_executor(self._checkpointer, work)
 
     def _checkpoint(self, how: str = "PASSIVE") -> tuple[int, int]:
         """Bring what the log says into the file; tell how many pages the log has, and how many are in the file."""
         self._checkpoints = self._checkpoints or self._location.connect(self._lock_seconds)
         ((_, pages, tidied),) = self._checkpoints.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         return pages, tidied
+
+    def _checkpoint_held(self) -> tuple[int, int]:
+        self._hold.take()
+        return self._checkpoint()
+
+    def _checkpoint_wholly(self) -> None:
+        self._hold.release()
+        self._checkpoint()
+
+    def _truncate(self) -> None:
+        self._hold.release()
+        self._checkpoint("TRUNCATE")
+
+    def _close_beside(self) -> None:
+        self._hold.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
 
     def _write_nothing(self) -> None:
         self._of_the_thread().write_nothing()
