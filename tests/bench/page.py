@@ -80,7 +80,7 @@ These figures compare the program with and without one part, by its processor ti
 - The head of an answer is checked as a whole, with each name once: 16,000 instructions fewer than in uvicorn.
 - A run and a submit take 10 % less, since a body that has arrived with its head is read without a timer, the record of
   a call is a tuple, and the accounts that the calls of a transaction share are looked at once each.
-- On SQLite, a run takes 4 to 7 % less at full load, and a fifth less beside a busy disk, since calls are written by the
+- On SQLite, a run takes 4 to 7 % less at full load, and a tenth less beside a busy disk, since calls are written by the
   event loop also while the log is written into the file. A reader holds the log meanwhile, so that it cannot begin
   again, for which SQLite waits for the disk. Before, half of all transactions went to a thread on a busy disk.
 - A whole job takes 7 to 10 % less, a native job 18 % less, and an open stream 27.0 KiB of memory instead of 33.9, since
