@@ -30,10 +30,10 @@ def first_only(damage: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -
     return lambda number, pieces: damage(all_events(pieces)) if number == 0 else pieces
 
 
-async def sees_the_truth(wire: Wire, *, refuses: bool = False) -> Bench:
+async def sees_the_truth(wire: Wire, *, refuses: bool = False, silence_seconds: float = 0.2) -> Bench:
     fal = ScriptedFal(whole_life(), wire)
     fal.refuses = refuses
-    async with hub_before(fal, silence_seconds=0.2) as bench:
+    async with hub_before(fal, silence_seconds=silence_seconds) as bench:
         with_logs, without, native = await asyncio.gather(bench.fal_form(), bench.fal_form(logs=False), bench.native())
         statuses = [orjson.loads(event["data"]) for event in native if event.get("event") == "status"]
         for documents in (with_logs, statuses):
@@ -110,14 +110,15 @@ async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes,
     await sees_the_truth(first_only(litter), refuses=refuses)
 
 
+@pytest.mark.parametrize("in_one_piece", [False, True])
 @pytest.mark.parametrize("first", range(len(EVENTS) - 1))
-async def test_events_in_another_order(first: int) -> None:
+async def test_events_in_another_order(first: int, in_one_piece: bool) -> None:
     async def swap(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         order = list(EVENTS)
         order[first], order[first + 1] = order[first + 1], order[first]
-        for event in order:
-            yield event
+        for piece in [b"".join(order)] if in_one_piece else order:
+            yield piece
 
     fal = ScriptedFal(whole_life(), first_only(swap))
     async with hub_before(fal) as bench:
@@ -125,13 +126,15 @@ async def test_events_in_another_order(first: int) -> None:
         assert documents[-1]["status"] == "COMPLETED" and sorted(lines_of(documents)) == sorted(fal.lines())
 
 
+@pytest.mark.parametrize("in_one_piece", [False, True])
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-async def test_repeated_events_with_comments_and_any_line_end(line_end: bytes) -> None:
+async def test_repeated_events_with_comments_and_any_line_end(line_end: bytes, in_one_piece: bool) -> None:
+    repeated = [(b": ping\n\n" + event).replace(b"\n", line_end) for event in EVENTS for _ in range(2)]
+
     async def repeat_each(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
-        for event in EVENTS:
-            for _ in range(2):
-                yield (b": ping\n\n" + event).replace(b"\n", line_end)
+        for piece in [b"".join(repeated)] if in_one_piece else repeated:
+            yield piece
 
     bench = await sees_the_truth(first_only(repeat_each))
     assert bench.fal.calls.count("stream") == 1 and "status" not in bench.fal.calls
@@ -143,4 +146,5 @@ async def test_a_stream_that_stays_open_after_the_end() -> None:
             yield piece
         await asyncio.Event().wait()
 
-    await sees_the_truth(first_only(open_ended))
+    # Not the silence ends it.
+    await sees_the_truth(first_only(open_ended), silence_seconds=3600)

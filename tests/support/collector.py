@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +43,8 @@ class Collector:
     """What arrived so far."""
 
     def __init__(self) -> None:
+        self._answers = threading.Event()
+        self._answers.set()
         self.url = ""
         self.spans: list[Span] = []
         self.bodies: list[bytes] = []
@@ -56,11 +60,21 @@ class Collector:
     def _names(self) -> list[str]:
         return [span.name for span in self.spans]
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Answer nothing meanwhile."""
+        self._answers.clear()
+        try:
+            yield
+        finally:
+            self._answers.set()
+
     async def receive(self, request: Request) -> Response:
         body = await request.body()
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         self.bodies.append(body)
+        await asyncio.to_thread(self._answers.wait)
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
             resource = _attributes(group.resource.attributes)
             for scope in group.scope_spans:
