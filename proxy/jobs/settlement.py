@@ -58,6 +58,8 @@ class Settlement:
         self._clock = clock
         #: The jobs that are booked, with whether their lease was released too.
         self._ended: LRUCache[str, bool] = LRUCache(REMEMBERED)
+        #: Of jobs that are being booked. Their stream and their result often report the end in the same moment.
+        self._bookings: dict[str, asyncio.Future[Any]] = {}
         self._renewed: LRUCache[str, float] = LRUCache(REMEMBERED)
         self._on_started = on_started
         self._started: LRUCache[str, bool] = LRUCache(REMEMBERED)
@@ -74,7 +76,7 @@ class Settlement:
             reported["tokens"] = tokens * MILLION
         if seconds is not None:
             reported["compute_seconds"] = round(seconds * MILLION)
-        if job.id not in self._ended:
+        if job.id not in self._ended and job.id not in self._bookings:
             self._quotas.learned.add(job.size, reported)
         if seconds is not None:
             reported["usd"] = round(seconds * self._catalog.prices.get(job.endpoint, 0) * MILLION)
@@ -140,17 +142,25 @@ class Settlement:
         self._leases.hand_over(job)
 
     async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
+        if (earlier := self._bookings.get(job.id)) is not None:
+            # Not awaited itself: if this task is cancelled, the other one still waits for it.
+            await asyncio.wait({earlier})
         slot_is_free = self._ended.get(job.id)
         # First, so that it is on its way even if what follows is cancelled.
         booking = self._quotas.settle(job.id, used) if slot_is_free is None else None
-        if frees_slot and not slot_is_free:
-            await self.release_lease(job)
+        if booking is not None:
+            self._bookings[job.id] = booking
         try:
+            if frees_slot and not slot_is_free:
+                await self.release_lease(job)
             if booking is not None:
                 await booking
             self._ended[job.id] = bool(slot_is_free) or frees_slot
         except ProxyError as problem:
             _log.warning("settlement postponed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
+        finally:
+            if booking is not None:
+                self._bookings.pop(job.id, None)
 
     async def release_lease(self, job: Job) -> None:
         """End the lease of a job that is over at fal, whether or not it is known already what it used."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from asyncio import Future
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from proxy.catalog import TOKEN_FIELDS, Endpoint
@@ -25,6 +26,7 @@ from proxy.stores.ledger import (
     Granted,
     Job,
     Ledger,
+    Outcome,
     Reserve,
     Settle,
     SizeClass,
@@ -198,7 +200,7 @@ class Quotas:
             raise NotFound
         return not isinstance(outcome, Deferred)
 
-    def settle(self, job_id: str, used: Mapping[str, int] | None) -> Awaitable[object]:
+    def settle(self, job_id: str, used: Mapping[str, int] | None) -> Future[Outcome | Deferred]:
         """Book what was used, in millionths by unit, or with None free everything. Only the first settlement counts.
 
         It is on its way when this returns. If the database does not answer in time, it is booked as soon as it does.

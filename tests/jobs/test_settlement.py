@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from proxy.limits.learned import LEAST_CALLS
 from proxy.limits.leases import Leases
 from proxy.limits.quotas import MILLION, Quotas, new_job
 from proxy.stores.ledger import Job, SizeClass
+from proxy.stores.ledger_metrics import LedgerMetrics
 from proxy.stores.memory.counters import MemoryCounters
 from proxy.stores.sql import SqlStores
+from proxy.telemetry.metrics import Metrics
 from proxy.tenants.plans import Plan, Quota
 from proxy.tenants.terms import user_terms
 from tests.support.clock import MovableClock
@@ -41,6 +44,11 @@ class Till:
     quotas: Quotas
     stores: SqlStores
     clock: MovableClock
+    metrics: Metrics
+
+    def count_operations(self) -> float:
+        """How many operations the ledger did."""
+        return self.metrics.registry.get_sample_value("fal_proxy_queue_seconds_count", {"queue": "ledger"}) or 0
 
     async def reserved(self, endpoint: str = COUNTING) -> Job:
         job = new_job(user_terms(PLAN), Payer("acme", "alice"), "run", endpoint, RESERVED, self.clock.now())
@@ -60,13 +68,14 @@ class Till:
 
 @pytest.fixture
 async def till(sqlite_databases: SqliteDatabases) -> AsyncIterator[Till]:
-    stores, clock = SqlStores(sqlite_databases.migrated()), MovableClock()
-    quotas = Quotas(stores.ledger, clock)
+    stores, clock, metrics = SqlStores(sqlite_databases.migrated()), MovableClock(), Metrics()
+    quotas = Quotas(stores.ledger, clock, metrics=LedgerMetrics(metrics))
     yield Till(
         Settlement(quotas, Leases(MemoryCounters(), stores.ledger, clock), built_in(), clock),
         quotas,
         stores,
         clock,
+        metrics,
     )
     await quotas.close()
     await stores.close()
@@ -112,6 +121,29 @@ async def test_reported_use_is_learned_once_and_unreported_use_never(till: Till)
     assert learned.needs(size, RESERVED, 0) == RESERVED
     await ended("1.5", 7)
     assert learned.needs(size, RESERVED, 0) == {**RESERVED, "compute_seconds": 1_500_000, "tokens": 7_000_000}
+
+
+async def test_reports_at_the_same_moment_are_booked_once(till: Till) -> None:
+    """The stream of a job and its result say together that it is over: the first report is booked, and no other."""
+    job = await till.reserved()
+    by_stream = {"status": "COMPLETED", "metrics": {"inference_time": 2.5}}
+    reports = [
+        till.settlement.record_status(job, by_stream),
+        till.settlement.record_result(job, 200, "7", {}),
+        till.settlement.charge(job, seconds=9),
+    ]
+    await asyncio.gather(*reports)
+    assert (await till.booked(job))["compute_seconds"] == 2.5
+    assert till.count_operations() == 2
+
+
+async def test_a_report_that_is_given_up_is_booked_and_holds_up_no_other(till: Till) -> None:
+    job = await till.reserved()
+    given_up, other = (asyncio.create_task(till.settlement.charge(job, seconds=seconds)) for seconds in (2, 9))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await other
+    assert given_up.cancelled() and (await till.booked(job))["compute_seconds"] == 2
 
 
 async def test_without_units_the_duration_of_a_run_is_booked(till: Till) -> None:
