@@ -125,7 +125,7 @@ async def test_reported_use_is_learned_once_and_unreported_use_never(till: Till)
 
 async def test_reports_at_the_same_moment_are_booked_once(till: Till) -> None:
     """The stream of a job and its result say together that it is over: the first report is booked, and no other."""
-    job = await till.reserved()
+    job = await till.reserved(NEXT)
     by_stream = {"status": "COMPLETED", "metrics": {"inference_time": 2.5}}
     reports = [
         till.settlement.record_status(job, by_stream),
