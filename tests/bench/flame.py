@@ -1,7 +1,7 @@
 """Where the processor time of a call goes: `python -m tests.bench.flame`. Needs wrk, taskset and Node, and may trace.
 
-py-spy samples the proxy under load, in front of the static upstream. The shares by package go to
-build/bench-flame.json, and a flame graph of a run to docs/images/run-flame.svg.
+py-spy samples the proxy under load, in front of the static upstream: under runs, submits, polls, whole jobs and native
+jobs. The shares by package go to build/bench-flame.json, and a flame graph of a run to docs/images/run-flame.svg.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench.contestants import Contestant, fal_proxy
 from tests.bench.flame_graph import Frame, draw
+from tests.bench.native_jobs import run_native_jobs
 from tests.bench.processes import ROOT, static_fal
-from tests.bench.rounds import LOAD_CORE, PROXY_CORE, RUN, STATUS, SUBMIT, Workload, submitted_job, turn
+from tests.bench.rounds import JOBS, LOAD_CORE, PROXY_CORE, RUN, STATUS, SUBMIT, Workload, submitted_job, turn
 from tests.support.servers import free_port
 
 GRAPH = ROOT / "docs" / "images" / "run-flame.svg"
@@ -32,6 +34,10 @@ _PLACE = re.compile(r"\(proxy/(?P<package>\w+)[/.]")
 #: The last of what every stack begins with.
 _ROOT = "Runner.run (asyncio/"
 EVENT_LOOP = "the event loop and the kernel"
+
+
+#: Puts the proxy under load for so many seconds; gives the microseconds of its processor time for one call.
+Load = Callable[[int], float]
 
 
 class Stack(NamedTuple):
@@ -52,28 +58,40 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
         stack.enter_context(static_fal(port, LOAD_CORE, folder / "static-upstream.log"))
-        contestant = stack.enter_context(fal_proxy(f"http://127.0.0.1:{port}", PROXY_CORE, folder))
-        job = submitted_job(contestant)
-        for workload in (RUN, SUBMIT, STATUS):
-            undisturbed = turn(contestant, workload, job, options.seconds)
-            stacks = sampled(contestant, workload, job, options.seconds, folder / "stacks")
-            microseconds = round(1e6 / undisturbed["per_cpu_second"], 1)
-            report[workload.name] = {"microseconds": microseconds, "shares": shares_of(stacks)}
-            if workload is RUN:
+        upstream = f"http://127.0.0.1:{port}"
+        contestant = stack.enter_context(fal_proxy(upstream, PROXY_CORE, folder))
+        for name, load in list_loads(contestant, upstream).items():
+            microseconds = round(load(options.seconds), 1)
+            stacks = sample(contestant, load, options.seconds, folder / "stacks")
+            report[name] = {"microseconds": microseconds, "shares": shares_of(stacks)}
+            if name == RUN.name:
                 options.graph.write_text(draw(tree_of(stacks)))
     print(json.dumps(report, indent=2))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def sampled(contestant: Contestant, workload: Workload, job: str, seconds: int, output: Path) -> list[Stack]:
+def list_loads(contestant: Contestant, upstream: str) -> dict[str, Load]:
+    """What the proxy is sampled under, by name."""
+    job = submitted_job(contestant)
+    loads: dict[str, Load] = {
+        workload.name: partial(_repeat, contestant, workload, job) for workload in (RUN, SUBMIT, STATUS, JOBS)
+    }
+    return {**loads, "native job": partial(run_native_jobs, contestant, upstream)}
+
+
+def _repeat(contestant: Contestant, workload: Workload, job: str, seconds: int) -> float:
+    return float(1e6 / turn(contestant, workload, job, seconds)["per_cpu_second"])
+
+
+def sample(contestant: Contestant, load: Load, seconds: int, output: Path) -> list[Stack]:
     """Sample the proxy while it is under load."""
     command = [
         Path(sys.executable).with_name("py-spy"), "record", "--pid", str(contestant.process.pid), "--format", "raw",
         "--duration", str(seconds), "--rate", str(SAMPLES_PER_SECOND), "--output", output,
     ]  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(turn, contestant, workload, job, seconds + 2)
+        loading = pool.submit(load, seconds + 2)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         loading.result()
     return list(read_stacks(output.read_text().splitlines()))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Sequence
-from itertools import islice, repeat
+import time
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -61,13 +62,32 @@ def measure_native_jobs(contestant: Contestant, upstream: str, rounds: int) -> l
     Raises:
         RuntimeError: a job did not come to its result.
     """
-    uvloop.run(_run_jobs(contestant, upstream, WARM_JOBS))
+    uvloop.run(_run_jobs(contestant, upstream, repeat(None, WARM_JOBS)))
     found = []
     for _ in range(rounds):
         before = cpu_seconds(contestant.process)
-        uvloop.run(_run_jobs(contestant, upstream, JOBS))
+        uvloop.run(_run_jobs(contestant, upstream, repeat(None, JOBS)))
         found.append(round((cpu_seconds(contestant.process) - before) / JOBS * 1e6, 1))
     return found
+
+
+def run_native_jobs(contestant: Contestant, upstream: str, seconds: float) -> float:
+    """Microseconds of the proxy's processor time for a job, of all that begin in so many seconds.
+
+    Raises:
+        RuntimeError: as `measure_native_jobs`.
+    """
+    before, begun = cpu_seconds(contestant.process), list[None]()
+    uvloop.run(_run_jobs(contestant, upstream, _begin_for(seconds, begun)))
+    return (cpu_seconds(contestant.process) - before) / len(begun) * 1e6
+
+
+def _begin_for(seconds: float, begun: list[None]) -> Iterator[None]:
+    """Let jobs begin for so many seconds, and note each."""
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        begun.append(None)
+        yield
 
 
 def describe_native_jobs(microseconds: Sequence[float]) -> str:
@@ -78,20 +98,19 @@ def describe_native_jobs(microseconds: Sequence[float]) -> str:
     return f"## Native jobs\n\n{write_paragraph(words)}"
 
 
-async def _run_jobs(contestant: Contestant, upstream: str, jobs: int) -> None:
-    waiting = repeat(None, jobs)
+async def _run_jobs(contestant: Contestant, upstream: str, waiting: Iterator[None]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(_run_some(contestant, upstream, waiting))
 
 
-async def _run_some(contestant: Contestant, upstream: str, waiting: repeat[None]) -> None:
+async def _run_some(contestant: Contestant, upstream: str, waiting: Iterator[None]) -> None:
     """Run one job after the other until none is waiting."""
     proxy, fal = [await _connect(url) for url in (contestant.url, upstream)]
     body = orjson.dumps({"endpoint": ENDPOINT, "input": INPUT})
     accept = f"authorization: Bearer {contestant.token}\r\naccept: text/event-stream\r\n"
     request = _encode("POST", "/v1/jobs", f"{accept}content-type: application/json\r\n", body)
-    for _ in islice(waiting, None):
+    for _ in waiting:
         proxy.send(request)
         # Once the job runs, fal is made to end it.
         status = (await proxy.read_until(b'"IN_PROGRESS"')).partition(b'"id":"')[2]
