@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 def create_app(
     settings: Settings,
     *,
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: Engine | httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
     stores: Stores | None = None,
     counters: Counters | None = None,

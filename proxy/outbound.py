@@ -1,23 +1,23 @@
 """Requests to URLs that tenants' settings name: to public addresses, a bounded time and size, and no redirect.
 
-aiohttp asks a resolver of ours where to connect to, so an address is judged before anything is sent to it.
+The addresses of a host are judged after they were looked up, and before one is connected to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+import httpx
 
 from proxy.networks import TrustedNetworks
 from proxy.tenants.addresses import is_public
+from proxy.upstream.engine import Body, text_of
+from proxy.upstream.transport import EngineTransport
 
 
 @dataclass(frozen=True)
@@ -62,38 +62,36 @@ class OutboundClient:
 
         Raises:
             OSError: the server cannot be reached in time.
-            ValueError: it is at an address that may not be asked, speaks plain http and may not, or is not in ASCII.
+            ValueError: it is at an address that may not be asked, speaks plain http and may not, or the URL is none.
         """
         if not url.isascii():
-            # aiohttp maps other characters to ASCII first: the host that was looked at here would not be the one asked.
             raise ValueError("it is not in ASCII; write an international name as xn--…")
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not self._allows_http:
+        is_secure = urlsplit(url).scheme == "https"
+        if not is_secure and not self._allows_http:
             raise ValueError("it is plain http; use https")
-        check, host = partial(self._check_address, parts.scheme == "https"), parts.hostname or ""
-        if ":" in host or host.replace(".", "").isdigit():
-            # aiohttp takes it for an address, and does not ask the resolver.
-            check(host)
         try:
-            async with asyncio.timeout(self._seconds), self._open_session(check) as session:
-                sent = {"accept-encoding": "identity", **headers}
-                async with session.request(method, url, headers=sent, data=body, allow_redirects=False) as answer:
-                    return Answer(answer.status, answer.headers, await _read(answer.content, most_bytes))
-        except aiohttp.ClientError as problem:
-            raise OSError(f"the connection failed ({type(problem).__name__})") from problem
+            sent = {"accept-encoding": "identity", "user-agent": "fal-proxy", **headers}
+            request = httpx.Request(method, url, headers=sent, content=body)
+        except httpx.InvalidURL:
+            raise ValueError("it is no URL") from None
+        check_address = partial(self._check_address, is_secure)
+        transport = EngineTransport(ssl_context=self._verifying_context(), check_address=check_address)
+        try:
+            async with asyncio.timeout(self._seconds):
+                reply = await transport.send(request)
+                return Answer(reply.status_code, text_of(reply.headers), await _read(reply.body, most_bytes))
+        except httpx.TransportError as problem:
+            raise OSError(f"the connection failed ({type(problem.__cause__ or problem).__name__})") from problem
         except TimeoutError:
             raise OSError(f"no whole answer within {self._seconds:g} seconds") from None
+        finally:
+            await transport.aclose()
 
-    def _open_session(self, check: Callable[[str], None]) -> aiohttp.ClientSession:
+    def _verifying_context(self) -> ssl.SSLContext:
         if self._ssl_context is None:
-            # Imported here: reading the authorities of the system takes a while.
-            import httpx
-
+            # Reading the authorities of the system takes a while.
             self._ssl_context = httpx.create_ssl_context()
-        connector = aiohttp.TCPConnector(ssl=self._ssl_context, resolver=_Resolver(check), use_dns_cache=False)
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
-        )
+        return self._ssl_context
 
     def _check_address(self, is_secure: bool, address: str) -> None:
         if self._networks.contains((address, 0)):
@@ -104,27 +102,9 @@ class OutboundClient:
             raise ValueError(f"its host has an internal address; {self._setting} can allow it")
 
 
-class _Resolver(AbstractResolver):
-    """Refuses a name that leads to an address that may not be asked."""
-
-    def __init__(self, check: Callable[[str], None]) -> None:
-        self._check = check
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        for one in found:
-            self._check(one["host"])
-        return found
-
-    async def close(self) -> None:
-        await self._resolver.close()
-
-
-async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
-    body = b""
-    while most_bytes and len(body) <= most_bytes and (more := await content.read(most_bytes + 1 - len(body))):
-        body += more
-    return body
+async def _read(body: Body, most_bytes: int) -> bytes:
+    """The first bytes of a body: one more than are asked for if there are more."""
+    found = bytearray()
+    while most_bytes and len(found) <= most_bytes and (more := await body.read()):
+        found += more
+    return bytes(found[: most_bytes + 1])

@@ -11,7 +11,6 @@ from typing import Any
 
 from proxy import settings as settings_
 from proxy.redaction import Redactor
-from proxy.server.authorities import default_authorities_unread
 from proxy.server.garbage import collections_paused
 from proxy.server.tuning import tune_runtime
 from proxy.settings import Settings, SettingsError
@@ -43,7 +42,6 @@ def _build() -> Any:
         return found
 
     # Imported here: it is most of the program, and is imported without garbage collections.
-    with default_authorities_unread():
-        from proxy.app import create_app
+    from proxy.app import create_app
 
     return create_app(settings, read_settings=read_again)

@@ -37,7 +37,7 @@ FLOORS = [
     {"stores", "catalog", "targets", "telemetry"},
     {"redaction"},
     {"settings", "errors", "clock", "drain", "ids", "libpq", "listeners", "networks", "origins"}
-    | {"numbers", "log_context", "recurring", "spreadsheets", "__init__"},
+    | {"numbers", "log_context", "recurring", "singleflight", "spreadsheets", "__init__"},
 ]
 SANDBOX = "sandbox"
 MOST_LINES, MOST_FUNCTION_LINES = 300, 45
@@ -61,7 +61,7 @@ HOMES = {
         "cli/doctor",
     },
     "httptools": {"server/protocol.py", "server/asgi.py", "upstream/reply_reader.py"},
-    "aiohttp": {"upstream/transport.py", "upstream/exchange.py", "upstream/connections.py", "outbound.py"},
+    "aiohappyeyeballs": {"upstream/connector.py"},
     "joserfc": {"auth/verification.py", "auth/play_integrity.py", "tenants/key_set.py", "tenants/tiers.py"},
     "sqlalchemy": {"stores/sql/"},
     "alembic": {"stores/sql/"},
@@ -199,21 +199,8 @@ UNUSED = {
 }
 #: The command line's parser and its other commands.
 PARSER = {"typer", "proxy.cli"}
-#: Says of how many authorities the contexts are that aiohttp makes for itself, and one that is made later.
-COUNT_AUTHORITIES = """
-import ssl
-from proxy.worker import application
-
-application()
-from aiohttp import connector
-
-contexts = connector._SSL_CONTEXT_VERIFIED, connector._SSL_CONTEXT_UNVERIFIED, ssl.create_default_context()
-print(*(context.cert_store_stats()["x509_ca"] for context in contexts))
-"""
-
-
 #: What serves calls, which the command line does without, as does the process that supervises workers.
-SERVES = {"proxy.app", "proxy.container", "proxy.surfaces", "aiohttp"}
+SERVES = {"proxy.app", "proxy.container", "proxy.surfaces", "aiohappyeyeballs"}
 
 
 def test_the_command_line_loads_only_what_it_uses() -> None:
@@ -254,7 +241,7 @@ def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(
             process.terminate()
             process.wait()
     loaded = {line.rpartition("|")[2].strip() for line in (tmp_path / "imports").read_text().splitlines()}
-    assert {"proxy.app", "aiohttp", "sqlalchemy"} <= loaded
+    assert {"proxy.app", "aiohappyeyeballs", "sqlalchemy"} <= loaded
     assert loaded & (UNUSED | PARSER) == set()
 
 
@@ -263,15 +250,6 @@ def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
     with suppress(httpx.TransportError):
         return httpx.get(f"http://127.0.0.1:{port}/readyz", **PLAINLY).status_code == 200
     return False
-
-
-def test_a_server_does_not_read_the_authorities_of_the_system_for_contexts_that_it_does_not_use(
-    served_environ: dict[str, str],
-) -> None:
-    command = [sys.executable, "-c", COUNT_AUTHORITIES]
-    done = subprocess.run(command, env=served_environ, capture_output=True, text=True, check=True)
-    of_verifying, of_other, of_later = map(int, done.stdout.split())
-    assert (of_verifying, of_other) == (0, 0) and of_later > 0
 
 
 def test_the_environment_is_read_where_a_process_starts() -> None:

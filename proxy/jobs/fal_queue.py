@@ -11,8 +11,8 @@ import orjson
 from starlette.datastructures import Headers
 
 from proxy.jobs.settlement import Settlement, parse_document
-from proxy.jobs.singleflight import SingleFlight
 from proxy.jobs.updates import STATES
+from proxy.singleflight import SingleFlight
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
 from proxy.upstream import headers

@@ -8,7 +8,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from proxy.jobs.singleflight import SingleFlight
+from proxy.singleflight import SingleFlight
 from proxy.upstream.relay import BufferedResponse
 
 #: The largest result that is cached, and all of them together, in bytes.

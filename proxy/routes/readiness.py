@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError, StoreUnavailable
-from proxy.jobs.singleflight import SingleFlight
+from proxy.singleflight import SingleFlight
 
 #: How long an answer is remembered: every caller may ask, as often as they like.
 FRESH_SECONDS = 1.0

@@ -158,7 +158,7 @@ def configure_logging(settings: LogSettings, redactor: Redactor) -> None:
         # uvicorn writes its access log as soon as anyone would hear it: with paths, and so with sessions and uploads.
         logging.getLogger(name).propagate = name != "uvicorn.access"
     # What these say at INFO and DEBUG carries URLs, queries and SQL parameters of callers.
-    for name in ("httpx", "httpcore", "aiohttp", "sqlalchemy", "alembic", "asyncio"):
+    for name in ("httpx", "httpcore", "sqlalchemy", "alembic", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns of each wrong byte in a caller's form, which is refused anyway.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

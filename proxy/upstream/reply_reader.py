@@ -1,8 +1,6 @@
 """Reads replies off a connection, one after another, with httptools' parser: whole ones, and heads of streamed ones.
 
-The plain way to a reply costs a message, a header map, a stream and a timer of aiohttp's, a response with another
-header map of httpx's, and two generators to read it. A reply to a request in memory needs none of these. What this
-saves is in docs/engine.md; tests/upstream/transport/test_short_way_replies.py compares the ways.
+It makes no object of httpx's, no generator and no timer a reply. What this saves is in docs/engine.md.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import httpx
 from proxy.upstream.engine import WHOLE_BYTES, Reply, ReplyHeaders, ReplyTooLarge
 from proxy.upstream.streamed_body import StreamedBody
 
-#: aiohttp's bounds, which hold for the plain way: of headers, and of bytes in one of them.
+#: Headers of a reply, and bytes of one of them.
 MOST_HEADERS, MOST_HEADER_BYTES = 128, 8190
 #: Bytes in a row that bring no body: a head, or what surrounds chunks.
 MOST_BARREN_BYTES = 64 * 1024
@@ -59,7 +57,7 @@ class ReplyReader:
         self._loop = loop
         self._transport = transport
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        # As aiohttp sets them for its own.
+        # As other clients do: a line may end without a carriage return, and a blank may stand behind a chunk's size.
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -79,17 +77,25 @@ class ReplyReader:
         self._status = self._size = self._barren = 0
         self._is_silent = self.is_reading = True
         self._streamed = streamed
+        self.limit_silence(read_seconds)
+        self._waiting = future = self._loop.create_future()
+        return future
+
+    def limit_silence(self, read_seconds: float | None) -> None:
+        """Let the upstream be silent for so long, from now on."""
         self._read_seconds = read_seconds
         if read_seconds is not None:
             self._deadline = deadline = self._loop.time() + read_seconds
             # One timer serves many replies: most come long before, and one that fires too early is set again.
             if self._timer is None or self._timer_at > deadline:
                 self._set_timer(deadline)
-        self._waiting = future = self._loop.create_future()
-        return future
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived while a reply is read."""
+        """Take what arrived."""
+        if not self.is_reading:
+            # Unasked, it belongs to no reply.
+            self.is_spoiled = True
+            return
         assert self._parser is not None
         self._is_silent = False
         if self._read_seconds is not None:
@@ -109,6 +115,8 @@ class ReplyReader:
             self._timer.cancel()
         self.was_closed = self.is_reading and self._is_silent
         self.is_spoiled = True
+        if not self.is_reading:
+            return
         if error is not None:
             self.fail(httpx.ReadError("The upstream broke off the connection."))
         elif not self._status:
@@ -122,6 +130,14 @@ class ReplyReader:
         """End the reply that is read."""
         self.is_spoiled = True
         self._end(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Wait no longer for a head: the request has not left whole. A body that has begun may still come."""
+        self.is_spoiled = True
+        future, self._waiting = self._waiting, None
+        if future is not None and not future.done():
+            self._streamed, self.is_reading = None, False
+            future.set_exception(error)
 
     def pause(self) -> None:
         """Read no more for now. The upstream's silence is not its fault then."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from proxy.upstream.engine import Request
+from proxy.upstream.engine import Origin, Request
 
 #: A body up to this size leaves together with the head.
 SMALL_BYTES = 64 * 1024
@@ -24,6 +24,9 @@ def encode_head(request: httpx.Request, headers: Headers) -> bytes:
     lines += [b"%b: %b\r\n" % header for header in headers]
     head = b"".join(lines) + b"\r\n"
     # The count catches what is well-formed only because one of the parts holds a line of its own.
+    if request.method == "HEAD":
+        # Where its reply ends is not in the reply.
+        raise httpx.LocalProtocolError("HEAD is not sent; use GET.")
     if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
         raise httpx.LocalProtocolError("The request's method, path or headers hold a character that may not be sent.")
     return head
@@ -54,6 +57,11 @@ def body_length(headers: Headers) -> int | None:
     return int(lengths[0]) if lengths else 0
 
 
+def origin_of(request: httpx.Request) -> Origin:
+    url = request.url
+    return url.scheme, url.raw_host.decode("ascii"), url.port
+
+
 def is_in_memory(request: httpx.Request) -> bool:
     return isinstance(request.stream, httpx.ByteStream)
 
@@ -67,8 +75,12 @@ def small_body(request: httpx.Request, length: int | None) -> bytes | None:
     return body if len(body) == length and length <= SMALL_BYTES else None
 
 
-async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[memoryview, None]:
-    """The body in pieces of at most PIECE_BYTES; an error if it is not as long as its header says."""
+async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[bytes | memoryview, None]:
+    """The body in pieces of at most PIECE_BYTES, or in chunks of them if it has no length.
+
+    Raises:
+        LocalProtocolError: it is not as long as its header says.
+    """
     assert isinstance(stream, httpx.AsyncByteStream)
     sent = 0
     async for chunk in stream:
@@ -76,6 +88,9 @@ async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[memo
         if length is not None and sent > length:
             raise httpx.LocalProtocolError("The request's body is longer than its content-length.")
         for start in range(0, len(chunk), PIECE_BYTES):
-            yield memoryview(chunk)[start : start + PIECE_BYTES]
-    if length is not None and sent < length:
+            piece = memoryview(chunk)[start : start + PIECE_BYTES]
+            yield piece if length is not None else b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
+    if length is None:
+        yield b"0\r\n\r\n"
+    elif sent < length:
         raise httpx.LocalProtocolError("The request's body is shorter than its content-length.")

@@ -1,9 +1,4 @@
-"""HTTP/1.1 to the upstream: httpx's transport interface over aiohttp's connector and response parser.
-
-httpx is the interface, aiohttp the engine (docs/engine.md has the comparison). Only the connector (DNS, TCP, TLS) and
-the protocol (parsing, flow control, read timeout) are used, not `ClientSession`: that one is half as fast, sends
-idempotent calls again when a reused connection has died, adds headers of its own, and puts the request's headers into
-its exceptions. Replies to requests in memory take a shorter way over the same connections (reply_reader.py).
+"""HTTP/1.1 to the upstream, over connections of its own (docs/engine.md compares it with other engines).
 
 One rule for failures matters more than the others, because what may be repeated hangs on it:
 
@@ -28,23 +23,38 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import NamedTuple
 
 import httpx
-from aiohttp.http import RawResponseMessage
-from aiohttp.streams import StreamReader
 
-from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool, OpenConnection
-from proxy.upstream.engine import Engine, Origin, Reply, Request, StreamedReply, Timeouts, from_httpx
-from proxy.upstream.exchange import Exchange, ResponseBody
+from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, Connection, ConnectionPool
+from proxy.upstream.connector import CheckAddress
+from proxy.upstream.engine import Engine, Origin, Reply, Request, StreamedReply, Timeouts
 from proxy.upstream.reply_reader import ReplyReader
-from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, is_in_memory
+from proxy.upstream.request_body import EarlyBody, RequestBody
+from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, origin_of, small_body
 from proxy.upstream.streamed_body import StreamedBody
 
 #: Far above what limits let in: a status stream holds one for each job that is followed.
 MAX_CONNECTIONS = 20_000
 
 
-class EngineTransport(Engine, httpx.AsyncBaseTransport):
+class _Sending(NamedTuple):
+    """A request as it leaves.
+
+    Attributes:
+        data: all of it, or its head.
+        body: what leaves in pieces behind the head.
+    """
+
+    method: str
+    origin: Origin
+    timeouts: Timeouts
+    data: bytes
+    body: RequestBody | None = None
+
+
+class EngineTransport(Engine):
     """Sends one request at a time per connection, exactly as it stands; usable in the loop that first uses it.
 
     No cookies, redirects, proxies from the environment, decompression or headers of its own.
@@ -52,6 +62,7 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
     `max_connections` bounds the requests on their way. Connections are closed when idle for `idle_seconds`, and after
     the request that ends when they are `max_age_seconds` old.
     `ssl_context` defaults to httpx's, which verifies against certifi's list or `SSL_CERT_FILE`.
+    `check_address` may refuse an address by a ValueError, before it is connected to.
     """
 
     def __init__(
@@ -61,147 +72,110 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         idle_seconds: float = IDLE_SECONDS,
         max_age_seconds: float = MAX_AGE_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
+        check_address: CheckAddress | None = None,
     ) -> None:
         self._slots = asyncio.Semaphore(max_connections)
-        self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds)
-        self._exchanges: set[Exchange] = set()
+        self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds, check_address)
         #: Those that await a whole reply, or the head of a streamed one; the bodies of those that have one.
         self._readers: set[ReplyReader] = set()
-        self._bodies: dict[StreamedBody, OpenConnection] = {}
+        self._bodies: dict[StreamedBody, Connection] = {}
         self._is_closed = False
 
     async def fetch(self, request: Request) -> Reply:
-        """Send a request and read its reply as `reply_reader.py` does, unless the request leaves in pieces.
-
-        Raises: as `Engine.fetch`.
-        """
         data = encode_whole(request)
         if data is None:
             return await super().fetch(request)
+        sending = _Sending(request.method, request.host.origin, request.timeouts, data)
         try:
-            return await self._fetch(request, data, fresh=False)
+            return await self._fetch(sending, fresh=False)
         except _Stale:
-            return await self._fetch(request, data, fresh=True)
+            return await self._fetch(sending, fresh=True)
 
     async def open(self, request: Request) -> StreamedReply:
-        """Send a request and read the head of its reply by the same way as `fetch`.
-
-        Raises: as `Engine.open`.
-        """
         data = encode_whole(request)
         if data is None:
             return await super().open(request)
-        try:
-            return await self._open(request, data, fresh=False)
-        except _Stale:
-            return await self._open(request, data, fresh=True)
+        return await self._open_twice(_Sending(request.method, request.host.origin, request.timeouts, data))
 
     async def send(self, request: httpx.Request) -> StreamedReply:
-        return from_httpx(await self.handle_async_request(request))
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request; answer as soon as the response's head is here, its body still to be read.
-
-        Raises: httpx.TransportError, by the rule at the head of this file; whatever the request's own stream raises.
-        """
         headers = request.headers.raw
         head, length = encode_head(request, headers), body_length(headers)
-        timeouts: Timeouts = request.extensions.get("timeout", {})
-        try:
-            exchange, message, payload = await self._answered(request, head, length, timeouts)
-        except _Stale:
-            exchange, message, payload = await self._answered(request, head, length, timeouts, fresh=True)
-        response = httpx.Response(
-            message.code,
-            headers=message.raw_headers,
-            stream=ResponseBody(exchange, payload),
-            extensions={
-                "http_version": b"HTTP/%d.%d" % message.version,
-                "reason_phrase": message.reason.encode("latin-1", "replace"),
-            },
+        small = small_body(request, length)
+        body = RequestBody(request, length) if small is None else None
+        timeouts = request.extensions.get("timeout", {})
+        return await self._open_twice(
+            _Sending(request.method, origin_of(request), timeouts, head + (small or b""), body)
         )
-        # httpx would look for an encoding that fits all headers, each time.
-        response.headers.encoding = "latin-1"
-        return response
 
     async def aclose(self) -> None:
         """Break off what is on its way, close what is idle. The transport cannot be used again."""
         self._is_closed = True
-        for exchange in list(self._exchanges):
-            await exchange.break_off()
         for reader in self._readers:
             reader.fail(httpx.ReadError("The response was closed."))
         for body in list(self._bodies):
             await body.aclose()
-        await self._pool.close()
+        self._pool.close()
 
-    async def _answered(
-        self, request: httpx.Request, head: bytes, length: int | None, timeouts: Timeouts, *, fresh: bool = False
-    ) -> tuple[Exchange, RawResponseMessage, StreamReader]:
-        """An exchange and the head of its answer; `fresh`: on a connection that has not served yet.
+    async def _open_twice(self, sending: _Sending) -> StreamedReply:
+        try:
+            return await self._open(sending, fresh=False)
+        except _Stale:
+            return await self._open(sending, fresh=True)
+
+    async def _fetch(self, sending: _Sending, *, fresh: bool) -> Reply:
+        """The reply of one attempt; `fresh`: on a connection that has not served yet.
 
         Raises:
             _Stale: the connection had served, and closed; the request may be sent again.
         """
-        url = request.url
-        connection = await self._take((url.scheme, url.raw_host.decode("ascii"), url.port), timeouts, fresh)
-        exchange = Exchange(connection, self._pool, self._end)
-        self._exchanges.add(exchange)
-        try:
-            message, payload = await exchange.run(request, head, length, timeouts)
-        except BaseException as error:
-            was_unheard = exchange.was_unheard
-            is_repeated = exchange.was_stale and (request.method == "GET" or (was_unheard and is_in_memory(request)))
-            await exchange.break_off()
-            if not isinstance(error, httpx.TransportError):
-                raise
-            raise _judge(error, is_repeated, was_unheard) from None
-        return exchange, message, payload
-
-    async def _fetch(self, request: Request, data: bytes, *, fresh: bool) -> Reply:
-        """The reply of one attempt.
-
-        Raises:
-            _Stale: as `_answered`.
-        """
-        connection = await self._take(request.host.origin, request.timeouts, fresh)
-        reply = await self._exchange(connection, request, data)
+        connection = await self._take(sending, fresh)
+        reply = await self._exchange(connection, sending)
         self._end_use(connection, True)
         return reply
 
-    async def _open(self, request: Request, data: bytes, *, fresh: bool) -> StreamedReply:
+    async def _open(self, sending: _Sending, *, fresh: bool) -> StreamedReply:
         """The streamed reply of one attempt.
 
         Raises:
-            _Stale: as `_answered`.
+            _Stale: as `_fetch`.
         """
-        connection = await self._take(request.host.origin, request.timeouts, fresh)
-        body = StreamedBody(connection.protocol.reply_reader(), self)
-        status, headers, *_ = await self._exchange(connection, request, data, body)
+        connection = await self._take(sending, fresh)
+        if sending.body is None:
+            body = StreamedBody(connection.reader, self)
+        else:
+            body = EarlyBody(connection.reader, self, sending.body)
+        status, headers, *_ = await self._exchange(connection, sending, body)
         self._bodies[body] = connection
         return StreamedReply(status, headers, body)
 
-    async def _exchange(
-        self, connection: OpenConnection, request: Request, data: bytes, streamed: StreamedBody | None = None
-    ) -> Reply:
+    async def _exchange(self, connection: Connection, sending: _Sending, streamed: StreamedBody | None = None) -> Reply:
         """Send a request over a connection, and wait for its reply, or for the head of one whose body is streamed.
 
         Raises:
-            _Stale: as `_answered`.
+            _Stale: as `_fetch`.
         """
-        protocol = connection.protocol
-        reader = protocol.reply_reader()
+        method, _, timeouts, data, body = sending
+        reader = connection.reader
         self._readers.add(reader)
         try:
-            protocol.write(data)
-            return await reader.begin(request.timeouts.get("read"), streamed)
+            connection.write(data)
+            if body is None:
+                return await reader.begin(timeouts.get("read"), streamed)
+            body.begin(connection)
+            # Until the body has left, the upstream may be silent. Kept here, the future would keep its error.
+            reply = await reader.begin(None, streamed)
+            reader.limit_silence(timeouts.get("read"))
+            return reply
         except BaseException as error:
             self._end_use(connection, False)
+            if body is not None:
+                await body.end()
             if not isinstance(error, httpx.TransportError):
                 raise
-            was_unheard = protocol.was_unheard(len(data))
+            was_unheard = connection.was_unheard(len(data) + (0 if body is None else body.written))
             was_stale = connection.has_served and reader.was_closed
-            raise _judge(error, was_stale and (was_unheard or request.method == "GET"), was_unheard) from None
+            could_repeat = method == "GET" or (was_unheard and (body is None or body.is_in_memory))
+            raise _judge(error, was_stale and could_repeat, was_unheard) from None
         finally:
             self._readers.remove(reader)
 
@@ -209,16 +183,17 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         """Take back the connection of a body."""
         self._end_use(self._bodies.pop(body), is_whole)
 
-    def _end_use(self, connection: OpenConnection, is_whole: bool) -> None:
+    def _end_use(self, connection: Connection, is_whole: bool) -> None:
         """Keep a connection over which a whole reply has come, or close it."""
         self._slots.release()
-        if is_whole and not connection.protocol.reply_reader().is_spoiled:
+        if is_whole and not connection.reader.is_spoiled:
             self._pool.give_back(connection)
         else:
             connection.drop()
 
-    async def _take(self, origin: Origin, timeouts: Timeouts, fresh: bool) -> OpenConnection:
+    async def _take(self, sending: _Sending, fresh: bool) -> Connection:
         """A place among the requests on their way, and a connection; `fresh`: one that has not served yet."""
+        _, origin, timeouts, *_ = sending
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
         await self._take_slot(timeouts.get("pool"))
@@ -229,10 +204,6 @@ class EngineTransport(Engine, httpx.AsyncBaseTransport):
         except BaseException:
             self._slots.release()
             raise
-
-    def _end(self, exchange: Exchange) -> None:
-        self._exchanges.remove(exchange)
-        self._slots.release()
 
     async def _take_slot(self, limit: float | None) -> None:
         if not self._slots.locked():

@@ -26,7 +26,7 @@ from tests.bench.rounds import CONNECTIONS, LOAD_CORE, POLLS, PROXY_CORE, RESULT
 from tests.bench.streams import fan_out, memory
 from tests.support.servers import free_port
 
-PACKAGES = ("fal-proxy", "starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "httpx", "sqlalchemy")
+PACKAGES = ("fal-proxy", "starlette", "uvicorn", "uvloop", "httptools", "httpx", "sqlalchemy")
 WATCHERS = 200
 
 

@@ -26,16 +26,16 @@ import httpx
 import uvloop
 import yarl
 
-from proxy.upstream.transport import EngineTransport
 from tests.bench.processes import ROOT, machine, static_fal, versions
 from tests.support.servers import free_port
+from tests.upstream.transport.httpx_interface import HttpxInterface
 
 CALLS_AT_A_TIME = 32
 BODY = b'{"image_url":"https://example.com/cat.png","prompt":"What is in this picture?","max_tokens":64}'
 HEADERS = {"authorization": "Key bench:bench", "accept": "application/json", "content-type": "application/json"}
 TIMEOUT = {"timeout": {"pool": 5.0, "connect": 5.0, "write": 30.0, "read": 30.0}}
 WORKLOADS = {"json": "/fal-ai/llava-next", "stream": "/run/fal-ai/llava-next/stream"}
-OURS = "fal-proxy (aiohttp connector)"
+OURS = "fal-proxy"
 
 
 class ThinSession(httpx.AsyncBaseTransport):
@@ -115,7 +115,7 @@ def engines() -> dict[str, Callable[[], httpx.AsyncBaseTransport]]:
     """Name -> factory, of those that are installed."""
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
     found: dict[str, Callable[[], httpx.AsyncBaseTransport]] = {
-        OURS: EngineTransport,
+        OURS: HttpxInterface,
         "httpx": lambda: httpx.AsyncHTTPTransport(limits=limits),
         "aiohttp session, thin": ThinSession,
     }

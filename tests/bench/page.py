@@ -88,9 +88,9 @@ These figures compare the program with and without one part, by its processor ti
   timer instead of a timeout's context, and a native job's first events leave together.
 - With PostgreSQL and Redis, a run takes 12 % less, since the commands to Redis of one turn of the event loop leave with
   one call of the system.
-- A process is ready after 11 % less processor time and takes 4 MiB less. `serve` without options does not load the
-  parser of the command line and the other commands (20 ms, 2 MiB). aiohttp makes two TLS contexts when it is imported,
-  which are not used, and no longer reads the authorities of the system for each (35 ms, 2 MiB).
+- A process is ready after 11 % less processor time and takes 9 MiB less. `serve` without options does not load the
+  parser of the command line and the other commands (20 ms, 2 MiB). Without aiohttp, a start takes 40 ms less and an
+  idle process 7 MiB less, and a call to a file store 27 % less.
 - A file of 200 MiB takes a third less, since the rest of a large body is read past the parser, up to 1 MiB at once,
   into buffers that it is also written from. uvloop alone reads 250 KiB at once, which both it and the parser copy.
   Buffers of 256 KiB save a tenth only. To write 1 MiB at once too would save another 8 %, but a slow way to fal would
@@ -107,14 +107,14 @@ GOALS = """\
 The figures that this program aims at. A run and a submit miss theirs by Python's own work, which no one place takes:
 the next section shows where it goes. Writing the log lines of one turn of the event loop at once was looked at and left
 alone: it takes 2 % of a run. The memory of an idle process is that of the interpreter and of libraries in the first
-place: of 88 MiB, the interpreter with asyncio and TLS takes 19, SQLAlchemy 18, aiohttp 9, pydantic 6, jsonschema-rs 5,
-uvicorn with uvloop 4, slowapi 2, four others together 5, the modules of the proxy 14, and what it makes at its start 6.
-The start is theirs in the same way: SQLAlchemy takes 95 ms of processor time, aiohttp 50, pydantic 40, slowapi 12, the
-authorities that fal is verified against 20, and the modules of the proxy 160. What else was tried saves 1 % of the
-start and 0.5 MiB at most: no search for plugins of pydantic, forms of requests that are built at their first use, one
-arena of the allocator, huge pages, code without positions. Code without docstrings (`-OO`) saves 4.7 MiB, but also
-removes what the program asserts. The validators of inputs save 5 MiB and 3 ms if they are made by the first call, which
-would wait for them.
+place: of 81 MiB, the interpreter with asyncio and TLS takes 19, SQLAlchemy 18, pydantic 6, jsonschema-rs 5, uvicorn
+with uvloop 4, slowapi 2, five others together 7, the modules of the proxy 14, and what it makes at its start 6. The
+start is theirs in the same way: SQLAlchemy takes 95 ms of processor time, pydantic 40, slowapi 12, the authorities that
+fal is verified against 20, and the modules of the proxy 160. What else was tried saves 1 % of the start and 0.5 MiB at
+most: no search for plugins of pydantic, forms of requests that are built at their first use, one arena of the
+allocator, huge pages, code without positions. Code without docstrings (`-OO`) saves 4.7 MiB, but also removes what the
+program asserts. The validators of inputs save 5 MiB and 3 ms if they are made by the first call, which would wait for
+them.
 """
 FLAME = """\
 `python -m tests.bench.flame` samples the proxy under load. A package's time includes what libraries do for it; packages

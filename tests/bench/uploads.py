@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench-uploads.json")
     options = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "versions": versions("fal-proxy", "uvicorn", "uvloop", "aiohttp")}
+    report: dict[str, Any] = {"machine": machine(), "versions": versions("fal-proxy", "uvicorn", "uvloop")}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.errors import BadUpstream, RateLimited
 from proxy.jobs.results import LARGEST_BYTES, ResultCache
-from proxy.jobs.singleflight import SingleFlight
 from proxy.limits.streams import OpenStreams
+from proxy.singleflight import SingleFlight
 from proxy.upstream.relay import BufferedResponse
 
 pytestmark = pytest.mark.anyio

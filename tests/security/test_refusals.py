@@ -15,7 +15,7 @@ import pytest
 
 from proxy.app import create_app
 from proxy.settings import read
-from proxy.upstream.engine import Reply, Request
+from proxy.upstream.engine import Reply, Request, StreamedReply
 from proxy.upstream.transport import EngineTransport
 from tests.security.calls import JSON, SURFACES, call, slot, submit
 from tests.security.hostile import NEXT
@@ -446,9 +446,9 @@ class Hurried(EngineTransport):
     async def fetch(self, request: Request) -> Reply:
         return await super().fetch(request._replace(timeouts={**request.timeouts, "read": 0.1}))
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request) -> StreamedReply:
         request.extensions["timeout"] = {**request.extensions["timeout"], "read": 0.1}
-        return await super().handle_async_request(request)
+        return await super().send(request)
 
 
 def test_a_silent_fal_is_reported(sandbox: SandboxControl, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_stream_leaves_nothing_behind(wire: Wire, held: str, ended: str, path:
 
 
 def test_an_open_stream_holds_two_deques(wire: Wire) -> None:
-    """Those of aiohttp's reader. Each takes 0.7 KiB, also while it is empty."""
+    """Each takes 0.7 KiB, also while it is empty."""
     jobs = [wire.create(HELD) for _ in range(COUNT)]
     wire.ask("GET", f"{JOBS}/{jobs[0]}/events", until=b"data: ")
     _settle(wire)

@@ -25,6 +25,7 @@ from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads
 from proxy.upstream.client import Timeouts
+from proxy.upstream.engine import Engine
 from proxy.upstream.transport import EngineTransport
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
@@ -155,7 +156,7 @@ def proxy_in_front_of(
     dev: bool = False,
     clock: MovableClock | None = None,
     counters: Counters | None = None,
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: Engine | httpx.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
     ledger_timeouts: LedgerTimeouts = PATIENT,
     issuer_tls: ssl.SSLContext | None = None,

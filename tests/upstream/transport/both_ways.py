@@ -1,4 +1,4 @@
-"""A request by the plain and by the short way to a whole reply, and all that can be seen of it from outside."""
+"""A request that leaves in pieces or whole, its reply read whole or streamed, and all that can be seen from outside."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 
 from proxy.upstream.client import host_of
-from proxy.upstream.engine import WHOLE_BYTES, Engine, Reply, Request, StreamedReply, read_reply
+from proxy.upstream.engine import WHOLE_BYTES, Engine, Reply, Request, StreamedReply, read_reply, to_httpx
 from proxy.upstream.transport import EngineTransport
 from tests.upstream.transport.raw_server import (
     PATIENCE_SECONDS,
@@ -39,8 +39,26 @@ class ShortWay(EngineTransport):
 
 
 async def fetch_plainly(transport: EngineTransport, request: Request) -> Reply:
-    """Fetch over httpx's and aiohttp's objects."""
+    """Fetch over httpx's objects."""
     return await read_reply(await Engine.open(transport, request), WHOLE_BYTES)
+
+
+async def fetch_in_pieces(transport: EngineTransport, request: Request) -> Reply:
+    """Fetch with a body that comes and leaves in pieces."""
+    sent = to_httpx(request)
+    sent.stream = _InPieces(request.body)
+    return await read_reply(await transport.send(sent), WHOLE_BYTES)
+
+
+class _InPieces(httpx.AsyncByteStream):
+    """A body, byte by byte."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for place in range(len(self._body)):
+            yield self._body[place : place + 1]
 
 
 async def fetch_streamed(transport: EngineTransport, request: Request) -> Reply:
@@ -50,12 +68,13 @@ async def fetch_streamed(transport: EngineTransport, request: Request) -> Reply:
 
 Fetch = Callable[[EngineTransport, Request], Awaitable[Reply]]
 Way = tuple[type[EngineTransport], Fetch]
-#: The same request over httpx's and aiohttp's objects, and without them.
+#: The same request over httpx's objects, also in pieces, and without them.
 PLAIN: Way = (EngineTransport, fetch_plainly)
+IN_PIECES: Way = (EngineTransport, fetch_in_pieces)
 SHORT: Way = (ShortWay, EngineTransport.fetch)
 STREAMED: Way = (ShortWay, fetch_streamed)
 SHORT_WAYS = {"short": SHORT, "streamed": STREAMED}
-WAYS = {"plain": PLAIN, **SHORT_WAYS}
+WAYS = {"plain": PLAIN, "in pieces": IN_PIECES, **SHORT_WAYS}
 
 
 def a_request(url: str, method: str = "POST", body: bytes = b"{}", **timeouts: float | None) -> Request:

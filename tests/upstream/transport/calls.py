@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from proxy.upstream.transport import EngineTransport
+from tests.upstream.transport.httpx_interface import HttpxInterface
 from tests.upstream.transport.raw_server import PATIENCE_SECONDS
 
 MIB = 1024 * 1024
@@ -21,9 +22,14 @@ def ask(url: str, method: str = "GET", **options: object) -> httpx.Request:
     return httpx.Request(method, url, extensions={"timeout": timeout}, **options)  # type: ignore[arg-type]
 
 
+async def respond(transport: EngineTransport, request: httpx.Request) -> httpx.Response:
+    """Send; answer as soon as the head of the answer is here."""
+    return await HttpxInterface(transport).handle_async_request(request)
+
+
 async def call(transport: EngineTransport, request: httpx.Request) -> httpx.Response:
     """Send and read the whole answer."""
-    response = await transport.handle_async_request(request)
+    response = await respond(transport, request)
     try:
         await response.aread()
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 PATIENCE_SECONDS = 60
@@ -132,3 +133,17 @@ async def stay_silent(peer: Peer) -> None:
     """Behave: read a request and never answer."""
     await peer.request()
     await peer.until_closed()
+
+
+@contextlib.contextmanager
+def full_listener(address: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """A listening socket whose queue is full: connecting to it neither succeeds nor fails."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://{address}:{listener.getsockname()[1]}/"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
+import os
 import ssl
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -14,10 +12,14 @@ import trustme
 
 from proxy.upstream.transport import EngineTransport
 from tests.support.servers import free_port
-from tests.upstream.transport.calls import ask, call
+from tests.support.waiting import wait_until_async
+from tests.upstream.transport.both_ways import NO_TLS
+from tests.upstream.transport.calls import ask, call, respond
 from tests.upstream.transport.raw_server import (
+    PATIENCE_SECONDS,
     Peer,
     answer_each,
+    full_listener,
     raw_server,
     settle,
 )
@@ -76,22 +78,8 @@ async def test_a_tls_handshake_broken_off_is_a_connect_error(transport: EngineTr
 async def test_a_tls_handshake_without_an_answer_is_a_connect_timeout(transport: EngineTransport) -> None:
     async with raw_server(Peer.until_closed) as server:
         with pytest.raises(httpx.ConnectTimeout):
-            await call(transport, ask(server.url.replace("http:", "https:"), connect=0.2))
+            await call(transport, ask(server.url.replace("http:", "https:"), connect=2))
         await server.see_close()
-
-
-@contextlib.contextmanager
-def full_listener() -> Iterator[str]:
-    """A listening socket whose queue is full: connecting to it neither succeeds nor fails."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
 
 async def test_a_connection_that_does_not_come_about_is_a_connect_timeout(transport: EngineTransport) -> None:
@@ -99,10 +87,55 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout(transp
         await call(transport, ask(url, connect=0.2))
 
 
+async def test_a_call_that_is_cancelled_while_it_connects_leaves_no_socket(transport: EngineTransport) -> None:
+    with full_listener() as url:
+        await cancel_while_connecting(transport, url)
+
+
+async def test_a_call_that_is_cancelled_in_the_handshake_leaves_no_socket(transport: EngineTransport) -> None:
+    accepted = asyncio.Event()
+
+    async def behave(peer: Peer) -> None:
+        await peer.reader.read(1)
+        accepted.set()
+        await peer.until_closed()
+
+    async with raw_server(behave) as server:
+        await cancel_while_connecting(transport, server.url.replace("http:", "https:"), accepted)
+        await server.see_close()
+
+
+async def cancel_while_connecting(transport: EngineTransport, url: str, until: asyncio.Event | None = None) -> None:
+    files = len(os.listdir("/proc/self/fd"))
+    calling = asyncio.create_task(call(transport, ask(url)))
+    await settle()
+    if until is not None:
+        await asyncio.wait_for(until.wait(), PATIENCE_SECONDS)
+    else:
+        # The name is looked up in a thread.
+        await wait_until_async(lambda: len(os.listdir("/proc/self/fd")) > files, seconds=PATIENCE_SECONDS)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    # The server's side of an accepted connection ends a moment later.
+    await wait_until_async(lambda: len(os.listdir("/proc/self/fd")) <= files, seconds=PATIENCE_SECONDS)
+
+
+async def test_a_connection_that_comes_about_when_the_transport_is_closed_is_not_used() -> None:
+    transport = EngineTransport(ssl_context=NO_TLS)
+    async with raw_server(answer_each) as server:
+        calling = asyncio.create_task(call(transport, ask(server.url)))
+        await asyncio.sleep(0)
+        await transport.aclose()
+        with pytest.raises(httpx.ConnectError):
+            await calling
+        assert server.heads == []
+
+
 async def test_a_full_pool_is_a_pool_timeout_until_a_call_ends() -> None:
     transport = EngineTransport(max_connections=1)
     async with raw_server(answer_each) as server:
-        held = await transport.handle_async_request(ask(server.url))
+        held = await respond(transport, ask(server.url))
         with pytest.raises(httpx.PoolTimeout):
             await call(transport, ask(server.url, pool=0.1))
         assert len(server.heads) == 1

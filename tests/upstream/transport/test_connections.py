@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from proxy.upstream.transport import EngineTransport
-from tests.upstream.transport.calls import MIB, ask, call, megabytes, until_it_stops_growing
+from tests.upstream.transport.calls import MIB, ask, call, megabytes, respond, until_it_stops_growing
 from tests.upstream.transport.raw_server import (
     ANSWER,
     PATIENCE_SECONDS,
@@ -31,7 +31,7 @@ async def test_read_answers_give_their_connection_back(transport: EngineTranspor
     assert (server.connections, len(server.heads)) == (1, 20)
 
 
-@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"200 OK"])
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
 async def test_answers_without_a_body_give_their_connection_back(transport: EngineTransport, status: bytes) -> None:
     async def behave(peer: Peer) -> None:
         while True:
@@ -40,7 +40,7 @@ async def test_answers_without_a_body_give_their_connection_back(transport: Engi
 
     async with raw_server(behave) as server:
         for _ in range(5):
-            assert (await call(transport, ask(server.url, "HEAD"))).content == b""
+            assert (await call(transport, ask(server.url))).content == b""
     assert server.connections == 1
 
 
@@ -84,7 +84,7 @@ async def test_a_connection_closed_while_idle_is_not_used(transport: EngineTrans
     assert server.connections == len(server.heads) == 3
 
 
-@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "POST"])  # test_stale.py has GET
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])  # test_stale.py has GET
 async def test_a_reused_connection_that_dies_with_the_request_is_an_error_and_no_second_try(
     transport: EngineTransport, method: str
 ) -> None:
@@ -147,7 +147,7 @@ async def test_closing_a_stream_early_closes_the_connection(transport: EngineTra
         await peer.until_closed()
 
     async with raw_server(behave) as server:
-        response = await transport.handle_async_request(ask(server.url))
+        response = await respond(transport, ask(server.url))
         await anext(response.aiter_raw())
         await response.aclose()
         await server.see_close()
@@ -160,7 +160,7 @@ async def test_cancelling_the_reader_of_a_stream_closes_the_connection(transport
         await peer.until_closed()
 
     async with raw_server(behave) as server:
-        response = await transport.handle_async_request(ask(server.url, read=None))
+        response = await respond(transport, ask(server.url, read=None))
         reading = asyncio.create_task(response.aread())
         await settle()
         reading.cancel()
@@ -186,7 +186,7 @@ async def test_cancelled_calls_leak_no_place_in_the_pool() -> None:
             calling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await calling
-        held = [await transport.handle_async_request(ask(server.url)) for _ in range(3)]
+        held = [await respond(transport, ask(server.url)) for _ in range(3)]
         with pytest.raises(httpx.PoolTimeout):
             await call(transport, ask(server.url, pool=0.1))
         for response in held:
@@ -215,7 +215,7 @@ async def test_closing_the_transport_ends_running_calls(transport: EngineTranspo
 
     both_arrived = asyncio.Event()
     async with raw_server(behave) as server:
-        response = await transport.handle_async_request(ask(server.url, read=None))
+        response = await respond(transport, ask(server.url, read=None))
         reading = asyncio.create_task(response.aread())
         calling = asyncio.create_task(call(transport, ask(server.url, read=None)))
         await asyncio.wait_for(both_arrived.wait(), PATIENCE_SECONDS)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from proxy.upstream.transport import EngineTransport
-from tests.upstream.transport.calls import ask, call, megabytes
+from tests.upstream.transport.calls import ask, call, megabytes, respond
 from tests.upstream.transport.raw_server import (
     ANSWER,
     PATIENCE_SECONDS,
@@ -85,7 +85,7 @@ async def test_a_reset_in_the_body_is_never_taken_for_its_end(transport: EngineT
 
     first_was_read = asyncio.Event()
     async with raw_server(behave) as server:
-        response = await transport.handle_async_request(ask(server.url))
+        response = await respond(transport, ask(server.url))
         chunks = response.aiter_raw()
         assert await anext(chunks) == b"first"
         first_was_read.set()
@@ -155,7 +155,7 @@ async def test_silence_in_the_body_is_a_read_timeout_after_the_received_bytes(tr
         await peer.until_closed()
 
     async with raw_server(behave) as server:
-        response = await transport.handle_async_request(ask(server.url, read=3))
+        response = await respond(transport, ask(server.url, read=3))
         chunks = response.aiter_raw()
         assert await anext(chunks) == b"{"
         with pytest.raises(httpx.ReadTimeout):

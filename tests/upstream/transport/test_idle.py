@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.upstream.transport import EngineTransport
-from tests.upstream.transport.calls import ask, call
+from tests.upstream.transport.calls import ask, call, respond
 from tests.upstream.transport.closing_server import ClosingServer, closing_server
 from tests.upstream.transport.raw_server import ANSWER, Peer, answer_each, raw_server
 
@@ -104,7 +104,7 @@ async def test_the_freshest_connection_is_used(transport: EngineTransport) -> No
 
     all_arrived = asyncio.Event()
     async with raw_server(behave) as server:
-        held = await asyncio.gather(*(transport.handle_async_request(ask(server.url)) for _ in range(3)))
+        held = await asyncio.gather(*(respond(transport, ask(server.url)) for _ in range(3)))
         for response in held:
             await response.aread()
         last = used[-1]
@@ -117,7 +117,7 @@ async def test_the_freshest_connection_is_used(transport: EngineTransport) -> No
 async def test_an_old_connection_is_closed_after_its_request(certificates: ssl.SSLContext) -> None:
     transport = EngineTransport(ssl_context=certificates, max_age_seconds=0.05)
     async with raw_server(answer_each) as server:
-        response = await transport.handle_async_request(ask(server.url))
+        response = await respond(transport, ask(server.url))
         await asyncio.sleep(0.06)  # the age is the loop's own time
         await response.aread()
         await server.see_close()

@@ -1,9 +1,10 @@
-"""Replies by the engine's short way, whole or streamed: what the plain way gives, and the same failures."""
+"""Replies to requests that leave whole or in pieces, read whole or streamed: the same, and the same failures."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+from typing import Any
 
 import httpx
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from proxy.upstream.engine import WHOLE_BYTES
 from tests.upstream.transport.both_ways import (
     CHUNKED,
+    IN_PIECES,
     NO_TLS,
     OK,
+    SHORT,
     SHORT_WAYS,
     WAYS,
     a_request,
@@ -78,31 +81,84 @@ REPLIES = {
     "end of line in a header": with_length(b"{}", b"x: a\rb\r\n"),
     **{name: answer for name, answer in BROKEN_ANSWERS.items() if name != "chunk of garbage length"},
 }
-#: Of one segment, aiohttp throws away what it has parsed when it meets garbage.
-ONLY_IN_PIECES = ("garbage behind",)
+NOT_HTTP = "The upstream's answer is not HTTP."
+NO_ANSWER = "The upstream closed the connection without an answer."
+TOO_LARGE = "The reply is too large."
+CUT = "The upstream closed the connection in the middle of its answer."
+#: The body of each, or what is said of it; of aiohttp's parser, the same.
+OUTCOMES: dict[str, bytes | str] = {
+    **dict.fromkeys(("no body", "without content", "not modified"), b""),
+    "refused": b'{"detail":[]}',
+    "chunks": b"hello!",
+    **dict.fromkeys(("chunks with extensions and trailers", "spaces behind the size of a chunk"), b"hello"),
+    **dict.fromkeys(("until closed", "until closed, in an older protocol"), b"all of it"),
+    **dict.fromkeys(("another coding", "packed"), PACKED),
+    "as much as is read": b"x" * WHOLE_BYTES,
+    **dict.fromkeys(("more than is read", "more than is read, in chunks"), TOO_LARGE),
+    **dict.fromkeys(("a header of 9000 bytes", "129 headers", "another version", "status of two digits"), NOT_HTTP),
+    **dict.fromkeys(("a length of nothing", "a length below nothing", "a length that is no number"), NOT_HTTP),
+    **dict.fromkeys(("a blank in the name of a header", "end of line in a header"), NOT_HTTP),
+    **dict.fromkeys(BROKEN_ANSWERS, NOT_HTTP),
+    **dict.fromkeys(("interim reply alone", "closed without an answer"), NO_ANSWER),
+    **dict.fromkeys(("closed in the status line", "closed in the headers"), NO_ANSWER),
+    "another protocol agreed on": "The upstream changed the protocol without being asked to.",
+    **dict.fromkeys(("body too short", "chunks without an end", "closed in a chunk"), CUT),
+}
+#: The connection cannot serve again after these, or those that are not answers.
+LAST = ("connection closes", "another reply behind", "garbage behind")
+#: Headers, where there is more to say of them than that they are passed on.
+HEADERS = {
+    "headers several times": {b"x-a": b"1, 2", b"content-type": b"a/b, c/d", b"content-length": b"2"},
+    "headers of odd values": {
+        b"x-empty": b"",
+        b"x-tab": b"a\tb",
+        b"x-blank": b"c",
+        b"x-latin": b"\xe9",
+        b"content-length": b"2",
+    },
+    "chunks with extensions and trailers": {b"transfer-encoding": b"chunked"},
+    "interim replies": {b"content-type": b"application/json", b"content-length": b"2"},
+}
 #: Of these the end is not seen while the connection stays open.
 ENDLESS = ("until closed", "until closed, in an older protocol", "another coding", "interim reply alone")
 
 
 def ways_to_send(name: str) -> list[bool]:
-    """Whether in pieces, or not, or both."""
-    ways = [] if name in ONLY_IN_PIECES else [False]
-    return [*ways, True] if len(REPLIES[name]) < MANY_BYTES else ways
+    """Whether in pieces, or not."""
+    return [False, True] if len(REPLIES[name]) < MANY_BYTES else [False]
+
+
+def assert_outcome(name: str, seen: tuple[Any, ...]) -> None:
+    """What is seen of a reply is what it says."""
+    expected = OUTCOMES.get(name, b"{}")
+    if isinstance(expected, str):
+        assert seen[-1] == expected
+        return
+    _, headers, body, error, _ = seen
+    assert (body, error) == (expected, type(None))
+    assert dict(headers) == HEADERS.get(name, dict(headers))
 
 
 @pytest.mark.parametrize("name", REPLIES)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_the_short_way_reads_what_the_plain_way_reads(name: str, method: str) -> None:
+async def test_each_way_reads_the_same(name: str, method: str) -> None:
     for in_pieces in ways_to_send(name):
         behave = send(REPLIES[name], then="closes", in_pieces=in_pieces)
-        await assert_same(behave, {"method": method}, {"method": method})
+        found = await assert_same(behave, {"method": method}, {"method": method})
+        assert (await outcomes(IN_PIECES, behave, {"method": method}))[0] == found[:1]
+        for seen in found:
+            assert_outcome(name, seen)
 
 
 @pytest.mark.parametrize("name", [name for name in REPLIES if name not in BROKEN_ANSWERS and name not in ENDLESS])
-async def test_the_short_way_keeps_the_connections_that_the_plain_way_keeps(name: str) -> None:
+async def test_each_way_keeps_the_same_connections(name: str) -> None:
+    ends = name in LAST or isinstance(OUTCOMES.get(name), str)
     for in_pieces in ways_to_send(name):
         behave = send(REPLIES[name], then="stays", in_pieces=in_pieces)
         await assert_same(behave, {}, {"method": "GET"})
+        for way in (SHORT, IN_PIECES):
+            _, _, connections = await outcomes(way, behave, {}, {"method": "GET"})
+            assert connections == (2 if ends else 1)
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -136,7 +192,7 @@ async def test_garbage_in_the_body_ends_it(way: str) -> None:
         await peer.until_closed()
 
     seen, _, _ = await outcomes(WAYS[way], behave, {})
-    assert seen[0][3:] == (httpx.RemoteProtocolError, "The upstream's answer is not HTTP.")
+    assert seen[0][3:] == (httpx.RemoteProtocolError, NOT_HTTP)
 
 
 async def test_silence_is_a_read_timeout_on_a_new_and_on_a_used_connection() -> None:

@@ -1,0 +1,110 @@
+"""Connecting: DNS, TCP with the address that answers first (RFC 8305), and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from proxy.singleflight import SingleFlight
+
+#: How long the addresses of a host are used before they are looked up again.
+DNS_SECONDS = 10.0
+#: How long an address has before the next one is tried beside it (RFC 8305, section 8).
+_NEXT_ADDRESS_SECONDS = 0.25
+#: Refuses an address that may not be connected to, by a ValueError.
+CheckAddress = Callable[[str], None]
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class Addresses:
+    """The addresses of hosts, each looked up once for all who ask at the same time."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], tuple[float, list[AddrInfoType]]] = {}
+        self._lookups: SingleFlight[list[AddrInfoType]] = SingleFlight()
+
+    async def find(self, host: str, port: int) -> list[AddrInfoType]:
+        """The addresses of a host, with another one first each time, so that connections spread over them.
+
+        Raises:
+            OSError: it has none.
+            UnicodeError: it is no name of a host.
+        """
+        now, key = asyncio.get_running_loop().time(), (host, port)
+        until, addresses = self._found.get(key, (now, []))
+        if until <= now:
+            addresses = await self._lookups.run(key, partial(self._look_up, host, port))
+        addresses.append(addresses.pop(0))
+        return list(addresses)
+
+    async def _look_up(self, host: str, port: int) -> list[AddrInfoType]:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        if not found:
+            raise OSError("the host has no address")
+        now = loop.time()
+        self._found = {key: kept for key, kept in self._found.items() if kept[0] > now}
+        # The first shall be the first for its first caller.
+        addresses: list[AddrInfoType] = [found[-1], *found[:-1]]
+        self._found[host, port] = now + DNS_SECONDS, addresses
+        return addresses
+
+
+class Connector:
+    """Opens connections.
+
+    Args:
+        check_address: looks at all addresses of a host before any is connected to.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext, check_address: CheckAddress | None = None) -> None:
+        self._ssl_context = ssl_context
+        self._check_address = check_address
+        self._addresses = Addresses()
+
+    async def connect(self, scheme: str, host: str, port: int | None, make: Callable[[], P]) -> P:
+        """Open a connection, with TLS for https; give its protocol.
+
+        Raises:
+            OSError: no address of the host can be connected to, or its certificate is not good.
+            UnicodeError: it is no name of a host.
+            ValueError: `check_address` refuses one of its addresses.
+        """
+        secure = scheme == "https"
+        addresses = await self._addresses.find(host, port or (443 if secure else 80))
+        if self._check_address is not None:
+            for address in addresses:
+                self._check_address(address[4][0])
+        loop = asyncio.get_running_loop()
+        context, name = (self._ssl_context, host.rstrip(".")) if secure else (None, None)
+        while True:
+            sock = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS)
+            others = _others(addresses, sock)
+            try:
+                _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
+                return protocol
+            except BaseException as error:
+                # The loop has taken the socket over, and closes it: now at the latest, as it ends.
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+                if not isinstance(error, OSError) or not others:
+                    raise
+            # TLS has failed with one of several servers.
+            addresses = others
+
+
+def _others(addresses: list[AddrInfoType], sock: socket.socket) -> list[AddrInfoType]:
+    """The addresses that a socket is not connected to; none if that cannot be known."""
+    try:
+        peer = sock.getpeername()[:2]
+    except OSError:
+        return []
+    others = [address for address in addresses if address[4][:2] != peer]
+    return others if len(others) < len(addresses) else []
