@@ -2,9 +2,9 @@
 
 A collection takes as long as there are objects to look at, 60 ms and more for what a busy process remembers of its
 jobs, and nothing else runs meanwhile. Calls leave hardly any cycles behind, which only the collector could free
-(`tests/server/test_hang_ups.py`). So it looks at new objects only, a few thousand at a time. What is still there then
-is frozen: reference counts free it as before, but collections pass it over. Cycles among frozen objects are collected
-when the process has little to do.
+(`tests/server/test_hang_ups.py`). So it looks at new objects only, some thousand at a time, and once at each. What is
+still there then is frozen: reference counts free it as before, but collections pass it over. Cycles among frozen
+objects are collected when the process has little to do.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-#: New objects before a collection looks at them, and how many such collections come before one that looks at all that
-#: is not frozen: ten thousand objects take it a millisecond or two.
-YOUNG_OBJECTS, YOUNG_COLLECTIONS = 2_000, 4
+#: New objects before a collection looks at them, which takes a millisecond or two. With hundreds of calls at a time the
+#: number of objects goes up and down by thousands, so fewer would be looked at while most of their calls go on.
+YOUNG_OBJECTS = 10_000
 #: Cycles among frozen objects are collected so often at the most; at least so often, if the process is always busy.
 LEAST_SECONDS, MOST_SECONDS = 600.0, 7_200.0
 #: The share of a processor with which a process is busy.
@@ -43,13 +43,13 @@ def freeze_survivors() -> None:
     """Collect garbage now, and from now on freeze what survives the collections of new objects."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, YOUNG_COLLECTIONS)
+    gc.set_threshold(YOUNG_OBJECTS)
     if _freeze_after not in gc.callbacks:
         gc.callbacks.append(_freeze_after)
 
 
-def _freeze_after(phase: str, info: Mapping[str, Any]) -> None:
-    if phase == "stop" and info["generation"] > 0:
+def _freeze_after(phase: str, _: Mapping[str, Any]) -> None:
+    if phase == "stop":
         gc.freeze()
 
 

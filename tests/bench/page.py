@@ -77,6 +77,8 @@ These figures compare the program with and without one part, by its processor ti
 - A request's log line takes 10 µs instead of 20 µs, as it goes to the program's log handler without a log record.
 - Garbage collections look at new objects only. While a process remembers 60,000 jobs, none takes longer than 0.8 ms,
   where one took 82 ms, and all together take 45 ms instead of 109.
+- With 600 runs at a time, collections take 8 µs of a run instead of 30: each looks at ten thousand new objects, most of
+  whose calls are over by then, and not at two thousand; what is left is frozen at once, and not looked at again.
 - The head of an answer is checked as a whole, with each name once: 16,000 instructions fewer than in uvicorn.
 - A run and a submit take 10 % less, since a body that has arrived with its head is read without a timer, the record of
   a call is a tuple, and the accounts that the calls of a transaction share are looked at once each.
