@@ -60,8 +60,16 @@ class Directory:
         return self._snapshot
 
     def young(self) -> Snapshot | None:
-        """The reading, if it is young enough to decide by and need not be made again yet."""
-        return self._snapshot if 0 <= self._clock.now() - self._read_at < REFRESH_SECONDS else None
+        """The reading, if it is young enough to decide by. When the next one is due, it begins, and this one counts on.
+
+        Under load a reading takes hundreds of milliseconds, as its thread waits for the interpreter again and again.
+        """
+        age = self._age()
+        if not 0 <= age < MAX_AGE_SECONDS:
+            return None
+        if age >= REFRESH_SECONDS:
+            self._refresh_once()
+        return self._snapshot
 
     async def snapshot(self) -> Snapshot:
         """A reading that is young enough to decide by.
@@ -69,22 +77,23 @@ class Directory:
         Raises:
             StoreUnavailable: there is none, and the store does not answer.
         """
-        age = self._clock.now() - self._read_at
-        if not 0 <= age < REFRESH_SECONDS:
-            refreshing = self._refresh_once()
-            if not 0 <= age < MAX_AGE_SECONDS:
-                # Shielded: other calls wait for the same reading, even if some are cancelled.
-                await asyncio.shield(refreshing)
+        if self.young() is None:
+            # Shielded: other calls wait for the same reading, even if some are cancelled.
+            await asyncio.shield(self._refresh_once())
         return self._snapshot
 
     async def refresh(self) -> None:
-        """Read what has changed, unless the last reading is young.
+        """Read what has changed, if the next reading is due.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        if self.young() is None:
+        if not 0 <= self._age() < REFRESH_SECONDS:
             await asyncio.shield(self._refresh_once())
+
+    def _age(self) -> float:
+        """The seconds since the last reading; less than 0 if the clock was set back."""
+        return self._clock.now() - self._read_at
 
     async def refresh_now(self) -> None:
         """Read what has changed, however young the last reading is: for a change that was written past this one."""

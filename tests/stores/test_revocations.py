@@ -10,12 +10,13 @@ from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
 from proxy.stores.sql.schema import directory_version, revocations
-from proxy.tenants.directory import REFRESH_SECONDS, Directory
+from proxy.tenants.directory import MAX_AGE_SECONDS, REFRESH_SECONDS, Directory
 from proxy.tenants.revoked import SWEEP_EVERY, RevokedSessions
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ACME, KEY, PLANS
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,34 @@ async def test_a_revocation_of_another_process_is_read_alone(
     assert [snapshot.is_revoked("acme", "alice", f"s-{number}", 0.5) for number in range(4)] == [True] * 3 + [False]
     assert snapshot.is_revoked("acme", "bob", "s-9", 10.0) and not snapshot.is_revoked("acme", "bob", "s-9", 10.1)
     assert store.readings == 1 and snapshot.tenants
+
+
+async def test_a_reading_counts_while_the_next_one_is_made(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    """Polls go on meanwhile, and see at the next reading what was revoked elsewhere."""
+    elsewhere, clock = open_stores(database_url).directory, MovableClock()
+    await elsewhere.apply(PLANS, [ACME], by=AUTHOR)
+    directory = Directory(CountedDirectory(database_of(stores)), clock)
+    assert directory.young() is None, "nothing was read yet"
+    first = await directory.snapshot()
+    await elsewhere.revoke(revoked(1), by=AUTHOR)
+    clock.advance(REFRESH_SECONDS)
+    assert directory.young() is first
+    await wait_until_async(lambda: directory.latest is not first)
+    young = directory.young()
+    assert young is directory.latest and young.is_revoked("acme", "alice", "s-1", 0.5)
+    await directory.close()
+
+
+@pytest.mark.parametrize("seconds", [MAX_AGE_SECONDS, -1.0], ids=["too old", "from the future"])
+async def test_a_reading_of_another_time_does_not_count(stores: SqlStores, seconds: float) -> None:
+    clock = MovableClock()
+    directory = Directory(stores.directory, clock)
+    await directory.snapshot()
+    assert directory.young() is not None
+    clock.advance(seconds)
+    assert directory.young() is None
 
 
 async def test_other_changes_are_read_as_well(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
