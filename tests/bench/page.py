@@ -74,9 +74,9 @@ These figures compare the program with and without one part, by its processor ti
   left of its limits are new (6.5 µs of Python became 4.0), and since what all connections write in one turn of the
   event loop is sent at its end: between two calls of the system for sending, other work would cool the caches and let
   the peers fall asleep. A whole job takes 14 % less by both.
-- A whole job takes another 16 % less, since polls are answered at once also while the
-  directory of tenants is read again. Under load such a reading takes up to a third of the two seconds between two of
-  them, as its thread waits for the interpreter again and again; meanwhile, 5 of a job's 20 polls went the whole way.
+- A whole job takes another 16 % less, since polls are answered at once also while the directory of tenants is read
+  again. Under load such a reading takes up to a third of the two seconds between two of them, as its thread waits for
+  the interpreter again and again; meanwhile, 5 of a job's 20 polls went the whole way.
 - A whole job takes three steps of the ledger instead of four, since the reports of its stream and its result, which come
   in the same moment, are booked once.
 - A request's log line takes 10 µs instead of 20 µs, as it goes to the program's log handler without a log record.
