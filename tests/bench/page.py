@@ -77,8 +77,8 @@ These figures compare the program with and without one part, by its processor ti
 - A whole job takes another 16 % less, since polls are answered at once also while the directory of tenants is read
   again. Under load such a reading takes up to a third of the two seconds between two of them, as its thread waits for
   the interpreter again and again; meanwhile, 5 of a job's 20 polls went the whole way.
-- A whole job takes three steps of the ledger instead of four, since the reports of its stream and its result, which come
-  in the same moment, are booked once.
+- A whole job takes three steps of the ledger instead of four, since the reports of its stream and its result, which
+  come in the same moment, are booked once.
 - A request's log line takes 10 µs instead of 20 µs, as it goes to the program's log handler without a log record.
 - Garbage collections look at new objects only. While a process remembers 60,000 jobs, none takes longer than 0.8 ms,
   where one took 82 ms, and all together take 45 ms instead of 109.
