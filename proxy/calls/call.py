@@ -86,7 +86,7 @@ def new_call(caller: Caller, target: Target, request: Request, form: Form) -> Ca
     Raises:
         BadRequest: a header has a value that fal does not know, or the Idempotency-Key is none.
     """
-    given, kind, key = request.headers, target.kind, None
+    given, kind, key = request.scope["headers"], target.kind, None
     sent = headers.to_fal(given, streams=kind is Kind.STREAM)
     if kind.names_endpoint:
         wanted, dropped = wishes.of_call(given, caller.plan.uploads.expire_seconds, caller.plan.pass_headers)

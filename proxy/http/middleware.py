@@ -29,7 +29,7 @@ from proxy.http.disconnect import CallerGone
 from proxy.http.error_response import respond
 from proxy.http.refused_origins import RefusedOrigins
 from proxy.http.request_ids import accept_request_id, new_request_id
-from proxy.http.scope import MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
+from proxy.http.scope import HAS_BODY, MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
 from proxy.limits.rates import ALLOWANCE, RateLimitExceeded, to_rate_limited
 from proxy.limits.refusals import COUNTED, RefusalBudget
 from proxy.limits.session_quotas import SESSION_QUOTAS, SessionQuotas
@@ -216,7 +216,8 @@ class BodyLimit:
 
         async def receive_bounded() -> Message:
             nonlocal seen
-            declared = None if seen else header_of(scope, b"content-length")
+            # What has arrived whole shows its size.
+            declared = None if seen or HAS_BODY in scope["state"] else header_of(scope, b"content-length")
             if declared and parse_whole(declared, self._max_bytes) is None:
                 raise self._too_large()
             message = await receive()

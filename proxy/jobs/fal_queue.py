@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
-from starlette.datastructures import Headers
 
 from proxy.jobs.settlement import Settlement, parse_document
 from proxy.jobs.updates import STATES
@@ -43,7 +42,7 @@ class FalQueue:
     def __init__(self, upstream: Upstream, settlement: Settlement) -> None:
         self._upstream = upstream
         self._settlement = settlement
-        self._headers = headers.to_fal(Headers({}), streams=False)
+        self._headers = headers.to_fal((), streams=False)
         self._flights: SingleFlight[StatusReport] = SingleFlight()
 
     def status(self, job: Job, *, logs: bool) -> Awaitable[StatusReport]:

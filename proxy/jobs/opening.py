@@ -12,7 +12,6 @@ import random
 from collections import deque
 from typing import Protocol
 
-from starlette.datastructures import Headers
 
 from proxy.errors import ProxyError
 from proxy.stores.ledger import Job
@@ -90,7 +89,7 @@ class StreamOpener:
 
     def __init__(self, upstream: Upstream, turns_per_second: float = TURNS_PER_SECOND) -> None:
         self._upstream = upstream
-        self._headers = headers.to_fal(Headers({}), streams=True)
+        self._headers = headers.to_fal((), streams=True)
         self._turns = Turns(turns_per_second)
         self.is_refused = False
 

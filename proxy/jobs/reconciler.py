@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from starlette.datastructures import Headers
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
@@ -133,5 +132,5 @@ class Reconciler:
 
     async def _record_result(self, job: Job, request_id: str) -> None:
         target = Target(Kind.RESULT, app=job.app, request_id=request_id)
-        reply = await self._upstream.fetch(target, headers.to_fal(Headers({}), streams=False))
+        reply = await self._upstream.fetch(target, headers.to_fal((), streams=False))
         await self._settlement.record_result(job, reply.status, None, parse_document(reply.body))

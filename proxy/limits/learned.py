@@ -90,7 +90,8 @@ class Learned:
         # The class of the latest call is the last.
         self._classes[size] = known
         for unit, used in reported.items():
-            if known.setdefault(unit, _Figures()).add(used):
+            figures = known.get(unit) or known.setdefault(unit, _Figures())
+            if figures.add(used):
                 self._changed.add(size)
 
     def needs(self, size: SizeClass, amounts: Mapping[str, int], price: float) -> Mapping[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from proxy.stores.ledger import Job, OpenJob
 from proxy.tenants.caller import is_guest_name
 
@@ -11,6 +13,7 @@ def scope_keys(job: Job | OpenJob) -> tuple[str, ...]:
     return subject_scope_keys(job.tenant, job.subject)
 
 
+@lru_cache(maxsize=4096)
 def subject_scope_keys(tenant: str, subject: str) -> tuple[str, ...]:
     own = (f"subject:{tenant}:{subject}", f"tenant:{tenant}")
     return (*own, f"guests:{tenant}") if is_guest_name(subject) else own

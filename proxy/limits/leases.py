@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 
 from proxy.clock import Clock
 from proxy.errors import StoreUnavailable, TooManyJobs
@@ -56,7 +57,7 @@ class Leases:
             TooManyJobs: one of them has none left.
             StoreUnavailable: they cannot be counted, and calls are not let through without.
         """
-        scopes = _scopes_of(job, limits)
+        scopes = _scopes_of(job.tenant, job.subject, limits)
         try:
             full = await self.keeper.acquire(job.id, scopes)
         except StoreUnavailable:
@@ -78,7 +79,7 @@ class Leases:
         """
         now = self._clock.now()
         try:
-            for place, scope in enumerate(_scopes_of(job, limits)):
+            for place, scope in enumerate(_scopes_of(job.tenant, job.subject, limits)):
                 if await self._counters.in_use(scope.key, now) >= scope.limit:
                     raise _too_many_jobs(place, scope.limit)
         except StoreUnavailable:
@@ -121,10 +122,12 @@ class Leases:
         return {scope: {"used": taken, "limit": limit} for scope, taken, limit in scopes}
 
 
-def _scopes_of(job: Job, limits: LeaseLimits) -> list[LeaseScope]:
+@lru_cache(maxsize=4096)
+def _scopes_of(tenant: str, subject: str, limits: LeaseLimits) -> tuple[LeaseScope, ...]:
     # A scope without a limit is counted too: its plan may be lowered while jobs run.
     # `limits` may name one more than there are scopes: that of the guests.
-    return [LeaseScope(key, limit or UNLIMITED) for key, limit in zip(scope_keys(job), limits, strict=False)]
+    keys = subject_scope_keys(tenant, subject)
+    return tuple(LeaseScope(key, limit or UNLIMITED) for key, limit in zip(keys, limits, strict=False))
 
 
 def _too_many_jobs(place: int, limit: int) -> TooManyJobs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -85,7 +84,7 @@ class JobDesk:
                 "Only a job in fal's queue can be cancelled; this call is none, or fal has not accepted it."
             )
         await self._audit.record(by, Change("job.cancel", job.tenant, job.id, job.subject))
-        return await self._job_handler.cancel_job(job, headers.to_fal(Headers({}), streams=False))
+        return await self._job_handler.cancel_job(job, headers.to_fal((), streams=False))
 
 
 class AdminJobRoutes:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -180,7 +179,7 @@ class JobRoutes:
         await self._limiter.hit(caller, request.scope, polls=True)
         by = author_of(request, f"key:{caller.key_id}", self._clock.now())
         await self._audit.record(by, Change("job.cancel", job.tenant, job.id, job.subject))
-        outcome = await self._job_handler.cancel_job(job, headers.to_fal(Headers({}), streams=False))
+        outcome = await self._job_handler.cancel_job(job, headers.to_fal((), streams=False))
         return Reply(outcome.status, outcome.headers, outcome.body)
 
     async def _answer(self, request: Request, kind: Kind) -> Response:
@@ -215,7 +214,7 @@ class JobRoutes:
 
     def _events(self, request: Request, job: Job, after: str | None) -> Any:
         """What makes a job's native events from its watch."""
-        sent = headers.to_fal(request.headers, streams=False)
+        sent = headers.to_fal(request.scope["headers"], streams=False)
         return partial(
             job_events,
             rewrite=as_job,

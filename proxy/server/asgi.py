@@ -49,8 +49,11 @@ class AsgiProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self.cycle.scope["state"][HAS_BODY] = True
+        exchange = self.cycle
+        exchange.scope["state"][HAS_BODY] = True
+        if not exchange.response_complete:
+            exchange.more_body = False
+            exchange.message_event.set()
 
     def on_body(self, body: bytes | memoryview) -> None:
         self.body_left -= len(body)

@@ -72,4 +72,5 @@ def destination_headers(request: Request, uploads: Uploads) -> dict[str, str]:
     Raises:
         BadRequest: the caller's cannot be read.
     """
-    return headers.to_fal(request.headers, streams=False) | wishes.of_upload(request.headers, uploads.expire_seconds)
+    given = request.scope["headers"]
+    return headers.to_fal(given, streams=False) | wishes.of_upload(given, uploads.expire_seconds)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from starlette.datastructures import Headers
+from collections.abc import Sequence
 
 from proxy import __version__
 from proxy.errors import BadRequest
@@ -12,6 +11,8 @@ from proxy.numbers import parse_whole
 from proxy.targets import is_request_id
 from proxy.upstream.engine import ReplyHeaders
 
+#: The headers of a request as ASGI has them: names in small letters.
+RawHeaders = Sequence[tuple[bytes, bytes]]
 USER_AGENT = f"fal-proxy/{__version__}"
 REQUEST_ID = "x-fal-request-id"
 JSON = "application/json"
@@ -38,7 +39,7 @@ _BACK = {
 }
 
 
-def to_fal(caller: Headers, *, streams: bool) -> dict[str, str]:
+def to_fal(caller: RawHeaders, *, streams: bool) -> dict[str, str]:
     """The headers of an upstream call, but for the key. Of the caller's own, only two are believed, and checked.
 
     Raises:
@@ -51,7 +52,7 @@ def to_fal(caller: Headers, *, streams: bool) -> dict[str, str]:
         "x-fal-client-proxy": USER_AGENT,
     }
     # One look at all of them, as most calls have one of the two: each `get` is another. Of two the first counts.
-    given = {name: value for name, value in reversed(caller.raw) if name in _FROM_CALLERS}
+    given = {name: value for name, value in reversed(caller) if name in _FROM_CALLERS}
     if (priority := given.get(b"x-fal-queue-priority")) is not None:
         if priority not in _PRIORITIES:
             raise BadRequest(f"x-fal-queue-priority must be one of {', '.join(_PRIORITIES.values())}.")

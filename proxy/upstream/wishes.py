@@ -7,16 +7,16 @@ way. One that cannot be read is refused: a file that was to be private must not 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Annotated, Literal
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers
 
 from proxy.errors import BadRequest
+from proxy.upstream.headers import RawHeaders
 
 LIFECYCLE = "x-fal-object-lifecycle"
 PREFERENCE = "x-fal-object-lifecycle-preference"
@@ -96,18 +96,18 @@ class Lifecycle:
         return orjson.dumps(wish).decode() if wish else ""
 
 
-def of_upload(caller: Headers, expire_seconds: int | None) -> dict[str, str]:
+def of_upload(caller: RawHeaders, expire_seconds: int | None) -> dict[str, str]:
     """The headers that tell fal how long to keep an uploaded file and for whom: the plan's, narrowed by the caller's.
 
     Raises:
         BadRequest: the caller's cannot be read.
     """
-    text = reduce(Lifecycle.stricter, _lifecycles(caller.raw), Lifecycle(expire_seconds)).text()
+    text = reduce(Lifecycle.stricter, _lifecycles(caller), Lifecycle(expire_seconds)).text()
     # fal's own clients send both: which of them counts depends on the store behind.
     return {LIFECYCLE: text, PREFERENCE: text} if text else {}
 
 
-def of_call(caller: Headers, expire_seconds: int | None, passes: frozenset[str]) -> tuple[dict[str, str], str]:
+def of_call(caller: RawHeaders, expire_seconds: int | None, passes: frozenset[str]) -> tuple[dict[str, str], str]:
     """The headers of a run, submit or stream that its caller wishes, and the names of those that do not pass.
 
     Args:
@@ -117,25 +117,25 @@ def of_call(caller: Headers, expire_seconds: int | None, passes: frozenset[str])
     Raises:
         BadRequest: one of them cannot be read.
     """
-    given = {name for name, _ in caller.raw if name in _OF_CALLS}
+    given = {name for name, _ in caller if name in _OF_CALLS}
     if not given:
         return {}, ""
     sent = {}
     if given & _LIFECYCLE_NAMES:
-        wish = reduce(Lifecycle.stricter, _lifecycles(caller.raw))
+        wish = reduce(Lifecycle.stricter, _lifecycles(caller))
         # What a caller does not wish to be forgotten stays with fal's own terms.
         bound = Lifecycle(expire_seconds if wish.seconds else None)
         sent[PREFERENCE] = wish.stricter(bound).text()
     names = {name.decode() for name in given - _LIFECYCLE_NAMES}
     for name in sorted(names & passes):
-        values = caller.getlist(name)
+        values = [value.decode("latin-1") for key, value in caller if key == name.encode()]
         if len(values) != 1 or not _PASSABLE[name].check(values[0]):
             raise BadRequest(f"{name} must be {_PASSABLE[name].what}, once.")
         sent[name] = values[0]
     return {name: value for name, value in sent.items() if value}, ", ".join(sorted(names - passes))
 
 
-def _lifecycles(raw: Iterable[tuple[bytes, bytes]]) -> list[Lifecycle]:
+def _lifecycles(raw: RawHeaders) -> list[Lifecycle]:
     """What all headers of both names wish; several are narrowed by each other."""
     return [_parse(name.decode(), value) for name, value in raw if name in _LIFECYCLE_NAMES]
 
