@@ -19,6 +19,7 @@ from proxy.tenants.caller import Caller
 from proxy.upstream import headers, wishes
 
 KEY_HEADER = "idempotency-key"
+_KEY_NAME = KEY_HEADER.encode()
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 #: In place of an input that is still in the body; JSON's `null` is an input that was read.
 UNREAD = object()
@@ -93,7 +94,7 @@ def new_call(caller: Caller, target: Target, request: Request, form: Form) -> Ca
         sent.update(wanted)
         if dropped:
             show_header(request.scope, wishes.DROPPED, dropped)
-        key = None if kind is Kind.STREAM else parse_key(values_of(request.scope, KEY_HEADER.encode()))
+        key = None if kind is Kind.STREAM else parse_key(values_of(request.scope, _KEY_NAME))
     return Call(caller, target, request, form, sent, key=key)
 
 

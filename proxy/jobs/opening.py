@@ -12,7 +12,6 @@ import random
 from collections import deque
 from typing import Protocol
 
-
 from proxy.errors import ProxyError
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.jobs.fal_queue import FalQueue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -162,9 +162,9 @@ class Settlement:
             if booking is not None:
                 self._bookings.pop(job.id, None)
 
-    async def release_lease(self, job: Job) -> None:
+    def release_lease(self, job: Job) -> Awaitable[None]:
         """End the lease of a job that is over at fal, whether or not it is known already what it used."""
-        await self._leases.release(job)
+        return self._leases.release(job)
 
     async def renew_lease(self, job: Job) -> None:
         """Renew the lease of a job that is queued or runs."""

@@ -75,9 +75,9 @@ class LeaseKeeper:
             self._held[lease] = ([scope.key for scope in scopes], self._beats)
         return full
 
-    async def _acquire(self, lease: str, scopes: Sequence[LeaseScope]) -> int | None:
+    def _acquire(self, lease: str, scopes: Sequence[LeaseScope]) -> Awaitable[int | None]:
         now = self._clock.now()
-        return await self._counters.acquire(lease, scopes, now, now + LEASE_SECONDS)
+        return self._counters.acquire(lease, scopes, now, now + LEASE_SECONDS)
 
     async def release(self, lease: str, keys: Sequence[str]) -> None:
         """Return a lease, later if the counters do not answer now."""

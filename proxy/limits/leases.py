@@ -7,7 +7,7 @@ stream, or the reconciler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 from proxy.clock import Clock
@@ -90,9 +90,9 @@ class Leases:
         now = self._clock.now()
         await self._counters.renew(job.id, scope_keys(job), now, now + LEASE_SECONDS)
 
-    async def release(self, job: Job) -> None:
+    def release(self, job: Job) -> Awaitable[None]:
         """Return the leases of a job, later if the counters do not answer now."""
-        await self.keeper.release(job.id, scope_keys(job))
+        return self.keeper.release(job.id, scope_keys(job))
 
     def hand_over(self, job: Job) -> None:
         """Let the leases of a job outlive this process: fal has it, or may have it, in its queue."""
