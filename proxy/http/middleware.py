@@ -223,9 +223,9 @@ class BodyLimit:
             message = await receive()
             size = len(message.get("body", b""))
             seen += size
+            if seen > self._max_bytes:
+                raise self._too_large()
             if seen > FREE_BYTES:
-                if seen > self._max_bytes:
-                    raise self._too_large()
                 self._body_memory.hold(scope, size)
             return message
 

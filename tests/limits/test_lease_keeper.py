@@ -345,6 +345,19 @@ async def test_leases_that_wait_to_be_returned_are_bounded(stores: SqlStores, cl
     assert len(leases.keeper._returns) == MOST_RETURNS
 
 
+async def test_the_limits_count_with_which_a_call_is_made(stores: SqlStores, clock: MovableClock) -> None:
+    leases = Leases(MemoryCounters(), stores.ledger, clock)
+    wide, narrow = LeaseLimits(3, None), LeaseLimits(1, None)
+    await leases.acquire(job(), wide)
+    with pytest.raises(TooManyJobs, match="This subject has 1 calls"):
+        await leases.acquire(job(), narrow)
+    await leases.acquire(job(), wide)
+    assert await leases.in_use("acme", "alice", wide) == {
+        "subject": {"used": 2, "limit": 3},
+        "tenant": {"used": 2, "limit": None},
+    }
+
+
 # --- for as long as a call runs
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from starlette.datastructures import Headers
 
 from proxy.errors import BadRequest
 from proxy.upstream.wishes import LIFECYCLE, MAX_RULES, PREFERENCE, of_call, of_upload
@@ -34,7 +33,7 @@ def narrow(*given: str, expires: int | None = 3600) -> Any:
     """What fal receives when the caller sends these values, in the two headers by turns."""
     names = (LIFECYCLE, PREFERENCE)
     raw = [(names[at % 2].encode(), value.encode()) for at, value in enumerate(given)]
-    sent = of_upload(Headers(raw=raw), expires)
+    sent = of_upload(raw, expires)
     assert sent.get(LIFECYCLE) == sent.get(PREFERENCE)
     return orjson.loads(sent.get(LIFECYCLE, "{}"))
 
@@ -116,7 +115,7 @@ def test_of_several_wishes_the_strictest_counts() -> None:
     ],
 )
 def test_a_malformed_wish_is_refused(text: str) -> None:
-    headers = Headers(raw=[(LIFECYCLE.encode(), text.encode())])
+    headers = [(LIFECYCLE.encode(), text.encode())]
     with pytest.raises(BadRequest, match="must be JSON such as"):
         of_upload(headers, 3600)
     with pytest.raises(BadRequest, match="must be JSON such as"):
@@ -125,7 +124,7 @@ def test_a_malformed_wish_is_refused(text: str) -> None:
 
 def test_a_call_passes_on_only_what_its_caller_wished() -> None:
     def read_sent(**document: Any) -> Any:
-        sent, dropped = of_call(Headers({PREFERENCE: wish(**document)}), 3600, NOTHING)
+        sent, dropped = of_call([(PREFERENCE.encode(), wish(**document).encode())], 3600, NOTHING)
         assert dropped == "" and set(sent) <= {PREFERENCE}
         return orjson.loads(sent.get(PREFERENCE, "{}"))
 
