@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,13 +291,29 @@ def test_a_slot_is_freed_when_fal_reports_nothing(proxy: Stack, alice: Client, s
     proxy.sandbox.move_job(job, "finish")
 
 
-def test_every_status_of_a_job_extends_its_lease(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
-    job = alice.submitted(QUEUED)
-    for _ in range(3):
-        proxy.clock.advance(LEASE_SECONDS - 1)
-        assert alice.status(job).json()["status"] == "IN_QUEUE"
-    check_full(alice.submit())
-    assert alice.cancel(job).status_code == 202
+class NotedRenewals(MemoryCounters):
+    """Counters that say how often leases were renewed."""
+
+    renewals = 0
+
+    async def renew(self, lease: str, keys: Sequence[str], now: float, expires_at: float) -> None:
+        await super().renew(lease, keys, now, expires_at)
+        self.renewals += 1
+
+
+def test_a_job_that_is_asked_for_keeps_its_lease(sandbox: SandboxControl, tmp_path: Path) -> None:
+    counters = NotedRenewals()
+    with (
+        limited_proxy(sandbox, tmp_path, PLANS, counters=counters) as own,
+        Client(own, own.token(tenant="one")) as alice,
+    ):
+        job = alice.submitted(QUEUED)
+        for renewals in range(1, 4):
+            own.clock.advance(LEASE_SECONDS - 1)
+            assert alice.status(job).json()["status"] == "IN_QUEUE"
+            wait_until(lambda most=renewals: counters.renewals >= most, "the lease was not renewed")
+        check_full(alice.submit())
+        assert alice.cancel(job).status_code == 202
 
 
 def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
