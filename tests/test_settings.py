@@ -12,8 +12,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+from redis.asyncio import ConnectionPool
 
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Secret, Settings, SettingsError, read, unknown_variables
+from proxy.settings.values import _REDIS_KEYS
 from tests.support.secrets import SECRET
 
 KEY = "an-id-of-a-key:a-secret-of-a-key"
@@ -296,6 +298,19 @@ WRONG: list[tuple[str, str]] = [
         for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")
     ],
     ("PROXY_REDIS_URL", "localhost:6379"),
+    ("PROXY_REDIS_URL", "redis://redis:65536"),
+    ("PROXY_REDIS_URL", "redis://redis:port"),
+    ("PROXY_REDIS_URL", "redis://redis/cache"),
+    ("PROXY_REDIS_URL", "redis://redis/0/1"),
+    ("PROXY_REDIS_URL", "redis://redis?family=6"),
+    ("PROXY_REDIS_URL", "redis://redis?ssl_cert_reqs=none"),
+    ("PROXY_REDIS_URL", "rediss://redis?ssl_cert_reqs=sometimes"),
+    ("PROXY_REDIS_URL", "rediss://redis?ssl_ca_certs=/no/such/file.pem"),
+    ("PROXY_REDIS_URL", "redis://redis?socket_timeout=soon"),
+    ("PROXY_REDIS_URL", "redis://redis?max_connections=0"),
+    ("PROXY_REDIS_URL", "redis://redis?db="),
+    ("PROXY_SESSION_SECRETS", ","),
+    ("PROXY_TRUSTED_PROXIES", " , "),
     ("PROXY_ALLOWED_ORIGINS", "*"),
     ("PROXY_ALLOWED_ORIGINS", "https://*.example.com"),
     ("PROXY_ALLOWED_ORIGINS", "https://app.example.com/"),
@@ -362,6 +377,9 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?sslmode=verify-full&sslrootcert=system"),
     ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:5432/proxy?target_session_attrs=read-write"),
     ("PROXY_REDIS_URL", "rediss://redis.example:6380/0"),
+    ("PROXY_REDIS_URL", "redis://:p%2Fw@redis/"),
+    ("PROXY_REDIS_URL", "rediss://redis?ssl_cert_reqs=none&ssl_check_hostname=False&db=3&socket_timeout=2.5"),
+    ("PROXY_REDIS_URL", f"rediss://redis?ssl_ca_certs={__file__}&protocol=3&client_name=proxy"),
     ("PROXY_ALLOWED_ORIGINS", "https://App.example.com, http://localhost:5173"),
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/8, ::1, 192.0.2.7"),
     ("PROXY_PUBLIC_URL", "https://ai.example.com/"),
@@ -596,12 +614,24 @@ def test_no_secret_shows_itself(name: str) -> None:
         ("PROXY_DATABASE_URL", "mysql://proxy:canary@db"),
         ("PROXY_DATABASE_URL", "postgresql://proxy:canary/canary@db/proxy"),
         ("PROXY_REDIS_URL", "http://:canary@redis"),
+        ("PROXY_REDIS_URL", "redis://:canary/canary@redis"),
+        ("PROXY_REDIS_URL", "redis://:6379?canary@redis"),
+        ("PROXY_REDIS_URL", "redis://redis?canary=canary"),
+        ("PROXY_REDIS_URL", "redis://redis?db=canary"),
     ],
 )
 def test_a_secret_that_is_refused_is_not_quoted(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read({**GOOD, name: value})
     assert name in str(caught.value) and "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [*_REDIS_KEYS])
+def test_the_client_of_redis_takes_what_may_be_in_its_url(key: str) -> None:
+    values = ("3", "true", "none", __file__)
+    url = next(f"rediss://redis?{key}={value}" for value in values if _REDIS_KEYS[key].fullmatch(value))
+    read({**GOOD, "PROXY_REDIS_URL": url})
+    ConnectionPool.from_url(url).make_connection()
 
 
 def test_every_default_and_every_secret_is_a_variable() -> None:

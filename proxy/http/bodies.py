@@ -26,6 +26,8 @@ TOTAL_SECONDS = 300.0
 FORM_BYTES = 64 * 1024
 #: Problems that one answer names.
 MOST_PROBLEMS = 20
+#: In the words of JSON, where the library's are those of Python.
+_SENTENCES = dict.fromkeys(("model_type", "dict_type"), "Input should be a JSON object")
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -150,4 +152,5 @@ def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
 
 def _sentence(error: Any) -> str:
     where = ".".join(str(part)[:100] for part in error["loc"]) or "the body"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    what = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}"

@@ -16,7 +16,8 @@ def known_query(request: Request, *names: str) -> dict[str, str]:
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if unknown := sorted(set(found) - set(names)):
-        raise BadRequest(f"The query key {unknown[0][:40]!r} is unknown; use {', '.join(names)}.")
+        use = f"use {', '.join(names)}" if names else "this address takes none"
+        raise BadRequest(f"The query key {unknown[0][:40]!r} is unknown; {use}.")
     if len(found) != len(pairs):
         raise BadRequest("The query contains a key twice.")
     return found

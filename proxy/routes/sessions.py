@@ -35,6 +35,7 @@ from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
+from proxy.tenants.strict import Whole
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -44,7 +45,7 @@ class Mint(Narrowing):
 
     subject: str
     endpoints: list[str] | None = None
-    ttl_seconds: int | None = Field(default=None, ge=1)
+    ttl_seconds: Whole | None = Field(default=None, ge=1)
 
     @field_validator("subject")
     @classmethod

@@ -98,7 +98,10 @@ class EnvironmentReader:
 
     def get_each(self, name: str, parse: Callable[[str], T]) -> list[T]:
         items: list[T] = []
-        for part in filter(None, (part.strip() for part in self.value(name).split(","))):
+        parts = [part.strip() for part in self.value(name).split(",")]
+        if len(parts) > 1 and not any(parts):
+            self.complain(name, "has commas and nothing between them")
+        for part in filter(None, parts):
             try:
                 items.append(parse(part))
             except ValueError as problem:

@@ -8,7 +8,7 @@ import re
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from proxy import libpq
 from proxy.origins import normalize_origin
@@ -20,6 +20,27 @@ MIN_WEBHOOK_SECRET_BYTES, MAX_WEBHOOK_SECRET_BYTES = 24, 64
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 #: A name in DNS or in the hosts file, in letters that a resolver takes.
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_REDIS_DATABASE = re.compile(r"/?|/[0-9]{1,5}")
+_TEXT, _SECONDS, _SWITCH = re.compile(r".+"), re.compile(r"[0-9]{1,5}(\.[0-9]{1,6})?"), re.compile(r"(?i:true|false)")
+_REDIS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+#: What redis-py takes in the query of a URL, and in which form.
+_REDIS_KEYS = {
+    "db": re.compile(r"[0-9]{1,5}"),
+    "username": _TEXT,
+    "password": _TEXT,
+    "client_name": re.compile(r"[!-~]+"),
+    "protocol": re.compile(r"[23]"),
+    "max_connections": re.compile(r"[1-9][0-9]{0,5}"),
+    "health_check_interval": re.compile(r"[0-9]{1,5}"),
+    "socket_timeout": _SECONDS,
+    "socket_connect_timeout": _SECONDS,
+    "socket_keepalive": _SWITCH,
+    "retry_on_timeout": _SWITCH,
+    "ssl_cert_reqs": re.compile(r"none|optional|required"),
+    "ssl_check_hostname": _SWITCH,
+    "ssl_password": _TEXT,
+    **dict.fromkeys(_REDIS_FILES, _TEXT),
+}
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
@@ -192,8 +213,24 @@ def parse_database_url(text: str) -> str:
 
 
 def parse_redis_url(text: str) -> Secret:
-    if urlsplit(text).scheme not in ("redis", "rediss"):
+    """Check what redis-py checks when it connects. No error quotes the URL: a part of a password may be anywhere."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("has a port that is no number; percent-encode what is special in a password") from None
+    if not _REDIS_DATABASE.fullmatch(parts.path):
+        raise ValueError("must end in the number of a database, such as /0, or in none")
+    keys = {key: shape for key, shape in _REDIS_KEYS.items() if parts.scheme == "rediss" or not key.startswith("ssl_")}
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        if key not in keys:
+            raise ValueError(f"has a key in its query that is none of {', '.join(keys)} of {parts.scheme}://")
+        if not keys[key].fullmatch(value):
+            raise ValueError(f"has a value of {key} that Redis's client does not take")
+        if key in _REDIS_FILES:
+            existing_file(value)
     return Secret(text)
 
 

@@ -1,17 +1,35 @@
-"""What the forms of the plan file share."""
+"""What the forms of the plan file and of the API share."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
+
+from proxy.numbers import MOST
 
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 T = TypeVar("T", bound=str)
 #: Written down in order: what was applied is compared with what lies in the database, which another process wrote.
 Several = Annotated[frozenset[T], PlainSerializer(sorted, return_type=list[str], when_used="json")]
+
+
+def _without_point(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MOST else value
+
+
+#: A whole number in a form. JSON has one kind of numbers, so many clients write 60.0 (JSON Schema 2020-12, 6.1.1).
+Whole = Annotated[int, BeforeValidator(_without_point)]
 
 
 class Strict(BaseModel):

@@ -64,6 +64,17 @@ def declared_size(request: Request, most: int) -> int:
     return size
 
 
+def check_is_whole(request: Request, size: int) -> None:
+    """Refuse a piece of a file that says so: stored, it would pass for the file (RFC 9110, section 14.5).
+
+    Raises:
+        BadRequest: it is one.
+    """
+    given = request.headers.getlist("content-range")
+    if given and given != [f"bytes 0-{size - 1}/{size}"]:
+        raise BadRequest("content-range: send the whole file at once, or begin an upload in parts to send pieces.")
+
+
 def announced_type(request: Request, otherwise: str) -> str:
     """The content-type of a request's body, or what stands in for one that is not given.
 

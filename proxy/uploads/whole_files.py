@@ -12,7 +12,7 @@ from proxy.errors import BadRequest, UnsupportedMediaType
 from proxy.limits.retries import RetryAllowance
 from proxy.stores.uploads import WHOLE, Upload, UploadStore
 from proxy.tenants.terms import Terms
-from proxy.uploads.body import IncomingFile, announced_type, declared_size, enforce_size, read_pieces
+from proxy.uploads.body import IncomingFile, announced_type, check_is_whole, declared_size, enforce_size, read_pieces
 from proxy.uploads.part_attempts import PartAttempts
 from proxy.uploads.sniffing import media_type, sniff
 from proxy.uploads.transfer import Content, Transfers, transfer_of
@@ -55,6 +55,7 @@ class WholeFiles:
             BodyTooLarge, UnsupportedMediaType, QuotaExceeded: the plan does not allow it.
         """
         size = declared_size(request, upload.max_bytes)
+        check_is_whole(request, size)
         if media_type(announced_type(request, upload.content_type)) != media_type(upload.content_type):
             raise UnsupportedMediaType(f"This upload was announced as {upload.content_type}.")
         if upload.size is not None:

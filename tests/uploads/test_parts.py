@@ -31,7 +31,8 @@ def test_parts_may_come_and_be_named_in_any_order(uploads: Uploads) -> None:
     slot = uploads.slot(in_parts=True)
     answers = [slot.part(number, content) for number, content in ((3, THIRD), (1, FIRST), (2, SECOND))]
     # The Python client takes the etag from the header.
-    named = [{"partNumber": answer.json()["partNumber"], "etag": answer.headers["etag"]} for answer in answers]
+    # JSON has one kind of numbers, so some clients write a point.
+    named = [{"partNumber": float(answer.json()["partNumber"]), "etag": answer.headers["etag"]} for answer in answers]
     assert slot.complete(named).status_code == 200
     assert uploads.has(slot.file_url, FIRST + SECOND + THIRD)
 
@@ -69,6 +70,7 @@ UNFIT = {
     "no object": lambda parts: ["1"],
     "no etag": lambda parts: [{"partNumber": 1}],
     "a number as text": lambda parts: [{**part, "partNumber": str(part["partNumber"])} for part in parts],
+    "a number with a fraction": lambda parts: [{**part, "partNumber": part["partNumber"] + 0.5} for part in parts],
     "part 0": lambda parts: [{"partNumber": 0, "etag": "x"}, *parts],
     "part 10001": lambda parts: [*parts, {"partNumber": 10_001, "etag": "x"}],
     "twice": lambda parts: [*parts, parts[0]],

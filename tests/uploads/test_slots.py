@@ -149,6 +149,9 @@ def test_a_file_whose_content_is_no_picture_is_refused(uploads: Uploads, content
         ({"content-type": "text/html"}, 415, "unsupported_media_type"),
         ({"content-length": "0"}, 400, "bad_request"),
         ({"content-length": str(10**15)}, 413, "body_too_large"),
+        ({"content-range": "bytes 0-8/18"}, 400, "bad_request"),
+        ({"content-range": "bytes 9-17/18"}, 400, "bad_request"),
+        ({"content-range": "bytes */18"}, 400, "bad_request"),
     ],
 )
 def test_headers_that_do_not_fit_the_slot_are_refused(
@@ -161,6 +164,12 @@ def test_headers_that_do_not_fit_the_slot_are_refused(
     with Wire(uploads.stack.url) as wire:
         assert_refusal(wire.raw(head.encode(), "PUT"), status, code)
     assert not uploads.at_files()
+
+
+def test_a_range_that_is_the_whole_file_is_accepted(uploads: Uploads) -> None:
+    slot = uploads.slot()
+    assert slot.put(FILE, **{"content-range": f"bytes 0-{len(FILE) - 1}/{len(FILE)}"}).status_code == 200
+    assert uploads.has(slot.file_url, FILE)
 
 
 def test_a_file_without_its_length_is_refused(uploads: Uploads) -> None:
