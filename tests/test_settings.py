@@ -628,7 +628,7 @@ def test_a_secret_that_is_refused_is_not_quoted(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("key", [*_REDIS_KEYS])
 def test_the_client_of_redis_takes_what_may_be_in_its_url(key: str) -> None:
-    values = ("3", "true", "none", __file__)
+    values = (__file__, "3", "true", "none", "proxy")
     url = next(f"rediss://redis?{key}={value}" for value in values if _REDIS_KEYS[key].fullmatch(value))
     read({**GOOD, "PROXY_REDIS_URL": url})
     ConnectionPool.from_url(url).make_connection()
