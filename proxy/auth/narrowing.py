@@ -11,13 +11,13 @@ from proxy.errors import BadRequest
 from proxy.tenants.caller import InputCeilings, Session, SessionQuota
 from proxy.tenants.plans import MOST_UNITS, Unit
 from proxy.tenants.prices import list_unpriced
-from proxy.tenants.strict import Whole
+from proxy.tenants.strict import WITHOUT_POINT
 from proxy.tenants.terms import MILLION
 
 MOST_TAGS = 10
 #: Endpoints that an error names.
 MOST_NAMED = 20
-Ceiling = Annotated[Whole, Field(ge=1, le=MOST_UNITS)]
+Ceiling = Annotated[int, Field(ge=1, le=MOST_UNITS), WITHOUT_POINT]
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,63}$")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from slowapi import Limiter
@@ -35,7 +35,7 @@ from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import Caller, Session
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
-from proxy.tenants.strict import Whole
+from proxy.tenants.strict import WITHOUT_POINT
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,7 +45,7 @@ class Mint(Narrowing):
 
     subject: str
     endpoints: list[str] | None = None
-    ttl_seconds: Whole | None = Field(default=None, ge=1)
+    ttl_seconds: Annotated[int, Field(ge=1), WITHOUT_POINT] | None = None
 
     @field_validator("subject")
     @classmethod

@@ -28,8 +28,9 @@ def _without_point(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MOST else value
 
 
-#: A whole number in a form. JSON has one kind of numbers, so many clients write 60.0 (JSON Schema 2020-12, 6.1.1).
-Whole = Annotated[int, BeforeValidator(_without_point)]
+#: Behind the bounds of a whole number in a form. JSON has one kind of numbers, so many clients write 60.0 (JSON Schema
+#: 2020-12, 6.1.1).
+WITHOUT_POINT = BeforeValidator(_without_point)
 
 
 class Strict(BaseModel):

@@ -11,7 +11,7 @@ from proxy.errors import BadRequest
 from proxy.http.bodies import read_form
 from proxy.numbers import parse_whole
 from proxy.stores.uploads import Upload, UploadStore
-from proxy.tenants.strict import Whole
+from proxy.tenants.strict import WITHOUT_POINT
 from proxy.tenants.terms import Terms
 from proxy.uploads.body import declared_size, read_pieces
 from proxy.uploads.part_attempts import PartAttempts
@@ -26,7 +26,7 @@ MOST_PARTS = 10_000
 MOST_LIST_BYTES = 4 * 1024 * 1024
 #: The clients send 10 MiB.
 MAX_PART_BYTES = 100 * 1024 * 1024
-Number = Annotated[Whole, Field(ge=1, le=MOST_PARTS)]
+Number = Annotated[int, Field(ge=1, le=MOST_PARTS), WITHOUT_POINT]
 
 
 class NamedPart(BaseModel):
