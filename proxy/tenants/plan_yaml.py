@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,11 +12,14 @@ import yaml
 MOST_DEPTH = 50
 #: Values of a file whose aliases are written out. Without a bound, a dozen lines of aliases take all memory and time.
 MOST_VALUES = 200_000
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OLD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")
 _TOO_DEEP = "is nested too deeply"
 
 
 def parse_document(text: str) -> tuple[Any, list[str]]:
-    """The document, and the keys that it names twice: YAML itself keeps the last one without a word.
+    """The document, and the keys that it names twice, as YAML itself keeps the last one without a word; and numbers
+    that it reads as others than people do.
 
     Raises:
         ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
@@ -27,7 +31,7 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
             return None, []
         size = _count_values(node, {})
         if size <= MOST_VALUES:
-            problems = list(_duplicate_keys(node, ""))
+            problems = [*_duplicate_keys(node, ""), *_old_numbers(node, "")]
             return loader.construct_document(node), problems
     except yaml.YAMLError as problem:
         raise _describe(problem) from problem
@@ -87,6 +91,18 @@ def _describe(problem: yaml.YAMLError) -> ValueError:
     mark = getattr(problem, "problem_mark", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return ValueError(f"is not YAML{place}")
+
+
+def _old_numbers(node: yaml.Node, where: str) -> Iterator[str]:
+    """One sentence for each number that YAML 1.1 reads as octal or sexagesimal: 010 is 8, and 1:30 is 90."""
+    if isinstance(node, yaml.SequenceNode):
+        for at, item in enumerate(node.value):
+            yield from _old_numbers(item, f"{where}{at}.")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _old_numbers(value, f"{where}{key.value}.")
+    elif node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
+        yield f"{where[:-1]}: YAML reads {node.value[:40]} in base 8 or 60; write digits alone, the first of them not 0"
 
 
 def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
