@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ _NEEDS_PILLOW = (
     "needs Pillow, which is not installed; install it with: pip install pillow; build an image that contains it with: "
     "--build-arg PICTURES=on"
 )
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
+_NO_MEDIA_TYPE = "is no media type such as image/png, without wildcard and parameters: no file has it"
 
 
 def read_file(path: Path | None, known: Snapshot = NOTHING_KNOWN) -> tuple[PlanFile, Catalog]:
@@ -106,6 +109,9 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
         listed = _mapping(plan).get("endpoints")
         if isinstance(listed, list):
             problems += [f"plans.{name}.endpoints: {problem}" for problem in _unknown_endpoints(listed, catalog)]
+        types = _list(_mapping(_mapping(plan).get("uploads")).get("content_types"))
+        wrong = [one for one in types if isinstance(one, str) and not _MEDIA_TYPE.fullmatch(one.strip())]
+        problems += [f"plans.{name}.uploads.content_types: {one[:100]} {_NO_MEDIA_TYPE}" for one in wrong]
         if _mapping(plan).get("strip_metadata") is True and find_spec("PIL") is None:
             problems.append(f"plans.{name}.strip_metadata: {_NEEDS_PILLOW}")
     for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
