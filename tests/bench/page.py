@@ -124,7 +124,9 @@ ledger, admission, bodies) saves 3 to 5 % of a run and 1 to 5 % of a submit. Wit
 run, 5 to 7 % of a submit and nothing of a status poll, and an idle process takes 8 MiB more. It compiles no
 asynchronous generators and no classes below those of uvicorn. Cython without types saves 2 to 4 % of a run and up to 5
 % of a submit with 89 modules that have no coroutines, and takes 8 MiB; with 187 modules, coroutines among them, a run
-takes 8 to 19 % longer, a submit 22 %, and an idle process 20 MiB more.
+takes 8 to 19 % longer, a submit 22 %, and an idle process 20 MiB more. Other allocators (mimalloc, jemalloc), huge
+pages and one arena change a run and a submit by no more than rounds of the same code differ, 4 %; the allocators and
+huge pages take 1 to 3 MiB more when idle.
 
 The memory of an idle process is that of the interpreter and of libraries in the first place: of 81 MiB, the interpreter
 with asyncio and TLS takes 19, SQLAlchemy 18, pydantic 6, jsonschema-rs 5, uvicorn with uvloop 4, slowapi 2, five others
