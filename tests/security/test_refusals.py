@@ -7,6 +7,7 @@ import re
 import socket
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
 
@@ -302,10 +303,17 @@ def test_a_lost_answer_is_not_repeated_by_the_proxy(stack: Stack, wire: Wire, fa
     ]
 
 
+def submit_alone(stack: Stack, token: str) -> str:
+    with Wire(stack.url) as own:
+        return submit(own, token)
+
+
 def test_a_read_on_a_connection_that_is_just_closed_is_repeated(stack: Stack, wire: Wire) -> None:
     token = stack.token()
-    # This leaves a connection in the pool.
-    job = submit(wire, token)
+    # These leave connections in the pool: what the proxy asks for earlier jobs meanwhile may take one of them.
+    stack.sandbox.fault("delay", delay=0.3, times=3, on={"operation": "submit"})
+    with ThreadPoolExecutor(3) as threads:
+        job, *_ = threads.map(lambda _: submit_alone(stack, token), range(3))
     stack.sandbox.fault("drop", when="before", times=1, on={"operation": "result"})
     answer = call(wire, "protocol", token, "GET", f"queue/{NEXT}/requests/{job}")
     assert answer.status in (200, 400), answer
