@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from proxy.jobs.reconciler import (
     PAUSE_SECONDS,
     QUIET_SECONDS,
     SIDE_BY_SIDE,
+    SPACING_SECONDS,
     Reconciler,
 )
 from proxy.jobs.settlement import Settlement
@@ -118,13 +120,14 @@ async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path)
     await abandoned_jobs(stores, leases, clock.now())
     assert await counters.in_use("subject:acme:alice", clock.now()) == ABANDONED
     clock.advance(QUIET_SECONDS + 1)
-    looked_after, waits = [], []
+    looked_after, waits, began = [], [], time.monotonic()
     while not looked_after or looked_after[-1]:
         looked_after.append(await reconciler.run_once())
         waits.append(reconciler.wait_seconds)
     full = ABANDONED // MOST_AT_ONCE
     assert looked_after == [MOST_AT_ONCE] * full + [ABANDONED % MOST_AT_ONCE, 0]
-    # Calls have the processor between two rounds.
+    # Calls have the processor between two jobs, and between two rounds.
+    assert time.monotonic() - began > 0.9 * SPACING_SECONDS * ABANDONED
     assert waits == [PAUSE_SECONDS] * full + [EVERY_SECONDS] * 2
     assert fal.most == SIDE_BY_SIDE and fal.asked == Counter(range(ABANDONED))
     # Jobs that ended, and those that fal does not know, have given their slots back; the others keep theirs.
