@@ -130,9 +130,9 @@ takes 8 to 19 % longer, a submit 22 %, and an idle process 20 MiB more. Other al
 pages and one arena change a run and a submit by no more than rounds of the same code differ, 4 %; the allocators and
 huge pages take 1 to 3 MiB more when idle.
 
-The memory of an idle process is that of the interpreter and of libraries in the first place: of 81 MiB, the interpreter
+The memory of an idle process is that of the interpreter and of libraries in the first place: of 85 MiB, the interpreter
 with asyncio and TLS takes 19, SQLAlchemy 18, pydantic 6, jsonschema-rs 5, uvicorn with uvloop 4, slowapi 2, five others
-together 7, the modules of the proxy 14, and what it makes at its start 6. The start is theirs in the same way:
+together 7, the modules of the proxy 14, and what it makes at its start 10. The start is theirs in the same way:
 SQLAlchemy takes 95 ms of processor time, pydantic 40, slowapi 12, the authorities that fal is verified against 20, and
 the modules of the proxy 160. What else was tried saves 1 % of the start and 0.5 MiB at most: no search for plugins of
 pydantic, forms of requests that are built at their first use, one arena of the allocator, huge pages, code without
