@@ -247,7 +247,7 @@ def decoded_body(reply: StreamedReply) -> Body:
     """The body of a reply as it was before it was compressed. Reading it may raise an `httpx.DecodingError`, too."""
     if b"content-encoding" not in reply.headers:
         return reply.body
-    response = _decoded(reply, _Stream(reply.body))
+    response = _decoded(reply, BodyStream(reply.body))
     return _HttpxBody(response, response.aiter_bytes())
 
 
@@ -256,8 +256,8 @@ def _decoded(reply: Reply | StreamedReply, stream: httpx.AsyncByteStream) -> htt
     return httpx.Response(reply.status_code, headers=headers, stream=stream)
 
 
-class _Stream(httpx.AsyncByteStream):
-    """A body for httpx to decode."""
+class BodyStream(httpx.AsyncByteStream):
+    """A body as httpx reads it."""
 
     def __init__(self, body: Body) -> None:
         self._body = body

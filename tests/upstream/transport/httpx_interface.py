@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx
 
-from proxy.upstream.engine import Body, Engine
+from proxy.upstream.engine import BodyStream, Engine
 from proxy.upstream.transport import EngineTransport
 
 
@@ -18,19 +16,7 @@ class HttpxInterface(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         reply = await self._engine.send(request)
-        return httpx.Response(reply.status_code, headers=list(reply.headers.items()), stream=_Stream(reply.body))
+        return httpx.Response(reply.status_code, headers=list(reply.headers.items()), stream=BodyStream(reply.body))
 
     async def aclose(self) -> None:
         await self._engine.aclose()
-
-
-class _Stream(httpx.AsyncByteStream):
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while piece := await self._body.read():
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
