@@ -144,7 +144,7 @@ config.yaml: |
 136314880
 {{- end }}
 {{- define "fal-proxy.streamBytes" -}}
-34816
+31744
 {{- end }}
 {{/* What one picture may take while its metadata is removed: docs/limits.md. */}}
 {{- define "fal-proxy.pictureBytes" -}}
