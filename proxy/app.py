@@ -69,7 +69,7 @@ def create_app(
     ledger_timeouts: LedgerTimeouts | None = None,
     issuer_tls: ssl.SSLContext | None = None,
 ) -> Starlette:
-    """The proxy as an ASGI application.
+    """Return the proxy as an ASGI application.
 
     Args:
         transport: how fal is reached; the fast one if not given.

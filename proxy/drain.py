@@ -51,7 +51,7 @@ class Drain:
         self.over.set()
 
     def seconds_left(self) -> float:
-        """How long what runs may still take; all of that time while the drain has not started."""
+        """Return how many seconds running work may still take; all of them while the drain has not started."""
         if self.over.is_set():
             return 0.0
         if not self.started.is_set():
@@ -59,7 +59,7 @@ class Drain:
         return max(0.0, self._ends_at - asyncio.get_running_loop().time())
 
     def refuse_new_work(self) -> None:
-        """To be asked before a call is taken on that another process can take as well.
+        """Refuse a call that another process can take as well, if this process is stopping.
 
         Raises:
             Draining: this process is stopping.

@@ -88,7 +88,7 @@ class ProxyError(Exception):
         self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
-        """The JSON object of the answer, still without the request id."""
+        """Return the JSON object of the answer, still without the request id."""
         return {"detail": self.message, "message": self.message, "error_type": self.code}
 
 

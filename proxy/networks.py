@@ -11,7 +11,7 @@ Peer = tuple[str, int] | None
 
 
 def network(peer: Peer) -> str:
-    """The address of a peer; of IPv6 the /64, as that is what one household gets. Never empty."""
+    """Return the address of a peer; of IPv6 the /64, as that is what one household gets. Never empty."""
     return _network(peer[0] if peer else "")
 
 
@@ -31,7 +31,7 @@ def _network(host: str) -> str:
 
 @lru_cache(maxsize=4096)
 def is_private(host: str) -> bool:
-    """Whether an address is no public one, as those of balancers, containers and this machine itself are."""
+    """Return whether an address is not public, such as one of a balancer, a container or this machine."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -46,7 +46,7 @@ class TrustedNetworks:
         self._networks = tuple(ipaddress.ip_network(one) for one in networks)
 
     def contains(self, peer: Peer) -> bool:
-        """Whether a peer is one of them; a peer on a Unix socket always is."""
+        """Return whether a peer is one of them; a peer on a Unix socket always is."""
         if peer is None:
             return True
         try:

@@ -17,7 +17,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def normalize_origin(text: str) -> str:
-    """The origin of a URL.
+    """Return the origin of a URL.
 
     Raises:
         ValueError: the URL has no host, or one that no browser can ask for.

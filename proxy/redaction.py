@@ -55,7 +55,7 @@ class Redactor:
         self._known = re.compile("|".join(map(_every_spelling, longest_first))) if longest_first else None
 
     def is_needed(self, text: str) -> bool:
-        """Whether `clean` would change the text."""
+        """Return whether `clean` would change the text."""
         # Loops, not `any` over generators: each log line is asked, and most have nothing. The pattern alone takes eight
         # times as long as the search for a part that all spellings of a secret have.
         for core in self._cores:

@@ -46,7 +46,7 @@ from proxy.tenants.removal import TenantRemoval
 
 
 def public_routes(parts: Container) -> list[BaseRoute]:
-    """What the public listener answers; what is for operators too, unless they have a listener of their own."""
+    """List the routes of the public listener: those of operators too, unless they have a listener of their own."""
     return [
         *fal_proxy.routes(_fal_surface(parts, fal_proxy.parse_target, Form())),
         *_job_routes(parts),
@@ -70,7 +70,7 @@ def public_routes(parts: Container) -> list[BaseRoute]:
 
 
 def operators_routes(parts: Container) -> list[BaseRoute]:
-    """What operators ask, besides `/livez`."""
+    """List the routes that operators ask, besides `/livez`."""
     door = AdminDoor(parts.admin_tokens, parts.flood_guard, parts.clock, parts.stores.audit)
     admin = AdminRoutes(
         door=door,

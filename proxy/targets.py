@@ -141,7 +141,7 @@ _REST_PATHS = {
 
 
 def parse_url(method: str, headers: Sequence[str]) -> Target:
-    """The target of the fal proxy protocol: the request's method, and all its `x-fal-target-url` headers.
+    """Parse the target of the fal proxy protocol: the request's method, and all its `x-fal-target-url` headers.
 
     Raises:
         BadTarget: it cannot be understood, or is no call this proxy makes.
@@ -169,7 +169,7 @@ def _parsed_url(method: str, url: str) -> Target:
 
 
 def parse_path(method: str, raw_path: str, query: str) -> Target:
-    """The target of the host form: what follows `/fal/` in the raw path, still percent-encoded, and the query.
+    """Parse the target of the host form: what follows `/fal/` in the raw path, still percent-encoded, and the query.
 
     Raises:
         BadTarget, MethodNotAllowed, WebhookNotAllowed: as `parse_url`.
@@ -184,18 +184,18 @@ def parse_path(method: str, raw_path: str, query: str) -> Target:
 
 
 def parse_cdn_url(url: str) -> tuple[str, str] | None:
-    """The host and the path of a URL of fal's CDN that takes a file, whole or in parts; None if it is none."""
+    """Parse a URL of fal's CDN that takes a file, whole or in parts: its host and path; None for any other."""
     match = _CDN_URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     return None if match is None else (match[1].lower(), match[2])
 
 
 def is_request_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be fal's id of a request: it becomes part of paths, headers and keys."""
+    """Return whether a value can be fal's id of a request: it becomes part of paths, headers and keys."""
     return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
 
 
 def parse_request_id(text: str) -> str:
-    """A request id as fal makes them.
+    """Parse a request id as fal makes them.
 
     Raises:
         BadTarget: it has characters that no request id has.
@@ -206,7 +206,7 @@ def parse_request_id(text: str) -> str:
 
 
 def parse_logs(text: str) -> bool:
-    """Whether logs are wanted.
+    """Return whether logs are wanted.
 
     Raises:
         BadTarget: it says neither yes nor no.

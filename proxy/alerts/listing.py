@@ -28,7 +28,7 @@ class DeliveredAlert(NamedTuple):
     deliveries: list[Delivery]
 
     def describe(self) -> dict[str, Any]:
-        """What operators see."""
+        """Describe the alert as operators see it."""
         return {**self.alert.describe(), "deliveries": [one.describe() for one in self.deliveries]}
 
 

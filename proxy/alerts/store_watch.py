@@ -54,7 +54,7 @@ class StoreWatch:
         await asyncio.gather(*(store.look() for store in self._stores.values()))
 
     def is_degraded(self, name: str) -> bool:
-        """Whether a store has not worked for long."""
+        """Return whether a store has not worked for long."""
         return self._stores[name].is_degraded
 
     def take(self) -> list[Alert]:

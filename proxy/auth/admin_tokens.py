@@ -62,7 +62,7 @@ class TokenHolder(NamedTuple):
 
     @classmethod
     def of_setting(cls) -> TokenHolder:
-        """The holder of the token of the settings."""
+        """Return the holder of the token of the settings."""
         return cls(SETTING, Role.ADMIN)
 
 

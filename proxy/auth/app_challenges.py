@@ -29,7 +29,7 @@ class AppChallenges:
         self._clock = clock
 
     def make(self, kind: str, tenant: str, origin: str) -> tuple[str, int]:
-        """A challenge for one kind of proof, and when it ends."""
+        """Make a challenge for one kind of proof, and say when it ends."""
         expires_at = int(self._clock.now()) + EXPIRY_SECONDS
         head = expires_at.to_bytes(_END_BYTES) + secrets.token_bytes(_RANDOM_BYTES)
         code = _code(self._sessions.derive_keys(CHALLENGE_SALT)[0], head, kind, tenant, origin)

@@ -72,7 +72,7 @@ class Authenticator:
         self._unread_quotas = LogLimit()
 
     async def authenticate(self, request: HTTPConnection) -> Caller:
-        """The caller of a request.
+        """Authenticate the caller of a request.
 
         Raises:
             Unauthenticated: no credential, or one that does not count (also SessionExpired, SessionRevoked).
@@ -105,7 +105,7 @@ class Authenticator:
         return caller
 
     async def authenticate_token(self, token: str) -> Caller:
-        """The caller that an identity token names, wherever it came.
+        """Authenticate the caller that an identity token names, wherever in the request it came.
 
         Raises:
             Unauthenticated, TenantSuspended, StoreUnavailable, IdentityUnavailable: as `authenticate`.
@@ -114,7 +114,7 @@ class Authenticator:
         return _session_caller(await self._identity_tokens.verify(token, snapshot), snapshot)
 
     async def authenticate_expired(self, request: HTTPConnection) -> Caller:
-        """The caller of a request whose session expired within the grace period: for reading its jobs, nothing else.
+        """Authenticate a caller whose session expired within the grace period, for reading its jobs and nothing else.
 
         Raises:
             Unauthenticated, TenantSuspended, OriginNotAllowed, StoreUnavailable, IdentityUnavailable: as
@@ -138,7 +138,7 @@ class Authenticator:
         request.scope["state"][SESSION_QUOTAS] = SessionQuotas(self._ledger, session, self._unread_quotas)
 
     def comes_in_cookie(self, request: HTTPConnection) -> bool:
-        """Whether the credential of a request is its cookie.
+        """Return whether the credential of a request is its cookie.
 
         Raises:
             Unauthenticated: as `authenticate`.
@@ -146,7 +146,7 @@ class Authenticator:
         return find_credential(request, self.cookie)[0] == "cookie"
 
     def upload_token(self, caller: Caller) -> tuple[str, float]:
-        """A token that is good for uploads only, and when it ends: soon, and with the credential it stands for."""
+        """Mint a token for uploads only, and say when it ends: soon, and with the credential it stands for."""
         now = self._clock.now()
         ends = now + UPLOAD_TOKEN_SECONDS
         # A tenant key has no session: the token names the key, and no subject.
@@ -158,7 +158,7 @@ class Authenticator:
         return self._sessions.sign(session, UPLOAD_SALT), session.expires_at
 
     async def authenticate_upload(self, request: HTTPConnection) -> Caller:
-        """The caller behind an upload token, which a session that may call nothing does not get.
+        """Authenticate the caller behind an upload token, which a session that may call nothing does not get.
 
         Raises:
             Unauthenticated: no such token, or what it stands for does not count any more.
@@ -175,7 +175,7 @@ class Authenticator:
         return caller
 
     async def may_send(self, request: HTTPConnection, upload: Upload) -> bool:
-        """Whether a request may send an upload's bytes: what is presented is its owner's, or nothing is.
+        """Return whether a request may send an upload's bytes: it shows the owner's credential, or none.
 
         The upload's id was the proof already. A cookie is not looked at: browsers send it along unasked.
 
@@ -254,7 +254,7 @@ class Authenticator:
 
 
 def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
-    """Whether the session or tenant key that asked for an upload was revoked, or its tenant takes it no longer."""
+    """Return whether the session or key that asked for an upload was revoked, or its tenant takes it no longer."""
     tenant = snapshot.tenants.get(upload.tenant)
     if tenant is None or (is_guest_name(upload.subject) and not tenant.guests.enabled):
         return True

@@ -18,7 +18,7 @@ MAX_NAME_LENGTH = 200
 
 
 def read_session(claims: Mapping[str, Any], tenant: str, identity: Identity, signed: bytes, now: float) -> Session:
-    """What a token says, in the form of a session; it may have expired.
+    """Read what a token says, in the form of a session; it may have expired.
 
     Args:
         signed: what makes this token's id. A signature can have more than one spelling, so it is no part of that.

@@ -24,7 +24,7 @@ class SessionCookie:
         self._is_secure = is_secure
 
     def read(self, request: HTTPConnection) -> str | None:
-        """The session that a request carries in the cookie, exactly as it was set; None if there is no cookie.
+        """Read the session that a request carries in the cookie, exactly as it was set; None if there is no cookie.
 
         Raises:
             Unauthenticated: there are two. One of them was planted, and nothing says which.
@@ -41,7 +41,7 @@ class SessionCookie:
 
 
 def read_cookie(request: HTTPConnection, wanted: str) -> str | None:
-    """A cookie exactly as it was set; None if there is none of this name.
+    """Read a cookie exactly as it was set; None if there is none of this name.
 
     Raises:
         Unauthenticated: there are two. One of them was planted, and nothing says which.

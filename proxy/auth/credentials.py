@@ -17,7 +17,7 @@ CredentialSource = Literal["authorization", "header", "path", "cookie"]
 
 
 def find_credential(request: HTTPConnection, cookie: SessionCookie) -> tuple[CredentialSource, str]:
-    """Where the credential is, and its text.
+    """Find where the credential is, and its text.
 
     Raises:
         Unauthenticated: there is none, or the first that is there is malformed.
@@ -35,7 +35,7 @@ def find_credential(request: HTTPConnection, cookie: SessionCookie) -> tuple[Cre
 
 
 def read_bearer(values: list[str]) -> str:
-    """The credential of the `Authorization` headers of a request.
+    """Read the credential of the `Authorization` headers of a request.
 
     Raises:
         Unauthenticated: there is not exactly one, of a scheme that is known.

@@ -22,7 +22,7 @@ KEPT = 4096
 
 
 def is_identity_token(text: str) -> bool:
-    """Whether a credential has the form of a JWT: three parts, of which the first is an object.
+    """Return whether a credential has the form of a JWT: three parts, of which the first is an object.
 
     A session has two parts, and a dot before them if it is packed.
     """
@@ -39,7 +39,7 @@ class IdentityTokens:
         self._issuers: Issuers = {}
 
     async def verify(self, token: str, snapshot: Snapshot, *, grace_seconds: float = 0.0) -> Session:
-        """What a token says, if a tenant accepts it and it expired no longer ago than `grace_seconds`.
+        """Return what a token says, if a tenant accepts it and it expired no longer ago than `grace_seconds`.
 
         Raises:
             InvalidToken: no tenant accepts it (also TokenExpired).
@@ -57,7 +57,7 @@ class IdentityTokens:
         return verified.session
 
     def recall(self, token: str, *, grace_seconds: float = 0.0) -> Session:
-        """What a token says that was verified before and expired no longer ago than `grace_seconds`.
+        """Recall what a token says that was verified before and expired no longer ago than `grace_seconds`.
 
         Raises:
             InvalidToken: it is not known.

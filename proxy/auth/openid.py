@@ -243,7 +243,7 @@ class OpenIdProvider:
 
 
 def read_error(value: object) -> str:
-    """The error code of a provider, if it is a plain word."""
+    """Read the error code of a provider, if it is a plain word."""
     return value if isinstance(value, str) and _ERROR.fullmatch(value) else "no error code"
 
 

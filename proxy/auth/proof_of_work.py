@@ -67,7 +67,7 @@ class ProofOfWork:
         self._clock = clock
 
     def make_challenge(self, tenant: str, origin: str, difficulty: int) -> dict[str, Any]:
-        """A challenge for a page of a tenant, in the widget's form."""
+        """Make a challenge for a page of a tenant, in the widget's form."""
         # Imported here: it brings an HTTP client of its own, and most proxies make no challenge.
         import altcha
 

@@ -47,7 +47,7 @@ class Proof(BaseModel):
 
 
 def choose_tier(tiers: Sequence[Tier], proof: Proof | None) -> Tier | None:
-    """The one of its tenant's tiers that a guest asks for; None if there are no tiers.
+    """Choose the tier that a guest asks for among those of its tenant; None if there are no tiers.
 
     Raises:
         ProofRequired: every tier wants a proof, and there is none.
@@ -92,7 +92,7 @@ class GuestProofs:
         self._clock = clock
 
     def make_challenge(self, tenant: Tenant, origin: str, kind: str) -> dict[str, Any]:
-        """A challenge for a page or an app of a tenant.
+        """Make a challenge for a page or an app of a tenant.
 
         Raises:
             NotFound: the tenant has no tier of this kind, or its proof needs no challenge.

@@ -48,7 +48,7 @@ class Recognizer:
         self._clock = clock
 
     async def recognize(self, scope: Scope) -> str | None:
-        """A name for the credential of a request if its path takes it and it is a good one; None otherwise.
+        """Name the credential of a request if its path takes it and it is a good one; None otherwise.
 
         An identity token that is new here costs the check of its signature. Tenant keys and named admin tokens are read
         from the database every few seconds at the most, however many guesses come.
@@ -67,7 +67,7 @@ class Recognizer:
             return None
 
     def recall(self, scope: Scope) -> str | None:
-        """A name for the credential of a caller if it is a good one, from memory."""
+        """Name the credential of a caller from memory, if it is a good one."""
         try:
             place, text = self._find(scope)
             if place == "authorization" and text.startswith(keys.PREFIX):

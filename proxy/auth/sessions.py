@@ -44,12 +44,12 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def is_subject(text: object) -> bool:
-    """Whether a text can name an end user: 1 to 200 printable characters."""
+    """Return whether a text can name an end user: 1 to 200 printable characters."""
     return isinstance(text, str) and _SUBJECT.fullmatch(text) is not None
 
 
 def check_subject(text: str) -> str:
-    """The name of an end user, if a tenant may use it.
+    """Return the name of an end user, if a tenant may use it.
 
     Raises:
         ValueError: it is not printable, too long, or of the form that guests' names have.
@@ -63,12 +63,12 @@ def check_subject(text: str) -> str:
 
 
 def new_guest_name() -> str:
-    """A name for a caller that has none. No tenant can mint a session for it."""
+    """Make a name for a caller that has none. No tenant can mint a session for it."""
     return GUEST_PREFIX + secrets.token_hex(8)
 
 
 def is_session_id(text: object) -> bool:
-    """Whether a text can be the id of a session."""
+    """Return whether a text can be the id of a session."""
     return isinstance(text, str) and _SESSION_ID.fullmatch(text) is not None
 
 
@@ -91,16 +91,16 @@ class Sessions:
         self._read.cache_clear()
 
     def derive_keys(self, salt: str) -> list[bytes]:
-        """The keys that sign for one purpose, one for each secret, newest first."""
+        """Derive the keys that sign for one purpose, one for each secret, newest first."""
         return [serializer.make_signer().derive_key() for serializer in self._serializers[salt].values()]
 
     def sign_document(self, document: Mapping[str, Any], salt: str) -> str:
-        """The text that says what is no session of a tenant, for one purpose, signed with the newest secret."""
+        """Sign a document that is not a tenant's session, for one purpose, with the newest secret."""
         text = next(iter(self._serializers[salt].values())).dumps(document)
         return text if isinstance(text, str) else text.decode()
 
     def read_document(self, text: str, salt: str) -> Any:
-        """What a text for this purpose says.
+        """Read what a text for this purpose says.
 
         Raises:
             Unauthenticated: none of our secrets has signed it.
@@ -112,7 +112,7 @@ class Sessions:
         raise Unauthenticated("The session is not valid; sign in again.")
 
     def is_signed(self, session: Session) -> bool:
-        """Whether the secret that a session's token was signed with is still one of ours, or it needs none."""
+        """Return whether the secret that a session's token was signed with is still one of ours, or it needs none."""
         return session.identity is not None or session.signed_with in self._serializers[SESSION_SALT]
 
     def mint(
@@ -128,7 +128,7 @@ class Sessions:
         tags: tuple[str, ...] = (),
         plan: str | None = None,
     ) -> tuple[str, Session]:
-        """A fresh token and what it says.
+        """Mint a token, and return it with what it says.
 
         Raises:
             BadRequest: it says more than a token holds.
@@ -157,7 +157,7 @@ class Sessions:
         return token, session
 
     def renew(self, session: Session, plan_seconds: float, max_age_seconds: float) -> tuple[str, Session]:
-        """The token of the same session with more time: as much as it was minted for, and no more than its plan gives.
+        """Renew a session for as long as it was minted for, and no longer than its plan lets one last.
 
         Raises:
             NotAllowed: it may not become older than it is already.
@@ -174,12 +174,12 @@ class Sessions:
         return self.sign(renewed), renewed
 
     def sign(self, session: Session, salt: str = SESSION_SALT) -> str:
-        """The token that says this, for one purpose, signed with the newest secret."""
+        """Sign a session for one purpose, with the newest secret."""
         token = next(iter(self._serializers[salt].values())).dumps(_pack(session))
         return token if isinstance(token, str) else token.decode()
 
     def verify(self, token: str, salt: str = SESSION_SALT, *, grace_seconds: float = 0.0) -> Session:
-        """What a token for this purpose says, if it is ours and expired no longer ago than `grace_seconds`.
+        """Return what a token for this purpose says, if it is ours and expired no longer ago than `grace_seconds`.
 
         Raises:
             Unauthenticated: it is not a token of ours.

@@ -22,7 +22,7 @@ class TenantSecrets:
         self._own = frozenset(settings.secrets)
 
     def read(self, source: SecretSource) -> str:
-        """The secret that a form names.
+        """Read the secret that a form names.
 
         Raises:
             OSError, ValueError: there is none that can be used.

@@ -109,7 +109,7 @@ def parse(token: str) -> CompactSignature:
 
 
 def read_claims(signed: CompactSignature) -> dict[str, Any]:
-    """The claims of a token.
+    """Read the claims of a token.
 
     Raises:
         InvalidToken: they are no JSON object.
@@ -174,7 +174,7 @@ async def _check_signature(signed: CompactSignature, source: KeySource) -> KeySe
 
 
 def is_signed_by(key: Key, signed: CompactSignature) -> bool:
-    """Whether a key made a token's signature."""
+    """Return whether a key made a token's signature."""
     try:
         return validate_compact(signed, key, registry=_REGISTRY)
     except (JoseError, ValueError):

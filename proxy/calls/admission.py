@@ -86,7 +86,7 @@ class Admission:
         return Admitted(await self._reserve(call, endpoint, body), body)
 
     def is_shut(self, target: Target) -> bool:
-        """Whether the guard keeps new calls to a target back, but for a probe now and then."""
+        """Return whether the guard keeps new calls to a target back, but for a probe now and then."""
         return bool(self._guard.breakers) and self._guard.is_shut(target)
 
     async def pass_guard(self, call: Call) -> Call:

@@ -16,7 +16,7 @@ LAST_SECONDS = 0.2
 
 
 def usage_report(reply: BufferedResponse) -> UsageReport:
-    """What an answer of fal's says about the use of its machines."""
+    """Return what an answer of fal's says about the use of its machines."""
     return UsageReport(
         reply.status, reply.headers.get(UNITS), parse_document(reply.body) if reply.status < 400 else None
     )

@@ -107,7 +107,7 @@ class Idempotency:
                 return outcome
 
     async def is_known(self, key: str, call: Call) -> bool:
-        """Whether the caller of a call used a key before.
+        """Return whether the caller of a call used a key before.
 
         Raises:
             StoreUnavailable: the store does not answer.

@@ -66,7 +66,7 @@ class OutcomeNotes:
         self._postpone(_Note(claim, None))
 
     def was_refused(self, claim: Claim) -> bool:
-        """Whether this process refused the call that holds a key."""
+        """Return whether this process refused the call that holds a key."""
         return claim.job_id in self._refused
 
     async def close(self) -> None:

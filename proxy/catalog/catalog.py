@@ -28,7 +28,7 @@ _FOLDER = Path(__file__).with_name("endpoints")
 
 
 def app_of(endpoint: str) -> str:
-    """The part of an endpoint id that names its queue: `[namespace/]owner/app`, without a sub-path."""
+    """Return the part of an endpoint id that names its queue: `[namespace/]owner/app`, without a sub-path."""
     segments = endpoint.split("/")
     return "/".join(segments[: 3 if segments[0] in NAMESPACES else 2])
 
@@ -65,7 +65,7 @@ class Endpoint:
         return next(iter(documented or named), None)
 
     def problems(self, body: object) -> list[Detail]:
-        """What is wrong with an input, in the form fal itself reports it; empty when nothing is."""
+        """List what is wrong with an input, in the form in which fal reports it; empty when nothing is."""
         if not self._validator.is_valid(body):
             return [_detail(error) for error in islice(self._validator.iter_errors(body), MAX_PROBLEMS)]
         return []
@@ -106,7 +106,7 @@ class Catalog:
         self.prices = prices
 
     def apps(self, endpoints: frozenset[str]) -> frozenset[str]:
-        """The queues that jobs of these endpoints are in."""
+        """List the queues that jobs of these endpoints are in."""
         return self._apps(endpoints)
 
     def _find_apps(self, endpoints: frozenset[str]) -> frozenset[str]:
@@ -132,7 +132,7 @@ class Catalog:
 
 
 def endpoint_from(document: Mapping[str, Any]) -> Endpoint:
-    """An endpoint from the JSON of a catalogue file.
+    """Make an endpoint from the JSON of a catalogue file.
 
     Raises:
         ValueError: a key is missing, or `input` is not a valid JSON schema.
@@ -151,5 +151,5 @@ def endpoint_from(document: Mapping[str, Any]) -> Endpoint:
 
 @cache
 def built_in() -> Catalog:
-    """The endpoints that come with the program."""
+    """Load the endpoints that come with the program."""
     return Catalog(endpoint_from(json.loads(path.read_text())) for path in sorted(_FOLDER.glob("*.json")))

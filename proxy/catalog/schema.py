@@ -38,7 +38,7 @@ class Shape:
 
 
 def is_url_name(name: str) -> bool:
-    """Whether a field with this name holds URLs: `url`, `image_url`, `mask_urls`, `imageUrl`."""
+    """Return whether a field with this name holds URLs: `url`, `image_url`, `mask_urls`, `imageUrl`."""
     # A longer name is nothing that a model knows, and is not to fill the cache.
     return _is_url_name(name) if len(name) <= _MAX_NAME_LENGTH else bool(_URL_NAME.fullmatch(name[-_MAX_NAME_LENGTH:]))
 

@@ -76,12 +76,12 @@ def _check_there(stores_settings: StoreSettings) -> None:
 
 
 def is_set(name: str) -> bool:
-    """Whether the environment has a setting, itself or in a file."""
+    """Return whether the environment has a setting, itself or in a file."""
     return any(os.environ.get(one, "").strip() for one in (name, f"{name}_FILE"))
 
 
 def find_dev() -> RunningDev | None:
-    """The running `dev` whose database a command uses: no setting names another one, and the default has no file."""
+    """Find the running `dev` whose database to use: no setting names another one, and the default has no file."""
     if is_set(DATABASE) or Path(settings.DEFAULTS[DATABASE].removeprefix("sqlite:///")).exists():
         return None
     running = find_running(str(Path.cwd()))
@@ -112,7 +112,7 @@ async def _ensure_tenants(stores: SqlStores) -> None:
 
 
 def command_author() -> Author:
-    """The author of what a command changes: the system's user."""
+    """Return the author of what a command changes: the system's user."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -46,7 +46,7 @@ def check_encoding(request: Request) -> None:
 
 
 async def read_body(request: Request, most: int | None = None) -> bytearray:
-    """The whole body; `most` is a bound below that of all bodies.
+    """Read the whole body; `most` is a bound below that of all bodies.
 
     Raises:
         UnsupportedMediaType: it is packed.
@@ -85,7 +85,7 @@ async def _collect(request: Request, most: int | None, silence: asyncio.Timeout 
 
 
 async def read_json(request: Request) -> Any:
-    """The parsed JSON of the body.
+    """Read the body, and parse its JSON.
 
     Raises:
         UnsupportedMediaType, BadRequest: it is not JSON, too deep, or has too many values.
@@ -94,7 +94,7 @@ async def read_json(request: Request) -> Any:
 
 
 async def read_form(request: Request, form: type[Form], most: int | None = FORM_BYTES) -> Form:
-    """The body as one of our own forms; an empty body is an empty form.
+    """Read the body as one of our own forms; an empty body is an empty form.
 
     Raises:
         BadRequest: a field is wrong, missing or unknown; every one is named. Or a small form has a field twice.
@@ -110,7 +110,7 @@ async def read_form(request: Request, form: type[Form], most: int | None = FORM_
 
 
 def read_document(text: str) -> Any:
-    """The parsed JSON of a text that a form holds.
+    """Parse the JSON of a text that a form holds.
 
     Raises:
         BadRequest: it is not JSON, too deep, or has too many values.
@@ -121,7 +121,7 @@ def read_document(text: str) -> Any:
 
 
 def check_form(form: type[Form], document: Any) -> Form:
-    """A document as one of our own forms.
+    """Read a document as one of our own forms.
 
     Raises:
         BadRequest: a field is wrong, missing or unknown; every one is named.

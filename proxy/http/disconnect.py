@@ -51,7 +51,7 @@ class Disconnect:
         self._task = None
 
     def reason(self) -> Exception:
-        """What the cancelled work raises instead."""
+        """Return what the cancelled work raises instead."""
         return CallerGone()
 
 
@@ -98,7 +98,7 @@ class ReceivedDisconnect(Disconnect):
 
 
 def disconnect_of(scope: Scope, receive: Receive) -> Disconnect:
-    """The disconnect of a request. Servers other than this program's own only have `receive`."""
+    """Return the disconnect of a request. Servers other than this program's own only have `receive`."""
     found: Disconnect | None = scope.get("extensions", {}).get(EXTENSION)
     return found or ReceivedDisconnect(receive)
 

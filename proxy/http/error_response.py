@@ -9,7 +9,7 @@ from proxy.errors import ProxyError
 
 
 def respond(error: ProxyError, request_id: str) -> Response:
-    """The one way from a failure to an answer: always the same JSON shape, with the headers that mirror it."""
+    """Turn a failure into an answer: always the same JSON shape, with the headers that mirror it."""
     body = error.body() | {"request_id": request_id}
     headers = {**error.headers, "x-fal-error-type": error.code}
     if error.scope is not None:

@@ -170,7 +170,7 @@ def _interruption_error(scope: Scope) -> ProxyError:
 
 
 def as_proxy_error(problem: Exception, scope: Scope) -> ProxyError:
-    """The error for the caller. What is not one of ours becomes `internal`, and a traceback in the log."""
+    """Return the error for the caller. Any other exception becomes `internal`, with a traceback in the log."""
     if isinstance(problem, ProxyError):
         return problem
     if isinstance(problem, RateLimitExceeded):

@@ -27,12 +27,12 @@ def show_header(scope: Scope, name: str, value: str) -> None:
 
 
 def values_of(scope: Scope, name: bytes) -> list[str]:
-    """All values of a request header, in their order."""
+    """Return all values of a request header, in their order."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def header_of(scope: Scope, name: bytes) -> str | None:
-    """The first value of a request header, without the objects that Starlette makes of all of them."""
+    """Return the first value of a request header, without the objects that Starlette makes of all of them."""
     for key, value in scope["headers"]:
         if key == name:
             given: str = value.decode("latin-1")

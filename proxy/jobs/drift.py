@@ -35,7 +35,7 @@ class Drift:
     fal: Billed = field(default_factory=Billed)
 
     def describe(self) -> dict[str, Any]:
-        """Both as JSON, with what the ledger has more than fal. Amounts are decimal texts, to the millionth."""
+        """Describe both as JSON, with what the ledger has more than fal. Amounts are texts, to the millionth."""
         units = sorted(self.fal.quantities.items())
         fal_usd = _to_millionths(self.fal.usd)
         return {

@@ -70,7 +70,7 @@ async def wait_for_first_update(watch: Watch) -> None:
 
 
 def stream_error(failure: StreamBroken | ProxyError) -> ProxyError:
-    """The error for a caller whose job's stream fails before the first update."""
+    """Return the error for a caller whose job's stream fails before the first update."""
     if isinstance(failure, ProxyError):
         return failure
     if isinstance(failure, JobUnknown):

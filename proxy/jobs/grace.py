@@ -19,7 +19,7 @@ class GracePeriod:
         self._owners = owners
 
     async def admit(self, request: HTTPConnection, job: str, expired: SessionExpired) -> Caller:
-        """The caller of a request to read a job; `expired` is why the request was refused otherwise.
+        """Return the caller of a request to read a job; `expired` is why the request is refused otherwise.
 
         Raises:
             SessionExpired: the grace period is over, or the job is not the caller's, or was submitted after the expiry.

@@ -27,13 +27,15 @@ class History:
         self.latest: Update | None = None
 
     def after(self, number: int) -> tuple[int, Update]:
-        """The update behind the one with this number, and its own number: the latest if it was let go."""
+        """Return the update after the one with this number, and its own number: the latest if that one was let go."""
         number = number + 1 if self.count - number <= len(self._recent) else self.count
         return number, self._recent[number - self.count - 1]
 
     def place_of(self, mark: str | None) -> tuple[int, int]:
-        """The number of the update with a mark, and the lines that its reader has; for an unknown one, of the last
-        but one, and as many lines as the mark says."""
+        """Return the number of the update with a mark, and the lines that its reader has.
+
+        For an unknown mark, this is the last update but one, and as many lines as the mark says.
+        """
         if mark is None:
             return self.count - 1, 0
         first = self.count - len(self._recent) + 1

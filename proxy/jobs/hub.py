@@ -82,7 +82,7 @@ class Hub:
         return latest if latest is not None and (watch.is_live or latest.is_last) else None
 
     def is_watching(self, job: Job) -> bool:
-        """Whether fal's stream of a job is open now, so that its end will be heard of."""
+        """Return whether fal's stream of a job is open now, so that its end will be heard of."""
         watch = self._watches.get(_id(job))
         return watch is not None and watch.is_live
 
@@ -112,7 +112,7 @@ class Hub:
         return report.document if report.state else None
 
     def join(self, job: Job) -> Watch:
-        """The watch of a job, for an event stream that is to `leave` it at its end."""
+        """Join the watch of a job, for an event stream that is to `leave` it at its end."""
         watch = self._watch(job)
         watch.readers += 1
         return watch

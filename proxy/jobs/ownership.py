@@ -28,7 +28,7 @@ class Ownership:
         directory.listen(self._follow)
 
     async def find(self, target: Target, caller: Caller) -> Job:
-        """The job a target names. Its state may be older than the ledger's; its owner is not.
+        """Find the job a target names. Its state may be older than the ledger's; its owner is not.
 
         Raises:
             NotFound: there is none, or it is not this caller's, or it runs on another endpoint.
@@ -39,7 +39,7 @@ class Ownership:
         return job
 
     async def find_by_id(self, request_id: str, caller: Caller) -> Job:
-        """The job of this caller that fal knows by an id, whatever endpoint it runs on.
+        """Find the job of this caller that fal knows by an id, whatever endpoint it runs on.
 
         Raises:
             NotFound: there is none, or it is not this caller's.
@@ -53,7 +53,7 @@ class Ownership:
         return job
 
     async def find_of_tenant(self, request_id: str, tenant: str) -> Job:
-        """The job that fal knows by an id, if a tenant or any of its users submitted it.
+        """Find the job that fal knows by an id, if a tenant or any of its users submitted it.
 
         Raises:
             NotFound: there is none, or it is another tenant's.

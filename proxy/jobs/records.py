@@ -10,7 +10,7 @@ from proxy.stores.ledger import Charge, Job
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """A job on one line of a list."""
+    """Describe a job for one line of a list."""
     names = ("id", "request_id", "kind", "endpoint", "tenant", "subject")
     # Whether its usage is in the sums of days yet is of no interest here.
     state = "settled" if job.is_booked else job.state
@@ -19,7 +19,7 @@ def describe_job(job: Job) -> dict[str, Any]:
 
 
 def describe_details(job: Job) -> dict[str, Any]:
-    """All that the ledger knows of a job, with its timeline."""
+    """Describe all that the ledger knows of a job, with its timeline."""
     return {
         **describe_job(job),
         "upstream": job.upstream,

@@ -136,7 +136,7 @@ class Cleaner:
 
 
 def rest_after(seconds: float, calls: int) -> float:
-    """How long a run rests after a removal that took so long, with so many transactions of calls since the last one."""
+    """Return how long a run rests after a removal that took so long, with so many calls' transactions since then."""
     return max(REST_SECONDS, REST_TIMES * seconds) + min(CALLS_SECONDS, CALL_SECONDS * calls)
 
 

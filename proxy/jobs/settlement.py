@@ -177,7 +177,7 @@ class Settlement:
             _log.warning("lease not renewed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
 
     def is_lease_fresh(self, job: Job) -> bool:
-        """Whether the lease of a job was renewed so lately that it need not be again."""
+        """Return whether the lease of a job was renewed so lately that it need not be again."""
         return self._clock.now() - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4
 
     async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ class Settlement:
             await self.free(job)
 
     def reports_tokens(self, job: Job) -> bool:
-        """Whether the endpoint's result tells how many tokens were used, so that booking waits for it."""
+        """Return whether the endpoint's result tells how many tokens were used, so that booking waits for it."""
         endpoint = self._catalog.get(job.endpoint)
         return endpoint is not None and "stats" in endpoint.output_schema.get("properties", {})
 
@@ -218,7 +218,7 @@ def _resume_task() -> None:
 
 
 def parse_document(body: bytes) -> Any:
-    """The JSON of a body, or None for what is not JSON."""
+    """Parse the JSON of a body; None if it is not JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -60,7 +60,7 @@ class Log:
         return [line for line in dict.fromkeys(lines) if line not in self._known]
 
     def between(self, first: int, end: int) -> orjson.Fragment:
-        """The lines from one number to before another, as a JSON list."""
+        """Return the lines from one number to before another, as a JSON list."""
         lines = self._lines[max(0, first - self._gone) : max(0, end - self._gone)]
         return orjson.Fragment(b"[" + b",".join(lines) + b"]")
 
@@ -99,7 +99,7 @@ class Update:
         return f"{self.state}.{'' if position is None else int(position)}.{self.lines}"
 
     def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
-        """The JSON document with the log from a line on, or with `logs` of null for None."""
+        """Encode the JSON document with the log from a line on, or with `logs` of null for None."""
         key = (first_line, rewrite)
         found = self._encoded.get(key)
         if found is None:

@@ -87,7 +87,7 @@ class Watch:
 
     @classmethod
     def from_last(cls, job: Job, last: Update) -> Watch:
-        """One of a job whose end is known."""
+        """Make the watch of a job whose end is known."""
 
         async def refuse_to_open(*_: Any, **__: Any) -> Any:
             raise StreamBroken("the job has ended")
@@ -130,7 +130,7 @@ class Watch:
         self._waiters.notify()
 
     async def first_update(self, attempts: int = 1, seconds: float = math.inf) -> Update | None:
-        """The latest update; waits for the first one if there was none yet, for so many attempts to hear of it.
+        """Return the latest update; wait for the first one if there is none yet, for so many attempts to hear of it.
 
         None if it did not come in so many seconds.
 
@@ -156,7 +156,7 @@ class Watch:
         return copy(self._failure) if self._failure else StreamBroken("the job is not followed any more")
 
     async def updates(self, after: str | None, wait_seconds: float) -> AsyncGenerator[tuple[Update, int] | None, None]:
-        """Every update, with the number of the first line that is news in it; None after a while without any.
+        """Yield every update, with the number of the first line that is news in it; None after a while without any.
 
         It begins after the update with the mark `after`, or else with the latest; a reader who lags too far behind
         misses what lies between. The last update is one that `is_last`.

@@ -12,7 +12,7 @@ MOST_WATCHES = 10_000
 
 
 def watches_per_tenant(tenants: int) -> int:
-    """How many jobs of a tenant a process follows for its polls, if there are so many tenants: one leaves room."""
+    """Return how many jobs of a tenant a process follows for its polls, among so many tenants: one leaves room."""
     return MOST_WATCHES if tenants < 2 else MOST_WATCHES // 2
 
 
@@ -41,7 +41,7 @@ class Watches:
         return list(self._by_id.values())
 
     def has_room(self, tenant: str) -> bool:
-        """Whether one more job of a tenant may be followed for its polls."""
+        """Return whether one more job of a tenant may be followed for its polls."""
         return len(self._by_id) < self._most and self._by_tenant[tenant] < self._most_per_tenant()
 
     def add(self, id_: str, watch: Watch) -> None:

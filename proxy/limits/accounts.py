@@ -50,7 +50,7 @@ class Payer(NamedTuple):
 
 
 def payer_of(caller: Caller, peer: Peer) -> Payer:
-    """The payer of a call that comes from a peer."""
+    """Return the payer of a call that comes from a peer."""
     session = caller.session
     if session is None:
         return Payer(caller.tenant.id, caller.subject, network(peer))
@@ -58,7 +58,7 @@ def payer_of(caller: Caller, peer: Peer) -> Payer:
 
 
 def window_start(window: str, now: float) -> int:
-    """The start of the calendar window, UTC, that a moment lies in; 0 for `lifetime`."""
+    """Return the start of the calendar window, UTC, that a moment lies in; 0 for `lifetime`."""
     if window == LIFETIME:
         return 0
     return _window_start(window, int(now // 60))
@@ -77,7 +77,7 @@ def _window_start(window: str, minute: int) -> int:
 
 
 def window_end(window: str, start: int) -> int | None:
-    """The start of the window after it; None if there is none."""
+    """Return the start of the window that follows this one; None if none does."""
     if window in _ENDLESS:
         return None
     moment = datetime.fromtimestamp(start, UTC)
@@ -87,13 +87,13 @@ def window_end(window: str, start: int) -> int | None:
 
 
 def bucket_of(limit: AccountLimit, payer: Payer, now: float) -> Bucket:
-    """The account that a limit is about, for a call made now."""
+    """Return the account that a limit is about, for a call made now."""
     start = int(payer.session_start) if limit.window == SESSION else window_start(limit.window, now)
     return Bucket(payer.tenant, _account_name(limit.per, payer), limit.unit, limit.window, start)
 
 
 def buckets_of(limits: tuple[AccountLimit, ...], payer: Payer, now: float) -> tuple[Bucket, ...]:
-    """The accounts that limits are about, in their order. A payer's next call in the same minute has the same ones."""
+    """Return the accounts that limits are about, in order. A payer's next call in the same minute has the same ones."""
     return _buckets_in(limits, payer, int(now // 60))
 
 
@@ -115,7 +115,7 @@ def _account_name(per: str, payer: Payer) -> str:
 
 
 def quota_exceeded(refusal: Exhausted, now: float) -> QuotaExceeded:
-    """The refusal in words: which account, and when it is filled again, if it ever is."""
+    """Put the refusal in words: which account, and when it is filled again, if it ever is."""
     bucket = refusal.bucket
     holder, scope = _describe_holder(bucket.subject)
     end = window_end(bucket.window, bucket.window_start)
@@ -137,7 +137,7 @@ def _describe_holder(name: str) -> tuple[str, str]:
 
 
 def alerted_holder(name: str) -> str | None:
-    """How an alert speaks of the holder of an account; None for those that strangers bring any number of."""
+    """Return how an alert names the holder of an account; None for holders that strangers bring any number of."""
     if name in ("", ALL_GUESTS):
         return "guests" if name else "tenant"
     is_one_of_many = name.startswith((ADDRESS_PREFIX, SESSION_PREFIX, GRANT_PREFIX)) or is_guest_name(name)

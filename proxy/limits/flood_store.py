@@ -37,6 +37,6 @@ class BoundedStorage(MemoryStorage):
         return self._windows.hit_one(Window(key, limit, expiry), self._clock.now()).refused is None
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """When the oldest visit of a window was, and how many there are."""
+        """Return when the oldest visit of a window was, and how many there are."""
         times = self._windows.times(Window(key, limit, expiry), now := self._clock.now())
         return times[0] if times else now, len(times)

@@ -13,7 +13,7 @@ MOST_GRANTS = 100
 
 
 def describe_grant(standing: GrantStanding) -> dict[str, Any]:
-    """A grant as JSON, with what is left of it."""
+    """Describe a grant as JSON, with what is left of it."""
     grant = standing.grant
     return {
         "id": grant.id,
@@ -38,7 +38,7 @@ def _grant_figures(standing: GrantStanding) -> dict[str, Any]:
 
 
 async def list_grants_of(store: GrantStore, tenant: str, subject: str, now: float) -> list[dict[str, Any]]:
-    """What is left of the newest grants that calls of a subject can spend, without what the operator noted of them.
+    """List what is left of the newest grants that calls of a subject can spend, without the operator's notes.
 
     Raises:
         StoreUnavailable: the store does not answer.

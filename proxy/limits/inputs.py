@@ -34,7 +34,7 @@ Where = tuple[str | int, ...]
 
 
 def parse_json(body: bytes | bytearray, content_type: str | None) -> Any:
-    """The JSON of a request.
+    """Parse the JSON of a request.
 
     Raises:
         UnsupportedMediaType: it is declared to be something else.
@@ -49,7 +49,7 @@ def parse_json(body: bytes | bytearray, content_type: str | None) -> Any:
 
 
 def check_input(endpoint: Endpoint, plan: Plan, body: Any, *, own_files: str) -> dict[str, Any]:
-    """The input as it may be sent to fal, with the token ceiling filled in where it was left to fal's default.
+    """Return the input as it may be sent to fal, with the token ceiling filled in where it was left to fal's default.
 
     `own_files` is where uploaded files lie: their URLs are always good.
 

@@ -26,7 +26,7 @@ _DATA = "data:"
 
 
 def size_of(endpoint: str, body: Mapping[str, Any], tokens: int) -> SizeClass:
-    """The class of a call with this input and this token ceiling. A picture behind a URL has no size here."""
+    """Return the class of a call with this input and this token ceiling. A picture behind a URL has no size here."""
     size = 0
     for value in body.values():
         if value.__class__ is str:
@@ -95,7 +95,7 @@ class Learned:
                 self._changed.add(size)
 
     def needs(self, size: SizeClass, amounts: Mapping[str, int], price: float) -> Mapping[str, int]:
-        """What must be left for a call of a class that reserves `amounts`; `price` is that of a second."""
+        """Return what must be left for a call of a class that reserves `amounts`; `price` is that of a second."""
         known = self._classes.get(size)
         if known is None:
             return amounts

@@ -9,7 +9,7 @@ from proxy.tenants.caller import is_guest_name
 
 
 def scope_keys(job: Job | OpenJob) -> tuple[str, ...]:
-    """The scopes of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
+    """Return the scopes of a job's subject, of its tenant and, if it is a guest's, of the tenant's guests."""
     return subject_scope_keys(job.tenant, job.subject)
 
 

@@ -103,7 +103,7 @@ class Leases:
         await self.keeper.restore({job.id: scope_keys(job)})
 
     async def is_idle(self, job: Job) -> bool:
-        """Whether nothing of a job's subject is in flight, so that no process makes the job's call any more.
+        """Return whether nothing of a job's subject is in flight, so that no process makes the job's call any more.
 
         False where each process counts for itself.
         """
@@ -115,7 +115,7 @@ class Leases:
             return False
 
     async def in_use(self, tenant: str, subject: str, limits: LeaseLimits) -> dict[str, dict[str, int | None]]:
-        """How many leases are taken, and how many there are (None: no limit), of each scope that binds the subject."""
+        """Return how many leases are taken, and the most there can be (None: no limit), of each scope of a subject."""
         now = self._clock.now()
         used = [await self._counters.in_use(key, now) for key in subject_scope_keys(tenant, subject)]
         scopes = zip(limits._fields, used, limits, strict=False)

@@ -49,7 +49,7 @@ MAY_EXCEED = frozenset({"subject", "tenant"})
 
 
 def ceilings(endpoint: Endpoint, body: Mapping[str, Any], price: float) -> dict[str, int]:
-    """The most that one call can use, by unit, in millionths; `price` is that of a second."""
+    """Return the most that one call can use, by unit, in millionths; `price` is that of a second."""
     tokens = [int(body[name]) for name in TOKEN_FIELDS if name in body]
     seconds = COMPUTE_SECONDS_CEILING
     return {
@@ -63,7 +63,7 @@ def ceilings(endpoint: Endpoint, body: Mapping[str, Any], price: float) -> dict[
 def list_charges(
     terms: Terms, payer: Payer, amounts: Mapping[str, int], now: float, needs: Mapping[str, int] | None = None
 ) -> tuple[Charge, ...]:
-    """What a call takes from each account that binds it; `needs` is what must be left, by unit, if it is less."""
+    """List what a call takes from each account that binds it; `needs` is what must be left, by unit, if it is less."""
     charges = [
         Charge(
             bucket,
@@ -79,7 +79,7 @@ def list_charges(
 
 
 def new_job_id(now: float) -> str:
-    """Ids grow with time: what is written together lies together, so that a transaction changes fewer pages."""
+    """Make an id that grows with time: what is written together lies together, so a transaction changes fewer pages."""
     return f"{int(now * 1000):012x}{draw_id(20)}"
 
 
@@ -94,7 +94,7 @@ def new_job(
     needs: Mapping[str, int] | None = None,
     size: SizeClass | None = None,
 ) -> Job:
-    """The record of a call that is about to be made, with the most it can use, and what it needs as `list_charges`.
+    """Make the record of a call to be made, with the most it can use, and what it needs as `list_charges`.
 
     Raises:
         InvalidInput: it can use more than a ledger holds. Written down, that would fail the calls of others too.
@@ -208,7 +208,7 @@ class Quotas:
         return self._batcher.commit(Settle(job_id, used, self._clock.now()))
 
     def waiting(self) -> int:
-        """How many entries wait for a database that does not answer."""
+        """Return how many entries wait for a database that does not answer."""
         return len(self._batcher)
 
     def start(self) -> None:

@@ -133,7 +133,7 @@ class RateLimiter:
         await self.count({"state": {}}, *windows, counts=False)
 
     def windows(self, caller: Caller, address: str, *, polls: bool) -> tuple[tuple[str, ...], tuple[Window, ...]]:
-        """The scopes that have a limit for such a call, with their windows."""
+        """List the scopes that have a limit for such a call, with their windows."""
         rates = caller.terms.polls if polls else caller.terms.rates
         return _windows_of("poll" if polls else "call", rates, caller, address)
 
@@ -246,13 +246,13 @@ def _window(purpose: str, scope: str, who: str, rate: str) -> Window:
 
 @lru_cache(maxsize=256)
 def parse_rate(rate: str) -> tuple[int, int]:
-    """How many, in how many seconds, a rate such as `60/minute` means."""
+    """Parse a rate such as `60/minute`: how many, in how many seconds."""
     item = limits.parse(rate)
     return item.amount, item.get_expiry()
 
 
 def flood_guard(clock: Clock) -> Limiter:
-    """A limiter with a memory of its own, closed to the environment."""
+    """Make a limiter with a memory of its own, closed to the environment."""
     limiter = Limiter(
         key_func=visitor_of,
         storage_uri=f"{BoundedStorage.STORAGE_SCHEME[0]}://",
@@ -267,11 +267,11 @@ def flood_guard(clock: Clock) -> Limiter:
 
 
 def visitor_of(request: Request) -> str:
-    """The holder of a good credential, or the caller's address; of IPv6 the /64, as one household gets. Never empty."""
+    """Return the holder of a good credential, or the caller's address: of IPv6 the /64 of a household. Never empty."""
     return request.scope.get("state", {}).get(VISITOR) or network(request.scope.get("client"))
 
 
 def to_rate_limited(error: RateLimitExceeded) -> RateLimited:
-    """slowapi's refusal in our shape; at worst the whole window has to pass."""
+    """Turn slowapi's refusal into our own; at worst the whole window has to pass."""
     window = error.limit.limit.get_expiry() if error.limit else 60
     return RateLimited("Too many requests from this address; slow down.", retry_after=window, scope="ip")

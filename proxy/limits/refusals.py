@@ -55,7 +55,7 @@ class RefusalBudget:
         self._over: dict[str, float] = {}
 
     def is_used_up(self, scope: Scope) -> bool:
-        """Whether the address of a request has used up its budget, so that `check` decides."""
+        """Return whether the address of a request has used up its budget, so that `check` decides."""
         # As good as always there is none, and then this is all.
         return bool(self._over) and scope["path"] not in _ALWAYS_HEARD and self._wait(network(scope["client"])) > 0
 

@@ -41,7 +41,7 @@ class Line:
     used: Mapping[str, int]
 
     def describe(self) -> dict[str, Any]:
-        """The figures, amounts as decimal texts."""
+        """Describe the figures, amounts as decimal texts."""
         figures: dict[str, Any] = {unit: to_decimal(self.used.get(unit, 0)) for unit in UNITS}
         return {name: ({"calls": self.calls, PRICE: self._mean_price()} | figures)[name] for name in FIGURES}
 
@@ -82,7 +82,7 @@ class Statement:
         return Line(sum(line.calls for line in lines), used)
 
     def describe(self) -> dict[str, Any]:
-        """The statement as JSON."""
+        """Describe the statement as JSON."""
         return {
             "tenant": self.tenant,
             "month": self.month,
@@ -98,7 +98,7 @@ class Statement:
         }
 
     def list_rows(self) -> list[dict[str, Any]]:
-        """The statement as rows of a table: behind the total, what grants paid."""
+        """List the statement as rows of a table: behind the total, what grants paid."""
         head = {"tenant": self.tenant, "month": self.month, "status": self.status}
         found = self.describe()
         lines = [*found["lines"], {"endpoint": "total", **found["total"]}]
@@ -109,7 +109,7 @@ class Statement:
 
 
 def parse_month(text: str, now: float) -> Period:
-    """The days of a month that is written as YYYY-MM.
+    """Parse a month that is written as YYYY-MM, and return its days.
 
     Raises:
         BadRequest: it is no month, or has not begun.
@@ -146,7 +146,7 @@ async def read_statement(ledger: Ledger, store: StatementStore, tenant: str, per
 
 
 def to_decimal(millionths: int) -> str:
-    """An amount as a decimal text, without zeros at its end."""
+    """Write an amount as a decimal text, without zeros at its end."""
     whole, rest = divmod(abs(millionths), MILLION)
     sign = "-" if millionths < 0 else ""
     return f"{sign}{whole}.{rest:06d}".rstrip("0") if rest else f"{sign}{whole}"

@@ -48,7 +48,7 @@ class Period:
 
 
 def parse_period(first: str | None, last: str | None, now: float) -> Period:
-    """The days from `first` to `last`, both as YYYY-MM-DD.
+    """Parse the days from `first` to `last`, both as YYYY-MM-DD.
 
     Raises:
         BadRequest: one is no date, or they are the wrong way round.
@@ -64,7 +64,7 @@ def parse_period(first: str | None, last: str | None, now: float) -> Period:
 
 
 def parse_groups_of_all(text: str | None) -> frozenset[str]:
-    """What to group the usage of all tenants by: `tenant`, and any of `day` and `endpoint`.
+    """Parse what to group the usage of all tenants by: `tenant`, and any of `day` and `endpoint`.
 
     Raises:
         BadRequest: another word.
@@ -73,7 +73,7 @@ def parse_groups_of_all(text: str | None) -> frozenset[str]:
 
 
 def parse_groups(text: str | None) -> frozenset[str]:
-    """What to group by: any of `GROUPS`, comma-separated; by day if nothing is said.
+    """Parse what to group by: any of `GROUPS`, comma-separated; by day if nothing is said.
 
     Raises:
         BadRequest: another word.
@@ -90,7 +90,7 @@ def _parse_groups(text: str, known: Sequence[str]) -> frozenset[str]:
 
 
 def parse_day(name: str, text: str) -> date:
-    """The day that is written as YYYY-MM-DD.
+    """Parse a day that is written as YYYY-MM-DD.
 
     Raises:
         BadRequest: it is none; `name` is what it was given as.
@@ -230,13 +230,13 @@ def _figures(calls: int, used: Mapping[str, int]) -> dict[str, Any]:
 
 
 def to_units(millionths: int) -> int | float:
-    """An amount as people write it."""
+    """Return an amount as people write it."""
     whole, rest = divmod(millionths, MILLION)
     return whole if rest == 0 else millionths / MILLION
 
 
 async def left(ledger: Ledger, terms: Terms, payer: Payer, now: float) -> list[dict[str, Any]]:
-    """What is left of each quota that binds a caller.
+    """Return what is left of each quota that binds a caller.
 
     Raises:
         StoreUnavailable: the ledger does not answer.

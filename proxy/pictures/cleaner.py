@@ -75,7 +75,7 @@ class PictureCleaner:
         self._recognise = recognise
 
     def find_type(self, head: bytes, announced: str) -> str | None:
-        """The type of the picture that begins so; None for what is no picture.
+        """Find the type of the picture that begins so; None for what is no picture.
 
         Raises:
             UncleanPicture: a picture of this type cannot be written again.

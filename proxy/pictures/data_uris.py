@@ -38,7 +38,7 @@ class InputPictures:
         self._cleaner = cleaner
 
     async def clean(self, tenant: str, subject: str, plan: Plan, body: dict[str, Any]) -> dict[str, Any]:
-        """The same input with pictures that are nothing but pixels; what is no picture stays as it is.
+        """Return the same input with pictures that are nothing but pixels; what is no picture stays as it is.
 
         Raises:
             InvalidInput: a picture cannot be written again, or there are too many.

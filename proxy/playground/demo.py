@@ -30,13 +30,13 @@ class Demo:
 
 
 def demo_of_sandbox(settings: Settings, *, proves_work: bool) -> Demo:
-    """A tenant for trying things out in front of the sandbox, where calls cost nothing."""
+    """Make a tenant for trying things out in front of the sandbox, where calls cost nothing."""
     file = _make_file(settings, takes_guests=True, proves_work=proves_work)
     return Demo(file, "the sandbox, no key needed")
 
 
 def demo_of_fal(settings: Settings, *, takes_guests: bool, proves_work: bool) -> Demo:
-    """A tenant for trying things out in front of fal, where calls cost money: it has a quota."""
+    """Make a tenant for trying things out in front of fal, where calls cost money: it has a quota."""
     file = _make_file(settings, takes_guests=takes_guests, proves_work=proves_work, quotas=(FAL_QUOTA,))
     guests = (
         "Guests may call from the page."

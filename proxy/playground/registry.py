@@ -53,7 +53,7 @@ def registered(dev: RunningDev) -> Iterator[None]:
 
 
 def find_running(folder: str) -> list[RunningDev]:
-    """The `dev`s that run: those that were started in `folder`, or all of them if there is none."""
+    """Find the `dev`s that run: those that were started in `folder`, or all of them if there is none."""
     paths = sorted(_FOLDER.glob("*.json")) if _is_private() else []
     found = [dev for dev in map(_read, paths) if dev is not None]
     return [dev for dev in found if dev.folder == folder] or found

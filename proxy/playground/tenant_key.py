@@ -18,7 +18,7 @@ from proxy.tenants.plans import PlanFile
 
 @contextmanager
 def tenant_key(settings: Settings, file: PlanFile, tenant: str) -> Iterator[str]:
-    """A key of a tenant that works until the block ends.
+    """Make a key of a tenant that works until the block ends.
 
     Raises:
         SettingsError: the database cannot be used.

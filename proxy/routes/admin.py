@@ -165,7 +165,7 @@ class AdminRoutes:
 
 
 async def find_holder(directory: Directory, query: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Whose usage a query asks for: the tenant, None for all of them, and the subject, None for all of its.
+    """Find whose usage a query asks for: the tenant, None for all of them, and the subject, None for all of its.
 
     Raises:
         BadRequest: it names a subject without its tenant, or what is no subject.
@@ -186,12 +186,12 @@ def _age(key: TenantKey) -> tuple[float, str]:
 
 
 def list_keys_of(snapshot: Snapshot, tenant: str) -> list[TenantKey]:
-    """The keys of a tenant, the oldest first."""
+    """List the keys of a tenant, the oldest first."""
     return sorted((key for key in snapshot.keys.values() if key.tenant == tenant), key=_age)
 
 
 def describe_key(key: TenantKey) -> dict[str, Any]:
-    """A key as operators see it, without its secret."""
+    """Describe a key as operators see it, without its secret."""
     return {
         "id": key.id,
         "tenant": key.tenant,

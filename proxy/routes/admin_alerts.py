@@ -47,7 +47,7 @@ class AlertRoutes:
 
 
 async def read_alerts(listed: AlertList, query: Mapping[str, str]) -> dict[str, Any]:
-    """A page of alerts as JSON, the newest first, and the cursor to the next one.
+    """Read a page of alerts as JSON, the newest first, and the cursor to the next one.
 
     Raises:
         BadRequest: a value of the query cannot be understood.

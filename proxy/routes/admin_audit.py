@@ -28,7 +28,7 @@ class AuditReader:
         self._audit = audit
 
     async def read(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """A page of entries as JSON, the newest first, and the cursor to the next one.
+        """Read a page of entries as JSON, the newest first, and the cursor to the next one.
 
         Raises:
             BadRequest: `tenant`, `limit` or `cursor` of the query cannot be understood.

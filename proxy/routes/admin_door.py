@@ -34,7 +34,7 @@ class AdminDoor:
         self._clock = clock
 
     def route(self, method: str, path: str, handler: Handler, least: Role) -> Route:
-        """A route below `/v1/admin`: the token, the flood guard, the role, then a line for the log.
+        """Make a route below `/v1/admin`: the token, the flood guard, the role, then a line for the log.
 
         The flood guard counts a right token for itself. All wrong ones of an address have one count, which does not
         keep out who holds a right one at the same address.
@@ -72,7 +72,7 @@ class AdminDoor:
             state[_HOLDER] = error
 
     def author_of(self, request: Request) -> Author:
-        """The author of what a request, let through here, changes."""
+        """Return the author of what a request that was let through here changes."""
         return author_of(request, _holder_of(request).name, self._clock.now())
 
     async def record(self, request: Request, change: Change) -> None:

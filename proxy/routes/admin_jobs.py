@@ -42,7 +42,7 @@ class JobDesk:
         self._job_handler = job_handler
 
     async def list_jobs(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """A page of a tenant's jobs as JSON, the newest first, and the cursor to the next one.
+        """List a page of a tenant's jobs as JSON, the newest first, and the cursor to the next one.
 
         Raises:
             BadRequest: a value of the query cannot be understood.
@@ -61,7 +61,7 @@ class JobDesk:
         return {"jobs": [describe_job(job) for job in page], "next_cursor": cursor}
 
     async def find(self, text: str) -> Job:
-        """The job with an id: the proxy's own, or fal's, which its caller knows.
+        """Find the job with an id: the proxy's own, or fal's, which its caller knows.
 
         Raises:
             BadTarget: it cannot be an id.

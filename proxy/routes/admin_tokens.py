@@ -62,7 +62,7 @@ class AdminTokenRoutes:
 
 
 async def read_tokens(tokens: AdminTokens, query: Mapping[str, str]) -> dict[str, Any]:
-    """A page of named tokens as JSON, by name and without their secrets, and the cursor to the next one.
+    """Read a page of named tokens as JSON, by name and without their secrets, and the cursor to the next one.
 
     Raises:
         BadRequest: a value of the query cannot be understood.

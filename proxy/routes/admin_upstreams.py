@@ -32,6 +32,6 @@ class UpstreamRoutes:
 
 
 async def describe_upstreams(guard: Guard, ledger: Ledger) -> list[dict[str, Any]]:
-    """The keys by their names, with what this process knows of fal, and what all processes have in flight."""
+    """Describe the keys by their names, with what this process knows of fal, and what all processes have in flight."""
     in_flight = await ledger.count_in_flight()
     return [{"name": DEFAULT_UPSTREAM, **guard.describe(), "in_flight": in_flight.get(DEFAULT_UPSTREAM, 0)}]

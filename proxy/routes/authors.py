@@ -8,6 +8,6 @@ from proxy.stores.audit import Author
 
 
 def author_of(request: Request, name: str, now: float) -> Author:
-    """The author of what a request changes; `name` is that of the credential it came with."""
+    """Return the author of what a request changes; `name` is that of the credential it came with."""
     client = request.client
     return Author(name, now, client.host if client else "", request.scope["state"]["request_id"])

@@ -67,7 +67,7 @@ class Grants:
         return given, True
 
     async def list_grants(self, wanted: GrantFilter, limit: int) -> dict[str, Any]:
-        """A page of grants as JSON, and the cursor to the next one."""
+        """List a page of grants as JSON, and the cursor to the next one."""
         found = await self._store.list_grants(wanted, limit + 1)
         page, cursor = cut_page(found, limit, lambda one: (one.grant.created_at, one.grant.id))
         return {"grants": [describe_grant(one) for one in page], "next_cursor": cursor}

@@ -14,7 +14,7 @@ from proxy.upstream.guard import Guard
 
 
 def livez_route() -> Route:
-    """The route that every listener has."""
+    """Make the route that every listener has."""
 
     async def livez(request: Request) -> Response:
         # Touches nothing: a store that is down is no reason to restart this process.

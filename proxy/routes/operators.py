@@ -24,7 +24,7 @@ Subject = Annotated[str, AfterValidator(_check_subject)]
 
 
 def subject_of(query: Mapping[str, str]) -> str | None:
-    """The subject that a query names; '' is the tenant itself, and None all of them.
+    """Return the subject that a query names; '' is the tenant itself, and None all of them.
 
     Raises:
         BadRequest: it is not a name for a user.

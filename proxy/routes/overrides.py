@@ -123,7 +123,7 @@ class OverrideRoutes:
 
 
 def list_overrides_of(snapshot: Snapshot, tenant: str) -> list[tuple[str, Override]]:
-    """The overrides of a tenant's subjects that are in effect, by subject, sorted."""
+    """List the overrides of a tenant's subjects that are in effect, by subject, sorted."""
     return sorted(((subject, one) for (holder, subject), one in snapshot.overrides if holder == tenant), key=_subject)
 
 

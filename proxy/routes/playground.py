@@ -32,7 +32,7 @@ _FOR_SANDBOX = re.compile(r"\s*<!-- for the sandbox -->.*?<!-- end -->", re.DOTA
 
 
 def routes(flood_guard: Limiter, *, is_dev: bool) -> list[Route]:
-    """The page, and the files that it loads."""
+    """Make the routes of the page and of the files that it loads."""
     page = StaticPage(_FOLDER, _FILES, policy=_POLICY, caching=_CACHING)
     document = (_FOLDER / "index.html").read_text()
     if not is_dev:

@@ -8,7 +8,7 @@ from proxy.errors import BadRequest
 
 
 def known_query(request: Request, *names: str) -> dict[str, str]:
-    """The query's values by key.
+    """Read the query's values by key.
 
     Raises:
         BadRequest: a key that is none of `names`, or one that stands there twice.
@@ -24,7 +24,7 @@ def known_query(request: Request, *names: str) -> dict[str, str]:
 
 
 def parse_switch(name: str, given: str | None) -> bool:
-    """Whether a query switches something on that is off by default.
+    """Return whether a query switches something on that is off by default.
 
     Raises:
         BadRequest: it is neither 0 nor 1.

@@ -30,7 +30,7 @@ _POLICY = (
 
 
 def routes(flood_guard: Limiter) -> list[Route]:
-    """The page, and the files that it loads."""
+    """Make the routes of the page and of the files that it loads."""
     viewer = StaticPage(_FOLDER, _FILES, policy=_POLICY, caching=_CACHING)
 
     @flood_guard.limit(DESCRIPTION_LIMIT)

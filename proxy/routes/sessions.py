@@ -195,7 +195,7 @@ class SessionRoutes:
         return answer
 
     async def show(self, request: Request) -> Response:
-        """What the caller may call, and what is left of its quotas and of the grants that it can spend."""
+        """Return what the caller may call, and what is left of its quotas and of the grants that it can spend."""
         caller = await self._authenticator.authenticate(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
@@ -270,7 +270,7 @@ def mint_session(sessions: Sessions, snapshot: Snapshot, tenant: Tenant, form: M
 
 
 def describe_session(token: str, session: Session, endpoints: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """The answer that gives a caller its session."""
+    """Describe a session for the caller that gets it."""
     return {
         "id": session.id,
         "token": token,

@@ -167,7 +167,7 @@ class AdminStatementRoutes:
 
 
 def style_routes(flood_guard: Limiter, path: str = STYLE_PATH) -> list[Route]:
-    """The page's stylesheet."""
+    """Make the route of the page's stylesheet."""
     page = StaticPage(_FOLDER, {"statement.css": "statement.css"}, policy=_POLICY, caching=_CACHING)
 
     async def statement_style(request: Request) -> Response:

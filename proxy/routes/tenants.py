@@ -66,12 +66,12 @@ class TenantLifecycle:
 
 
 def describe_former(former: FormerTenant) -> dict[str, Any]:
-    """A deleted tenant as JSON."""
+    """Describe a deleted tenant as JSON."""
     return {"id": former.id, "records": former.records, "deleted_at": to_iso(former.deleted_at)}
 
 
 async def find_tenant(directory: Directory, id_: str) -> tuple[Snapshot, Tenant]:
-    """The tenant with an id, and the reading of the directory that has it.
+    """Find the tenant with an id, and the reading of the directory that has it.
 
     Raises:
         NotFound: there is none.

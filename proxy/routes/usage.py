@@ -41,7 +41,7 @@ class _Page(NamedTuple):
     cursor: str | None
 
     def describe(self) -> dict[str, Any]:
-        """The page as JSON."""
+        """Describe the page as JSON."""
         return usage.describe(self.asked, self.rows, self.total) | {"next_cursor": self.cursor}
 
 
@@ -79,7 +79,7 @@ class UsageReports:
         return JSONResponse(report, headers=link)
 
     async def report(self, tenant: str | None, subject: str | None, query: Mapping[str, str]) -> dict[str, Any]:
-        """The same page as JSON, for the console.
+        """Return the same page as JSON, for the console.
 
         Raises:
             BadRequest, RateLimited, StoreUnavailable: as `respond`.

@@ -58,7 +58,7 @@ def success(body: Mapping[str, Any], compute_seconds: float) -> Answer:
 
 
 def refuse(details: Sequence[Mapping[str, Any]], status: int = 422) -> Answer:
-    """The model refuses its input, or fails in its own words."""
+    """Answer as a model that refuses its input, or fails in its own words."""
     return Answer(
         status,
         {"detail": [{**detail, "url": DOCS + detail["type"]} for detail in details]},
@@ -69,7 +69,7 @@ def refuse(details: Sequence[Mapping[str, Any]], status: int = 422) -> Answer:
 
 
 def platform_failure(error_type: str, text: str | None = None) -> Answer:
-    """fal itself fails, by one of its own names.
+    """Answer as fal itself that fails, by one of its own names.
 
     Raises:
         KeyError: fal has no such failure.
@@ -85,7 +85,7 @@ def platform_failure(error_type: str, text: str | None = None) -> Answer:
 
 
 def failure(error_type: str) -> Answer:
-    """Any failure by its name, fal's or the model's.
+    """Answer with any failure by its name, fal's or the model's.
 
     Raises:
         ValueError: there is no failure of that name.

@@ -39,7 +39,7 @@ class Attestation:
     format: str = "apple-appattest"
 
     def encode(self, challenge: str) -> str:
-        """The proof, as the proxy takes it."""
+        """Encode the proof as the proxy takes it."""
         import cbor2
 
         chain = [one.public_bytes(Encoding.DER) for one in self.certificates]
@@ -87,7 +87,7 @@ class AppAttest:
         return Attestation((self.certify(key, nonce), self.intermediate), data, key_id)
 
     def certify(self, key: ec.EllipticCurvePublicKey, nonce: bytes, *, days: int = 3) -> x509.Certificate:
-        """The certificate of a key, which holds a nonce."""
+        """Make the certificate of a key, which holds a nonce."""
         extension = x509.UnrecognizedExtension(_NONCE_EXTENSION, _NONCE_PREFIX + nonce)
         builder = self._certificate("key", key, self.intermediate.subject, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -61,7 +61,7 @@ async def _write_piece(send: Send, data: bytes) -> None:
 
 
 async def read_response(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
-    """The whole answer of an application, nothing of it sent."""
+    """Read the whole answer of an application, and send nothing of it."""
     messages: list[Message] = []
 
     async def take(message: Message) -> None:

@@ -56,7 +56,7 @@ class Cdn:
         return reply({})
 
     async def part(self, request: Request) -> Response:
-        """The JSON is what the JavaScript client reads, the header what the Python client does."""
+        """Take a part. The JSON is for the JavaScript client, the header for the Python client."""
         if not self._may_write(request):
             return _forbidden(403)
         number = request.path_params["number"]
@@ -102,7 +102,7 @@ class Cdn:
 
 
 def lives_seconds(request: Request) -> float:
-    """How long the object lifecycle that is asked for lets a file live; what is no such wish is none."""
+    """Return how long the object lifecycle that is asked for lets a file live: for ever if it does not say."""
     try:
         return float(orjson.loads(request.headers.get(LIFECYCLE, ""))["expiration_duration_seconds"])
     except (ValueError, TypeError, KeyError):
@@ -110,7 +110,7 @@ def lives_seconds(request: Request) -> float:
 
 
 def decision_of(request: Request) -> str:
-    """What the access list that is asked for says of strangers, who see a file unless it says otherwise."""
+    """Return what the access list that is asked for says of strangers, who see a file unless it says otherwise."""
     try:
         return str(orjson.loads(request.headers.get(LIFECYCLE, ""))["initial_acl"]["default"])
     except (ValueError, TypeError, KeyError):

@@ -25,7 +25,7 @@ NO_DIRECTIVES = Directives((), {})
 
 
 def parse_directives(body: object) -> Directives:
-    """The directives in the `prompt` of a request body; none if there is no prompt."""
+    """Parse the directives in the `prompt` of a request body; none if there is no prompt."""
     prompt = body.get("prompt") if isinstance(body, dict) else None
     found = _DIRECTIVE.findall(prompt) if isinstance(prompt, str) else []
     pairs = [(kind, tuple(_pair(item) for item in text.split())) for kind, text in found]
@@ -36,7 +36,7 @@ def parse_directives(body: object) -> Directives:
 
 
 def remove_directives(prompt: str) -> str:
-    """The prompt as the model is to see it."""
+    """Return the prompt as the model is to see it."""
     return " ".join(_DIRECTIVE.sub(" ", prompt).split()) if _DIRECTIVE.search(prompt) else prompt
 
 

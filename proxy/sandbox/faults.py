@@ -49,7 +49,7 @@ class Fault:
             raise ValueError(f"no such operation: {self.on['operation']}; there is {', '.join(sorted(OPERATIONS))}")
 
     def strikes(self, exchange: Exchange, operation: str) -> bool:
-        """Whether this request is to suffer; counts it if so."""
+        """Return whether this request is to suffer; count it if so."""
         here = {"host": exchange.host, "method": exchange.method, "operation": operation}
         if any(self.on.get(name, value) != value for name, value in here.items()):
             return False
@@ -60,7 +60,7 @@ class Fault:
 
 
 def from_json(document: Mapping[str, Any]) -> Fault:
-    """A fault as the control route takes it.
+    """Make a fault from what the control route takes.
 
     Raises:
         ValueError: no such fault or condition.
@@ -71,7 +71,7 @@ def from_json(document: Mapping[str, Any]) -> Fault:
 
 
 def from_directive(pairs: Iterable[tuple[str, str]]) -> Fault:
-    """A fault as a prompt names it.
+    """Make a fault from what a prompt names.
 
     Raises:
         ValueError: no such fault or operation.
@@ -83,7 +83,7 @@ def from_directive(pairs: Iterable[tuple[str, str]]) -> Fault:
 
 
 def operation_of(host: str, path: str) -> str:
-    """What a request is for, from its path below the host's prefix."""
+    """Return what a request is for, from its path below the host's prefix."""
     path = path.removesuffix("/")
     if host == "run":
         return "stream" if path.endswith("/stream") else "run"

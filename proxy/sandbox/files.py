@@ -90,7 +90,7 @@ class Files:
     def new_path(
         self, name: str, content_type: str, lives_seconds: float = float("inf"), decision: str = "allow"
     ) -> str:
-        """A path that was never used, ending in what is harmless of a file name; the rest is remembered."""
+        """Make a path that was never used, ending in what is harmless of a file name; the rest is remembered."""
         path = f"/b/{secrets.token_hex(8)}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-100:] or 'file'}"
         self._announced[path] = content_type, time.time() + lives_seconds, decision
         if len(self._announced) > KEPT_FILES:
@@ -98,7 +98,7 @@ class Files:
         return path
 
     def at(self, url_path: str) -> StoredFile | None:
-        """The file that a URL's path points at, whatever host and prefix it was served under."""
+        """Find the file that a URL's path points at, whatever host and prefix it was served under."""
         file = self._files.get(url_path.partition("/files")[2])
         return file if file is None or file.expires_at > time.time() else None
 

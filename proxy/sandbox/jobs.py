@@ -38,7 +38,7 @@ class Step:
 
 
 def queued_steps(timing: Timing) -> list[Step]:
-    """The way of a submitted job: down the queue, through the run with a log line each third, to the end."""
+    """List the steps of a submitted job: down the queue, through the run with a log line each third, to the end."""
     wait = timing.seconds_per_position
     positions = max(timing.queue_positions, 1)
     start = timing.queue_positions * wait
@@ -51,13 +51,13 @@ def queued_steps(timing: Timing) -> list[Step]:
 
 
 def direct_steps(timing: Timing) -> list[Step]:
-    """The way of a direct run: no queue, perhaps a wait for a runner."""
+    """List the steps of a direct run: no queue, perhaps a wait for a runner."""
     start = timing.start_seconds
     return [Step(0, IN_QUEUE), Step(start, IN_PROGRESS), Step(start + timing.run_seconds, COMPLETED)]
 
 
 def streamed_steps(timing: Timing, words: int) -> list[Step]:
-    """The way of a model stream: a step a word."""
+    """List the steps of a model stream: one for each word."""
     start, word = timing.start_seconds, 1 / timing.words_per_second
     writing = [Step(start + i * word, IN_PROGRESS, done=i) for i in range(words)]
     return [Step(0, IN_QUEUE), *writing, Step(start + words * word, COMPLETED, done=words)]
@@ -115,7 +115,7 @@ class Job:
         return min(self._stop, self._shown + 1)
 
     def look(self) -> Step:
-        """The step that is reached, shown to a caller."""
+        """Show a caller the step that is reached."""
         return self._show(self.index)
 
     def _show(self, index: int) -> Step:
@@ -135,7 +135,7 @@ class Job:
         return self._steps[self.index]
 
     async def answer(self) -> Answer:
-        """What the run came to; waits for the model if the clock was faster."""
+        """Return the outcome of the run; wait for the model if the clock was faster."""
         if self._verdict is not None:
             return self._verdict
         return await asyncio.shield(self._work)
@@ -146,7 +146,7 @@ class Job:
         return round(self._steps[-1].at - started, 6)
 
     def time_of(self, done: int) -> float:
-        """The time of day at which so many log lines or words were done."""
+        """Return the time of day at which so many log lines or words were done."""
         return self.created + next((step.at for step in self._steps if step.done >= done), self._steps[-1].at)
 
     async def change(self, seen: int, at_most: float = float("inf")) -> None:
@@ -173,7 +173,7 @@ class Job:
         return await self.answer()
 
     async def watch(self, *, from_start: bool = False) -> AsyncIterator[Step | None]:
-        """Every step to the end, from the one that is reached now; None when nothing happened for `ping_seconds`."""
+        """Yield every step to the end, from the one that is reached now; None after `ping_seconds` without any."""
         seen = 0 if from_start else self.index
         step = self._show(seen)
         yield step
@@ -273,7 +273,7 @@ class Jobs:
         self._by_id.pop(id, None)
 
     def count_waiting(self, app: str) -> int:
-        """How many submitted jobs of an app wait in its queue."""
+        """Count the submitted jobs of an app that wait in its queue."""
         queued = (job for job in self if job.kind == "queue" and job.endpoint.app == app)
         return sum(job.step.state == IN_QUEUE for job in queued)
 

@@ -42,7 +42,7 @@ async def answer(endpoint: Endpoint, body: Any, load: Load, timing: Timing, fail
 
 
 def partial_outputs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The answer as a stream hands it out: the text so far, one more word each time; the last is the whole body."""
+    """List the answer as a stream hands it out: the text so far, a word more each time; the last is the whole body."""
     words = str(body["output"]).split()
     partials = [{"output": " ".join(words[: i + 1]), "partial": True} for i in range(len(words) - 1)]
     return [*partials, {**body, "partial": False}]

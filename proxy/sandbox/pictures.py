@@ -27,7 +27,7 @@ class Unloadable(Exception):
 
 
 def loader(files: Files) -> Callable[[str], Awaitable[bytes]]:
-    """The function that turns an `image_url` into bytes, or raises `Unloadable`."""
+    """Make the function that turns an `image_url` into bytes, or raises `Unloadable`."""
 
     async def load(url: str) -> bytes:
         if url[:5].lower() == "data:":

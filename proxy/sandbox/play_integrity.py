@@ -51,6 +51,6 @@ def give(wanted: Mapping[str, Any]) -> str:
 
 
 def seal(verdict: Any, *, key: bytes = _SECRET, private: ec.EllipticCurvePrivateKey = _PRIVATE) -> str:
-    """A token that says this."""
+    """Seal a token that says this."""
     signed = jws.serialize_compact({"alg": "ES256"}, orjson.dumps(verdict), ECKey.import_key(private))
     return jwe.encrypt_compact({"alg": "A256KW", "enc": "A256GCM"}, signed, OctKey.import_key(key))

@@ -43,7 +43,7 @@ class Queue:
         return [Route("/{path:path}", self.handle, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
 
     async def handle(self, request: Request) -> Response:
-        """One trailing slash is accepted everywhere: old clients send it."""
+        """Answer a request. One trailing slash is accepted everywhere: old clients send it."""
         path = "/" + request.path_params["path"].removesuffix("/")
         found = _JOB_PATH.fullmatch(path)
         if found is None:

@@ -25,7 +25,7 @@ REFUSALS: Mapping[str, tuple[int, str, str | None]] = {
 
 
 def refusal(name: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """A refusal by its name.
+    """Make a refusal by its name.
 
     Raises:
         ValueError: there is no refusal of that name.

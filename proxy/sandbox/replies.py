@@ -15,7 +15,7 @@ from proxy.sandbox.answers import Answer
 def reply(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None, *, request_id: str | None = None
 ) -> Response:
-    """A JSON response with fal's id of the request on it."""
+    """Make a JSON response with fal's id of the request on it."""
     named = {"x-fal-request-id": request_id or str(uuid.uuid4()), **(headers or {})}
     return Response(orjson.dumps(body), status, named, media_type="application/json")
 

@@ -153,7 +153,7 @@ class Recording:
 
 
 def parse_body(body: bytes) -> Any:
-    """The JSON value of a body, or None when it has none."""
+    """Parse the JSON value of a body; None if it has none."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -38,7 +38,7 @@ class Rest:
         ]
 
     async def initiate(self, request: Request) -> Response:
-        """Both kinds of upload begin alike: where the file will be, and a signed URL that takes it."""
+        """Begin an upload of either kind: say where the file will be, with a signed URL that takes it."""
         body = request.scope["sandbox"].json
         if missing := _refuse_missing(body, "content_type", "file_name"):
             return missing
@@ -63,7 +63,7 @@ class Rest:
         )
 
     async def token(self, request: Request) -> Response:
-        """The body is a JSON string, not an object."""
+        """Answer with a token. The body is a JSON string, not an object."""
         return _refuse_missing(request.scope["sandbox"].json, "allowed_apps") or reply(self._token())
 
     async def realtime_token(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ class Signer:
         self._secret = secrets.token_bytes(32)
 
     def query(self, path: str, seconds: float) -> str:
-        """The query that lets its bearer write to `path` for so long."""
+        """Make the query that lets its bearer write to `path` for so long."""
         expires = f"{time.time() + seconds:.3f}"
         return urlencode({"expires": expires, "signature": self._signature("upload", path, expires)})
 

@@ -51,7 +51,7 @@ class SandboxState:
         return built_in().get(id)
 
     def timing_for(self, exchange: Exchange) -> Timing:
-        """The pace that a request's prompt asks for.
+        """Return the pace that a request's prompt asks for.
 
         Raises:
             ValueError: there is no such pace.
@@ -71,7 +71,7 @@ class SandboxState:
         work: asyncio.Task[Answer],
         steps: list[Step],
     ) -> Job:
-        """A new job for a request, with the start deadline and the faults that the request asks for.
+        """Make a job for a request, with the start deadline and the faults that the request asks for.
 
         Raises:
             ValueError: the deadline is no number.

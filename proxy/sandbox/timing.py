@@ -48,7 +48,7 @@ class Timing:
             raise ValueError("words_per_second and ping_seconds are above 0")
 
     def override(self, values: Mapping[str, Any]) -> Timing:
-        """This timing with some values changed, from JSON or from the words of a directive.
+        """Return this timing with some values changed, from JSON or from the words of a directive.
 
         Raises:
             ValueError: an unknown name, or a value that does not fit.

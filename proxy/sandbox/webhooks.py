@@ -29,7 +29,7 @@ class Webhooks:
         self._key = Ed25519PrivateKey.generate()
 
     def jwks(self) -> dict[str, Any]:
-        """The public key, as `/.well-known/jwks.json` shows it."""
+        """Return the public key, as `/.well-known/jwks.json` shows it."""
         public = base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw()).decode().rstrip("=")
         return {"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "sandbox", "use": "sig", "x": public}]}
 

@@ -63,14 +63,14 @@ class ConnectionLimits:
     trusted: tuple[str, ...] = ()
 
     def within(self, most: int) -> ConnectionLimits:
-        """The same limits, in proportion, for a process that can have no more connections than this."""
+        """Return the same limits, in proportion, for a process that can have no more connections than this."""
         if most >= self.most:
             return self
         per_address = self.most_per_address and max(1, self.most_per_address * most // self.most)
         return replace(self, most=most, most_per_address=per_address)
 
     def most_from(self, peer: Peer) -> float:
-        """How many connections a peer may have that is no balancer."""
+        """Return how many connections a peer may have that is no balancer."""
         if self.most_per_address is not None:
             return self.most_per_address
         return math.inf if peer is None or is_private(peer[0]) else max(1, self.most // PUBLIC_SHARE)
@@ -137,7 +137,7 @@ class Connections:
         return True
 
     def may_answer_refusal(self) -> bool:
-        """Whether a refused connection may stay until its answer is read."""
+        """Return whether a refused connection may stay until its answer is read."""
         return len(self._refused) <= MAX_ANSWERED_REFUSALS
 
     def discard(self, connection: Connection, peer: Peer) -> None:

@@ -40,7 +40,7 @@ class BodyBuffers:
             self._large.clear()
 
     def take(self) -> bytearray:
-        """A buffer that is not in use."""
+        """Take a buffer that is not in use."""
         for buffer in self._large:
             if _is_free(buffer):
                 return buffer

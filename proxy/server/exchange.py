@@ -43,7 +43,7 @@ class Exchange(RequestResponseCycle):
         return len(self.body)
 
     async def receive(self) -> Any:
-        """As ASGI has it, but that pieces of a large body are views (`direct_body.py`)."""
+        """Receive the next message as ASGI has it, but that pieces of a large body are views (`direct_body.py`)."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False

@@ -44,12 +44,12 @@ def check_head(version: str, method: bytes, headers: int, hosts: int, coding: by
 
 @lru_cache(maxsize=1024)
 def is_host(value: bytes) -> bool:
-    """Whether a short text is the value of a `Host` header."""
+    """Return whether a short text is the value of a `Host` header."""
     return _HOST.fullmatch(value) is not None
 
 
 def with_path(url: bytes) -> bytes:
-    """A target in absolute form, with the path that an origin alone implies (RFC 9112, section 3.2.2)."""
+    """Return a target in absolute form, with the path that an origin alone implies (RFC 9112, section 3.2.2)."""
     origin = _ORIGIN.match(url)
     if origin is None or url[origin.end() : origin.end() + 1] == b"/":
         return url
@@ -61,7 +61,7 @@ def framing_too_large() -> BadRequest:
 
 
 def framing_of(headers: Sequence[tuple[bytes, bytes]], keep_alive: bool) -> bytes:
-    """A head that says of its message's end what these headers say, and nothing else."""
+    """Make a head that says of its message's end what these headers say, and nothing else."""
     framing = [pair for pair in headers if pair[0] in (b"content-length", b"transfer-encoding")]
     lines = [b"%s: %s\r\n" % pair for pair in framing or [(b"content-length", b"0")]]
     if not keep_alive:

@@ -41,7 +41,7 @@ def begin_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def first_value(head: bytes, start: bytes) -> bytes | None:
-    """The first value of a header.
+    """Return the first value of a header.
 
     Args:
         start: the end of a line, the name in small letters, a colon and a space. No value holds that.
@@ -51,5 +51,5 @@ def first_value(head: bytes, start: bytes) -> bytes | None:
 
 
 def values_in(head: bytes, start: bytes) -> list[bytes]:
-    """All values of a header; `start` as for `first_value`."""
+    """Return all values of a header; `start` as for `first_value`."""
     return [rest.partition(b"\r\n")[0] for rest in head.split(start)[1:]]

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def metrics_folder(places: Sequence[str] | None = None) -> Iterator[Path | None]:
-    """A folder that only this user opens, where Unix sockets can be; None, and a warning, if there is none.
+    """Make a folder for Unix sockets that only this user opens; None, and a warning, if no place takes one.
 
     Args:
         places: where it may be, the best one first; without, where the system keeps temporary files.

@@ -21,11 +21,11 @@ def raise_file_limit() -> None:
 
 
 def file_limit() -> int:
-    """The number of files this process may have open."""
+    """Return the number of files this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def max_connections_within(files: int) -> int:
-    """The connections that a limit of open files allows, as a call may take a second file for its way to fal."""
+    """Return the connections that a limit of open files allows, as a call may take a second file for its way to fal."""
     return max(MIN_CONNECTIONS, (files - RESERVED_FILES) // 2)

@@ -11,7 +11,7 @@ from proxy.settings import ServerSettings, Settings
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """How the application is served, as keyword arguments of `uvicorn.Config`."""
+    """Return how the application is served, as keyword arguments of `uvicorn.Config`."""
     server = settings.server
     return {
         "host": server.host,
@@ -31,7 +31,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 def connection_limits(server: ServerSettings) -> ConnectionLimits:
-    """What connections may cost, by the settings and by the files that this process may open."""
+    """Return what connections may cost, by the settings and by the files that this process may open."""
     limits = ConnectionLimits(
         most=server.max_connections,
         most_per_address=server.max_connections_per_address,

@@ -10,7 +10,7 @@ from proxy.http.error_response import respond
 
 
 def raw_response(error: ProxyError) -> bytes:
-    """The bytes of a refusal in the one shape of errors, which closes its connection."""
+    """Return the bytes of a refusal in the one shape of errors, which closes its connection."""
     request_id = f"server-{secrets.token_hex(8)}"
     answer = respond(error, request_id)
     answer.headers["x-request-id"] = request_id

@@ -95,7 +95,7 @@ class Worker(Process):
         super().__init__(config, sockets)
 
     def is_well(self, seconds: float) -> bool:
-        """Whether it lives, and answers within so many seconds, or has still time to start."""
+        """Return whether the worker lives, and answers within so many seconds, or has still time to start."""
         if self.served_since is None and time.monotonic() < self._starts_until and self.process.is_alive():
             if self._has_started():
                 self.served_since = time.monotonic()
@@ -122,7 +122,7 @@ class Worker(Process):
             return False
 
     def is_serving(self, seconds: float) -> bool:
-        """Whether it says now that it serves; an answer from while it started, to an earlier question, is none."""
+        """Return whether the worker says now that it serves; its answer to an earlier question does not count."""
         with contextlib.suppress(OSError, EOFError):
             if self._is_asked and self.parent_conn.poll(seconds):
                 self.parent_conn.recv()
@@ -154,7 +154,7 @@ class Backoff:
         return time.monotonic() >= self._due_at
 
     def count_death(self, worker: Worker) -> float:
-        """The seconds to wait now that this worker has died."""
+        """Count the death of a worker, and return the seconds to wait after it."""
         now = time.monotonic()
         if worker.served_since is not None and now - worker.served_since >= STEADY_SECONDS:
             self._deaths = 0
@@ -246,7 +246,7 @@ class Workers(Multiprocess):
             os.kill(worker.pid or 0, signal.SIGHUP)
 
     def handle_ttin(self) -> None:
-        """Nothing: how many workers there are is a setting."""
+        """Do nothing: how many workers there are is a setting."""
 
     handle_ttou = handle_ttin
 

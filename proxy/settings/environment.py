@@ -47,7 +47,7 @@ from proxy.settings.variables import VARIABLES, is_secret_of_tenant, unknown_var
 
 
 def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
-    """Settings from the environment.
+    """Read settings from the environment.
 
     Raises:
         SettingsError: with every problem there is, not only the first.
@@ -92,7 +92,7 @@ def read(environ: Mapping[str, str], *, dev: bool = False) -> Settings:
 
 
 def read_stores(environ: Mapping[str, str]) -> StoreSettings:
-    """Only where the data lies: for commands that work on the database and need no fal key.
+    """Read only where the data lies: for commands that work on the database and need no fal key.
 
     Raises:
         SettingsError: a URL is wrong.
@@ -105,7 +105,7 @@ def read_stores(environ: Mapping[str, str]) -> StoreSettings:
 
 
 def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
-    """Only what sessions are signed with: for commands that mint them.
+    """Read only what sessions are signed with: for commands that mint them.
 
     Raises:
         SettingsError: there is no secret, or a short one.
@@ -118,7 +118,7 @@ def read_session_secrets(environ: Mapping[str, str]) -> SessionSettings:
 
 
 def read_operator(environ: Mapping[str, str]) -> tuple[str, Secret]:
-    """Only where a running proxy answers its operator, and the admin token: for commands that ask it.
+    """Read only where a running proxy answers its operator, and the admin token: for commands that ask it.
 
     Raises:
         SettingsError: there is no token, or a value is wrong.

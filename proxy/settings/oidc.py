@@ -61,7 +61,7 @@ def read_oidc(reader: EnvironmentReader) -> OidcSettings | None:
 
 
 def parse_issuer(text: str) -> str:
-    """The URL of an issuer, exactly as it spells itself.
+    """Parse the URL of an issuer, exactly as it spells itself.
 
     Raises:
         ValueError: it is not https, or has what an issuer cannot have (OpenID Connect Discovery 1.0, section 3).
@@ -77,7 +77,7 @@ def parse_issuer(text: str) -> str:
 
 
 def parse_role(text: str) -> RoleRule:
-    """A rule such as `groups:fal-admins=admin`.
+    """Parse a rule such as `groups:fal-admins=admin`.
 
     Raises:
         ValueError: it has another form.

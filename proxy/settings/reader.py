@@ -43,7 +43,7 @@ class EnvironmentReader:
         self.warnings.append(f"{name}: {what}")
 
     def value(self, name: str) -> str:
-        """The text of a variable, from the file that `NAME_FILE` points at, or the default; '' when there is none."""
+        """Return the text of a variable, from the file that `NAME_FILE` names, or the default; '' if there is none."""
         given = self._environ.get(name, "").strip()
         path = self._environ.get(f"{name}_FILE", "").strip() if name in SECRETS else ""
         if given and path:
@@ -120,7 +120,7 @@ class EnvironmentReader:
         return key
 
     def usage_key(self) -> str:
-        """The key for fal's platform API; '' if there is none."""
+        """Return the key for fal's platform API; '' if there is none."""
         key = self.value("FAL_USAGE_KEY")
         if key:
             self._check_key("FAL_USAGE_KEY", key)

@@ -15,7 +15,7 @@ DAY_SECONDS = 86_400.0
 
 
 def http_url(host: str, port: int) -> str:
-    """The address of a listener, with an IPv6 host in brackets."""
+    """Return the address of a listener, with an IPv6 host in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -61,7 +61,7 @@ class ServerSettings:
     console_url: str | None = None
 
     def streams_per_tenant(self, tenants: int) -> int:
-        """How many event streams a tenant may hold open in one process, if there are so many tenants."""
+        """Return how many event streams a tenant may hold open in one process, if there are so many tenants."""
         if self.max_streams_per_tenant is not None:
             return self.max_streams_per_tenant
         return self.max_streams if tenants < 2 else max(1, self.max_streams // 2)
@@ -195,7 +195,7 @@ class Settings:
 
 
 def secrets_in(value: object) -> Iterator[Secret]:
-    """The secrets in settings, wherever they stand."""
+    """Return the secrets in settings, wherever they stand."""
     if isinstance(value, Secret):
         yield value
     elif isinstance(value, tuple):

@@ -45,7 +45,7 @@ _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
 def parse_rate(text: str) -> str:
-    """A rate in the words of plans; '' for none."""
+    """Parse a rate in the words of plans; '' for none."""
     if text == "0":
         return ""
     if not _RATE.fullmatch(text):
@@ -76,7 +76,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a server can listen on a host and no caller can ask it: `0.0.0.0` and `::` in any spelling."""
+    """Return whether a server can listen on a host and no caller can ask it: `0.0.0.0` and `::` in any spelling."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -94,7 +94,7 @@ def _is_short_wildcard(host: str) -> bool:
 
 
 def parse_host(text: str) -> str:
-    """What a server listens on: a name, or an address without brackets and port."""
+    """Parse the host that a server listens on: a name, or an address without brackets and port."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -111,7 +111,7 @@ def parse_public_url(text: str) -> str:
 
 
 def parse_console_url(text: str) -> str:
-    """Where the browsers of operators reach the console: its pages know no path before `/console`."""
+    """Parse the URL at which operators' browsers reach the console: its pages know no path before `/console`."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or parts.path.strip("/"):
         raise ValueError("must be an origin such as https://ops.example.com; the console is at /console below it")
@@ -119,7 +119,7 @@ def parse_console_url(text: str) -> str:
 
 
 def parse_collector(text: str) -> str:
-    """The address of an OpenTelemetry collector, to which `/v1/traces` is added."""
+    """Parse the address of an OpenTelemetry collector, to which `/v1/traces` is added."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address of a collector, such as http://localhost:4318, without user or query")
@@ -132,7 +132,7 @@ def parse_collector(text: str) -> str:
 
 
 def parse_webhook_url(text: str) -> str:
-    """The address of a receiver of webhooks.
+    """Parse the address of a receiver of webhooks.
 
     Raises:
         ValueError: it is no URL, or has a user or a fragment.
@@ -150,7 +150,7 @@ def parse_webhook_url(text: str) -> str:
 
 
 def parse_webhook_secret(text: str) -> Secret:
-    """What signs webhooks, as Standard Webhooks writes it: `whsec_` and 24 to 64 bytes in base64.
+    """Parse the secret that signs webhooks, as Standard Webhooks writes it: `whsec_` and 24 to 64 bytes in base64.
 
     Raises:
         ValueError: it is something else; does not quote it.
@@ -168,7 +168,7 @@ def parse_webhook_secret(text: str) -> Secret:
 
 
 def check_origin(text: str) -> str:
-    """An origin as browsers send it: lower-case, without the default port, an international name in A-labels.
+    """Check an origin as browsers send it: lower-case, without the default port, an international name in A-labels.
 
     Raises:
         ValueError: it has a path, a wildcard, or no host.

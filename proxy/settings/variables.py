@@ -146,7 +146,7 @@ DEFAULTS: dict[str, str] = {
 
 
 def is_secret_of_tenant(name: str) -> bool:
-    """Whether a plan file may name this variable. The proxy's own secrets are sent nowhere that a plan file names."""
+    """Return whether a plan file may name this variable. The proxy's own secrets go nowhere that it names."""
     return re.fullmatch(SECRET_NAME, name) is not None and not name.startswith(("FAL_", "PROXY_"))
 
 

@@ -31,4 +31,4 @@ class AdminTokenStore(Protocol):
         """Add a token; False if there is one of that name, or there are so many already."""
 
     async def revoke(self, name: str, *, by: Author) -> bool:
-        """Whether there was such a token."""
+        """Revoke a token; return whether there was one."""

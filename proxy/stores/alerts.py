@@ -33,13 +33,13 @@ class Alert:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """What operators see."""
+        """Describe the alert as operators see it."""
         shown = {"id": self.id, "kind": self.kind, "tenant": self.tenant, "at": to_iso(self.at, "microseconds")}
         return {**shown, "subject": self.subject or None, "details": dict(self.details)}
 
 
 def alert_id(kind: str, tenant: str, *key: str | int) -> str:
-    """The id of the alert that there is once for a key, which has the window in it."""
+    """Return the id of the alert that there is once for a key, which has the window in it."""
     return hashlib.blake2b(orjson.dumps([kind, tenant, *key]), digest_size=16).hexdigest()
 
 

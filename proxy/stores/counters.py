@@ -73,7 +73,7 @@ class Holder(Protocol):
         """Let leases outlive this process: fal has their jobs in its queue."""
 
     async def held_by(self, holder: str) -> Mapping[str, Sequence[str]]:
-        """The leases of a holder, each with its scopes as `free` takes them."""
+        """List the leases of a holder, each with its scopes as `free` takes them."""
 
     async def free(self, holder: str, leases: Mapping[str, Sequence[str]], now: float, expires_at: float) -> None:
         """End leases of a dead holder; one without scopes is left to expire.
@@ -82,7 +82,7 @@ class Holder(Protocol):
         """
 
     async def leave(self) -> None:
-        """Be no holder any more: nothing is held."""
+        """Be a holder no more: nothing is held."""
 
 
 class Counters(Protocol):

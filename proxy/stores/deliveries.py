@@ -35,7 +35,7 @@ class Delivery:
     problem: str
 
     def describe(self) -> dict[str, Any]:
-        """What operators see."""
+        """Describe the delivery as operators see it."""
         return {
             "receiver": "tenant" if self.receiver else "operator",
             "state": self.state,

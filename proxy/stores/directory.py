@@ -98,7 +98,7 @@ class DirectoryStore(Protocol):
     """Tenants, plans, keys and revocations. Each change is an entry of the audit log, in the same transaction."""
 
     async def version(self) -> int:
-        """A number that grows with every change."""
+        """Return a number that grows with every change."""
 
     async def load(self, known: int = 0) -> DirectoryRows:
         """Read everything, but of the revocations those behind the number of one that is known."""
@@ -138,7 +138,7 @@ class DirectoryStore(Protocol):
     async def add_key(self, key: TenantKey, *, by: Author) -> None: ...
 
     async def revoke_key(self, key_id: str, *, by: Author) -> bool:
-        """Whether there was such a key."""
+        """Revoke a key; return whether there was one."""
 
     async def touch_key(self, key_id: str, used_at: float) -> None: ...
 
@@ -153,7 +153,7 @@ class DirectoryStore(Protocol):
         at `now`; the others are removed."""
 
     async def clear_override(self, tenant: str, subject: str, *, by: Author) -> bool:
-        """Whether the subject had an override."""
+        """Clear an override; return whether the subject had one."""
 
     async def forget_subject(self, revocation: Revocation, subject: str, *, by: Author) -> None:
         """Add the revocation of a subject that is forgotten. Its name leaves all revocations and the audit log."""

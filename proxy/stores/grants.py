@@ -105,7 +105,7 @@ class GrantStore(Protocol):
 
 
 def grant_window(bucket: Bucket) -> str | None:
-    """The window of the grants that pay in the place of an account, or of a grant's own account."""
+    """Return the window of the grants that pay in the place of an account, or of a grant's own account."""
     name = bucket.subject
     if name in ("", TENANT_ITSELF):
         return TENANT_GRANT
@@ -115,7 +115,7 @@ def grant_window(bucket: Bucket) -> str | None:
 
 
 def holder_of(bucket: Bucket) -> GrantHolder | None:
-    """Whose grants pay in the place of an account; None if no grant does."""
+    """Return whose grants pay in the place of an account; None if no grant does."""
     window = grant_window(bucket)
     if window is None or bucket.window in GRANT_WINDOWS:
         return None
@@ -127,7 +127,7 @@ def find_missing(
     accounts: Mapping[Bucket, Account],
     granted: Mapping[GrantHolder, Sequence[GrantStanding]],
 ) -> dict[GrantHolder, int] | Exhausted:
-    """How much grants are to pay of a call, by their holder; or the first account for which they have too little.
+    """Find how much grants are to pay of a call, by holder; or the first account for which they have too little.
 
     Accounts that are missing were never used. If grants have not all that is missing of what the call reserves, it is
     enough that the account has what the call needs. What it reserves then leads beyond the limit, and nothing is left
@@ -176,7 +176,7 @@ def _spend(grants: Iterable[GrantStanding], amount: int) -> list[Charge]:
 
 
 def sum_granted(charges: Sequence[Charge], used: Mapping[str, int]) -> Counter[tuple[str, str]]:
-    """What grants pay of what a call used, by the window of their accounts and the unit."""
+    """Sum what grants pay of what a call used, by the window of their accounts and the unit."""
     paid: Counter[tuple[str, str]] = Counter()
     if any(bucket.window in GRANT_WINDOWS for bucket, *_ in charges):
         for (bucket, *_), share in zip(charges, split_use(charges, used), strict=True):
@@ -186,7 +186,7 @@ def sum_granted(charges: Sequence[Charge], used: Mapping[str, int]) -> Counter[t
 
 
 def split_use(charges: Sequence[Charge], used: Mapping[str, int]) -> list[int]:
-    """What each charge of a call pays of what the call used.
+    """Split what a call used among its charges.
 
     Quotas pay first, so that grants get back what was not needed of them; the grant that was spent last gets it first.
     What a call used beyond its reservation is the quotas' to pay.

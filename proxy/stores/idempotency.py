@@ -28,7 +28,7 @@ class IdempotencyStore(Protocol):
         """Take a key; None if it was free, else what holds it. Keys taken before `forgotten_before` are free again."""
 
     async def find(self, claim: Claim) -> Claim | None:
-        """What holds the key now."""
+        """Find what holds the key now."""
 
     async def take_over(self, claim: Claim, from_job: str) -> bool:
         """Take a key from a job that never came to be; False if another call was quicker."""
@@ -40,7 +40,7 @@ class IdempotencyStore(Protocol):
         """Free the key again, as its call had no outcome, unless another call has taken it over."""
 
     async def is_alone(self) -> bool:
-        """Whether every other process that took keys is gone; False where that cannot be known.
+        """Return whether every other process that took keys is gone; False where that cannot be known.
 
         Raises:
             StoreUnavailable: the store does not answer.

@@ -27,7 +27,7 @@ class WrittenRows(Protocol):
 
 
 def job_of_row(row: Sequence[Any]) -> Job:
-    """The job of a row, whose JSON is text."""
+    """Return the job of a row, whose JSON is text."""
     job_id, kind, endpoint, tenant, subject, submitted_at, expires_at, charges, *life = row
     request_id, state, checked_at, used, upstream, session, tags = life
     return Job(

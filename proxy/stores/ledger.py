@@ -244,18 +244,18 @@ class Ledger(UsageLedger, Protocol):
         """Do all operations in one transaction, in this order, each with its own outcome."""
 
     async def find(self, request_id: str) -> Job | None:
-        """The job that fal knows by this id."""
+        """Find the job that fal knows by this id."""
 
     async def get(self, job_id: str) -> Job | None: ...
 
     async def open_jobs(self) -> Sequence[OpenJob]:
-        """All jobs that are neither settled nor released."""
+        """List all jobs that are neither settled nor released."""
 
     async def count_in_flight(self) -> Mapping[str, int]:
-        """How many calls and jobs fal has by each of its keys, by the key's name; no uploads."""
+        """Count the calls and jobs that fal has by each of its keys, by the key's name; no uploads."""
 
     async def queued_among(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs fal has in its queue."""
+        """Return which of these jobs fal has in its queue."""
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
         """Open jobs that nothing was heard of since, marked as checked now so that no other process takes them too."""
@@ -264,7 +264,7 @@ class Ledger(UsageLedger, Protocol):
         """Note that fal still has these jobs, or that their content is on its way."""
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
-        """What stands on these accounts; those that are missing were never used."""
+        """Return what stands on these accounts; those that are missing were never used."""
 
     async def list_jobs(self, wanted: JobFilter, limit: int) -> Sequence[Job]:
         """List jobs, the newest first."""

@@ -78,7 +78,7 @@ class RetentionStore(Protocol):
     batch_seconds: float
 
     async def oldest_open(self) -> float | None:
-        """When the oldest job that is neither settled nor released was submitted; None if there is none."""
+        """Return when the oldest job that is neither settled nor released was submitted; None if there is none."""
 
     async def find(self, kind: str, expiry: Expiry, most: int) -> Sequence[Row]:
         """Find up to so many rows past their time; lock nothing."""

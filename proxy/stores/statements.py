@@ -8,10 +8,10 @@ from typing import Protocol
 
 class StatementStore(Protocol):
     async def has_open_jobs(self, tenant: str, since: float, until: float) -> bool:
-        """Whether a call that a tenant made in [since, until) is neither settled nor released."""
+        """Return whether a call that a tenant made in [since, until) is neither settled nor released."""
 
     async def sum_grants(self, tenant: str, since: float, until: float) -> Mapping[tuple[str, str], int]:
-        """What grants paid of the calls that a tenant made in [since, until), both ends midnights.
+        """Sum what grants paid of the calls that a tenant made in [since, until), both ends midnights.
 
         Returns:
             Millionths, by the window of the grants' accounts and the unit.

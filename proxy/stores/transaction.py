@@ -102,7 +102,7 @@ class Batch:
         return job.charges if job and isinstance(operation, Settle) else ()
 
     def list_holders(self, operations: Iterable[Operation]) -> list[GrantHolder]:
-        """Those whose grants the operations may spend: together they take more from an account than is left there."""
+        """List the holders whose grants the operations may spend: they take more than is left of an account."""
         wanted: Counter[Bucket] = Counter()
         for operation in operations:
             for bucket, amount, *_ in self._charges_of(operation):

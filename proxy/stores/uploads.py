@@ -66,22 +66,22 @@ class UploadStore(Protocol):
         """Note an attempt, in the place of an earlier one; False if the file would be too large, None if it is over."""
 
     async def is_current(self, part: Part) -> bool:
-        """Whether the attempt is still the latest, and the file not over."""
+        """Return whether the attempt is still the latest, and the file not over."""
 
     async def land(self, part: Part, etag: str) -> bool:
-        """fal has the part; False if it was begun again meanwhile, or the file is over: then this attempt is nothing.
+        """Note that fal has the part; False if another attempt began meanwhile, or the file is over: this one is void.
 
         With the whole of a file, the file is over too.
         """
 
     async def drop(self, part: Part) -> None:
-        """The attempt failed.
+        """Note that the attempt failed.
 
         That of a file that is over stays: it landed, and only the answer to that was lost.
         """
 
     async def list_parts(self, upload_id: str) -> Sequence[Part]:
-        """The parts that fal has, by their numbers."""
+        """List the parts that fal has, by their numbers."""
 
     async def finish(self, upload_id: str, size: int) -> bool:
-        """fal has the whole file; False if it was finished before."""
+        """Note that fal has the whole file; False if it was finished before."""

@@ -19,8 +19,10 @@ def sort_groups(groups: Collection[str]) -> list[str]:
 
 
 def reads_jobs(subject: str | None, groups: Collection[str]) -> bool:
-    """Whether `UsageLedger.usage_of_jobs` reads each job, as there are no sums for it: of a subject, by session or
-    subject, or by tag and hour."""
+    """Return whether `UsageLedger.usage_of_jobs` reads each job.
+
+    There are no sums of a subject, by session or subject, or by tag and hour.
+    """
     return subject is not None or not {"session", "subject"}.isdisjoint(groups) or {"tag", "hour"} <= set(groups)
 
 
@@ -65,7 +67,7 @@ class UsageLedger(Protocol):
         after: Sequence[str] = (),
         most: int | None = None,
     ) -> Sequence[UsageRow]:
-        """What jobs submitted in [since, until) used, by `tenant`, `day`, `endpoint` or `subject`, sorted by these.
+        """Sum what jobs submitted in [since, until) used, by `tenant`, `day`, `endpoint` or `subject`, sorted by these.
 
         Args:
             tenant: whose jobs; None for those of all.
@@ -84,7 +86,7 @@ class UsageLedger(Protocol):
         after: Sequence[str] = (),
         most: int | None = None,
     ) -> Sequence[UsageRow]:
-        """What the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`.
+        """Sum what the jobs used that are not removed yet, as `usage` but by any of `GROUP_NAMES`.
 
         Where it `reads_jobs`, [since, until) is taken exactly, and otherwise as in `usage`, or by the hour.
 
@@ -93,7 +95,7 @@ class UsageLedger(Protocol):
         """
 
     async def has_more_jobs(self, tenant: str, subject: str | None, since: float, until: float, most: int) -> bool:
-        """Whether more than `most` jobs were submitted in [since, until), in whatever state."""
+        """Return whether more than `most` jobs were submitted in [since, until), in whatever state."""
 
 
 class UsageRollup(Protocol):

@@ -22,7 +22,7 @@ class LogLimit:
         self._unlogged: Counter[Hashable] = Counter()
 
     def admits(self, key: Hashable) -> bool:
-        """Whether to log an event now. The next one of the same key is admitted when the minute is over."""
+        """Return whether to log an event now. The next one of the same key is admitted when the minute is over."""
         self._admitted.expire()
         if key in self._admitted or len(self._admitted) >= self._most:
             return False

@@ -132,7 +132,7 @@ def _quote(text: str, plain: re.Pattern[str]) -> str:
 
 
 def escape_unseen(text: str) -> str:
-    """The text with what a terminal would obey, or not show, as in a string of JSON; JSON still means the same."""
+    """Escape what a terminal would obey, or not show, as a string of JSON does; JSON still means the same."""
     return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escape, text)
 
 

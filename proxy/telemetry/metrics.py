@@ -106,7 +106,7 @@ class Metrics:
         self._expect(self.origins_refused, ("preflight", "cookie", "guest"))
 
     async def list_refusals(self) -> dict[str, int]:
-        """How many requests all workers have refused since the server's start, by error_type; without those of none."""
+        """List how many requests all workers have refused since the server's start, by error_type; without zeros."""
         report = read_registry(self.registry) if self._of_workers is None else await self._of_workers.read()
         samples = (sample for family in report if family["name"] == _REFUSALS for sample in family["samples"])
         totals = {labels["error_type"]: int(value) for _, labels, value in samples}
@@ -189,7 +189,7 @@ class Metrics:
             await self._of_workers.close()
 
     async def render(self) -> bytes:
-        """All there is to know, in Prometheus's text format."""
+        """Render all metrics in Prometheus's text format."""
         return render_registry(self.registry) if self._of_workers is None else await self._of_workers.render()
 
     def upstream_refused(self, reason: str) -> None:

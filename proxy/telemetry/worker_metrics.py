@@ -70,11 +70,11 @@ class WorkerMetrics:
         self._save()
 
     async def render(self) -> bytes:
-        """The metrics of all workers, in the text format."""
+        """Render the metrics of all workers, in the text format."""
         return _text(await self.read())
 
     async def read(self) -> Report:
-        """The metrics of all workers, also of those that have died."""
+        """Read the metrics of all workers, also of those that have died."""
         others = [path for path in self._socket.parent.glob("*.sock") if path != self._socket]
         answers = await asyncio.gather(*map(_ask, others))
         living = {path.stem: answer for path, answer in zip(others, answers, strict=True) if answer}
@@ -98,7 +98,7 @@ class WorkerMetrics:
 
 
 def render_registry(registry: CollectorRegistry) -> bytes:
-    """The metrics of a process that has no other workers beside it, in the text format."""
+    """Render the metrics of a process that has no other workers beside it, in the text format."""
     return _text(read_registry(registry))
 
 
@@ -142,7 +142,7 @@ async def _ask(path: Path) -> bytes:
 
 
 def read_registry(registry: CollectorRegistry) -> Report:
-    """What a process has counted."""
+    """Read what a process has counted."""
     return [
         {
             "name": family.name,

@@ -30,7 +30,7 @@ _NOT_PUBLIC = "The URL must lead to a public address"
 
 
 def is_below(url: str, base: str) -> bool:
-    """Whether a URL lies below another one, also after everything that a reader may do with dots in its path."""
+    """Return whether a URL lies below another one, also after everything that a reader may do with dots in its path."""
     return (
         url.startswith(base)
         and _OWN_PATH.fullmatch(url, len(base)) is not None
@@ -128,7 +128,7 @@ def _address(host: str) -> Address:
 
 
 def is_public(host: str) -> bool:
-    """Whether an address, in the form in which sockets give it, is a public one."""
+    """Return whether an address, in the form in which sockets give it, is a public one."""
     try:
         _check_public(ipaddress.ip_address(host))
     except ValueError:

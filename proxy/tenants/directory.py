@@ -60,7 +60,7 @@ class Directory:
         return self._snapshot
 
     def young(self) -> Snapshot | None:
-        """The reading, if it is young enough to decide by. When the next one is due, it begins, and this one counts on.
+        """Return the reading, if it is young enough to decide by. A next one that is due begins beside the caller.
 
         Under load a reading takes hundreds of milliseconds, as its thread waits for the interpreter again and again.
         """
@@ -72,7 +72,7 @@ class Directory:
         return self._snapshot
 
     async def snapshot(self) -> Snapshot:
-        """A reading that is young enough to decide by.
+        """Return a reading that is young enough to decide by.
 
         Raises:
             StoreUnavailable: there is none, and the store does not answer.

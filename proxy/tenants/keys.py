@@ -20,19 +20,19 @@ _KEY = re.compile(r"fpk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 
 
 def is_key_id(text: str) -> bool:
-    """Whether a text can be the id of a key."""
+    """Return whether a text can be the id of a key."""
     return _KEY_ID.fullmatch(text) is not None
 
 
 def make(tenant: str, name: str, now: float) -> tuple[str, TenantKey]:
-    """A new key: the text to show once, and the record to keep."""
+    """Make a new key: the text to show once, and the record to keep."""
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     record = TenantKey(id=key_id, tenant=tenant, name=name, secret_hash=hash_secret(secret), created_at=now)
     return f"{PREFIX}{key_id}_{secret}", record
 
 
 def verify(text: str, known: Mapping[str, TenantKey]) -> TenantKey:
-    """The record of a key that is presented, compared in constant time.
+    """Verify a key that is presented, in constant time, and return its record.
 
     Raises:
         Unauthenticated: malformed, unknown, or revoked: all alike.

@@ -49,7 +49,7 @@ class SubjectLimits(Strict):
         return quotas
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan with these limits."""
+        """Apply these limits to a plan."""
         changes: dict[str, Any] = {}
         for name in self.model_fields_set:
             value, old = getattr(self, name), getattr(plan, name)
@@ -98,7 +98,7 @@ class Overrides:
         return self._entries.get((tenant, subject))
 
     def drop_ended(self, now: float) -> Overrides:
-        """Those of them that have not ended."""
+        """Drop those that have ended."""
         return Overrides(self, now)
 
 

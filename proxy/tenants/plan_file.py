@@ -94,12 +94,12 @@ def dump_form(form: BaseModel) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of the plan file, for editors."""
+    """Make the JSON schema of the plan file, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | PlanFile.model_json_schema()
 
 
 def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN) -> list[str]:
-    """Names in a plan file that lead nowhere and prices that are missing, one sentence each.
+    """List the names in a plan file that lead nowhere and the prices that are missing, one sentence each.
 
     Leaves out what has not the form of a plan file.
     """

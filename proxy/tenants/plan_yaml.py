@@ -18,8 +18,9 @@ _TOO_DEEP = "is nested too deeply"
 
 
 def parse_document(text: str) -> tuple[Any, list[str]]:
-    """The document, and the keys that it names twice, as YAML itself keeps the last one without a word; and numbers
-    that it reads as others than people do.
+    """Parse a document, and list what YAML reads in it otherwise than people do.
+
+    These are keys that stand there twice, of which YAML keeps the last without a word, and numbers in other bases.
 
     Raises:
         ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
@@ -44,7 +45,7 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
 
 
 def parse_text(text: str) -> Any:
-    """The document of a plan file that comes from outside, not from a file of the operator's own.
+    """Parse the document of a plan file that comes from outside, not from a file of the operator's own.
 
     Raises:
         ValueError: it is not YAML, names a key twice, is deep or can grow when it is read; says why, as the end of a

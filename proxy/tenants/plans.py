@@ -175,7 +175,7 @@ class Guests(Strict):
     tiers: Tiers = Field(default=(), exclude_if=operator.not_)
 
     def find_tier(self, proof: str) -> Tier | None:
-        """The tier of a kind of proof."""
+        """Find the tier of a kind of proof."""
         return next((tier for tier in self.tiers if tier.proof == proof), None)
 
     @property
@@ -227,12 +227,12 @@ class PlanFile(Strict):
 
 
 def list_prices(endpoints: Iterable[MoreEndpoint]) -> dict[str, float]:
-    """The prices of the endpoints that have one, by endpoint."""
+    """List the prices of the endpoints that have one, by endpoint."""
     return {one.id: one.price_per_compute_second for one in endpoints if one.price_per_compute_second is not None}
 
 
 def default_file() -> PlanFile:
-    """What holds without a `PROXY_CONFIG`: one tenant that may call the built-in endpoints."""
+    """Make the plan file that holds without a `PROXY_CONFIG`: one tenant that may call the built-in endpoints."""
     return PlanFile(
         plans={DEFAULT_PLAN: Plan(endpoints=frozenset(built_in().ids()))},
         tenants=(Tenant(id=DEFAULT_TENANT, plan=DEFAULT_PLAN),),

@@ -8,14 +8,14 @@ from proxy.tenants.plans import Plan, Tenant
 
 
 def list_unpriced(endpoints: Iterable[str], prices: Container[str]) -> list[str]:
-    """The endpoints without a price, sorted."""
+    """List the endpoints without a price, sorted."""
     return sorted(endpoint for endpoint in endpoints if endpoint not in prices)
 
 
 def find_unpriced(
     plans: Mapping[str, Plan], tenants: Iterable[Tenant], prices: Container[str]
 ) -> dict[tuple[str, str], str]:
-    """The plans whose quotas of usd limit an endpoint without a price.
+    """Find the plans whose quotas of usd limit an endpoint without a price.
 
     Returns:
         By plan and endpoint, the name of the plan that has the endpoint: for guests it can be another one.

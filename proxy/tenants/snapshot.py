@@ -54,21 +54,21 @@ class Snapshot:
     _terms: dict[tuple[str, str, bool], Terms] = field(default_factory=dict, repr=False, compare=False)
 
     def terms_of(self, tenant: Tenant, plan_name: str, *, is_guest: bool) -> Terms:
-        """What binds a tenant's users, or its guests, on a plan that there is."""
+        """Return what binds a tenant's users, or its guests, on a plan that there is."""
         key = (tenant.id, plan_name, is_guest)
         if (terms := self._terms.get(key)) is None:
             terms = self._terms[key] = self._make_terms(tenant, self.plans[plan_name], is_guest)
         return terms
 
     def plan_of(self, tenant: Tenant, subject: str, given: str | None = None, *, is_guest: bool = False) -> str:
-        """The name of a subject's plan: that of its override, else the one that is given, else its tenant's."""
+        """Return the name of a subject's plan: that of its override, else the one that is given, else its tenant's."""
         override = self.overrides.get(tenant.id, subject)
         if override is not None and override.plan is not None:
             return override.plan
         return given or (tenant.guest_plan if is_guest else tenant.plan)
 
     def subject_terms(self, tenant: Tenant, subject: str, plan_name: str, *, is_guest: bool) -> Terms:
-        """What binds a subject on its plan, which there is."""
+        """Return what binds a subject on its plan, which there is."""
         override = self.overrides.get(tenant.id, subject)
         if override is None or override.limits is None:
             return self.terms_of(tenant, plan_name, is_guest=is_guest)
@@ -84,19 +84,19 @@ class Snapshot:
         return (tenant, subject, session_id, issued_at) in self.revoked
 
     def find_uncleared(self, tenant: str) -> FormerTenant | None:
-        """The deleted tenant of which something is left under a name."""
+        """Find the deleted tenant of which something is left under a name."""
         return next((one for one in self.former if one.id == tenant and not one.is_cleared), None)
 
     def has_records(self, name: str) -> bool:
-        """Whether a name is that of a tenant, or of the records of a deleted one."""
+        """Return whether a name is that of a tenant, or of the records of a deleted one."""
         return name in self.tenants or self.find_former(name) is not None
 
     def find_former(self, records: str) -> FormerTenant | None:
-        """The deleted tenant whose records have a name."""
+        """Find the deleted tenant whose records have a name."""
         return next((one for one in self.former if one.records == records), None)
 
     def describe(self, tenant: Tenant) -> dict[str, Any]:
-        """A tenant as the plan file has it, and since when it is suspended."""
+        """Describe a tenant as the plan file has it, and since when it is suspended."""
         since = self.suspended.get(tenant.id)
         return {**tenant.model_dump(mode="json"), "suspended_at": None if since is None else to_iso(since)}
 
@@ -110,7 +110,7 @@ class Snapshot:
             raise TenantSuspended("The operator of this proxy has suspended the tenant; ask them to resume it.")
 
     def guest_host(self, origin: str) -> Tenant | None:
-        """The tenant that lets in guests from pages of this origin."""
+        """Find the tenant that lets in guests from pages of this origin."""
         hosts = (tenant for tenant in self.tenants.values() if tenant.guests.enabled)
         return next((tenant for tenant in hosts if origin in tenant.allowed_origins), None)
 

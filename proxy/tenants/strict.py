@@ -48,5 +48,5 @@ class Strict(BaseModel):
 
 
 def is_name(text: str) -> bool:
-    """Whether a tenant or a plan can have this name."""
+    """Return whether a tenant or a plan can have this name."""
     return re.fullmatch(_NAME, text) is not None

@@ -75,7 +75,7 @@ class Terms:
 
 
 def user_terms(plan: Plan) -> Terms:
-    """The terms of a tenant's users, and of the tenant itself."""
+    """Make the terms of a tenant's users, and of the tenant itself."""
     return Terms(
         plan,
         _find_lowest(_limit(quota.per, quota) for quota in plan.accounts if quota.per != "address"),
@@ -86,7 +86,7 @@ def user_terms(plan: Plan) -> Terms:
 
 
 def guest_terms(plan: Plan, host: Plan, share: float) -> Terms:
-    """The terms of a tenant's guests, who call on `plan`; `host` is the tenant's own.
+    """Make the terms of a tenant's guests, who call on `plan`; `host` is the tenant's own.
 
     What `plan` limits `per: tenant` is a limit of all guests together.
     """
@@ -103,7 +103,7 @@ def guest_terms(plan: Plan, host: Plan, share: float) -> Terms:
 
 
 def narrow_terms(terms: Terms, *, max_tokens: int | None, max_prompt_chars: int | None) -> Terms:
-    """The same terms with lower ceilings of an input; None leaves a ceiling as it is."""
+    """Return the same terms with lower ceilings of an input; None leaves a ceiling as it is."""
     plan = terms.plan
     ceilings = {
         "max_tokens": _min_limit(plan.max_tokens, max_tokens),
@@ -113,13 +113,13 @@ def narrow_terms(terms: Terms, *, max_tokens: int | None, max_prompt_chars: int 
 
 
 def add_session_limits(terms: Terms, limits: Iterable[tuple[str, int]]) -> Terms:
-    """The same terms with accounts of the session alone, by unit and limit in millionths."""
+    """Return the same terms with accounts of the session alone, by unit and limit in millionths."""
     own = (AccountLimit("session", unit, SESSION, limit) for unit, limit in limits)
     return replace(terms, accounts=(*own, *terms.accounts))
 
 
 def share_of(whole: int, share: float) -> int:
-    """A share in whole numbers, rounded down; at least one."""
+    """Return a share in whole numbers, rounded down; at least one."""
     # As it is written: a tenth of a hundred is ten, and no float's nine.
     return max(1, int(Fraction(str(share)) * whole))
 

@@ -46,7 +46,7 @@ class BodyTimeouts:
 
 
 def declared_size(request: Request, most: int) -> int:
-    """How many bytes a body declares to have.
+    """Return how many bytes a body declares to have.
 
     Raises:
         BadRequest: it does not, or has none.
@@ -76,7 +76,7 @@ def check_is_whole(request: Request, size: int) -> None:
 
 
 def announced_type(request: Request, otherwise: str) -> str:
-    """The content-type of a request's body, or what stands in for one that is not given.
+    """Return the content-type of a request's body, or what stands in for one that is not given.
 
     Raises:
         BadRequest: there are several.
@@ -88,7 +88,7 @@ def announced_type(request: Request, otherwise: str) -> str:
 
 
 def body_as_file(request: Request, name: str, most: int) -> IncomingFile:
-    """The file that is a request's whole body.
+    """Take a request's whole body as a file.
 
     Raises:
         BadRequest, BodyTooLarge: its length is missing, or more than `most`.
@@ -103,7 +103,7 @@ def check_size(size: int, most: int) -> None:
 
 
 async def read_pieces(request: Request, timeouts: BodyTimeouts = BodyTimeouts()) -> AsyncGenerator[bytes, None]:
-    """The body of a request, piece by piece; asking for the next only when the last went out keeps memory flat.
+    """Read the body of a request, piece by piece; asking for the next only when the last went out keeps memory flat.
 
     Raises:
         BadRequest: it stopped coming, or comes too slowly.
@@ -133,7 +133,7 @@ async def read_pieces(request: Request, timeouts: BodyTimeouts = BodyTimeouts())
 async def enforce_size(
     content: AsyncIterable[bytes], size: int, least: int | None = None
 ) -> AsyncGenerator[bytes, None]:
-    """The content, which must have the size that fal expects; or from `least` to `size`, where only these are known.
+    """Yield the content, which must be as long as fal expects; from `least` to `size`, where only these are known.
 
     Raises:
         BadRequest: it has another; fal does not get what would make it whole.

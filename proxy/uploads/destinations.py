@@ -67,7 +67,7 @@ class Destinations:
 
 
 def destination_headers(request: Request, uploads: Uploads) -> dict[str, str]:
-    """What fal gets to know of a file beside its type and name: the plan's wishes, narrowed by the caller's.
+    """Return what fal gets to know of a file beside its type and name: the plan's wishes, narrowed by the caller's.
 
     Raises:
         BadRequest: the caller's cannot be read.

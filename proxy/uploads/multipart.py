@@ -31,7 +31,7 @@ _BROWSER_ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
 
 async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, length: int) -> IncomingFile:
-    """The only field of a form: a file called `file`.
+    """Parse a form whose only field is a file called `file`.
 
     Raises:
         BadRequest: this is no such form.
@@ -146,7 +146,7 @@ class _Reader:
         return end
 
     def feed(self, data: bytes) -> list[bytes]:
-        """What these bytes hold of the file.
+        """Return what these bytes hold of the file.
 
         Raises:
             BadRequest: they are not those of a form, or of one with more than the file.

@@ -29,7 +29,7 @@ class PartAttempts:
 
     @asynccontextmanager
     async def begin(self, upload: Upload, number: int, size: int) -> AsyncIterator[PartAttempt]:
-        """The time of one attempt. The block lands it, or it failed.
+        """Begin an attempt. The block lands it, or it failed.
 
         Raises:
             BodyTooLarge: with the parts that are there the file would be too large.

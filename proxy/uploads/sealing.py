@@ -18,13 +18,13 @@ _NONCE_BYTES = 12
 
 
 def seal(url: str, slot: str) -> str:
-    """The URL as it is stored: AES-GCM under a key that is derived from the slot's id (RFC 5869)."""
+    """Seal a URL for the store: AES-GCM under a key that is derived from the slot's id (RFC 5869)."""
     nonce = os.urandom(_NONCE_BYTES)
     return _PREFIX + base64.urlsafe_b64encode(nonce + _cipher(slot).encrypt(nonce, url.encode(), None)).decode()
 
 
 def unseal(stored: str, slot: str) -> str:
-    """The URL behind what is stored. One that a version before stored as it was stays good for its hour.
+    """Unseal a stored URL. One that a version before stored as it was stays good for its hour.
 
     Raises:
         ValueError: it was not sealed for this slot.

@@ -85,7 +85,7 @@ _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def allowed_type(content_type: str, uploads: Uploads) -> str:
-    """The canonical media type that a header or a form announces.
+    """Return the canonical media type that a header or a form announces.
 
     Raises:
         UnsupportedMediaType: the plan does not allow such files, by any of their names.
@@ -98,7 +98,7 @@ def allowed_type(content_type: str, uploads: Uploads) -> str:
 
 
 def guess_type(head: bytes, uploads: Uploads) -> str | None:
-    """The type of a file that came without one: that of its first bytes, if the plan allows just one that fits.
+    """Guess the type of a file that came without one: that of its first bytes, if the plan allows just one that fits.
 
     None if the plan allows files of any type, or the bytes say too little.
     """
@@ -109,12 +109,12 @@ def guess_type(head: bytes, uploads: Uploads) -> str | None:
 
 
 def media_type(content_type: str) -> str:
-    """The canonical media type of a header, without its parameters."""
+    """Return the canonical media type of a header, without its parameters."""
     return canonical_type(content_type.partition(";")[0])
 
 
 def canonical_type(name: str) -> str:
-    """The one name of a media type that has several."""
+    """Return the one name of a media type that has several."""
     name = name.strip().lower()
     return _ALIASES.get(name, name)
 
@@ -154,7 +154,7 @@ async def sniff(content: AsyncGenerator[bytes, None], content_type: str) -> Asyn
 
 
 async def peek(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, AsyncGenerator[bytes, None]]:
-    """The first `size` bytes, or all if there are fewer, and the whole content, which still begins with them."""
+    """Read the first `size` bytes, or all if there are fewer; return them and the whole content, with them."""
     head: list[bytes] = []
     while sum(map(len, head)) < size and (piece := await anext(content, None)) is not None:
         head.append(piece)
@@ -169,7 +169,7 @@ async def peek(content: AsyncGenerator[bytes, None], size: int) -> tuple[bytes, 
 
 
 def recognise(head: bytes) -> frozenset[str]:
-    """The canonical types whose signature the head bears."""
+    """Return the canonical types whose signature the head bears."""
     if types := _types_of_brands(head):
         return types
     if head.startswith(_JPEG_LS):
@@ -209,6 +209,6 @@ def _is_frame_of_mp3(head: bytes) -> bool:
 
 
 def clean_name(name: str) -> str:
-    """The last part of a file's name, without anything that could mean something to a path or a URL."""
+    """Return the last part of a file's name, without anything that could mean something to a path or a URL."""
     last = re.split(r"[/\\]", name)[-1]
     return _UNSAFE_IN_NAMES.sub("_", last).lstrip(".")[-128:] or "file"

@@ -49,7 +49,7 @@ class Transfer:
 
 
 def transfer_of(request: Request, upload: Upload, terms: Terms, size: int) -> Transfer:
-    """The transfer of bytes that a request sends to a slot."""
+    """Make the transfer of bytes that a request sends to a slot."""
     address = network(request.scope["client"])
     started_at, session_id = upload.issued_at or 0.0, upload.session_id or ""
     payer = Payer(upload.tenant, upload.subject, address, started_at, session_id, upload.tags)
@@ -162,7 +162,7 @@ class _Flow:
         self._ended.set()
 
     def receive_after(self, request: Request) -> Receive:
-        """What the caller sends after its file: nothing, unless it hangs up. Until then, the transfer reads."""
+        """Receive what the caller sends after its file: nothing, unless it hangs up. Until then, the transfer reads."""
 
         async def receive() -> Message:
             await self._ended.wait()

@@ -23,7 +23,7 @@ PART_BYTES = 10 * 1024 * 1024
 
 
 async def hold(file: IncomingFile, request: Request, memory: BodyMemory) -> IncomingFile:
-    """The file with its size, once all of it is there.
+    """Hold a file until all of it is there, so that its size is known.
 
     Raises:
         Overloaded: the bodies that this process holds leave no room for it.

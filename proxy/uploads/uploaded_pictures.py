@@ -24,7 +24,7 @@ class UploadedPictures:
         self._memory = memory
 
     async def clean(self, request: Request, tenant: str, subject: str, plan: Plan, file: IncomingFile) -> IncomingFile:
-        """The file as fal is to get it. What is no picture stays as it is, and is not held.
+        """Return the file as fal is to get it. What is no picture stays as it is, and is not held.
 
         Raises:
             UnsupportedMediaType: its metadata cannot be removed.

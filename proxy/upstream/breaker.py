@@ -50,7 +50,7 @@ class Evidence(Enum):
 
 
 def evidence_of_status(status: int, headers: Mapping[str, str], kind: Kind) -> Evidence | None:
-    """What an answer of 500 or above tells; None if it tells nothing of fal.
+    """Return what an answer of 500 or above tells; None if it tells nothing of fal.
 
     No model sees the input of a submit or an upload. In a run or a stream only what a model cannot say itself counts
     without a doubt.
@@ -65,7 +65,7 @@ def evidence_of_status(status: int, headers: Mapping[str, str], kind: Kind) -> E
 
 
 def evidence_of_error(error: httpx.HTTPError, kind: Kind) -> Evidence | None:
-    """What a broken exchange tells; None if it is a limit of ours, or a model that is silent for long."""
+    """Return what a broken exchange tells; None if it is a limit of ours, or a model that is silent for long."""
     match error:
         case httpx.PoolTimeout() | httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
             return None
@@ -98,16 +98,16 @@ class Breaker:
         self._failures: list[tuple[float, Hashable]] = []
 
     def is_idle(self, now: float) -> bool:
-        """Whether it has nothing to remember."""
+        """Return whether it has nothing to remember."""
         return not self.is_open and not self._failures and not 0 <= now - self._changed_at < WINDOW_SECONDS
 
     def wait(self, now: float, caller: Hashable) -> float:
-        """Seconds until this caller may send a probe; never more than a pause, also if the clock was set back."""
+        """Return the seconds until this caller may send a probe; at most a pause, also if the clock was set back."""
         wait = min(self._probe_at - now, self._pause * (1 + JITTER))
         return wait + self._pause * _TURN if caller == self._prober else wait
 
     def claimed_seconds(self, now: float, caller: Hashable) -> float:
-        """Seconds until this caller may be let in for the next probe: another one is, or it was itself."""
+        """Return the seconds until this caller may be let in for the next probe: another one is, or it was itself."""
         self._claims = {who: at for who, at in self._claims.items() if 0 <= now - at < AGAIN_SECONDS}
         if caller in self._claims:
             return self._claims[caller] + AGAIN_SECONDS - now

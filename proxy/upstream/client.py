@@ -290,7 +290,7 @@ def _encoded(body: object) -> bytes:
 
 @lru_cache(maxsize=16)
 def host_of(base: str) -> Host:
-    """A host by its base URL. To parse one costs more than to send it."""
+    """Return the host of a base URL, from memory: parsing a URL costs more than sending it."""
     url = httpx.URL(base)
     origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
     return Host(url, origin, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/").decode("ascii"))

@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
             self._room = None
 
     def was_unheard(self, written: int) -> bool:
-        """Whether the upstream closed the connection before it had any of the last `written` bytes."""
+        """Return whether the upstream closed the connection before it had any of the last `written` bytes."""
         return self.unacknowledged_at_end is not None and self.unacknowledged_at_end >= written
 
     def drop(self) -> None:
@@ -168,7 +168,7 @@ class ConnectionPool:
         self._is_closed = False
 
     def take_idle(self, origin: Origin) -> Connection | None:
-        """The freshest connection that has served, and is open and silent."""
+        """Take the freshest connection that has served, and is open and silent."""
         if idle := self._idle.get(origin):
             now = asyncio.get_running_loop().time()
             while idle:
@@ -218,7 +218,7 @@ class ConnectionPool:
             self._sweep_later()
 
     async def open(self, origin: Origin, limit: float | None) -> Connection:
-        """A new connection.
+        """Open a new connection.
 
         Raises:
             ConnectError, ConnectTimeout: there is none, and nothing was sent.

@@ -31,7 +31,7 @@ class Addresses:
         self._lookups: SingleFlight[list[AddrInfoType]] = SingleFlight()
 
     async def find(self, host: str, port: int) -> list[AddrInfoType]:
-        """The addresses of a host, with another one first each time, so that connections spread over them.
+        """Find the addresses of a host, with another one first each time, so that connections spread over them.
 
         Raises:
             OSError: it has none.

@@ -83,7 +83,7 @@ class Body(ABC):
 
     @abstractmethod
     async def read(self) -> bytes:
-        """What has arrived, at least a byte; none at the end of the body.
+        """Read what has arrived, at least a byte; none at the end of the body.
 
         Raises:
             httpx.TransportError: it broke off.
@@ -176,14 +176,14 @@ class _HttpxBody(Body):
 
 
 def from_httpx(response: httpx.Response) -> StreamedReply:
-    """One of httpx's responses, not decoded."""
+    """Make a reply of one of httpx's responses, not decoded."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     body = _HttpxBody(response, aiter(response.stream))
     return StreamedReply(response.status_code, by_name(response.headers.raw), body)
 
 
 def to_httpx(request: Request) -> httpx.Request:
-    """The same request for httpx's interface.
+    """Make the same request for httpx's interface.
 
     With a `stream` of its own, httpx looks for nothing to add to it; with a `target`, it has no path to examine
     (https://www.python-httpx.org/advanced/extensions/#target).
@@ -224,12 +224,12 @@ def by_name(raw: Iterable[tuple[bytes, bytes]]) -> ReplyHeaders:
 
 
 def text_of(headers: ReplyHeaders) -> dict[str, str]:
-    """The headers of a reply as text."""
+    """Return the headers of a reply as text."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
 
 
 async def decode(reply: Reply) -> Reply:
-    """The reply with its body as it was before it was compressed; the upstream is asked not to."""
+    """Decode the body of a reply, should it be compressed: the upstream is asked not to do that."""
     if b"content-encoding" not in reply.headers:
         return reply
     body = bytearray()
@@ -244,7 +244,7 @@ async def decode(reply: Reply) -> Reply:
 
 
 def decoded_body(reply: StreamedReply) -> Body:
-    """The body of a reply as it was before it was compressed. Reading it may raise an `httpx.DecodingError`, too."""
+    """Return the body of a reply, decoded as it is read. Reading it may raise an `httpx.DecodingError`, too."""
     if b"content-encoding" not in reply.headers:
         return reply.body
     response = _decoded(reply, BodyStream(reply.body))

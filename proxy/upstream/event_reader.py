@@ -48,7 +48,7 @@ class EventReader:
         reply.headers = _NO_HEADERS
 
     async def read(self) -> list[Event]:
-        """The next events, those that came together; none at the end of the stream.
+        """Read the next events, those that came together; none at the end of the stream.
 
         Raises:
             StreamBroken: it broke off, or its bytes make no sense.

@@ -12,7 +12,7 @@ _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def failure_of(error: httpx.HTTPError, *, repeatable: bool) -> ProxyError:
-    """The error that the caller gets for one of the engine's.
+    """Return the error that the caller gets for one of the engine's.
 
     Args:
         repeatable: whether the call can be made again without harm.

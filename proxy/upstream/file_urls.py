@@ -24,7 +24,7 @@ class FileUrls:
         self._shown_prefix = f"{public_url}{CDN_PATH}/"
 
     def is_fal_url(self, url: object) -> bool:
-        """Whether a URL that fal gave leads to one of its own stores."""
+        """Return whether a URL that fal gave leads to one of its own stores."""
         if not isinstance(url, str):
             return False
         if url.startswith(f"{self.cdn_url}/"):
@@ -36,12 +36,12 @@ class FileUrls:
         return parts.scheme == "https" and parts.netloc == parts.hostname and bool(_FALS_HOST.fullmatch(parts.netloc))
 
     def to_proxy(self, url: str) -> str:
-        """The proxy's own URL for one of fal's files."""
+        """Return the proxy's own URL for one of fal's files."""
         own = url.removeprefix(f"{self.cdn_url}/")
         return self._shown_prefix + (own if own != url else url.removeprefix("https://"))
 
     def to_fal(self, value: Any, depth: int = 8) -> Any:
-        """A JSON value with the proxy's own file URLs, at this depth at most, as fal's; models ask for less."""
+        """Replace the proxy's own file URLs in a JSON value by fal's, to this depth; models ask for less."""
         if isinstance(value, str) and value.startswith(self._shown_prefix):
             rest = value.removeprefix(self._shown_prefix)
             return f"https://{rest}" if _FALS_HOST.fullmatch(rest.partition("/")[0]) else f"{self.cdn_url}/{rest}"

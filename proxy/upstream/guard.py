@@ -55,7 +55,7 @@ class Guard:
         self._slow_starts: defaultdict[str, dict[str, SlowStart]] = defaultdict(dict)
 
     def slow_start(self, target: Target) -> SlowStart | None:
-        """The count that a new call has to be in; None for calls that are not kept back."""
+        """Return the count that a new call has to be in; None for calls that are not kept back."""
         host = target.kind.intake
         if host is None or not self._probe_seconds:
             return None
@@ -103,7 +103,7 @@ class Guard:
             breaker.claim_probe(now, caller)
 
     def is_shut(self, target: Target) -> bool:
-        """Whether new calls to a target are kept back, but for a probe now and then."""
+        """Return whether new calls to a target are kept back, but for a probe now and then."""
         return any(breaker.is_open for breaker in self._of(target))
 
     def _take_probe(self, target: Target, caller: Hashable) -> bool:
@@ -147,20 +147,20 @@ class Guard:
         self.breakers.pop(ACCOUNT, None)
 
     def locked_seconds(self) -> float:
-        """When to try again while the account is locked."""
+        """Return when to try again while the account is locked."""
         breaker = self.breakers.get(ACCOUNT)
         return _LOCKED_SECONDS if breaker is None else max(1.0, breaker.wait(self._clock.now(), None))
 
     def open_names(self) -> list[str]:
-        """What takes no new calls: `account`, a host, or a host and an endpoint."""
+        """List what takes no new calls: `account`, a host, or a host and an endpoint."""
         return sorted(breaker.name for breaker in self.breakers.values() if breaker.is_open)
 
     def report(self) -> dict[str, Any]:
-        """What operators see: what is closed, and when each refusal was last met."""
+        """Report to operators what is closed, and when each refusal was last met."""
         return {"closed": self.open_names(), "last": {str(reason): _shown(at) for reason, at in self._last.items()}}
 
     def describe(self) -> dict[str, Any]:
-        """What operators see of the key: whether it takes calls, what is closed, who waits, and the last refusal."""
+        """Describe the key to operators: whether it takes calls, what is closed, who waits, and the last refusal."""
         closed = self.open_names()
         state = "unavailable" if ACCOUNT in closed else "degraded" if closed else "healthy"
         last = max(self._last.items(), key=lambda one: one[1], default=None)

@@ -40,7 +40,7 @@ _BACK = {
 
 
 def to_fal(caller: RawHeaders, *, streams: bool) -> dict[str, str]:
-    """The headers of an upstream call, but for the key. Of the caller's own, only two are believed, and checked.
+    """Make the headers of an upstream call, but for the key. Of the caller's own, only two are believed, and checked.
 
     Raises:
         BadRequest: one of them has a value fal does not know.
@@ -77,7 +77,7 @@ def _check_values(headers: dict[str, str]) -> None:
 
 
 def to_caller(reply: ReplyHeaders) -> dict[str, str]:
-    """The headers of fal's reply that a caller may see."""
+    """Return the headers of fal's reply that a caller may see."""
     # What is not ASCII may not be sendable at all, and an answer must not be lost for it.
     headers = {name: reply[key].decode("ascii") for key, name in _BACK.items() if key in reply and reply[key].isascii()}
     if headers:

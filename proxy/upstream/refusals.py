@@ -71,12 +71,12 @@ LOCKS = frozenset({Reason.ACCOUNT_LOCKED, Reason.BALANCE_USED_UP})
 
 
 def may_refuse(status: int, kind: Kind) -> bool:
-    """Whether an answer may be one of fal's refusals. Of a job, fal says with a 404 that it does not know that one."""
+    """Return whether an answer may be one of fal's refusals. A 404 for a job says that fal does not know that job."""
     return status in STATUSES and not (status == 404 and kind.names_job)
 
 
 def reason_of(status: int, body: bytes) -> Reason | None:
-    """Why fal refused; None if the answer is no refusal of these."""
+    """Return why fal refused; None if the answer is no refusal of these."""
     words = _words(body)
     for given, pattern, reason in _TABLE:
         if given == status and pattern.search(words):
@@ -85,7 +85,7 @@ def reason_of(status: int, body: bytes) -> Reason | None:
 
 
 def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) -> ProxyError:
-    """What a refusal means to the caller. fal's own words stay here: they are about the operator's account.
+    """Make the error for the caller. fal's own words stay here: they are about the operator's account.
 
     Args:
         locked_seconds: when to try again if it is the account that is locked.
@@ -106,17 +106,17 @@ def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) 
 
 
 def retry_after_of(headers: Mapping[str, str]) -> int | None:
-    """The seconds that fal asks to wait, if it does."""
+    """Return the seconds that fal asks to wait, if it does."""
     return parse_whole(headers.get("retry-after", ""), _MOST_WAIT_SECONDS)
 
 
 def passes_on(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
+    """Return whether an answer is a failure in fal's own words, not a redirect, nor one of a machine in front of it."""
     return status >= 400 and (headers.get("content-type", "").startswith(JSON) or REQUEST_ID in headers)
 
 
 def not_fals(status: int, headers: Mapping[str, str], *, repeatable: bool) -> ProxyError:
-    """The error for an answer that does not pass on."""
+    """Return the error for an answer that does not pass on."""
     if repeatable:
         message = f"fal answered with something that is not its own (status {status})."
         return BadUpstream(message, retry_after=retry_after_of(headers), scope="upstream")

@@ -37,7 +37,7 @@ class StreamRefused(Exception):
 
 
 async def read_body(streamed: StreamedReply, *, repeatable: bool) -> bytes:
-    """The decoded body of an answer, and close it.
+    """Read the decoded body of an answer, and close the answer.
 
     Raises:
         BadUpstream, UpstreamTimeout: it is larger than `WHOLE_BYTES`, or broke, and may be asked for again.
@@ -88,7 +88,7 @@ async def buffer_reply(reply: Reply, *, repeatable: bool) -> BufferedResponse:
 
 
 def is_event_stream(reply: StreamedReply) -> bool:
-    """Whether a reply is the stream that was asked for."""
+    """Return whether a reply is the stream that was asked for."""
     content_type = reply.headers.get(b"content-type", b"")
     return reply.is_success and content_type.partition(b";")[0].strip() == _EVENT_STREAM
 
@@ -96,7 +96,7 @@ def is_event_stream(reply: StreamedReply) -> bool:
 async def with_heartbeat(
     data: AsyncGenerator[bytes, None], ping_seconds: float = PING_SECONDS, *, is_late: bool = False
 ) -> AsyncGenerator[bytes, None]:
-    """Encoded events, with a comment whenever nothing came for a while. Closes what they come from.
+    """Yield encoded events, with a comment whenever nothing came for a while; close what they come from.
 
     Args:
         is_late: whether to begin with a comment, as the first event was waited for already.

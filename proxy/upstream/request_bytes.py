@@ -33,7 +33,7 @@ def encode_head(request: httpx.Request, headers: Headers) -> bytes:
 
 
 def encode_whole(request: Request) -> bytes | None:
-    """A whole request; None if its body is to leave in pieces, or `encode_head` is to look at it."""
+    """Encode a whole request; None if its body is to leave in pieces, or `encode_head` is to look at it."""
     method, _, target, headers, body, _ = request
     if len(body) > SMALL_BYTES:
         return None
@@ -47,7 +47,7 @@ def encode_whole(request: Request) -> bytes | None:
 
 
 def body_length(headers: Headers) -> int | None:
-    """Bytes of the body by its headers; None if it goes in chunks."""
+    """Return the number of bytes of the body by its headers; None if it goes in chunks."""
     lengths = [value for name, value in headers if name.lower() == b"content-length"]
     codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
     if codings == [b"chunked"] and not lengths:
@@ -67,7 +67,7 @@ def is_in_memory(request: httpx.Request) -> bool:
 
 
 def small_body(request: httpx.Request, length: int | None) -> bytes | None:
-    """The body, if it is in memory and small enough to leave together with the head."""
+    """Return the body, if it is in memory and small enough to leave together with the head."""
     if not is_in_memory(request):
         return None
     assert isinstance(request.stream, httpx.ByteStream)
@@ -76,7 +76,7 @@ def small_body(request: httpx.Request, length: int | None) -> bytes | None:
 
 
 async def body_pieces(stream: object, length: int | None) -> AsyncGenerator[bytes | memoryview, None]:
-    """The body in pieces of at most PIECE_BYTES, or in chunks of them if it has no length.
+    """Yield the body in pieces of at most PIECE_BYTES, or in chunks of them if it has no length.
 
     Raises:
         LocalProtocolError: it is not as long as its header says.

@@ -23,7 +23,7 @@ class EventSplitter:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that this chunk completes, each with its blank line; a begun one is kept for the next chunk.
+        """Return the events that this chunk completes, each with its blank line; keep a begun one for the next chunk.
 
         Raises:
             EventTooLarge: so much came without an end that nothing sensible can follow.
@@ -43,18 +43,20 @@ class EventSplitter:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The joined `data` lines of an event; None for one that has none, such as a comment."""
+    """Return the joined `data` lines of an event; None for one that has none, such as a comment."""
     lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line[:5] == b"data:"]
     return b"\n".join(lines) if lines else None
 
 
 def encode(data: bytes, *, name: str = "", id_: str = "") -> bytes:
-    """One event, with a name and an id if they are given; each line of its data, which may be JSON with line breaks
-    between its tokens, is a `data` line."""
+    """Encode one event, with a name and an id if they are given.
+
+    Each line of its data, which may be JSON with line breaks between its tokens, becomes a `data` line.
+    """
     head = (f"event: {name}\n" if name else "") + (f"id: {id_}\n" if id_ else "")
     return head.encode() + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 def retry(seconds: float) -> bytes:
-    """How long a client waits before it comes back, should the stream end."""
+    """Encode how long a client waits before it comes back, should the stream end."""
     return b"retry: %d\n\n" % round(seconds * 1000)

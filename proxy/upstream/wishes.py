@@ -74,7 +74,7 @@ class Lifecycle:
     rules: dict[str, Decision] = field(default_factory=dict)
 
     def stricter(self, other: Lifecycle) -> Lifecycle:
-        """What both want: the shorter life, and the stricter decision about each user."""
+        """Return what both want: the shorter life, and the stricter decision about each user."""
         default = _strictest(self.default, other.default)
         users = {user: _strictest(self.decide(user), other.decide(user)) for user in {**self.rules, **other.rules}}
         lives = [seconds for seconds in (self.seconds, other.seconds) if seconds is not None]
@@ -86,7 +86,7 @@ class Lifecycle:
         return self.rules.get(user, self.default)
 
     def text(self) -> str:
-        """The value of the header; '' if there is nothing to say."""
+        """Return the value of the header; '' if there is nothing to say."""
         acl: dict[str, object] = {} if self.default == "allow" else {"default": self.default}
         if self.rules:
             acl["rules"] = [{"user": user, "decision": decision} for user, decision in self.rules.items()]
@@ -97,7 +97,7 @@ class Lifecycle:
 
 
 def of_upload(caller: RawHeaders, expire_seconds: int | None) -> dict[str, str]:
-    """The headers that tell fal how long to keep an uploaded file and for whom: the plan's, narrowed by the caller's.
+    """Return the headers that tell fal how long to keep an upload and for whom: the plan's, narrowed by the caller's.
 
     Raises:
         BadRequest: the caller's cannot be read.
@@ -108,7 +108,7 @@ def of_upload(caller: RawHeaders, expire_seconds: int | None) -> dict[str, str]:
 
 
 def of_call(caller: RawHeaders, expire_seconds: int | None, passes: frozenset[str]) -> tuple[dict[str, str], str]:
-    """The headers of a run, submit or stream that its caller wishes, and the names of those that do not pass.
+    """Return the headers of a run, submit or stream that its caller wishes, and the names of those that do not pass.
 
     Args:
         expire_seconds: how long files may live at most; that of uploads, as a plan names no other.

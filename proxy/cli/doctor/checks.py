@@ -19,7 +19,7 @@ SLOW_SECONDS = 1.0
 
 
 def check_health(visit: Visit) -> Finding:
-    """Whether it is this proxy that answers."""
+    """Check whether it is this proxy that answers."""
     started = time.monotonic()
     answer = visit.http.get("/livez")
     seconds = time.monotonic() - started
@@ -33,7 +33,7 @@ def check_health(visit: Visit) -> Finding:
 
 
 def check_headers(visit: Visit) -> Finding:
-    """Whether refusals and headers arrive as the proxy wrote them."""
+    """Check whether refusals and headers arrive as the proxy wrote them."""
     answer = visit.http.get("/v1/session")
     refusal, headers = refusal_of(answer), answer.headers
     if answer.status_code != 401 or refusal is None:
@@ -55,7 +55,7 @@ def check_headers(visit: Visit) -> Finding:
 
 
 def check_keep_alive(visit: Visit) -> Finding:
-    """Whether a connection is used again."""
+    """Check whether a connection is used again."""
     first, second = (visit.http.get("/livez").extensions["network_stream"] for _ in range(2))
     if first is not second:
         advice = "Keep connections open: each poll would pay for a new one, with TLS (nginx: keepalive_timeout)."
@@ -64,7 +64,7 @@ def check_keep_alive(visit: Visit) -> Finding:
 
 
 def check_cors(visit: Visit, origin: str) -> Finding:
-    """Whether a page of an origin may call, and whether nothing else answers for the proxy."""
+    """Check whether a page of an origin may call, and whether nothing else answers for the proxy."""
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     preflight = visit.http.options("/v1/jobs", headers={"origin": origin, **asked})
     answer = visit.http.get("/v1/session", headers={"origin": origin})
@@ -83,7 +83,7 @@ def check_cors(visit: Visit, origin: str) -> Finding:
 
 
 def check_session(visit: Visit) -> Finding:
-    """Whether a session is minted, if there is a tenant key, and whether it is accepted."""
+    """Check whether a session is minted, if there is a tenant key, and whether it is accepted."""
     if not visit.has_session:
         form = {"subject": "doctor", "ttl_seconds": SESSION_SECONDS}
         before = time.time()
@@ -104,7 +104,7 @@ def check_session(visit: Visit) -> Finding:
 
 
 def check_clock(visit: Visit) -> Finding:
-    """How far the proxy's clock is from this one: as a session has it, or else as the server says."""
+    """Check how far the proxy's clock is from this one: as a session has it, or else as the server says."""
     difference = visit.clock_difference
     if difference is None:
         before = time.time()
@@ -119,7 +119,7 @@ def check_clock(visit: Visit) -> Finding:
 
 
 def check_bodies(visit: Visit) -> Finding:
-    """Whether a body of some size reaches the proxy. An estimate costs nothing."""
+    """Check whether a body of some size reaches the proxy. An estimate costs nothing."""
     wanted = {"endpoint": "fal-ai/doctor", "input": {"prompt": "x" * BODY_BYTES}}
     answer = visit.ask("POST", "/v1/estimate", json=wanted)
     refusal = refusal_of(answer)

@@ -52,7 +52,7 @@ class Visit:
 
 
 def refusal_of(answer: httpx.Response) -> dict[str, Any] | None:
-    """The proxy's own refusal; None if the answer is none."""
+    """Return the proxy's own refusal; None if the answer is none."""
     try:
         document = answer.json()
     except ValueError:
@@ -61,6 +61,6 @@ def refusal_of(answer: httpx.Response) -> dict[str, Any] | None:
 
 
 def describe(answer: httpx.Response) -> str:
-    """An answer in a few words."""
+    """Describe an answer in a few words."""
     refusal = refusal_of(answer)
     return f"{answer.status_code} {refusal['error_type']}" if refusal else f"{answer.status_code}, not by the proxy"

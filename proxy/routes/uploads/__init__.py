@@ -7,5 +7,5 @@ from proxy.upstream.file_urls import CDN_PATH
 
 
 def carries_file(path: str) -> bool:
-    """Whether requests to a path bring a file: the bound of other bodies is not theirs."""
+    """Return whether requests to a path bring a file: the bound of other bodies is not theirs."""
     return path.startswith((slots.PREFIX, native.PATH, f"{CDN_PATH}/")) and not path.endswith("/complete")

@@ -30,7 +30,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
-    """A route whose refusals arrive; what is left of a body then is never taken for the next request."""
+    """Make a route whose refusals arrive; what is left of a body then is never taken for the next request."""
 
     async def answer(request: Request) -> Response:
         body = _Body(request.receive)
@@ -48,7 +48,7 @@ def file_route(path: str, endpoint: Endpoint, method: str) -> Route:
 
 
 def reply_of(answer: BufferedResponse) -> Reply:
-    """The response that passes an answer of fal's on."""
+    """Make the response that passes an answer of fal's on."""
     return Reply(answer.status, answer.headers, answer.body)
 
 

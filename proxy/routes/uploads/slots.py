@@ -71,5 +71,5 @@ class SlotRoutes:
 
 
 def part_reply(number: int, etag: str) -> JSONResponse:
-    """The answer to a part: its etag in the body, for the JavaScript client, and in a header, for Python's."""
+    """Make the answer to a part: its etag in the body, for the JavaScript client, and in a header, for Python's."""
     return JSONResponse({"partNumber": number, "etag": etag}, headers={"etag": etag})

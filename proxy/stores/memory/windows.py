@@ -43,7 +43,7 @@ class SlidingWindows:
         return len(self._young) + len(self._old) + len(self._busy)
 
     def hit_one(self, window: Window, now: float) -> Hit:
-        """As `hit`, without the lists: polls have one window, and are nine calls in ten."""
+        """Take one hit as `hit` does, without the lists: polls have one window, and are nine calls in ten."""
         key, limit, seconds = window
         busy = self._busy.get(key)
         times = self._seen_once(key) if busy is None else busy[0]
@@ -85,7 +85,7 @@ class SlidingWindows:
         return Hit(refused, wait, tuple(left), tuple(resets))
 
     def times(self, window: Window, now: float) -> Times:
-        """The hits of a window that still count."""
+        """Return the hits of a window that still count."""
         key, _, seconds = window
         busy = self._busy.get(key)
         times = self._seen_once(key) if busy is None else busy[0]

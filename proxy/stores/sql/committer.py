@@ -41,7 +41,7 @@ class LedgerCommitter:
         self._to_lock = 0
 
     def is_fresh(self, connection: AsyncConnection) -> bool:
-        """Whether a connection answered just now, and need not be asked before it is used."""
+        """Return whether a connection answered just now, and need not be asked before it is used."""
         plain = connection.sync_connection
         driver: Any = plain and plain.connection.driver_connection
         return driver is not None and self._dialect.is_fresh(driver)

@@ -84,7 +84,7 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AnyConnection]:
-        """One transaction, committed at the end of the block.
+        """Open a transaction, which is committed at the end of the block.
 
         Raises:
             StoreUnavailable: the database did not do it.
@@ -99,7 +99,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AnyConnection]:
-        """One consistent reading.
+        """Open a consistent reading.
 
         Raises:
             StoreUnavailable: the database did not answer.
@@ -114,7 +114,7 @@ class Database:
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[AnyConnection]:
-        """One transaction whose statements may take as long as they need: an index of millions of rows takes minutes.
+        """Open a transaction whose statements may take as long as they need: an index of many rows takes minutes.
 
         Raises:
             StoreUnavailable: the database did not do it.
@@ -130,7 +130,7 @@ class Database:
             await engine.dispose()
 
     async def run(self, work: Callable[[LedgerTransaction], T]) -> T:
-        """What `work` returns, once it is committed: a transaction that every call waits for.
+        """Commit `work`, and return what it returns: a transaction that every call waits for.
 
         Raises:
             OutcomeUnknown: it may have done it.
@@ -144,7 +144,7 @@ class Database:
             return await self._ledger.commit(work)
 
     async def write(self, work: Callable[[Connection], T], transactions: int = 1) -> T:
-        """What `work` returns, once it is committed: a transaction beside those of the ledger, which holds none up.
+        """Commit `work`, and return what it returns: a transaction beside those of the ledger, which holds none up.
 
         On SQLite a thread runs it from its start to its end. If its statements came from the event loop, one by one,
         the file would stay locked while the loop serves calls between them, and those would wait for the lock. On
@@ -198,7 +198,7 @@ class Database:
             await self._file.wait_until_tidy()
 
     async def truncate_log(self) -> None:
-        """Empty the log of a SQLite file, which has what was overwritten in the file; PostgreSQL has none of its own.
+        """Empty the log of a SQLite file, which still has what was overwritten; PostgreSQL has none of its own.
 
         Raises:
             StoreUnavailable: the file takes no writes.
@@ -231,7 +231,7 @@ class Database:
                 self._location.processes.join()
 
     def is_alone(self) -> bool:
-        """Whether no other process lives that has joined; False on PostgreSQL, which does not know its clients' ends.
+        """Return whether no other process lives that has joined; False on PostgreSQL, which does not know that.
 
         Raises:
             StoreUnavailable: the folder of a SQLite file cannot be read.

@@ -187,7 +187,7 @@ class SqlDirectory:
 
 @asynccontextmanager
 async def change_directory(database: Database) -> AsyncIterator[AnyConnection]:
-    """A transaction in which nothing else changes the directory: replicas that start together apply the same file."""
+    """Open a transaction in which nothing else changes the directory: replicas start together, with one file."""
     row = schema.directory_version
     async with database.writing() as connection:
         await connection.execute(select(row.c.version).where(row.c.id == _ONLY_ROW).with_for_update())

@@ -36,7 +36,7 @@ def create_engine(
     location: SqliteLocation | None = None,
     answer_seconds: float | None = ANSWER_SECONDS,
 ) -> AnyEngine:
-    """An engine for `sqlite:///…` or `postgresql://…`; connects lazily.
+    """Make an engine for `sqlite:///…` or `postgresql://…`; it connects lazily.
 
     Args:
         lock_seconds: how long to wait for a database that others keep busy.
@@ -52,7 +52,7 @@ def create_engine(
 
 
 def connect_ledger(engine: AnyEngine, timeout: ConnectionTimeout) -> LedgerConnection:
-    """What the ledger uses on PostgreSQL, and other connections of it beside."""
+    """Make the ledger's connection to PostgreSQL, which opens others beside it where it must."""
     from proxy.stores.sql.ledger_connection import LedgerConnection
 
     assert not isinstance(engine, SqliteEngine)

@@ -10,7 +10,7 @@ from sqlalchemy import Table
 
 @cache
 def insert_missing(dialect: str, table: Table) -> Any:
-    """The statement that inserts those rows whose key is not there yet, in the order given."""
+    """Make the statement that inserts those rows whose key is not there yet, in the order given."""
     return insert_of(dialect, table).on_conflict_do_nothing()
 
 
@@ -28,7 +28,7 @@ def insert_of(dialect: str, table: Table) -> Any:
 
 @cache
 def add_rows(dialect: str, table: Table) -> Any:
-    """The statement that inserts rows; what it finds of their keys, it adds their figures to."""
+    """Make the statement that inserts rows, and adds their figures to those whose keys are there."""
     statement = insert_of(dialect, table)
     figures = [column for column in table.c if not column.primary_key]
     more = {column.name: column + statement.excluded[column.name] for column in figures}

@@ -28,7 +28,7 @@ class LedgerConnection:
         self._kept: list[AsyncConnection] = []
 
     async def commit(self, work: Callable[[LedgerTransaction], T]) -> T:
-        """What `work` returns, once it is committed. It may be done twice.
+        """Commit `work`, and return what it returns. It may be done twice.
 
         Raises:
             DriverFailed: PostgreSQL did not commit it, or may have done so.

@@ -30,13 +30,13 @@ _FOLDER = Path(__file__).with_name("migrations")
 
 @cache
 def known_revisions() -> frozenset[str]:
-    """The revisions that this version of the program leads to. They are numbered, and their files begin with them."""
+    """List the revisions that lead to this version of the program: the numbers with which their files begin."""
     return frozenset(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
 @cache
 def newest() -> str:
-    """The revision that this version of the program needs, or one that has all of it."""
+    """Return the revision that this version of the program needs, or one that has all of it."""
     return max(known_revisions())
 
 
@@ -77,7 +77,7 @@ def _upgrade(connection: Connection) -> str:
 
 
 def config_for(connection: Connection) -> Config:
-    """What Alembic needs to know to work on a connection."""
+    """Make what Alembic needs to know to work on a connection."""
     from alembic.config import Config
 
     config = Config()
@@ -87,7 +87,7 @@ def config_for(connection: Connection) -> Config:
 
 
 async def current(connection: AnyConnection) -> str | None:
-    """The revision that the database is at; None for an empty one."""
+    """Return the revision that the database is at; None for an empty one."""
     return await connection.run_sync(_current)
 
 
@@ -99,7 +99,7 @@ def _current(connection: Connection) -> str | None:
 
 
 async def is_served(connection: AnyConnection, revision: str) -> bool:
-    """Whether this version can use a database that is at another revision: as it is, of the same release."""
+    """Return whether this version can use a database that is at another revision of the same release."""
     return await connection.run_sync(_is_served, revision)
 
 
@@ -111,7 +111,7 @@ def _is_served(connection: Connection, revision: str) -> bool:
 
 
 def has_all(connection: Connection, needed: MetaData) -> bool:
-    """Whether a database has these tables and columns, and no others that an insert must give a value for."""
+    """Return whether a database has these tables and columns, and no others that an insert must give a value for."""
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
     for table in needed.tables.values():

@@ -100,7 +100,7 @@ class PostgresDialect(PGDialect_asyncpg):
             self.do_terminate(connection)
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
-        """Also give up connections that an error shows to be useless: all that are open are then made again."""
+        """Return whether an error shows a connection to be useless; give all that are open up if it does."""
         state = getattr(e, "sqlstate", None)
         if state in _NAME_LOST:
             self._keep_nothing_prepared()
@@ -121,7 +121,7 @@ class PostgresDialect(PGDialect_asyncpg):
         return self.is_fresh(connection) or await_(self._answers(connection))
 
     def is_fresh(self, connection: _Connection) -> bool:
-        """Whether an open connection answered so short a time ago that it is not asked again."""
+        """Return whether an open connection answered so short a time ago that it is not asked again."""
         is_left = connection.is_closed() or connection.opened_at <= self._left_at
         return not is_left and time.monotonic() - connection.answered_at < FRESH_SECONDS
 
@@ -204,7 +204,7 @@ def _server_seconds(url: ConnectionUrl) -> float:
 def create_postgres_engine(
     url: ConnectionUrl, pool_timeout: float, answer_seconds: float | None, **options: Any
 ) -> AsyncEngine:
-    """An engine that connects lazily."""
+    """Make an engine that connects lazily."""
     timeouts = {"timeout": _server_seconds(url), "command_timeout": answer_seconds}
     return create_async_engine(
         "postgresql+proxied://",

@@ -84,7 +84,7 @@ class SqliteEngine:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[SqliteConnection]:
-        """One transaction on a connection, committed at the end of the block."""
+        """Begin a transaction on a connection, which is committed at the end of the block."""
         async with self.connect() as connection, connection.begin():
             yield connection
 
@@ -117,7 +117,7 @@ class SqliteConnection:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[None]:
-        """One transaction, committed at the end of the block; the end of the connection takes one back that fails."""
+        """Begin a transaction, committed at the end of the block; closing the connection rolls a failed one back."""
         await self.run_sync(Connection.begin)
         yield
         await self.run_sync(Connection.commit)
@@ -129,7 +129,7 @@ class SqliteConnection:
         return (await self.execute(statement, parameters)).scalars()
 
     async def run_sync(self, work: Callable[..., T], *arguments: Any) -> T:
-        """What `work` returns for the connection, in its thread."""
+        """Call `work` with the connection, in its thread, and return what it returns."""
         return await self._in_thread(lambda: work(self._opened(), *arguments))
 
     async def close(self) -> None:
@@ -149,7 +149,7 @@ class SqliteConnection:
 
 
 def commit(connection: Connection, work: Callable[[Connection], T]) -> T:
-    """What `work` returns, once it is committed: a transaction that runs in the connection's thread as a whole."""
+    """Commit `work`, and return what it returns: a transaction that runs in the connection's thread as a whole."""
     with connection.begin():
         return work(connection)
 

@@ -73,7 +73,7 @@ class SqlStores:
     def of(
         cls, settings: StoreSettings, seconds: Distributions | None = None, *, lock_seconds: float = LOCK_SECONDS
     ) -> SqlStores:
-        """The stores that the settings name."""
+        """Make the stores that the settings name."""
         url, sync = settings.database_url.reveal(), settings.sqlite_sync
         return cls(url, lock_seconds, sqlite_sync=sync, seconds=seconds, migrates=settings.migrates)
 

@@ -44,12 +44,12 @@ _Groups = dict[str, ColumnElement[Any]]
 
 
 def sums_of_days(subject: str | None, group_by: frozenset[str]) -> Table:
-    """The table of the sums of all counted jobs, by day."""
+    """Return the table of the sums of all counted jobs, by day."""
     return usage_totals if subject is None and "subject" not in group_by else usage_days
 
 
 def sums_of_jobs(group_by: frozenset[str]) -> Table:
-    """The table of the sums of the jobs that are kept, where they need not be read: see `reads_jobs`."""
+    """Return the table of the sums of the jobs that are kept, where they need not be read: see `reads_jobs`."""
     return usage_tags if "tag" in group_by else usage_hours
 
 
@@ -244,7 +244,7 @@ def usage_rows(rows: Sequence[Row[Any]]) -> list[UsageRow]:
 
 
 def day_of(moment: float) -> int:
-    """The number of the day that a moment lies in, as the database computes it."""
+    """Return the number of the day that a moment lies in, as the database computes it."""
     return floor(moment / _DAY_SECONDS)
 
 

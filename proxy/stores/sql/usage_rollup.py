@@ -88,7 +88,7 @@ def _count(connection: Connection, *, ids: Sequence[str]) -> int | None:
 
 
 def is_alone(connection: Connection) -> bool:
-    """Whether this transaction is the only one that changes sums, or removes rows."""
+    """Return whether this transaction is the only one that changes sums, or removes rows."""
     return connection.dialect.name != "postgresql" or bool(connection.execute(_TRY_LOCK).scalar())
 
 

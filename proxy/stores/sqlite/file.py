@@ -66,7 +66,7 @@ class SqliteFile:
 
     @asynccontextmanager
     async def turn(self, transactions: int = 1) -> AsyncIterator[None]:
-        """The time in which nothing else in this process writes.
+        """Wait for a turn, in which nothing else in this process writes.
 
         Args:
             transactions: how many of them write as much as is about to be written.
@@ -81,7 +81,7 @@ class SqliteFile:
             self._end_turn(transactions)
 
     async def run(self, work: Callable[[LedgerTransaction], T]) -> T:
-        """What `work` returns, once it is committed.
+        """Commit `work`, and return what it returns.
 
         Raises:
             sqlite3.Error, TimeoutError: it is not.
@@ -106,7 +106,7 @@ class SqliteFile:
             self._end_turn()
 
     async def change(self, work: Callable[[sqlite3.Connection], T], transactions: int) -> T:
-        """What `work` returns, once it is committed: a transaction beside those of the ledger, in a thread.
+        """Commit `work` in a thread, and return what it returns: a transaction beside those of the ledger.
 
         Raises:
             sqlite3.Error, TimeoutError: it is not.

@@ -45,7 +45,7 @@ class LivingProcesses:
                 os.close(made)
 
     def is_alone(self) -> bool:
-        """Whether no other process lives that joined; False as long as this one has not joined.
+        """Return whether no other process lives that joined; False while this one has not joined.
 
         Raises:
             OSError: the folder cannot be read.

@@ -43,11 +43,11 @@ class KeyedRows:
         return connection.execute(self.deletion(len(rows)), self._values(rows)).rowcount
 
     def selection(self, number: int) -> str:
-        """The statement that reads so many rows; its parameters are their keys."""
+        """Write the statement that reads so many rows; its parameters are their keys."""
         return f"{self._selection}({_is_one_of(self._key, number)})"
 
     def deletion(self, number: int) -> str:
-        """The statement that deletes so many rows; its parameters are their keys."""
+        """Write the statement that deletes so many rows; its parameters are their keys."""
         return f"{self._deletion}{_is_one_of(self._key, number)}"
 
     def _values(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
