@@ -15,6 +15,7 @@ from proxy.clock import SystemClock
 from proxy.routes.overrides import NewOverride, OverrideEditor, describe_override, list_overrides_of
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
+from proxy.tenants.form_problems import JSON, describe_problem, find_place
 
 overrides = typer.Typer(no_args_is_help=True, help="Another plan or other limits for one user.")
 Subject = Annotated[str, typer.Argument(help="The user, as the tenant names them.")]
@@ -78,6 +79,5 @@ def _check_subject(subject: str) -> None:
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    words = error["msg"].removeprefix("Value error, ")
+    where, words = find_place(error, ""), describe_problem(error, JSON)
     return f"--{where}: {words}" if where else words

@@ -18,6 +18,7 @@ from proxy.http.disconnect import CallerGone
 from proxy.http.json_bounds import check_json_bounds
 from proxy.http.scope import HAS_BODY, header_of, values_of
 from proxy.limits.inputs import parse_json
+from proxy.tenants.form_problems import JSON, describe_problem, find_place
 
 #: The longest silence in a body, and the longest a body that keeps trickling may take.
 SILENCE_SECONDS = 30.0
@@ -26,8 +27,6 @@ TOTAL_SECONDS = 300.0
 FORM_BYTES = 64 * 1024
 #: Problems that one answer names.
 MOST_PROBLEMS = 20
-#: In the words of JSON, where the library's are those of Python.
-_SENTENCES = dict.fromkeys(("model_type", "dict_type"), "Input should be a JSON object")
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -151,6 +150,4 @@ def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part)[:100] for part in error["loc"]) or "the body"
-    what = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}"
+    return f"{find_place(error, 'the body')}: {describe_problem(error, JSON)}"

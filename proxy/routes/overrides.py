@@ -23,7 +23,7 @@ from proxy.stores.audit import Author
 from proxy.stores.directory import DirectoryStore, OverrideRow
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.overrides import MOST_OVERRIDES, Override, SubjectLimits
-from proxy.tenants.plans import Tenant
+from proxy.tenants.plans import Tenant, list_repeated
 from proxy.tenants.prices import list_unpriced
 from proxy.tenants.strict import Name
 
@@ -45,6 +45,8 @@ class NewOverride(BaseModel):
             raise ValueError("give either plan or limits")
         if self.limits is not None and not self.limits.model_fields_set:
             raise ValueError("limits must name at least one limit")
+        if self.limits is not None and (problems := list_repeated(self.limits.quotas)):
+            raise ValueError(f"limits.quotas: {problems[0]}")
         return self
 
 

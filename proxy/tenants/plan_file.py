@@ -19,9 +19,10 @@ from pydantic import BaseModel, ValidationError
 from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
 from proxy.settings import SettingsError
 from proxy.tenants.directory import Snapshot
+from proxy.tenants.form_problems import YAML, describe_problem, find_place
 from proxy.tenants.key_set import MAX_BYTES, KeySet
 from proxy.tenants.plan_yaml import parse_document
-from proxy.tenants.plans import MoreEndpoint, Plan, PlanFile, Tenant, default_file
+from proxy.tenants.plans import MoreEndpoint, Plan, PlanFile, Quota, Tenant, default_file, list_repeated
 from proxy.tenants.prices import find_unpriced
 
 M = TypeVar("M", bound=BaseModel)
@@ -109,6 +110,8 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
         listed = _mapping(plan).get("endpoints")
         if isinstance(listed, list):
             problems += [f"plans.{name}.endpoints: {problem}" for problem in _unknown_endpoints(listed, catalog)]
+        quotas = _keep_valid(Quota, enumerate(_list(_mapping(plan).get("quotas")))).values()
+        problems += [f"plans.{name}.quotas: {problem}" for problem in list_repeated(quotas)]
         types = _list(_mapping(_mapping(plan).get("uploads")).get("content_types"))
         wrong = [one for one in types if isinstance(one, str) and not _MEDIA_TYPE.fullmatch(one.strip())]
         problems += [f"plans.{name}.uploads.content_types: {one[:100]} {_NO_MEDIA_TYPE}" for one in wrong]
@@ -225,9 +228,9 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the file"
+    keys = _fields_at(error["loc"]) if error["type"] == "model_type" else ()
     more = _suggest(str(error["loc"][-1]), _fields_at(error["loc"][:-1])) if error["type"] == "extra_forbidden" else ""
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}{more}"
+    return f"{find_place(error, 'the file')}: {describe_problem(error, YAML, keys)}{more}"
 
 
 def _fields_at(where: tuple[str | int, ...]) -> list[str]:

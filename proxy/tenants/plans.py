@@ -6,6 +6,7 @@ A plan bundles what its tenants' callers may do; a tenant is a customer of the p
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -108,6 +109,16 @@ class Quota(Strict):
         if window == "lifetime" and info.data.get("per") == "address":
             raise ValueError("an address passes from one visitor to the next; choose month or less per address")
         return window
+
+
+def list_repeated(quotas: Iterable[Quota]) -> list[str]:
+    """One sentence for each quota that a list has twice, but for the limit: only the lower one would hold."""
+    counts = Counter((one.per, one.unit, one.window, one.mode) for one in quotas)
+    return [
+        f"the quota of {unit} per {per} and {window} with the mode {mode} stands there {count} times; keep one"
+        for (per, unit, window, mode), count in counts.items()
+        if count > 1
+    ]
 
 
 def _check_thresholds(percents: tuple[int, ...]) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ def fal_proxy(
     started = time.perf_counter()
     log = folder / "fal-proxy.log"
     with running([*command, "serve"], port=port, core=core, env=env, log=log, folder=checkout) as process:
-        httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).raise_for_status()
+        httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=60).raise_for_status()
         ready_seconds = time.perf_counter() - started
         mint = [*command, "sessions", "mint", "--tenant", "bench", "--subject", "bench", "--ttl", "86400"]
         minted = subprocess.run(mint, cwd=checkout, env=environment(env), capture_output=True, text=True, check=True)

@@ -53,7 +53,7 @@ Results = dict[str, dict[str, list[dict[str, Any]]]]
 def submitted_jobs(contestant: Contestant, count: int) -> list[str]:
     """Jobs of the caller's own."""
     headers = {"x-fal-target-url": SUBMIT.target, "authorization": f"Bearer {contestant.token}"}
-    with httpx.Client(headers=headers, trust_env=False) as client:
+    with httpx.Client(headers=headers, trust_env=False, timeout=60) as client:
         answers = [client.post(contestant.url, json=INPUT).raise_for_status() for _ in range(count)]
     return [str(answer.json()["request_id"]) for answer in answers]
 

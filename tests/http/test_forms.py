@@ -10,6 +10,7 @@ from proxy.errors import BadRequest
 from proxy.http.bodies import check_form
 from proxy.routes.jobs import NewJob
 from proxy.routes.sessions import Mint
+from proxy.tenants.plans import PlanFile
 from proxy.uploads.parts import Complete
 
 
@@ -39,3 +40,11 @@ def test_what_must_be_an_object_is_called_so(form: Any, document: Any, where: st
     with pytest.raises(BadRequest) as refused:
         check_form(form, document)
     assert str(refused.value) == f"{where}: Input should be a JSON object"
+
+
+def test_what_must_be_an_array_is_called_so() -> None:
+    with pytest.raises(BadRequest) as refused:
+        check_form(PlanFile, {"plans": {"free": {"endpoints": "all"}}, "tenants": {}, "endpoints": 1})
+    assert str(refused.value) == "; ".join(
+        f"{where}: Input should be a JSON array" for where in ("plans.free.endpoints", "tenants", "endpoints")
+    )

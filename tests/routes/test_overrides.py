@@ -188,6 +188,11 @@ def test_overrides_are_listed_in_pages_and_the_last_one_counts(proxy: Stack, ope
         ({"plan": None, "limits": {"quotas": [per("tenant", "requests", 5)]}}, "per subject only"),
         ({"plan": None, "limits": {"quotas": [per("subject", "requests", 0)]}}, "limits.quotas"),
         ({"plan": None, "limits": {"quotas": [per("subject", "requests", 5)] * 26}}, "limits.quotas"),
+        (
+            {"plan": None, "limits": {"quotas": [per("subject", "requests", 5), per("subject", "requests", 9)]}},
+            "2 times",
+        ),
+        ({"plan": None, "limits": {"quotas": {}}}, "limits.quotas: Input should be a JSON array"),
         ({"plan": None, "limits": {"quotas": [per("subject", "usd", 5)]}}, "no price is known"),
         ({"plan": None, "limits": {"max_tokens": 0}}, "max_tokens"),
         ({"plan": None, "limits": {"max_tokens": True}}, "max_tokens"),

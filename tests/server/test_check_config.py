@@ -109,6 +109,7 @@ def test_more_workers_from_the_command_line_need_redis(commands: Commands, tmp_p
 
 
 FREE = {"endpoints": ["fal-ai/llava-next"]}
+REQUESTS = {"per": "subject", "unit": "requests", "limit": 5, "window": "day"}
 FILES: dict[str, tuple[object, str]] = {
     "unknown-endpoint": ({"plans": {"free": {"endpoints": ["fal-ai/flux/dev"]}}}, "fal-ai/flux/dev is not in the"),
     "endpoint-of-another-case": ({"plans": {"free": {"endpoints": ["Fal-ai/llava-next"]}}}, "is not in the catalogue"),
@@ -195,8 +196,34 @@ FILES: dict[str, tuple[object, str]] = {
         {**GOOD_FILE, "endpoints": [{"id": "fal-ai/" + "a" * 200}]},
         "endpoints.0.id: String should have at most 200 characters",
     ),
-    "a-list": ([], "the file: Input should be"),
-    "empty": (None, "the file: Input should be"),
+    "a-list": ([], "the file: Input should be a mapping with keys such as plans, tenants, endpoints"),
+    "empty": (None, "the file: Input should be a mapping"),
+    "plans-as-a-list": ({"plans": [FREE]}, "plans: Input should be a mapping"),
+    "a-plan-that-is-a-list": (
+        {"plans": {"free": ["fal-ai/llava-next"]}},
+        "plans.free: Input should be a mapping with keys such as endpoints, session_ttl_seconds",
+    ),
+    "a-tenant-that-is-a-name": (
+        {**GOOD_FILE, "tenants": ["acme"]},
+        "tenants.0: Input should be a mapping with keys such as id, plan",
+    ),
+    "one-endpoint": (
+        {"plans": {"free": {"endpoints": "fal-ai/llava-next"}}},
+        "plans.free.endpoints: Input should be a list",
+    ),
+    "one-tenant": ({**GOOD_FILE, "tenants": {"id": "acme", "plan": "free"}}, "tenants: Input should be a list"),
+    "a-schema-without-a-path": (
+        {**GOOD_FILE, "endpoints": [{"id": "fal-ai/moondream2", "schema": 1}]},
+        "endpoints.0.schema: Input should be the path of a file",
+    ),
+    "the-same-quota-twice": (
+        {"plans": {"free": {**FREE, "quotas": [REQUESTS, {**REQUESTS, "limit": 50}]}}},
+        "plans.free.quotas: the quota of requests per subject and day with the mode enforce stands there 2 times",
+    ),
+    "the-same-warning-twice": (
+        {"plans": {"free": {**FREE, "quotas": [{**REQUESTS, "mode": "warn"}] * 2}}},
+        "plans.free.quotas: the quota of requests per subject and day with the mode warn stands there 2 times",
+    ),
 }
 
 
@@ -207,6 +234,13 @@ def test_a_wrong_plan_file_is_refused(check: Any, tmp_path: Path, case: str) -> 
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
     assert set(variables_in(done)) == {"PROXY_CONFIG"}
     assert problem in done.stderr
+
+
+@pytest.mark.parametrize("other", [{"per": "tenant"}, {"unit": "tokens"}, {"window": "hour"}, {"mode": "warn"}])
+def test_quotas_that_differ_in_more_than_the_limit_may_stand_together(check: Any, tmp_path: Path, other: Any) -> None:
+    plans = {"free": {**FREE, "quotas": [REQUESTS, REQUESTS | other]}}
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "plans": plans}))
+    assert check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"}).stdout == "ok\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ DOCUMENT: dict[str, Any] = {
             "alerts": [50, 100],
             "image_hosts": {"allow": ["*.example.com"]},
             "strip_metadata": False,
+            "concurrency": {"subject": 3},
+            "uploads": {"max_bytes": 1000, "content_types": ["image/png"]},
+            "pass_headers": ["x-fal-tags"],
         },
     },
     "tenants": [
@@ -47,13 +51,20 @@ DOCUMENT: dict[str, Any] = {
                 "plan": "free",
                 "per_address": "60/hour",
                 "share": 0.25,
-                "tiers": [{"proof": "pow", "difficulty": 50000, "plan": "free"}],
+                "tiers": [
+                    {"proof": "pow", "difficulty": 50000, "plan": "free"},
+                    {"proof": "turnstile", "secret_env": "ACME_SECRET", "min_score": 0.5, "plan": "free"},
+                    {"proof": "app_check", "project": "123456", "apps": ["1:2"], "plan": "free"},
+                ],
             },
+            "alerts_webhook": {"url": "https://acme.example/hooks", "secret_file": "/run/secrets/hook"},
         }
     ],
     "endpoints": [{"id": NEXT, "price_per_compute_second": 0.001}],
 }
-ODD: tuple[Any, ...] = (None, 0, 10**400, float("inf"), "x", [], {}, [None], [[]], {1: []})
+ODD: tuple[Any, ...] = (None, 0, 10**400, float("inf"), "x", [], {}, [None], [[]], {1: []}, ["x"] * 1001, True)
+#: A plan file has none of them.
+PYTHONS_WORDS = re.compile(r"dictionary|instance of|tuple|frozenset|constrained|\[key\]|<class", re.IGNORECASE)
 
 
 def places(value: Any, *way: Any) -> Iterator[tuple[Any, ...]]:
@@ -90,6 +101,7 @@ def test_a_value_of_another_type_is_accepted_or_its_place_is_named(tmp_path: Pat
         except SettingsError as refusal:
             assert refusal.problems, value
             assert all(problem.startswith("PROXY_CONFIG: ") for problem in refusal.problems), refusal.problems
+            assert not [problem for problem in refusal.problems if PYTHONS_WORDS.search(problem)]
 
 
 #: Twelve lines that would be 10^10 values.
