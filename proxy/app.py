@@ -42,10 +42,11 @@ from proxy.tenants.plan_file import read_file
 from proxy.tenants.plans import PlanFile
 from proxy.tenants.removal import finish_interrupted
 from proxy.tracing import open_traces, trace_calls, trace_requests
-from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.client import Upstream
 from proxy.upstream.engine import Engine
 from proxy.upstream.guard import Guard
 from proxy.upstream.refusals import Reason
+from proxy.upstream.timeouts import Timeouts
 from proxy.upstream.transport import EngineTransport
 
 if TYPE_CHECKING:

@@ -1,13 +1,13 @@
-"""The only one that spends the key: from a target to a call at fal, built from the target alone.
+"""Calls to fal. Only this module makes them with the key, and it builds each URL from the target alone.
 
-fal's failures become ours here, by one rule: a call that may have been run or billed is never answered with a code
-that makes the known clients send it again.
+It turns fal's failures into errors of the proxy. A call that fal may have run or billed never gets a status that makes
+a known client send it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -35,11 +35,12 @@ from proxy.upstream.engine import (
 from proxy.upstream.failures import failure_of
 from proxy.upstream.guard import Guard
 from proxy.upstream.headers import JSON
-from proxy.upstream.relay import HEAD_SECONDS, BufferedResponse, buffer_reply
+from proxy.upstream.relay import BufferedResponse, buffer_reply
+from proxy.upstream.timeouts import Timeouts
 
 #: fal's answer, as the rest of the program knows it.
 Answer = StreamedReply
-#: Gets what is measured of each exchange.
+#: Called after each exchange with the kind of call, the status (None without an answer) and the seconds it took.
 Observe = Callable[[str, int | None, float], None]
 _JOB_PATHS = {
     Kind.STATUS: "/status",
@@ -48,30 +49,6 @@ _JOB_PATHS = {
     Kind.CANCEL: "/cancel",
 }
 _UPLOAD_PATHS = {Kind.UPLOAD_INITIATE: "initiate", Kind.UPLOAD_INITIATE_PARTS: "initiate-multipart"}
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds for each phase of a call. From `read` on: the longest silence, never a total: no live stream is cut."""
-
-    connect: float = 5.0
-    pool: float = 5.0
-    write: float = 30.0
-    read: float = 30.0
-    result: float = 60.0
-    #: A store may look at a large file for a while before it says that it has it.
-    file: float = 120.0
-    #: A run is silent until the model is done.
-    run: float = 600.0
-    stream: float = 120.0
-    #: fal pings every 15 seconds.
-    status_stream: float = 20.0
-    #: Before the head of a model's stream goes to the caller all the same.
-    stream_head: float = HEAD_SECONDS
-
-    def for_kind(self, kind: Kind) -> dict[str, float]:
-        read: float = getattr(self, kind.value, self.read)
-        return {"connect": self.connect, "pool": self.pool, "write": self.write, "read": read}
 
 
 class _Answer(Protocol):
@@ -86,6 +63,14 @@ _Send = Callable[[Request, Target, Hashable], Awaitable[A]]
 
 
 class Upstream:
+    """Calls fal, unless the guard knows that fal fails.
+
+    Args:
+        timeouts: how long fal may be silent in each phase; the defaults if None.
+        guard: shared with what reports fal's health; one of its own if None.
+        observe: called after each exchange.
+    """
+
     def __init__(
         self,
         fal: FalSettings,
@@ -94,7 +79,6 @@ class Upstream:
         guard: Guard | None = None,
         observe: Observe = lambda _operation, _status, _seconds: None,
     ) -> None:
-        """`observe` gets each exchange: the kind, the status of the answer or None, the seconds."""
         self.guard = guard or Guard()
         self._observe = observe
         self._fal = fal
@@ -113,7 +97,7 @@ class Upstream:
         """Make one call and read its answer to the end.
 
         Args:
-            caller: for whom; the trouble of one caller's input is not taken for fal's.
+            caller: who makes the call, so that the failures of one caller's input do not count as fal's.
 
         Raises:
             BadUpstream, UpstreamTimeout, UpstreamAmbiguous: also where the answer breaks off, or is too large.
@@ -146,7 +130,7 @@ class Upstream:
     async def _guarded(
         self, send: _Send[A], target: Target, headers: dict[str, str], body: object, caller: Hashable
     ) -> A:
-        """Send unless fal is known to fail, and learn from how it went."""
+        """Send a request unless fal is known to fail, and let the guard learn from the result."""
         request = self._request(target, headers, body)
         guard = self.guard
         slow_start = guard.slow_start(target)
@@ -207,9 +191,10 @@ class Upstream:
         return failure_of(error, repeatable=target.kind.repeatable)
 
     def _examine(self, reply: Reply, target: Target, caller: Hashable) -> None:
-        """Look at a reply that is no success, decoded.
+        """Raise the error for a reply without success, which is decoded, unless it passes on in fal's own words.
 
-        Raises: as `call`, unless it is one of fal's that passes on.
+        Raises:
+            ProxyError: as `call`.
         """
         status, kind = reply.status_code, target.kind
         headers = text_of(reply.headers)
@@ -227,7 +212,7 @@ class Upstream:
             raise refusals.not_fals(status, headers, repeatable=kind.repeatable)
 
     def _request(self, target: Target, headers: dict[str, str], body: object) -> Request:
-        """The request as it leaves."""
+        """Build the request for a target."""
         method = "PUT" if target.kind is Kind.CANCEL else "GET" if target.kind.names_job else "POST"
         base, path = self._address_of(target)
         host = host_of(base)
@@ -259,13 +244,13 @@ class Upstream:
         self._observe("file", answer.status_code, perf_counter() - started)
         if not answer.is_success:
             await answer.aclose()
-            # Not passed on: file stores like to quote the signature that they refuse.
+            # Its body is not passed on, as file stores quote the signature that they refuse.
             status = answer.status_code
             raise BadUpstream(f"fal's file store rejected the file (status {status}).", scope="upstream")
         return answer
 
     def _address_of(self, target: Target) -> tuple[str, str]:
-        """The URL of one of fal's hosts, and the path and query below it."""
+        """Return the base URL of one of fal's hosts, and the path and query below it."""
         if target.kind in _UPLOAD_PATHS:
             return self._fal.rest_url, f"/storage/upload/{_UPLOAD_PATHS[target.kind]}?storage_type=fal-cdn-v3"
         if target.kind.names_job:
@@ -290,7 +275,7 @@ def _encoded(body: object) -> bytes:
 
 @lru_cache(maxsize=16)
 def host_of(base: str) -> Host:
-    """Return the host of a base URL, from memory: parsing a URL costs more than sending it."""
+    """Return the host of a base URL, remembered, as parsing a URL costs more than sending a request to it."""
     url = httpx.URL(base)
     origin = (url.scheme, url.raw_host.decode("ascii"), url.port)
     return Host(url, origin, url.netloc.decode("ascii"), url.raw_path.rstrip(b"/").decode("ascii"))

@@ -14,28 +14,28 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from proxy.singleflight import SingleFlight
 
-#: How long the addresses of a host are used before they are looked up again.
+#: How long the addresses of a host count before they are looked up again.
 DNS_SECONDS = 10.0
-#: How long an address has before the next one is tried beside it (RFC 8305, section 8).
+#: How long an address may take before the next one is tried beside it (RFC 8305, section 8).
 _NEXT_ADDRESS_SECONDS = 0.25
-#: Refuses an address that may not be connected to, by a ValueError.
+#: Raises a ValueError for an address that may not be connected to.
 CheckAddress = Callable[[str], None]
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Addresses:
-    """The addresses of hosts, each looked up once for all who ask at the same time."""
+    """Looks up the addresses of hosts: once for all callers at the same time, and again after `DNS_SECONDS`."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int], tuple[float, list[AddrInfoType]]] = {}
         self._lookups: SingleFlight[list[AddrInfoType]] = SingleFlight()
 
     async def find(self, host: str, port: int) -> list[AddrInfoType]:
-        """Find the addresses of a host, with another one first each time, so that connections spread over them.
+        """Find the addresses of a host. Each call puts another one first, so that connections spread over them.
 
         Raises:
-            OSError: it has none.
-            UnicodeError: it is no name of a host.
+            OSError: the host has no address, or DNS does not answer.
+            UnicodeError: `host` is not the name of a host.
         """
         now, key = asyncio.get_running_loop().time(), (host, port)
         until, addresses = self._found.get(key, (now, []))
@@ -51,17 +51,18 @@ class Addresses:
             raise OSError("the host has no address")
         now = loop.time()
         self._found = {key: kept for key, kept in self._found.items() if kept[0] > now}
-        # The first shall be the first for its first caller.
+        # `find` turns the list by one before it returns it: its first call is to get the resolver's order.
         addresses: list[AddrInfoType] = [found[-1], *found[:-1]]
         self._found[host, port] = now + DNS_SECONDS, addresses
         return addresses
 
 
 class Connector:
-    """Opens connections.
+    """Opens connections to hosts.
 
     Args:
-        check_address: looks at all addresses of a host before any is connected to.
+        ssl_context: verifies the servers of https.
+        check_address: sees all addresses of a host before the first is connected to.
     """
 
     def __init__(self, ssl_context: ssl.SSLContext, check_address: CheckAddress | None = None) -> None:
@@ -70,11 +71,15 @@ class Connector:
         self._addresses = Addresses()
 
     async def connect(self, scheme: str, host: str, port: int | None, make: Callable[[], P]) -> P:
-        """Open a connection, with TLS for https; give its protocol.
+        """Open a connection, with TLS for https, and return its protocol.
+
+        Args:
+            port: None for that of the scheme.
+            make: makes the protocol.
 
         Raises:
-            OSError: no address of the host can be connected to, or its certificate is not good.
-            UnicodeError: it is no name of a host.
+            OSError: no address of the host can be connected to, or its certificate cannot be verified.
+            UnicodeError: `host` is not the name of a host.
             ValueError: `check_address` refuses one of its addresses.
         """
         secure = scheme == "https"
@@ -91,17 +96,17 @@ class Connector:
                 _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
                 return protocol
             except BaseException as error:
-                # The loop has taken the socket over, and closes it: now at the latest, as it ends.
+                # The socket belongs to the event loop, which closes it later; the server is to see the end now.
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
                 if not isinstance(error, OSError) or not others:
                     raise
-            # TLS has failed with one of several servers.
+            # TLS failed with one server; the others may do better.
             addresses = others
 
 
 def _others(addresses: list[AddrInfoType], sock: socket.socket) -> list[AddrInfoType]:
-    """The addresses that a socket is not connected to; none if that cannot be known."""
+    """Return the addresses that a socket is not connected to; none if the socket does not say where it is."""
     try:
         peer = sock.getpeername()[:2]
     except OSError:

@@ -1,7 +1,7 @@
-"""The interface to the engine under the client: a request in parts, its reply whole, or as a stream.
+"""The interface of the engine under `Upstream`: a request in parts, and its reply, whole or as a stream.
 
-A whole reply is a status, headers and a body; of a streamed one the body is still to be read. Files go over httpx's
-transport interface. The plain way to a reply of each kind goes over that too, whatever the engine.
+A whole reply is a status, headers and a body; the body of a streamed one is still to be read. Files go as requests of
+httpx's, and so does any request for which an engine has no faster way.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 import httpx
 
-#: Up to here a reply is read whole, so that its loss can still be an error.
+#: The largest reply that is read whole, so that its loss can still become an error.
 WHOLE_BYTES = 4 * 1024 * 1024
-#: What a compressed reply is decoded in, so that one piece of it stays small when it unfolds.
+#: A compressed reply is decoded in pieces of this size, so that what each unfolds to stays small.
 _ENCODED_PIECE_BYTES = 16 * 1024
-#: By their names in lower case; what came several times is joined by commas (RFC 9110, section 5.3).
+#: Values by names in lower case; several values of one name are joined by commas (RFC 9110, section 5.3).
 ReplyHeaders = dict[bytes, bytes]
-#: Scheme, host and port, by which connections are kept.
+#: Scheme, host and port: the key of idle connections.
 Origin = tuple[str, str, int | None]
-Timeouts = Mapping[str, float | None]
+#: Seconds by phase, as `transport.py` describes them; None for no limit.
+PhaseTimeouts = Mapping[str, float | None]
 
 
 class ReplyTooLarge(httpx.TransportError):
@@ -58,7 +59,7 @@ class Request(NamedTuple):
     target: str
     headers: dict[str, str]
     body: bytes
-    timeouts: Timeouts
+    timeouts: PhaseTimeouts
 
     def __repr__(self) -> str:
         # One of the headers is the key.
@@ -96,7 +97,7 @@ class Body(ABC):
 
 @dataclass(slots=True, eq=False)
 class StreamedReply:
-    """The upstream's reply, its body still to be read, and the reply to be closed."""
+    """The upstream's reply. Its body is still to be read, and it has to be closed."""
 
     status_code: int
     headers: ReplyHeaders
@@ -111,13 +112,13 @@ class StreamedReply:
 
 
 class Engine(ABC):
-    """Sends requests to the upstream, each once, by the rules for failures at the head of `transport.py`.
+    """Sends requests to the upstream, each once. `transport.py` says what the class of a failure means.
 
-    A request that leaves in pieces goes over httpx's interface; one that leaves whole need not.
+    A request that leaves in pieces is one of httpx's; for one that leaves whole an engine may have a faster way.
     """
 
     async def fetch(self, request: Request) -> Reply:
-        """Send a request and read its reply to the end. What goes wrong after the reply's head is its `error`.
+        """Send a request and read its reply to the end. A failure after the reply's head is the `error` of the reply.
 
         Raises:
             httpx.TransportError: there is no reply.

@@ -17,18 +17,18 @@ _log = logging.getLogger(__name__)
 
 
 class StreamBroken(Exception):
-    """The stream ended before its truth did. The caller's connection is cut, so that no client takes it for the end."""
+    """The stream broke off. The caller's connection is cut, so that no client takes this for the end of the job."""
 
 
 class Event(NamedTuple):
-    """An event of fal's: its `data`, and the JSON document that this is."""
+    """An event of fal's: its `data`, and the JSON document in it."""
 
     data: bytes
     document: Any
 
 
 class EventReader:
-    """Reads the events of a stream in order. Its reply is still to be closed.
+    """Reads the events of a stream in order. It does not close the reply.
 
     Args:
         missed: called for each event that is not JSON, which is left out.
@@ -44,7 +44,7 @@ class EventReader:
         self._missed = missed
         self._splitter = sse.EventSplitter()
         self.is_over = False
-        # A stream is open for minutes: what its head said is not kept.
+        # A stream is open for minutes, so its headers are not kept.
         reply.headers = _NO_HEADERS
 
     async def read(self) -> list[Event]:
@@ -62,7 +62,7 @@ class EventReader:
         return []
 
     def _parse(self, chunk: bytes) -> list[Event]:
-        """The events that end in what came; nothing came if the stream is over."""
+        """Return the events that end in a chunk; an empty chunk is the end of the stream."""
         if not chunk:
             self.is_over = True
             return []

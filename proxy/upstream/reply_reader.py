@@ -1,6 +1,6 @@
-"""Reads replies off a connection, one after another, with httptools' parser: whole ones, and heads of streamed ones.
+"""Reads the replies of a connection, one after another, with httptools' parser: whole, or the head of a streamed one.
 
-It makes no object of httpx's, no generator and no timer a reply. What this saves is in docs/engine.md.
+A reply takes no object of httpx's, no generator and no timer. docs/engine.md says what this saves.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import httpx
 from proxy.upstream.engine import WHOLE_BYTES, Reply, ReplyHeaders, ReplyTooLarge
 from proxy.upstream.streamed_body import StreamedBody
 
-#: Headers of a reply, and bytes of one of them.
+#: How many headers a reply may have, and how many bytes each of them.
 MOST_HEADERS, MOST_HEADER_BYTES = 128, 8190
-#: Bytes in a row that bring no body: a head, or what surrounds chunks.
+#: How many bytes in a row may bring no body: a head, or the lines around chunks.
 MOST_BARREN_BYTES = 64 * 1024
-#: What is kept of the headers of a streamed reply whose end is seen in its bytes.
+#: Stands for the headers of a streamed reply whose end is in its bytes.
 _WITH_END: ReplyHeaders = {b"transfer-encoding": b"chunked"}
 
 
@@ -25,9 +25,9 @@ class ReplyReader:
     """Reads the replies of one connection.
 
     Attributes:
-        is_reading: whether a reply has not come to its end yet.
-        is_spoiled: whether the connection cannot serve again: the upstream says so, or says more than it was asked.
-        was_closed: whether the upstream closed the connection without a byte of the reply.
+        is_reading: whether a reply is expected, or has not ended yet.
+        is_spoiled: whether the connection cannot be used again: the upstream says so, or sends what was not asked for.
+        was_closed: whether the upstream closed the connection before the first byte of the reply.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class ReplyReader:
         self._loop = loop
         self._transport = transport
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        # As other clients do: a line may end without a carriage return, and a blank may stand behind a chunk's size.
+        # As other clients: a line may end without a carriage return, and a space may follow the size of a chunk.
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -66,10 +66,11 @@ class ReplyReader:
         self.is_reading = self.is_spoiled = self.was_closed = False
 
     def begin(self, read_seconds: float | None, streamed: StreamedBody | None = None) -> asyncio.Future[Reply]:
-        """Expect a reply. The future fails if its head does not come whole.
+        """Expect a reply. The future fails, with an httpx.TransportError, if the head does not come whole.
 
         Args:
-            streamed: gets the body, so that the future only waits for the head, and its reply has no body.
+            read_seconds: how long the upstream may be silent; None for any time.
+            streamed: gets the body; the future then has the reply's head alone.
         """
         self._headers: ReplyHeaders = {}
         self._lines: list[tuple[bytes, bytes]] = []
@@ -82,18 +83,18 @@ class ReplyReader:
         return future
 
     def limit_silence(self, read_seconds: float | None) -> None:
-        """Let the upstream be silent for so long, from now on."""
+        """Let the upstream be silent for this long, from now on; None for any time."""
         self._read_seconds = read_seconds
         if read_seconds is not None:
             self._deadline = deadline = self._loop.time() + read_seconds
-            # One timer serves many replies: most come long before, and one that fires too early is set again.
+            # One timer serves many replies, as most come long before it ends; if it ends too early, it is set again.
             if self._timer is None or self._timer_at > deadline:
                 self._set_timer(deadline)
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived."""
+        """Take bytes that arrived."""
         if not self.is_reading:
-            # Unasked, it belongs to no reply.
+            # No reply is expected, so these bytes could be taken for the next one.
             self.is_spoiled = True
             return
         assert self._parser is not None
@@ -109,8 +110,8 @@ class ReplyReader:
             self.fail(httpx.RemoteProtocolError("The upstream's answer is not HTTP."))
 
     def lose(self, error: BaseException | None) -> None:
-        """End with the connection, which was closed, or broken off by an error."""
-        self._parser = None  # the parser holds this object
+        """End with the connection; `error` is None if the upstream closed it in good order."""
+        self._parser = None  # it refers to this object, a cycle
         if self._timer is not None:
             self._timer.cancel()
         self.was_closed = self.is_reading and self._is_silent
@@ -127,12 +128,12 @@ class ReplyReader:
             self.fail(httpx.RemoteProtocolError("The upstream closed the connection in the middle of its answer."))
 
     def fail(self, error: httpx.TransportError) -> None:
-        """End the reply that is read."""
+        """End the reply that is being read with an error."""
         self.is_spoiled = True
         self._end(error)
 
     def give_up(self, error: Exception) -> None:
-        """Wait no longer for a head: the request has not left whole. A body that has begun may still come."""
+        """Wait no longer for a head, as sending the request failed. A body that has begun may still come."""
         self.is_spoiled = True
         future, self._waiting = self._waiting, None
         if future is not None and not future.done():
@@ -140,7 +141,7 @@ class ReplyReader:
             future.set_exception(error)
 
     def pause(self) -> None:
-        """Read no more for now. The upstream's silence is not its fault then."""
+        """Stop reading. Until `resume`, the upstream's silence does not count."""
         self._is_paused = True
         self._transport.pause_reading()
 
@@ -156,7 +157,7 @@ class ReplyReader:
                 self._set_timer(self._deadline)
 
     def _end(self, error: httpx.TransportError | None) -> None:
-        # Kept here, the future would keep its error, whose frames would keep this object.
+        # The future keeps its error, whose frames keep this object; so this object does not keep the future.
         future, self._waiting = self._waiting, None
         streamed, self._streamed = self._streamed, None
         self.is_reading = False
@@ -184,15 +185,15 @@ class ReplyReader:
         else:
             self.fail(httpx.ReadTimeout("The upstream is silent."))
 
-    # What the parser calls.
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
         if not self.is_reading:
-            # Behind a whole reply there is nothing to come.
+            # A second reply to one request.
             self.is_spoiled = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes after the head is a trailer.
+        # Behind the head, it is a trailer.
         if not self._status:
             self._lines.append((name, value))
 
@@ -208,14 +209,14 @@ class ReplyReader:
         elif status == 101:
             self.fail(httpx.RemoteProtocolError("The upstream changed the protocol without being asked to."))
         else:
-            # An interim reply: the one that is asked for is still to come.
+            # An interim reply (1xx): the real one is still to come.
             self._lines.clear()
 
     def _begin_stream(self) -> None:
         future, self._waiting = self._waiting, None
         if future is not None and not future.done():
             future.set_result(Reply(self._status, self._headers, b""))
-        # A stream is open for minutes: of its head, only what says where it ends is kept.
+        # A stream is open for minutes, so only what says where it ends is kept of its head.
         self._lines = []
         self._headers = {} if _ends_with_connection(self._headers) else _WITH_END
 
@@ -244,7 +245,7 @@ class ReplyReader:
 
 
 def _headers_of(lines: list[tuple[bytes, bytes]]) -> ReplyHeaders:
-    """The headers of a head by their names, in small letters.
+    """Return the headers by their names, in small letters; values of the same name are joined.
 
     Raises:
         ValueError: there are too many, or one is too long.
@@ -261,6 +262,6 @@ def _headers_of(lines: list[tuple[bytes, bytes]]) -> ReplyHeaders:
 
 
 def _ends_with_connection(headers: ReplyHeaders) -> bool:
-    """Whether a body has no other end than that of its connection."""
+    """Return whether only the end of the connection ends the body (RFC 9112, section 6.3)."""
     last_coding = headers.get(b"transfer-encoding", b"").lower().rpartition(b",")[2].strip()
     return b"content-length" not in headers and last_coding != b"chunked"

@@ -1,4 +1,4 @@
-"""A request whose body leaves in pieces, and the body of its reply, which may come before all of it has left."""
+"""The body of a request that leaves in pieces, and the body of its reply, which may begin before that has left."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import contextlib
 
 import httpx
 
-from proxy.upstream.connections import Connection
+from proxy.upstream.connection import Connection
 from proxy.upstream.request_bytes import body_pieces, is_in_memory
 from proxy.upstream.streamed_body import Flow, Owner, StreamedBody
 
 
 class RequestBody:
-    """A body that leaves as fast as the upstream takes it. What fails here fails the wait for the reply.
+    """Sends a body as fast as the upstream takes it. A failure ends the wait for the reply.
 
     Args:
-        length: of the body, by its header; None if it goes in chunks.
+        length: bytes of the body, by its header; None if it goes in chunks.
 
     Attributes:
-        is_in_memory: whether it could be sent once more.
+        is_in_memory: whether the body can be sent a second time.
         is_sent: whether all of it has left.
         written: bytes that were written, as they are on the wire.
     """
@@ -33,12 +33,12 @@ class RequestBody:
         self._sending: asyncio.Task[None] | None = None
 
     def begin(self, connection: Connection) -> None:
-        """Send it, from its beginning."""
+        """Start to send the body, from its beginning."""
         self.is_sent, self.written = False, 0
         self._sending = asyncio.create_task(self._send(connection))
 
     async def end(self) -> None:
-        """Send no more of it. When this returns, the request's stream is not used any more."""
+        """Send no more of the body. After this the request's stream is not read any more."""
         if self._sending is not None and not self._sending.done():
             self._sending.cancel()
             await asyncio.wait([self._sending])
@@ -54,12 +54,12 @@ class RequestBody:
             connection.reader.give_up(error)
         else:
             self.is_sent = True
-            # From now on it is the upstream's turn.
+            # From now on the upstream has to answer.
             connection.reader.limit_silence(timeouts.get("read"))
 
 
 class EarlyBody(StreamedBody):
-    """The body of a reply to such a request. Its connection serves again only if the request left whole, too."""
+    """The body of the reply to such a request. Its connection is used again only if all of the request has left."""
 
     __slots__ = ("_sent",)
 

@@ -11,7 +11,7 @@ from proxy.upstream.engine import Origin, Request
 
 #: A body up to this size leaves together with the head.
 SMALL_BYTES = 64 * 1024
-#: A larger one is sent in pieces of this size, with one call of the system each; a timeout holds for each.
+#: A larger one leaves in pieces of this size, each with one call of the system and a timeout of its own.
 PIECE_BYTES = 256 * 1024
 Headers = list[tuple[bytes, bytes]]
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -19,14 +19,19 @@ _HEAD = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb"
 
 
 def encode_head(request: httpx.Request, headers: Headers) -> bytes:
+    """Encode the request line and the headers (RFC 9112, sections 3 and 5).
+
+    Raises:
+        LocalProtocolError: it is a HEAD, or a character in it may not be sent.
+    """
     target: bytes = request.extensions.get("target", request.url.raw_path)
     lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode("ascii"), target)]
     lines += [b"%b: %b\r\n" % header for header in headers]
     head = b"".join(lines) + b"\r\n"
-    # The count catches what is well-formed only because one of the parts holds a line of its own.
     if request.method == "HEAD":
-        # Where its reply ends is not in the reply.
+        # The reply to it does not say where it ends.
         raise httpx.LocalProtocolError("HEAD is not sent; use GET.")
+    # The count finds a part that holds a whole line, which makes the head well-formed all the same.
     if not _HEAD.fullmatch(head) or head.count(b"\n") != len(lines) + 1:
         raise httpx.LocalProtocolError("The request's method, path or headers hold a character that may not be sent.")
     return head
@@ -39,7 +44,7 @@ def encode_whole(request: Request) -> bytes | None:
         return None
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     text = "".join(lines)
-    # What ends a line, or can be read in two ways, is not printable.
+    # Characters that end a line, or can be read in two ways, are not printable.
     if " " in target or not (text.isascii() and text.isprintable()):
         return None
     lines.append("\r\n")

@@ -1,4 +1,4 @@
-"""The body of a reply that comes in pieces, off a connection whose upstream is held back when it is not read."""
+"""The body of a reply that comes in pieces. While it is not read, its connection is not read either."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import httpx
 
 from proxy.upstream.engine import Body
 
-#: Unread bytes from which on the connection is not read.
+#: With more unread bytes than this, the connection is not read.
 MOST_UNREAD_BYTES = 64 * 1024
 
 
 class Flow(Protocol):
-    """What brings the pieces."""
+    """Brings the pieces."""
 
     def pause(self) -> None: ...
 
@@ -22,17 +22,17 @@ class Flow(Protocol):
 
 
 class Owner(Protocol):
-    """Who gets the connection back."""
+    """Gets the connection back."""
 
     def end_stream(self, body: StreamedBody, *, is_whole: bool) -> None: ...
 
 
 class StreamedBody(Body):
-    """A body that its connection pushes, and one task reads.
+    """A body that a connection pushes and one task reads.
 
     Args:
         flow: paused while too much of the body is unread.
-        owner: learns once that the body was read to its end, or that no more of it is wanted.
+        owner: called once, when the body has been read to its end or is not wanted any more.
     """
 
     __slots__ = ("_error", "_flow", "_is_broken", "_is_over", "_is_paused", "_owner", "_pieces", "_unread", "_waiter")
@@ -47,7 +47,7 @@ class StreamedBody(Body):
         self._is_over = self._is_broken = self._is_paused = False
 
     def push(self, piece: bytes) -> None:
-        """Take what arrived."""
+        """Take a piece that arrived."""
         self._pieces.append(piece)
         self._unread += len(piece)
         if self._unread > MOST_UNREAD_BYTES and not self._is_paused:
@@ -56,7 +56,7 @@ class StreamedBody(Body):
         self._wake()
 
     def end(self, error: httpx.TransportError | None) -> None:
-        """Take the end: all is here, or the error says why not."""
+        """Take the end of the body; `error` says why it is not whole."""
         if self._is_over:
             return
         self._is_over, self._is_broken, self._error = True, error is not None, error
@@ -102,6 +102,6 @@ class StreamedBody(Body):
             owner.end_stream(self, is_whole=is_whole)
 
     def _failure(self) -> httpx.TransportError:
-        # Raised again, or kept here, it would keep the frames of its first reader.
+        # Raised a second time, or kept, the error would keep the frames of its first reader.
         error, self._error = self._error, None
         return error or httpx.ReadError("The response was closed.")

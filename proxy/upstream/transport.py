@@ -1,22 +1,22 @@
 """HTTP/1.1 to the upstream, over connections of its own (docs/engine.md compares it with other engines).
 
-One rule for failures matters more than the others, because what may be repeated hangs on it:
+The class of a failure says whether the request can be repeated:
 
     ConnectError, ConnectTimeout, PoolTimeout      no byte of this request has reached the upstream
     every other httpx.TransportError               some may have
 
-Two requests are sent once more, on a new connection, and nothing else. Both had a connection that had served before: an
-upstream may close an idle connection in the moment it is used again.
+An upstream may close an idle connection at the moment it is used again. So two kinds of request are sent once more, on
+a new connection, if theirs had served before:
 
-    a GET to which the upstream said nothing
-    a request in memory of which provably nothing had reached the upstream (connections.py says how that is known)
+    a GET to which the upstream sent nothing
+    a request in memory of which provably nothing had reached the upstream (`connection.py` says how that is known)
 
 The timeouts of `request.extensions["timeout"]` (seconds, or None for no limit):
 
     pool      waiting until fewer than `max_connections` requests are on their way
     connect   DNS, TCP and TLS together
-    write     the upstream takes no more of the body
-    read      the upstream says nothing: until the head of the answer, and between two pieces of its body
+    write     while the upstream takes no more of the body
+    read      while the upstream sends nothing: until the head of the answer, and between two pieces of its body
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from typing import NamedTuple
 
 import httpx
 
-from proxy.upstream.connections import IDLE_SECONDS, MAX_AGE_SECONDS, Connection, ConnectionPool
+from proxy.upstream.connection import Connection
+from proxy.upstream.connection_pool import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool
 from proxy.upstream.connector import CheckAddress
-from proxy.upstream.engine import Engine, Origin, Reply, Request, StreamedReply, Timeouts
+from proxy.upstream.engine import Engine, Origin, PhaseTimeouts, Reply, Request, StreamedReply
 from proxy.upstream.reply_reader import ReplyReader
 from proxy.upstream.request_body import EarlyBody, RequestBody
 from proxy.upstream.request_bytes import body_length, encode_head, encode_whole, origin_of, small_body
 from proxy.upstream.streamed_body import StreamedBody
 
-#: Far above what limits let in: a status stream holds one for each job that is followed.
+#: Far above what the limits of calls let in: each job that is followed holds one for its status stream.
 MAX_CONNECTIONS = 20_000
 
 
@@ -43,26 +44,28 @@ class _Sending(NamedTuple):
     """A request as it leaves.
 
     Attributes:
-        data: all of it, or its head.
-        body: what leaves in pieces behind the head.
+        data: the whole request, or its head if it has a `body`.
+        body: leaves in pieces behind the head.
     """
 
     method: str
     origin: Origin
-    timeouts: Timeouts
+    timeouts: PhaseTimeouts
     data: bytes
     body: RequestBody | None = None
 
 
 class EngineTransport(Engine):
-    """Sends one request at a time per connection, exactly as it stands; usable in the loop that first uses it.
+    """Sends requests exactly as they stand, one at a time over each connection.
 
-    No cookies, redirects, proxies from the environment, decompression or headers of its own.
+    It has no cookies, redirects, proxies from the environment or headers of its own, and decompresses nothing. It
+    belongs to the event loop that first uses it.
 
-    `max_connections` bounds the requests on their way. Connections are closed when idle for `idle_seconds`, and after
-    the request that ends when they are `max_age_seconds` old.
-    `ssl_context` defaults to httpx's, which verifies against certifi's list or `SSL_CERT_FILE`.
-    `check_address` may refuse an address by a ValueError, before it is connected to.
+    Args:
+        max_connections: requests that may be on their way at once.
+        idle_seconds, max_age_seconds: after which connections are closed; a request in use ends first.
+        ssl_context: httpx's by default, which verifies against certifi's list or `SSL_CERT_FILE`.
+        check_address: may refuse an address by a ValueError before it is connected to.
     """
 
     def __init__(
@@ -76,8 +79,9 @@ class EngineTransport(Engine):
     ) -> None:
         self._slots = asyncio.Semaphore(max_connections)
         self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds, check_address)
-        #: Those that await a whole reply, or the head of a streamed one; the bodies of those that have one.
+        #: Await a whole reply, or the head of a streamed one.
         self._readers: set[ReplyReader] = set()
+        #: Streamed bodies that are not read to their end.
         self._bodies: dict[StreamedBody, Connection] = {}
         self._is_closed = False
 
@@ -108,7 +112,7 @@ class EngineTransport(Engine):
         )
 
     async def aclose(self) -> None:
-        """Break off what is on its way, close what is idle. The transport cannot be used again."""
+        """Break off requests on their way, and close idle connections. The transport cannot be used again."""
         self._is_closed = True
         for reader in self._readers:
             reader.fail(httpx.ReadError("The response was closed."))
@@ -123,10 +127,13 @@ class EngineTransport(Engine):
             return await self._open(sending, fresh=True)
 
     async def _fetch(self, sending: _Sending, *, fresh: bool) -> Reply:
-        """The reply of one attempt; `fresh`: on a connection that has not served yet.
+        """Make one attempt at a whole reply.
+
+        Args:
+            fresh: whether to use a connection that has not served yet.
 
         Raises:
-            _Stale: the connection had served, and closed; the request may be sent again.
+            _Stale: the connection had served before, and closed; the request may be sent again.
         """
         connection = await self._take(sending, fresh)
         reply = await self._exchange(connection, sending)
@@ -134,11 +141,7 @@ class EngineTransport(Engine):
         return reply
 
     async def _open(self, sending: _Sending, *, fresh: bool) -> StreamedReply:
-        """The streamed reply of one attempt.
-
-        Raises:
-            _Stale: as `_fetch`.
-        """
+        """Make one attempt at a streamed reply, with the arguments and errors of `_fetch`."""
         connection = await self._take(sending, fresh)
         if sending.body is None:
             body = StreamedBody(connection.reader, self)
@@ -149,7 +152,7 @@ class EngineTransport(Engine):
         return StreamedReply(status, headers, body)
 
     async def _exchange(self, connection: Connection, sending: _Sending, streamed: StreamedBody | None = None) -> Reply:
-        """Send a request over a connection, and wait for its reply, or for the head of one whose body is streamed.
+        """Send a request over a connection, and wait for its reply, or only for its head if the body is `streamed`.
 
         Raises:
             _Stale: as `_fetch`.
@@ -162,7 +165,7 @@ class EngineTransport(Engine):
             if body is None:
                 return await reader.begin(timeouts.get("read"), streamed)
             body.begin(connection)
-            # Until the body has left, the upstream may be silent. Kept here, the future would keep its error.
+            # Until the body has left, the upstream may be silent. A variable for the future would keep its error alive.
             reply = await reader.begin(None, streamed)
             reader.limit_silence(timeouts.get("read"))
             return reply
@@ -180,11 +183,11 @@ class EngineTransport(Engine):
             self._readers.remove(reader)
 
     def end_stream(self, body: StreamedBody, *, is_whole: bool) -> None:
-        """Take back the connection of a body."""
+        """Take back the connection of a streamed body."""
         self._end_use(self._bodies.pop(body), is_whole)
 
     def _end_use(self, connection: Connection, is_whole: bool) -> None:
-        """Keep a connection over which a whole reply has come, or close it."""
+        """Keep a connection after a whole reply, else close it."""
         self._slots.release()
         if is_whole and not connection.reader.is_spoiled:
             self._pool.give_back(connection)
@@ -192,7 +195,7 @@ class EngineTransport(Engine):
             connection.drop()
 
     async def _take(self, sending: _Sending, fresh: bool) -> Connection:
-        """A place among the requests on their way, and a connection; `fresh`: one that has not served yet."""
+        """Wait for a place among the requests on their way, and take an idle connection or open a `fresh` one."""
         _, origin, timeouts, *_ = sending
         if self._is_closed:
             raise RuntimeError("The transport is closed.")
@@ -217,11 +220,11 @@ class EngineTransport(Engine):
 
 
 class _Stale(Exception):
-    """An idle connection was closed in the moment it was used again."""
+    """An idle connection was closed at the moment it was used again."""
 
 
 def _judge(error: httpx.TransportError, is_repeated: bool, was_unheard: bool) -> Exception:
-    """What a failed attempt is to who made it."""
+    """Return what a failed attempt raises."""
     if is_repeated:
         return _Stale()
     if was_unheard:

@@ -20,8 +20,9 @@ from proxy.routes.jobs import as_job
 from proxy.settings import Settings, read
 from proxy.stores.ledger import Job
 from proxy.targets import Kind, Target
-from proxy.upstream.client import Timeouts, Upstream
+from proxy.upstream.client import Upstream
 from proxy.upstream.relay import BufferedResponse
+from proxy.upstream.timeouts import Timeouts
 from tests.support.clock import MovableClock
 from tests.support.scripted import APP, ID, ScriptedFal
 from tests.support.secrets import SECRET

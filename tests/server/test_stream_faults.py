@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from proxy.upstream.client import Timeouts
+from proxy.upstream.timeouts import Timeouts
 from tests.routes.jobs import read_all_events
 from tests.support.limited import NEXT, asking
 from tests.support.sandbox import SandboxControl

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.upstream.client import Timeouts
+from proxy.upstream.timeouts import Timeouts
 from tests.jobs.hubs import hub_before, reading
 from tests.routes.jobs import JOBS, created
 from tests.support.limited import NEXT, NOTHING, account, asking, limited_proxy, per, plan

@@ -24,8 +24,8 @@ from proxy.stores.counters import Counters
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
 from proxy.tenants.plans import Guests, Plan, PlanFile, Tenant, Uploads
-from proxy.upstream.client import Timeouts
 from proxy.upstream.engine import Engine
+from proxy.upstream.timeouts import Timeouts
 from proxy.upstream.transport import EngineTransport
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
