@@ -1,21 +1,21 @@
-"""The lines of the headers of an answer."""
+"""The header lines of an answer, as bytes (RFC 9112, section 5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: What the name of a header may not hold.
+#: Bytes that the name of a header may not contain (RFC 9110, section 5.6.2).
 _NOT_IN_NAMES = frozenset(b'\x7f()<>@,;:[]={} \t\\"').union(range(0x20))
-#: All but control characters. A head without these is left with the ends of its lines, and with what may not be there.
+#: All bytes but control characters. What remains of a head without these are line breaks, and what may not be there.
 _HARMLESS = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
-#: Names that are remembered; the program's own and those of fal's headers that it passes on are less than a hundred.
+#: How many names are remembered; answers have less than a hundred.
 _MOST_NAMES = 512
 
 
 class _LineStarts(dict[bytes, bytes]):
-    """What stands before the value, from the end of the line before, by the name of a header.
+    """Maps the name of a header to what stands before its value, which begins with the end of the line before.
 
-    Each name is checked once.
+    A name is checked when it is first used.
     """
 
     def __missing__(self, name: bytes) -> bytes:
@@ -31,13 +31,13 @@ _starts = _LineStarts()
 
 
 def write_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Write the lines of a head, each behind the end of the line before it.
+    """Write the lines of a head; each begins with the end of the line before it, and the last has no end.
 
-    uvicorn searches each name and each value with a regular expression. One look at all of them, and one at each new
-    name, saves 16,000 instructions an answer, a thirtieth of a status poll.
+    uvicorn searches every name and value with a regular expression. One look at the whole head, and one at each new
+    name, saves 16,000 instructions for an answer, a thirtieth of a status poll.
 
     Raises:
-        RuntimeError: this is no name of a header, or a value holds control characters, which could end its line.
+        RuntimeError: a name is not one of a header, or a value has control characters, which could end its line.
     """
     starts = _starts
     lines = [starts[name] + value for name, value in headers]

@@ -1,1 +1,1 @@
-"""Queued requests at fal: who owns them, and what is known of their state."""
+"""A job from its submit to its settlement: who owns it, what state it is in, what it cost, when it is removed."""

@@ -1,4 +1,4 @@
-"""Drift: what the ledger and fal's own record of the account differ by, by day and endpoint. Nothing is changed."""
+"""Drift: the difference between the ledger and fal's record of the account, by day and endpoint. Nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fal's queue: the state of a job, asked for once however many want it at that moment."""
+"""fal's queue: the state of a job. Callers who ask at the same moment share one request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StatusReport(NamedTuple):
     """fal's answer about the state of a job.
 
     Attributes:
-        document: its JSON object, with the id that callers know; None for an error, or what is no object.
+        document: its JSON object, with the id that callers know; None for an error, or if it is not an object.
     """
 
     reply: BufferedResponse

@@ -1,4 +1,4 @@
-"""The latest updates of a job, by which a reader finds its place."""
+"""The latest updates of a job, in which a reader finds its place."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class History:
         self.latest = update
 
     def take(self, endpoint: str, document: dict[str, Any], *, has_gap: bool) -> bool:
-        """Take up what fal says of the job; whether that is news.
+        """Take up what fal says of the job, and return whether that is news.
 
         Args:
-            document: its log lines go into the log.
-            has_gap: whether lines before these were missed: without those, these would be out of order.
+            document: its log lines are moved into the log.
+            has_gap: whether earlier lines were missed; then these are left out, as they would be out of order.
         """
         if isinstance(document.get("logs"), list):
             self._log.add(() if has_gap else document["logs"])

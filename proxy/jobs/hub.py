@@ -1,6 +1,6 @@
-"""The watches: however many callers poll or watch a job, this process asks fal with one status stream.
+"""The jobs that are followed: all callers of this process who poll or watch a job share one status stream of fal's.
 
-A job that ended stays answerable from memory, within a bound; one that no caller asks for any more is let go.
+The state of a job that ended stays in memory, within a bound. A job that no caller asks for any more is not followed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from proxy.stores.ledger import Job
 from proxy.upstream.client import Upstream
 from proxy.upstream.event_reader import StreamBroken
 
-#: How long a job is followed that no caller asks for.
+#: How long a job is followed after the last caller asked for it.
 IDLE_SECONDS = 30.0
 SWEEP_SECONDS = 1.0
-#: The longest a poll waits for the first word of a stream that is being opened, before it asks fal itself.
+#: How long a poll waits for the first event of a stream that is being opened, before it asks fal itself.
 PATIENCE_SECONDS = 2.0
-#: Ended jobs that are kept, by the memory they take; without a log it is about four kilobytes each.
+#: Memory for the states of ended jobs; one without a log takes about four kilobytes.
 ENDED_BYTES = 64 * 1024 * 1024
 
 
@@ -52,7 +52,7 @@ class Hub:
         self._queue = queue
         self._settlement = settlement
         self._opener = StreamOpener(upstream, turns_per_second)
-        # Made once: each time that a method is named, it takes memory.
+        # Made once, as each reference to a bound method takes memory of its own in every watch.
         self._new_watch = partial(
             Watch,
             open_=self._opener.open,
@@ -68,11 +68,11 @@ class Hub:
         self._sweeping = Recurring("sweep of followed jobs", self.sweep, lambda: SWEEP_SECONDS)
 
     def __len__(self) -> int:
-        """How many jobs are followed now."""
+        """Count the jobs that are followed now."""
         return len(self._watches)
 
     def cached(self, job: Job) -> Update | None:
-        """Give the state of a job, if it is known as well here as at fal. `sweep` renews the lease of such a job."""
+        """Return the state of a job if this process knows it as well as fal; its lease is renewed by `sweep`."""
         id_ = job.request_id or ""
         watch = self._watches.get(id_)
         if watch is None:
@@ -87,9 +87,9 @@ class Hub:
         return watch is not None and watch.is_live
 
     async def get_or_watch(self, job: Job) -> Update | None:
-        """Give the state of a job, which is followed from now on.
+        """Return the state of a job, and follow it from now on.
 
-        None if fal must be asked, as its stream is not there.
+        None if fal has to be asked, as there is no stream.
         """
         if (found := self.cached(job)) is not None:
             return found
@@ -122,7 +122,7 @@ class Hub:
         watch.used_at = self._clock.now()
 
     def start(self) -> None:
-        """Begin to let go of what no caller asks for, until `close`."""
+        """Begin to sweep, until `close`."""
         self._sweeping.start()
 
     async def close(self) -> None:
@@ -135,14 +135,14 @@ class Hub:
         await self._sweeping.close()
 
     async def sweep(self) -> None:
-        """Let go of the jobs that no caller asked for in a while, and renew the leases of the others.
+        """Stop following jobs that no caller asked for in a while, and renew the leases of the others.
 
-        Event streams learn here that the process stops.
+        Event streams learn here that the process is stopping.
         """
         idle_since = self._clock.now() - IDLE_SECONDS
         for watch in self._watches.all():
             if not watch.readers and watch.used_at <= idle_since:
-                # Out of the way at once: who comes now starts over.
+                # Removed first, so that a caller who comes now begins another watch.
                 self._watches.remove(_id(watch.job), watch)
                 watch.stop()
                 continue

@@ -1,8 +1,8 @@
-"""Opening fal's status streams: in its own time for each job, and not faster than fal can bear for all of them.
+"""Opening fal's status streams, not faster than fal can bear.
 
-When fal restarts, the streams of all jobs break at once. So a stream that is opened again waits for a turn, of which
-there are so many a second; tenants take turns, so that one with many jobs does not delay the others. When fal names a
-time with `retry-after`, there are no turns until then. While fal refuses, first streams wait for a turn as well.
+When fal restarts, the streams of all jobs break at once. So a stream that is opened again waits for its turn, and there
+are `TURNS_PER_SECOND`. Tenants take turns, so that one with many jobs does not delay the others. After a `retry-after`
+of fal's there are no turns until that time. While fal refuses streams, first ones wait for a turn as well.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from proxy.upstream.relay import is_event_stream
 
 #: Turns a second, of one process.
 TURNS_PER_SECOND = 50.0
-#: The longest that fal's `retry-after` holds up all streams, and the part of it by which processes come back apart.
+#: How long fal's `retry-after` may hold up all streams, and up to which part of it is added, so that processes do not
+#: come back together.
 MOST_WAIT_SECONDS = 60
 JITTER = 0.25
 
 
 class Open(Protocol):
-    """What opens the status stream of a job, as `StreamOpener.open`."""
+    """Opens the status stream of a job, as `StreamOpener.open`."""
 
     async def __call__(self, job: Job, *, is_again: bool) -> Answer: ...
 
@@ -40,7 +41,7 @@ class JobUnknown(StreamBroken):
 
 
 class Turns:
-    """Lets waiting tasks go on one by one, at most so many a second."""
+    """Lets waiting tasks go on one by one, `per_second` at most."""
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second
@@ -56,7 +57,7 @@ class Turns:
         await turn
 
     def postpone(self, seconds: float) -> None:
-        """Give no turn for so long."""
+        """Give no turn for so many seconds."""
         self._next_at = max(self._next_at, asyncio.get_running_loop().time() + seconds)
 
     def _schedule(self) -> None:
@@ -93,7 +94,7 @@ class StreamOpener:
         self.is_refused = False
 
     async def open(self, job: Job, *, is_again: bool) -> Answer:
-        """Open the status stream of a job, always with logs: callers who want none get none of them.
+        """Open the status stream of a job, with its logs; callers who want none of them do not get them.
 
         Args:
             is_again: whether the job had a stream before, or an attempt at one.

@@ -1,7 +1,7 @@
-"""A job belongs to who submitted it: to one subject of one tenant, for good.
+"""Who owns a job: the subject of a tenant that submitted it, for good.
 
-Of that subject's sessions, one that is narrowed to some endpoints sees the jobs of these endpoints only. The tenant's
-own key cancels the jobs of all its subjects.
+A session that is narrowed to some endpoints sees its subject's jobs of these endpoints only. The tenant's own key can
+cancel the jobs of all its subjects.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from proxy.targets import Target
 from proxy.tenants.caller import Caller
 from proxy.tenants.directory import Directory, Snapshot
 
-#: An owner never changes, so what was read once can be answered from memory. About a kilobyte each.
+#: How many jobs are remembered, with about a kilobyte each; the owner of a job never changes.
 KEPT = 50_000
 
 
 class Ownership:
+    """Finds jobs for their owners, in memory or in the ledger."""
+
     def __init__(self, ledger: Ledger, directory: Directory) -> None:
         self._ledger = ledger
-        #: By owner too: another user's job is looked for in the ledger, like one that is not there, every time.
+        #: The owner is part of the key: a job of another user takes as long to find as one that does not exist.
         self._cached: LRUCache[tuple[str, str, str], Job] = LRUCache(KEPT)
         self._gone: tuple[tuple[FormerTenant, ...], int] = ((), 0)
         directory.listen(self._follow)
@@ -71,7 +73,7 @@ class Ownership:
             self._cached.clear()
 
     def keep(self, job: Job) -> None:
-        """Remember whose a job is that was just accepted."""
+        """Remember the owner of a job that fal has just accepted."""
         self._cached[job.tenant, job.subject, job.request_id or ""] = job
 
 

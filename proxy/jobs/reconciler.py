@@ -1,8 +1,8 @@
-"""Settles what no caller watched: jobs whose caller went away, and calls that a crash cut off.
+"""Settles jobs that no caller watches: the caller went away, or a crash cut the call off.
 
-Regularly it takes the open jobs that nothing was heard of for a while. What fal has in its queue is asked for; what has
-no id there, or is older than any job can be, is over: fal may have run it, so it is booked as reserved. No reservation
-outlives this, and none is freed that fal may bill; uploads it does not.
+It takes the open jobs of which nothing was heard for a while, and asks fal about those that are in fal's queue. A job
+without an id there, or older than any job can be, is over. fal may have run it, so it is booked as reserved; only an
+upload, which fal does not bill, is freed. So no reservation stays for ever, and none is freed that fal may bill.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from proxy.targets import Kind, Target
 from proxy.upstream import headers
 from proxy.upstream.client import Upstream
 
-#: How long nothing must have been heard of a job, and how often the ledger is asked for such jobs.
+#: After how long without news of a job it is looked after, and how often the ledger is asked for such jobs.
 QUIET_SECONDS = 60.0
 EVERY_SECONDS = 15.0
-#: Jobs of one round, how many of them fal is asked about side by side, the pause between two jobs, and that before the
-#: next round if there may be more. At 0.2 s an answer that is 67 jobs a second. All at once, they would hold up calls
-#: for 20 ms each second; without a pause, 20,000 queued jobs would take the processor time of the calls.
+#: Jobs of one round; of these, how many fal is asked about at once; the pause between two jobs; the pause before the
+#: next round if there may be more. With answers in 0.2 s these are 67 jobs a second. All at once, they would hold up
+#: calls for 20 ms each second, and 20,000 queued jobs without a pause would use up the processor time of the calls.
 MOST_AT_ONCE = 100
 SIDE_BY_SIDE = 40
 SPACING_SECONDS = 0.01
@@ -73,7 +73,7 @@ class Reconciler:
         await self._running.close()
 
     async def run_once(self) -> int:
-        """Look after what is due now; how many jobs that were.
+        """Look after the jobs that are due now, and return how many there were.
 
         Raises:
             StoreUnavailable: the ledger does not answer.
@@ -108,7 +108,7 @@ class Reconciler:
     async def _is_alive(self, job: Job) -> bool:
         """Settle a job that is over; True if fal still has it in its queue."""
         if job.expires_at <= self._clock.now() and job.kind == UPLOAD:
-            # It broke off before fal had the file, or it would be booked.
+            # It broke off before fal had the file; otherwise it would be booked.
             await self._settlement.free(job)
         elif job.expires_at <= self._clock.now():
             await self._settlement.charge(job)
@@ -120,10 +120,10 @@ class Reconciler:
         """Ask fal about a job, and settle it if fal knows its end."""
         report = await self._queue.status(job, logs=False)
         if report.reply.status == 404:
-            # fal does not know it any more: it ended, unseen, and is booked as reserved.
+            # fal does not know it any more, so it has ended.
             await self._settlement.charge(job)
         elif report.state is None or report.document is None:
-            # No word of the job: it is asked again, and if none ever comes, its time ends.
+            # fal is asked again, until it says more or the time of the job is over.
             _log.warning("state of a job unknown", extra={"log_fields": {"job": job.id, "status": report.reply.status}})
         elif report.state != COMPLETED:
             return True

@@ -1,4 +1,4 @@
-"""The results of jobs: fetched from fal once however many ask at that moment; small ones are cached."""
+"""The results of jobs. Callers who ask at the same moment share one request to fal; small results are cached."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ResultCache:
         self._flights: SingleFlight[BufferedResponse] = SingleFlight()
 
     def cached(self, request_id: str) -> BufferedResponse | None:
-        """Give a result from memory, if it is there."""
+        """Return a result from memory; None if it is not there."""
         return self._cached.get(request_id)
 
     async def get(self, request_id: str, fetch: Fetch) -> BufferedResponse:
-        """Give the result of a job, from memory or from fal.
+        """Return the result of a job, from memory or from fal.
 
         Raises:
             ProxyError: whatever `fetch` raises.
@@ -39,7 +39,7 @@ class ResultCache:
         return await self._flights.run(request_id, partial(self._fetch, request_id, fetch))
 
     async def _fetch(self, request_id: str, fetch: Fetch) -> BufferedResponse:
-        """Fetch a result. It is cached before anyone gets it: a caller who asks a moment later must find it."""
+        """Fetch a result, and cache it before any caller gets it, so that the next one finds it."""
         result = await fetch()
         if _is_final(result) and len(result.body) <= LARGEST_BYTES:
             self._cached[request_id] = result
@@ -47,10 +47,10 @@ class ResultCache:
 
 
 def _size_of(result: BufferedResponse) -> int:
-    # With what holds the body.
+    # With the objects around the body.
     return len(result.body) + 1024
 
 
 def _is_final(result: BufferedResponse) -> bool:
-    """Whether the same question will always get this answer: not so while the job runs, or when fal failed."""
+    """Return whether fal will always give this answer. While the job runs, or after a failure of fal's, it will not."""
     return 200 <= result.status < 300 or result.status == 422

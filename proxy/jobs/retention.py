@@ -1,12 +1,12 @@
-"""Removes what is past its time, in batches that calls hardly notice.
+"""Removes rows that are past their time, in batches that calls hardly notice.
 
-Each run finds rows past their time and removes some in each transaction, for a few milliseconds. A rest follows that is
-some times as long as the removal took, with what SQLite writes to the disk for it, and longer with each transaction of
-a call that wanted the same file: the busier the database, the slower the run.
+A transaction removes some rows, in a few milliseconds. The rest after it is `REST_TIMES` as long as the removal took,
+with what SQLite writes to the disk for it, and longer with each transaction of a call that wanted the same file: the
+busier the database, the slower the run.
 
-What has a time of its own (idempotency keys, uploads, revocations, accounts of addresses) is removed a day after its
-end; jobs, grants and other accounts once the retention has passed, and entries of the audit log after a time of their
-own. A run ends if it finds that another process removes rows.
+Rows that end by themselves (idempotency keys, uploads, revocations, accounts of addresses) are removed a day after
+their end; jobs, grants and other accounts after the retention, and entries of the audit log after a time of their own.
+A run ends if it finds that another process removes rows.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from proxy.stores.spend import KEPT_SECONDS
 from proxy.tenants.plans import MAX_SESSION_SECONDS
 from proxy.tenants.terms import SESSION
 
-#: How often a process looks for rows past their time; more often where they are kept for less than days.
+#: How often a process looks for rows past their time, and how many times within the retention at least.
 EVERY_SECONDS = 600.0
 LOOKS = 24
 #: Rows that one reading finds.
 FOUND_AT_ONCE = 500
-#: The least rest after a batch, and how many times as long as the batch it is.
+#: The shortest rest after a batch, and how many times as long as the batch a rest is.
 REST_SECONDS, REST_TIMES = 0.01, 4
-#: How much longer it is for each transaction of a call since the rest before, and for all of them at the most.
+#: How much longer a rest is for each transaction of a call since the last one, and for all of them at most.
 CALL_SECONDS, CALLS_SECONDS = 0.001, 0.05
 #: How long idempotency keys, uploads and revocations stay after they have ended; keys end a day after they were taken.
 ENDED_SECONDS = 86_400.0
@@ -46,7 +46,7 @@ class Cleaner:
     Args:
         retention_seconds: how long jobs and accounts stay after their end.
         audit_seconds: how long entries of the audit log stay.
-        removed: is given the kind and the number of rows that were removed.
+        removed: called with the kind and the number of rows that were removed.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Cleaner:
         await self._running.close()
 
     async def run_once(self) -> Counter[str]:
-        """Remove what is past its time now; how many rows, by kind.
+        """Remove the rows that are past their time now, and return how many there were of each kind.
 
         Raises:
-            StoreUnavailable: the database does not answer. What was removed before stays removed.
+            StoreUnavailable: the database does not answer. Rows that were removed before stay removed.
         """
         loop, removed = asyncio.get_running_loop(), Counter[str]()
         began, expiry = loop.time(), await self._expiry()
@@ -95,7 +95,7 @@ class Cleaner:
         now = self._clock.now()
         before, ended = now - self._retention, now - min(self._retention, ENDED_SECONDS)
         oldest = await self._store.oldest_open()
-        # A call that is not over yet is still to be booked on the accounts of the windows in which it was submitted.
+        # A call that is not over will be booked on the accounts of the windows in which it was submitted.
         open_since = now if oldest is None else oldest
         stays = min(before, open_since)
         return Expiry(
@@ -112,7 +112,7 @@ class Cleaner:
         )
 
     async def _remove_all(self, kind: str, expiry: Expiry, removed: Counter[str]) -> bool:
-        """Remove the rows of a kind; False if another process is at it."""
+        """Remove the rows of a kind; return False if another process is removing rows."""
         while found := await self._store.find(kind, expiry, FOUND_AT_ONCE):
             before, tried = removed[kind], 0
             while tried < len(found):
@@ -141,7 +141,7 @@ def rest_after(seconds: float, calls: int) -> float:
 
 
 def _first_windows(stays: float) -> dict[str, float]:
-    """For each window that ends, its start at the moment from which on accounts stay."""
+    """Return the earliest start of each window whose accounts stay."""
     starts: dict[str, float] = {window: window_start(window, stays) for window in WINDOWS}
     # An account of a session begins with it, and no session lives longer than this. That of a grant begins at its end.
     return starts | {SESSION: stays - MAX_SESSION_SECONDS} | dict.fromkeys(GRANT_WINDOWS, stays)

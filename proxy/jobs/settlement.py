@@ -1,7 +1,7 @@
-"""The end of a call that costs something: what it used is booked once, and its lease ends.
+"""The end of a call that costs something: what it used is booked, once, and its concurrency lease ends.
 
-The call itself, a status, a result and the reconciler all report an end here. Only the first report is booked. If the
-database does not answer then, the booking follows as soon as it does.
+The call itself, a status, a result and the reconciler all report ends to `Settlement`. Only the first report is booked.
+If the database does not answer, the booking follows as soon as it does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.numbers import number_in_range, parse_decimal
 from proxy.stores.ledger import Job
 
 REMEMBERED = 50_000
-#: The longest that a call can take of fal's machines, and so the most that fal's own word about it counts.
+#: The longest time of fal's machines that a call can use. fal's report of more than this is ignored.
 MOST_SECONDS = 86_400.0
 _MAX_SHOWN = 40
 N = TypeVar("N", int, float)
@@ -41,7 +41,11 @@ class UsageReport(NamedTuple):
 
 
 class Settlement:
-    """Books what calls used, and ends their leases."""
+    """Books what calls used, and ends their leases.
+
+    Args:
+        on_started: called with the seconds from the submit of a job to the first report that it runs.
+    """
 
     def __init__(
         self,
@@ -51,21 +55,20 @@ class Settlement:
         clock: Clock,
         on_started: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`on_started` gets the seconds from the submit of a job to the first word that it runs."""
         self._quotas = quotas
         self._leases = leases
         self._catalog = catalog
         self._clock = clock
-        #: The jobs that are booked, with whether their lease was released too.
+        #: Jobs that are booked; whether their lease was released too.
         self._ended: LRUCache[str, bool] = LRUCache(REMEMBERED)
-        #: Of jobs that are being booked. Their stream and their result often report the end in the same moment.
+        #: Bookings under way, by job: a stream and a result often report an end at the same moment.
         self._bookings: dict[str, asyncio.Future[Any]] = {}
         self._renewed: LRUCache[str, float] = LRUCache(REMEMBERED)
         self._on_started = on_started
         self._started: LRUCache[str, bool] = LRUCache(REMEMBERED)
 
     async def charge(self, job: Job, *, seconds: float | None = None, tokens: int | None = None) -> None:
-        """Book a call that ran. What fal did not report counts as reserved.
+        """Book a call that ran. Of a unit that fal did not report, the reservation is charged.
 
         Args:
             seconds: of fal's machines.
@@ -105,7 +108,7 @@ class Settlement:
                 seconds = elapsed if report.units is None else _seconds_of(job, report.units)
                 await self.charge(job, seconds=seconds, tokens=_tokens_of(job, report.document))
         except asyncio.CancelledError:
-            # The process ends. The answer is there and is given; its booking has been handed to the ledger.
+            # The process ends. The caller still gets the answer, and the ledger has the booking.
             _resume_task()
 
     async def charge_failed_call(self, job: Job, error: BaseException) -> None:
@@ -113,7 +116,7 @@ class Settlement:
         if isinstance(error, NOTHING_RAN):
             await self.free(job)
         else:
-            # fal may have run it: then it is billed, and so it is booked.
+            # fal may have run and billed it.
             await asyncio.shield(self.charge(job))
 
     @asynccontextmanager
@@ -133,7 +136,7 @@ class Settlement:
         if isinstance(error, NOTHING_RAN):
             await self.free(job)
         else:
-            # fal may have it and run it, and it cannot be asked about: its lease ends when its time is over.
+            # fal may run it, and cannot be asked about it without an id: its lease ends with its time.
             self.hand_over(job)
             await asyncio.shield(self.charge_unseen(job))
 
@@ -146,7 +149,7 @@ class Settlement:
             # Not awaited itself: if this task is cancelled, the other one still waits for it.
             await asyncio.wait({earlier})
         slot_is_free = self._ended.get(job.id)
-        # First, so that it is on its way even if what follows is cancelled.
+        # Begun first, so that it goes on if what follows is cancelled.
         booking = self._quotas.settle(job.id, used) if slot_is_free is None else None
         if booking is not None:
             self._bookings[job.id] = booking
@@ -163,7 +166,7 @@ class Settlement:
                 self._bookings.pop(job.id, None)
 
     def release_lease(self, job: Job) -> Awaitable[None]:
-        """End the lease of a job that is over at fal, whether or not it is known already what it used."""
+        """End the lease of a job that is over at fal, also if it is not known yet what the job used."""
         return self._leases.release(job)
 
     async def renew_lease(self, job: Job) -> None:
@@ -226,12 +229,12 @@ def parse_document(body: bytes) -> Any:
 
 
 def _seconds_of(job: Job, units: str | None) -> float | None:
-    """The seconds that fal's header of billable units reports."""
+    """Return the seconds that fal's header of billable units reports."""
     return _accept_report(job, "seconds", units, None if units is None else parse_decimal(units, MOST_SECONDS))
 
 
 def _tokens_of(job: Job, body: Any) -> int | None:
-    """The output tokens that a model's answer reports."""
+    """Return the output tokens that a model's answer reports."""
     stats = body.get("stats") if isinstance(body, dict) else None
     report = stats.get("num_output_tokens") if isinstance(stats, dict) else None
     number = number_in_range(report, MAX_TOKENS)
@@ -239,7 +242,7 @@ def _tokens_of(job: Job, body: Any) -> int | None:
 
 
 def _accept_report(job: Job, what: str, report: object, number: N | None) -> N | None:
-    """The number in a report. One that no call can have used is logged, and booked as if fal had reported none."""
+    """Return the number in a report. One that no call can have used is logged, and counts as no report."""
     if number is None and report is not None:
         fields = {"job": job.id, "what": what, "report": repr(report)[:_MAX_SHOWN]}
         _log.warning("usage report ignored", extra={"log_fields": fields})

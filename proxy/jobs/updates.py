@@ -1,8 +1,8 @@
-"""What fal reports of a job: its log lines so far, and each update of its state in every form that a caller may want.
+"""What fal reports of a job: its log, and each update of its state in the forms that callers want.
 
-Polls are cumulative, streams incremental: a poll carries all log lines, an event those that are new. These forms are
-encoded once, however many callers ask for them. What a reader gets who comes back to some other place of the log is
-encoded for that reader alone: kept, it would take the log's size for each place.
+A poll has all log lines, an event of a stream only the new ones. Both forms are encoded once for all callers. A reader
+that comes back to another place in the log gets a form of its own, which is not kept: it would take the size of the log
+for each place.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from proxy.numbers import number_in_range
 
 COMPLETED = "COMPLETED"
 STATES = ("IN_QUEUE", "IN_PROGRESS", COMPLETED)
-#: A model that talks without end must not fill the memory: beyond this the oldest lines of its log are let go.
+#: The most memory for a log; beyond it, the oldest lines are dropped.
 MOST_LOG_BYTES = 1024 * 1024
 #: A mark has room for no larger place in a queue.
 _MOST_POSITION = 10**9 - 1
 
-#: Takes an endpoint and a document that fal made of a job there, and gives it in the form that suits a surface. It is
-#: the same object for the same surface, as what it made is kept under it.
+#: Turns fal's document of a job on an endpoint into the form of a surface. Each surface has one such object, as encoded
+#: forms are kept by it.
 Rewrite = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Log:
-    """The lines of one job's log, each once, in the order in which they came; they are known by their number."""
+    """The lines of a job's log, each once, in the order in which they came, and numbered."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
@@ -37,11 +37,11 @@ class Log:
         self.bytes = 0
 
     def __len__(self) -> int:
-        """How many lines there were, those that were let go included."""
+        """Count the lines, with those that were dropped."""
         return self._gone + len(self._lines)
 
     def add(self, lines: Iterable[Any]) -> None:
-        """Take up the lines that are new: a stream that is opened again begins with those that are known."""
+        """Add the lines that are new; a stream that is opened again begins with known ones."""
         for encoded in self._select_new([_encode_json(line) for line in lines]):
             self._known.add(encoded)
             self._lines.append(encoded)
@@ -54,7 +54,7 @@ class Log:
 
     def _select_new(self, lines: list[bytes]) -> list[bytes]:
         if self._gone:
-            # What stands before a line that is known is old: it was let go.
+            # Lines before a known one are old: they were dropped.
             known = [number for number, line in enumerate(lines, 1) if line in self._known]
             lines = lines[max(known, default=0) :]
         return [line for line in dict.fromkeys(lines) if line not in self._known]
@@ -110,7 +110,7 @@ class Update:
         return found
 
     def forget_whole_log(self) -> None:
-        """Let go of the forms with all lines, which polls only want of the latest update."""
+        """Drop the forms with all lines, which polls want of the latest update only."""
         for key in [key for key in self._encoded if key[0] == 0 and self.fresh_from]:
             del self._encoded[key]
 
@@ -123,5 +123,5 @@ class Update:
 
 
 def _encode_json(document: Any) -> bytes:
-    """JSON that takes as much memory as it is long: what orjson gives has room for four kilobytes."""
+    """Encode JSON into as much memory as it is long; orjson's own bytes have room for four kilobytes."""
     return bytes(memoryview(orjson.dumps(document)))

@@ -1,7 +1,7 @@
-"""Counts settled jobs in the sums that usage reports are made of, in batches that calls hardly notice.
+"""Adds settled jobs to the sums of which usage reports are made, in batches that calls hardly notice.
 
-A rest follows each batch, some times as long as the batch took. A run ends if it finds that another process counts, or
-that no more than a few jobs are left: a report adds these up itself.
+A rest of `REST_TIMES` its length follows each batch. A run ends if it finds that another process counts, or that only a
+few jobs are left, which a report adds up itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proxy.stores.usage import UsageRollup
 EVERY_SECONDS = 10.0
 #: Jobs that one transaction counts, in a millisecond on SQLite: calls wait for it.
 MOST_AT_ONCE = 50
-#: The least rest after a batch, and how many times as long as the batch it is.
+#: The shortest rest after a batch, and how many times as long as the batch a rest is.
 REST_SECONDS, REST_TIMES = 0.01, 4
 
 
@@ -36,10 +36,10 @@ class UsageCounter:
         await self._running.close()
 
     async def run_once(self) -> int:
-        """Count the jobs that are settled now; how many.
+        """Count the jobs that are settled now, and return how many there were.
 
         Raises:
-            StoreUnavailable: the database does not answer. What was counted before stays counted.
+            StoreUnavailable: the database does not answer. Jobs that were counted before stay counted.
         """
         loop, total = asyncio.get_running_loop(), 0
         while True:

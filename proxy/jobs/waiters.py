@@ -6,7 +6,7 @@ import asyncio
 
 
 class Waiters:
-    """A future for each who waits: an `asyncio.Event` is ten times as large."""
+    """Wakes tasks with a future for each of them; an `asyncio.Event` is ten times as large."""
 
     __slots__ = ("_waiting",)
 
@@ -14,16 +14,17 @@ class Waiters:
         self._waiting: list[asyncio.Future[None]] = []
 
     def notify(self) -> None:
-        """Wake all who wait."""
+        """Wake all tasks that wait."""
         woken, self._waiting = self._waiting, []
         for waiting in woken:
             _wake(waiting)
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait until there is news, or for so many seconds: a timer takes less than `asyncio.timeout`."""
+        """Wait until `notify`, or for so many seconds at most; None for any time."""
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
         self._waiting.append(waiting)
+        # A timer costs less than `asyncio.timeout`.
         timer = None if seconds is None else loop.call_later(seconds, _wake, waiting)
         try:
             await waiting

@@ -1,8 +1,7 @@
-"""One job's status stream at fal, followed once to its end, over as many upstream streams as it takes.
+"""A job's status stream, followed to the job's end over as many streams of fal's as it takes.
 
-fal's clients take the end of a status stream for the end of the job, so an upstream stream that breaks or falls silent
-is opened again, with growing pauses. While it is open, the watch is as current as fal itself; while it is not,
-it says so, and polls are answered by fal itself.
+fal's clients take the end of a status stream for the end of the job. So a stream that breaks or falls silent is opened
+again, after longer and longer pauses. While it is open, the watch knows as much as fal; else fal answers the polls.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from proxy.stores.ledger import Job
 from proxy.upstream.client import Answer
 from proxy.upstream.event_reader import Event, EventReader, StreamBroken
 
-#: The longest pauses before a stream is opened again, by how many in a row brought no news; when so many in a row
-#: failed, its readers are cut off. Each pause is a random part of that (full jitter), and then the stream waits for a
-#: turn.
+#: The longest pauses before a stream is opened again, by how many in a row brought no news. A pause is a random part of
+#: this (full jitter), and a turn to wait for follows it. When more streams than these fail in a row, the readers are
+#: cut off.
 BACKOFF_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0, 5.0, 5.0)
-#: How often the stream may fail before its first word reaches an event stream; polls ask fal itself after one failure.
+#: How many streams may fail before the first event, until an event stream gives up; a poll asks fal after one.
 ATTEMPTS = 3
-#: How long the end of a stream is waited for after the end of its job.
+#: How long to wait for the end of a stream after the end of its job.
 ENDING_SECONDS = 0.25
 _log = logging.getLogger(__name__)
 
@@ -45,14 +44,14 @@ class Watch:
 
     Args:
         open_: opens the job's status stream at fal, as `StreamOpener.open`.
-        fetch: gives fal's own status document, with all logs, or None; for when something of the stream was missed.
-        on_status: called with each document before any reader gets it.
-        when_over: called before any reader can see that nothing more will come.
+        fetch: asks fal for the status document with all logs, when part of a stream was missed; None without an answer.
+        on_status: called with each document before a reader gets it.
+        when_over: called before a reader can see that nothing more will come.
         backoff: seconds between attempts to open the stream, as `BACKOFF_SECONDS`.
 
     Attributes:
         readers: how many event streams read it.
-        used_at: when a poll or a stream last wanted to know.
+        used_at: when a poll or a stream asked last.
         is_live: whether fal's stream is open, so that `latest` is as new as anything.
     """
 
@@ -87,12 +86,8 @@ class Watch:
 
     @classmethod
     def from_last(cls, job: Job, last: Update) -> Watch:
-        """Make the watch of a job whose end is known."""
-
-        async def refuse_to_open(*_: Any, **__: Any) -> Any:
-            raise StreamBroken("the job has ended")
-
-        watch = cls(job, refuse_to_open, refuse_to_open, refuse_to_open, lambda _: None, 0)
+        """Make the watch of a job whose end is known. It is never started."""
+        watch = cls(job, _refuse_ended, _refuse_ended, _refuse_ended, _ignore, 0)
         watch._history.add(last)
         watch._is_over = True
         return watch
@@ -126,13 +121,15 @@ class Watch:
             await asyncio.wait({self._task})
 
     def notify(self) -> None:
-        """Make all who wait look around."""
+        """Wake all readers, so that they look for news."""
         self._waiters.notify()
 
     async def first_update(self, attempts: int = 1, seconds: float = math.inf) -> Update | None:
-        """Return the latest update; wait for the first one if there is none yet, for so many attempts to hear of it.
+        """Return the latest update; wait for the first one if there is none yet.
 
-        None if it did not come in so many seconds.
+        Args:
+            attempts: how many streams may fail meanwhile.
+            seconds: how long to wait; None is returned after that.
 
         Raises:
             ProxyError, StreamBroken: fal's stream could not be opened, or had no event.
@@ -148,11 +145,11 @@ class Watch:
         return self.latest
 
     def _has_failed(self, attempts: int) -> bool:
-        """Whether so many attempts to hear of the job failed in a row."""
+        """Return whether so many streams failed in a row."""
         return self._failure is not None and self._failures >= attempts
 
     def _end(self) -> Exception:
-        """Why nothing more comes. A copy: one exception raised to many readers would keep the frames of all of them."""
+        """Return why nothing more comes. A copy, as an exception that many readers raise keeps all their frames."""
         return copy(self._failure) if self._failure else StreamBroken("the job is not followed any more")
 
     async def updates(self, after: str | None, wait_seconds: float) -> AsyncGenerator[tuple[Update, int] | None, None]:
@@ -189,8 +186,7 @@ class Watch:
             while not (self.latest and self.latest.is_last):
                 await self._follow_one_stream()
         except asyncio.CancelledError:
-            # By `stop`. A task keeps the exception that it ends with, whose frames would keep the task.
-            pass
+            pass  # By `stop`. Not raised: a task keeps its exception, whose frames would keep the task.
         except Exception as failure:
             self._failure = without_frames(failure)
             if not isinstance(failure, (ProxyError, StreamBroken)):
@@ -247,7 +243,7 @@ class Watch:
             if document is None or document == last:
                 continue
             if last is not None:
-                # Something comes behind the end: it overtook that, which may have had log lines.
+                # It comes behind the end of the job, so the order is wrong: log lines may be missing.
                 self._miss()
             elif document["status"] == COMPLETED:
                 last = document
@@ -258,7 +254,7 @@ class Watch:
         return last
 
     async def _read_behind(self, last: dict[str, Any], reader: EventReader) -> None:
-        """Read on to the end of the stream, soon after that of the job: its connection can be used again, too."""
+        """Read on to the end of the stream, so that its connection can be used again."""
         with contextlib.suppress(StreamBroken, TimeoutError):
             async with asyncio.timeout(ENDING_SECONDS):
                 while events := await reader.read():
@@ -274,11 +270,11 @@ class Watch:
         return None
 
     def _miss(self) -> None:
-        """An event could not be understood, or was overtaken: log lines may have been in it."""
+        """Note that an event was not understood, or came out of order: log lines may be missing."""
         self._missed, self.is_live = True, False
 
     async def _learn(self, document: dict[str, Any]) -> None:
-        """Take up what the stream tells now; or what fal itself does, if something was missed."""
+        """Take up a document of the stream; or the one that fal gives when asked, if something was missed."""
         if self._missed and (fetched := await self._fetch(self.job)) is not None:
             if document["status"] == COMPLETED != fetched["status"]:
                 raise StreamBroken("fal contradicts its stream")
@@ -294,3 +290,11 @@ class Watch:
         if self._history.take(self.job.endpoint, document, has_gap=self._missed):
             self._fruitless = 0
             self.notify()
+
+
+async def _refuse_ended(*_: Any, **__: Any) -> Any:
+    raise StreamBroken("the job has ended")
+
+
+def _ignore(_: Watch) -> None:
+    pass

@@ -1,5 +1,6 @@
-"""Writing to a connection once where the server writes twice, for as long as its peer reads, and closing it so that the
-last answer arrives."""
+"""A transport that sends what is written within one turn of the event loop at once, and closes so that the last answer
+arrives.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ import logging
 import socket
 from typing import Any
 
-#: More than this does not wait for what else is written: it is not the head of an answer.
+#: More than this is sent without waiting for what is written next.
 WAITING_BYTES = 16 * 1024
-#: How long a connection with an unread request stays half open. Closed at once, the system would reset it, and a reset
-#: overtakes the answer (RFC 9112, section 9.6).
+#: How long a connection with an unread request stays half open. If it were closed at once, the system would reset it,
+#: and the peer might lose the answer (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
-#: What may come, and is thrown away, behind a last answer.
+#: How many bytes a peer may still send behind its last answer. They are thrown away.
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-#: Of Linux; elsewhere only what waits in this process is watched.
+#: Linux has it. Elsewhere only bytes that wait in this process are watched.
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
@@ -23,12 +24,12 @@ _log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Sends what all connections of a listener wrote within one turn of the event loop, one behind the other.
+    """Sends what all connections of a listener wrote within one turn of the event loop, one after the other.
 
-    The system spends less on these calls than on as many between which requests are worked on: its peers are awake.
+    The system spends less on calls in a row than on as many between which requests are worked on.
 
     Attributes:
-        write_seconds: how long what is written may wait for the peer to take any of it.
+        write_seconds: how long a peer may take nothing of what was written to it.
     """
 
     def __init__(self, write_seconds: float) -> None:
@@ -37,7 +38,7 @@ class Outbox:
         self._waiting: list[CoalescingTransport] = []
 
     def add(self, transport: CoalescingTransport) -> None:
-        """Send what waits at a transport soon."""
+        """Send what waits at a transport at the end of this turn of the event loop."""
         if not self._waiting:
             self._call_soon(self._send)
         self._waiting.append(transport)
@@ -48,25 +49,25 @@ class Outbox:
             try:
                 transport.send_waiting()
             except Exception:
-                # The others' answers are not to wait for it.
+                # The other connections still get their answers.
                 _log.exception("answer not sent")
                 transport.abort()
 
 
 class CoalescingTransport:
-    """A transport that sends what is written within one turn of the event loop in one go.
+    """Sends what is written within one turn of the event loop with one call of the system.
 
-    uvicorn writes the head and the body of an answer each for itself, and each costs a call of the system that takes
-    longer than most of what the proxy does for a poll.
+    The head and the body of an answer are written one by one, and a call of the system for each would take longer than
+    most of what the proxy does for a poll.
 
-    What waits in the system's buffer for a peer that takes nothing, or is out of reach, is for the system to watch
-    (tcp(7), TCP_USER_TIMEOUT).
+    The system watches the peer: if it takes nothing of what is in the system's buffer, or is out of reach, the
+    connection ends (tcp(7), TCP_USER_TIMEOUT).
 
     Args:
         outbox: of the listener.
 
     Attributes:
-        lingers: whether `close` waits for the peer to read the last answer; what the peer still sends is discarded.
+        lingers: whether `close` waits until the peer has read the last answer, and discards what it still sends.
     """
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
@@ -114,7 +115,7 @@ class CoalescingTransport:
         self._closing = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
 
     def discard(self, size: int) -> None:
-        """Read on for a moment behind a last answer, so that it arrives; a peer that sends without end is cut off."""
+        """Count bytes that came behind the last answer and are not wanted; a peer that sends too many is cut off."""
         self._discarded += size
         if self._discarded > MAX_DISCARDED_BYTES:
             self._transport.abort()

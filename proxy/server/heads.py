@@ -1,4 +1,4 @@
-"""The head of an answer as bytes: how it begins, and what is in it."""
+"""The head of an answer as bytes: writing its beginning, and finding headers in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _status_lines = {status: line.removesuffix(b"\r\n") for status, line in STATUS_L
 
 
 class _Beginnings:
-    """The beginnings of heads by status, while the headers that the server adds are the same: for a second."""
+    """Remembers the beginnings of heads by status, for as long as the server adds the same headers: one second."""
 
     def __init__(self) -> None:
         self._known: tuple[Sequence[tuple[bytes, bytes]], dict[int, bytes]] = ((), {})
@@ -32,10 +32,10 @@ _beginnings = _Beginnings()
 
 
 def begin_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Write a status line and the headers that the server adds to each answer.
+    """Write a status line and the headers that the server adds to each answer, such as `date`.
 
     Args:
-        headers: kept, and compared by identity: with other headers comes another object.
+        headers: compared by identity, so headers that differ must be another object.
     """
     return _beginnings.get(status, headers)
 
@@ -44,7 +44,7 @@ def first_value(head: bytes, start: bytes) -> bytes | None:
     """Return the first value of a header.
 
     Args:
-        start: the end of a line, the name in small letters, a colon and a space. No value holds that.
+        start: a line break, the name in small letters, a colon and a space. No value can contain this.
     """
     at = head.find(start)
     return None if at < 0 else head[at + len(start) :].partition(b"\r\n")[0]

@@ -90,19 +90,18 @@ These figures compare the program with and without one part, by its processor ti
 - A run takes 3 % less and a submit 4 %, since the scopes of a lease are put together once for each subject, the wishes
   of a caller are read from its headers as they came, and a lease is returned through fewer coroutines.
 - Jobs that no caller watches are looked after one by one, 10 ms apart, and not a hundred at once each second. Beside
-  50,000 of them, the 99th percentile of a run at half load is 5 to 6 ms instead of 16 to 31. With 110,000 of them, each
-  round held the file for another 25 to 60 ms: SQLite looked for a hundred named jobs among all open ones.
+  50,000 of them, the 99th percentile of a run at half load is 5 to 6 ms instead of 16 to 31.
 - On SQLite, a run takes 4 to 7 % less at full load, and a tenth less beside a busy disk, since calls are written by the
   event loop also while the log is written into the file. A reader holds the log meanwhile, so that it cannot begin
   again, for which SQLite waits for the disk. Before, half of all transactions went to a thread on a busy disk.
 - A whole job takes 7 to 10 % less, a native job 18 % less, and an open stream 27.0 KiB of memory instead of 33.9, since
-  httptools' parser reads fal's event streams without objects of aiohttp's and httpx's, waits for news of a job have a
+  httptools' parser reads fal's event streams without objects of another library's, waits for news of a job have a
   timer instead of a timeout's context, and a native job's first events leave together.
 - With PostgreSQL and Redis, a run takes 12 % less, since the commands to Redis of one turn of the event loop leave with
   one call of the system.
 - A process is ready after 11 % less processor time and takes 9 MiB less. `serve` without options does not load the
-  parser of the command line and the other commands (20 ms, 2 MiB). Without aiohttp, a start takes 40 ms less and an
-  idle process 7 MiB less, and a call to a file store 27 % less.
+  parser of the command line and the other commands (20 ms, 2 MiB). With connections to fal of its own, a start
+  takes 40 ms less and an idle process 7 MiB less, and a call to a file store takes 27 % less.
 - A file of 200 MiB takes a third less, since the rest of a large body is read past the parser, up to 1 MiB at once,
   into buffers that it is also written from. uvloop alone reads 250 KiB at once, which both it and the parser copy.
   Buffers of 256 KiB save a tenth only. To write 1 MiB at once too would save another 8 %, but a slow way to fal would

@@ -1,7 +1,8 @@
-"""A hold on a SQLite file's log, which does not begin again while there is one.
+"""A hold on the write-ahead log of a SQLite file, which keeps SQLite from starting the log over.
 
-SQLite begins its log from the start again with a transaction that finds the whole log in the file, and no reader that
-needs it. It waits for the disk then. Who writes beside a hold does not: the log only grows.
+When the whole log has been copied into the file and no reader needs it, SQLite's next write transaction starts the log
+over (sqlite.org/wal.html), and waits for the disk to do so. While a reader holds the log, it only grows, and writes do
+not wait.
 """
 
 from __future__ import annotations
@@ -12,29 +13,36 @@ from proxy.stores.sqlite.location import SqliteLocation
 
 
 class LogHold:
-    """A reader that needs the log. Opens nothing until it is used; each call comes from the same thread."""
+    """A reader that needs the log.
+
+    It opens the file when it is first used, and has to be used from one thread.
+
+    Args:
+        lock_seconds: how long to wait for a lock of the file.
+    """
 
     def __init__(self, location: SqliteLocation, lock_seconds: float) -> None:
         self._location = location
         self._lock_seconds = lock_seconds
-        #: The one that holds last: two take turns, so that a later hold begins before the earlier one ends.
+        #: Two that take turns, so that a later hold begins before the earlier one ends; the last one holds.
         self._connections: list[sqlite3.Connection] = []
 
     def take(self) -> None:
-        """Hold the log as it is now. What was written until now can be brought into the file.
+        """Hold the log as it is now, instead of as it was; what was written until now can be copied into the file.
 
-        It does not hold a log that is in the file as a whole.
+        A log that has been copied as a whole is not held.
         """
         while len(self._connections) < 2:
             self._connections.append(self._location.connect(self._lock_seconds))
         later, earlier = self._connections
         later.execute("BEGIN")
-        # Its snapshot is made with the first statement.
+        # SQLite makes the snapshot with the first statement that reads.
         later.execute("SELECT count(*) FROM sqlite_master").fetchone()
         _end(earlier)
         self._connections = [earlier, later]
 
     def release(self) -> None:
+        """Let SQLite start the log over."""
         for connection in self._connections:
             _end(connection)
 

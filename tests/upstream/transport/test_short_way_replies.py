@@ -85,7 +85,7 @@ NOT_HTTP = "The upstream's answer is not HTTP."
 NO_ANSWER = "The upstream closed the connection without an answer."
 TOO_LARGE = "The reply is too large."
 CUT = "The upstream closed the connection in the middle of its answer."
-#: The body of each, or what is said of it; of aiohttp's parser, the same.
+#: The body of each, or the error.
 OUTCOMES: dict[str, bytes | str] = {
     **dict.fromkeys(("no body", "without content", "not modified"), b""),
     "refused": b'{"detail":[]}',
