@@ -13,6 +13,7 @@ from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.calls.call import parse_key
 from proxy.console.door import PATH, ConsoleDoor, Visit
 from proxy.console.queries import drop_empty
+from proxy.console.questions import Question
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import check_form, read_document
 from proxy.routes.grants import Grants, NewGrant
@@ -26,6 +27,7 @@ from proxy.tenants.directory import Directory
 from proxy.tenants.plans import Tenant, Unit
 
 PAGE_ROWS = 50
+_NO_OVERRIDE = "This subject has no override."
 
 
 class CreditPages:
@@ -44,7 +46,9 @@ class CreditPages:
             door.action(grants, self.add_grant, Role.OPERATOR),
             door.page(overrides, self.list_overrides),
             door.action(overrides, self.put_override, Role.OPERATOR),
-            door.action(f"{overrides}/clear", self.clear_override, Role.OPERATOR),
+            *door.confirmed_action(
+                f"{overrides}/clear", self.ask_to_clear, self.clear_override, Role.OPERATOR, "subject"
+            ),
         ]
 
     async def list_grants(self, visit: Visit) -> Response:
@@ -88,11 +92,19 @@ class CreditPages:
         await self._editor.put(tenant, subject, check_form(NewOverride, fields), by=visit.author)
         return _return_to(tenant, "overrides")
 
+    async def ask_to_clear(self, visit: Visit) -> Question:
+        snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        subject = visit.fields["subject"]
+        if snapshot.overrides.get(tenant.id, subject) is None:
+            raise NotFound(_NO_OVERRIDE)
+        consequence = f"This user of {tenant.id} has the limits of the plan again at once."
+        return Question(f"Clear the override of {subject}?", consequence, "Clear", f"/tenants/{tenant.id}/overrides")
+
     async def clear_override(self, visit: Visit) -> Response:
         _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
         subject = visit.fields.get("subject", "")
         if not (is_subject(subject) and await self._editor.clear(tenant.id, subject, by=visit.author)):
-            raise NotFound("This subject has no override.")
+            raise NotFound(_NO_OVERRIDE)
         return _return_to(tenant, "overrides")
 
 

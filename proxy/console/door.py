@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from urllib.parse import quote
 
 from slowapi import Limiter
@@ -18,6 +19,7 @@ from proxy.clock import Clock
 from proxy.console.cookies import SESSION, ConsoleCookies
 from proxy.console.forms import check_source, is_link, read_fields
 from proxy.console.pages import Pages
+from proxy.console.questions import Question
 from proxy.console.sessions import ConsoleSession, ConsoleSessions
 from proxy.errors import ProxyError, Unauthenticated
 from proxy.http.bodies import FORM_BYTES
@@ -25,6 +27,7 @@ from proxy.limits.rates import ADMIN_LIMIT, VISITOR, RateLimitExceeded, to_rate_
 from proxy.log_context import bind
 from proxy.routes.admin_door import check_role
 from proxy.routes.authors import author_of
+from proxy.routes.queries import known_query
 from proxy.stores.audit import Author
 from proxy.telemetry.metrics import Metrics
 
@@ -39,7 +42,7 @@ class Visit:
     """A request that was let through.
 
     Attributes:
-        fields: those of the form, without the one against forgery.
+        fields: those of the form that was sent, or that a page which asks will have; without the one against forgery.
         csrf: what each form of the answer carries.
     """
 
@@ -58,6 +61,7 @@ class Visit:
 
 
 Handler = Callable[[Visit], Awaitable[Response]]
+Inquiry = Callable[[Visit], Awaitable[Question]]
 Work = Callable[[Request], Awaitable[Response]]
 
 
@@ -89,6 +93,17 @@ class ConsoleDoor:
     def action(self, path: str, handler: Handler, least: Role, most_bytes: int = FORM_BYTES) -> Route:
         """What a form does that is sent to a path."""
         return self._route("POST", path, handler, least, most_bytes)
+
+    def confirmed_action(self, path: str, ask: Inquiry, handler: Handler, least: Role, about: str = "") -> list[Route]:
+        """What a form does that is sent to a path, and the page of the same path that asks first and has the form.
+
+        A page asks, not a script: a click comes before a script has loaded, and where none runs.
+
+        Args:
+            ask: finds what the action is about, as the handler does, and puts the question. It changes nothing.
+            about: the name of a field of the form, which the query of the page gives. `ask` checks its value.
+        """
+        return [self.page(path, partial(_show_question, ask, about), least), self.action(path, handler, least)]
 
     def _route(self, method: str, path: str, handler: Handler, least: Role, most_bytes: int = 0) -> Route:
         async def admit(request: Request) -> Response:
@@ -167,3 +182,11 @@ class ConsoleDoor:
             # From a link of another site, the browser sends no cookie; to the same page from here, it does.
             return self._pages.respond("again.html", {})
         return RedirectResponse(f"{PATH}/sign-in?next={quote(request.url.path, safe='/')}", 303)
+
+
+async def _show_question(ask: Inquiry, about: str, visit: Visit) -> Response:
+    query = known_query(visit.request, *([about] if about else ()))
+    fields = {about: query.get(about, "")} if about else {}
+    question = await ask(replace(visit, fields=fields))
+    action = quote(visit.request.scope["path"], safe="/")
+    return visit.respond("confirm.html", question=question, fields=fields, action=action, back=PATH + question.back)

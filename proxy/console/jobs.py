@@ -11,6 +11,7 @@ from proxy.auth.admin_tokens import Role
 from proxy.catalog import Catalog
 from proxy.console.door import PATH, ConsoleDoor, Visit
 from proxy.console.queries import drop_empty
+from proxy.console.questions import Question
 from proxy.errors import BadUpstream
 from proxy.jobs.records import describe_details
 from proxy.routes.admin_jobs import STATUSES, JobDesk
@@ -37,7 +38,7 @@ class JobPages:
         return [
             self._door.page("/jobs", self.list_jobs),
             self._door.page(one, self.show_job),
-            self._door.action(f"{one}/cancel", self.cancel_job, Role.OPERATOR),
+            *self._door.confirmed_action(f"{one}/cancel", self.ask_to_cancel, self.cancel_job, Role.OPERATOR),
         ]
 
     async def list_jobs(self, visit: Visit) -> Response:
@@ -59,6 +60,12 @@ class JobPages:
         known_query(visit.request)
         job = await self._desk.find(visit.request.path_params["job"])
         return visit.respond("job.html", job=describe_details(job))
+
+    async def ask_to_cancel(self, visit: Visit) -> Question:
+        job = await self._desk.find(visit.request.path_params["job"])
+        holder = f"{job.subject} of {job.tenant}" if job.subject else job.tenant
+        consequence = f"It is a job of {holder} at {job.endpoint}. fal may still finish it if it runs already."
+        return Question(f"Cancel the job {job.id} at fal?", consequence, "Cancel this job", f"/jobs/{job.id}")
 
     async def cancel_job(self, visit: Visit) -> Response:
         job = await self._desk.find(visit.request.path_params["job"])

@@ -21,7 +21,7 @@ from proxy.stores.audit import Change
 from proxy.stores.audit_store import AuditStore
 
 #: A page of the console to return to, and nothing else: no other host, no query.
-_PAGE = re.compile(r"/console(?:/[A-Za-z0-9_-]+){0,4}")
+_PAGE = re.compile(r"/console(?:/[A-Za-z0-9_-]+){0,5}")
 #: A token is shorter.
 _MOST_BYTES = 8192
 

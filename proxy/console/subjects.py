@@ -14,6 +14,7 @@ from proxy.auth.sessions import is_subject
 from proxy.clock import Clock
 from proxy.console.door import PATH, ConsoleDoor, Visit
 from proxy.console.queries import drop_empty
+from proxy.console.questions import Question
 from proxy.console.quotas import read_quotas
 from proxy.errors import NotFound
 from proxy.limits.accounts import Payer
@@ -24,6 +25,7 @@ from proxy.routes.usage import UsageReports
 from proxy.stores.ledger import Ledger
 from proxy.tenants.caller import is_guest_name
 from proxy.tenants.directory import Directory
+from proxy.tenants.plans import Tenant
 
 PAGE_ROWS = 50
 
@@ -44,7 +46,9 @@ class SubjectPages:
         return [
             self._door.page("/tenants/{tenant}/subjects", self.list_subjects),
             self._door.page("/tenants/{tenant}/subject", self.show_subject),
-            self._door.action("/tenants/{tenant}/subject/sign-out", self.sign_out, Role.OPERATOR),
+            *self._door.confirmed_action(
+                "/tenants/{tenant}/subject/sign-out", self.ask_to_sign_out, self.sign_out, Role.OPERATOR, "subject"
+            ),
         ]
 
     async def list_subjects(self, visit: Visit) -> Response:
@@ -73,12 +77,25 @@ class SubjectPages:
         }
         return visit.respond("subject.html", **context)
 
+    async def ask_to_sign_out(self, visit: Visit) -> Question:
+        tenant, subject = await self._find_subject(visit)
+        consequence = f"This user of {tenant.id} needs a new session for the next call."
+        return Question(f"End all sessions of {subject}?", consequence, "End all sessions", _page_of(tenant, subject))
+
     async def sign_out(self, visit: Visit) -> Response:
+        tenant, subject = await self._find_subject(visit)
+        await self._directory.revoke(revoke_by_name(tenant.id, None, subject, self._clock.now()), by=visit.author)
+        return RedirectResponse(PATH + _page_of(tenant, subject), 303)
+
+    async def _find_subject(self, visit: Visit) -> tuple[Tenant, str]:
         _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
         subject = visit.fields.get("subject", "")
         check_subject(subject)
-        await self._directory.revoke(revoke_by_name(tenant.id, None, subject, self._clock.now()), by=visit.author)
-        return RedirectResponse(f"{PATH}/tenants/{tenant.id}/subject?name={quote(subject, safe='')}", 303)
+        return tenant, subject
+
+
+def _page_of(tenant: Tenant, subject: str) -> str:
+    return f"/tenants/{tenant.id}/subject?name={quote(subject, safe='')}"
 
 
 def check_subject(subject: str) -> None:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from proxy.auth.admin_tokens import Role
 from proxy.clock import Clock
 from proxy.console.door import PATH, ConsoleDoor, Visit
+from proxy.console.questions import Question
 from proxy.console.quotas import read_quotas
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import check_form
@@ -18,6 +19,7 @@ from proxy.routes.admin import NewKey, describe_key, list_keys_of
 from proxy.routes.paging import cut_page, parse_name_cursor
 from proxy.routes.queries import known_query
 from proxy.routes.tenants import describe_former, find_tenant
+from proxy.stores.directory import TenantKey
 from proxy.stores.ledger import Ledger
 from proxy.stores.removal import FormerTenant
 from proxy.tenants import keys
@@ -28,6 +30,7 @@ from proxy.tenants.plans import Tenant
 PAGE_ROWS = 50
 #: Of a text to look for.
 MOST_SOUGHT = 64
+_NO_KEY = "There is no such key."
 
 
 class TenantPages:
@@ -44,10 +47,10 @@ class TenantPages:
         return [
             door.page("/tenants", self.list_tenants),
             door.page(one, self.show_tenant),
-            door.action(f"{one}/suspend", self.suspend, Role.OPERATOR),
+            *door.confirmed_action(f"{one}/suspend", self.ask_to_suspend, self.suspend, Role.OPERATOR),
             door.action(f"{one}/resume", self.resume, Role.OPERATOR),
             door.action(f"{one}/keys", self.create_key, Role.ADMIN),
-            door.action(f"{one}/keys/{{key}}/revoke", self.revoke_key, Role.ADMIN),
+            *door.confirmed_action(f"{one}/keys/{{key}}/revoke", self.ask_to_revoke_key, self.revoke_key, Role.ADMIN),
         ]
 
     async def list_tenants(self, visit: Visit) -> Response:
@@ -79,30 +82,50 @@ class TenantPages:
         snapshot, tenant = await find_tenant(self._directory, name)
         return await self._show(visit, snapshot, tenant)
 
+    async def ask_to_suspend(self, visit: Visit) -> Question:
+        _, tenant = await self._find_tenant(visit)
+        consequence = "All its calls are refused from now on, until you resume it."
+        return Question(f"Suspend {tenant.id}?", consequence, "Suspend", f"/tenants/{tenant.id}")
+
     async def suspend(self, visit: Visit) -> Response:
-        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        _, tenant = await self._find_tenant(visit)
         await self._directory.suspend(tenant.id, by=visit.author)
         return return_to(tenant)
 
     async def resume(self, visit: Visit) -> Response:
-        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        _, tenant = await self._find_tenant(visit)
         await self._directory.resume(tenant.id, by=visit.author)
         return return_to(tenant)
 
     async def create_key(self, visit: Visit) -> Response:
-        _, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
+        _, tenant = await self._find_tenant(visit)
         form = check_form(NewKey, visit.fields)
         text, record = keys.make(tenant.id, form.name, self._clock.now())
         await self._directory.add_key(record, by=visit.author)
         # Not behind a redirect: the key is in this one answer, and in nothing that could be asked for again.
         return await self._show(visit, await self._directory.snapshot(), tenant, new_key=text, status=201)
 
+    async def ask_to_revoke_key(self, visit: Visit) -> Question:
+        tenant, key = await self._find_key(visit)
+        name = f"Its name is {key.name}. " if key.name else ""
+        consequence = f"{name}Servers that use it are refused at once. This cannot be undone."
+        return Question(f"Revoke the key {key.id} of {tenant.id}?", consequence, "Revoke", f"/tenants/{tenant.id}")
+
     async def revoke_key(self, visit: Visit) -> Response:
-        snapshot, tenant = await find_tenant(self._directory, visit.request.path_params["tenant"])
-        key = snapshot.keys.get(visit.request.path_params["key"])
-        if key is None or key.tenant != tenant.id or not await self._directory.revoke_key(key.id, by=visit.author):
-            raise NotFound("There is no such key.")
+        tenant, key = await self._find_key(visit)
+        if not await self._directory.revoke_key(key.id, by=visit.author):
+            raise NotFound(_NO_KEY)
         return return_to(tenant)
+
+    async def _find_tenant(self, visit: Visit) -> tuple[Snapshot, Tenant]:
+        return await find_tenant(self._directory, visit.request.path_params["tenant"])
+
+    async def _find_key(self, visit: Visit) -> tuple[Tenant, TenantKey]:
+        snapshot, tenant = await self._find_tenant(visit)
+        key = snapshot.keys.get(visit.request.path_params["key"])
+        if key is None or key.tenant != tenant.id:
+            raise NotFound(_NO_KEY)
+        return tenant, key
 
     async def _show(
         self, visit: Visit, snapshot: Snapshot, tenant: Tenant, *, new_key: str = "", status: int = 200

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,7 +23,14 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.tools
 RESULTS = Path(__file__).parents[2] / "test-results"
 AXE = PAGE.parent / "node_modules" / "axe-core" / "axe.min.js"
-PLANS = {"acme": plan(quotas=[per("tenant", "requests", 10, "month")]), "globex": plan()}
+#: Tests that suspend a tenant have one of their own: where one fails, the others go on.
+PLANS = {
+    "acme": plan(quotas=[per("tenant", "requests", 10, "month")]),
+    "globex": plan(),
+    "stark": plan(),
+    "umbrella": plan(),
+    "wayne": plan(),
+}
 _TODAY = datetime.now(UTC).date()
 PAGES = [
     "/console",
@@ -42,7 +50,12 @@ PAGES = [
     "/console/configuration",
     "/console/tokens",
 ]
-PAGES_OF_ADMINS = ["/console/tenants/acme/delete", "/console/tenants/acme/subject/forget?name=alice"]
+PAGES_OF_ADMINS = [
+    "/console/tenants/acme/delete",
+    "/console/tenants/acme/suspend",
+    f"/console/tenants/acme/subject/sign-out?subject={'a' * 80}%20<b>",
+    "/console/tenants/acme/subject/forget?name=alice",
+]
 #: A tenant that is not there yet.
 INITECH = """\
 plans:
@@ -68,21 +81,31 @@ SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height
 @pytest.fixture(scope="module")
 def proxy(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("console"), PLANS, reconciles=True) as stack:
+        fill_lists(stack)
         yield stack
 
 
+def fill_lists(stack: Stack) -> None:
+    """Put a row into each list whose rows have an action."""
+    new_token(stack, "former-shift", "operator")
+    with operating(stack) as admin:
+        admin.post("/v1/admin/tenants/acme/keys", json={"name": "of the backend"}).raise_for_status()
+        override = {"limits": {"max_tokens": 64}, "until": "2999-01-01"}
+        admin.put("/v1/admin/tenants/acme/overrides/alice", json=override).raise_for_status()
+
+
 @pytest.fixture
-def context_options() -> dict[str, str]:
+def context_options() -> dict[str, Any]:
     return {}
 
 
 @pytest.fixture
-def context(proxy: Stack, chromium: Browser, context_options: dict[str, str]) -> Iterator[BrowserContext]:
+def context(proxy: Stack, chromium: Browser, context_options: dict[str, Any]) -> Iterator[BrowserContext]:
     """A fresh profile. What the browser complains about fails the test, such as a violated policy; so does a refusal
     that is not one of those that tests provoke."""
     proxy.clock.advance(61)
     complaints: list[str] = []
-    with chromium.new_context(base_url=proxy.url, **context_options) as context:  # type: ignore[arg-type]
+    with chromium.new_context(base_url=proxy.url, **context_options) as context:
         context.on("weberror", lambda error: complaints.append(str(error.error)))
         context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         refused: set[tuple[int, str]] = set()
@@ -112,11 +135,12 @@ def create_key(page: Page, name: str) -> str:
 def test_from_the_sign_in_to_the_audit_log(proxy: Stack, context: BrowserContext) -> None:
     page = sign_in(context)
     page.get_by_role("link", name="Tenants", exact=True).click()
-    page.get_by_role("link", name="acme").click()
+    page.get_by_role("link", name="umbrella").click()
     key = create_key(page, "of the browser")
     with Client(proxy, key) as caller:
         assert caller.run().status_code == 200
-        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("link", name="Suspend").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Suspend umbrella?")
         page.get_by_role("button", name="Suspend").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("suspended")
         assert_refused_with(caller.run(), 403, "tenant_suspended")
@@ -194,13 +218,45 @@ def test_a_tenant_goes_once_its_name_is_typed(proxy: Stack, context: BrowserCont
 
 
 def test_a_suspension_that_is_not_confirmed_does_not_happen(proxy: Stack, context: BrowserContext) -> None:
-    page = sign_in(context, path="/console/tenants/globex")
-    asked: list[str] = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
-    page.get_by_role("button", name="Suspend").click()
-    page.reload()
+    page = sign_in(context, path="/console/tenants/stark")
+    page.get_by_role("link", name="Suspend").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Suspend stark?")
+    page.get_by_role("link", name="Go back").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("active")
-    assert len(asked) == 1 and "globex" in asked[0]
+
+
+@pytest.mark.parametrize("context_options", [{"java_script_enabled": False}], ids=["no-scripts"])
+def test_a_suspension_without_scripts_is_confirmed_too(proxy: Stack, context: BrowserContext) -> None:
+    page = sign_in(context, path="/console/tenants/wayne")
+    page.get_by_role("link", name="Suspend").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Suspend wayne?")
+    page.goto("/console/tenants/wayne")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")
+    page.get_by_role("link", name="Suspend").click()
+    page.get_by_role("button", name="Suspend").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("suspended")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")
+
+
+def test_a_key_and_an_override_end_once_that_is_confirmed(proxy: Stack, context: BrowserContext) -> None:
+    user = "mallory <b>&amp;?"
+    page = sign_in(context, path="/console/tenants/stark")
+    key = create_key(page, "of a former server").split("_")[1]
+    page.get_by_role("link", name=f"Revoke {key}").click()
+    expect(page.get_by_role("main")).to_contain_text("Its name is of a former server.")
+    page.get_by_role("button", name="Revoke").click()
+    expect(page).to_have_url(re.compile("/console/tenants/stark$"))
+    expect(page.get_by_role("main")).not_to_contain_text(key)
+    page.get_by_role("link", name="Overrides").click()
+    page.get_by_label("User", exact=True).fill(user)
+    page.get_by_label("Another plan").select_option("globex")
+    page.get_by_label("Until").fill("2999-01-01")
+    page.get_by_role("button", name="Set").click()
+    page.get_by_role("link", name="Clear").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Clear the override of {user}?")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("main")).to_contain_text("Every user has the limits of the plan.")
 
 
 def test_a_viewer_reads_and_changes_nothing(proxy: Stack, context: BrowserContext) -> None:
@@ -210,6 +266,7 @@ def test_a_viewer_reads_and_changes_nothing(proxy: Stack, context: BrowserContex
         expect(
             page.get_by_role("button", name=re.compile("Suspend|Resume|Create|Revoke|Cancel|Delete|Forget"))
         ).to_have_count(0)
+        expect(page.locator("a.button")).to_have_count(0)
     page.goto("/console/tenants/acme")
     # The form that an admin would have, sent from the same page.
     page.evaluate("""() => {
@@ -258,7 +315,7 @@ def test_usage_is_drawn(proxy: Stack, context: BrowserContext) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["day", "night"])
 def test_every_page_is_accessible_and_fits(
-    proxy: Stack, context: BrowserContext, context_options: dict[str, str], size: str
+    proxy: Stack, context: BrowserContext, context_options: dict[str, Any], size: str
 ) -> None:
     RESULTS.mkdir(exist_ok=True)
     with Client(proxy, proxy.token("a-user-with-quite-a-long-name@example.com")) as caller:
@@ -326,3 +383,9 @@ def test_everything_can_be_done_with_the_keyboard(proxy: Stack, context: Browser
         reached.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
     for wanted in ("Skip to the content", "Overview", "Audit", "Sign out", "Suspend", "name", "Create a key"):
         assert wanted in reached, reached
+    page.get_by_role("link", name="Suspend").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Suspend acme?")
+    page.get_by_role("link", name="Go back").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")

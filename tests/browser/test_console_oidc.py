@@ -104,6 +104,7 @@ def test_a_viewer_of_the_provider_changes_nothing(company: Company, context: Bro
     page, _ = sign_in(context, company, "/console/tenants/acme", groups=["support"])
     expect(page.get_by_role("banner")).to_contain_text("viewer")
     expect(page.get_by_role("button")).to_have_text(["Sign out"])
+    expect(page.locator("a.button")).to_have_count(0)
     page.goto("/console/tenants/acme/delete")
     expect(page.get_by_role("alert")).to_contain_text("this one has the role viewer")
 

@@ -74,8 +74,10 @@ def test_signing_out_needs_the_token_too(admin: Operator) -> None:
 
 
 def test_nothing_changes_by_a_link(proxy: Stack, admin: Operator) -> None:
-    assert admin.get(SUSPEND).status_code == 405
-    assert admin.get(f"{SUSPEND}?csrf={admin.csrf()}").status_code == 405
+    assert admin.get(SUSPEND).status_code == 200
+    assert_refused(admin.get(f"{SUSPEND}?csrf={admin.csrf()}"), 400, "bad_request")
+    resume = "/console/tenants/acme/resume"
+    assert [admin.get(path).status_code for path in (resume, f"{resume}?csrf={admin.csrf()}")] == [405, 405]
     assert_nothing_happened(proxy)
 
 
@@ -105,6 +107,7 @@ def test_a_malformed_form_is_refused(admin: Operator, content_type: str, body: b
         "/console/tenants",
         "/console/tenants/acme",
         "/console/tenants/acme/delete",
+        "/console/tenants/acme/suspend",
         "/console/tenants/acme/statement/2026-01?format=json",
         "/console/usage/reconciliation",
         "/console/tokens",

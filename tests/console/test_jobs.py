@@ -73,7 +73,7 @@ def test_a_job_has_its_timeline_and_is_cancelled(proxy: Stack, viewer: Operator,
         page = night_shift.get(f"/console/jobs/{request_id}").text
         assert request_id in page and "carol" in page and "<span>submitted</span>" in page
         cancel = f"/console/jobs/{request_id}/cancel"
-        assert re.search(r'action="/console/jobs/[^"]+/cancel"', page)
+        assert re.search(r'href="/console/jobs/[^"]+/cancel"', page)
         assert "/cancel" not in viewer.get(f"/console/jobs/{request_id}").text
         assert_refused(viewer.post(cancel), 403, "not_allowed")
         answer = night_shift.post(cancel)

@@ -212,6 +212,7 @@ def test_files_of_the_pages_are_limited_per_address_but_not_before_the_pages(pro
     [
         ("/console/audit", "/console/audit"),
         ("/console/tenants/acme", "/console/tenants/acme"),
+        ("/console/tenants/acme/keys/0123abcd/revoke", "/console/tenants/acme/keys/0123abcd/revoke"),
         ("//evil.example", "/console"),
         ("https://evil.example/console", "/console"),
         ("/console//evil.example", "/console"),
