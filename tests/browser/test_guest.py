@@ -51,12 +51,15 @@ def test_a_session_that_ran_out_is_renewed_at_the_next_ask(guest: Visit) -> None
 def test_a_revoked_session_shows_an_error_and_is_replaced(stack: Stack, guest: Visit) -> None:
     assert guest.page.evaluate("fetch('/v1/session', { method: 'DELETE' }).then((answer) => answer.status)") == 204
     guest.expect_refusal(401, "/api/fal/proxy")
-    # After the question, the page reads what is left; it waits for that answer before it connects again.
-    with guest.page.expect_response(lambda answer: answer.url == f"{stack.url}/v1/session") as last:
+    with (
+        guest.page.expect_response(f"{stack.url}/api/fal/proxy") as refusal,
+        guest.page.expect_response(f"{stack.url}/v1/session"),
+    ):
         guest.ask("Who am I?")
     guest.wait_for("failed")
     expect(guest.failure).to_contain_text("No session")
-    expect(guest.page.locator("#failure-request-id")).to_have_text(last.value.headers["x-request-id"])
+    # What is left is refused too, but the question is what the person asked.
+    expect(guest.page.locator("#failure-request-id")).to_have_text(refusal.value.headers["x-request-id"])
     guest.page.get_by_text("Connection", exact=True).click()
     guest.page.get_by_role("button", name="Connect").click()
     expect(guest.failure).to_be_hidden()

@@ -83,6 +83,23 @@ def test_an_expired_session_needs_a_new_proof_of_work(stack: Stack, visit: Visit
     assert visit.answers().count((201, "/v1/sessions/guest")) == 2
 
 
+def test_work_for_a_session_that_is_no_longer_wanted_ends(stack: Stack, visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/pbkdf2.js", lambda route: held.append(route))
+    page = open_page(visit, stack, POW)
+    expect(page.locator("altcha-widget")).to_contain_text("Verifying")
+    page.get_by_text("Connection", exact=True).click()
+    with page.expect_response("**/v1/sessions/challenge"):
+        page.get_by_role("button", name="Connect").click()
+    expect(page.locator("altcha-widget")).to_have_count(1)
+    expect(page.get_by_role("region", name="Proof of work")).to_be_visible()
+    page.unroute("**/pbkdf2.js")
+    expect(visit.badge).to_contain_text("guest-")
+    expect(page.get_by_role("region", name="Proof of work")).to_be_hidden()
+    wait_until(lambda: page.evaluate("1") and (200, "/v1/jobs") in visit.answers(), lambda: f"{visit.answers()}")
+    assert visit.answers().count((201, "/v1/sessions/guest")) == 1
+
+
 def test_a_failed_proof_of_work_can_be_repeated(stack: Stack, visit: Visit) -> None:
     visit.expect_complaint("ALTCHA")
     visit.expect_complaint("pbkdf2.js")

@@ -8,6 +8,12 @@ export class Account {
   readonly #list = element("quotas", HTMLUListElement);
   readonly #flight = element("in-flight", HTMLParagraphElement);
 
+  /** Forget the limits, which are another caller's. */
+  clear(): void {
+    this.#list.replaceChildren();
+    this.#flight.textContent = "";
+  }
+
   show({ quotas, in_flight }: Standing): void {
     this.#list.replaceChildren(...quotas.map(quotaItem));
     const { used, limit } = in_flight.subject;

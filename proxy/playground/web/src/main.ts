@@ -1,13 +1,13 @@
 import { Ask, type Mode } from "./ask";
 import { Account } from "./account";
 import { Code } from "./code";
-import { Connection } from "./connection";
+import { Connection, TokenNeeded } from "./connection";
 import { element } from "./dom";
 import { Cancelled, describe } from "./failure";
 import { History } from "./history";
+import { Latest, Overtaken } from "./latest";
 import { Parameters } from "./parameters";
 import { Picture } from "./picture";
-import type { Proxy } from "./proxy";
 import { Requests } from "./requests";
 import { Result } from "./result";
 import { PictureUpload } from "./upload";
@@ -20,10 +20,11 @@ const askButton = element("ask", HTMLButtonElement);
 const cancelButton = element("cancel", HTMLButtonElement);
 
 const result = new Result();
-const upload = new PictureUpload(proxy);
-const picture = new Picture(prepare, fail);
 const requests = new Requests();
 const connection = new Connection(reconnect, (input, init) => requests.fetch(input, init));
+const proxy = () => connection.proxy();
+const upload = new PictureUpload(proxy);
+const picture = new Picture(prepare, fail);
 const parameters = new Parameters();
 const account = new Account();
 const history = new History(proxy, (answer) => result.show(answer), fail);
@@ -31,71 +32,60 @@ const code = new Code(call);
 const endpoint = element("endpoint", HTMLSelectElement);
 /** In front of the sandbox only. */
 const fault = document.querySelector<HTMLSelectElement>("#fault");
-let connected: Promise<void>;
+const schemas = new Latest();
+const standings = new Latest();
+/** The proxy that a question waits for. */
+const awaited = new Latest();
 let current: Ask | undefined;
 
+/** Show what went wrong, unless something newer took its place. */
 function fail(error: unknown): void {
-  result.fail(describe(error));
-}
-
-async function connect(): Promise<void> {
-  result.clearFailure();
-  try {
-    connection.check();
-  } catch (error) {
-    fail(error);
-    return;
-  }
-  if (connection.needsToken) {
-    connection.askForToken();
-    return;
-  }
-  try {
-    await connection.connect();
-  } catch (error) {
-    connection.needsToken ? connection.askForToken() : fail(error);
+  if (!(error instanceof Overtaken)) {
+    result.complain(describe(error));
   }
 }
 
 /** Connect, and show what the caller may do and did. */
-function begin(): void {
-  connected = connect();
-  void connected.then(showCaller).catch(fail);
-}
-
-async function showCaller(): Promise<void> {
-  if (connection.isConnected) {
-    await showParameters();
-    await refresh();
+async function begin(): Promise<void> {
+  result.clearFailure();
+  account.clear();
+  history.clear();
+  parameters.show({});
+  try {
+    await connection.connect();
+  } catch (error) {
+    if (error instanceof TokenNeeded) {
+      return; // The panel says so.
+    }
+    throw error;
   }
+  // Another endpoint may be chosen meanwhile: its parameters take their place, but not that of the jobs.
+  await showParameters().catch(fail);
+  await refresh();
 }
 
 /** What an ask changes: the limits and the jobs. */
 async function refresh(): Promise<void> {
-  account.show(await (await connection.proxy()).standing());
+  account.show(await standings.of(proxy().then((one) => one.standing())));
   await history.refresh();
 }
 
+/** Those of the chosen endpoint; until they are known, none, as what was typed for another must not be sent. */
 async function showParameters(): Promise<void> {
-  parameters.show(endpoint.value ? await (await connection.proxy()).inputSchema(endpoint.value) : {});
+  schemas.drop();
+  parameters.show({});
   code.update();
+  if (endpoint.value) {
+    parameters.show(await schemas.of(proxy().then((one) => one.inputSchema(endpoint.value))));
+    code.update();
+  }
 }
 
 /** Another proxy, or another account there: what was uploaded before may not be read by it. */
 function reconnect(): void {
-  begin();
+  void begin().catch(fail);
   upload.forget();
   prepare(picture.chosen);
-}
-
-/** The proxy that the page is connected to; a session that has run out is renewed. */
-async function proxy(): Promise<Proxy> {
-  await connected;
-  if (connection.needsToken) {
-    connection.askForToken();
-    throw new Error("A session token is needed: paste it above, under Connection.");
-  }
-  return connection.proxy();
 }
 
 function prepare(file?: File): void {
@@ -114,20 +104,30 @@ async function ask(): Promise<void> {
   result.start();
   setBusy(true);
   try {
-    const { client } = await proxy();
-    current = new Ask(client, question(), result);
+    const asked = question();
+    const { client } = await awaited.of(proxy());
+    current = new Ask(client, asked, result);
     await current.run();
     result.succeed();
   } catch (error) {
-    if (error instanceof Cancelled) {
+    if (error instanceof Cancelled || error instanceof Overtaken) {
       result.cancel();
     } else {
-      fail(error);
+      result.fail(describe(error));
     }
   } finally {
     current = undefined;
     setBusy(false);
-    await refresh().catch(fail);
+  }
+  // If the question failed, that says more than that the jobs cannot be listed either.
+  await refresh().catch((error) => result.hasFailed || fail(error));
+}
+
+function cancel(): void {
+  if (current) {
+    void current.cancel().catch(fail);
+  } else {
+    awaited.drop();
   }
 }
 
@@ -158,6 +158,7 @@ function call() {
 function setBusy(busy: boolean): void {
   askButton.disabled = busy;
   cancelButton.disabled = !busy;
+  history.lock(busy);
 }
 
 form.addEventListener("submit", (event) => {
@@ -166,5 +167,5 @@ form.addEventListener("submit", (event) => {
 });
 form.addEventListener("input", () => code.update());
 endpoint.addEventListener("change", () => void showParameters().catch(fail));
-cancelButton.addEventListener("click", () => void current?.cancel().catch(fail));
-begin();
+cancelButton.addEventListener("click", cancel);
+void begin().catch(fail);

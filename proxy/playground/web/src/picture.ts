@@ -1,4 +1,5 @@
 import { element } from "./dom";
+import { Latest } from "./latest";
 
 /** Beside the script. */
 const SAMPLE = new URL("../samples/chelsea.jpg", import.meta.url);
@@ -13,6 +14,7 @@ export class Picture {
   readonly #preview = element("preview", HTMLImageElement);
   readonly #caption = element("picture-caption", HTMLParagraphElement);
   readonly #onChange: (file?: File) => void;
+  readonly #sample = new Latest();
 
   constructor(onChange: (file?: File) => void, onFailure: (error: unknown) => void) {
     this.#onChange = onChange;
@@ -70,11 +72,7 @@ export class Picture {
   }
 
   async #useSample(): Promise<void> {
-    const response = await fetch(SAMPLE);
-    if (!response.ok) {
-      throw new Error(`The sample picture is missing (${response.status}).`);
-    }
-    this.#take([new File([await response.blob()], "chelsea.jpg", { type: "image/jpeg" })]);
+    this.#take([await this.#sample.of(fetchSample())]);
   }
 
   /** Put the first picture of some files into the field; if none is a picture, the first file. */
@@ -90,14 +88,17 @@ export class Picture {
   }
 
   #show(): void {
+    this.#sample.drop();
     URL.revokeObjectURL(this.#preview.src);
     const file = this.chosen;
     this.#zone.classList.toggle("filled", Boolean(file));
     this.#preview.hidden = !file;
+    // It describes the file again once the preview is there.
+    this.#caption.textContent = "";
     if (file) {
       this.#preview.src = URL.createObjectURL(file);
     } else {
-      this.#caption.textContent = "";
+      this.#preview.removeAttribute("src");
     }
     this.#onChange(file);
   }
@@ -115,6 +116,14 @@ export class Picture {
   #describe(look: string): void {
     this.#caption.textContent = `${this.file.name} · ${look} · ${Math.ceil(this.file.size / 1024)} kB`;
   }
+}
+
+async function fetchSample(): Promise<File> {
+  const response = await fetch(SAMPLE);
+  if (!response.ok) {
+    throw new Error(`The sample picture is missing (${response.status}).`);
+  }
+  return new File([await response.blob()], "chelsea.jpg", { type: "image/jpeg" });
 }
 
 /** The file as a `data:` address, to travel inside the question. */

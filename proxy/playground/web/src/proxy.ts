@@ -35,6 +35,12 @@ export interface ListedJob {
   submitted_at: string;
 }
 
+/** A part of the list of jobs, and where the next begins. */
+export interface JobPage {
+  jobs: ListedJob[];
+  next_cursor: string | null;
+}
+
 type Fetch = typeof fetch;
 
 /** Gives the proof that a challenge wants of a guest. */
@@ -61,12 +67,15 @@ export class Proxy {
   readonly #token: string;
   readonly #reach: Fetch;
   readonly #solve: Solve;
+  readonly #left: AbortSignal;
 
-  constructor(address: string, token: string, fetch: Fetch, solve: Solve) {
+  /** What the page itself asks is given up once `left` is aborted; calls of `client`, and uploads, go on. */
+  constructor(address: string, token: string, fetch: Fetch, solve: Solve, left: AbortSignal) {
     this.#address = address;
     this.#token = token;
     this.#reach = reachWith(fetch);
     this.#solve = solve;
+    this.#left = left;
     this.client = createFalClient({
       proxyUrl: `${address}/api/fal/proxy`,
       fetch: this.#reach,
@@ -132,7 +141,7 @@ export class Proxy {
   }
 
   /** A page of the caller's jobs, newest first. */
-  async jobs(cursor: string | null): Promise<{ jobs: ListedJob[]; next_cursor: string | null }> {
+  async jobs(cursor: string | null): Promise<JobPage> {
     return this.#call(`/v1/jobs?limit=10${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
   }
 
@@ -140,8 +149,9 @@ export class Proxy {
     return this.#call(`/v1/jobs/${encodeURIComponent(job)}/result`);
   }
 
+  /** Goes on after the page has left the proxy, too. */
   async cancel(job: string): Promise<void> {
-    await this.#call(`/v1/jobs/${encodeURIComponent(job)}`, { method: "DELETE" });
+    await this.#call(`/v1/jobs/${encodeURIComponent(job)}`, { method: "DELETE", signal: null });
   }
 
   /** Send a file to fal and return its URL. `onProgress` receives the bytes sent so far; the fal client reports none. */
@@ -156,8 +166,15 @@ export class Proxy {
     if (init.body) {
       headers["content-type"] = "application/json";
     }
-    const response = await this.#reach(this.#address + path, { ...init, headers });
-    return this.#checked<T>(response.status, await jsonOf(response));
+    const request = { signal: this.#left, ...init, headers };
+    try {
+      const response = await this.#reach(this.#address + path, request);
+      return this.#checked<T>(response.status, await jsonOf(response));
+    } catch (error) {
+      // A browser may give another reason when it stops in the middle of a body.
+      request.signal?.throwIfAborted();
+      throw error;
+    }
   }
 
   #headers(): Record<string, string> {

@@ -67,16 +67,38 @@ export class Result implements Watcher {
   }
 
   fail(failure: Failure): void {
-    element("failure-message", HTMLParagraphElement).textContent = failure.message;
-    element("failure-type", HTMLElement).textContent = failure.type;
-    element("failure-request-id", HTMLElement).textContent = failure.requestId ?? "none";
-    this.#failure.hidden = false;
+    this.#showFailure(failure);
     this.#enter("failed");
+  }
+
+  /** A failure of something else, which leaves an ask that is under way as it is. */
+  complain(failure: Failure): void {
+    this.#showFailure(failure);
+    if (!this.isBusy) {
+      this.#enter("failed");
+    }
   }
 
   clearFailure(): void {
     this.#failure.hidden = true;
-    this.#enter("idle");
+    if (!this.isBusy) {
+      this.#enter("idle");
+    }
+  }
+
+  get isBusy(): boolean {
+    return this.#card.dataset["state"] === "busy";
+  }
+
+  get hasFailed(): boolean {
+    return this.#card.dataset["state"] === "failed";
+  }
+
+  #showFailure(failure: Failure): void {
+    element("failure-message", HTMLParagraphElement).textContent = failure.message;
+    element("failure-type", HTMLElement).textContent = failure.type;
+    element("failure-request-id", HTMLElement).textContent = failure.requestId ?? "none";
+    this.#failure.hidden = false;
   }
 
   #enter(state: State): void {
