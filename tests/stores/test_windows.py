@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import anyio
 import pytest
@@ -21,6 +26,26 @@ pytestmark = pytest.mark.anyio
 NOW = 1_795_000_000.25
 TWO = Window("subject:alice", 2, 60)
 THREE = Window("tenant:acme", 3, 3600)
+
+
+@contextmanager
+def lines_counted(file: str) -> Iterator[Counter[int]]:
+    """Count how often each line of a file runs."""
+    counted: Counter[int] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line":
+            counted[frame.f_lineno] += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield counted
+    finally:
+        sys.settrace(before)
 
 
 async def test_no_windows(counters: Counters) -> None:
@@ -97,6 +122,34 @@ async def test_random_hits(counters: Counters, seed: int) -> None:
         assert hit.remaining == tuple(one.limit - len(at) for one, at in inside)
         assert hit.reset_after == tuple(at[0] + one.seconds - now if at else 0.0 for one, at in inside)
     assert 50 < refusals < 250
+
+
+@pytest.mark.parametrize("hits", [10, 60, 400])
+@pytest.mark.parametrize("others", [[], [Window("other", 1000, 3600)]], ids=["alone", "beside another"])
+async def test_after_a_pause_the_hits_that_have_ended_count_no_longer(
+    counters: Counters, hits: int, others: list[Window]
+) -> None:
+    """Of hits that are a quarter of a second apart: the first one, some, all but one, and all of them."""
+    window = Window("window", 1000, hits)
+    for number in range(hits):
+        await counters.hit([window], NOW + number / 4)
+    for gone in (1, hits // 4, hits - 1, hits):
+        now, left = NOW + (gone - 1) / 4 + hits, hits - gone
+        found = await counters.hit([window, *others], now, counts=False)
+        assert (found.refused, found.remaining[0]) == (None, 1000 - left), gone
+        assert found.reset_after[0] == (0.25 if left else 0.0)
+
+
+@pytest.mark.parametrize("pause", [30, 90])
+async def test_a_hundred_thousand_hits_that_have_ended_are_dropped_in_a_few_steps(pause: float) -> None:
+    """One by one, they would hold up all other calls of the process."""
+    windows, minute = SlidingWindows(), Window("minute", 10**6, 60)
+    for number in range(100_000):
+        windows.hit_one(minute, NOW + number / 2_000)
+    with lines_counted(inspect.getfile(SlidingWindows)) as lines:
+        found = windows.hit_one(minute, NOW + 50 + pause)
+    assert found.remaining[0] >= 10**6 - 60_000
+    assert 0 < lines.total() < 100, lines
 
 
 async def test_many_at_once_get_no_more_than_there_is(counters: Counters) -> None:
