@@ -1,4 +1,4 @@
-"""The composition root: everything is built here once, and handed to who needs it."""
+"""The composition root: builds every part once, and hands it to the parts that need it."""
 
 from __future__ import annotations
 
@@ -70,19 +70,18 @@ def create_app(
     ledger_timeouts: LedgerTimeouts | None = None,
     issuer_tls: ssl.SSLContext | None = None,
 ) -> Starlette:
-    """Return the proxy as an ASGI application.
+    """Build the proxy as an ASGI application.
 
     Args:
-        transport: how fal is reached; the fast one if not given.
+        transport: how fal is reached; the own transport if None.
         timeouts: how long fal may be silent; for tests that cannot wait that long.
         ledger_timeouts: how long callers wait for the ledger; for such tests too.
         issuer_tls: what verifies the servers of issuers' keys, and receivers of webhooks, if not what verifies fal.
-        stores: where things are kept; the database of the settings if not given.
-        counters: where rate limits and slots are counted; the settings' Redis, or memory, if not given.
-        clock: what time it is; the system's if not given.
-        reconciles: whether this process looks after jobs that no caller watches, and removes what is past its time, or
-            leaves that to others.
-        plan_file: plans and tenants; what `PROXY_CONFIG` points at if not given.
+        stores: the database; that of the settings if None.
+        counters: count rates and concurrency leases; the Redis of the settings, or memory, if None.
+        clock: the time; the system's if None.
+        reconciles: whether this process does the work beside its calls (`Background`), or leaves it to others.
+        plan_file: plans and tenants; the file of `PROXY_CONFIG` if None.
         drain: signals that this process ends; by default a new one, which only the server starts.
         read_settings: reads the settings again, for a server that reloads them; without it, none can.
 
@@ -123,7 +122,7 @@ def _open_upstream(
     metrics: Metrics,
     clock: Clock,
 ) -> Upstream:
-    """Give what calls fal, and counts what fal refuses."""
+    """Make what calls fal, and counts what fal refuses."""
     metrics.expect_upstream_refusals(Reason)
     waited = metrics.queue_seconds.of("upstream").observe
     guard = Guard(clock, metrics.upstream_refused, fal.probe_seconds, waited)
@@ -131,7 +130,7 @@ def _open_upstream(
 
 
 def open_counters(settings: Settings, metrics: Metrics) -> Counters:
-    """Give the counters that the settings name."""
+    """Open the counters that the settings name."""
     if settings.stores.redis_url is None:
         return MemoryCounters()
     # Imported here: its client library takes memory that a proxy without Redis has better uses for.
@@ -155,7 +154,7 @@ def _observe(parts: Container) -> None:
 
 
 def new_reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
-    """Give what reads the settings of an application again."""
+    """Make what reads the settings of an application again."""
     return Reloader(
         settings=parts.settings,
         read_settings=read_settings,

@@ -14,6 +14,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    """The system's clock."""
+
     def now(self) -> float:
         return time.time()
 

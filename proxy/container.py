@@ -57,9 +57,9 @@ from proxy.upstream.platform import FalPlatform
 
 
 class Container:
-    """The parts of one application. Each is made when it is first asked for, and once.
+    """The parts of one application. Each is made once, when it is first asked for.
 
-    Only the composition root knows this: a part is given the others that it works with.
+    Only the composition root knows the container; a part gets the others that it works with as arguments.
 
     Args:
         ledger_timeouts: how long callers wait for the ledger; the default if None.

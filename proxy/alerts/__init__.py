@@ -1,1 +1,1 @@
-"""What the operator and tenants should know soon."""
+"""Alerts to the operator and to tenants: what is watched, how each is raised once, how it reaches its receivers."""

@@ -1,1 +1,1 @@
-"""Who is asking."""
+"""Who is asking: how the credential of a request becomes a caller, and how sessions are minted and revoked."""

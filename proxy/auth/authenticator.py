@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 
 
 class Authenticator:
+    """Turns the credential of a request into its caller."""
+
     def __init__(
         self,
         sessions: Sessions,

@@ -1,1 +1,1 @@
-"""The way of a call: what a caller asks for, whether it may, what fal answers, and what it cost."""
+"""A call between its route and fal: admission, handlers, idempotency, and the cache of polls."""

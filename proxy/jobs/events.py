@@ -47,7 +47,7 @@ def parse_event_id(text: str | None) -> str | None:
     """Read the id of the event after which a stream is resumed; None for its beginning, `END` if nothing follows.
 
     Raises:
-        BadRequest: it is none of ours.
+        BadRequest: it is not the id of an event.
     """
     if not text:
         return None
@@ -95,7 +95,7 @@ async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) ->
                     yield sse.PING
                     continue
                 update, first_line = news
-                # Without logs, an update that only brings a line is none.
+                # An update that only brings a log line is no news without logs.
                 if logs or last_sent is None or last_sent.document != update.document:
                     yield sse.encode(update.encoded(first_line if logs else None, rewrite))
                 last_sent = update
@@ -115,7 +115,7 @@ async def job_events(
     quotas: SessionQuotas | None = None,
     first: bytes = b"",
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the native events of a job after a mark, up to the last one, or to when to come back.
+    """Yield the native events of a job after a mark, up to the last one, or to the time to come back.
 
     Args:
         rewrite: the form of the job in a status event.
@@ -139,20 +139,19 @@ async def job_events(
                 else:
                     yield sse.PING
     except JobUnknown:
-        # What fal says of it now is its result.
-        pass
+        pass  # What fal says of it now is its result.
     except (StreamBroken, ProxyError) as failure:
         _log.info("job event stream ended early", extra={"log_fields": {"reason": str(failure)}})
         yield sse.retry(TROUBLE_SECONDS)
         if watch.latest is None:
-            # It would have been the answer, had the head not gone out. Without an id: the stream can be resumed.
+            # The head is sent, so the error is an event; it has no id, as the stream can be resumed.
             yield _error_event(stream_error(failure).body() | {"request_id": request_id}, id_="")
         return
     yield await _last_event(fetch, request_id, quotas) or sse.retry(TROUBLE_SECONDS)
 
 
 async def _last_event(fetch: Fetch, request_id: str, quotas: SessionQuotas | None) -> bytes | None:
-    """The event with the result of the job; None if fal does not give it for now."""
+    """Return the event with the result of the job; None if fal does not give it now."""
     for pause in (*BACKOFF_SECONDS[:3], None):
         try:
             result = await fetch()
@@ -165,7 +164,7 @@ async def _last_event(fetch: Fetch, request_id: str, quotas: SessionQuotas | Non
             more = {} if quotas is None else await quotas.document()
             return _error_event(problem.body() | {"request_id": request_id} | more)
         else:
-            # Read now: the call is charged.
+            # The quotas are read after the result, when the call has been charged.
             return _result_event(result, request_id, {} if quotas is None else await quotas.document())
     return None
 

@@ -1,1 +1,1 @@
-"""The sandbox, the proxy and the page in one process, for trying things out."""
+"""`fal-proxy dev`: the sandbox, the proxy and a page in one process, for trying things out."""

@@ -1,1 +1,1 @@
-"""The surfaces: each parses its own form of request and answers in it; what is done in between is shared."""
+"""The surfaces: each reads its own form of request and writes its own form of response around the same calls."""

@@ -21,6 +21,8 @@ def http_url(host: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class FalSettings:
+    """fal's hosts, and the keys with which the proxy calls them."""
+
     key: Secret
     run_url: str
     queue_url: str
@@ -35,6 +37,8 @@ class FalSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
+    """The listeners, who may call them from where, and what their connections and bodies may take."""
+
     host: str
     port: int
     ops_host: str
@@ -95,6 +99,8 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class SessionSettings:
+    """What signs sessions, the admin token, and where the keys of identity tokens may be."""
+
     secrets: tuple[Secret, ...]
     admin_token: Secret | None
     #: Networks, beside the public ones, in which the key sets of issuers may be.
@@ -114,6 +120,8 @@ class VerifierSettings:
 
 @dataclass(frozen=True)
 class StoreSettings:
+    """The database and the counters, and how long rows are kept. Times are seconds."""
+
     database_url: Secret
     redis_url: Secret | None
     rate_limit_on_error: str = "refuse"
@@ -154,6 +162,8 @@ class AlertSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
+    """The form of log lines, and the least level that is written."""
+
     format: str
     level: str
 

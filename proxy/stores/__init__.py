@@ -1,1 +1,1 @@
-"""Our persistence. Files on their way to fal are `uploads`, never here."""
+"""What the program keeps: a protocol for each noun, in SQL and, for counters, in memory or Redis. No bytes of files."""

@@ -94,6 +94,8 @@ class GrantFilter:
 
 
 class GrantStore(Protocol):
+    """Grants: credits that pay for calls where a quota is used up."""
+
     async def add(self, grant: Grant, *, by: Author) -> GrantStanding:
         """Add a grant, unless its key was used before: then give the grant that was added with it."""
 

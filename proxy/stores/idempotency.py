@@ -24,6 +24,8 @@ class Claim:
 
 
 class IdempotencyStore(Protocol):
+    """The keys of calls, each with the first outcome of its call."""
+
     async def claim(self, claim: Claim, forgotten_before: float) -> Claim | None:
         """Take a key; None if it was free, else what holds it. Keys taken before `forgotten_before` are free again."""
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 
 class StatementStore(Protocol):
+    """What a monthly statement adds to the usage of its month."""
+
     async def has_open_jobs(self, tenant: str, since: float, until: float) -> bool:
         """Return whether a call that a tenant made in [since, until) is neither settled nor released."""
 

@@ -1,1 +1,1 @@
-"""What a process says about itself: log lines and metrics."""
+"""What a process says about itself: log lines, metrics and traces."""

@@ -1,1 +1,1 @@
-"""Who may call, and under which plan."""
+"""Who may call, and within which limits: tenants, plans, keys, overrides, and the directory of them all."""

@@ -1,10 +1,10 @@
-"""fal's side: what is sent there, and what comes back.
+"""Calls to fal: connections, headers, refusals, circuit breakers, event streams, URLs of files.
 
-httpx is imported from below here first, and without its command line, which is not used: that one brings a terminal
-library and a syntax highlighter, which an idle process would hold in memory.
+Every import of httpx comes through here first. It leaves out httpx's command line, whose terminal library and syntax
+highlighter would stay in the memory of an idle process.
 """
 
 import sys
 
-# What stands for None here counts as not installed; httpx has an answer for that.
+# None stands for a module that is not installed, which httpx allows for.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]

@@ -35,6 +35,8 @@ _BUSY_SECONDS = 1
 
 
 class Reason(StrEnum):
+    """Why fal refused or failed a call, as metrics and `/readyz` name it."""
+
     WRONG_KEY = "wrong_key"
     NO_PERMISSION = "no_permission"
     ACCOUNT_LOCKED = "account_locked"

@@ -20,6 +20,8 @@ _by_name = select(admin_tokens).order_by(admin_tokens.c.name)
 
 
 class SqlAdminTokens:
+    """`AdminTokenStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -17,6 +17,8 @@ from proxy.stores.sql.schema import alerts as rows
 
 
 class SqlAlerts:
+    """`AlertStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -30,6 +30,8 @@ _names = select(audit_subjects.c.reference, audit_subjects.c.subject).where(
 
 
 class SqlAudit:
+    """`AuditStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -28,6 +28,8 @@ _NO_CLAIM = {"claim": "", "claimed_until": 0.0}
 
 
 class SqlDeliveries:
+    """`DeliveryStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -34,6 +34,8 @@ _former = select(*(schema.former_tenants.c[name] for name in FormerTenant._field
 
 
 class SqlDirectory:
+    """`DirectoryStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -27,6 +27,8 @@ _PAGE = (
 
 
 class SqlGrants:
+    """`GrantStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

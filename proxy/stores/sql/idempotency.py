@@ -15,6 +15,8 @@ from proxy.stores.sql.schema import idempotency as rows
 
 
 class SqlIdempotency:
+    """`IdempotencyStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -16,6 +16,8 @@ from proxy.stores.sql.schema import learned_uses as rows
 
 
 class SqlLearned:
+    """`LearnedStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -61,6 +61,8 @@ _renew_jobs = (
 
 
 class SqlLedger:
+    """`Ledger` in SQL."""
+
     def __init__(self, database: Database, report_wait_seconds: float = REPORT_WAIT_SECONDS) -> None:
         self._database = database
         self._known: FIFOCache[Bucket, bool] = FIFOCache(KNOWN_ACCOUNTS)

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 
 class LedgerConnection:
+    """Runs the transactions of the ledger, on the connection of the last one where it is free."""
+
     def __init__(self, engine: AsyncEngine, timeout: ConnectionTimeout) -> None:
         self._engine = engine
         self._timeout = timeout

@@ -24,6 +24,8 @@ _TABLES = [jobs, *(table for table in metadata.sorted_tables if "tenant" in tabl
 
 
 class SqlRemoval:
+    """`RemovalStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

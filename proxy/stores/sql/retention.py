@@ -137,6 +137,8 @@ def _delete_rows(kind: _Kind, number: int) -> Delete:
 
 
 class SqlRetention:
+    """`RetentionStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._calls = 0

@@ -17,6 +17,8 @@ _MILLION = 1_000_000
 
 
 class SqlSpend:
+    """`SpendStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -41,6 +41,8 @@ _granted = union_all(
 
 
 class SqlStatements:
+    """`StatementStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

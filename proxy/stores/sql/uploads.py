@@ -31,6 +31,8 @@ _IS_NOT_OVER = ~exists().where(rows.c.id == parts.c.upload, rows.c.size.is_not(N
 
 
 class SqlUploads:
+    """`UploadStore` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

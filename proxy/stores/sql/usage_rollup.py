@@ -55,6 +55,8 @@ class _Settled(NamedTuple):
 
 
 class SqlUsageRollup:
+    """`UsageRollup` in SQL."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 
 class LedgerConnection:
+    """Runs the ledger's transactions on a SQLite file, and remembers the rows that they wrote."""
+
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._jobs: dict[str, Job] = {}
