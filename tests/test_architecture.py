@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import certifi
@@ -88,7 +89,8 @@ def room_of(path: Path) -> str:
     return path.relative_to(PROXY).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """The full names of all modules a file imports, wherever in the file."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -96,13 +98,14 @@ def imports_of(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-def own_rooms(path: Path) -> set[str]:
+@cache
+def own_rooms(path: Path) -> frozenset[str]:
     found = {name.split(".")[1] for name in imports_of(path) if name.startswith("proxy.")}
     # `from proxy import x` also names things that are no modules.
-    return {room for room in found if room == SANDBOX or any(room in floor for floor in FLOORS)}
+    return frozenset(room for room in found if room == SANDBOX or any(room in floor for floor in FLOORS))
 
 
 def floor_of(room: str) -> int:

@@ -416,7 +416,7 @@ async def _hang(_request: object) -> Response:
         lambda _: JSONResponse({"error": "invalid_client"}, 401),
         lambda _: Response(status_code=302, headers={"location": "https://evil.example"}),
         lambda _: Response("x" * 100_000),
-        _hang,
+        pytest.param(_hang, marks=pytest.mark.slow),
     ],
     ids=["500", "text", "list", "none", "number", "client", "redirect", "large", "slow"],
 )
@@ -438,7 +438,11 @@ def test_a_provider_without_keys_signs_no_one_in(browser: Operator, provider: Op
     assert_nothing_signed_in(browser, answer, 503, "identity_unavailable", "cannot be fetched")
 
 
-@pytest.mark.parametrize("answer", [lambda _: Response(status_code=500), _hang], ids=["500", "slow"])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda _: Response(status_code=500), pytest.param(_hang, marks=pytest.mark.slow)],
+    ids=["500", "slow"],
+)
 def test_a_provider_that_is_down_leaves_the_token_to_sign_in_with(
     browser: Operator, provider: OpenIdHost, answer: Any
 ) -> None:

@@ -24,7 +24,8 @@ PLANS = {"acme": plan(quotas=[per("subject", "requests", 100)]), "globex": plan(
 OWNERS = {"acme": {"allowed_origins": [ORIGIN], "guests": {"enabled": True, "plan": "acme", "per_address": None}}}
 #: It runs until the test lets it end.
 HELD = "[[pace hold=IN_PROGRESS queue_positions=0 run_seconds=0]]"
-SLOW = "[[pace run_seconds=0 words_per_second=0.5]] What is it?"
+#: Its first word comes at once, its last one long after the end of any test.
+SLOW = "[[pace run_seconds=0 words_per_second=10]]" + " What is it?" * 400
 #: Five, and more for a busy machine.
 MOST_SECONDS = 5.0 + 30
 
@@ -112,12 +113,12 @@ def job_as_stream(client: httpx.Client) -> Reader:
 
 
 def model_stream(client: httpx.Client) -> Reader:
-    return Reader(client, "POST", f"/fal/run/{NEXT}/stream", {"json": asking(SLOW)})
+    return Reader(client, "POST", f"/fal/run/{NEXT}/stream", {"json": asking(SLOW, max_tokens=1000)})
 
 
 def proxied_model_stream(client: httpx.Client) -> Reader:
     target = {"x-fal-target-url": f"https://fal.run/{NEXT}/stream"}
-    return Reader(client, "POST", "/api/fal/proxy", {"json": asking(SLOW), "headers": target})
+    return Reader(client, "POST", "/api/fal/proxy", {"json": asking(SLOW, max_tokens=1000), "headers": target})
 
 
 KINDS: dict[str, Callable[[httpx.Client], Reader]] = {
@@ -144,7 +145,11 @@ def test_a_stream_ends_when_its_session_is_revoked(proxy: Stack, kind: str) -> N
         other.assert_ended("session_revoked")
 
 
-@kinds
+#: Expiry is looked at every second, so each takes seconds: the fast ones are of a job and of a model.
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in ("events", "model-stream") else pytest.mark.slow) for kind in KINDS],
+)
 def test_a_stream_ends_when_its_session_expires(proxy: Stack, kind: str) -> None:
     with proxy.client(proxy.token("alice", ttl_seconds=600)) as alice:
         reader = KINDS[kind](alice)

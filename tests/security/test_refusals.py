@@ -11,13 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
 
-import httpx
 import pytest
 
 from proxy.app import create_app
 from proxy.settings import read
-from proxy.upstream.engine import Reply, Request, StreamedReply
-from proxy.upstream.transport import EngineTransport
+from proxy.upstream.client import Timeouts
 from tests.security.calls import JSON, SURFACES, call, slot, submit
 from tests.security.hostile import NEXT
 from tests.security.shape import BODY, assert_refusal
@@ -448,15 +446,8 @@ def test_an_unreachable_fal_is_reported(sandbox: SandboxControl, tmp_path: Path)
             assert answer.all("retry-after") == ["1"] and answer.json()["scope"] == "upstream"
 
 
-class Hurried(EngineTransport):
-    """Waits a tenth of a second for fal, as no operator would."""
-
-    async def fetch(self, request: Request) -> Reply:
-        return await super().fetch(request._replace(timeouts={**request.timeouts, "read": 0.1}))
-
-    async def send(self, request: httpx.Request) -> StreamedReply:
-        request.extensions["timeout"] = {**request.extensions["timeout"], "read": 0.1}
-        return await super().send(request)
+#: A tenth of a second for fal, as no operator would set it.
+HURRIED = Timeouts(read=0.1, result=0.1, run=0.1, status_stream=0.1)
 
 
 def test_a_silent_fal_is_reported(sandbox: SandboxControl, tmp_path: Path) -> None:
@@ -471,7 +462,7 @@ def test_a_silent_fal_is_reported(sandbox: SandboxControl, tmp_path: Path) -> No
     with proxy_in_front_of(sandbox, tmp_path) as patient, Wire(patient.url) as wire:
         token = patient.token()
         job = submit(wire, token)
-    app = create_app(settings, transport=Hurried(), plan_file=plan_file("http://localhost:1", url))
+    app = create_app(settings, timeouts=HURRIED, plan_file=plan_file("http://localhost:1", url))
     with running(app, port=port), Wire(url) as wire:
         sandbox.fault("hang")
         for path in (f"run/{NEXT}", f"queue/{NEXT}"):

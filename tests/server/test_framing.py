@@ -46,7 +46,9 @@ CHUNKED = (b"Transfer-Encoding: chunked\r\n", b"5\r\nGET /\r\n6\r\nx HTTP\r\n0\r
 
 @pytest.mark.parametrize("token", [b"h2c", b"websocket", b"TLS/1.0", b"x"])
 @pytest.mark.parametrize("framing", [COUNTED, CHUNKED], ids=["counted", "chunked"])
-@pytest.mark.parametrize("size", [4096, 40, 1], ids=["one packet", "several packets", "byte by byte"])
+@pytest.mark.parametrize(
+    "size", [4096, 40, pytest.param(1, marks=pytest.mark.slow)], ids=["one packet", "several packets", "byte by byte"]
+)
 def test_an_ignored_upgrade_is_a_request_with_its_body(
     echo: Echo, token: bytes, framing: tuple[bytes, bytes], size: int
 ) -> None:
@@ -159,7 +161,7 @@ def test_a_target_may_be_a_whole_url(echo: Echo, target: bytes, path: str) -> No
 
 
 @pytest.mark.parametrize("framing", [COUNTED, CHUNKED], ids=["counted", "chunked"])
-@pytest.mark.parametrize("size", [4096, 1], ids=["one packet", "byte by byte"])
+@pytest.mark.parametrize("size", [4096, pytest.param(1, marks=pytest.mark.slow)], ids=["one packet", "byte by byte"])
 def test_white_space_around_a_value_is_no_part_of_it(echo: Echo, framing: tuple[bytes, bytes], size: int) -> None:
     """RFC 9110, section 5.5: what a front in between would take away counts for nothing without one either."""
     length, body = framing

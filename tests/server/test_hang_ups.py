@@ -177,12 +177,14 @@ def _settle(wire: Wire) -> None:
     wait_until(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [JOBS + "/{}/events", f"/fal/queue/{NEXT}/requests/{{}}/status/stream"])
 def test_a_stream_leaves_nothing_behind(wire: Wire, held: str, ended: str, path: str) -> None:
     assert objects_left(wire, lambda: wire.ask("GET", path.format(held), until=b"data: ")) == 0
     assert objects_left(wire, lambda: wire.ask("GET", path.format(ended), until=b"\r\n0\r\n\r\n")) == 0
 
 
+@pytest.mark.slow
 def test_an_open_stream_holds_two_deques(wire: Wire) -> None:
     """Each takes 0.7 KiB, also while it is empty."""
     jobs = [wire.create(HELD) for _ in range(COUNT)]
@@ -205,6 +207,7 @@ def _count_deques() -> int:
     return sum(type(one) is deque for one in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> None:
     def watch() -> None:
         wire.ask("POST", JOBS, new(HELD), until=b"data: ", accept="text/event-stream")
@@ -216,16 +219,25 @@ def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> 
     ("path", "body", "until"),
     [
         pytest.param(RUN, asking("What is this?"), b'"output"', id="run"),
-        pytest.param(f"/fal/queue/{NEXT}", asking("What is this?"), b'"request_id"', id="submit"),
-        pytest.param(STREAM, asking("What is this?"), b"\r\n0\r\n\r\n", id="stream"),
-        pytest.param(STREAM, asking(SLOW), b"data: ", id="stream that is left"),
-        pytest.param(STREAM, asking("What is this?", image_url=WRONG), b'"image_url"', id="stream that is refused"),
+        pytest.param(
+            f"/fal/queue/{NEXT}", asking("What is this?"), b'"request_id"', id="submit", marks=pytest.mark.slow
+        ),
+        pytest.param(STREAM, asking("What is this?"), b"\r\n0\r\n\r\n", id="stream", marks=pytest.mark.slow),
+        pytest.param(STREAM, asking(SLOW), b"data: ", id="stream that is left", marks=pytest.mark.slow),
+        pytest.param(
+            STREAM,
+            asking("What is this?", image_url=WRONG),
+            b'"image_url"',
+            id="stream that is refused",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_call_leaves_nothing_behind(wire: Wire, path: str, body: object, until: bytes) -> None:
     assert objects_left(wire, lambda: wire.ask("POST", path, body, until=until)) == 0
 
 
+@pytest.mark.slow
 def test_a_call_with_a_key_leaves_nothing_behind(wire: Wire) -> None:
     keys = count()
 
@@ -246,14 +258,17 @@ def test_a_listing_leaves_nothing_behind(wire: Wire, ended: str, path: str) -> N
     assert objects_left(wire, lambda: wire.ask("GET", path, until=b"}")) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_left_leaves_nothing_behind(wire: Wire) -> None:
     assert objects_left(wire, lambda: wire.leave(RUN, asking(SLOW))) == 0
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_left_in_the_middle_leaves_nothing_behind(wire: Wire) -> None:
     assert objects_left(wire, lambda: wire.cut("/v1/uploads", png(400_000))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "path", "until"),
     [

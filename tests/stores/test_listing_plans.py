@@ -150,3 +150,16 @@ async def test_accounts_are_read_by_their_keys(stores: SqlStores) -> None:
     assert found == {REQUESTS: Account(0, 1), ALICES: Account(0, 1)}
     (plan,) = plans
     assert not plan.whole_tables, plan
+
+
+async def test_jobs_that_are_named_are_found_by_their_names(filled: SqlStores) -> None:
+    """And not among all that are open, of which there may be a hundred thousand."""
+    names = [f"job-{one}" for one in range(100)]
+    with query_plans() as plans:
+        await filled.ledger.queued_among(names)
+        await filled.ledger.renew_jobs(names, 6000.0, 7000.0)
+        await filled.ledger.take_due(6000.0, 6000.0, 40)
+    queued, renewed, due, noted = plans
+    for plan in (queued, renewed, noted):
+        assert re.search("sqlite_autoindex_jobs_1|jobs_pkey", str(plan.steps)), plan
+    assert "ix_jobs_state" in str(due.steps), due

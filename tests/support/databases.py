@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from anyio.from_thread import start_blocking_portal
 
 from proxy.stores.sql import SqlStores
 from tests.support.postgres import Postgres
+
+
+@cache
+def migrated_sqlite() -> bytes:
+    """A SQLite file that is at this version, with no rows."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "proxy.db")
+        _migrate(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 class Databases(Protocol):
@@ -25,16 +35,14 @@ class SqliteDatabases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers = itertools.count()
-        self._template: Path | None = None
 
     def empty(self) -> str:
         return f"sqlite:///{self._new_path()}"
 
     def migrated(self) -> str:
-        if self._template is None:
-            self._template = self._new_path()
-            _migrate(f"sqlite:///{self._template}")
-        return f"sqlite:///{shutil.copy(self._template, self._new_path())}"
+        path = self._new_path()
+        path.write_bytes(migrated_sqlite())
+        return f"sqlite:///{path}"
 
     def _new_path(self) -> Path:
         return self._folder / f"proxy-{next(self._numbers)}.db"

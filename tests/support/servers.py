@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -59,6 +60,25 @@ def _is_unused(port: int) -> bool:
 _PORTS = _claim_ports()
 
 
+class _Server(uvicorn.Server):
+    """Stops when it is asked to; uvicorn itself looks every tenth of a second whether it is."""
+
+    _ticks: asyncio.Task[None] | None = None
+
+    async def main_loop(self) -> None:
+        self._ticks = asyncio.create_task(super().main_loop())
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticks
+
+    def stop(self) -> None:
+        """Stop it from another thread."""
+        self.should_exit = True
+        if self._ticks is not None:
+            # Of a loop that has ended by itself there is nothing to stop.
+            with contextlib.suppress(RuntimeError):
+                self._ticks.get_loop().call_soon_threadsafe(self._ticks.cancel)
+
+
 @contextlib.contextmanager
 def running(
     app: ASGIApp,
@@ -87,7 +107,7 @@ def running(
         # A busy machine could send on a connection that is just being closed for its idleness.
         **{"timeout_keep_alive": 300, **options},
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     thread = threading.Thread(target=server.run, name=f"uvicorn-{port}", daemon=True)
     thread.start()
     try:
@@ -96,6 +116,6 @@ def running(
             raise RuntimeError("the server stopped while starting: see its log above")
         yield f"{'https' if certificate else 'http'}://{'localhost' if certificate else '127.0.0.1'}:{port}"
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(timeout=180)
         assert not thread.is_alive(), "the server did not stop within three minutes"

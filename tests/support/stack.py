@@ -29,6 +29,7 @@ from proxy.upstream.timeouts import Timeouts
 from proxy.upstream.transport import EngineTransport
 from tests.support.audit_log import AUTHOR
 from tests.support.clock import MovableClock
+from tests.support.databases import migrated_sqlite
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
 from tests.support.servers import free_port, running
@@ -168,13 +169,17 @@ def proxy_in_front_of(
     Plans and tenants are those of `PROXY_CONFIG` if the environment names one, else those of `plan_file`. `server` is
     more for uvicorn. `reconciles` lets it do its background work too, such as raising alerts.
     """
+    database = folder / "proxy.db"
+    if not database.exists() and "PROXY_DATABASE_URL" not in (environ or {}):
+        # To migrate it would be most of the proxy's start.
+        database.write_bytes(migrated_sqlite())
     port, other_origin = free_port(), f"http://localhost:{free_port()}"
     url = f"https://localhost:{port}" if certificate else f"http://127.0.0.1:{port}"
     settings = read(
         {
             **sandbox_environ(sandbox.url),
             "PROXY_SESSION_SECRETS": SECRET,
-            "PROXY_DATABASE_URL": f"sqlite:///{folder / 'proxy.db'}",
+            "PROXY_DATABASE_URL": f"sqlite:///{database}",
             "PROXY_PUBLIC_URL": url,
             "PROXY_PORT": str(port),
             # All callers have one address here, and tests are refused a lot.

@@ -9,10 +9,11 @@ from functools import cache, partial
 from typing import Any
 
 from cachetools import FIFOCache
-from sqlalchemy import Select, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select, update
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.ledger import (
+    OPEN_STATES,
     UPLOAD,
     Account,
     Bucket,
@@ -47,7 +48,9 @@ REPORT_WAIT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 #: What a statement is asked about at once: some databases take no more than a thousand parameters.
 _IDS_AT_ONCE = 500
-_queued_among = select(jobs.c.id).where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.state == "accepted")
+# An index of states would lead to all open jobs, of which there may be a hundred thousand: the expression hides it.
+_ids_given, _state = jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.state + ""
+_queued_among = select(jobs.c.id).where(_ids_given, _state == "accepted")
 _count_in_flight = (
     select(jobs.c.upstream, func.count().label("number"))
     .where(IS_OPEN, jobs.c.kind != UPLOAD)
@@ -55,9 +58,17 @@ _count_in_flight = (
 )
 _renew_jobs = (
     update(jobs)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), IS_OPEN)
+    .where(_ids_given, _state.in_(OPEN_STATES))
     .values(checked_at=bindparam("at"), expires_at=bindparam("until"))
 )
+_due = (
+    select(jobs)
+    .where(IS_OPEN, jobs.c.checked_at < bindparam("before"))
+    .order_by(jobs.c.checked_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_note_check = update(jobs).where(_ids_given).values(checked_at=bindparam("at"))
 
 
 class SqlLedger:
@@ -126,24 +137,12 @@ class SqlLedger:
         return found
 
     async def take_due(self, checked_before: float, now: float, most: int) -> Sequence[Job]:
-        due = (
-            select(jobs)
-            .where(IS_OPEN, jobs.c.checked_at < checked_before)
-            .order_by(jobs.c.checked_at)
-            .limit(most)
-            .with_for_update(skip_locked=True)
-        )
-        async with self._database.writing() as connection:
-            found = [job_of(row) for row in await connection.execute(due)]
-            if found:
-                taken = jobs.c.id.in_([job.id for job in found])
-                await connection.execute(update(jobs).where(taken).values(checked_at=now))
-            return found
+        wanted = {"before": checked_before, "most": most}
+        return [job_of(row) for row in await self._database.write(partial(_take_due, wanted=wanted, now=now))]
 
     async def renew_jobs(self, job_ids: Sequence[str], at: float, expires_at: float) -> None:
         values = {"ids": job_ids, "at": at, "until": expires_at}
-        async with self._database.writing() as connection:
-            await connection.execute(_renew_jobs, values)
+        await self._database.write(lambda connection: connection.execute(_renew_jobs, values))
 
     async def accounts(self, buckets: Sequence[Bucket]) -> Mapping[Bucket, Account]:
         if not buckets:
@@ -213,6 +212,13 @@ class SqlLedger:
         statement, values = listing_query(wanted, limit)
         async with self._database.reading() as connection:
             return [job_of(row) for row in await connection.execute(statement, values)]
+
+
+def _take_due(connection: Connection, *, wanted: dict[str, Any], now: float) -> Sequence[Row[Any]]:
+    rows = connection.execute(_due, wanted).all()
+    if rows:
+        connection.execute(_note_check, {"ids": [row.id for row in rows], "at": now})
+    return rows
 
 
 def _job_values(tenant: str, subject: str | None, since: float, until: float) -> dict[str, Any]:
