@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
+from collections.abc import Callable
 
 from proxy.server.garbage import collections_paused
+
+#: Why a file or a device takes no more output.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run() -> None:
@@ -17,10 +23,28 @@ def run() -> None:
             sys.exit(serve())
         with collections_paused():
             from proxy.cli import main
-        main()
+        _run_command(main)
     except KeyboardInterrupt:
         # Ctrl+C before the parser or the server heeds it; the parser ends with this code too.
         sys.exit(128 + signal.SIGINT)
+
+
+def _run_command(main: Callable[[], object]) -> None:
+    """Run a command, also where its output cannot be written."""
+    try:
+        try:
+            main()
+        finally:
+            # Here, as the end of the program would find the problem too late to say what it is.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as problem:
+        if problem.errno not in (*_FULL, errno.EPIPE) or problem.filename is not None:
+            raise
+        # What is left would be written again at the end.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1 if problem.errno == errno.EPIPE else f"the output cannot be written ({problem.strerror})")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ libpq knows more parameters than the driver does. Each is passed on, translated,
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -154,7 +154,7 @@ def _check_value(name: str, value: str) -> str:
         raise ValueError(f"has {name}={value[:40]}, which must be one of {', '.join(values)}")
     if "\0" in value:
         raise ValueError(f"has a zero byte in {name}; take it out of the URL")
-    if name in _FILES and value != _SYSTEM and not Path(value).is_file():
+    if name in _FILES and value != _SYSTEM and not os.path.isfile(value):
         raise ValueError(f"has {name}={value[:200]}, and there is no such file")
     return value
 

@@ -25,6 +25,8 @@ def normalize_origin(text: str) -> str:
     parts = urlsplit(text)
     if not text.isprintable() or " " in text or "@" in parts.netloc or not parts.hostname:
         raise ValueError(f"{text!r} has no host that a browser can ask for")
+    if "[" in parts.netloc and ":" not in parts.hostname:
+        raise ValueError(f"{text!r} has brackets, and no IPv6 address in them")
     port = parts.port
     shown = "" if port is None or port == _DEFAULT_PORTS.get(parts.scheme) else f":{port}"
     return f"{parts.scheme}://{_normalize_host(parts.hostname)}{shown}"

@@ -17,6 +17,7 @@ import httpx
 from proxy.networks import TrustedNetworks
 from proxy.tenants.addresses import is_public
 from proxy.upstream.engine import Body, text_of
+from proxy.upstream.resolver import Resolver
 from proxy.upstream.transport import EngineTransport
 
 
@@ -38,6 +39,7 @@ class OutboundClient:
         ssl_context: what verifies servers; httpx's by default, as for fal.
         seconds: for a whole request.
         allows_http: whether servers in these networks may speak plain http. Nothing secret or trusted goes that way.
+        resolver: looks up their names.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class OutboundClient:
         seconds: float,
         *,
         allows_http: bool = False,
+        resolver: Resolver | None = None,
     ) -> None:
+        self._resolver = resolver or Resolver()
         self._allows_http = allows_http
         self._networks = TrustedNetworks(networks)
         self._setting = setting
@@ -75,7 +79,9 @@ class OutboundClient:
         except httpx.InvalidURL:
             raise ValueError("it is no URL") from None
         check_address = partial(self._check_address, is_secure)
-        transport = EngineTransport(ssl_context=self._verifying_context(), check_address=check_address)
+        transport = EngineTransport(
+            ssl_context=self._verifying_context(), check_address=check_address, look_up=self._resolver.find
+        )
         try:
             async with asyncio.timeout(self._seconds):
                 reply = await transport.send(request)

@@ -213,6 +213,9 @@ def test_all_problems_are_named_at_once() -> None:
     assert sorted(names(wrong)) == sorted(["FAL_KEY", *wrong])
 
 
+#: More than a file can be called.
+LONG_NAME = "a" * 5000
+
 WRONG: list[tuple[str, str]] = [
     ("FAL_KEY", "with a space:secret"),
     ("FAL_KEY", "id:sécret"),
@@ -242,6 +245,10 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_HOST", "0.0.0.0:8787"),
     ("PROXY_HOST", "http://127.0.0.1"),
     ("PROXY_HOST", "local host"),
+    ("PROXY_HOST", "256.0.0.1"),
+    ("PROXY_HOST", "1.2.3.4.5"),
+    ("PROXY_HOST", "proxy..example"),
+    ("PROXY_HOST", f"{'a' * 64}.example"),
     ("PROXY_OPS_HOST", "[::1]"),
     ("PROXY_PORT", "0"),
     ("PROXY_PORT", "65536"),
@@ -315,6 +322,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_ALLOWED_ORIGINS", "https://*.example.com"),
     ("PROXY_ALLOWED_ORIGINS", "https://app.example.com/"),
     ("PROXY_ALLOWED_ORIGINS", "app.example.com"),
+    ("PROXY_ALLOWED_ORIGINS", "//app.example.com"),
+    ("PROXY_ALLOWED_ORIGINS", "https://[v1.app.example]"),
     ("PROXY_ALLOWED_ORIGINS", "null"),
     ("PROXY_ALLOWED_ORIGINS", "https://app.example.com:port"),
     ("PROXY_ALLOWED_ORIGINS", "https://app.example.com:70000"),
@@ -352,6 +361,10 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_CONFIG", "missing.yaml"),
     ("PROXY_STATE_DIR", "/there/is/no/such/folder"),
     ("PROXY_STATE_DIR", __file__),
+    ("PROXY_CONFIG", LONG_NAME),
+    ("PROXY_STATE_DIR", LONG_NAME),
+    ("PROXY_REDIS_URL", f"rediss://redis?ssl_ca_certs={LONG_NAME}"),
+    ("PROXY_DATABASE_URL", f"postgresql://db/proxy?sslmode=verify-full&sslrootcert={LONG_NAME}"),
     ("PROXY_MIGRATE", "yes"),
     ("PROXY_MIGRATE", "1"),
 ]
@@ -389,6 +402,8 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_AUDIT_DAYS", "3650"),
     ("PROXY_PORT", ""),
     ("PROXY_HOST", "my_proxy-1.internal"),
+    ("PROXY_HOST", "proxy.example."),
+    ("PROXY_HOST", "127.1"),
     ("PROXY_HOST", "fe80::1%eth0"),
 ]
 
@@ -572,6 +587,19 @@ def test_a_secret_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None
     assert [one for one in found if "_FILE" in one] == [
         "PROXY_SESSION_SECRETS_FILE: cannot be read (IsADirectoryError)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/dev/zero", "names a file of more than 65536 bytes"),
+        (LONG_NAME, "cannot be read (OSError)"),
+        ("a\0b", "cannot be read (ValueError)"),
+    ],
+    ids=["endless", "long", "NUL"],
+)
+def test_a_secret_file_that_no_secret_can_be_in_is_a_problem(path: str, problem: str) -> None:
+    assert f"FAL_KEY_FILE: {problem}" in problems({"PROXY_SESSION_SECRETS": SECRET, "FAL_KEY_FILE": path})
 
 
 def test_what_is_no_secret_has_no_file_form() -> None:

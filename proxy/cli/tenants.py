@@ -38,7 +38,7 @@ def tenants_apply(
     as_json: AsJson = False,
 ) -> None:
     """Apply a file of plans and tenants."""
-    path = refuse_on_error(lambda: settings.existing_file(file))
+    path = refuse_on_error(lambda: settings.readable_file(file))
     if is_dry_run:
         _preview(path, as_json)
         return

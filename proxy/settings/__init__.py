@@ -29,6 +29,7 @@ from proxy.settings.values import (
     is_loopback,
     parse_webhook_secret,
     parse_webhook_url,
+    readable_file,
 )
 from proxy.settings.variables import DEFAULTS, SECRET_NAME, SECRETS, VARIABLES, is_secret_of_tenant, unknown_variables
 
@@ -60,6 +61,7 @@ __all__ = [
     "read_operator",
     "read_session_secrets",
     "read_stores",
+    "readable_file",
     "secrets_in",
     "unknown_variables",
 ]

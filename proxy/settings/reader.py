@@ -9,6 +9,8 @@ from typing import TypeVar
 from proxy.numbers import parse_whole
 from proxy.settings.variables import DEFAULTS, SECRETS
 
+#: Of a file that holds a setting: it may be a device that never ends.
+MAX_FILE_BYTES = 64 * 1024
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 _IN_QUOTES = "contains quotes; remove them (docker's --env-file keeps them)"
 T = TypeVar("T")
@@ -58,10 +60,15 @@ class EnvironmentReader:
 
     def _file(self, name: str, path: str) -> str:
         try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as problem:
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) <= MAX_FILE_BYTES:
+                return content.decode().strip()
+            self._complain_once(f"{name}_FILE", f"names a file of more than {MAX_FILE_BYTES} bytes")
+        except (OSError, ValueError) as problem:
+            # The latter: it is no UTF-8, or the path is none that a file can have.
             self._complain_once(f"{name}_FILE", f"cannot be read ({type(problem).__name__})")
-            return ""
+        return ""
 
     def _complain_once(self, name: str, what: str) -> None:
         if f"{name}: {what}" not in self.problems:

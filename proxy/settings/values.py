@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import re
 import socket
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from proxy.settings.secret import Secret
 MIN_SECRET_BYTES = 32
 #: https://github.com/standard-webhooks/standard-webhooks, "Signature scheme".
 MIN_WEBHOOK_SECRET_BYTES, MAX_WEBHOOK_SECRET_BYTES = 24, 64
+#: Of the name of a file, in an error.
+MOST_SHOWN_CHARS = 200
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 #: A name in DNS or in the hosts file, in letters that a resolver takes.
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
@@ -98,9 +101,20 @@ def parse_host(text: str) -> str:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        if not _HOST_NAME.fullmatch(text):
+        if not _is_host_name(text):
             raise ValueError("must be an IP address or a name to listen on, such as 127.0.0.1 or ::") from None
     return text
+
+
+def _is_host_name(text: str) -> bool:
+    """Whether a resolver takes it for a name, or for an address in another spelling, such as `127.1`."""
+    if not _HOST_NAME.fullmatch(text) or not all(0 < len(label) < 64 for label in text.removesuffix(".").split(".")):
+        return False
+    try:
+        return normalize_origin(f"http://{text}") != ""
+    except ValueError:
+        # Digits at the end make an address of it, and it is none.
+        return False
 
 
 def parse_public_url(text: str) -> str:
@@ -174,7 +188,7 @@ def check_origin(text: str) -> str:
         ValueError: it has a path, a wildcard, or no host.
     """
     parts = urlsplit(text)
-    if parts.netloc == "" or parts.path or parts.query or parts.fragment or "*" in text or "@" in parts.netloc:
+    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or set("*@") & set(text):
         raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
     return normalize_origin(text)
 
@@ -205,7 +219,7 @@ def parse_database_url(text: str) -> str:
         raise ValueError("must name a file: what is only in memory is lost at every start")
     if not text.startswith("sqlite:"):
         libpq.parse(text)
-    elif (path := Path(text.removeprefix("sqlite:///").partition("?")[0])).exists() and not path.is_file():
+    elif os.path.exists(path := text.removeprefix("sqlite:///").partition("?")[0]) and not os.path.isfile(path):
         raise ValueError(
             "must name a file, and not a folder or a device, such as sqlite:////var/lib/fal-proxy/proxy.db"
         )
@@ -235,14 +249,20 @@ def parse_redis_url(text: str) -> Secret:
 
 
 def existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise ValueError(f"there is no file {text}")
-    return path
+    # Not by Path, which raises errors for a name that is too long.
+    if not os.path.isfile(text):
+        raise ValueError(f"there is no file {text[:MOST_SHOWN_CHARS]}")
+    return Path(text)
+
+
+def readable_file(text: str) -> Path:
+    """A file that is read once, such as a pipe."""
+    if not os.path.exists(text) or os.path.isdir(text):
+        raise ValueError(f"there is no file {text[:MOST_SHOWN_CHARS]}")
+    return Path(text)
 
 
 def existing_folder(text: str) -> Path:
-    path = Path(text)
-    if not path.is_dir():
-        raise ValueError(f"there is no folder {text}; make it, or leave the setting out")
-    return path
+    if not os.path.isdir(text):
+        raise ValueError(f"there is no folder {text[:MOST_SHOWN_CHARS]}; make it, or leave the setting out")
+    return Path(text)

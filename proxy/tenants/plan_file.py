@@ -27,6 +27,8 @@ from proxy.tenants.prices import find_unpriced
 
 M = TypeVar("M", bound=BaseModel)
 NOTHING_KNOWN = Snapshot()
+#: What is read may be a device that never ends.
+MOST_FILE_BYTES = 8 * 1024 * 1024
 
 _NEEDS_PILLOW = (
     "needs Pillow, which is not installed; install it with: pip install pillow; build an image that contains it with: "
@@ -220,7 +222,11 @@ def _unknown_endpoints(listed: list[Any], catalog: Catalog) -> list[str]:
 def _parse(path: Path) -> tuple[Any, list[str]]:
     """The document, and the keys that it names twice: YAML itself keeps the last one without a word."""
     try:
-        return parse_document(path.read_text())
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise ValueError(f"has more than {MOST_FILE_BYTES} bytes")
+        return parse_document(content.decode())
     except (OSError, UnicodeDecodeError) as problem:
         raise SettingsError([f"PROXY_CONFIG: {path.name} cannot be read ({type(problem).__name__})"]) from problem
     except ValueError as problem:

@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 
 from proxy.upstream.connection import Connection
-from proxy.upstream.connector import CheckAddress, Connector
+from proxy.upstream.connector import CheckAddress, Connector, LookUp
 from proxy.upstream.engine import Origin
 
 #: fal's edge does not say how long it keeps an idle connection. One that is idle for longer than this is closed, not
@@ -25,7 +25,7 @@ class ConnectionPool:
     Args:
         idle_seconds, max_age_seconds: since its last reply, and since it was opened, after which an idle connection
             is closed.
-        check_address: as for `Connector`.
+        check_address, look_up: as for `Connector`.
     """
 
     def __init__(
@@ -34,8 +34,9 @@ class ConnectionPool:
         idle_seconds: float,
         max_age_seconds: float,
         check_address: CheckAddress | None,
+        look_up: LookUp | None = None,
     ) -> None:
-        self._connector = Connector(ssl_context, check_address)
+        self._connector = Connector(ssl_context, check_address, look_up)
         self._idle_seconds = idle_seconds
         self._max_age_seconds = max_age_seconds
         #: The one that was used last at the end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -20,13 +20,20 @@ DNS_SECONDS = 10.0
 _NEXT_ADDRESS_SECONDS = 0.25
 #: Raises a ValueError for an address that may not be connected to.
 CheckAddress = Callable[[str], None]
+#: Finds the addresses of a host and a port.
+LookUp = Callable[[str, int], Awaitable[list[AddrInfoType]]]
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Addresses:
-    """Looks up the addresses of hosts: once for all callers at the same time, and again after `DNS_SECONDS`."""
+    """Looks up the addresses of hosts: once for all callers at the same time, and again after `DNS_SECONDS`.
 
-    def __init__(self) -> None:
+    Args:
+        look_up: finds the addresses; the event loop does, if unset.
+    """
+
+    def __init__(self, look_up: LookUp | None = None) -> None:
+        self._find = look_up or _look_up
         self._found: dict[tuple[str, int], tuple[float, list[AddrInfoType]]] = {}
         self._lookups: SingleFlight[list[AddrInfoType]] = SingleFlight()
 
@@ -45,16 +52,20 @@ class Addresses:
         return list(addresses)
 
     async def _look_up(self, host: str, port: int) -> list[AddrInfoType]:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await self._find(host, port)
         if not found:
             raise OSError("the host has no address")
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         self._found = {key: kept for key, kept in self._found.items() if kept[0] > now}
         # `find` turns the list by one before it returns it: its first call is to get the resolver's order.
         addresses: list[AddrInfoType] = [found[-1], *found[:-1]]
         self._found[host, port] = now + DNS_SECONDS, addresses
         return addresses
+
+
+async def _look_up(host: str, port: int) -> list[AddrInfoType]:
+    loop = asyncio.get_running_loop()
+    return list(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
 
 
 class Connector:
@@ -63,12 +74,15 @@ class Connector:
     Args:
         ssl_context: verifies the servers of https.
         check_address: sees all addresses of a host before the first is connected to.
+        look_up: finds these addresses; the event loop does, if unset.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, check_address: CheckAddress | None = None) -> None:
+    def __init__(
+        self, ssl_context: ssl.SSLContext, check_address: CheckAddress | None = None, look_up: LookUp | None = None
+    ) -> None:
         self._ssl_context = ssl_context
         self._check_address = check_address
-        self._addresses = Addresses()
+        self._addresses = Addresses(look_up)
 
     async def connect(self, scheme: str, host: str, port: int | None, make: Callable[[], P]) -> P:
         """Open a connection, with TLS for https, and return its protocol.

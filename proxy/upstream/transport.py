@@ -29,7 +29,7 @@ import httpx
 
 from proxy.upstream.connection import Connection
 from proxy.upstream.connection_pool import IDLE_SECONDS, MAX_AGE_SECONDS, ConnectionPool
-from proxy.upstream.connector import CheckAddress
+from proxy.upstream.connector import CheckAddress, LookUp
 from proxy.upstream.engine import Engine, Origin, PhaseTimeouts, Reply, Request, StreamedReply
 from proxy.upstream.reply_reader import ReplyReader
 from proxy.upstream.request_body import EarlyBody, RequestBody
@@ -66,6 +66,7 @@ class EngineTransport(Engine):
         idle_seconds, max_age_seconds: after which connections are closed; a request in use ends first.
         ssl_context: httpx's by default, which verifies against certifi's list or `SSL_CERT_FILE`.
         check_address: may refuse an address by a ValueError before it is connected to.
+        look_up: finds the addresses of a host; the event loop does, if unset.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class EngineTransport(Engine):
         max_age_seconds: float = MAX_AGE_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
         check_address: CheckAddress | None = None,
+        look_up: LookUp | None = None,
     ) -> None:
         self._slots = asyncio.Semaphore(max_connections)
-        self._pool = ConnectionPool(ssl_context or _verifying_context(), idle_seconds, max_age_seconds, check_address)
+        context = ssl_context or _verifying_context()
+        self._pool = ConnectionPool(context, idle_seconds, max_age_seconds, check_address, look_up)
         #: Await a whole reply, or the head of a streamed one.
         self._readers: set[ReplyReader] = set()
         #: Streamed bodies that are not read to their end.

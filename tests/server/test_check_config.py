@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.settings import SettingsError
 from proxy.tenants.plan_file import read_file
 from tests.server.commands import PROXY, SERVABLE, Commands, Done
 from tests.support.secrets import SECRET
@@ -260,6 +261,11 @@ def test_a_plan_file_that_cannot_be_read_as_yaml_is_refused(check: Any, tmp_path
     done = check({**SERVABLE, "PROXY_CONFIG": "plans.yaml"})
     assert variables_in(done) == ["PROXY_CONFIG"]
     assert "plans.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_plan_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="zero has more than 8388608 bytes"):
+        read_file(Path("/dev/zero"))
 
 
 def test_an_endpoint_with_a_schema_of_the_operator(check: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import migrate
-from tests.server.commands import PLAINLY
+from tests.server.commands import PLAINLY, PROXY
 from tests.server.conftest import PLANS, Cli, Running
 from tests.support.limited import COUNTING, NEXT
 from tests.support.secrets import SECRET
@@ -101,7 +101,19 @@ def test_apply_refuses_a_file_that_is_wrong_and_changes_nothing(cli: Cli) -> Non
     assert (done.code, done.stdout) == (1, "") and "fal-ai/flux/dev is not in the catalogue" in done.stderr
     done = cli.run("tenants", "apply", "gone.yaml")
     assert (done.code, done.stdout, done.stderr) == (1, "", "there is no file gone.yaml\n")
+    for no_file in (".", "a" * 5000):
+        done = cli.run("tenants", "apply", no_file)
+        assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(f"there is no file {no_file[:200]}")
     assert len(json.loads(cli.data("tenants", "show", "acme"))["limits"]["endpoints"]) == 2
+
+
+def test_apply_reads_a_pipe(cli: Cli) -> None:
+    cli.data("tenants", "list")
+    file = yaml.safe_dump({**PLANS, "tenants": [{"id": "globex", "plan": "narrow"}]})
+    for more, printed in ((["--dry-run"], 'create tenant globex\n    plan: + "narrow"\n'), ([], "changed\n")):
+        command = [*PROXY, "tenants", "apply", "/dev/stdin", *more]
+        done = subprocess.run(command, input=file, env=cli.environ, cwd=cli.folder, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
 def read_rows(cli: Cli) -> str:
@@ -312,6 +324,27 @@ def test_minting_needs_the_secret_and_nothing_else_of_the_server(cli: Cli) -> No
 def test_bad_usage_exits_with_2_and_prints_no_data(cli: Cli, arguments: list[str]) -> None:
     done = cli.run(*arguments)
     assert (done.code, done.stdout) == (2, "") and done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["keys", "list", "acme"], ["audit", "export"], ["tenants", "schema"]], ids=" ".join
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_a_plain_refusal(cli: Cli, arguments: list[str], unbuffered: str) -> None:
+    cli.data("keys", "create", "acme")
+    environ = {**cli.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PROXY, *arguments], env=environ, cwd=cli.folder, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"the output cannot be written (No space left on device)\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_trouble(cli: Cli) -> None:
+    """As `| head -1` is."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*PROXY, "tenants", "schema"], env=cli.environ, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 # The database

@@ -318,8 +318,12 @@ def test_a_certificate_that_ends_soon(doctor: Doctor, tmp_path: Path) -> None:
 # --- what is no deployment
 
 
+#: Each is refused by another part: the parser of URLs, the client, the resolver.
+NO_ADDRESSES = ("http://[::1", "http://ai.example.com:99999", "http://ai.example.com:0", "http://ai..example.com")
+
+
 def test_a_malformed_address(proxy: Stack, doctor: Doctor) -> None:
-    for wrong in ("ai.example.com", "ftp://ai.example.com", "https://"):
+    for wrong in ("ai.example.com", "ftp://ai.example.com", "https://", *NO_ADDRESSES):
         found = doctor.examine(wrong)
         assert levels(found) == {"address": "fail"}
     found = doctor.examine(f"http://127.0.0.1:{free_port()}")

@@ -64,6 +64,9 @@ def test_a_backup_that_cannot_be_made_says_why(cli: Cli) -> None:
     done = cli.run("backup", "copy.db")
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr == "copy.db is there already; give each backup a name of its own\n"
+    done = cli.run("backup", "a" * 5000)
+    assert (done.code, done.stdout) == (1, "") and "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
     done = cli.run("backup", "other.db", PROXY_DATABASE_URL="postgresql://127.0.0.1:1/none")
     assert done.code == 1 and "pg_dump" in done.stderr and not (cli.folder / "other.db").exists()
 

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -43,8 +43,8 @@ class Examination:
 
 def examine(examination: Examination) -> list[Finding]:
     """Do all checks. Without a trusted certificate, none that would send a credential."""
-    parts = urlsplit(examination.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = _split_address(examination.url)
+    if parts is None:
         return [Finding("address", FAIL, f"{examination.url!r} is no URL", "Give it as https://ai.example.com.")]
     # SSL_CERT_FILE names more authorities.
     context = ssl.create_default_context()
@@ -64,6 +64,18 @@ def examine(examination: Examination) -> list[Finding]:
             return [tls, health, *_examine_proxy(visit, examination, is_trusted=is_trusted)]
         finally:
             visit.end_session()
+
+
+def _split_address(text: str) -> SplitResult | None:
+    """The parts of an address that can be asked; None if it is none."""
+    try:
+        parts, address = urlsplit(text), httpx.URL(text)
+        # A resolver takes no name with an empty part, or a long one.
+        (parts.hostname or "").encode("idna")
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return parts if is_complete and address.host else None
 
 
 def _examine_proxy(visit: Visit, examination: Examination, *, is_trusted: bool) -> list[Finding]:

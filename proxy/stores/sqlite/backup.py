@@ -33,7 +33,8 @@ def back_up(source: str, target: Path, report: Report, pages_at_once: int = PAGE
     """
     if not os.path.isfile(source):
         raise BackupFailed("there is no database yet")
-    if target.exists():
+    # Not by Path, which raises errors for a name that is too long.
+    if os.path.exists(target):
         raise BackupFailed(f"{target} is there already; give each backup a name of its own")
     partial = target.with_name(f"{target.name}.partial")
     try:
@@ -48,7 +49,8 @@ def back_up(source: str, target: Path, report: Report, pages_at_once: int = PAGE
     except (OSError, sqlite3.Error) as problem:
         raise BackupFailed(f"{target} cannot be written ({problem})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _copy(origin: sqlite3.Connection, copy: sqlite3.Connection, report: Report, pages_at_once: int) -> None:
