@@ -7,20 +7,13 @@ connection is closed (RFC 9112, sections 2.2, 3.2, 6.1, 6.3, 7.1 and 11.2; RFC 9
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httptools
-from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from uvicorn.server import ServerState
 
-from proxy.errors import BadRequest, ProxyError, RequestTimeout, TooManyConnections
-from proxy.server.asgi import AsgiProtocol
-from proxy.server.coalescing import CoalescingTransport
-from proxy.server.connections import NEVER, Connections
+from proxy.errors import BadRequest, ProxyError
+from proxy.server.connections import Connections
 from proxy.server.direct_body import DirectBody
-from proxy.server.exchange import Exchange
 from proxy.server.framing import (
     CHUNK_LINE_BYTES,
     MAX_FRAMING_BYTES,
@@ -31,122 +24,25 @@ from proxy.server.framing import (
     is_host,
     with_path,
 )
-from proxy.server.refusal import raw_response
+from proxy.server.timed_connection import TimedConnection
 
 #: A request line and its headers; fal's own clients send well below one kilobyte beside the session.
 MAX_HEAD_BYTES = 64 * 1024
 _READ_HERE = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 
-class LimitedHeadProtocol(AsgiProtocol):
-    """One connection of a caller.
+class LimitedHeadProtocol(TimedConnection):
+    """Reads the requests of a connection, and refuses what is too large or can be read in two ways."""
 
-    Attributes:
-        deadline: when the connection ends if nothing more comes, as a time of the event loop.
-    """
+    __slots__ = ("_coding", "_framing_bytes", "_head_bytes", "_hosts", "_is_replaying", "_trailer_bytes")
 
-    #: Beside uvicorn's attributes: with more than thirty, the dictionary of each connection is six times as large.
-    __slots__ = ("_answering", "_coding", "_framing_bytes", "_head_bytes", "_hosts", "_in_head",
-        "_is_refused", "_is_replaying", "_limits", "_registry", "_time", "_trailer_bytes", "_unsent",
-        "deadline")  # fmt: skip
-
-    transport: CoalescingTransport  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        connections: Connections,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.deadline = NEVER
-        self._registry = connections
-        self._limits = connections.limits
-        self._time = self.loop.time
-        self._answering: Exchange | None = None
-        self._in_head = self._is_replaying = self._is_refused = False
+    def __init__(self, *options: Any, connections: Connections) -> None:
+        super().__init__(*options, connections=connections)
+        self._is_replaying = False
         self._head_bytes = self._trailer_bytes = self._hosts = 0
         self._coding: bytes | None = None
         #: Bytes of a body in chunks beside its content and the lines that a chunk needs.
         self._framing_bytes = 0
-        #: What the caller had still to take when that was looked at last.
-        self._unsent: float = NEVER
-
-    # The connection.
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(CoalescingTransport(transport, self._registry.outbox))  # type: ignore[arg-type]
-        if self._registry.admit(self, self.client):
-            self.deadline = self._time() + self._limits.connect_seconds
-        elif not self._registry.may_answer_refusal():
-            self.transport.abort()
-        else:
-            self._close_with(TooManyConnections("This server has reached its limit of connections; try again shortly."))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._registry.discard(self, self.client)
-        super().connection_lost(exc)
-        if self._answering is not None:
-            # uvicorn only knows the newest request, and others may wait behind this one.
-            self._answering.report_disconnect()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the caller has to send something: no answer is on its way."""
-        return self.deadline != NEVER and not self.transport.get_write_buffer_size()
-
-    def evict(self) -> None:
-        """Close now, to make room for another connection."""
-        self.transport.lingers = False
-        self.transport.close()
-
-    def expire(self) -> None:
-        """End the connection at its deadline; one in the middle of a head gets the reason."""
-        self.deadline = self._time() + self._limits.write_seconds
-        if unsent := self.transport.get_write_buffer_size():
-            if unsent >= self._unsent:
-                self.transport.abort()
-            self._unsent = unsent
-        elif self._in_head and not self.transport.is_closing():
-            seconds = self._limits.head_seconds
-            late = f"The head of the request did not end within {seconds:g} seconds; send it again."
-            self._refuse(RequestTimeout(late))
-        else:
-            self.transport.close()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self.deadline = self._time() + self._limits.write_seconds
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._answering is not None and not self._answering.response_complete:
-            self.deadline = NEVER
-
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        self._unsent = NEVER
-        if self.transport.is_closing():
-            # The caller has yet to take the answer.
-            self.deadline = self._time() + self._limits.write_seconds
-            return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        else:
-            limits = self._limits
-            self.deadline = self._time() + (limits.head_seconds if self._in_head else limits.keep_alive_seconds)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle  # type: ignore[assignment]
-        self.deadline = NEVER
-        super()._start_asgi_task(cycle, app)
 
     # The bytes of a connection.
 
@@ -186,11 +82,6 @@ class LimitedHeadProtocol(AsgiProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 self._ignore_upgrade()
                 data = memoryview(data)[upgrade.args[0] :]
-
-    @property
-    def is_discarding(self) -> bool:
-        """Whether nothing more is read, as the last answer is on its way."""
-        return self._is_refused or self.transport.is_closing()
 
     def _ignore_upgrade(self) -> None:
         """Read on as if no upgrade was asked for: an ignored one is an ordinary request with its body (RFC 9110, 7.8).
@@ -265,36 +156,3 @@ class LimitedHeadProtocol(AsgiProtocol):
             # Not yet: the parser has not looked at the body.
             return
         super().on_message_complete()
-
-    # Refusals of this layer.
-
-    def _refuse(self, error: ProxyError) -> None:
-        """Answer what cannot be read on, after the answers to what was read before, and close the connection.
-
-        Nothing is read from here on: while earlier answers are on their way, a head without end would fill the memory.
-        """
-        if self._is_refused or self.transport.is_closing():
-            return
-        self._is_refused = True
-        self._registry.warn(self.client, error_type=error.code, reason=error.message)
-        newest, answering = self.cycle, self._answering
-        if newest is None or newest.response_complete:
-            self._close_with(error)
-        elif not newest.more_body:
-            # The newest request is whole; its answer is the last one.
-            newest.keep_alive = False
-            self.transport.lingers = True
-        elif newest is answering:
-            newest.report_disconnect()
-            self.transport.close() if newest.response_started else self._close_with(error)
-        else:
-            self.pipeline.popleft()
-            last = self.pipeline[0][0] if self.pipeline else answering
-            assert last is not None
-            last.keep_alive = False
-            self.transport.lingers = True
-
-    def _close_with(self, error: ProxyError) -> None:
-        self.transport.lingers = True
-        self.transport.write(raw_response(error))
-        self.transport.close()
