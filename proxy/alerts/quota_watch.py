@@ -13,7 +13,8 @@ from typing import Any
 from cachetools import LRUCache
 
 from proxy.clock import Clock, to_iso
-from proxy.limits.accounts import alerted_holder, window_end
+from proxy.limits.accounts import window_end
+from proxy.limits.quota_notices import alerted_holder
 from proxy.numbers import MOST
 from proxy.stores.alerts import Alert, alert_id
 from proxy.stores.ledger import Account, Bucket, Exhausted, Job, Outcome

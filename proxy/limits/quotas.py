@@ -10,9 +10,10 @@ from proxy.catalog import TOKEN_FIELDS, Endpoint
 from proxy.clock import Clock
 from proxy.errors import InvalidInput, NotFound
 from proxy.ids import draw_id
-from proxy.limits.accounts import Payer, QuotaWarnings, buckets_of, quota_exceeded
+from proxy.limits.accounts import Payer, buckets_of
 from proxy.limits.learned import Learned
 from proxy.limits.learned_keeper import LearnedKeeper
+from proxy.limits.quota_notices import QuotaWarnings, quota_exceeded
 from proxy.numbers import MOST
 from proxy.stores.batching import LedgerBatcher, LedgerTimeouts
 from proxy.stores.grants import GrantHolder, GrantStanding, GrantStore, find_missing
@@ -37,14 +38,14 @@ from proxy.stores.spool import Spool
 from proxy.tenants.terms import MILLION as MILLION
 from proxy.tenants.terms import Terms
 
-#: A run or stream that nothing more is heard of is over after this; fal's own limits are below it.
+#: After so many seconds a run or stream is over, also if nothing was heard of it; fal's own limits are lower.
 CALL_SECONDS = 1_200.0
-#: A queued job lives as long as fal says so; this is how long without any word.
+#: A queued job lives for as long as fal says so, and for so many seconds without news.
 JOB_SECONDS = 86_400.0
-#: What a call may take of fal's machines, for plans that ration it; what it really took is booked.
+#: The time of fal's machines that is reserved for a call; the time that it took is booked.
 COMPUTE_SECONDS_CEILING = 60.0
-#: Whose accounts let a call in that needs less than it reserves. The others hold back a stolen session or a script,
-#: which could get the excess of one call again and again.
+#: The holders whose accounts let in a call that needs less than it reserves. Other accounts bound a stolen session or a
+#: script, which could go beyond the limit by one call again and again.
 MAY_EXCEED = frozenset({"subject", "tenant"})
 
 
@@ -121,15 +122,15 @@ def new_job(
 
 
 class Quotas:
-    """The ledger as the calls use it.
+    """The ledger as calls use it.
 
     Args:
-        timeouts: how long callers wait for it.
-        spool: what keeps entries that a process could not write before its end.
-        metrics: counts what was charged and refused; nothing is counted if None.
-        grants: what pays where a quota is used up; nothing if None.
-        list_granted: gives the tenants that were ever given a grant.
-        learned_store: keeps what was learned; nothing is kept if None.
+        timeouts: how long callers wait for the ledger.
+        spool: keeps entries that the process could not write before its end.
+        metrics: counts charges and refusals; None to count nothing.
+        grants: pay where a quota is used up; None for no grants.
+        list_granted: lists the tenants that ever had a grant.
+        learned_store: keeps what calls usually use; None to keep nothing.
 
     Attributes:
         learned: what calls usually use.

@@ -27,7 +27,7 @@ from proxy.stores.sql.database import MOST_BESIDE_IN_FILE, Database
 from proxy.stores.sql.schema import jobs
 from proxy.stores.sql.sqlite import CONNECTIONS, WAIT_SECONDS
 from proxy.stores.sqlite.connection import LedgerConnection
-from proxy.stores.sqlite.file import LONG_LOG, LONGEST_LOG, OLD_ROWS, TIDY_AFTER
+from proxy.stores.sqlite.file import CHECKPOINT_AFTER, LONG_LOG, LONGEST_LOG, OLD_ROWS
 from proxy.stores.sqlite.location import SqliteLocation, keep_private
 from proxy.stores.sqlite.log_hold import LogHold
 from proxy.stores.transaction import LedgerTransaction
@@ -95,7 +95,7 @@ def jobs_in_file(path: Path) -> int:
 async def test_removals_wait_while_the_log_is_written_into_the_file(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores
 ) -> None:
-    url, removals = sqlite_databases.migrated(), -(-TIDY_AFTER // OLD_ROWS)
+    url, removals = sqlite_databases.migrated(), -(-CHECKPOINT_AFTER // OLD_ROWS)
     stores = open_stores(url)
     await settled_jobs(stores, removals + 3)
     found = await stores.retention.find("jobs", expiry(jobs=5000.0), removals)
@@ -163,7 +163,7 @@ async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_aga
         return threading.current_thread()
 
     here = threading.current_thread()
-    for _ in range(TIDY_AFTER):
+    for _ in range(CHECKPOINT_AFTER):
         assert await database.run(write) is here
     await asyncio.sleep(0)
     await database.wait_until_tidy()
@@ -212,7 +212,7 @@ async def test_calls_stay_in_the_event_loop_while_the_log_is_tidied_up(database:
         transaction.create_accounts([REQUESTS._replace(window_start=next(starts))])
         return threading.current_thread()
 
-    for _ in range(TIDY_AFTER):
+    for _ in range(CHECKPOINT_AFTER):
         await database.run(write)
     before = restarts(path_of(database._url))
     # Now it begins.
@@ -239,7 +239,7 @@ async def test_a_long_log_begins_again_before_the_next_call(database: Database) 
     await database.run(lambda transaction: write(transaction, "x" * LONG_LOG * PAGE_BYTES))
     assert pages(path) > LONG_LOG
     before = restarts(path)
-    for number in range(TIDY_AFTER):
+    for number in range(CHECKPOINT_AFTER):
         await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
     await database.wait_until_tidy()
     assert restarts(path) == before + 1
@@ -257,12 +257,12 @@ async def test_a_log_that_is_to_be_emptied_is_tidied_up_first(
 
     await database.run(adding("written"))
     await database.run(lambda transaction: write(transaction, "x" * LONG_LOG * PAGE_BYTES))
-    for number in range(TIDY_AFTER):
+    for number in range(CHECKPOINT_AFTER):
         await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
     await database.truncate_log()
     await database.wait_until_tidy()
     assert not [record for record in caplog.records if "not checkpointed" in record.message]
-    assert pages(path_of(database._url)) < TIDY_AFTER
+    assert pages(path_of(database._url)) < CHECKPOINT_AFTER
     await database.close()
 
 
@@ -385,7 +385,7 @@ async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Da
     longest, path = 0, path_of(database._url)
     await database.run(adding("written"))
     # Some eighty thousand pages, a few each time, without a pause in which SQLite could restart the log by itself.
-    for number in range(80 * TIDY_AFTER):
+    for number in range(80 * CHECKPOINT_AFTER):
         longer = job(id="written", request_id=f"{number:05d}" * 4_000)
         await database.run(lambda transaction, longer=longer: transaction.update_jobs([longer]))
         await asyncio.sleep(0)

@@ -192,10 +192,10 @@ class Database:
         """How many transactions of the ledger came to their turn at a SQLite file; 0 on PostgreSQL."""
         return self._file.calls if self._file is not None else 0
 
-    async def wait_until_tidy(self) -> None:
+    async def wait_for_checkpoint(self) -> None:
         """Wait while the log of a SQLite file is written into the file; PostgreSQL paces itself."""
         if self._file is not None:
-            await self._file.wait_until_tidy()
+            await self._file.wait_for_checkpoint()
 
     async def truncate_log(self) -> None:
         """Empty the log of a SQLite file, which still has what was overwritten; PostgreSQL has none of its own.

@@ -31,12 +31,12 @@ class SqlRemoval:
 
     async def clear_some(self, former: FormerTenant) -> bool:
         has_more = await self._database.write(partial(_clear_some, former=former), MANY_ROWS)
-        await self._database.wait_until_tidy()
+        await self._database.wait_for_checkpoint()
         return has_more
 
     async def forget_some(self, pseudonym: Pseudonym) -> bool:
         has_more = await self._database.write(partial(forget_some, pseudonym=pseudonym), MANY_ROWS)
-        await self._database.wait_until_tidy()
+        await self._database.wait_for_checkpoint()
         return has_more
 
     async def wipe(self) -> None:

@@ -165,7 +165,7 @@ class SqlRetention:
             removal: Removal | None = await self._database.change_file(work, OLD_ROWS)
         else:
             removal = await self._database.write(partial(_remove, kind=one, found=found, seconds=seconds), OLD_ROWS)
-        await self._database.wait_until_tidy()
+        await self._database.wait_for_checkpoint()
         calls, self._calls = self._database.calls - self._calls, self._database.calls
         return removal._replace(calls=calls) if removal is not None else None
 

@@ -63,7 +63,7 @@ class SqlUsageRollup:
     async def count(self, most: int) -> int | None:
         if self._database.dialect.name == "sqlite":
             counted = await self._database.change_file(partial(_count_in_file, most=most), MANY_ROWS)
-            await self._database.wait_until_tidy()
+            await self._database.wait_for_checkpoint()
             return counted
         async with self._database.reading() as connection:
             ids = (await connection.scalars(_find, {"most": most})).all()

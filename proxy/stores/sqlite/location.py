@@ -13,7 +13,7 @@ from proxy.errors import StoreUnavailable
 from proxy.stores.sqlite.processes import LivingProcesses
 from proxy.telemetry.log_limit import LogLimit
 
-#: The log is tidied up beside the writing, by `SqliteFile`; long before this many pages, unless something is wrong.
+#: `SqliteFile` makes checkpoints long before the log has this many pages, unless something is wrong.
 #: What is deleted is overwritten: a name that is to be forgotten is in no free page either.
 _PRAGMAS = "PRAGMA synchronous={}; PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=96000; PRAGMA secure_delete=ON;"
 #: The mode of a file, and what it must not have: it holds whose jobs are whose.
