@@ -94,6 +94,7 @@ def test_every_route_wants_the_token(proxy: Stack) -> None:
             assert_refused_with(stranger.request(method, path), 401, "unauthenticated")
 
 
+@pytest.mark.slow
 def test_the_list_of_routes_is_complete(sandbox: SandboxControl, tmp_path: Path) -> None:
     """The list above is complete: each route exists, and no other method does. One of them deletes the tenant."""
     with limited_proxy(sandbox, tmp_path, PLANS) as own, admin(own, f"Bearer {ADMIN_TOKEN}") as operator:

@@ -332,9 +332,6 @@ def test_answers_of_the_admin_api(proxy: Stack, promises: Promises) -> None:
         for verb in ("suspend", "resume"):
             changed = operator.post(f"{tenants}/acme/{verb}")
             promises.check("POST", f"{tenants}/{{tenant}}/{verb}", changed, 200)
-        gone = {"plans": PLANS, "tenants": [{"id": "gone", "plan": "acme"}]}
-        operator.put(tenants, json=gone).raise_for_status()
-        promises.check("DELETE", f"{tenants}/{{tenant}}", operator.delete(f"{tenants}/gone"), 200)
         keys = f"{tenants}/{{tenant}}/keys"
         promises.check("POST", keys, operator.post(f"{tenants}/acme/keys", json={"name": "one"}), 201)
         assert promises.check("GET", keys, operator.get(f"{tenants}/acme/keys"), 200)["keys"]
@@ -373,6 +370,15 @@ def test_answers_of_the_admin_api(proxy: Stack, promises: Promises) -> None:
         assert [len(alert["deliveries"]) for alert in alerts] == [2]
         again = operator.post("/v1/admin/alerts/a1/resend")
         promises.check("POST", "/v1/admin/alerts/{alert}/resend", again, 202)
+
+
+@pytest.mark.slow
+def test_the_answer_to_the_removal_of_a_tenant(proxy: Stack, promises: Promises) -> None:
+    with proxy.client(ADMIN_TOKEN) as operator:
+        gone = {"plans": PLANS, "tenants": [{"id": "gone", "plan": "acme"}]}
+        operator.put("/v1/admin/tenants", json=gone).raise_for_status()
+        removed = operator.delete("/v1/admin/tenants/gone")
+        promises.check("DELETE", "/v1/admin/tenants/{tenant}", removed, 200)
 
 
 #: Lists that stay short: the configuration or the caller's span of days limits them.

@@ -231,7 +231,14 @@ def test_an_upload_takes_neither_key_nor_session_to_the_files(stack: Stack, wire
     assert came_back(put) == expected_back(put, JSON)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    # A stream is opened again until it is given up, at the times that fal names.
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=pytest.mark.slow if case.name == "status stream" else ())
+        for case in CASES
+    ],
+)
 def test_an_error_of_fal_returns_no_more_headers(stack: Stack, wire: Wire, case: Case) -> None:
     path = case.path.format(job=own_job(stack, wire)) if "{job}" in case.path else case.path
     stack.sandbox.fault("status", status=418, headers={**FALS, "x-fal-request-id": "fals-own"})

@@ -51,7 +51,7 @@ CONVERSATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+@pytest.fixture(scope="module", params=["uvloop", pytest.param("asyncio", marks=pytest.mark.slow)])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Echo, Echo]]:
     """A server that reads every body directly, and one that reads none so."""
     with echo_server(ALWAYS, loop=request.param) as direct, echo_server(NEVER, loop=request.param) as parsed:
@@ -64,7 +64,13 @@ def converse(echo: Echo, *pieces: bytes) -> tuple[int, list[tuple[int, bytes]], 
     return data.count(b" 100 Continue"), [(status, body) for status, _, body in parse_answers(data)], closed
 
 
-@pytest.mark.parametrize("case", CONVERSATIONS)
+#: Each makes hundreds of connections; the fast ones are read as most are, and with another framing around.
+FAST = ("one after the other", "an upgrade that closes")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CONVERSATIONS]
+)
 def test_all_splits_of_a_conversation_are_read_as_the_parser_reads_them(both: tuple[Echo, Echo], case: str) -> None:
     direct, parsed = both
     data = CONVERSATIONS[case]

@@ -195,6 +195,7 @@ async def _together(*works: Callable[[], Awaitable[bool]]) -> list[bool]:
     return results
 
 
+@pytest.mark.slow
 async def test_a_reading_is_of_one_moment(stores: SqlStores, open_stores: OpenStores, database_url: str) -> None:
     """No tenant is ever read without the plan that was applied together with it."""
     other, done = open_stores(database_url), anyio.Event()

@@ -199,6 +199,7 @@ async def test_an_unknown_older_revision_is_refused(database_url: str, open_stor
         await open_stores(database_url).ping()
 
 
+@pytest.mark.slow
 async def test_a_migration_within_a_release_only_adds(sqlite_databases: Databases) -> None:
     """So that the version before it runs on."""
     url, before = sqlite_databases.empty(), MetaData()

@@ -110,6 +110,7 @@ def test_a_folder_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytes
     assert Spool(None).keep(FACTS) == 3 and Spool(None).load() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [True, False], ids=["stopped", "killed"])
 async def test_the_next_process_writes_what_this_one_could_not(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores, tmp_path: Path, folder: Path, ends: bool

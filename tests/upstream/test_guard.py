@@ -173,6 +173,7 @@ def recording_claims(folder: Path) -> Iterator[sqlite3.Connection]:
         yield database
 
 
+@pytest.mark.slow
 def test_an_outage_writes_no_key_for_calls_that_are_not_sent(
     proxy: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:

@@ -11,8 +11,14 @@ import pytest
 
 from proxy.upstream.transport import EngineTransport
 
+#: What serves is uvloop, so the fast loop has it alone.
+LOOPS = [
+    pytest.param({"use_uvloop": False}, id="asyncio", marks=pytest.mark.slow),
+    pytest.param({"use_uvloop": True}, id="uvloop"),
+]
 
-@pytest.fixture(params=[{"use_uvloop": False}, {"use_uvloop": True}], ids=["asyncio", "uvloop"])
+
+@pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     return "asyncio", request.param
 

@@ -75,6 +75,7 @@ async def test_a_tls_handshake_broken_off_is_a_connect_error(transport: EngineTr
             await call(transport, ask(server.url.replace("http:", "https:")))
 
 
+@pytest.mark.slow
 async def test_a_tls_handshake_without_an_answer_is_a_connect_timeout(transport: EngineTransport) -> None:
     async with raw_server(Peer.until_closed) as server:
         with pytest.raises(httpx.ConnectTimeout):

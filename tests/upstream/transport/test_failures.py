@@ -148,6 +148,7 @@ async def test_silence_in_the_headers_is_a_read_timeout(transport: EngineTranspo
         await server.see_close()
 
 
+@pytest.mark.slow
 async def test_silence_in_the_body_is_a_read_timeout_after_the_received_bytes(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
@@ -164,6 +165,7 @@ async def test_silence_in_the_body_is_a_read_timeout_after_the_received_bytes(tr
         await response.aclose()
 
 
+@pytest.mark.slow
 async def test_a_long_stream_is_not_cut_while_it_speaks(transport: EngineTransport) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
@@ -190,6 +192,7 @@ async def test_an_upstream_that_does_not_read_is_a_write_timeout(transport: Engi
         over.set()
 
 
+@pytest.mark.slow
 async def test_an_upload_slower_than_the_read_timeout_is_not_cut(transport: EngineTransport) -> None:
     async def slow() -> AsyncIterator[bytes]:
         for _ in range(4):

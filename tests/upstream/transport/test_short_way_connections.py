@@ -66,6 +66,7 @@ async def test_other_idle_connections_are_not_tried() -> None:
         await transport.aclose()
 
 
+@pytest.mark.slow
 async def test_no_call_is_lost_or_doubled_on_connections_that_are_being_closed() -> None:
     transport = ShortWay(ssl_context=NO_TLS)
 

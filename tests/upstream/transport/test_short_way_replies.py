@@ -211,6 +211,7 @@ async def test_silence_in_the_body_is_a_read_timeout() -> None:
     assert seen[0][0] == 200 and seen[0][3] is httpx.ReadTimeout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SHORT_WAYS)
 async def test_a_reply_is_not_cut_while_it_speaks(way: str) -> None:
     async def behave(peer: Peer) -> None:
