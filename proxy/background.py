@@ -1,4 +1,4 @@
-"""The work that a process does beside its calls: what abandoned jobs, old rows and reports need."""
+"""The work of a process beside its calls: abandoned jobs, the removal of old rows, the sums of usage, alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which handler answers a kind of call."""
+"""Chooses the handler that answers a kind of call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fal-proxy alerts`: what was raised, and what has become of it at its receivers."""
+"""`fal-proxy alerts`: the alerts, and whether their receivers took them."""
 
 from __future__ import annotations
 

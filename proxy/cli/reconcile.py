@@ -1,4 +1,4 @@
-"""`fal-proxy reconcile`: what the ledger and fal's own record differ by."""
+"""`fal-proxy reconcile`: the difference between the ledger and fal's own record."""
 
 from __future__ import annotations
 

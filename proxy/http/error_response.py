@@ -1,4 +1,4 @@
-"""The response that says an expected failure."""
+"""The response to an expected failure."""
 
 from __future__ import annotations
 

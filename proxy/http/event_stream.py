@@ -1,4 +1,4 @@
-"""The answer that is a stream of server-sent events, for as long as its caller may read it."""
+"""A response that is a stream of server-sent events, for as long as its caller may read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure ASGI, true of every request: an id and a log line, one shape of errors, a bound on the body."""
+"""ASGI middleware for every request: its id and log line, the one shape of errors, the bound on its body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that come again byte for byte, as the server and the application speak of them.
+"""The interface of the server and the application for requests that come again byte for byte.
 
 The server hands the bytes of a whole request over in the scope. The application may keep what it found out about them,
 and answer the same bytes of the same peer before the server has parsed them.

@@ -1,4 +1,4 @@
-"""Which `fal-proxy dev` of this user is running, so that commands beside it find its database without a setting.
+"""The `fal-proxy dev`s of this user that run, so that commands find their database without a setting.
 
 Each writes a file into a folder that only its user can open, and holds a lock on it for as long as it lives: a process
 that was killed leaves a file without a lock, which counts for nothing.

@@ -1,4 +1,4 @@
-"""The tenant key of a trial."""
+"""The tenant key that `dev` prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For the operator: the alerts, and what has become of them at their receivers."""
+"""For the operator: the alerts, and whether their receivers took them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door of every admin route."""
+"""The way into each route of `/v1/admin`: the token, the flood guard, the role."""
 
 from __future__ import annotations
 

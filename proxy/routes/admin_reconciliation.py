@@ -1,4 +1,4 @@
-"""For the operator: what the ledger and fal's own record differ by."""
+"""For the operator: the difference between the ledger and fal's own record."""
 
 from __future__ import annotations
 

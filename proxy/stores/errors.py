@@ -1,4 +1,4 @@
-"""How a store fails."""
+"""The errors of stores."""
 
 from __future__ import annotations
 

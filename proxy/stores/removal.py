@@ -1,4 +1,4 @@
-"""What the program asks of its persistence to clear away what deleted tenants and forgotten subjects leave."""
+"""The store as removal uses it: clears away what deleted tenants and forgotten subjects leave."""
 
 from __future__ import annotations
 

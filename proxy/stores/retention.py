@@ -1,4 +1,4 @@
-"""What the program asks of its persistence to remove what is past its time."""
+"""The store as retention uses it: finds rows that are past their time, and removes them."""
 
 from __future__ import annotations
 

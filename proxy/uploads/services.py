@@ -1,4 +1,4 @@
-"""What takes files to fal, put together."""
+"""Builds the parts that take files to fal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection to the upstream: what is written to it, and how much of that the upstream had when it closed it."""
+"""One connection to the upstream: writes requests, and knows how much of them had arrived when it was closed."""
 
 from __future__ import annotations
 

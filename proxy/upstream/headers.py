@@ -1,4 +1,4 @@
-"""What may cross: an allow-list each way, with the values checked. Everything else stays where it came from."""
+"""The headers that may pass to fal and back: an allow-list each way, with checked values. No others pass."""
 
 from __future__ import annotations
 

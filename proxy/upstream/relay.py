@@ -1,4 +1,4 @@
-"""From fal's answer to the caller's: whole where it is small, as a stream where it is one.
+"""Turns fal's answers into those for the caller: read whole, or passed on as a stream.
 
 Rules of the streams (what the published clients need): whole events in each chunk, `data` always JSON, a comment
 every few seconds of silence, a short pause before the end, and an end only where the truth ends.

@@ -1,4 +1,4 @@
-"""Insertions that say what happens to a row whose key is there."""
+"""Insert statements for rows whose keys may be there already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removes what is past its time.
+"""Removes rows that are past their time, in SQL.
 
 Rows are found by a reading that locks nothing. A transaction then locks some of them by their keys, in the order of the
 keys as every transaction does, leaves those that changed meanwhile, deletes the others, and goes on with the next ones

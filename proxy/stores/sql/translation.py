@@ -1,4 +1,4 @@
-"""The border where the errors of databases become ours."""
+"""Translates the errors of databases into those of the stores."""
 
 from __future__ import annotations
 

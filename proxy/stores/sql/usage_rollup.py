@@ -1,4 +1,4 @@
-"""Keeps what jobs used in sums a day.
+"""Adds what settled jobs used to the sums of their days, in SQL.
 
 A settled job is counted once: the transaction that adds what it used to `usage_days` also changes its state to
 `counted`, or deletes it. A report adds up the sums and the jobs that are settled and not counted yet, so it finds each

@@ -1,4 +1,4 @@
-"""Rows of a SQLite file that are read and deleted by their keys, some with each statement.
+"""Reads and deletes rows of a SQLite file by their keys, some with each statement.
 
 Without the work of its triggers, a removed job takes 52 µs of processor time; with SQLAlchemy and a list of keys it
 takes 117, and every call waits for the file meanwhile. SQLite also gives the interpreter up for each step of a
