@@ -166,7 +166,7 @@ async def test_the_event_loop_does_not_wait_for_the_disk_when_the_log_begins_aga
     for _ in range(CHECKPOINT_AFTER):
         assert await database.run(write) is here
     await asyncio.sleep(0)
-    await database.wait_until_tidy()
+    await database.wait_for_checkpoint()
     assert await database.run(look) is not here
     assert await database.run(write) is not here
     assert await database.run(write) is here
@@ -218,7 +218,7 @@ async def test_calls_stay_in_the_event_loop_while_the_log_is_tidied_up(database:
     # Now it begins.
     await asyncio.sleep(0)
     assert await database.run(write) is here
-    await database.wait_until_tidy()
+    await database.wait_for_checkpoint()
     assert restarts(path_of(database._url)) == before
 
 
@@ -241,7 +241,7 @@ async def test_a_long_log_begins_again_before_the_next_call(database: Database) 
     before = restarts(path)
     for number in range(CHECKPOINT_AFTER):
         await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
-    await database.wait_until_tidy()
+    await database.wait_for_checkpoint()
     assert restarts(path) == before + 1
     assert await database.run(write) is here
 
@@ -260,7 +260,7 @@ async def test_a_log_that_is_to_be_emptied_is_tidied_up_first(
     for number in range(CHECKPOINT_AFTER):
         await database.run(lambda transaction, number=number: write(transaction, f"{number}"))
     await database.truncate_log()
-    await database.wait_until_tidy()
+    await database.wait_for_checkpoint()
     assert not [record for record in caplog.records if "not checkpointed" in record.message]
     assert pages(path_of(database._url)) < CHECKPOINT_AFTER
     await database.close()
