@@ -14,6 +14,7 @@ from proxy.cli.output import AsJson, print_done, print_rows, refuse, to_json
 from proxy.clock import SystemClock
 from proxy.routes.overrides import NewOverride, OverrideEditor, describe_override, list_overrides_of
 from proxy.stores.sql import SqlStores
+from proxy.strict_json import parse_strictly
 from proxy.tenants.directory import Directory
 from proxy.tenants.form_problems import JSON, describe_problem, find_place
 
@@ -33,10 +34,8 @@ def overrides_set(
     """Give a user another plan, or other limits, on all servers within five seconds."""
     _check_subject(subject)
     try:
-        fields = {"plan": plan, "limits": None if limits is None else orjson.loads(limits), "until": until}
+        fields = {"plan": plan, "limits": None if limits is None else _parse_limits(limits), "until": until}
         form = NewOverride.model_validate(fields)
-    except orjson.JSONDecodeError:
-        refuse(["--limits: must be JSON"])
     except ValidationError as problem:
         refuse([_sentence(error) for error in problem.errors()])
 
@@ -71,6 +70,17 @@ def overrides_list(tenant: TenantId, as_json: AsJson = False) -> None:
     find_tenant(snapshot, tenant)
     rows = [describe_override(*entry) for entry in list_overrides_of(snapshot, tenant)]
     print_rows(rows, as_json, ("subject", "plan", "limits", "until"))
+
+
+def _parse_limits(text: str) -> Any:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        refuse(["--limits: must be JSON"])
+    try:
+        return parse_strictly(text)
+    except ValueError as problem:
+        refuse([f"--limits: {problem}"])
 
 
 def _check_subject(subject: str) -> None:

@@ -112,11 +112,13 @@ def read_document(text: str) -> Any:
     """Parse the JSON of a text that a form holds.
 
     Raises:
-        BadRequest: it is not JSON, too deep, or has too many values.
+        BadRequest: it is not JSON, too deep, has too many values, or a key twice.
     """
     body = bytearray(text.encode())
     check_json_bounds(body)
-    return parse_json(body, None)
+    document = parse_json(body, None)
+    _check_keys(body)
+    return document
 
 
 def check_form(form: type[Form], document: Any) -> Form:

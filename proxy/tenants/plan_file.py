@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.catalog import Catalog, Endpoint, built_in, endpoint_from
 from proxy.settings import SettingsError
+from proxy.strict_json import parse_strictly
 from proxy.tenants.directory import Snapshot
 from proxy.tenants.form_problems import YAML, describe_problem, find_place
 from proxy.tenants.key_set import MAX_BYTES, KeySet
@@ -202,7 +202,7 @@ def _read_key_sets(document: Any, folder: Path, problems: list[str]) -> None:
                 text = file.read(MAX_BYTES + 1)
             if len(text) > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES} bytes")
-            identity["jwks"] = json.loads(text)
+            identity["jwks"] = parse_strictly(text)
             KeySet(identity["jwks"])
             del identity["jwks_file"]
         except (OSError, ValueError) as problem:
@@ -273,7 +273,7 @@ def _more_endpoints(document: Any, folder: Path, problems: list[str]) -> list[En
                 problems.append(f"endpoints: {more.id}: is not built in, so it needs a schema")
             continue
         try:
-            described = {"id": more.id, "input": json.loads((folder / more.schema_).read_text())}
+            described = {"id": more.id, "input": parse_strictly((folder / more.schema_).read_text())}
             endpoints.append(endpoint_from(described))
         except (OSError, ValueError) as problem:
             why = str(problem).partition("\n")[0]

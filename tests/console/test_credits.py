@@ -105,6 +105,7 @@ def test_an_override_is_set_holds_and_is_cleared(proxy: Stack, night_shift: Oper
         {"limits": "{}"},
         {"limits": '{"max_tokens": -1}'},
         {"limits": '{"unknown": 1}'},
+        {"limits": '{"max_tokens": 64, "max_tokens": 900}'},
         {"limits": "[" * 2000},
         {"limits": "", "plan": "nobodys"},
         {"subject": ""},

@@ -282,6 +282,25 @@ def test_an_endpoint_with_a_schema_of_the_operator(check: Any, tmp_path: Path) -
     assert set(variables_in(done)) == {"PROXY_CONFIG"} and "schemas/moondream.json cannot be used" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ('{"type": "object", "type": "array"}', "the key 'type' stands in it twice; keep one"),
+        ('{"properties": {"seed": {"maximum": NaN}}}', "it has NaN, which is no number of JSON"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+    ids=["twice", "NaN", "deep"],
+)
+def test_a_schema_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, schema: str, problem: str) -> None:
+    (tmp_path / "schema.json").write_text(schema)
+    endpoint = {"id": "fal-ai/moondream-next", "schema": "schema.json"}
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "endpoints": [endpoint]}))
+    with pytest.raises(SettingsError) as refused:
+        read_file(tmp_path / "plans.yaml")
+    named = f"PROXY_CONFIG: endpoints: fal-ai/moondream-next: the schema schema.json cannot be used ({problem})"
+    assert refused.value.problems == [named]
+
+
 def test_bad_usage_exits_with_2(commands: Commands, tmp_path: Path) -> None:
     for arguments in (["serve", "--port", "many"], ["no-such-command"], ["check-config", "--no-such-option"]):
         assert commands(*arguments, environ=SERVABLE, cwd=tmp_path).code == 2

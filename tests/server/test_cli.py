@@ -48,6 +48,9 @@ def test_without_its_picture_library_the_sandbox_says_what_to_install(command: s
     assert "Traceback" not in done.stderr
 
 
+OVERRIDE = ["overrides", "set", "acme", "alice", "--until", "2099-01-31", "--limits"]
+
+
 # Tenants
 
 PRICES = [{"id": id_, "price_per_compute_second": 0.0006} for id_ in (NEXT, COUNTING)]
@@ -291,6 +294,8 @@ def test_a_session_with_wrong_options_is_refused(cli: Cli, arguments: list[str],
         (["sessions", "revoke", "a b"], "that is not the id of a session"),
         (["sessions", "mint", "--tenant", "acme", "--subject", b"a\xffb"], "--subject: must be 1 to 200"),
         (["usage", "--tenant", "acme", "--from", "20260101"], "from: must be a day"),
+        ([*OVERRIDE, '{"max_tokens": 64, "max_tokens": 900}'], "--limits: the key 'max_tokens' stands in it twice"),
+        ([*OVERRIDE, '{"max_tokens": NaN}'], "--limits: must be JSON"),
         (["usage", "--tenant", "acme", "--to", "9" * 5000], "to: must be a day"),
     ],
 )

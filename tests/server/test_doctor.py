@@ -336,7 +336,8 @@ def test_a_malformed_address(proxy: Stack, doctor: Doctor) -> None:
 
 
 def test_an_input_that_cannot_be_read(doctor: Doctor, proxy: Stack, tmp_path: Path) -> None:
-    for text, words in ((None, "cannot be read"), ("{", "cannot be read"), ("[]", "must be a JSON object")):
+    cannot = "cannot be read"
+    for text, words in ((None, cannot), ("{", cannot), ("[" * 100_000, cannot), ("[]", "must be a JSON object")):
         path = tmp_path / "input.json"
         if text is not None:
             path.write_text(text)

@@ -116,6 +116,8 @@ WRONG: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     ),
     "a file that is no JSON": (local("{"), "keys.json cannot be used"),
     "a file of bytes": (local(b'{"keys": "\xff"}'), "keys.json cannot be used (UnicodeDecodeError)"),
+    "a file with a key twice": (local('{"keys": [], "keys": []}'), "the key 'keys' stands in it twice"),
+    "a file that is too deep": (local("[" * 100_000), "it is nested too deeply"),
     "a file without keys": (local("{}"), "is not a JWK Set"),
     "an empty set": (local(keys()), "no key that verifies signatures"),
     "a set of other keys": (local(keys(7, {"kty": "X"}, {**KEY, "use": "enc"})), "no key that verifies signatures"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from proxy.cli.doctor.findings import FAIL, Finding
 from proxy.cli.output import AsJson, refuse, to_json
+from proxy.strict_json import parse_strictly
 from proxy.telemetry.logs import escape_unseen
 
 #: Where a credential may be. An option would show it to everybody on the machine.
@@ -51,7 +51,7 @@ def _read_input(path: str | None) -> dict[str, Any]:
     if path is None:
         return USUAL_INPUT
     try:
-        document = json.loads(Path(path).read_text())
+        document = parse_strictly(Path(path).read_text())
     except (OSError, ValueError) as problem:
         refuse([f"--input: {path} cannot be read ({type(problem).__name__})"])
     if not isinstance(document, dict):
