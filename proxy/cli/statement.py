@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy.cli.database import TenantId, find_tenant, run_on_database
-from proxy.cli.output import AsJson, print_table, refuse, say, to_json
+from proxy.cli.output import AsJson, print_table, say, to_json
 from proxy.clock import SystemClock
 from proxy.limits.statements import COLUMNS, FIGURES, Statement, parse_month, read_statement
 from proxy.spreadsheets import to_csv
@@ -23,7 +23,7 @@ def statement(
 ) -> None:
     """Print a tenant's statement of a month: what it used of each endpoint, and the sum in US dollars."""
     if as_json and as_csv:
-        refuse(["choose one of --json and --csv"])
+        raise typer.BadParameter("Give --json or --csv, not both.")
 
     async def run(stores: SqlStores, directory: Directory) -> Statement:
         snapshot, now = await directory.snapshot(), SystemClock().now()

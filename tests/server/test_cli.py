@@ -321,6 +321,8 @@ def test_minting_needs_the_secret_and_nothing_else_of_the_server(cli: Cli) -> No
         ["sessions", "revoke", "--tenant", "acme"],
         ["sessions", "revoke", "--subject", "a"],
         ["keys", "create"],
+        ["usage", "--csv", "--json"],
+        ["statement", "acme", "2026-01", "--csv", "--json"],
         ["tenants", "apply"],
         ["tenants", "lst"],
     ],
