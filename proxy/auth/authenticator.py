@@ -264,7 +264,8 @@ def has_lost_owner(upload: Upload, snapshot: Snapshot) -> bool:
         return False
     if not upload.subject:
         return upload.session_id not in snapshot.keys
-    return snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, upload.issued_at or 0.0)
+    minted = (upload.issued_at or 0.0, upload.newest_revocation)
+    return snapshot.is_revoked(upload.tenant, upload.subject, upload.session_id, *minted)
 
 
 def _session_caller(session: Session, snapshot: Snapshot) -> Caller:

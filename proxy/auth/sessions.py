@@ -127,8 +127,13 @@ class Sessions:
         quotas: tuple[SessionQuota, ...] = (),
         tags: tuple[str, ...] = (),
         plan: str | None = None,
+        newest_revocation: int | None = None,
     ) -> tuple[str, Session]:
         """Mint a token, and return it with what it says.
+
+        Args:
+            newest_revocation: the number of the newest one that there is, by which later ones are told from earlier
+                ones whatever the clocks say.
 
         Raises:
             BadRequest: it says more than a token holds.
@@ -147,6 +152,7 @@ class Sessions:
             quotas=quotas,
             tags=tags,
             plan=plan,
+            newest_revocation=newest_revocation,
         )
         token = self.sign(session)
         if len(token) > MAX_TOKEN_LENGTH:
@@ -249,17 +255,19 @@ def _pack(session: Session) -> dict[str, Any]:
         packed["k"] = list(session.tags)
     if session.plan is not None:
         packed["p"] = session.plan
+    if session.newest_revocation is not None:
+        packed["r"] = session.newest_revocation
     return packed
 
 
 def _unpack(packed: Any) -> Session:
     """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
     endpoints, owner_expires_at, minted_for = packed.get("e"), packed.get("o"), packed.get("l")
-    plan, ceilings = packed.get("p"), InputCeilings(*packed.get("c", ()))
+    plan, newest, ceilings = packed.get("p"), packed.get("r"), InputCeilings(*packed.get("c", ()))
     quotas, tags = tuple(SessionQuota(*quota) for quota in packed.get("q", ())), tuple(packed.get("k", ()))
     named = [*(endpoints or []), *([] if plan is None else [plan]), *tags, *(quota.unit for quota in quotas)]
     texts = [packed["i"], packed["t"], packed["s"], *named]
-    optional = (owner_expires_at, minted_for, *ceilings, *(quota.limit for quota in quotas))
+    optional = (owner_expires_at, minted_for, newest, *ceilings, *(quota.limit for quota in quotas))
     numbers = [packed["a"], packed["x"], *(number for number in optional if number is not None)]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(one, (int, float)) for one in numbers):
         raise TypeError("a field has another type")
@@ -277,4 +285,5 @@ def _unpack(packed: Any) -> Session:
         quotas=quotas,
         tags=tags,
         plan=plan,
+        newest_revocation=newest,
     )

@@ -57,7 +57,12 @@ def sessions_mint(
         check_prices(narrowing, endpoint or plan.endpoints, snapshot.prices)
         seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
         token, session = Sessions(ring, SystemClock()).mint(
-            tenant, subject, seconds, endpoints=endpoint or None, **narrowing.claims()
+            tenant,
+            subject,
+            seconds,
+            endpoints=endpoint or None,
+            newest_revocation=snapshot.newest_revocation,
+            **narrowing.claims(),
         )
         await stores.audit.record(command_author(), describe_mint(session))
         return token, session

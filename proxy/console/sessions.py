@@ -115,7 +115,7 @@ class ConsoleSessions:
         if session.token is None and not session.role:
             raise Unauthenticated("Sign in first.")
         snapshot = await self._directory.snapshot()
-        if (OWNER, "", session.id, session.started_at) in snapshot.revoked:
+        if snapshot.is_revoked(OWNER, "", session.id, session.started_at):
             raise SessionRevoked("You have signed out; sign in again.")
         if session.role:
             if not _is_among(session.proof, self._provider_proofs()):

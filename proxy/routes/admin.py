@@ -143,6 +143,7 @@ class AdminRoutes:
 
     async def mint(self, request: Request) -> Response:
         form = await read_form(request, MintFor)
+        await self._directory.read_now()
         snapshot, found = await find_tenant(self._directory, form.tenant)
         snapshot.check_active(found.id)
         session, answer = mint_session(self._sessions, snapshot, found, form)

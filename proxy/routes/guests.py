@@ -95,7 +95,13 @@ class GuestRoutes:
             await self._proofs.redeem(tenant, tier, origin, form.proof)
         plan = snapshot.plans[tier.plan if tier else tenant.guest_plan]
         token, session = self._sessions.mint(
-            tenant.id, new_guest_name(), plan.session_ttl_seconds, guest=True, plan=tier.plan if tier else None
+            tenant.id,
+            new_guest_name(),
+            plan.session_ttl_seconds,
+            guest=True,
+            plan=tier.plan if tier else None,
+            # The name is new: no revocation of before that this reading misses is about it.
+            newest_revocation=snapshot.newest_revocation,
         )
         answer = JSONResponse(describe_session(token, session, sorted(plan.endpoints)), 201)
         self._cookie.set_session(answer, token, session, self._clock.now())

@@ -32,7 +32,7 @@ from proxy.routes.operators import Subject
 from proxy.routes.rendering import bind_call
 from proxy.stores.grants import GrantStore
 from proxy.stores.ledger import Ledger
-from proxy.tenants.caller import Caller, Session
+from proxy.tenants.caller import Caller, Session, check_not_revoked
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
 from proxy.tenants.strict import WITHOUT_POINT
@@ -131,7 +131,7 @@ class SessionRoutes:
         if caller.session is not None:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
-        return mint_session(self._sessions, await self._directory.snapshot(), caller.tenant, form)[1]
+        return mint_session(self._sessions, await self._directory.read_now(), caller.tenant, form)[1]
 
     async def sign_out(self, request: Request) -> Response:
         """Revoke all sessions of one of a tenant's users, for its backend."""
@@ -221,9 +221,13 @@ class SessionRoutes:
 
         Raises:
             RateLimited, StoreUnavailable: as of a call.
+            Unauthenticated: the token was revoked meanwhile.
             BadRequest: the token narrows to more endpoints than a session holds.
         """
         await self._limiter.hit(caller, request.scope, polls=False)
+        # Looked at again: a session that was minted after a revocation outlives it.
+        snapshot = await self._directory.read_now()
+        check_not_revoked(caller, snapshot)
         return self._sessions.mint(
             given.tenant,
             given.subject,
@@ -232,6 +236,7 @@ class SessionRoutes:
             endpoints=None if given.endpoints is None else sorted(caller.endpoints),
             ceilings=given.ceilings,
             plan=given.plan,
+            newest_revocation=snapshot.newest_revocation,
         )
 
     def _describe(self, caller: Caller) -> dict[str, Any]:
@@ -251,6 +256,9 @@ class SessionRoutes:
 def mint_session(sessions: Sessions, snapshot: Snapshot, tenant: Tenant, form: Mint) -> tuple[Session, Response]:
     """Mint a session for an end user, and give the answer with its token. It can only narrow what the plan allows.
 
+    Args:
+        snapshot: of now. What is missing in an older one would revoke the session.
+
     Raises:
         EndpointNotAllowed: it would widen it.
         BadRequest: its token would be too long, or it has a quota of usd and an endpoint without a price.
@@ -264,7 +272,10 @@ def mint_session(sessions: Sessions, snapshot: Snapshot, tenant: Tenant, form: M
         form.endpoints = sorted(set(form.endpoints))
     check_prices(form, plan.endpoints if form.endpoints is None else form.endpoints, snapshot.prices)
     ttl = min(form.ttl_seconds or plan.session_ttl_seconds, plan.session_ttl_seconds)
-    token, session = sessions.mint(tenant.id, form.subject, ttl, endpoints=form.endpoints, **form.claims())
+    newest = snapshot.newest_revocation
+    token, session = sessions.mint(
+        tenant.id, form.subject, ttl, endpoints=form.endpoints, newest_revocation=newest, **form.claims()
+    )
     granted = sorted(plan.endpoints) if session.endpoints is None else session.endpoints
     return session, JSONResponse(describe_session(token, session, granted), 201)
 

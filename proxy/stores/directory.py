@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from proxy.stores.audit import Author, Change
 from proxy.stores.removal import FormerTenant
 
+#: Later than any session expires, in seconds since 1970 UTC: in the year 5138.
+NEVER = 1e11
 NO_ENDPOINTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -28,10 +30,14 @@ class TenantKey:
 
 @dataclass(frozen=True)
 class Revocation:
-    """Sessions that no longer count: one by its id, or all of a subject that were issued before a moment.
+    """Sessions that no longer count: one by its id, or all of a subject, or of a tenant if none is named.
+
+    Those count no longer that were issued up to a moment, and those that were minted when an earlier revocation was the
+    newest: a clock that was ahead and then set back makes sessions that seem younger than they are.
 
     Attributes:
         subject_digest: of a subject that is forgotten, in the place of its name.
+        number: greater than those of all revocations before it; 0 until it is stored.
     """
 
     tenant: str
@@ -40,6 +46,7 @@ class Revocation:
     issued_before: float
     expires_at: float
     subject_digest: str | None = None
+    number: int = field(default=0, compare=False)
 
 
 def digest_subject(tenant: str, subject: str) -> str:
@@ -133,7 +140,7 @@ class DirectoryStore(Protocol):
         """Suspend a tenant, or resume it with None; False if it was so already, or there is none."""
 
     async def delete_tenant(self, former: FormerTenant, *, by: Author) -> bool:
-        """Delete a tenant and its keys, and note that; False if there is none."""
+        """Delete a tenant and its keys, revoke its sessions, and note that; False if there is none."""
 
     async def add_key(self, key: TenantKey, *, by: Author) -> None: ...
 

@@ -15,7 +15,8 @@ class Upload:
         upstream_url: fal's signed URL; sealed while it is kept.
         size: of the whole file, once fal has it; None before that.
         in_parts: whether it comes in parts that are joined at the end, or at once.
-        session_id, issued_at: of the session that asked for it, which may be revoked; of a tenant key, its id alone.
+        session_id, issued_at, newest_revocation: of the session that asked for it, which may be revoked; of a tenant
+            key, its id alone.
         tags: those of that session.
     """
 
@@ -32,6 +33,7 @@ class Upload:
     in_parts: bool = False
     session_id: str | None = None
     issued_at: float | None = None
+    newest_revocation: int | None = None
     tags: tuple[str, ...] = ()
 
 

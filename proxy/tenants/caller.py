@@ -50,6 +50,7 @@ class Session:
         plan: the plan that the claims of an identity token gave it; None for the tenant's own.
         identity: of an identity token, the issuer by which it was verified.
         owner_expires_at: of an upload token, when the session that asked for it expires.
+        newest_revocation: the number of the newest one when it was minted; None if that is not known.
         minted_for: of a renewed session, how many seconds it was minted for.
         signed_with: a digest of the secret that its token was signed with; '' if it was not read from one.
     """
@@ -69,6 +70,7 @@ class Session:
     tags: tuple[str, ...] = ()
     plan: str | None = None
     identity: Identity | None = field(default=None, compare=False, repr=False)
+    newest_revocation: int | None = None
 
     @property
     def ttl_seconds(self) -> float:
@@ -128,7 +130,8 @@ def find_tenant(session: Session, snapshot: Snapshot) -> Tenant:
         raise Unauthenticated("The session's tenant no longer accepts it.")
     if session.identity is not None and session.identity not in tenant.identity:
         raise InvalidToken("The tenant no longer accepts this token's issuer.")
-    if snapshot.is_revoked(session.tenant, session.subject, session.id, session.issued_at):
+    minted = (session.issued_at, session.newest_revocation)
+    if snapshot.is_revoked(session.tenant, session.subject, session.id, *minted):
         raise SessionRevoked("The session was revoked; get a new one.")
     snapshot.check_active(tenant.id)
     return tenant

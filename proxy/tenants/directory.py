@@ -82,6 +82,16 @@ class Directory:
             await asyncio.shield(self._refresh_once())
         return self._snapshot
 
+    async def read_now(self) -> Snapshot:
+        """Read what any process had written before this call.
+
+        Raises:
+            StoreUnavailable: as `snapshot`, or the store does not answer now.
+        """
+        await self.snapshot()
+        await self._refresh()
+        return self._snapshot
+
     async def refresh(self) -> None:
         """Read what has changed, if the next reading is due.
 

@@ -77,11 +77,14 @@ class Snapshot:
     def _make_terms(self, tenant: Tenant, plan: Plan, is_guest: bool) -> Terms:
         return guest_terms(plan, self.plans[tenant.plan], tenant.guests.share) if is_guest else user_terms(plan)
 
-    def is_revoked(self, tenant: str, subject: str, session_id: str, issued_at: float) -> bool:
+    def is_revoked(
+        self, tenant: str, subject: str, session_id: str, issued_at: float, newest: int | None = None
+    ) -> bool:
+        """Whether a session is revoked; `newest` is the number of the newest revocation when it was minted."""
         if issued_at <= self._deleted.get(tenant, float("-inf")):
             # It is of a tenant that had this name before.
             return True
-        return (tenant, subject, session_id, issued_at) in self.revoked
+        return self.revoked.cover(tenant, subject, session_id, issued_at, newest)
 
     def find_uncleared(self, tenant: str) -> FormerTenant | None:
         """Find the deleted tenant of which something is left under a name."""

@@ -57,6 +57,7 @@ class Slots:
                 in_parts=in_parts,
                 session_id=session.id if session else caller.key_id,
                 issued_at=session.issued_at if session else None,
+                newest_revocation=session.newest_revocation if session else None,
                 tags=session.tags if session else (),
             )
         )

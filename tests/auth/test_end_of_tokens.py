@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from proxy.tenants.caller import Session
 from proxy.tenants.identity import Identity
 from tests.auth.conftest import accepting
 from tests.auth.providers import AUTH0, KEYCLOAK
+from tests.security.test_clock_steps import revoke_elsewhere
 from tests.security.test_open_streams import events, model_stream
 from tests.support.clock import MovableClock
 from tests.support.issuer import KeyHost
@@ -151,6 +153,17 @@ def test_a_user_who_was_signed_out_needs_a_newer_token(proxy: Stack) -> None:
     assert_refused(proxy, skewed, "session_revoked")
     proxy.clock.advance(60)
     assert status_of(proxy, AUTH0.token(proxy.clock.now())) == 200
+
+
+def test_a_token_that_another_process_has_revoked_is_not_exchanged(proxy: Stack) -> None:
+    """A session that was minted after the revocation would outlive it."""
+    proxy.clock.advance(60)
+    token = AUTH0.token(proxy.clock.now())
+    assert status_of(proxy, token) == 200
+    asyncio.run(revoke_elsewhere(proxy, "auth0", AUTH0.subject))
+    with proxy.client("") as anonymous:
+        answer = anonymous.post("/v1/sessions/exchange", json={"token": token})
+        assert_refused_with(answer, 401, "session_revoked")
 
 
 def apply(proxy: Stack, tenant: str, identity: list[dict[str, Any]]) -> None:

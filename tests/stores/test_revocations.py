@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import delete, update
 
-from proxy.stores.directory import DirectoryRows, Revocation
+from proxy.stores.directory import DirectoryRows, Revocation, digest_subject
+from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
 from proxy.stores.sql.database import Database
 from proxy.stores.sql.directory import SqlDirectory
@@ -167,4 +168,36 @@ def test_expired_revocations_are_forgotten_in_time() -> None:
     known.add([revoked(-1)], 100.0)
     assert len(known) == SWEEP_EVERY - 1
     known.add([revoked(-2)], 100.0)
-    assert len(known) == 2 and ("acme", "alice", "s--1", 0.5) in known and ("acme", "alice", "s-1", 0.5) not in known
+    assert (
+        len(known) == 2 and known.cover("acme", "alice", "s--1", 0.5) and not known.cover("acme", "alice", "s-1", 0.5)
+    )
+
+
+async def test_what_was_minted_before_a_revocation_is_told_by_numbers_too(stores: SqlStores) -> None:
+    """A clock that was ahead has issued all of these long after the revocation."""
+    directory, late = Directory(stores.directory, MovableClock()), 9e9
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    await directory.revoke(Revocation("acme", "s-1", None, 10.0, 9e9), by=AUTHOR)
+    before = (await directory.snapshot()).newest_revocation
+    await directory.revoke(Revocation("acme", None, "bob", 10.0, 9e9), by=AUTHOR)
+    forgotten = Revocation("acme", None, None, 10.0, 9e9, digest_subject("acme", "carol"))
+    await stores.directory.forget_subject(forgotten, "carol", by=AUTHOR)
+    snapshot = await directory.read_now()
+    after = snapshot.newest_revocation
+    for subject in ("bob", "carol"):
+        assert snapshot.is_revoked("acme", subject, "s-9", late, before)
+        assert not snapshot.is_revoked("acme", subject, "s-9", late, after)
+        assert not snapshot.is_revoked("acme", subject, "s-9", late), "minted by a version that does not number them"
+    assert not snapshot.is_revoked("acme", "alice", "s-9", late, before)
+
+
+async def test_the_sessions_of_a_deleted_tenant_are_told_by_numbers_too(stores: SqlStores) -> None:
+    directory, late = Directory(stores.directory, MovableClock()), 9e9
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    before = (await directory.snapshot()).newest_revocation
+    await directory.delete_tenant(FormerTenant("acme~records", "acme", 10.0), by=AUTHOR)
+    snapshot = await directory.snapshot()
+    assert "acme" not in snapshot.tenants
+    assert snapshot.is_revoked("acme", "alice", "s-1", late, before)
+    assert not snapshot.is_revoked("acme", "alice", "s-1", late, snapshot.newest_revocation)
+    assert not snapshot.is_revoked("globex", "alice", "s-1", late, before)

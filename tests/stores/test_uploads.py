@@ -29,7 +29,9 @@ async def test_a_file_larger_than_two_gigabytes_is_counted(stores: SqlStores) ->
     assert found is not None and (found.max_bytes, found.size) == (5 * 2**30, 3 * 2**30)
 
 
-PARTS = replace(UPLOAD, in_parts=True, session_id="session", issued_at=800.5, tags=("trial", "chat:17"))
+PARTS = replace(
+    UPLOAD, in_parts=True, session_id="session", issued_at=800.5, newest_revocation=7, tags=("trial", "chat:17")
+)
 
 
 def part(number: int, size: int = 100, attempt: str = "first") -> Part:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, update
 
 from proxy.stores.audit import Author, Change
-from proxy.stores.directory import NO_ENDPOINTS, DirectoryRows, OverrideRow, Revocation, Revocations, TenantKey
+from proxy.stores.directory import NEVER, NO_ENDPOINTS, DirectoryRows, OverrideRow, Revocation, Revocations, TenantKey
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import schema
 from proxy.stores.sql.audit import erase_subject, record
@@ -109,7 +109,9 @@ class SqlDirectory:
             await connection.execute(delete(schema.tenant_keys).where(schema.tenant_keys.c.tenant == former.id))
             await connection.execute(delete(schema.tenants).where(row.id == former.id))
             await connection.execute(insert(schema.former_tenants).values(former._asdict()))
+            # The version grows once more than for the revocation, so that processes read the tenants too.
             await bump_version(connection)
+            await _add_revocation(connection, Revocation(former.id, None, None, former.deleted_at, NEVER))
             change = Change("tenant.delete", former.id, former.id, before=document, after={"records": former.records})
             await connection.run_sync(record, by, change)
             return True
@@ -198,6 +200,7 @@ async def change_directory(database: Database) -> AsyncIterator[AnyConnection]:
 
 async def _add_revocation(connection: AnyConnection, revocation: Revocation) -> None:
     rows, values = schema.revocations, asdict(revocation)
+    del values["number"]
     if connection.dialect.name == "sqlite":
         # Left to itself it would give the number of the last row to the next one, if that row is deleted.
         values["id"] = ((await connection.execute(select(func.max(rows.c.id)))).scalar() or 0) + 1
@@ -236,4 +239,4 @@ async def bump_version(connection: AnyConnection) -> None:
 
 
 def _revocation(row: Any) -> Revocation:
-    return Revocation(**{name: value for name, value in row._mapping.items() if name != "id"})
+    return Revocation(**{"number" if name == "id" else name: value for name, value in row._mapping.items()})

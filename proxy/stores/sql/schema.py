@@ -204,6 +204,7 @@ uploads = Table(
     Column("session_id", String(64)),
     Column("issued_at", Float),
     Column("tags", JSON(none_as_null=True)),
+    Column("newest_revocation", Integer),
 )
 
 #: The latest attempt at each part of an upload; its etag is there once fal has it.
