@@ -10,9 +10,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 from proxy import settings as settings_
 from proxy.errors import StoreUnavailable
+from proxy.plan_secrets import find_unusable
 from proxy.redaction import Redactor
 from proxy.server.workers import run
 from proxy.settings import Settings, SettingsError, StoreSettings
@@ -49,7 +51,9 @@ def find_problems(*, warnings_too: bool = False) -> tuple[Settings | None, list[
         problems += [*error.problems, *(error.warnings if warnings_too else ())]
     path = os.environ.get("PROXY_CONFIG", "").strip()
     try:
-        read_file(settings_.existing_file(path) if path else None)
+        file, _ = read_file(settings_.existing_file(path) if path else None)
+        if settings is not None:
+            settings = replace(settings, warnings=(*settings.warnings, *find_unusable(file, settings)))
     except SettingsError as error:
         problems += error.problems
     except ValueError:

@@ -25,7 +25,7 @@ FILES = sorted(path for path in PROXY.rglob("*.py") if "node_modules" not in pat
 #: A room may import rooms of its own floor and of those below, and no two rooms import each other.
 FLOORS = [
     {"cli", "playground", "server", "serving", "worker", "__main__"},
-    {"app", "application", "background", "surfaces", "container", "reload", "tracing"},
+    {"app", "application", "background", "surfaces", "container", "reload", "tracing", "plan_secrets"},
     {"startup"},
     {"console"},
     {"routes"},

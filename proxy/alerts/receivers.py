@@ -45,10 +45,16 @@ class Receivers:
         tenant = (await self._directory.snapshot()).tenants.get(receiver)
         if tenant is None or tenant.alerts_webhook is None:
             return None
-        return Receiver(tenant.alerts_webhook.url, self._read_secrets(tenant.alerts_webhook))
+        return Receiver(tenant.alerts_webhook.url, read_webhook_secrets(self._secrets, tenant.alerts_webhook))
 
-    def _read_secrets(self, webhook: AlertsWebhook) -> tuple[Secret, ...]:
-        try:
-            return tuple(parse_webhook_secret(one.strip()) for one in self._secrets.read(webhook).split(","))
-        except OSError as problem:
-            raise ValueError(f"{webhook.secret_file} cannot be read ({type(problem).__name__})") from None
+
+def read_webhook_secrets(secrets: TenantSecrets, webhook: AlertsWebhook) -> tuple[Secret, ...]:
+    """Read what signs the alerts of a tenant, the newest first.
+
+    Raises:
+        ValueError: there is no secret that can be used.
+    """
+    try:
+        return tuple(parse_webhook_secret(one.strip()) for one in secrets.read(webhook).split(","))
+    except OSError as problem:
+        raise ValueError(f"{webhook.secret_file} cannot be read ({type(problem).__name__})") from None

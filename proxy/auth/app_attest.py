@@ -66,7 +66,7 @@ class AppAttest:
         challenge, key_id, attestation = _split(value)
         self._challenges.check(challenge, KIND, tenant, origin)
         found = _read(attestation)
-        self._verify_chain(found, _read_root(tier))
+        self._verify_chain(found, _find_root(tier))
         client_data = hashlib.sha256(challenge.encode()).digest()
         _check_nonce(found.leaf, hashlib.sha256(found.data.whole + client_data).digest())
         _check_key(found, key_id)
@@ -128,12 +128,21 @@ def _read_data(whole: bytes) -> _AppData:
     return _AppData(bytes(whole), whole[:32], whole[33:37], whole[37:53], whole[55:87])
 
 
-def _read_root(tier: AppAttestTier) -> Certificate:
+def read_root(tier: AppAttestTier) -> Certificate:
+    """Read the certificate by which attestations are verified.
+
+    Raises:
+        OSError, ValueError: there is none that can be used.
+    """
     from cryptography.x509 import load_pem_x509_certificate
 
+    with Path(tier.root_file or APPLE_ROOT).open("rb") as file:
+        return load_pem_x509_certificate(file.read(MAX_ROOT_BYTES))
+
+
+def _find_root(tier: AppAttestTier) -> Certificate:
     try:
-        with Path(tier.root_file or APPLE_ROOT).open("rb") as file:
-            return load_pem_x509_certificate(file.read(MAX_ROOT_BYTES))
+        return read_root(tier)
     except (OSError, ValueError) as problem:
         raise unverified(KIND, problem, "the proxy lacks the root's certificate") from None
 

@@ -42,7 +42,7 @@ class PlayIntegrity:
             ProofUnavailable: the app's key is missing.
         """
         try:
-            key = _read_key(self._secrets.read(tier))
+            key = read_key(self._secrets.read(tier))
         except (OSError, ValueError) as problem:
             raise unverified(KIND, problem, "the proxy lacks the app's key") from None
         said = _open(value, key, tier)
@@ -64,7 +64,12 @@ class PlayIntegrity:
             raise ProofInvalid("The token was not made just now (timestampMillis); get a new one.")
 
 
-def _read_key(secret: str) -> OctKey:
+def read_key(secret: str) -> OctKey:
+    """Read the decryption key of an app.
+
+    Raises:
+        ValueError: it is none; does not quote it.
+    """
     from joserfc.jwk import OctKey
 
     try:

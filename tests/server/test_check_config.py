@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from proxy.settings import SettingsError
 from proxy.tenants.plan_file import read_file
@@ -374,6 +377,99 @@ def test_every_mistake_about_issuers_is_named(check: Any, tmp_path: Path) -> Non
         "acme and acme accept the same issuer https://idp.example and audience acme",
     ):
         assert problem in done.stderr
+
+
+HOOK = {"url": "https://acme.example/hooks"}
+CAPTCHA = {"proof": "turnstile", "plan": "free"}
+PLAY = {
+    "proof": "play_integrity",
+    "plan": "free",
+    "package": "com.acme.app",
+    "verification_key": b64encode(
+        generate_private_key(SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).decode(),
+}
+ATTEST = {"proof": "app_attest", "plan": "free", "app": "A1B2C3D4E5.com.acme.app"}
+#: What a tenant names, and what is said of it; {} stands for the folder.
+LOST: dict[str, tuple[dict[str, Any], str]] = {
+    "no file for alerts": (
+        {"alerts_webhook": {**HOOK, "secret_file": "{}/none"}},
+        "alerts_webhook: {}/none cannot be read (FileNotFoundError)",
+    ),
+    "a folder for alerts": (
+        {"alerts_webhook": {**HOOK, "secret_file": "{}"}},
+        "alerts_webhook: {} cannot be read (IsADirectoryError)",
+    ),
+    "another form for alerts": (
+        {"alerts_webhook": {**HOOK, "secret_file": "{}/text"}},
+        "alerts_webhook: must be whsec_",
+    ),
+    "no variable for alerts": (
+        {"alerts_webhook": {**HOOK, "secret_env": "ACME_HOOK_SECRET"}},
+        "alerts_webhook: there is no secret in ACME_HOOK_SECRET",
+    ),
+    "an empty file of a captcha": (
+        {"guests": {"tiers": [{**CAPTCHA, "secret_file": "{}/empty"}]}},
+        "guests.tiers.turnstile: there is no secret in {}/empty",
+    ),
+    "the proxy's own secret": (
+        {"guests": {"tiers": [{**CAPTCHA, "secret_file": "{}/own"}]}},
+        "guests.tiers.turnstile: the secret is one of the proxy's own",
+    ),
+    "no key of an app": (
+        {"guests": {"tiers": [{**PLAY, "secret_file": "{}/none"}]}},
+        "guests.tiers.play_integrity: {}/none cannot be read (FileNotFoundError)",
+    ),
+    "no key for an app": (
+        {"guests": {"tiers": [{**PLAY, "secret_file": "{}/text"}]}},
+        "guests.tiers.play_integrity: the decryption key is not base64 of 32 bytes",
+    ),
+    "no root": (
+        {"guests": {"tiers": [{**ATTEST, "root_file": "{}/none"}]}},
+        "guests.tiers.app_attest: {}/none cannot be read (FileNotFoundError)",
+    ),
+    "no certificate": (
+        {"guests": {"tiers": [{**ATTEST, "root_file": "{}/text"}]}},
+        "guests.tiers.app_attest: ",
+    ),
+}
+
+
+def fill_in(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {name: fill_in(inner, folder) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [fill_in(inner, folder) for inner in value]
+    return value.replace("{}", str(folder)) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_secret_or_certificate_that_cannot_be_used_is_named(check: Any, tmp_path: Path, case: str) -> None:
+    for name, text in {"empty": "", "text": "canary-of-a-secret", "own": SECRET}.items():
+        (tmp_path / name).write_text(text)
+    named, problem = (fill_in(value, tmp_path) for value in LOST[case])
+    tenants = [{"id": "acme", "plan": "free", **named}]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "tenants": tenants}))
+    done = check({**SERVABLE, "PROXY_SESSION_SECRETS": SECRET, "PROXY_CONFIG": "plans.yaml"})
+    assert variables_in(done) == ["PROXY_CONFIG"]
+    assert f"PROXY_CONFIG: tenants.acme.{problem}" in done.stderr and "canary" not in done.stderr
+
+
+def test_secrets_of_tenants_that_are_there_are_ok(check: Any, tmp_path: Path) -> None:
+    key = f"whsec_{b64encode(bytes(32)).decode()}"
+    (tmp_path / "hook").write_text(f"{key}, {key}\n")
+    (tmp_path / "captcha").write_text("a-secret")
+    tiers = [
+        {**CAPTCHA, "secret_file": str(tmp_path / "captcha")},
+        {**PLAY, "secret_env": "PLAY_SECRET"},
+        ATTEST,
+        {"proof": "pow", "plan": "free"},
+    ]
+    webhook = {**HOOK, "secret_file": str(tmp_path / "hook")}
+    tenants = [{"id": "acme", "plan": "free", "guests": {"tiers": tiers}, "alerts_webhook": webhook}]
+    (tmp_path / "plans.yaml").write_text(yaml.safe_dump({**GOOD_FILE, "tenants": tenants}))
+    environ = {**SERVABLE, "PROXY_CONFIG": "plans.yaml", "PLAY_SECRET": b64encode(bytes(range(32))).decode()}
+    assert check(environ).stdout == "ok\n"
 
 
 def test_a_plan_that_strips_metadata_needs_the_picture_library(tmp_path: Path) -> None:
