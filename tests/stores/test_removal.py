@@ -15,8 +15,8 @@ from tests.support.audit_log import AUTHOR
 pytestmark = pytest.mark.anyio
 FORMER = FormerTenant("acme~0123456789abcdef", "acme", 5000.0)
 ALL = (0.0, 1e9)
-#: What stays: that there was such a tenant, and what was done to it.
-KEPT = {"former_tenants", "audit", "audit_subjects"}
+#: What stays: that there was such a tenant, what was done to it, and that its sessions are revoked.
+KEPT = {"former_tenants", "audit", "audit_subjects", "revocations"}
 
 
 async def rows_of(database_url: str, tenant: str) -> dict[str, int]:
