@@ -129,6 +129,21 @@ async def test_a_stream_that_never_sends_an_event_is_given_up() -> None:
         await wait_until_async(lambda: len(bench.hub) == 0)
 
 
+async def test_a_stream_that_ends_a_job_which_fal_says_is_running_is_given_up() -> None:
+    """Nothing that was missed in it can be made up for: it is neither the end nor news."""
+
+    async def end_early(_: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        del pieces
+        yield b"data: {no json\n\n"
+        yield b"data: " + orjson.dumps({"request_id": ID, **whole_life()[-1]}) + b"\n\n"
+
+    fal = ScriptedFal(whole_life()[:3], end_early)
+    async with hub_before(fal, backoff=(0.001,) * 7) as bench:
+        with reading(bench.hub) as watch, pytest.raises(StreamBroken):
+            await watch.first_update(100)
+        assert fal.calls == ["stream", "status"] * 8 and fal.open == 0
+
+
 async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_given_up() -> None:
     async def whole_first(number: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield await anext(pieces)
