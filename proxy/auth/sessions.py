@@ -129,11 +129,7 @@ class Sessions:
         plan: str | None = None,
         newest_revocation: int | None = None,
     ) -> tuple[str, Session]:
-        """Mint a token, and return it with what it says.
-
-        Args:
-            newest_revocation: the number of the newest one that there is, by which later ones are told from earlier
-                ones whatever the clocks say.
+        """Mint a token, and return it with what it says; `newest_revocation` is as a reading of now has it.
 
         Raises:
             BadRequest: it says more than a token holds.

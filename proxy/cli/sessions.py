@@ -56,13 +56,9 @@ def sessions_mint(
             refuse([f"--endpoint: the tenant's plan does not allow {', '.join(unknown)}"])
         check_prices(narrowing, endpoint or plan.endpoints, snapshot.prices)
         seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
+        claims = narrowing.claims() | {"newest_revocation": snapshot.newest_revocation}
         token, session = Sessions(ring, SystemClock()).mint(
-            tenant,
-            subject,
-            seconds,
-            endpoints=endpoint or None,
-            newest_revocation=snapshot.newest_revocation,
-            **narrowing.claims(),
+            tenant, subject, seconds, endpoints=endpoint or None, **claims
         )
         await stores.audit.record(command_author(), describe_mint(session))
         return token, session
