@@ -68,7 +68,7 @@ class Component:
         return self.page.evaluate(script)
 
     def wait_for(self, status: str) -> dict[str, Any]:
-        wait_until(lambda: self.states()[-1]["status"] == status, lambda: f"not {status}: {self.states()}", seconds=30)
+        wait_until(lambda: self.states()[-1]["status"] == status, lambda: f"not {status}: {self.states()}")
         return self.states()[-1]
 
     def states(self) -> list[dict[str, Any]]:
@@ -129,6 +129,8 @@ def showing(stack: Stack, chromium: Browser, script: Path, platform: str = "") -
         component = Component(context.new_page(), stack)
         component.page.add_init_script(platform)
         component.page.goto(f"{stack.other_origin}/?proxy={stack.url}&endpoint={NEXT}")
+        # React renders after the page has loaded.
+        component.page.wait_for_function("window.call")
         yield component
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Response, WebError, expect
+from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, Response, WebError, expect
+
+from tests.support.waiting import wait_until
 
 #: What Chromium itself writes for an answer of 400 and above; `refusals` says the same, with the address.
 _ECHO_OF_A_REFUSAL = "Failed to load resource: the server responded with a status of"
-_WAIT_MILLISECONDS = 30_000
+#: Long enough for a machine with much other work.
+_WAIT_MILLISECONDS = 120_000
 
 expect.set_options(timeout=_WAIT_MILLISECONDS)
 
@@ -45,10 +48,14 @@ class Visit:
         self._archive = archive
         self.messages: list[str] = []
         self._responses: list[Response] = []
+        self._under_way: set[Request] = set()
         self._complaints: list[str] = []
         self._expected_refusals: set[tuple[int, str]] = set()
         self._expected_complaints: list[str] = []
         context.set_default_timeout(_WAIT_MILLISECONDS)
+        context.on("request", self._under_way.add)
+        context.on("requestfinished", self._under_way.discard)
+        context.on("requestfailed", self._under_way.discard)
         context.on("response", self._note_response)
         context.on("console", self._note_message)
         context.on("weberror", self._note_error)
@@ -155,8 +162,8 @@ class Visit:
 
     def leave(self) -> list[Received]:
         """Close the browser's profile, and return every answer that it got, whole."""
-        # The page's icon, for example, may still be on its way when everything can be seen.
-        self.page.wait_for_load_state("networkidle")
+        # A list that the page reads again, for example, may still be on its way when everything can be seen.
+        wait_until(lambda: self.page.evaluate("1") and not self._under_way, lambda: f"no answers: {self._under_way}")
         self.context.close()
         entries = json.loads(self._archive.read_text())["log"]["entries"]
         answered = [entry for entry in entries if entry["response"]["status"] > 0]
