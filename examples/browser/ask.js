@@ -2,6 +2,7 @@ import { createFalClient } from "@fal-ai/client";
 import { guestSession } from "./guest.js";
 
 const form = document.querySelector("form");
+const button = document.querySelector("button");
 const status = document.querySelector("[role=status]");
 const answer = document.querySelector("output");
 const proof = document.querySelector("#proof");
@@ -10,6 +11,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const { proxy, session, picture, prompt } = Object.fromEntries(new FormData(form));
   answer.textContent = "";
+  button.disabled = true;
   try {
     const fal = createFalClient({
       proxyUrl: `${proxy}/api/fal/proxy`,
@@ -27,5 +29,8 @@ form.addEventListener("submit", async (event) => {
     answer.textContent = data.output;
   } catch (error) {
     status.textContent = `${error.message} (${error.body?.error_type ?? error.name})`;
+  } finally {
+    button.disabled = false;
   }
 });
+button.disabled = false;

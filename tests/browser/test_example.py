@@ -46,12 +46,25 @@ def test_the_packages_are_those_of_the_development_page() -> None:
 def test_the_example_shows_answers_and_refusals(chromium: Browser, stack: Stack, page_folder: Path) -> None:
     app = Starlette(routes=[Mount("/", StaticFiles(directory=page_folder, html=True))])
     with running(app, port=urlsplit(stack.other_origin).port), chromium.new_context() as context:
-        page = context.new_page()
-        page.goto(stack.other_origin)
+        page, held = context.new_page(), []
+        page.route("**/ask.js", lambda route: held.append(route))
+        page.goto(stack.other_origin, wait_until="commit")
         page.get_by_label("Proxy").fill(stack.url)
         page.get_by_label("Session, or nothing").fill(stack.token())
         page.get_by_label("Picture").set_input_files(CHELSEA)
+        # Before the script is there, a form would send the session as a part of the address.
+        page.get_by_label("Question").press("Enter")
+        expect(page.get_by_role("button", name="Ask")).to_be_disabled()
+        assert page.url == f"{stack.other_origin}/"
+        page.unroute("**/ask.js")
+        before = {job["id"] for job in stack.sandbox.jobs()}
+        page.get_by_label("Question").fill("What? [[pace hold=IN_QUEUE]]")
         page.get_by_role("button", name="Ask").click()
+        expect(page.locator("p")).to_contain_text("IN_QUEUE")
+        # The answer to a second question might come before that to the first.
+        expect(page.get_by_role("button", name="Ask")).to_be_disabled()
+        (job,) = {job["id"] for job in stack.sandbox.jobs()} - before
+        stack.sandbox.move_job(job, "finish")
         expect(page.locator("output")).to_contain_text("451 × 300")
         assert describes_the_picture(page.locator("output").inner_text())
         page.get_by_label("Session, or nothing").fill("nonsense")

@@ -6,7 +6,7 @@ import base64
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, TimeoutError, expect
 
 from tests.browser.conftest import CHELSEA
 from tests.browser.visit import Visit
@@ -64,6 +64,22 @@ def test_the_sample_picture_is_a_cat_of_the_project(user: Visit) -> None:
     user.ask("A sample?")
     user.wait_for("done")
     expect(user.answer).to_contain_text("A JPEG picture of 451 × 300")
+
+
+def test_a_click_that_comes_before_the_script_waits_for_it(stack: Stack, visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/main.js", lambda route: held.append(route))
+    visit.expect_refusal(401, "/v1/session")
+    visit.page.goto(stack.url, wait_until="commit")
+    sample = visit.page.get_by_role("button", name="Use a sample picture")
+    expect(sample).to_be_visible()
+    with pytest.raises(TimeoutError):
+        # Long enough for a click that nothing stops, and no harm on a machine where it is not.
+        sample.click(timeout=2000)
+    visit.page.unroute("**/main.js")
+    sample.click()
+    expect(visit.caption).to_contain_text("chelsea.jpg")
+    expect(visit.badge).to_contain_text("guest-")
 
 
 def test_without_a_picture_nothing_is_asked(stack: Stack, user: Visit) -> None:

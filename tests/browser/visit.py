@@ -53,9 +53,9 @@ class Visit:
         self._expected_refusals: set[tuple[int, str]] = set()
         self._expected_complaints: list[str] = []
         context.set_default_timeout(_WAIT_MILLISECONDS)
-        context.on("request", self._under_way.add)
-        context.on("requestfinished", self._under_way.discard)
-        context.on("requestfailed", self._under_way.discard)
+        context.on("request", self._note_request)
+        context.on("requestfinished", self._note_end)
+        context.on("requestfailed", self._note_end)
         context.on("response", self._note_response)
         context.on("console", self._note_message)
         context.on("weberror", self._note_error)
@@ -178,6 +178,12 @@ class Visit:
 
     def _is_expected(self, line: str) -> bool:
         return any(re.search(pattern, line) for pattern in self._expected_complaints)
+
+    def _note_request(self, request: Request) -> None:
+        self._under_way.add(request)
+
+    def _note_end(self, request: Request) -> None:
+        self._under_way.discard(request)
 
     def _note_response(self, response: Response) -> None:
         self._responses.append(response)

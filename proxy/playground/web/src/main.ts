@@ -168,4 +168,5 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("input", () => code.update());
 endpoint.addEventListener("change", () => void showParameters().catch(fail));
 cancelButton.addEventListener("click", cancel);
+element("page", HTMLElement).inert = false;
 void begin().catch(fail);
