@@ -27,6 +27,7 @@ class SandboxControl:
         self.url = url
         self._followed: set[str] = set()
         self._earlier: set[str] = set()
+        self._has_faults = False
         self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=60, trust_env=False, verify=False)
 
     def requests(self) -> list[Record]:
@@ -45,10 +46,13 @@ class SandboxControl:
         self._earlier |= self._followed
 
     def fault(self, fault: str, **more: Any) -> None:
+        self._has_faults = True
         self._client.post("/faults", json={"fault": fault, **more}).raise_for_status()
 
     def clear_faults(self) -> None:
-        self._client.delete("/faults").raise_for_status()
+        if self._has_faults:
+            self._client.delete("/faults").raise_for_status()
+            self._has_faults = False
 
     def jobs(self) -> list[Record]:
         """Every job there is, queued or direct, oldest first."""
