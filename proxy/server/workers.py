@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
+from uvicorn.supervisors.multiprocess import Multiprocess
 
 from proxy.server.draining import DrainingServer
 from proxy.server.hangups import hangups_held, hold_hangups, release_hangups
@@ -20,6 +20,7 @@ from proxy.server.metrics_folder import metrics_folder
 from proxy.server.open_files import file_limit, max_connections_within, raise_file_limit
 from proxy.server.operations import OperationsListener, bind_operations
 from proxy.server.options import uvicorn_options
+from proxy.server.worker_process import Worker
 from proxy.settings import Settings
 from proxy.telemetry.worker_metrics import retire
 
@@ -28,8 +29,6 @@ LOOK_SECONDS = 0.1
 GRACE_SECONDS = 1.0
 #: How long a worker that serves may take to say so.
 ANSWER_SECONDS = 1.0
-#: How long a new worker may take until it serves: on a busy machine it imports the program for many seconds.
-STARTING_SECONDS = 120.0
 #: A worker is replaced at once if it had served for this long, or was the first to die; its successors wait.
 STEADY_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, MOST_DOUBLINGS = 0.5, 15.0, 10
@@ -69,77 +68,6 @@ def _warn_of_few_files(wanted: int) -> None:
     if allowed < wanted:
         fields = {"open_files": files, "connections": allowed, "PROXY_MAX_CONNECTIONS": wanted}
         _log.warning("the limit of open files bounds the connections of a process", extra={"log_fields": fields})
-
-
-class Worker(Process):
-    """One process that serves.
-
-    Attributes:
-        served_since: when it was first seen to serve, by the monotonic clock; None if it never was.
-        is_buried: it has died, and was waited for.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        sockets: list[socket.socket],
-        operations: OperationsListener | None,
-        metrics_folder: Path | None,
-    ) -> None:
-        self._operations = operations
-        self._metrics_folder = metrics_folder
-        self.served_since: float | None = None
-        self.is_buried = False
-        self._is_asked = False
-        self._starts_until = time.monotonic() + STARTING_SECONDS
-        super().__init__(config, sockets)
-
-    def is_well(self, seconds: float) -> bool:
-        """Return whether the worker lives, and answers within so many seconds, or has still time to start."""
-        if self.served_since is None and time.monotonic() < self._starts_until and self.process.is_alive():
-            if self._has_started():
-                self.served_since = time.monotonic()
-            return True
-        if self.served_since is None and self.process.is_alive() and self.is_ready(seconds):
-            self.served_since = time.monotonic()
-        return self.is_alive(seconds)
-
-    def _has_started(self) -> bool:
-        """Ask it, and look for the answer without waiting.
-
-        No question follows before the answer to the last one: a worker that hangs later would seem to answer.
-        """
-        try:
-            if not self._is_asked:
-                self.parent_conn.send(b"ping")
-                self._is_asked = True
-            if not self.parent_conn.poll():
-                return False
-            self._is_asked = False
-            return bool(self.parent_conn.recv())
-        except (OSError, EOFError):
-            # It has died: that is seen at the next look.
-            return False
-
-    def is_serving(self, seconds: float) -> bool:
-        """Return whether the worker says now that it serves; its answer to an earlier question does not count."""
-        with contextlib.suppress(OSError, EOFError):
-            if self._is_asked and self.parent_conn.poll(seconds):
-                self.parent_conn.recv()
-                self._is_asked = False
-        return not self._is_asked and self.process.is_alive() and self.is_ready(seconds)
-
-    def bury(self) -> None:
-        """Kill it, if it has not died by itself, and wait for its end."""
-        self.is_buried = True
-        self.kill()
-        self.join()
-
-    @property
-    def server(self) -> uvicorn.Server:
-        if self._server is None:
-            self._server = DrainingServer(self.config, self._operations, self._metrics_folder)
-        return self._server
 
 
 class Backoff:

@@ -6,7 +6,7 @@ from socket import socket
 
 import uvicorn
 
-from proxy.server.workers import Worker
+from proxy.server.worker_process import Worker
 
 SECONDS = 120.0
 
