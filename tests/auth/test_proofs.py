@@ -207,6 +207,7 @@ def test_challenges_and_guests_of_an_address_are_limited(proxy: Stack) -> None:
     assert give(proxy, encode(solve(given[0].json())), "rated").status_code == 201
 
 
+@pytest.mark.slow
 def test_a_flood_of_challenges_is_stopped(proxy: Stack) -> None:
     address = next(ADDRESSES)
     given = [ask(proxy, "GET", CHALLENGE, address, params={"tenant": "work"}).status_code for _ in range(61)]

@@ -131,7 +131,7 @@ async def test_hours_and_tags_are_read_from_sums(
         assert f"INDEX sqlite_autoindex_{table}_1" in str(plan.steps), plan
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 async def test_sums_follow_whatever_happens_to_jobs(
     stores: SqlStores, settled: list[Job], database_url: str, seed: int
 ) -> None:
