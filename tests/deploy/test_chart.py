@@ -689,7 +689,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (SERVABLE | {"schemas": {"a.json": "{}"}}, "schemas are for endpoints that config names"),
     (SERVABLE | {"httpRoute__enabled": True}, "httpRoute.enabled needs at least one of httpRoute.parentRefs"),
     (SERVABLE | {"maxBodyMemory": 2**25}, "maxBodyMemory must be at least four times maxBodyBytes"),
-    (SERVABLE | {"maxStreams": 20_000}, "maxStreams (20000) with maxBodyMemory can take"),
+    (SERVABLE | {"maxStreams": 24_000}, "maxStreams (24000) with maxBodyMemory can take"),
     (SERVABLE | {"resources__limits": {"memory": "512Mi"}}, "resources.limits.memory is 512Mi"),
     (SCALING | {"resources__requests": {"memory": None}}, "is a share of resources.requests.memory, which is not set"),
     (SCALING | {"resources__requests": {"cpu": None}}, "is a share of resources.requests.cpu, which is not set"),
