@@ -191,7 +191,7 @@ async def test_what_was_minted_before_a_revocation_is_told_by_numbers_too(stores
     assert not snapshot.is_revoked("acme", "alice", "s-9", late, before)
 
 
-async def test_the_sessions_of_a_deleted_tenant_are_told_by_numbers_too(stores: SqlStores) -> None:
+async def test_the_sessions_of_a_deleted_tenant_end_by_their_numbers_too(stores: SqlStores) -> None:
     directory, late = Directory(stores.directory, MovableClock()), 9e9
     await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
     before = (await directory.snapshot()).newest_revocation
