@@ -173,7 +173,7 @@ def test_expired_revocations_are_forgotten_in_time() -> None:
     )
 
 
-async def test_what_was_minted_before_a_revocation_is_told_by_numbers_too(stores: SqlStores) -> None:
+async def test_what_was_minted_before_a_revocation_ends_by_its_number_too(stores: SqlStores) -> None:
     """A clock that was ahead has issued all of these long after the revocation."""
     directory, late = Directory(stores.directory, MovableClock()), 9e9
     await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
