@@ -243,14 +243,16 @@ def test_the_command_line_prints_the_same(months: Months, commands: Commands) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (("nobody", "2026-01"), "there is no tenant nobody"),
-        (("acme", "2026-13"), "must be a month such as 2026-01"),
-        (("acme", "9999-01"), "has not begun"),
-        (("acme", "2026-01", "--json", "--csv"), "choose one"),
+        (("nobody", "2026-01"), 1, "there is no tenant nobody"),
+        (("acme", "2026-13"), 1, "must be a month such as 2026-01"),
+        (("acme", "9999-01"), 1, "has not begun"),
+        (("acme", "2026-01", "--json", "--csv"), 2, "choose one"),
     ],
 )
-def test_the_command_line_refuses(months: Months, commands: Commands, arguments: tuple[str, ...], message: str) -> None:
+def test_the_command_line_refuses(
+    months: Months, commands: Commands, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     done = print_statement(months, commands, *arguments)
-    assert (done.code, done.stdout) == (1, "") and message in done.stderr
+    assert (done.code, done.stdout) == (code, "") and message in done.stderr
