@@ -248,7 +248,7 @@ def test_the_command_line_prints_the_same(months: Months, commands: Commands) ->
         (("nobody", "2026-01"), 1, "there is no tenant nobody"),
         (("acme", "2026-13"), 1, "must be a month such as 2026-01"),
         (("acme", "9999-01"), 1, "has not begun"),
-        (("acme", "2026-01", "--json", "--csv"), 2, "choose one"),
+        (("acme", "2026-01", "--json", "--csv"), 2, "not both"),
     ],
 )
 def test_the_command_line_refuses(
