@@ -72,7 +72,9 @@ def main() -> None:
             beside = fal_proxy(upstream, PROXY_CORE, folder, name="earlier", checkout=options.beside.resolve())
             contestants.insert(1, stack.enter_context(beside))
         report |= under_load(contestants, upstream, options)
-        report["native_jobs"] = measure_native_jobs(contestants[0], upstream, options.rounds)
+        # Of a process of its own: the other one still looks after the jobs that were submitted and left.
+        with fal_proxy(upstream, PROXY_CORE, folder, name="native jobs") as fresh:
+            report["native_jobs"] = measure_native_jobs(fresh, upstream, options.rounds)
         print(f"native jobs: {report['native_jobs']} µs of processor time each", end="\n\n", flush=True)
         report |= with_streams(contestants[0], upstream, folder, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -93,8 +93,8 @@ def _begin_for(seconds: float, begun: list[None]) -> Iterator[None]:
 def describe_native_jobs(microseconds: Sequence[float]) -> str:
     """The section of the performance page."""
     words = f"""A native job is one `POST /v1/jobs` whose answer is the job's event stream, up to the result. With
-        {CONNECTIONS} of them at a time, one takes {statistics.median(microseconds):.0f} µs of the proxy's processor
-        time."""
+        {CONNECTIONS} of them at a time, one takes {statistics.median(microseconds):.0f} µs of processor time of a
+        fresh process."""
     return f"## Native jobs\n\n{write_paragraph(words)}"
 
 
