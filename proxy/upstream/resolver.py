@@ -7,6 +7,7 @@ the event loop are few, and the addresses of fal, PostgreSQL and Redis are looke
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -34,13 +35,18 @@ class Resolver:
         """Find the addresses of a host.
 
         Raises:
-            OSError: it has none.
+            OSError: it has none, or cannot be looked up now.
             UnicodeError: it is no name of a host.
         """
         await self._free.acquire()
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Found] = loop.create_future()
-        threading.Thread(target=self._work, args=(loop, found, host, port), daemon=True).start()
+        try:
+            threading.Thread(target=self._work, args=(loop, found, host, port), daemon=True).start()
+        except RuntimeError:
+            # The system has no thread left. The place is for the next caller.
+            self._free.release()
+            raise OSError(errno.EAGAIN, "there is no thread to look it up") from None
         return await found
 
     def _work(self, loop: asyncio.AbstractEventLoop, found: asyncio.Future[Found], host: str, port: int) -> None:

@@ -78,3 +78,15 @@ async def test_a_name_that_is_none_is_refused() -> None:
     for wrong in ("a..b", "a" * 64):
         with pytest.raises(UnicodeError):
             await resolver.find(wrong, 443)
+
+
+async def test_a_lookup_without_a_thread_is_an_error_and_keeps_no_place() -> None:
+    resolver = Resolver(most=1)
+    # More than the system has: no thread begins.
+    before = threading.stack_size(1 << 46)
+    try:
+        with pytest.raises(OSError, match="no thread"):
+            await resolver.find("localhost", 443)
+    finally:
+        threading.stack_size(before)
+    assert await resolver.find("localhost", 443)
