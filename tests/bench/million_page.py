@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.bench.goals import goals_of_million, rows_of
 from tests.bench.markdown import write_paragraph, write_table
 from tests.bench.processes import ROOT
 from tests.bench.rounds import ratio
@@ -41,7 +42,9 @@ def describe_million(million: Report) -> str:
     )
     paths = next(iter(databases.values()))["pages"]
     rows = [[f"`{path}`", *(f"{found['pages'][path]:,.0f}" for found in databases.values())] for path in paths]
-    return f"{MILLION}\n\n{write_paragraph(' '.join(words))}\n{write_table(['first page of', *titles], rows)}\n"
+    goals = write_table(["figure", "goal", "reached", "met"], rows_of(list(goals_of_million(databases.values()))))
+    table = write_table(["first page of", *titles], rows)
+    return f"{MILLION}\n\n{write_paragraph(' '.join(words))}\n{goals}\n\n{table}\n"
 
 
 def replace_section(written: str, section: str) -> str:

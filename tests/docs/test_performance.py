@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.bench.million_page import MILLION, replace_section
-from tests.bench.page import HEAD, LEDGER, PAGE, SAVINGS, page
+from tests.bench.page import PAGE, page
+from tests.bench.page_texts import GOALS, HEAD, LEDGER, SAVINGS, TRIED
 
 NAMES = ("fal-proxy", "official, hono")
 
@@ -49,6 +50,13 @@ def test_ratios_are_the_medians_of_the_rounds() -> None:
     assert "## Limits" not in written and "minutes" not in written
 
 
+def test_a_goal_that_is_not_reached_says_how_far_it_is_missed() -> None:
+    written = page(report())
+    assert "| run ÷ official, hono | ≥ 3.5 | 3 | no: 0.86 times the goal |" in written
+    assert "| memory of an idle process | ≤ 65 MiB | 87.4 MiB | no: 1.34 times the goal |" in written
+    assert "| submit ÷ official, hono | ≥ 3 | 3 | yes |" in written
+
+
 def test_other_measurements_are_stated_too() -> None:
     stores = {"SQLite, off": 2000, "SQLite, on": 1500, "PostgreSQL, off": 1000, "PostgreSQL, on": 600}
     credentials = {"session": turns(2000), "identity token": turns(1960)}
@@ -86,13 +94,15 @@ def million(**pages: float) -> dict[str, Any]:
 
 
 def test_a_million_jobs_are_stated_and_can_be_measured_again() -> None:
-    written, without = page(report(), million=million(usage=12.3)), page(report())
+    written, without = page(report(), million=million(**{"/v1/admin/usage": 12.3, "/console": 120})), page(report())
     words = " ".join(written.split())
     assert "1,000,000 jobs and 2,000,000 sums" in words and "0.98 for a submit on SQLite" in words
+    assert "| calls beside a million jobs ÷ an empty database | ≥ 0.9 | 0.98 | yes |" in written
+    assert "| slowest report of usage of a million jobs | ≤ 100 ms | 12.3 ms | yes |" in written
     assert f"{MILLION}\n" in written and MILLION not in without
-    section = "\n".join([MILLION, "", "| `usage` | 45 |", ""])
+    section = "\n".join([MILLION, "", "| `/v1/admin/usage` | 45 |", ""])
     again = replace_section(written, section)
-    assert "| `usage` | 45 |" in again and "| `usage` | 12 |" not in again
+    assert "| `/v1/admin/usage` | 45 |" in again and "| `/v1/admin/usage` | 12 |" not in again
     assert replace_section(without, section) == again, "the other sections stay as they are"
 
 
@@ -103,4 +113,4 @@ def test_no_line_is_longer_than_those_of_the_other_pages() -> None:
 
 def test_the_page_has_the_words_of_the_command() -> None:
     written = PAGE.read_text()
-    assert written.startswith(HEAD) and LEDGER in written and SAVINGS in written
+    assert written.startswith(HEAD) and all(text in written for text in (GOALS, LEDGER, SAVINGS, TRIED))
