@@ -32,6 +32,8 @@ CHALLENGE_SALT = "fal-proxy.challenge.v1"
 CONSOLE_SALT = "fal-proxy.console.v1"
 OIDC_SALT = "fal-proxy.oidc.v1"
 MAX_TOKEN_LENGTH = 4096
+#: Room for what a renewal adds, and for the cookie's name: browsers drop a cookie of more than 4,096 bytes in silence.
+MAX_MINTED_LENGTH = MAX_TOKEN_LENGTH - 96
 #: Tokens whose signature is not checked again. Their expiry is, and the authenticator checks for revocation.
 KEPT = 4096
 #: Printable, without spaces at the ends; never empty, as the empty subject is the tenant itself. Half a surrogate pair,
@@ -151,9 +153,9 @@ class Sessions:
             newest_revocation=newest_revocation,
         )
         token = self.sign(session)
-        if len(token) > MAX_TOKEN_LENGTH:
+        if len(token) > MAX_MINTED_LENGTH:
             raise BadRequest(
-                f"The session's token would be longer than {MAX_TOKEN_LENGTH} characters. Use a shorter subject, fewer "
+                f"The session's token would be longer than {MAX_MINTED_LENGTH} characters. Use a shorter subject, fewer "
                 "endpoints or fewer tags."
             )
         return token, session
