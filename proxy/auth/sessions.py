@@ -155,8 +155,8 @@ class Sessions:
         token = self.sign(session)
         if len(token) > MAX_MINTED_LENGTH:
             raise BadRequest(
-                f"The session's token would be longer than {MAX_MINTED_LENGTH} characters. Use a shorter subject, fewer "
-                "endpoints or fewer tags."
+                f"The session's token would be longer than {MAX_MINTED_LENGTH} characters. Use a shorter subject, "
+                "fewer endpoints or fewer tags."
             )
         return token, session
 

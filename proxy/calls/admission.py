@@ -81,8 +81,7 @@ class Admission:
             self._guard.check(call.target, (caller.tenant.id, caller.subject))
         body = self.check_input(caller, endpoint, await call.read_input())
         if caller.plan.strip_metadata:
-            cleaning = self._pictures.clean(caller.tenant.id, caller.subject, caller.plan, body)
-            body = await cancel_on_disconnect(call.disconnect, cleaning)
+            body = await self.clean_pictures(call, body)
         return Admitted(await self._reserve(call, endpoint, body), body)
 
     def is_shut(self, target: Target) -> bool:
@@ -150,6 +149,17 @@ class Admission:
             InvalidInput, BadRequest: it may not.
         """
         return check_input(endpoint, caller.plan, self._files.to_fal(given), own_files=self._files.cdn_url)
+
+    async def clean_pictures(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        """Give an input without the metadata of its pictures, for a caller whose plan strips it.
+
+        Raises:
+            InvalidInput: a picture cannot be written again, or there are too many.
+            Overloaded: too many pictures are waiting for that.
+        """
+        caller = call.caller
+        cleaning = self._pictures.clean(caller.tenant.id, caller.subject, caller.plan, body)
+        return await cancel_on_disconnect(call.disconnect, cleaning)
 
     def draft_job(self, call: Call, endpoint: Endpoint, body: dict[str, Any]) -> Job:
         """Make the record of a call: what it reserves of each account.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.calls.admission import Admission
 from proxy.calls.call import Call
 from proxy.errors import (
     EndpointNotAllowed,
     InvalidInput,
+    Overloaded,
     ProxyError,
     QuotaExceeded,
     RateLimited,
@@ -62,6 +63,8 @@ class Estimator:
         refusal = await self._check_before_input(call)
         try:
             body = self._admission.check_input(caller, endpoint, await call.read_input())
+            if refusal is None and caller.plan.strip_metadata:
+                body, refusal = await self._clean_pictures(call, body)
             job = self._admission.draft_job(call, endpoint, body)
         except InvalidInput as problem:
             return Estimate(None, refusal or problem)
@@ -75,6 +78,13 @@ class Estimator:
         except (RateLimited, UpstreamAccountLocked, UpstreamUnavailable) as refusal:
             return refusal
         return None
+
+    async def _clean_pictures(self, call: Call, body: dict[str, Any]) -> tuple[dict[str, Any], ProxyError | None]:
+        """Clean the pictures of an input: only that says whether they can be, and how large they are then."""
+        try:
+            return await self._admission.clean_pictures(call, body), None
+        except Overloaded as refusal:
+            return body, refusal
 
     async def _check_after_input(self, call: Call, job: Job) -> ProxyError | None:
         try:

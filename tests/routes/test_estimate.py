@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.support.limited import (
     plan,
     posts,
 )
+from tests.support.private_pictures import bomb, private_picture, several
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -42,6 +45,7 @@ PLANS = {
     "spent": plan(quotas=[per("tenant", "usd", COMPUTE_SECONDS_CEILING * PRICE, "month")]),
     "once": plan(quotas=[per("subject", "tokens", 1_000, "lifetime")]),
     "narrow": plan(endpoints=[COUNTING], max_tokens=50),
+    "private": plan(strip_metadata=True, max_data_uri_bytes=4_000_000),
 }
 GUARDED = {"PROXY_UPSTREAM_PROBE_SECONDS": "1"}
 WAITS = "[[pace hold=IN_QUEUE]] ?"
@@ -64,6 +68,10 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Iterator[Stack]:
     yield limited
     # What one test closes is open again for the next.
     limited.clock.advance(60)
+
+
+def data_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def estimate(http: httpx.Client, given: dict[str, Any] | None = None, endpoint: str = NEXT) -> dict[str, Any]:
@@ -155,6 +163,28 @@ def test_an_invalid_input_is_refused(proxy: Stack, given: dict[str, Any]) -> Non
     with proxy.client(proxy.token(tenant="narrow")) as http:
         found = assert_as_submit(http, given, COUNTING)
         assert found["refusal"]["error_type"] == "invalid_input" and found["reserves"] is None
+
+
+def test_a_picture_whose_metadata_cannot_be_removed_is_refused(proxy: Stack) -> None:
+    with proxy.client(proxy.token(tenant="private")) as http:
+        for data in (several("GIF"), private_picture("PNG")[:300]):
+            found = assert_as_submit(http, asking("?") | {"image_url": data_uri(data)})
+            assert found["refusal"]["error_type"] == "invalid_input" and found["reserves"] is None
+        assert assert_as_submit(http, asking("?") | {"image_url": data_uri(private_picture("PNG"))})["admitted"]
+
+
+@pytest.mark.slow
+def test_pictures_that_wait_in_too_large_a_number_are_reported(proxy: Stack) -> None:
+    """One is looked at and eight wait, each for a fraction of a second; forty arrive meanwhile."""
+    given = asking("?") | {"image_url": data_uri(bomb(3000, 3000))}
+    with proxy.client(proxy.token(tenant="private")) as http, ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda _: estimate(http, given), range(40)))
+    refused = [one["refusal"] for one in found if not one["admitted"]]
+    assert refused and len(refused) < len(found)
+    for refusal in refused:
+        assert (refusal["status"], refusal["error_type"], refusal["scope"]) == (503, "overloaded", "tenant")
+        assert refusal["retry_after"] == 2
+    assert all(one["reserves"]["requests"] == 1 for one in found)
 
 
 def test_a_used_up_rate_limit_is_reported(proxy: Stack) -> None:
