@@ -73,9 +73,9 @@ def create_app(
     """Build the proxy as an ASGI application.
 
     Args:
-        transport: how fal is reached; the own transport if None.
-        timeouts: how long fal may be silent; for tests that cannot wait that long.
-        ledger_timeouts: how long callers wait for the ledger; for such tests too.
+        transport: sends requests to fal; the proxy's own engine if None.
+        timeouts: how long fal may be silent; tests shorten them.
+        ledger_timeouts: how long callers wait for the ledger; tests shorten them too.
         issuer_tls: what verifies the servers of issuers' keys, and receivers of webhooks, if not what verifies fal.
         stores: the database; that of the settings if None.
         counters: count rates and concurrency leases; the Redis of the settings, or memory, if None.
@@ -83,7 +83,7 @@ def create_app(
         reconciles: whether this process does the work beside its calls (`Background`), or leaves it to others.
         plan_file: plans and tenants; the file of `PROXY_CONFIG` if None.
         drain: signals that this process ends; by default a new one, which only the server starts.
-        read_settings: reads the settings again, for a server that reloads them; without it, none can.
+        read_settings: reads the settings again when the server reloads them; None for a server that cannot.
 
     Raises:
         SettingsError: `PROXY_CONFIG` cannot be used.
@@ -122,7 +122,7 @@ def _open_upstream(
     metrics: Metrics,
     clock: Clock,
 ) -> Upstream:
-    """Make what calls fal, and counts what fal refuses."""
+    """Make the client of fal, which counts what fal refuses."""
     metrics.expect_upstream_refusals(Reason)
     waited = metrics.queue_seconds.of("upstream").observe
     guard = Guard(clock, metrics.upstream_refused, fal.probe_seconds, waited)
@@ -154,7 +154,7 @@ def _observe(parts: Container) -> None:
 
 
 def new_reloader(parts: Container, read_settings: Callable[[], Settings]) -> Reloader:
-    """Make what reads the settings of an application again."""
+    """Make the reloader of an application's settings."""
     return Reloader(
         settings=parts.settings,
         read_settings=read_settings,
@@ -173,13 +173,16 @@ def new_reloader(parts: Container, read_settings: Callable[[], Settings]) -> Rel
 
 
 def _operations(parts: Container) -> Application:
-    """The application of the listener for operators: no pages call it, and no calls are answered."""
+    """Build the application of the operators' listener, which neither answers pages of other origins nor calls fal."""
     routes = [*operators_routes(parts), livez_route()]
     return Application(routes=routes, middleware=_middleware(parts, is_public=False))
 
 
 def _middleware(parts: Container, *, is_public: bool = True, traces: Traces | None = None) -> list[Middleware]:
-    """Outermost first. Each listener has budgets of its own, so that callers do not use up those of operators."""
+    """List the middleware, outermost first.
+
+    Each listener has budgets of its own, so that callers do not use up those of operators.
+    """
     server, metrics, drain = parts.settings.server, parts.metrics, parts.drain
     memory = parts.body_memory if is_public else BodyMemory(server.max_body_memory)
     budget = RefusalBudget(server.refusals_per_address, parts.clock, parts.recognizer.recognize, metrics.unheard.inc)

@@ -132,7 +132,7 @@ class Container:
 
     @cached_property
     def openid(self) -> OpenIdProvider | None:
-        """With whom operators sign in to the console."""
+        """The provider with which operators sign in to the console; None if the settings name none."""
         if self.settings.oidc is None:
             return None
         address, networks = self.settings.server.console_address, self.settings.sessions.issuer_networks

@@ -19,7 +19,7 @@ SETTLING_SECONDS = (0.5, 2.0)
 
 
 class Drain:
-    """Belongs to one event loop; nothing of it is undone.
+    """The drain of one process. It belongs to one event loop, and cannot be undone.
 
     Attributes:
         started: set by `start`.
@@ -28,7 +28,7 @@ class Drain:
     """
 
     def __init__(self, seconds: float) -> None:
-        """Up to `seconds` from the signal to the end of the process; what runs gets most of them."""
+        """Allow `seconds` from the signal to the end of the process; running work gets most of them."""
         shortest, longest = SETTLING_SECONDS
         self.started = asyncio.Event()
         self.over = asyncio.Event()
@@ -37,7 +37,7 @@ class Drain:
         self._ends_at = 0.0
 
     def start(self) -> None:
-        """Begin; a second call changes nothing."""
+        """Start the drain; a second call changes nothing."""
         if self.started.is_set():
             return
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Ids that are unlike any other. They open nothing, so they need not be secret.
+"""Unique ids. They grant no access, so they need not be secret.
 
-The system is asked once for a seed, and once more in each forked process: to ask it for every id takes a hundredth of a
-call. What seeds the generator that all modules share, such as a test, changes nothing here.
+The generator is seeded by the system once, and again in each forked process: asking the system for every id would take
+one per cent of a call. It is not the generator of `random`, which a test or a library may seed.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ os.register_at_fork(after_in_child=_generator.seed)
 
 
 def draw_id(digits: int) -> str:
-    """Give a new id of so many hexadecimal digits."""
+    """Make an id of `digits` hexadecimal digits."""
     return f"{_generator.getrandbits(4 * digits):0{digits}x}"

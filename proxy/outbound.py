@@ -109,7 +109,7 @@ class OutboundClient:
 
 
 async def _read(body: Body, most_bytes: int) -> bytes:
-    """The first bytes of a body: one more than are asked for if there are more."""
+    """Read the first bytes of a body: one more than are asked for if there are more."""
     found = bytearray()
     while most_bytes and len(found) <= most_bytes and (more := await body.read()):
         found += more

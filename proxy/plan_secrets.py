@@ -12,7 +12,7 @@ from proxy.tenants.webhook import AlertsWebhook
 
 
 def find_unusable(file: PlanFile, settings: Settings) -> Iterator[str]:
-    """One sentence for each that cannot be used now. It may come later, as they are read when they are needed."""
+    """Yield a sentence for each that cannot be used now. It may be there later: they are read when they are needed."""
     secrets = TenantSecrets(settings)
     for tenant in file.tenants:
         named = [("alerts_webhook", tenant.alerts_webhook)] if tenant.alerts_webhook else []
@@ -32,7 +32,7 @@ def _find_problem(source: AlertsWebhook | Tier, secrets: TenantSecrets) -> str |
 
 
 def _read(source: AlertsWebhook | Tier, secrets: TenantSecrets) -> None:
-    """Read what a part of the plan file names, as those who use it do.
+    """Read what a part of the plan file names, in the way in which it is used later.
 
     Raises:
         OSError, ValueError: it cannot be used.

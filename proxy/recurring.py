@@ -30,7 +30,7 @@ class Recurring:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop, in the middle of the work too."""
+        """Stop, also in the middle of the work."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

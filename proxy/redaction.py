@@ -74,7 +74,7 @@ class Redactor:
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """A secret as a whole, the secret half of a key, and the passwords in a URL as they stand and decoded."""
+    """Yield a secret as a whole, the secret half of a key, and the passwords in a URL, as they stand and decoded."""
     yield secret
     if "//" not in secret:
         yield secret.partition(":")[2]
@@ -91,7 +91,7 @@ def _parts(secret: str) -> Iterator[str]:
 
 
 def _every_spelling(secret: str) -> str:
-    """A pattern of the secret as it stands and as `repr`, JSON, and URLs write it, also one inside the other."""
+    """Write a pattern for a secret as it stands, and as `repr`, JSON and URLs write it, also one inside the other."""
     return "".join(re.escape(char) if char in _UNRESERVED else _spellings(char) for char in secret)
 
 

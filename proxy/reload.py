@@ -114,7 +114,11 @@ class Reloader:
         _log.info("configuration reloaded", extra={"log_fields": fields})
 
     def _read(self) -> tuple[Settings, PlanFile, Catalog]:
-        """Everything there is, or every problem."""
+        """Read the settings, the plan file and the catalogue.
+
+        Raises:
+            SettingsError: with every problem in any of them.
+        """
         problems: list[str] = []
         try:
             settings = self._read_settings()
@@ -129,7 +133,7 @@ class Reloader:
         return settings, file, catalog
 
     def _replace_secrets(self, new: Settings, names: list[str]) -> None:
-        """Use the secrets of other settings from now on, which are those that these names stand for."""
+        """Use the secrets of these names from the new settings from now on."""
         if "FAL_KEY" in names:
             self._upstream.replace_key(new.fal.key)
         if "FAL_USAGE_KEY" in names:
@@ -147,7 +151,7 @@ class Reloader:
 
 
 def _changed_secrets(old: Settings, new: Settings) -> list[str]:
-    """The names of the secrets that differ, and can be replaced while the process runs."""
+    """List the secrets that differ and can be replaced while the process runs, by name."""
     pairs = {
         "FAL_KEY": (old.fal.key, new.fal.key),
         "FAL_USAGE_KEY": (old.fal.usage_key, new.fal.usage_key),
@@ -158,7 +162,7 @@ def _changed_secrets(old: Settings, new: Settings) -> list[str]:
 
 
 def _find_unapplied(running: Settings, new: Settings) -> list[str]:
-    """The variables that a process which runs with other settings cannot apply."""
+    """List the variables that have changed and that a running process cannot apply."""
     changed = [name for name in VARIABLES if new.texts.get(name) != running.texts.get(name)]
     if new.server.console is not running.server.console:
         # If it is unset, the first admin token opens the console, and the last one closes it.

@@ -28,7 +28,7 @@ CHECK_SECONDS = 2.0
 
 
 def serve() -> int:
-    """Check the settings, the plan file and the schema, and serve until a signal; the exit code."""
+    """Check the settings, the plan file and the schema, and serve until a signal; return the exit code."""
     settings, problems = find_problems()
     if problems or settings is None:
         return _refuse(problems)

@@ -18,9 +18,9 @@ class SingleFlight(Generic[Result]):
     async def run(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return the result of the work under this key, which begins now unless it is under way."""
         if key not in self._running:
-            begun = asyncio.create_task(work())
-            self._running[key] = begun, []
-            begun.add_done_callback(lambda task: self._forget(key, task))
+            started = asyncio.create_task(work())
+            self._running[key] = started, []
+            started.add_done_callback(lambda task: self._forget(key, task))
         task, waiting = self._running[key]
         waiting.append(None)
         try:

@@ -17,13 +17,13 @@ class Startup:
     """Runs `prepare` until it succeeds. Until then the process is alive, not ready, and refuses calls."""
 
     def __init__(self, prepare: Callable[[], Awaitable[None]]) -> None:
-        """`prepare` raises StoreUnavailable while a store does not answer, and may be repeated."""
+        """Take `prepare`, which raises StoreUnavailable while a store does not answer, and may be repeated."""
         self._prepare = prepare
         self._problem = ""
         self._trying: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Prepare, and return when that is done or failed once; after a failure try again beside the caller."""
+        """Prepare once. After a failure, return all the same and try again in a task."""
         if not await self._succeeds():
             self._trying = asyncio.create_task(self._try_again())
 

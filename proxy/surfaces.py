@@ -96,7 +96,7 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
 
 
 def _tenant_routes(parts: Container, door: AdminDoor) -> list[Route]:
-    """What operators do with one tenant."""
+    """List the operators' routes below one tenant."""
     grants = GrantRoutes(door, parts.directory, Grants(parts.stores.grants, parts.directory, parts.clock))
     editor = OverrideEditor(parts.stores.directory, parts.directory, parts.clock)
     overrides = OverrideRoutes(door, parts.directory, editor)

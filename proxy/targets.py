@@ -1,8 +1,8 @@
-"""From any of the surfaces' requests to a `Target`: which fal call is wanted. Pure, no I/O.
+"""Parses a request of any surface into a `Target`: the fal call that is wanted. No function here does I/O.
 
-A target is built from what one table knows (`_RULES`: host, method, shape of the path, query keys); whatever is not in
-it is refused. The URL that reaches fal is later built from the target alone, so no text of a caller ends up in it but
-an endpoint id and a request id, both of a narrow alphabet.
+A request must match a known host, method, path and query; everything else is refused. The URL that reaches fal is later
+built from the target alone, so the only texts of a caller in it are an endpoint id and a request id, both of a narrow
+alphabet.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Host(Enum):
 
 
 class Kind(Enum):
-    """What is wanted of fal."""
+    """The kind of a fal call."""
 
     RUN = "run"
     STREAM = "stream"
@@ -58,7 +58,7 @@ class Kind(Enum):
 
     @cached_property
     def intake(self) -> str | None:
-        """The host of fal's that takes new work of this kind; None for a question about what it has, or a file."""
+        """The host of fal that takes new work of this kind; None for questions about a job and for upload tokens."""
         if self in (Kind.RUN, Kind.STREAM):
             return "run"
         if self is Kind.SUBMIT:
@@ -71,7 +71,7 @@ class Kind(Enum):
 
     @cached_property
     def repeatable(self) -> bool:
-        """Whether a second call does no harm: nothing is run or billed by it."""
+        """Whether it can be sent twice without harm: it runs and bills nothing."""
         return not self.names_endpoint
 
 
@@ -158,7 +158,7 @@ def parse_url(method: str, headers: Sequence[str]) -> Target:
 
 @lru_cache(maxsize=4096)
 def _parsed_url(method: str, url: str) -> Target:
-    """The target of a URL, of which the last ones are kept: a job is asked for many times."""
+    """Parse a URL. Results are cached, as clients poll one job many times."""
     if len(url) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(url):
         raise BadTarget("The target URL must be printable ASCII without spaces, of 2048 characters at most.")
     match = _URL.fullmatch(url)

@@ -128,10 +128,11 @@ class AdminTokens:
         return TokenHolder(f"token:{token.name}", Role[token.role.upper()], token.id)
 
     async def _load(self) -> Mapping[str, NamedToken]:
-        """The named tokens by id, as they were a moment ago at the most.
+        """Load the named tokens by id; a reading serves for `MAX_AGE_SECONDS`.
 
         Raises:
-            StoreUnavailable: the database does not answer, or did not a moment ago: who waited for that waits once.
+            StoreUnavailable: the database does not answer, or did not within the last `RETRY_SECONDS`, so that
+                callers who queue for it wait for one failure only.
         """
         async with self._reading:
             now = self._clock.now()

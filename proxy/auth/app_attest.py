@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.auth.app_challenges import AppChallenges
-from proxy.auth.tenant_secrets import unverified
+from proxy.auth.tenant_secrets import report_unverified
 from proxy.clock import Clock
 from proxy.errors import ProofInvalid
 from proxy.tenants.tiers import AppAttestTier
@@ -144,7 +144,7 @@ def _find_root(tier: AppAttestTier) -> Certificate:
     try:
         return read_root(tier)
     except (OSError, ValueError) as problem:
-        raise unverified(KIND, problem, "the proxy lacks the root's certificate") from None
+        raise report_unverified(KIND, problem, "the proxy lacks the root's certificate") from None
 
 
 def _check_nonce(leaf: Certificate, nonce: bytes) -> None:

@@ -56,7 +56,7 @@ def _read_moment(claims: Mapping[str, Any], name: str) -> float:
 
 
 def _find(claims: Mapping[str, Any], claim: Claim) -> Any:
-    """The value of a claim; None if the token has none."""
+    """Find the value of a claim; None if the token does not have it."""
     value: Any = claims
     for name in (claim,) if isinstance(claim, str) else claim:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -89,7 +89,7 @@ def _choose_plan(claims: Mapping[str, Any], choice: PlanChoice) -> str:
 
 
 def _read_endpoints(claims: Mapping[str, Any], claim: Claim | None) -> tuple[str, ...] | None:
-    """The endpoints that a claim narrows to: a list, or a text with spaces between them, as scopes are."""
+    """Read the endpoints that a claim narrows to: a list, or a text with spaces between them, as scopes are."""
     value = None if claim is None else _find(claims, claim)
     if claim is None or value is None:
         return None

@@ -94,7 +94,7 @@ class RemoteKeys:
             await asyncio.shield(self._fetching)
 
     def _begin(self, pause: float) -> None:
-        """Fetch, unless that is under way or was tried a moment ago."""
+        """Begin a fetch, unless one is under way or was tried less than `pause` seconds ago."""
         now = self._clock.now()
         # A clock that was set back would otherwise put the next fetch off for as long.
         is_due = not 0 <= now - self._tried_at < pause
@@ -139,7 +139,7 @@ class KeySources:
         self._remote: dict[str, RemoteKeys] = {}
 
     def replace(self, issuers: Issuers) -> None:
-        """Know these issuers from now on; what was fetched for others is forgotten."""
+        """Use these issuers from now on, and forget what was fetched for others."""
         listed = [identity.jwks_url for accepted in issuers.values() for _, identity in accepted]
         urls = {url for url in listed if url is not None}
         self._remote = {url: self._remote.get(url) or RemoteKeys(url, self._fetch, self._clock) for url in urls}

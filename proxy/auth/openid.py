@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Attempt(NamedTuple):
-    """What one sign-in is known by. Only its browser and this proxy know it."""
+    """The secrets of one sign-in, which only its browser and this proxy know."""
 
     state: str
     nonce: str
@@ -70,7 +70,7 @@ class _Metadata(BaseModel):
 
 
 class OpenIdProvider:
-    """Sends operators to a provider, and learns from it who they are.
+    """Sends operators to a provider, and reads from its ID token who they are.
 
     Args:
         console_address: where browsers come back to, below it. Never what a request names.
@@ -102,10 +102,10 @@ class OpenIdProvider:
         self._discovering = asyncio.Lock()
 
     async def begin(self) -> tuple[Attempt, str]:
-        """Begin a sign-in: what it is known by, and the URL to send the browser to.
+        """Begin a sign-in: return its secrets, and the URL to send the browser to.
 
         Raises:
-            IdentityUnavailable: the provider does not say where.
+            IdentityUnavailable: the provider's metadata cannot be read.
         """
         metadata = await self._discover()
         attempt = Attempt(*(secrets.token_urlsafe(32) for _ in Attempt._fields))
@@ -248,7 +248,7 @@ def read_error(value: object) -> str:
 
 
 def _read_email(claims: Mapping[str, Any]) -> str | None:
-    """The email, if the provider has verified that it is this person's: people can often choose another."""
+    """Read the email, if the provider has verified that it is this person's: people can often enter any."""
     email = claims.get("email")
     is_verified = claims.get("email_verified") in (True, "true")
     return email if is_verified and isinstance(email, str) and _EMAIL.fullmatch(email) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.auth.app_challenges import AppChallenges
 from proxy.auth.proof_of_work import EXPIRY_SECONDS
-from proxy.auth.tenant_secrets import TenantSecrets, unverified
+from proxy.auth.tenant_secrets import TenantSecrets, report_unverified
 from proxy.auth.verified import LEEWAY_SECONDS
 from proxy.clock import Clock
 from proxy.errors import InvalidToken, ProofInvalid
@@ -44,7 +44,7 @@ class PlayIntegrity:
         try:
             key = read_key(self._secrets.read(tier))
         except (OSError, ValueError) as problem:
-            raise unverified(KIND, problem, "the proxy lacks the app's key") from None
+            raise report_unverified(KIND, problem, "the proxy lacks the app's key") from None
         said = _open(value, key, tier)
         request = _part(said, "requestDetails")
         nonce = request.get("nonce")
@@ -83,7 +83,7 @@ def read_key(secret: str) -> OctKey:
 
 
 def _open(value: str, key: OctKey, tier: PlayIntegrityTier) -> dict[str, Any]:
-    """What a token says, once it is known that Google has written it.
+    """Decrypt a token, check Google's signature, and return its claims.
 
     Raises:
         ProofInvalid: it is no token for this app, or was changed.

@@ -106,7 +106,7 @@ class GuestProofs:
         raise NotFound("Guests of this tenant give no proof of this kind (kind) that needs a challenge.")
 
     async def redeem(self, tenant: Tenant, tier: Tier, origin: str, proof: Proof) -> None:
-        """Use up a proof, once it is known to hold.
+        """Verify a proof and use it up, so that it counts once.
 
         Raises:
             ProofInvalid: it does not hold, or was used before.

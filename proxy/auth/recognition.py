@@ -1,4 +1,4 @@
-"""Names for good credentials, by which refusals and visits are counted for their holders and not for their address.
+"""Names of good credentials, so that the holder's requests count for the holder and not for the address.
 
 Anyone at an address can send wrong credentials. A right one must not suffer for that, so it is looked at before the
 count of the address, as cheaply as it can be: what is signed is verified, and of the rest, memory is asked.
@@ -80,7 +80,7 @@ class Recognizer:
             return None
 
     async def _verify(self, scope: Scope) -> str | None:
-        """A name for an identity token that is new here."""
+        """Verify an identity token that is new to this process, and name its session."""
         _, text = self._find(scope)
         if not is_identity_token(text):
             return None
@@ -93,7 +93,7 @@ class Recognizer:
         return find_credential(HTTPConnection({**scope, "path_params": in_path}), self._cookie)
 
     def _recall_operator(self, request: HTTPConnection) -> str | None:
-        """A name for the session of an operator who has signed in to the console."""
+        """Name the console session of an operator who has signed in, from its cookie."""
         for name in CONSOLE_NAMES:
             with suppress(Unauthenticated):
                 document = self._sessions.read_document(read_cookie(request, name) or "", CONSOLE_SALT)

@@ -79,8 +79,8 @@ class Sessions:
 
     def __init__(self, key_ring: Sequence[Secret], clock: Clock) -> None:
         self._clock = clock
-        # What a token says and who signed it never change, so that is worked out once; what raises is not kept.
-        self._read = lru_cache(maxsize=KEPT)(self._read_anew)
+        # A token's content and signer never change, so each is verified once; tokens that raise are not cached.
+        self._read = lru_cache(maxsize=KEPT)(self._read_uncached)
         self.replace_secrets(key_ring)
 
     def replace_secrets(self, key_ring: Sequence[Secret]) -> None:
@@ -200,7 +200,7 @@ class Sessions:
             raise SessionExpired("The session has expired; get a new one.")
         return session
 
-    def _read_anew(self, token: str, salt: str) -> Session:
+    def _read_uncached(self, token: str, salt: str) -> Session:
         signature = token.rpartition(".")[2]
         # What is signed is text, which has one spelling; of its signature, base64 reads more than one.
         if base64_encode(base64_decode(signature)) != signature.encode():
@@ -259,7 +259,7 @@ def _pack(session: Session) -> dict[str, Any]:
 
 
 def _unpack(packed: Any) -> Session:
-    """Only what `_packed` could have written: a signature says who wrote it, not that this version understands it."""
+    """Read only what `_pack` could have written: a signature says who wrote it, not that this version knows it."""
     endpoints, owner_expires_at, minted_for = packed.get("e"), packed.get("o"), packed.get("l")
     plan, newest, ceilings = packed.get("p"), packed.get("r"), InputCeilings(*packed.get("c", ()))
     quotas, tags = tuple(SessionQuota(*quota) for quota in packed.get("q", ())), tuple(packed.get("k", ()))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from proxy.auth.tenant_secrets import TenantSecrets, unverified
+from proxy.auth.tenant_secrets import TenantSecrets, report_unverified
 from proxy.errors import ProofInvalid
 from proxy.settings import Settings
 from proxy.tenants.tiers import CAPTCHAS, VerifiedTier
@@ -61,7 +61,7 @@ class Siteverify:
             if wrong := sorted(_NOT_THE_GUESTS.intersection(codes)):
                 raise ValueError(f"the service says {wrong[0]}")
         except (OSError, ValueError) as problem:
-            raise unverified(tier.proof, problem, f"{tier.proof} gives no valid answer") from None
+            raise report_unverified(tier.proof, problem, f"{tier.proof} gives no valid answer") from None
         _check(tier, result, codes, origin)
         return hashlib.sha256(value.encode()).hexdigest()
 
@@ -101,7 +101,7 @@ async def _read(answer: httpx.Response) -> bytes:
 
 
 def _read_error_codes(result: dict[str, Any]) -> list[str]:
-    """The reasons of a refusal, as far as they can be shown."""
+    """Read the reasons of a refusal, as far as they can be shown."""
     listed = result.get("error-codes")
     found = listed if isinstance(listed, list) else []
     return [code for code in found[:10] if isinstance(code, str) and _CODE.fullmatch(code)]

@@ -40,8 +40,8 @@ class TenantSecrets:
         return secret.reveal()
 
 
-def unverified(kind: str, problem: Exception, says: str) -> ProofUnavailable:
-    """Log why a proof is not verified, which is the operator's to know, and give the error for the guest."""
+def report_unverified(kind: str, problem: Exception, says: str) -> ProofUnavailable:
+    """Log for the operator why a proof cannot be verified, and return the error for the guest."""
     fields = {"kind": kind, "problem": str(problem) or type(problem).__name__}
     _log.warning("proof not verified", extra={"log_fields": fields})
     return ProofUnavailable(f"The proof cannot be verified now: {says}. Try again shortly.", retry_after=RETRY_SECONDS)

@@ -124,7 +124,7 @@ def read_claims(signed: CompactSignature) -> dict[str, Any]:
 
 
 def _find_accepted(issuers: Issuers, claims: Mapping[str, Any]) -> _Accepted:
-    """The one tenant that accepts tokens of this issuer for this audience."""
+    """Find the one tenant that accepts tokens of this issuer for this audience."""
     issuer = claims.get("iss")
     known = issuers.get(issuer) if isinstance(issuer, str) else None
     if known is None:

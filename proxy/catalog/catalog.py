@@ -80,7 +80,7 @@ def _detail(error: Any) -> Detail:
 
 
 def _shorten(message: str, limit: int = 200) -> str:
-    """The validator's sentence, without the megabytes of a data URI that it may quote."""
+    """Shorten the validator's message, which may quote megabytes of a data URI."""
     return message if len(message) <= limit else f"{message[: limit // 2]} … {message[-limit // 2 :]}"
 
 

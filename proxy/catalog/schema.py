@@ -54,7 +54,7 @@ def shape_of(schema: Mapping[str, Any]) -> Shape:
 
 
 def _shape(schemas: Iterable[Any], root: Mapping[str, Any], known: dict[frozenset[int], Shape]) -> Shape:
-    """The shape of a value that all these schemas may speak of. `known` ends the recursion of one that names itself."""
+    """Merge the schemas that describe one place into its shape. `known` ends the recursion of one that names itself."""
     nodes = list(_resolve(schemas, root))
     key = frozenset(map(id, nodes))
     if key in known:
@@ -77,14 +77,14 @@ def _shape(schemas: Iterable[Any], root: Mapping[str, Any], known: dict[frozense
 
 
 def _shape_of_name(name: str, shape: Shape) -> Shape:
-    """The shape under a name: a name that means a URL makes it one, without a word in the schema."""
+    """Make a place a URL if its name says so, whatever the schema says."""
     if shape.is_url or not is_url_name(name):
         return shape
     return Shape(True, shape.is_integer, shape.properties, shape.items, shape.others)
 
 
 def _resolve(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The schemas with what they refer to and what they are put together from, each once."""
+    """Yield the schemas, and those that they refer to or combine, each once."""
     waiting, seen = list(schemas), set()
     while waiting:
         node = waiting.pop()
@@ -97,7 +97,7 @@ def _resolve(schemas: Iterable[Any], root: Mapping[str, Any]) -> Iterator[Mappin
 
 
 def _follow_reference(reference: object, root: Mapping[str, Any]) -> Any:
-    """What a reference within the document leads to."""
+    """Find what a reference within the document leads to."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
     found: Any = root

@@ -1,4 +1,4 @@
-"""The page of the configuration: plans and tenants as they hold now, and what another file would change."""
+"""The page of the configuration: the plans and tenants that hold now, and what another file would change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _redactor = Redactor(())
 
 
 class ConfigurationPages:
-    """Show the plan file of what holds, compare another one with it, and apply that."""
+    """Show the plan file that holds now, compare another one with it, and apply that one."""
 
     def __init__(self, door: ConsoleDoor, directory: Directory, desk: PlanDesk) -> None:
         self._door = door
@@ -70,10 +70,10 @@ def _write_file(snapshot: Snapshot) -> str:
 
 
 async def _read_file(text: str) -> PlanFile:
-    """The plan file that a text is.
+    """Read a text as a plan file.
 
     Raises:
-        BadRequest: it is none, or a long one; the text says why.
+        BadRequest: it is not one, or is too long; the message says why.
     """
     if not text.strip():
         raise BadRequest("file: paste a plan file first.")

@@ -128,7 +128,7 @@ class Console:
 def _tenant_parts(
     door: ConsoleDoor, directory: Directory, stores: Stores, reports: UsageReports, clock: Clock
 ) -> list[ConsolePart]:
-    """What there is to see and change of one tenant."""
+    """Make the pages about one tenant."""
     return [
         TenantPages(door, directory, stores.ledger, clock),
         SubjectPages(door, directory, stores.ledger, reports, clock),
@@ -149,7 +149,7 @@ def _tenant_parts(
 
 
 def _file_routes(flood_guard: Limiter) -> list[Route]:
-    """The files that the pages load. They need no session: the page to sign in looks like the others."""
+    """Make the routes of the files that pages load. They need no session: the sign-in page looks like the others."""
     files = StaticPage(FOLDER / "static", _FILES, policy=POLICY, caching=_CACHING)
 
     @flood_guard.limit(FILE_LIMIT)

@@ -25,7 +25,7 @@ class ConsoleCookies:
         self._is_https = is_https
 
     def read(self, request: Request, name: str) -> str | None:
-        """The text of a cookie; None if there is none.
+        """Read the text of a cookie; None if there is none.
 
         Raises:
             Unauthenticated: there are two.

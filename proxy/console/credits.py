@@ -109,7 +109,7 @@ class CreditPages:
 
 
 def _to_number(text: str) -> object:
-    """The number that a text writes as JSON does; the text itself if it is none, which the form then refuses."""
+    """Read a number of JSON; return the text itself if it is not one, which the form then refuses."""
     try:
         return read_document(text)
     except BadRequest:

@@ -1,4 +1,4 @@
-"""The door of the console: the flood guard, where a request comes from, its session, its role, its form."""
+"""The way into the console: checks the flood guard, the source of a request, its session, its role and its form."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ class ConsoleDoor:
         self._metrics = metrics
 
     def page(self, path: str, handler: Handler, least: Role = Role.VIEWER) -> Route:
-        """A page, which changes nothing."""
+        """Make the route of a page, which changes nothing."""
         return self._route("GET", path, handler, least)
 
     def action(self, path: str, handler: Handler, least: Role, most_bytes: int = FORM_BYTES) -> Route:
-        """What a form does that is sent to a path."""
+        """Make the route of a change, to which a form is sent."""
         return self._route("POST", path, handler, least, most_bytes)
 
     def confirmed_action(self, path: str, ask: Inquiry, handler: Handler, least: Role, about: str = "") -> list[Route]:
-        """What a form does that is sent to a path, and the page of the same path that asks first and has the form.
+        """Make the route of a change, and that of the page which asks first and has the form, on the same path.
 
         A page asks, not a script: a click comes before a script has loaded, and where none runs.
 
@@ -119,7 +119,7 @@ class ConsoleDoor:
         return self.guard(method, path, admit)
 
     def guard(self, method: str, path: str, work: Work) -> Route:
-        """A route below `/console` with the flood guard, for requests of the console's own pages and links to them."""
+        """Make a route below `/console` with the flood guard. It takes only requests of the console and links to it."""
 
         async def console(request: Request) -> Response:
             check_source(request)
@@ -146,7 +146,7 @@ class ConsoleDoor:
         self._cookies.set(request, answer, SESSION, self._sessions.sign(session), seconds)
 
     def author_of(self, request: Request, holder: TokenHolder) -> Author:
-        """The author of what the holder of a token changes here."""
+        """Name the holder of a token as the author of a change, for the audit log."""
         return author_of(request, f"console:{holder.name}", self._clock.now())
 
     async def _admit(self, request: Request, least: Role, most_bytes: int) -> Visit:

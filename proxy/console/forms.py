@@ -16,7 +16,7 @@ _READS = ("GET", "HEAD")
 
 
 async def read_fields(request: Request, most: int = FORM_BYTES) -> dict[str, str]:
-    """The fields of a form by name.
+    """Read the fields of a form by name.
 
     Raises:
         UnsupportedMediaType, BodyTooLarge, BadRequest: it is no form, too long, or has a field twice.
@@ -55,7 +55,7 @@ def check_source(request: Request) -> None:
 
 
 def is_link(request: Request) -> bool:
-    """Whether a request opens a page in a tab of its own, as a link does."""
+    """Return whether a request opens a page in a tab of its own, as a link does."""
     headers = request.headers
     is_page = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
     return request.method in _READS and is_page and "origin" not in headers

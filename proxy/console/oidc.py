@@ -108,7 +108,7 @@ class OidcSignIn:
         return answer
 
     def _read_attempt(self, request: Request) -> tuple[Attempt, str]:
-        """The sign-in that this browser began, and the page that it wanted.
+        """Read the sign-in that this browser began, and the page that it wanted.
 
         Raises:
             NotAllowed: there is none, or it took too long.
@@ -146,7 +146,7 @@ class OidcSignIn:
 
 
 def _read_query(request: Request) -> dict[str, str]:
-    """What the provider sends. Each adds keys of its own, so unknown ones are left aside."""
+    """Read what the provider sends. Providers add keys of their own, so unknown ones are ignored."""
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(found) != len(pairs) or any(len(value) > _MOST_CHARACTERS for value in found.values()):
@@ -155,7 +155,7 @@ def _read_query(request: Request) -> dict[str, str]:
 
 
 def _find_role(person: Person, rules: tuple[RoleRule, ...]) -> Role | None:
-    """The highest role that a claim gives; None if none does."""
+    """Find the highest role that a claim gives; None if none does."""
     # An email gives a role only if the provider has verified it.
     claims = {**person.claims, "email": person.email}
     found = [Role[rule.role.upper()] for rule in rules if rule.value in _list_values(claims.get(rule.claim))]
@@ -163,6 +163,6 @@ def _find_role(person: Person, rules: tuple[RoleRule, ...]) -> Role | None:
 
 
 def _list_values(value: object) -> set[str]:
-    """The values of a claim as the settings write them: texts, numbers, true or false."""
+    """List the values of a claim as the settings write them: texts, numbers, true or false."""
     listed = value if isinstance(value, list) else [value]
     return {str(one).lower() if isinstance(one, bool) else str(one) for one in listed if isinstance(one, str | int)}

@@ -1,4 +1,4 @@
-"""The page that the console begins with: what happens now, live."""
+"""The first page of the console: what happens now, live."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FigureReader:
         self._reading = asyncio.Lock()
 
     async def read(self) -> dict[str, Any]:
-        """The figures as they were a moment ago at the most.
+        """Read the figures; pages that ask within `PAUSE_SECONDS` share one reading.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -126,7 +126,7 @@ class OverviewPage:
         return EventStream(self._list_changes(visit), {}, on_close=[give_back])
 
     async def _list_changes(self, visit: Visit) -> AsyncGenerator[bytes, None]:
-        """The figures at first and after each change, for as long as the session and this process last."""
+        """Yield the figures now and after each change, until the session or this process ends."""
         last, quiet = "", 0
         while not self._drain.started.is_set():
             await self._check_session(visit)
@@ -141,7 +141,7 @@ class OverviewPage:
                 await asyncio.wait_for(self._drain.started.wait(), PAUSE_SECONDS)
 
     async def _check_session(self, visit: Visit) -> None:
-        """An open page keeps no session alive.
+        """Make sure that the session still counts: an open page does not keep it alive.
 
         Raises:
             SessionExpired, SessionRevoked, Unauthenticated, StoreUnavailable: the session counts no longer.

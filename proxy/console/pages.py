@@ -1,4 +1,4 @@
-"""Pages: templates with every value escaped, under a policy that runs no script and loads nothing of others."""
+"""Pages: templates with every value escaped, under a policy that runs no inline script and loads only our own files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from proxy.auth.admin_tokens import Role
 
 FOLDER = Path(__file__).parent
-#: No page of others may show these in a frame, and no form leads away.
+#: No other page may show these in a frame, and no form leads to another site.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -63,7 +63,7 @@ def _format_json(value: object) -> str:
 
 
 def _format_moment(iso: str | None) -> str:
-    """A moment in UTC as people read it, from ISO 8601 in UTC."""
+    """Write a moment of ISO 8601 in UTC as people read it."""
     return "never" if iso is None else f"{iso[:10]} {iso[11:19]} UTC"
 
 
@@ -72,12 +72,12 @@ def _format_amount(value: float) -> str:
 
 
 def _format_heading(column: str) -> str:
-    """The name of a column of usage, as all tables spell it."""
+    """Name a column of usage, as all tables spell it."""
     return _HEADINGS.get(column, column.capitalize())
 
 
 def _format_details(details: Mapping[str, Any]) -> str:
-    """The details of an alert, under the names that its webhook has; what it leaves open is left out."""
+    """List the details of an alert under the names that its webhook has; those without a value are left out."""
     return ", ".join(f"{name}: {_format_detail(name, value)}" for name, value in details.items() if value is not None)
 
 

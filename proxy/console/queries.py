@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def drop_empty(query: dict[str, str]) -> dict[str, str]:
-    """A query without the fields that were left empty."""
+    """Leave out the fields of a query that are empty."""
     return {name: value for name, value in query.items() if value}

@@ -12,7 +12,7 @@ from proxy.tenants.terms import Holder, Terms
 
 
 async def read_quotas(ledger: Ledger, terms: Terms, payer: Payer, per: Holder, now: float) -> list[dict[str, Any]]:
-    """What is left of each quota of one kind of holder.
+    """Read what is left of each quota of one kind of holder.
 
     Raises:
         StoreUnavailable: the ledger does not answer.

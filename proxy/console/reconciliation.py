@@ -1,4 +1,4 @@
-"""The page that puts the ledger beside fal's own record."""
+"""The page that compares the ledger with fal's own record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_ROWS = 1000
 
 
 class ReconciliationPage:
-    """Show what the ledger and fal's record differ by. fal is asked only when the form is sent: that takes seconds."""
+    """Show how the ledger and fal's record differ. Ask fal only when the form is sent, as that takes seconds."""
 
     def __init__(self, door: ConsoleDoor, reports: DriftReports, clock: Clock) -> None:
         self._door = door

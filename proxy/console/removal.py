@@ -18,7 +18,7 @@ from proxy.tenants.removal import TenantRemoval
 
 
 class RemovalPages:
-    """Ask whether a tenant or a user is to go, and let it go."""
+    """Ask whether to delete a tenant or forget a user, and do it."""
 
     def __init__(self, door: ConsoleDoor, directory: Directory, removal: TenantRemoval, forgetting: Forgetting) -> None:
         self._door = door
@@ -66,7 +66,7 @@ class RemovalPages:
 
 
 def _check_typed(visit: Visit, name: str) -> None:
-    """Make sure that the name was typed that is to go.
+    """Make sure that the operator typed the name of what is to be removed.
 
     Raises:
         BadRequest: it was not.

@@ -1,6 +1,6 @@
-"""Sessions of the console: short, signed, and worth no more than the admin token that they were begun with.
+"""Sessions of the console: short, signed, and good for no more than the admin token that began them.
 
-The cookie never has the token. It has the id of a named token, or a keyed digest of the one of the settings, so that
+The cookie never contains the token. It has the id of a named token, or a keyed digest of PROXY_ADMIN_TOKEN, so that
 each request finds out whether that token still counts.
 """
 
@@ -63,7 +63,7 @@ class ConsoleSessions:
         self._provider = provider
 
     def begin_form(self) -> ConsoleSession:
-        """Begin what a form to sign in belongs to. It opens nothing."""
+        """Begin the session that a form to sign in belongs to. It opens no page."""
         now = self._clock.now()
         return ConsoleSession(_new_id(), None, "", now, now + FORM_SECONDS)
 
@@ -89,14 +89,14 @@ class ConsoleSessions:
         return session, TokenHolder(name, role)
 
     def sign(self, session: ConsoleSession) -> str:
-        """The text of the cookie."""
+        """Sign a session; returns the text of its cookie."""
         return self._sessions.sign_document(asdict(session), CONSOLE_SALT)
 
     def read(self, text: str) -> ConsoleSession:
-        """What the text of a cookie says, if it is ours and its time is not over.
+        """Read a session from the text of its cookie.
 
         Raises:
-            Unauthenticated: it is none of ours.
+            Unauthenticated: this proxy has not signed it.
             SessionExpired: its time is over.
         """
         session = _read_fields(self._sessions.read_document(text, CONSOLE_SALT))
@@ -128,7 +128,7 @@ class ConsoleSessions:
         return TokenHolder.of_setting()
 
     def renew(self, session: ConsoleSession) -> ConsoleSession | None:
-        """The same session with more time, once half of it is over; None if it has enough, or can have no more."""
+        """Extend a session of which half is over; None if it has enough time left, or can have no more."""
         now = self._clock.now()
         expires_at = min(now + IDLE_SECONDS, session.started_at + LONGEST_SECONDS)
         if session.expires_at - now > IDLE_SECONDS / 2 or expires_at <= session.expires_at:
@@ -146,7 +146,7 @@ class ConsoleSessions:
         await self._directory.revoke(revocation, by=None)
 
     def csrf_token(self, session: ConsoleSession) -> str:
-        """What each form of a session carries, and other sites do not know."""
+        """Return the token that each form of a session carries, and that other sites do not know."""
         return self._csrf_tokens(session)[0]
 
     def check_csrf(self, session: ConsoleSession, given: str) -> None:
@@ -169,7 +169,7 @@ class ConsoleSessions:
         return [] if self._provider is None else self._digests(f"provider {self._provider}")
 
     def _digests(self, text: str) -> list[str]:
-        """A text under the key of each secret, newest first."""
+        """Return the digest of a text under the key of each secret, newest first."""
         return [hmac.digest(key, text.encode(), "sha256").hex() for key in self._sessions.derive_keys(CONSOLE_SALT)]
 
 
@@ -182,7 +182,7 @@ def _new_id() -> str:
 
 
 def _read_fields(document: Any) -> ConsoleSession:
-    """Only what `sign` could have written: a signature says who wrote it, not that this version understands it."""
+    """Read only what `sign` could have written: a signature says who wrote it, not that this version understands it."""
     # Before there were providers, cookies had no name and no role.
     match {"name": "", "role": "", **document} if isinstance(document, dict) else None:
         case {

@@ -100,6 +100,6 @@ class SignIn:
 
 
 def to_page(given: str) -> str:
-    """The page of the console to return to after a sign-in: the given one, or the first."""
+    """Return the page to show after a sign-in: the given one if it is the console's, or the first."""
     is_page = _PAGE.fullmatch(given) is not None and not given.startswith((f"{PATH}/sign-", f"{PATH}/oidc"))
     return given if is_page else PATH

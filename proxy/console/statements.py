@@ -52,7 +52,7 @@ class StatementPages:
         return await self._statements.respond(visit.request, tenant, STYLE_PATH)
 
     async def _find(self, visit: Visit) -> tuple[str, bool]:
-        """The tenant of a path, or the records of a deleted one, and whether it is that.
+        """Find the tenant of a path, or the records of a deleted one; returns also whether it is deleted.
 
         Raises:
             NotFound: there is neither.

@@ -21,7 +21,7 @@ from proxy.tenants.directory import Directory
 
 PAGE_ROWS = 100
 _FILTERS = ("tenant", "subject", "from", "to", "group_by")
-#: What a row without a name is of.
+#: What the chart calls a row whose group has no name.
 _NAMELESS = {"subject": "the tenant itself", "session": "no session", "tag": "no tag"}
 #: What is drawn, by the column of the table.
 _CHARTS = {"calls": "Calls", "usd": "USD"}
@@ -62,14 +62,14 @@ class UsagePage:
 
 
 def _list_columns(query: Mapping[str, str], tenant: str | None, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of the table: those of its rows, or those that it would have."""
+    """List the columns of the table: those of its rows, or those that it would have if it had any."""
     if rows:
         return list(rows[0])
     return list_columns(frozenset(query.get("group_by", "tenant" if tenant is None else "day").split(",")))
 
 
 def _describe_chart(title: str, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the script of the page draws: one bar a row."""
+    """Describe the chart that the page's script draws: one bar for each row."""
     names = [[row[name] or _NAMELESS.get(name, "") for name in reversed(GROUP_NAMES) if name in row] for row in rows]
     labels = [", ".join(one) for one in names]
     return {"title": title, "labels": labels, "values": [row[unit] for row in rows]}

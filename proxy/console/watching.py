@@ -21,7 +21,7 @@ _FILTERS = ("tenant", "delivery")
 
 
 class WatchPages:
-    """Show what needs an eye: the keys of fal, and what was raised; send that again."""
+    """Show the state of fal's keys and the alerts that were raised; send an alert again."""
 
     def __init__(self, door: ConsoleDoor, guard: Guard, ledger: Ledger, alerts: AlertList) -> None:
         self._door = door

@@ -51,7 +51,7 @@ def demo_of_fal(settings: Settings, *, takes_guests: bool, proves_work: bool) ->
 def _make_file(
     settings: Settings, *, takes_guests: bool, proves_work: bool, quotas: tuple[Quota, ...] = ()
 ) -> PlanFile:
-    """One tenant; its guests, if it takes any, call from the page beside the proxy, and from those that may call."""
+    """Make a plan file of one tenant. Its guests, if any, call from the proxy's own page and the allowed origins."""
     own = settings.server.own_origin
     origins = {own, own.replace("127.0.0.1", "localhost"), *settings.server.allowed_origins}
     plan = Plan(endpoints=frozenset(built_in().ids()), session_ttl_seconds=_DAY_SECONDS, quotas=quotas)

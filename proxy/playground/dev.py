@@ -60,7 +60,7 @@ def run_sandbox(port: int) -> None:
 def run_dev(
     environ: Mapping[str, str], *, takes_guests: bool = False, proves_work: bool = False, exposes: bool = False
 ) -> None:
-    """Serve everything until a signal comes; with a FAL_KEY in the environment, the real fal instead of the sandbox.
+    """Serve everything until a signal comes. With a FAL_KEY in the environment, call fal instead of the sandbox.
 
     Calls of fal itself cost money. So there the demo tenant has a quota, and no guests unless `takes_guests`, and
     other machines can reach the proxy only if `exposes`. With `proves_work`, guests solve a challenge first.
@@ -107,7 +107,7 @@ def _check_loopback(host: str) -> None:
 
 
 def _defaults(folder: Path) -> dict[str, str]:
-    """What lasts as long as the process: there is nothing to set up to try the proxy."""
+    """Make settings that last as long as the process, so that trying the proxy needs no setup."""
     return {
         "PROXY_SESSION_SECRETS": secrets.token_urlsafe(48),
         "PROXY_ADMIN_TOKEN": secrets.token_urlsafe(32),
@@ -117,7 +117,7 @@ def _defaults(folder: Path) -> dict[str, str]:
 
 
 def _overlay(below: Mapping[str, str], above: Mapping[str, str]) -> dict[str, str]:
-    """One environment over another. A secret replaces the one below, whether either of them is in a file or not."""
+    """Lay one environment over another. A secret replaces the one below, in a variable or in a file."""
     above = {name: value for name, value in above.items() if value.strip()}
     replaced = {name.removesuffix("_FILE") for name in above}
     return {name: value for name, value in below.items() if name.removesuffix("_FILE") not in replaced} | above
@@ -125,7 +125,7 @@ def _overlay(below: Mapping[str, str], above: Mapping[str, str]) -> dict[str, st
 
 @contextmanager
 def _sandbox() -> Iterator[dict[str, str]]:
-    """The sandbox on a free port, in a thread; yields the settings that point at it."""
+    """Run the sandbox on a free port, in a thread; yield the settings that point at it."""
     config = uvicorn.Config(create_sandbox(), port=0, log_config=None, **_SANDBOX_OPTIONS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -141,7 +141,7 @@ def _sandbox() -> Iterator[dict[str, str]]:
 
 
 def _sandbox_urls(base: str) -> dict[str, str]:
-    """The settings that name the sandbox's hosts, and the verifiers that it stands in for."""
+    """List the settings that name the sandbox's hosts, and the verifiers that it stands in for."""
     hosts = {f"FAL_{name}_URL": f"{base}/{name.lower()}" for name in ("RUN", "QUEUE", "REST", "CDN", "API")}
     services = {f"PROXY_{kind.upper()}_URL": f"{base}/_sandbox/siteverify/{kind}" for kind in captchas.KINDS}
     return hosts | services | {"PROXY_APP_CHECK_URL": f"{base}/_sandbox/app-check/jwks"}
@@ -162,7 +162,7 @@ def _serve(settings: Settings, demo: Demo, made_admin_token: str) -> None:
     with tenant_key(settings, file, tenant) as key, suppress(KeyboardInterrupt):
         trial = Trial(tenant, session=token, tenant_key=key, made_admin_token=made_admin_token)
         words = introduce(trial, settings, demo.upstream, notes)
-        _Announcing(config, _bind_operations(settings), words).run()
+        _AnnouncingServer(config, _bind_operations(settings), words).run()
 
 
 def _bind_operations(settings: Settings) -> OperationsListener | None:
@@ -172,8 +172,8 @@ def _bind_operations(settings: Settings) -> OperationsListener | None:
         raise SettingsError([f"PROXY_OPS_PORT: the address cannot be bound ({problem.strerror})"]) from None
 
 
-class _Announcing(DrainingServer):
-    """Says what it serves as soon as it does."""
+class _AnnouncingServer(DrainingServer):
+    """Prints the introduction as soon as it serves."""
 
     def __init__(self, config: uvicorn.Config, operations: OperationsListener | None, words: str) -> None:
         super().__init__(config, operations)

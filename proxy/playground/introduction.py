@@ -60,7 +60,7 @@ Ctrl-C stops it.
 
 
 def _console_lines(trial: Trial, settings: Settings) -> str:
-    """Where an operator signs in, and with what. The developer's own token is not repeated."""
+    """Write where an operator signs in, and with which token. The developer's own token is not repeated."""
     if not settings.server.console:
         return ""
     own = settings.sessions.admin_token
@@ -69,7 +69,7 @@ def _console_lines(trial: Trial, settings: Settings) -> str:
 
 
 def _command() -> str:
-    """This program, as a shell finds it from any folder."""
+    """Write the command of this program so that a shell finds it from any folder."""
     beside = Path(sys.executable).with_name("fal-proxy")
     if shutil.which("fal-proxy"):
         return "fal-proxy"
@@ -77,7 +77,7 @@ def _command() -> str:
 
 
 def _sample_picture() -> str:
-    """A small orange square as a data URI: a PNG is three chunks (W3C PNG, section 5.6)."""
+    """Draw a small orange square, as a data URI: a PNG is three chunks (W3C PNG, section 5.6)."""
     side, orange = 16, b"\xf0\x80\x20"
     rows = (b"\0" + orange * side) * side
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The `fal-proxy dev`s of this user that run, so that commands find their database without a setting.
+"""The running `fal-proxy dev`s of this user, so that commands find their database without a setting.
 
 Each writes a file into a folder that only its user can open, and holds a lock on it for as long as it lives: a process
 that was killed leaves a file without a lock, which counts for nothing.
@@ -60,7 +60,7 @@ def find_running(folder: str) -> list[RunningDev]:
 
 
 def _read(path: Path) -> RunningDev | None:
-    """What a file says of a `dev` that runs; removes what is left of one that does not."""
+    """Read the file of a running `dev`; remove the file of one that has ended."""
     try:
         with path.open("rb") as file:
             try:

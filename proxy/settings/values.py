@@ -89,7 +89,7 @@ def is_wildcard(host: str) -> bool:
 
 
 def _is_short_wildcard(host: str) -> bool:
-    """Whether resolvers take a host that is no whole address for `0.0.0.0`, such as `0`."""
+    """Return whether resolvers read a host that is no whole address as `0.0.0.0`, such as `0`."""
     try:
         return socket.inet_aton(host) == bytes(4)
     except OSError:
@@ -107,7 +107,7 @@ def parse_host(text: str) -> str:
 
 
 def _is_host_name(text: str) -> bool:
-    """Whether a resolver takes it for a name, or for an address in another spelling, such as `127.1`."""
+    """Return whether a resolver takes a text for a name, or for an address in another spelling, such as `127.1`."""
     if not _HOST_NAME.fullmatch(text) or not all(0 < len(label) < 64 for label in text.removesuffix(".").split(".")):
         return False
     try:
@@ -256,7 +256,7 @@ def existing_file(text: str) -> Path:
 
 
 def readable_file(text: str) -> Path:
-    """A file that is read once, such as a pipe."""
+    """Check that a text names something to read once: a file, or a pipe."""
     if not os.path.exists(text) or os.path.isdir(text):
         raise ValueError(f"there is no file {text[:MOST_SHOWN_CHARS]}")
     return Path(text)

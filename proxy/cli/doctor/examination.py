@@ -67,7 +67,7 @@ def examine(examination: Examination) -> list[Finding]:
 
 
 def _split_address(text: str) -> SplitResult | None:
-    """The parts of an address that can be asked; None if it is none."""
+    """Split an address that a client can ask; None if it is not one."""
     try:
         parts, address = urlsplit(text), httpx.URL(text)
         # A resolver takes no name with an empty part, or a long one.

@@ -41,7 +41,7 @@ class Visit:
         return self.http.stream("POST", path, headers=headers, **options)
 
     def begin_session(self, token: str) -> None:
-        """Go on with a session that was minted for this visit."""
+        """Use a session that was minted for this visit from now on."""
         self._session, self._is_own = token, True
 
     def end_session(self) -> None:
