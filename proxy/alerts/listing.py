@@ -14,7 +14,7 @@ LONGEST_ID = 32
 
 
 class AlertFilter(NamedTuple):
-    """Which alerts are listed: of one tenant, with a delivery in one state, and older than one by its time and id."""
+    """The alerts to list: those of a tenant, with a delivery in a state, older than one that its time and id name."""
 
     tenant: str | None = None
     delivery: str | None = None
@@ -22,7 +22,7 @@ class AlertFilter(NamedTuple):
 
 
 class DeliveredAlert(NamedTuple):
-    """An alert, and what has become of it at its receivers."""
+    """An alert, and the state of each of its deliveries."""
 
     alert: Alert
     deliveries: list[Delivery]

@@ -1,4 +1,4 @@
-"""Which quotas have reached a threshold of their plan, learned from what the ledger has just written.
+"""Finds quotas that have reached a threshold of their plan, in what the ledger has just written.
 
 A threshold is per cent of a quota's limit. It is reached when what is booked is as much, not what is reserved: most of
 that is given back. All of a quota is also reached when a call is refused because of it. A call costs nothing more: the

@@ -1,4 +1,4 @@
-"""Who gets which alerts: the operator all of them, a tenant its own."""
+"""The receivers of alerts: the operator gets all of them, a tenant its own."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ READ_AT_ONCE, REMEMBERED = 50, 20_000
 
 
 class SpendWatch:
-    """Compares the current hour and the one before, from `start` to `close`."""
+    """Compares the current hour and the one before with the usual hours, from `start` to `close`."""
 
     def __init__(self, store: SpendStore, directory: Directory, clock: Clock) -> None:
         self._store = store
@@ -93,7 +93,7 @@ class SpendWatch:
 
 
 def _find_usual(hours: Sequence[SpendHour]) -> dict[str, float]:
-    """The median of each unit; of none if there are too few hours."""
+    """Return the median of each unit; nothing if there are too few hours."""
     if len(hours) < LEAST_HOURS:
         return {}
     return {unit: median(hour.amount_of(unit) for hour in hours) for unit in SPEND_UNITS}

@@ -65,7 +65,7 @@ async def read_body(request: Request, most: int | None = None) -> bytearray:
 
 
 async def _collect(request: Request, most: int | None, silence: asyncio.Timeout | None) -> bytearray:
-    """The whole body; each piece of it begins the time of silence again."""
+    """Collect the whole body; each piece of it restarts the time of silence."""
     body = bytearray()
     now = asyncio.get_running_loop().time
     latest = now() + TOTAL_SECONDS

@@ -109,7 +109,7 @@ class EventStream(Response):
         await _finish(send)
 
     def _is_cancelled_by_refusal(self) -> bool:
-        """Whether nothing but `refuse` has cancelled the task, which then goes on."""
+        """Return whether nothing but `refuse` has cancelled the task; if so, take the cancellation back."""
         return self._refusal is not None and self._pumping is not None and self._pumping.uncancel() == 0
 
     async def _end(self) -> None:
@@ -121,7 +121,7 @@ class EventStream(Response):
             await self._release()
 
     async def _send_error(self, scope: Scope, send: Send, error: ProxyError | StreamRefused, *, ends: bool) -> None:
-        """Tell why nothing more comes.
+        """Send the event that says why nothing more comes.
 
         Args:
             ends: whether the stream may end after that.
@@ -141,7 +141,7 @@ class EventStream(Response):
 
 
 def _error_event(error: ProxyError | StreamRefused, request_id: str) -> tuple[bytes, str]:
-    """The `error` event for a failure, and its code."""
+    """Write the `error` event of a failure; returns also its code."""
     if isinstance(error, StreamRefused):
         return sse.encode(error.body, name="error"), "stream_refused"
     return sse.encode(orjson.dumps(error.body() | {"request_id": request_id}), name="error"), error.code

@@ -55,7 +55,7 @@ def _depth(structure: bytes) -> int:
 
 
 def _outside_strings(text: bytes | bytearray) -> bytes:
-    """The text without its strings."""
+    """Return the text without its strings."""
     view = memoryview(text)
     outside: list[memoryview | bytes] = []
     at, quote, in_string = 0, -1, False
@@ -74,7 +74,7 @@ def _outside_strings(text: bytes | bytearray) -> bytes:
 
 
 def _is_escaped(text: bytes | bytearray, start: int, quote: int) -> bool:
-    """Whether a quote follows an odd number of backslashes, all of them behind `start`."""
+    """Return whether a quote follows an odd number of backslashes, all of them behind `start`."""
     end = quote
     while end - len(_RUN) > start and text.endswith(_RUN, start + 1, end):
         end -= len(_RUN)
@@ -83,7 +83,7 @@ def _is_escaped(text: bytes | bytearray, start: int, quote: int) -> bool:
 
 
 def _split_outside(text: bytes | bytearray, at: int) -> Iterator[bytes]:
-    """What stands outside of strings from a place on that is outside, by pieces that are split at all their quotes.
+    """Yield what is outside of strings, from a place that is; the text is cut into pieces, split at all their quotes.
 
     Raises:
         BadRequest: there are more quotes than so many values have.
@@ -100,7 +100,7 @@ def _split_outside(text: bytes | bytearray, at: int) -> Iterator[bytes]:
 
 
 def _parts_outside(piece: bytes, in_string: bool) -> tuple[list[bytes], bool]:
-    """The parts of a piece that are outside of strings, and whether it ends in a string."""
+    """Return the parts of a piece that are outside of strings, and whether it ends in a string."""
     parts = piece.split(b'"')
     if b"\\" not in piece:
         return parts[in_string::2], in_string ^ (len(parts) % 2 == 0)

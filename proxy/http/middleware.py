@@ -89,10 +89,10 @@ class RequestContext:
         finally:
             if HELD in state:
                 self._body_memory.release(scope)
-            self._tell(scope, request_id, time.perf_counter() - started)
+            self._record_answer(scope, request_id, time.perf_counter() - started)
         return None
 
-    def _tell(self, scope: Scope, request_id: str, seconds: float) -> None:
+    def _record_answer(self, scope: Scope, request_id: str, seconds: float) -> None:
         surface, status = getattr(scope.get("route"), "path", "none"), scope["state"].get(STATUS, 499)
         self._metrics.count_answer(surface, status, seconds)
         if status in COUNTED:
@@ -163,7 +163,7 @@ class Errors:
 
 
 def _interruption_error(scope: Scope) -> ProxyError:
-    """The error for a request that the end of the process cut off."""
+    """Return the error for a request that the end of the process cut off."""
     if scope["state"].get(MAY_HAVE_RUN):
         return UpstreamAmbiguous("This server stopped before fal answered. Check before you repeat the request.")
     return Draining("This server stopped before it answered; try again.", retry_after=RETRY_SECONDS)
@@ -191,7 +191,7 @@ def _of_router(problem: HTTPException, scope: Scope) -> ProxyError:
 
 
 def _methods_at(scope: Scope) -> set[str]:
-    """The methods of all routes at a path: the router names only those of the first one."""
+    """Collect the methods of all routes at a path: the router names only those of the first one."""
     routes = [route for route in scope["app"].router.routes if isinstance(route, Route)]
     return set().union(*(route.methods or () for route in routes if route.matches(scope)[0] is not Match.NONE))
 

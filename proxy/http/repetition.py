@@ -24,7 +24,7 @@ class WholeRequest(NamedTuple):
     host: str
 
     def __repr__(self) -> str:
-        """Without the bytes: they hold a session."""
+        """Leave out the bytes: they hold a session."""
         return f"WholeRequest({len(self.data)} bytes from {self.host})"
 
 

@@ -175,7 +175,7 @@ class _Scan:
 
 
 def _to_sendable_url(plan: Plan, given: str, own_files: str) -> str:
-    """A URL of an input as it may be sent.
+    """Return a URL of an input as it may be sent.
 
     Raises:
         ValueError: it may not; says why.

@@ -37,7 +37,7 @@ def size_of(endpoint: str, body: Mapping[str, Any], tokens: int) -> SizeClass:
 
 
 def _count_pixels(body: Mapping[str, Any]) -> int:
-    """The pixels of the picture that an input asks for."""
+    """Count the pixels of the picture that an input asks for."""
     size = body.get("image_size")
     given = size if isinstance(size, dict) else body
     width, height = given.get("width"), given.get("height")
@@ -59,7 +59,7 @@ class _Figures:
         self._latest = array("q")
 
     def add(self, used: int) -> bool:
-        """Add the figure of a call; whether the percentile was computed again."""
+        """Add the figure of a call; return whether the percentile was computed again."""
         if self._count < LATEST_CALLS:
             self._latest.append(used)
         else:

@@ -69,7 +69,7 @@ class InputPictures:
 
 
 def _data_uris(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
-    """Each data URI in a value, in whatever field: what a model reads as a picture is not for its schema to say."""
+    """Yield each data URI in a value, in every field: a model may read a picture from any of them."""
     if isinstance(value, str):
         uri = value.lstrip(TRIMMED) if value[:1] <= " " else value
         if uri[: len(_SCHEME)].lower() == _SCHEME:
@@ -94,7 +94,7 @@ def _first_bytes(payload: str, form: str) -> bytes:
 
 
 def _replace(value: Any, where: Where, new: str) -> Any:
-    """A copy of a value with another one at a place; what is beside it is shared."""
+    """Copy a value with another one at a place; what is beside it is shared."""
     if not where:
         return new
     copy = value.copy()

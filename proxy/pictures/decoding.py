@@ -117,7 +117,7 @@ def _in_full_colour(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """A picture of no format, turned as its EXIF data says."""
+    """Copy a picture, turned as its EXIF data says; the copy has no format and no metadata."""
     try:
         return ImageOps.exif_transpose(picture)
     except SyntaxError:
@@ -126,7 +126,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """The picture in the colours that are meant without a profile: a profile names its camera or its program."""
+    """Convert a picture to sRGB, which is meant without a profile: a profile can name the camera or the program."""
     profile = picture.info.get("icc_profile")
     if profile and picture.mode == "P":
         picture = _in_full_colour(picture)

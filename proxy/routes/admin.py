@@ -56,7 +56,7 @@ class MintFor(Mint):
 
 
 class Revoke(BaseModel):
-    """Either one session, or all of one end user."""
+    """The form of `DELETE /v1/admin/sessions`: one session, or all of one subject."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     tenant: str

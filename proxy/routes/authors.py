@@ -1,4 +1,4 @@
-"""Who changes something by a request, for the audit log."""
+"""The author of a change that a request makes, for the audit log."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class EstimateRoutes:
 
 
 def _describe_refusal(refusal: ProxyError) -> dict[str, Any]:
-    """A refusal as the call would get it, with its status, and without what only an answer has."""
+    """Describe a refusal as the call would get it, with its status, and without the fields of an answer."""
     body = refusal.body()
     fields = {name: body[name] for name in ("error_type", "message", "detail")}
     limits = {"retry_after": refusal.retry_after, "scope": refusal.scope}

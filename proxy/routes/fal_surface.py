@@ -64,7 +64,7 @@ class FalSurface:
         await response(scope, receive, send)
 
     def _job_to_read(self, request: Request) -> str:
-        """The id of the job that a request reads; '' if it does something else."""
+        """Return the id of the job that a request reads; '' if it does something else."""
         try:
             target = self._parse(request)
         except ProxyError:

@@ -75,7 +75,7 @@ class GuestRoutes:
         return JSONResponse(self._proofs.make_challenge(tenant, origin, kind))
 
     def _find_origin(self, request: Request, snapshot: Snapshot) -> str:
-        """The origin of the page that asks. On a GET of its own address, a browser does not name it."""
+        """Find the origin of the page that asks; a browser does not send it with a GET of the page's own origin."""
         if named := _read_origin(request):
             return named
         # The proxy may have more addresses than one, such as 127.0.0.1 and localhost.
@@ -109,12 +109,12 @@ class GuestRoutes:
 
 
 def _read_origin(request: Request) -> str:
-    """The origin of the page that asks; empty for an app."""
+    """Read the origin of the page that asks; empty for an app."""
     return request.headers.get("origin", "").lower()
 
 
 def _find_host(snapshot: Snapshot, origin: str, named: str | None) -> Tenant:
-    """The tenant whose page asks, or, without an origin, the one whose app asks.
+    """Find the tenant whose page asks, or, without an origin, the one whose app asks.
 
     Raises:
         OriginNotAllowed: no tenant takes guests from this origin.
@@ -128,7 +128,7 @@ def _find_host(snapshot: Snapshot, origin: str, named: str | None) -> Tenant:
 
 
 def _takes_guests(tenant: Tenant, origin: str) -> bool:
-    """Whether a tenant takes guests from pages of an origin, or, without one, from an app that proves what it is."""
+    """Return whether a tenant takes guests from pages of an origin, or, without one, from an app that proves itself."""
     guests = tenant.guests
     return guests.enabled and (origin in tenant.allowed_origins if origin else bool(guests.app_tiers))
 

@@ -53,7 +53,7 @@ class JobListRoutes:
         return JSONResponse({"jobs": listed, "next_cursor": cursor})
 
     def _has_status(self, job: Job, status: str | None) -> bool:
-        """Whether a job may have a status: that of one that is not over is only known while this process watches it."""
+        """Return whether a job may have a status: an open job's is known only while this process watches it."""
         update = self._hub.cached(job)
         return status is None or update is None or update.state == status
 
@@ -68,7 +68,7 @@ class JobListRoutes:
 
 
 def _parse_filter(caller: Caller, query: dict[str, str]) -> JobFilter:
-    """Which of a caller's jobs a query asks for.
+    """Read which of a caller's jobs a query asks for.
 
     Raises:
         BadRequest: a value of the query is wrong.

@@ -1,4 +1,4 @@
-"""The native job API: submit, look, watch, fetch and cancel under one address, and one call from question to answer.
+"""The native job API: submit, show, watch, fetch and cancel a job, or submit and watch it in one call.
 
 Lists of jobs have job_lists.py.
 """
@@ -63,7 +63,7 @@ def as_job(endpoint: str, document: dict[str, Any]) -> dict[str, Any]:
     return {"id": document.get("request_id"), "endpoint": endpoint, **fields}
 
 
-#: Of fal 202 says that the job is not done; of this address 200 says that it was asked.
+#: fal answers a status with 202 while the job runs. Here the status is what was asked for, so the answer is 200.
 FORM = Form(as_job, pending_status=200)
 
 
@@ -189,7 +189,7 @@ class JobRoutes:
         return render(call, await self._handlers[kind](call), self._stream_guard)
 
     async def _find_own(self, request: Request, kind: Kind) -> tuple[Caller, Job]:
-        """The caller, and the job of its own that the path names; one of any of its users for a cancelling tenant."""
+        """Find the caller and its job that the path names; a tenant can cancel those of all its users."""
         try:
             caller = await self._authenticator.authenticate(request)
         except SessionExpired as expired:
@@ -213,7 +213,7 @@ class JobRoutes:
         return render(call, outcome, self._stream_guard)
 
     def _events(self, request: Request, job: Job, after: str | None) -> Any:
-        """What makes a job's native events from its watch."""
+        """Prepare `job_events` for a job; what is returned takes the watch."""
         sent = headers.to_fal(request.scope["headers"], streams=False)
         return partial(
             job_events,
@@ -238,7 +238,7 @@ def _wants_events(request: Request) -> bool:
 
 
 def _to_accepted(outcome: Outcome) -> Outcome:
-    """The outcome of a submit as this surface gives it: accepted, and where to find the job."""
+    """Turn the outcome of a submit into that of this surface: accepted, and where to find the job."""
     if outcome.status >= 300 or outcome.document is None:
         return outcome
     location = f"{PATH}/{outcome.document['request_id']}"
@@ -246,7 +246,7 @@ def _to_accepted(outcome: Outcome) -> Outcome:
 
 
 def _last_event_id(request: Request) -> str | None:
-    """The id after which a stream is resumed, the newest that is given.
+    """Read the id after which a stream is resumed, the newest that is given.
 
     A browser that reconnects sends the header to the URL that it was opened with. Replacements of `EventSource` that
     cannot send the header add `lastEventId` to that URL.
@@ -256,12 +256,12 @@ def _last_event_id(request: Request) -> str | None:
 
 
 def _end_of_events() -> Response:
-    """Nothing follows the last event: 204 makes an `EventSource` stop (WHATWG HTML, section 9.2.3)."""
+    """Answer that nothing follows: 204 makes an `EventSource` stop (WHATWG HTML, section 9.2.3)."""
     return Response(status_code=204)
 
 
 def _head_of_events(request: Request) -> Response:
-    """The head that the stream would have, and done (RFC 9110, section 9.3.2): no stream is opened, here or at fal."""
+    """Answer with the head of the stream alone (RFC 9110, section 9.3.2); no stream is opened, here or at fal."""
     set_cache_control(request.scope, STREAM_CACHING)
     answer = Response(headers=STREAM_HEADERS)
     del answer.headers["content-length"]

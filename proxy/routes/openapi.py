@@ -102,7 +102,7 @@ def _name_refusals(operation: dict[str, Any]) -> None:
 
 
 def _refusals(words: dict[str, str]) -> dict[str, Any]:
-    """A response for each status, with the codes that have it."""
+    """Make a response for each status, with the codes that have it."""
     codes: defaultdict[int, dict[str, str]] = defaultdict(dict)
     for kind in _kinds(ProxyError):
         if "code" in vars(kind):

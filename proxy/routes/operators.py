@@ -1,4 +1,4 @@
-"""What the routes of the operator share: whom a form or a query names."""
+"""What the operator's routes share: the subject that a form or a query names, and the length of a page."""
 
 from __future__ import annotations
 

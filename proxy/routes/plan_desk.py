@@ -50,7 +50,7 @@ class PlanDesk:
 
 
 def _endpoint_problems(file: PlanFile, catalog: Catalog) -> Iterator[str]:
-    """What a file says of endpoints beside the prices of those that there are."""
+    """Yield a sentence for each endpoint of a file that is new, or has a schema: a request can set only prices."""
     for one in file.endpoints:
         if one.schema_ is not None:
             yield f"endpoints: {one.id}: schema belongs in the PROXY_CONFIG file, which the proxy reads at the start"

@@ -31,10 +31,10 @@ class NotReady(StoreUnavailable):
 
 
 class Readiness:
-    """Checks the stores, and remembers for a second what came out, failures too; all who ask meanwhile share it."""
+    """Checks the stores, and remembers the result for a second, failures too; callers in between share it."""
 
     def __init__(self, checks: Mapping[str, Check], clock: Clock) -> None:
-        """`checks` are those of the stores, by their names."""
+        """Take the checks of the stores, by the names of the stores."""
         self._stores = {name: _Store(name, check) for name, check in checks.items()}
         self._clock = clock
         self._rounds: SingleFlight[NotReady | None] = SingleFlight()

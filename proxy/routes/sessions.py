@@ -115,7 +115,7 @@ class SessionRoutes:
         ]
 
     def _guard(self, method: str, path: str, handler: Handler, rate: str) -> Route:
-        """A route whose flood guard counts a good credential for itself, and all other requests for their address."""
+        """Make a route whose flood guard counts by good credential, and all other requests by address."""
         guarded: Handler = self._flood_guard.limit(rate)(handler)
 
         async def respond(request: Request) -> Response:

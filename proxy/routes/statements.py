@@ -73,7 +73,7 @@ class Statements:
 
 
 def _format_of(request: Request) -> str:
-    """The format that the query names, or else the first known one that `Accept` names.
+    """Choose the format that the query names, or else the first known one that `Accept` names.
 
     Raises:
         BadRequest: the query names another one.
@@ -116,7 +116,7 @@ _WRITERS: dict[str, Callable[[Statement, str], Response]] = {
 
 @cache
 def _template() -> Template:
-    """The page. Most processes never show one, so its engine is imported here."""
+    """Load the page. Most processes never show one, so its engine is imported here."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""Own usage: a session sees its subject, a tenant key its tenant."""
+"""The caller's usage: a session sees that of its subject, a tenant key that of its tenant."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class UsageReports:
 
     @contextmanager
     def _bound_detailed(self, asked: usage.UsageQuestion) -> Iterator[None]:
-        """Bound how many reports that read jobs are made of a tenant or a subject: those of others wait behind them.
+        """Bound how many reports that read jobs run at once for a tenant or a subject, as others wait behind them.
 
         Raises:
             RateLimited: there are so many.
@@ -125,13 +125,13 @@ class UsageReports:
                 del self._detailed[whose]
 
     async def _list_grants(self, tenant: str, subject: str | None) -> list[dict[str, Any]]:
-        """The newest grants of a tenant, or of one subject, that have something left."""
+        """List the newest grants of a tenant, or of one subject, that have something left."""
         wanted = GrantFilter(tenant, None if subject is None else (subject,), open_at=self._clock.now())
         return [describe_grant(one) for one in await self._grants.list_grants(wanted, MOST_ROWS)]
 
 
 def _parse_format(given: str | None) -> bool:
-    """Whether a report is to be CSV, and not JSON.
+    """Return whether a report is to be CSV, and not JSON.
 
     Raises:
         BadRequest: it is to be something else.
@@ -148,7 +148,7 @@ def _write_csv(asked: usage.UsageQuestion, page: Sequence[UsageRow], link: Mappi
 
 
 def _parse_cursor(query: Mapping[str, str], groups: frozenset[str]) -> tuple[str, ...]:
-    """The names of the last row of the page before; none for the first page.
+    """Read the names of the last row of the page before; none for the first page.
 
     Raises:
         BadRequest: it is not a cursor of rows that are grouped in this way.

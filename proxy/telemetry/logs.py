@@ -125,14 +125,14 @@ def _as_text(fields: dict[str, object]) -> str:
 
 
 def _quote(text: str, plain: re.Pattern[str]) -> str:
-    """The text as it is where it is plain, else as a string of JSON."""
+    """Write a plain text as it is, and any other as a string of JSON."""
     if plain.fullmatch(text) and not _UNSAFE.search(text):
         return text
     return _UNSAFE.sub(_escape, json.dumps(text, ensure_ascii=False))
 
 
 def escape_unseen(text: str) -> str:
-    """Escape what a terminal would obey, or not show, as a string of JSON does; JSON still means the same."""
+    """Escape what a terminal would obey or not show, as strings of JSON do; JSON keeps its meaning."""
     return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escape, text)
 
 

@@ -10,7 +10,7 @@ SECONDS = 1.0
 
 
 class LoopLag:
-    """Sets a timer again and again, and tells by how many seconds each fired too late.
+    """Sets a timer again and again, and observes by how many seconds each fired too late.
 
     That is how long everything else waited too that became due in the same moment.
     """

@@ -179,7 +179,7 @@ class Metrics:
         self.upstream_seconds.of(operation, shown).observe(seconds)
 
     async def share(self, folder: Path) -> None:
-        """Add up with the other workers from here on, whose metrics meet in a folder."""
+        """Add up the metrics of all workers from now on; `folder` is where they exchange them."""
         self._of_workers = WorkerMetrics(self.registry, folder)
         await self._of_workers.start()
 

@@ -88,7 +88,7 @@ class WorkerMetrics:
             await writer.drain()
 
     def _save(self) -> bytes:
-        """What is counted now, in the file before anything else."""
+        """Write what is counted now to the file, and return it."""
         text = orjson.dumps(read_registry(self._registry))
         try:
             _write(self._file, text)
@@ -103,7 +103,7 @@ def render_registry(registry: CollectorRegistry) -> bytes:
 
 
 def retire(folder: Path, pid: int) -> None:
-    """Move what a worker that has died had counted to what is kept of the dead, for the one who waited for its end."""
+    """Move the counts of a worker that has died to the file of all dead ones; its supervisor calls this."""
     try:
         for path in folder.glob(f"{pid}-*.sock"):
             path.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def retire(folder: Path, pid: int) -> None:
 
 
 def _read_dead(folder: Path, living: Iterable[str]) -> list[Report]:
-    """What workers had counted that do not answer any more.
+    """Read what workers counted that no longer answer.
 
     The files of single workers are read first: one that `retire` moves meanwhile is found at one place at least.
     """
@@ -130,7 +130,7 @@ def _read_dead(folder: Path, living: Iterable[str]) -> list[Report]:
 
 
 async def _ask(path: Path) -> bytes:
-    """What a worker has counted; nothing if it does not answer."""
+    """Ask a worker what it has counted; nothing if it does not answer."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_unix_connection(path)
@@ -160,12 +160,12 @@ def read_registry(registry: CollectorRegistry) -> Report:
 
 
 def _counts(report: Report) -> Report:
-    """What stays of a worker that has died: totals, and not what went on."""
+    """Keep the totals of a worker that has died, and not its gauges, which say what went on."""
     return [family for family in report if family["type"] != "gauge"]
 
 
 def _sum(reports: Iterable[Report]) -> Report:
-    """One report, in which samples of the same name and labels are added up."""
+    """Merge reports into one, in which samples of the same name and labels are added up."""
     families: dict[str, dict[str, Any]] = {}
     values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
     for family in (family for report in reports for family in report):

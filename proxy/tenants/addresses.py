@@ -1,8 +1,8 @@
-"""Where a URL in an input leads. fal fetches it: it may not lead to a place that is not public.
+"""Checks where a URL in an input leads. fal fetches it, so it must lead to a public address.
 
-What is judged is what is sent. A host that programs could read in two ways (an international name, an IPv4 address in
-octal, hexadecimal or short form) is sent in the one form that all of them read alike; what has no such form is refused.
-Which address a name has is not known here: fal resolves it.
+fal gets the same text that is checked here. A host that programs could read in two ways (an international name, an IPv4
+address in octal, hexadecimal or short form) is sent in the one form that all of them read alike, and refused if it has
+none. The proxy does not know the address of a name: fal resolves it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def embedded_hosts(host: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _public_host(host: str) -> str:
-    """The host in the form that everybody reads alike, if it can be public; names are fal's to resolve."""
+    """Return the host in the form that all programs read alike, if it can be public; fal resolves names."""
     if ":" in host:
         _check_public(_address(host))
         return host
@@ -104,7 +104,7 @@ def _public_host(host: str) -> str:
 
 
 def _to_ascii(host: str) -> str:
-    """An international name as resolvers ask for it: mapped as UTS 46 does, which makes full-width digits digits."""
+    """Write an international name as resolvers look it up: mapped by UTS 46, which makes full-width digits plain."""
     # Imported here: its tables take memory that a start without an international name can do without.
     import idna
 
@@ -144,7 +144,7 @@ def _check_public(address: Address) -> None:
 
 
 def _embedded_addresses(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address leads to, by translation or a tunnel."""
+    """List the IPv4 addresses that an IPv6 address leads to, by translation or a tunnel."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     if address in _TRANSLATED:

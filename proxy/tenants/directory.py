@@ -1,8 +1,8 @@
 """Tenants, plans, keys and revocations as this process sees them, never older than `MAX_AGE_SECONDS`.
 
 Every call needs them, so they are held in memory. A reading is cheap while nothing changed (one number is compared);
-a change made anywhere counts here within five seconds. When the store cannot be asked any more, callers are refused:
-a revocation could otherwise go unseen.
+a change made anywhere takes effect here within five seconds. While the store does not answer, callers are refused:
+a revocation could otherwise be missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Directory:
-    """Hands out the current `Snapshot`, and writes changes through so that they count here at once.
+    """Gives the current `Snapshot`, and writes changes through so that they take effect here at once.
 
     Attributes:
         is_open: whether there are snapshots. If not at first, callers are refused until `apply` has succeeded: which
@@ -51,7 +51,7 @@ class Directory:
         self._listeners: list[Callable[[Snapshot], None]] = []
 
     def listen(self, listener: Callable[[Snapshot], None]) -> None:
-        """Have every new reading shown to a listener as soon as it is there."""
+        """Call a listener with every new reading."""
         self._listeners.append(listener)
 
     @property
@@ -102,7 +102,7 @@ class Directory:
             await asyncio.shield(self._refresh_once())
 
     def _age(self) -> float:
-        """The seconds since the last reading; less than 0 if the clock was set back."""
+        """Return the seconds since the last reading; less than 0 if the clock was set back."""
         return self._clock.now() - self._read_at
 
     async def refresh_now(self) -> None:
@@ -149,7 +149,7 @@ class Directory:
         return snapshot
 
     async def apply(self, file: PlanFile, *, by: Author) -> bool:
-        """Make a plan file hold; False when it did already."""
+        """Apply a plan file; False if it changes nothing."""
         changed = await self._store.apply(*_list_documents(file), by=by)
         self.is_open = True
         await self._refresh()
@@ -201,7 +201,7 @@ class Directory:
 
 
 def _list_documents(file: PlanFile) -> tuple[_Documents, list[dict[str, Any]], _Documents]:
-    """The plans, tenants and endpoints of a file, as they are stored."""
+    """List the plans, tenants and endpoints of a file, as they are stored."""
     return (
         {name: plan.model_dump(mode="json") for name, plan in file.plans.items()},
         [tenant.model_dump(mode="json") for tenant in file.tenants],

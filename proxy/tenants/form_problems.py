@@ -25,7 +25,7 @@ MOST_KEYS = 4
 
 
 def find_place(error: Any, whole: str) -> str:
-    """The names on the way to a wrong value; `whole` if all of the text is meant."""
+    """Join the names on the path to a wrong value; `whole` if the problem is the text itself."""
     names = [str(part)[:100] for part in error["loc"]]
     return ".".join(name for name in names if not _NO_NAME.fullmatch(name)) or whole
 

@@ -73,7 +73,7 @@ class ImageHosts(Strict):
 
 
 def _has(patterns: frozenset[str], host: str) -> bool:
-    """Whether one of the patterns stands for a host."""
+    """Return whether one of the patterns matches a host."""
     if host in patterns:
         return True
     rest = host

@@ -72,7 +72,7 @@ def read_curve_key(text: str) -> Key:
 
 
 def _import(document: Any) -> Key | None:
-    """The key, if it is a public one that verifies signatures."""
+    """Import a key, if it is a public one that verifies signatures."""
     if not isinstance(document, dict) or document.get("kty") not in _TYPES.values():
         return None
     operations = document.get("key_ops", ["verify"])

@@ -71,7 +71,7 @@ def _compare(old: Any, new: Any, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _compare_entries(old: Sequence[Any], new: Sequence[Any], where: str) -> Iterator[dict[str, Any]]:
-    """What leaves a list and what comes into it; the whole list where only its order changes."""
+    """Yield the entries that leave a list or enter it; the whole list if only its order changes."""
     removed, added = _subtract(old, new), _subtract(new, old)
     yield from (_field(where, entry, _ABSENT) for entry in removed)
     yield from (_field(where, _ABSENT, entry) for entry in added)
@@ -80,7 +80,7 @@ def _compare_entries(old: Sequence[Any], new: Sequence[Any], where: str) -> Iter
 
 
 def _subtract(entries: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """The entries without those that the others have, each as often as they do."""
+    """Return the entries that are left when the others are taken out, one for one."""
     left, found = Counter(map(_to_key, others)), []
     for entry in entries:
         if left[key := _to_key(entry)]:

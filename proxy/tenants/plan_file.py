@@ -131,14 +131,14 @@ def problems_of(document: Any, catalog: Catalog, known: Snapshot = NOTHING_KNOWN
 
 
 def _repeated_ids(document: Any, section: str) -> list[str]:
-    """One sentence for each id that stands in a list twice: only one of the two could count."""
+    """List a sentence for each id that is in a list twice: only one of the two could count."""
     rows = map(_mapping, _list(_mapping(document).get(section)))
     counts = Counter(id_ for row in rows if isinstance(id_ := row.get("id"), str))
     return [f"{section}: {id_} stands there twice" for id_, count in sorted(counts.items()) if count > 1]
 
 
 def _missing_prices(document: Any, catalog: Catalog, known: Snapshot) -> Iterator[str]:
-    """One sentence for each endpoint without a price that a quota of usd limits, if the file says something of it."""
+    """Yield a sentence for each endpoint of the file that a quota of usd limits and that has no price."""
     own = _keep_valid(Plan, _mapping(_mapping(document).get("plans")).items())
     named = _list(_mapping(document).get("tenants"))
     tenants = known.tenants | {one.id: one for one in _keep_valid(Tenant, enumerate(named)).values()}
@@ -154,7 +154,7 @@ def _missing_prices(document: Any, catalog: Catalog, known: Snapshot) -> Iterato
 
 
 def _keep_valid(model: type[M], documents: Iterable[tuple[Any, Any]]) -> dict[Any, M]:
-    """What has the form of a model; the rest is among the problems of the form."""
+    """Keep what has the form of a model; the problems of the form name the rest."""
     found = {}
     for name, document in documents:
         with suppress(ValidationError):
@@ -171,7 +171,7 @@ def _plans_of_identity(identity: Any) -> list[Any]:
 
 
 def _shared_audiences(document: Any) -> Iterator[str]:
-    """One sentence for each issuer and audience that stand in two places: a token must lead to one tenant."""
+    """Yield a sentence for each issuer and audience that two tenants accept: a token must lead to one tenant."""
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for tenant, identity in _list_identities(document):
         issuer, audience = identity.get("issuer"), identity.get("audience")
@@ -185,7 +185,7 @@ def _shared_audiences(document: Any) -> Iterator[str]:
 
 
 def _list_identities(document: Any) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
-    """Each tenant with each of its issuers."""
+    """Yield each tenant with each of its issuers."""
     for tenant in map(_mapping, _list(_mapping(document).get("tenants"))):
         for identity in map(_mapping, _list(tenant.get("identity"))):
             yield tenant, identity
@@ -220,7 +220,7 @@ def _unknown_endpoints(listed: list[Any], catalog: Catalog) -> list[str]:
 
 
 def _parse(path: Path) -> tuple[Any, list[str]]:
-    """The document, and the keys that it names twice: YAML itself keeps the last one without a word."""
+    """Parse the file, and list the keys that it names twice: YAML itself silently keeps the last one."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_FILE_BYTES + 1)
@@ -240,7 +240,7 @@ def _sentence(error: Any) -> str:
 
 
 def _fields_at(where: tuple[str | int, ...]) -> list[str]:
-    """The keys that a plan file knows at a place."""
+    """List the keys that a plan file can have at a place."""
     models: list[type[BaseModel]] = [PlanFile]
     for part in where:
         found = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
@@ -261,7 +261,7 @@ def _suggest(name: str, known: Iterable[Any]) -> str:
 
 
 def _more_endpoints(document: Any, folder: Path, problems: list[str]) -> list[Endpoint]:
-    """The endpoints that the file adds; one that breaks the form is among the problems of the form."""
+    """List the endpoints that the file adds; the problems of the form name those that break it."""
     endpoints = []
     for row in _list(_mapping(document).get("endpoints")):
         try:

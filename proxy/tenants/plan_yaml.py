@@ -18,9 +18,9 @@ _TOO_DEEP = "is nested too deeply"
 
 
 def parse_document(text: str) -> tuple[Any, list[str]]:
-    """Parse a document, and list what YAML reads in it otherwise than people do.
+    """Parse a document, and list what YAML reads differently from people.
 
-    These are keys that stand there twice, of which YAML keeps the last without a word, and numbers in other bases.
+    These are keys that are there twice, of which YAML silently keeps the last, and numbers in other bases.
 
     Raises:
         ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
@@ -76,7 +76,7 @@ def _check_events(events: Iterable[yaml.Event]) -> None:
 
 
 def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
-    """How many values a node has when each alias is written out; each node is looked at once."""
+    """Count the values of a node with each alias written out; each node is looked at once."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if node not in counts:
@@ -95,7 +95,7 @@ def _describe(problem: yaml.YAMLError) -> ValueError:
 
 
 def _old_numbers(node: yaml.Node, where: str) -> Iterator[str]:
-    """One sentence for each number that YAML 1.1 reads as octal or sexagesimal: 010 is 8, and 1:30 is 90."""
+    """Yield a sentence for each number that YAML 1.1 reads as octal or sexagesimal: 010 is 8, and 1:30 is 90."""
     if isinstance(node, yaml.SequenceNode):
         for at, item in enumerate(node.value):
             yield from _old_numbers(item, f"{where}{at}.")
@@ -107,7 +107,7 @@ def _old_numbers(node: yaml.Node, where: str) -> Iterator[str]:
 
 
 def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
-    """One sentence for each key that stands in its mapping already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
+    """Yield a sentence for each key that its mapping has already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
     if isinstance(node, yaml.SequenceNode):
         for at, item in enumerate(node.value):
             yield from _duplicate_keys(item, f"{where}{at}.")

@@ -112,7 +112,7 @@ class Quota(Strict):
 
 
 def list_repeated(quotas: Iterable[Quota]) -> list[str]:
-    """One sentence for each quota that a list has twice, but for the limit: only the lower one would hold."""
+    """List a sentence for each quota that differs from another in its limit only: just the lower one would hold."""
     counts = Counter((one.per, one.unit, one.window, one.mode) for one in quotas)
     return [
         f"the quota of {unit} per {per} and {window} with the mode {mode} stands there {count} times; keep one"
@@ -164,7 +164,7 @@ class Plan(Strict):
 
     @property
     def accounts(self) -> tuple[Quota, ...]:
-        """All quotas, with those that are written in other words."""
+        """All quotas, with the one that `uploads.bytes_per_day` means."""
         per_day = self.uploads.bytes_per_day
         if per_day is None:
             return self.quotas

@@ -28,7 +28,7 @@ def find_unpriced(
 
 
 def _list_limited(plans: Mapping[str, Plan], tenants: Iterable[Tenant]) -> Iterator[tuple[str, str]]:
-    """Each plan that has quotas of usd, with the plans whose calls count there. Its own calls come first."""
+    """Yield each plan that has quotas of usd with each plan whose calls count there, its own first."""
     for name, plan in plans.items():
         if any(quota.unit == "usd" for quota in plan.quotas):
             yield name, name

@@ -48,7 +48,7 @@ class RevokedSessions:
         return len(self._sessions) + len(self._subjects) + len(self._digests) + len(self._tenants)
 
     def cover(self, tenant: str, subject: str, session_id: str, issued_at: float, newest: int | None = None) -> bool:
-        """Whether they have a session; `newest` is the number of the newest revocation when it was minted, if known."""
+        """Return whether a session is revoked; `newest` is as for `Snapshot.is_revoked`."""
         if (tenant, session_id) in self._sessions:
             return True
         found = self._subjects.get((tenant, subject))

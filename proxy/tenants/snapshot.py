@@ -80,7 +80,11 @@ class Snapshot:
     def is_revoked(
         self, tenant: str, subject: str, session_id: str, issued_at: float, newest: int | None = None
     ) -> bool:
-        """Whether a session is revoked; `newest` is the number of the newest revocation when it was minted."""
+        """Return whether a session is revoked.
+
+        Args:
+            newest: the number of the newest revocation when it was minted; None if that is not known.
+        """
         if issued_at <= self._deleted.get(tenant, float("-inf")):
             # It is of a tenant that had this name before.
             return True

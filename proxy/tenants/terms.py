@@ -135,7 +135,7 @@ def _host_accounts(host: Plan) -> list[AccountLimit]:
 
 
 def _shared_bytes(host: Plan, share: float) -> list[AccountLimit]:
-    """What guests may upload together: a share of what the tenant may, or where only its users are limited, of that."""
+    """Limit what all guests may upload: a share of the tenant's quota, or of a user's if the tenant has none."""
     quotas = [one for one in host.accounts if one.unit == "upload_bytes" and one.mode == "enforce"]
     of_tenant = [quota for quota in quotas if quota.per == "tenant"]
     of_user = [quota for quota in quotas if quota.per == "subject"]
@@ -156,7 +156,7 @@ def _millionths(quota: Quota) -> int:
 
 
 def _find_lowest(limits: Iterable[AccountLimit]) -> tuple[AccountLimit, ...]:
-    """Two quotas may ration one account: a call counts there once, and the lower limit holds."""
+    """Merge the limits of one account, of which two quotas may speak: the lower limit holds."""
     lowest: dict[tuple[str, str, str], AccountLimit] = {}
     for one in limits:
         known = lowest.setdefault(one[:3], one)
@@ -176,7 +176,7 @@ def _scope_rates(rates: RateLimits | PollLimits, tenant: str | None) -> tuple[Sc
 
 
 def _guest_rates(rates: RateLimits | PollLimits, tenant: str | None, share: float) -> tuple[ScopedRate, ...]:
-    """A guest's own limits, the tenant's, and those of all guests: one for each length of window."""
+    """List a guest's own limits, the tenant's, and those of all guests together: one for each length of window."""
     by_period: dict[str, int] = {}
     if tenant is not None:
         amount, period = _parse_rate(tenant)

@@ -52,7 +52,7 @@ async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, lengt
 
 
 def _file_name(disposition: str) -> str:
-    """The name of the file, from the header of its field; in UTF-8, or extended as RFC 8187 has it.
+    """Read the name of the file from the header of its field; in UTF-8, or extended as RFC 8187 has it.
 
     Raises:
         BadRequest: the field is another, or no file.
@@ -77,7 +77,7 @@ def _file_name(disposition: str) -> str:
 
 
 async def _begin(reader: _Reader, form: AsyncGenerator[bytes, None]) -> tuple[int, bytes]:
-    """Read until the file begins: how many bytes stand before it, and what was read of it already."""
+    """Read until the file begins; return how many bytes are before it, and what was read of it already."""
     head = bytearray()
     async for piece in form:
         head += piece
@@ -100,7 +100,7 @@ async def _content(reader: _Reader, rest: bytes, form: AsyncGenerator[bytes, Non
 
 
 class _Reader:
-    """What the parser tells, kept until it is asked for."""
+    """Parses a form, and keeps what the parser finds until it is asked for."""
 
     def __init__(self, content_type: str) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")

@@ -87,7 +87,7 @@ class NewFiles:
 
 
 async def _find_type(file: IncomingFile, uploads: Uploads) -> IncomingFile:
-    """The file with the type of its first bytes, if it came without one: pages know no type of many files."""
+    """Give a file that came without a type that of its first bytes: browsers know no type for many files."""
     if media_type(file.content_type) not in ("", OCTETS):
         return file
     head, content = await peek(file.content, HEAD_BYTES)

@@ -24,7 +24,7 @@ def seal(url: str, slot: str) -> str:
 
 
 def unseal(stored: str, slot: str) -> str:
-    """Unseal a stored URL. One that a version before stored as it was stays good for its hour.
+    """Unseal a stored URL. Versions before this one did not seal; such a URL is good until its hour is over.
 
     Raises:
         ValueError: it was not sealed for this slot.

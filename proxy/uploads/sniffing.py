@@ -120,7 +120,7 @@ def canonical_type(name: str) -> str:
 
 
 def check_head(head: bytes, content_type: str) -> None:
-    """Hold a file's first bytes against the type that it was announced as.
+    """Check that a file's first bytes fit the type that it was announced as.
 
     Text has no signature, and `application/octet-stream` promises nothing: a plan that allows these allows what they
     can hold.
@@ -140,7 +140,7 @@ def check_head(head: bytes, content_type: str) -> None:
 
 
 async def sniff(content: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:
-    """Read the first bytes of a content and hold them against its type; return the whole content.
+    """Check that the first bytes of a content fit its type; return the whole content.
 
     Raises:
         BadRequest: there are none.
@@ -190,7 +190,7 @@ def recognise(head: bytes) -> frozenset[str]:
 
 
 def _types_of_brands(head: bytes) -> frozenset[str]:
-    """What the first box of a file of the ISO base media family says; it must lie in the head as a whole."""
+    """Read the types from the first box of a file of the ISO base media family; the head must hold all of the box."""
     size = int.from_bytes(head[:4], "big")
     if head[4:8] != b"ftyp" or not 16 <= size <= len(head):
         return frozenset()
@@ -202,7 +202,7 @@ def _types_of_brands(head: bytes) -> frozenset[str]:
 
 
 def _is_frame_of_mp3(head: bytes) -> bool:
-    """Whether a file begins with a frame of layer III, of any version and rate (ISO/IEC 11172-3, 2.4.1.3; 13818-3)."""
+    """Return whether a file begins with a layer III frame of any version (ISO/IEC 11172-3, 2.4.1.3; 13818-3)."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[1] & 0x18 == 0x08:
         return False
     return head[2] & 0xF0 not in (0x00, 0xF0) and head[2] & 0x0C != 0x0C

@@ -108,14 +108,14 @@ class Transfers:
         return job._replace(expires_at=now + LIFE_SECONDS)
 
     def _charge_lost(self, transfer: Transfer, size: int) -> dict[str, int] | None:
-        """What is booked of an upload that its caller broke off."""
+        """Return what to book of an upload that its caller broke off; None for nothing."""
         largest = transfer.terms.plan.uploads.max_bytes
         paid = self._retries.charge(transfer.payer.tenant, transfer.payer.subject, size, largest)
         return {UPLOAD_BYTES: paid * MILLION} if paid else None
 
 
 class _Renewal:
-    """Tells the ledger now and then that a transfer goes on, so that its reservation lives on."""
+    """Renews the reservation of a transfer while it goes on."""
 
     def __init__(self, ledger: Ledger, clock: Clock, job: Job) -> None:
         self._ledger = ledger

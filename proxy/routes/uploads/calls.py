@@ -77,7 +77,7 @@ class UploadCalls:
         return JSONResponse({"file_url": destination.file_url, "upload_url": upload_url})
 
     def _give_token(self, request: Request, caller: Caller) -> Response:
-        """What the Python and Swift clients take for a token of fal's CDN, and where they are to go with it.
+        """Give the Python and Swift clients a token in the place of fal's CDN's, and the address to use it at.
 
         Swift goes to its proxy anyway, and to no other host than fal's.
         """

@@ -108,7 +108,7 @@ class CdnRoutes:
         return caller
 
     async def _find(self, request: Request) -> tuple[Upload, Terms, str]:
-        """The caller's own upload that a path names, its terms, and the URL that names its file to this caller."""
+        """Find the caller's own upload that a path names, its terms, and the URL of its file for this caller."""
         caller = await self._authenticator.authenticate_upload(request)
         note_caller(request, caller)
         upload, terms = await self._slots.find(request.path_params["slot"])

@@ -44,7 +44,7 @@ class NativeUploads:
 
 
 async def _read_file(request: Request, query: dict[str, str], most: int) -> IncomingFile:
-    """The file of a request, as its body or in a form."""
+    """Take the file of a request, from its body or from a form."""
     announced = announced_type(request, OCTETS)
     if media_type(announced) != "multipart/form-data":
         return body_as_file(request, query.get("file_name", "file"), most)
