@@ -190,7 +190,7 @@ class Idempotency:
         raise UpstreamAmbiguous(_AMBIGUOUS)
 
     async def _is_gone(self, holder: Claim, job: Job | None) -> bool:
-        """Whether no process makes the call of a key any more; False if it got further than its reservation."""
+        """Return whether no process makes the call of a key any more; False if it got beyond its reservation."""
         if job is not None and job.state != "reserved":
             return False
         if job is not None and await self._is_idle(job):
@@ -198,8 +198,11 @@ class Idempotency:
         return holder.created_at < self._since and await self._store.is_alone()
 
     async def _takes_over(self, claim: Claim, holder: Claim, job: Job | None, is_gone: bool) -> bool:
-        """A job is noted before anything is sent: without one, long after the claim, its process has died before. And
-        what was released was refused."""
+        """Take over the key of a call that was never sent; False if it may have been.
+
+        A job is noted before anything is sent. So if there is none long after the claim, the process died before it
+        sent anything; and a job that was released was refused.
+        """
         seconds = ABANDONED_SECONDS if job is None and not is_gone else RELEASED_SECONDS
         since = holder.created_at if job is None else job.checked_at
         is_free = self._clock.now() - since > seconds
@@ -224,7 +227,7 @@ def _place_of(claim: Claim) -> tuple[str, str, str]:
 
 
 def _is_final(outcome: Outcome) -> bool:
-    """Whether the same call would get the same answer again, or must not be made again."""
+    """Return whether the same call would get the same answer again, or must not be made again."""
     return (outcome.status < 400 or outcome.status in (400, 404, 422)) and len(outcome.body) <= MOST_KEPT_BYTES
 
 

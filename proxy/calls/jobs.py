@@ -78,7 +78,7 @@ class JobHandler:
         return await self.watch(call, partial(status_events, logs=call.target.logs, rewrite=call.form.rewrite))
 
     async def watch(self, call: Call, events: Events) -> Outcome:
-        """Stream what a job's watch tells. The stream begins soon, also while fal is silent.
+        """Stream the events of a job's watch. The stream begins soon, also while fal is silent.
 
         Raises:
             RateLimited: too many streams are open; nothing was asked.
@@ -131,7 +131,7 @@ class JobHandler:
         return finish(self._cancel(job, sent))
 
     async def _cancel(self, job: Job, sent: dict[str, str]) -> Outcome:
-        """fal only says that a job was cancelled: whether it ran, and is to be charged, must be asked before."""
+        """Ask fal whether a job runs, then cancel it: one that ran is charged, and fal does not tell afterwards."""
         ran = bool(job.charges) and await self._is_running(job)
         try:
             target = Target(Kind.CANCEL, app=job.app, request_id=job.request_id or "")
@@ -145,7 +145,7 @@ class JobHandler:
         return Outcome(reply.status, reply.headers, reply.body, job=job)
 
     async def _is_running(self, job: Job) -> bool:
-        """Whether fal runs the job now; if fal does not say, it may."""
+        """Return whether fal runs the job now; True if fal does not say."""
         if (update := self._hub.cached(job)) is not None:
             return update.state == "IN_PROGRESS"
         try:

@@ -86,7 +86,7 @@ class ModelHandler:
         """Put a job into fal's queue."""
         if call.key:
             return await self._call_once(call, self.submit)
-        # Once fal may have the job, it is written down whose it is.
+        # Once fal may have the job, its owner must be written down, so a caller who hangs up does not end this.
         return await finish(self._submit(call, await self._admission.admit_call(call)))
 
     async def _submit(self, call: Call, admitted: Admitted) -> Outcome:

@@ -204,7 +204,7 @@ class RepeatedPolls:
 
 
 def _stands_alone(scope: Scope) -> bool:
-    """Whether all that the answer depends on is looked at here, and the connection stays open after it."""
+    """Return whether the answer depends only on what is looked at here, and the connection stays open after it."""
     head = scope["headers"]
     keeps = scope.get("http_version") == "1.1" and all(
         header == _KEEPS_CONNECTION for header in head if header[0] == b"connection"

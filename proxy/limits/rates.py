@@ -4,8 +4,8 @@ A call that one scope refuses spends nothing in the others. Status polls have a 
 jobs does not use up the right to submit them. The per-IP flood guard of the doors that open without a session is
 slowapi's; this file and its storage are the only users of slowapi and limits.
 
-slowapi reads `.env` and `RATELIMIT_*` variables behind its user's back, and skips a limit whose key is empty; both
-doors are shut here. It counts in memory, for each process: it is there to blunt a flood, not to ration anything.
+By default, slowapi reads `.env` and `RATELIMIT_*` variables, and skips a limit whose key is empty; both are prevented
+here. It counts in the memory of each process: it blunts a flood, and rations nothing.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _windows_of(
 def _windows(
     purpose: str, rates: tuple[ScopedRate, ...], address: str, session: str, tenant: str, subject: str
 ) -> tuple[tuple[str, ...], tuple[Window, ...]]:
-    """The scopes that have a limit, with their windows."""
+    """List the scopes that have a limit, with their windows."""
     who = {"ip": address, "session": session, "subject": f"{tenant}:{subject}", "tenant": tenant, "guests": tenant}
     windows = [_window(purpose, scope, who[scope], rate) for scope, rate in rates]
     return tuple(scope for scope, _ in rates), tuple(windows)

@@ -93,7 +93,7 @@ class RefusalBudget:
             _log.warning("refusal budget used up", extra={"log_fields": fields})
 
     def _wait(self, name: str) -> float:
-        """How long a name is not heard; 0 if it is."""
+        """Return for how many seconds a name is not heard; 0 if it is."""
         until = self._over.get(name)
         if until is None:
             return 0.0

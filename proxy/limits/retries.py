@@ -24,7 +24,7 @@ class RetryAllowance:
         self._lost: LRUCache[tuple[str, str, int], int] = LRUCache(MOST_REMEMBERED)
 
     def charge(self, tenant: str, subject: str, lost: int, largest: int) -> int:
-        """Count the bytes of an upload that broke off; how many of them are not free any more.
+        """Count the bytes of an upload that broke off; return how many of them have to be paid.
 
         Args:
             largest: the most bytes that a file of this user may have.

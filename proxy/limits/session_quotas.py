@@ -69,6 +69,6 @@ class SessionQuotas:
 
 
 def _to_number(millionths: int) -> str:
-    """An integer or decimal of a structured field (RFC 9651), which has three decimal places; rounded down."""
+    """Write a number of a structured field (RFC 9651): with up to three decimal places, rounded down."""
     whole, rest = divmod(millionths // 1000, 1000)
     return f"{whole}.{rest:03d}".rstrip("0").rstrip(".")

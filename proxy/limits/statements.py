@@ -23,7 +23,7 @@ from proxy.tenants.terms import MILLION
 
 #: The column that has the mean price of what was used.
 PRICE = "usd_per_compute_second"
-#: The sum in US dollars stands last.
+#: The sum in US dollars is the last one.
 FIGURES = ("calls", *(unit for unit in UNITS if unit != "usd"), PRICE, "usd")
 #: Of a statement as a table.
 COLUMNS = ("tenant", "month", "status", "endpoint", *FIGURES)
@@ -46,7 +46,7 @@ class Line:
         return {name: ({"calls": self.calls, PRICE: self._mean_price()} | figures)[name] for name in FIGURES}
 
     def _mean_price(self) -> str | None:
-        """US dollars a compute second, to the millionth; None if no seconds were used. A price may have changed."""
+        """Compute US dollars a compute second, to the millionth; None if no seconds were used. Prices change."""
         seconds, usd = self.used.get("compute_seconds", 0), self.used.get("usd", 0)
         return to_decimal((2 * usd * MILLION + seconds) // (2 * seconds)) if seconds else None
 

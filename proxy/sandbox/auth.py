@@ -1,4 +1,4 @@
-"""Who may come in, and what every answer drags along: two ASGI layers."""
+"""Two ASGI layers: one checks the key, the other adds to every answer the headers that a proxy must strip."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class KeyCheck:
         return self._refuse_admin_key(given) if exchange.host == "api" else self._wrong_key(given)
 
     def _refuse_admin_key(self, given: list[str]) -> Response | None:
-        """The platform API has its own form of errors, and knows the other key as one that may not."""
+        """Refuse, in the platform API's own form of errors, every key but the admin key; None to let it in."""
         if len(given) == 1 and hmac.compare_digest(given[0].encode(), self.admin_credentials):
             return None
         is_known = len(given) == 1 and hmac.compare_digest(given[0].encode(), self.credentials)

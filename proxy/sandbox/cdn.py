@@ -91,7 +91,7 @@ class Cdn:
         return self.sandbox.files.new_path(name, _type(request), lives_seconds(request), decision_of(request))
 
     def _may_write(self, request: Request) -> bool:
-        """Parts of the token flow name their upload in the path and show the token; all others are signed."""
+        """Check the right to write: a token for the parts of an upload that the path names, else a signature."""
         if "upload" in request.path_params:
             return self._has_token(request)
         return self.sandbox.signer.allows(_path(request), request.url.query)

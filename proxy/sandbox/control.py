@@ -1,4 +1,4 @@
-"""The sandbox's own routes, for tests and for the curious.
+"""The sandbox's own routes, for tests and developers.
 
 GET    /_sandbox/requests     every request received, oldest first; DELETE empties the list
 POST   /_sandbox/faults       set a fault for coming requests (see `faults` and `fault_kinds`); DELETE clears them

@@ -148,7 +148,7 @@ class Faulty:
         return self.faults_of_job(rest.partition("/")[0]) if in_job else ()
 
     def _of_prompt(self, exchange: Exchange, operation: str) -> list[Fault]:
-        """The faults in this request's own prompt; those for later operations are kept for the job."""
+        """List the faults in this request's own prompt; those for later operations are kept for the job."""
         faults = [from_directive(pairs) for pairs in exchange.directives.faults]
         exchange.later = tuple(fault for fault in faults if fault.on)
         return [fault for fault in faults if not fault.on or fault.strikes(exchange, operation)]

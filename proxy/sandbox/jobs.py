@@ -244,7 +244,7 @@ class Job:
         return max(i for i, step in enumerate(self._steps) if STATES.index(step.state) <= latest)
 
     def _move_to(self, stop: int) -> None:
-        """By hand: from now on the job goes as far as `stop`, and waits for no looks."""
+        """Let the job, moved by hand, go as far as `stop` from now on, without waiting for looks."""
         self._stop, self._shown = stop, len(self._steps)
         self._notify()
 

@@ -55,7 +55,7 @@ def _ceiling(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
 
 
 def _output(endpoint: Endpoint, prompt: str, words: list[str]) -> dict[str, Any]:
-    """The fields that the endpoint's own schema names."""
+    """Return the fields of an answer that the endpoint's own schema names."""
     fields = {
         "output": " ".join(words),
         "partial": False,

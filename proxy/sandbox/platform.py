@@ -64,7 +64,7 @@ class Platform:
         return _page(request, lines)
 
     async def _count(self) -> _Days:
-        """What the jobs that are over used, by the day of their submission."""
+        """Count what the jobs that are over used, by the day of their submission."""
         found: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for job in self.sandbox.jobs:
             if job.step.state == COMPLETED:
@@ -87,7 +87,7 @@ def _describe_use(endpoint: str, seconds: float) -> dict[str, Any]:
 
 
 def _page(request: Request, lines: Mapping[tuple[str, str], dict[str, Any]]) -> Response:
-    """Some days between `start` and `end`, and the cursor to the next ones."""
+    """Answer with a page of days between `start` and `end`, and the cursor to the next page."""
     query = request.query_params
     try:
         start, end = (datetime.fromisoformat(query[name]).astimezone(UTC) for name in ("start", "end"))
@@ -106,7 +106,7 @@ def _page(request: Request, lines: Mapping[tuple[str, str], dict[str, Any]]) -> 
 
 
 def _list_values(request: Request, name: str) -> list[str]:
-    """The values of a key that may stand there more than once, or have several with commas between them."""
+    """List the values of a key, which may be there more than once, or have several separated by commas."""
     return [part for value in request.query_params.getlist(name) for part in value.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""The stand-in for Google Play Integrity: it makes tokens for any app, signed and encrypted with keys that all know."""
+"""The stand-in for Google Play Integrity: it makes tokens for any app, with keys that are no secret."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def give(wanted: Mapping[str, Any]) -> str:
 
 
 def seal(verdict: Any, *, key: bytes = _SECRET, private: ec.EllipticCurvePrivateKey = _PRIVATE) -> str:
-    """Seal a token that says this."""
+    """Sign and encrypt a token with this verdict."""
     signed = jws.serialize_compact({"alg": "ES256"}, orjson.dumps(verdict), ECKey.import_key(private))
     return jwe.encrypt_compact({"alg": "A256KW", "enc": "A256GCM"}, signed, OctKey.import_key(key))

@@ -102,7 +102,7 @@ class Queue:
         return reply({"status": "CANCELLATION_REQUESTED"}, 202, request_id=job.id)
 
     async def _events(self, request: Request, job: Job) -> AsyncIterator[bytes]:
-        """Every step from the one that is reached now, with its new log lines; a comment when nothing happens."""
+        """Yield every step from the one that is reached now, with its new log lines; a comment when nothing happens."""
         last_sent: Step | None = None
         async for step in job.watch():
             if step is None:
@@ -144,12 +144,12 @@ def _wants_logs(request: Request) -> bool:
 
 
 def _is_news(request: Request, last_sent: Step, step: Step) -> bool:
-    """Without logs a step that only brings a log line is none."""
+    """Return whether a step is news: without logs, one that only brings a log line is not."""
     return _wants_logs(request) or (last_sent.state, last_sent.position) != (step.state, step.position)
 
 
 def _lines(job: Job, first: int, end: int) -> list[dict[str, Any]]:
-    """Log lines in the shape that every client can decode: Swift and Java look into `labels`."""
+    """Write log lines in the shape that every client can decode: Swift and Java look into `labels`."""
     kind = {"level": "INFO", "source": "USER"}
     return [
         {"timestamp": _iso(job.time_of(n + 1)), "message": f"INFO:{LOG_LINES[n]}", **kind, "labels": kind}
@@ -158,5 +158,5 @@ def _lines(job: Job, first: int, end: int) -> list[dict[str, Any]]:
 
 
 def _iso(seconds: float) -> str:
-    """fal's own form: UTC, without saying so."""
+    """Write a moment as fal does: in UTC, without an offset."""
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()

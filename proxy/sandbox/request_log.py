@@ -179,7 +179,7 @@ async def _body(exchange: Exchange, receive: Receive) -> bytes:
 
 
 def _record_received(exchange: Exchange, receive: Receive) -> Receive:
-    """The application's `receive`: the body that was read ahead, once, or the flowing one, counted as it passes."""
+    """Make the application's `receive`: it gives the body that was read ahead, or counts the one that flows."""
     ahead = [exchange.body] if exchange.host != "cdn" else []
 
     async def read() -> Message:

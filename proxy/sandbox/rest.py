@@ -77,7 +77,7 @@ class Rest:
 
 
 def _refuse_missing(body: Any, *names: str) -> Response | None:
-    """A refusal of a body without these fields: strings, but for the list of apps."""
+    """Refuse a body without these fields, which are strings, but for the list of apps; None if it has them."""
     given = body if isinstance(body, dict) else {}
     missing = [name for name in names if not isinstance(given.get(name), list if name == "allowed_apps" else str)]
     details = [{"loc": ["body", name], "msg": "Field required", "type": "missing"} for name in missing]

@@ -61,7 +61,7 @@ class Runner:
             return reply({"detail": f"sandbox: {error}"}, 400)
 
     async def _run(self, exchange: Exchange, endpoint: Endpoint, timing: Timing) -> Response:
-        """The answer, unless the caller leaves first: then the job ends as fal ends it."""
+        """Answer when the model is done, or end the job as fal does when the caller leaves first."""
         work = self.sandbox.work(endpoint, exchange, timing)
         job = self.sandbox.job("run", endpoint, exchange, timing, work, direct_steps(timing))
         left, answer = self.sandbox.start(exchange.wait_for_end()), self.sandbox.start(job.wait_for_answer())
@@ -72,7 +72,7 @@ class Runner:
         return reply_with(await answer, job.id)
 
     async def _stream(self, exchange: Exchange, endpoint: Endpoint, timing: Timing) -> Response:
-        """Frames, or plain JSON when the model refuses its input or does not come to start."""
+        """Answer with frames, or with plain JSON when the model refuses its input or does not start."""
         work = self.sandbox.work(endpoint, exchange, timing)
         answer = await work
         parts = partial_outputs(answer.body) if answer.status == 200 else []
@@ -85,7 +85,7 @@ class Runner:
 
 
 async def _frames(job: Job, parts: list[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """Each frame carries the whole text so far. The line ends are those that fal's stream helper writes."""
+    """Yield frames, each with the whole text so far. The line ends are those that fal's stream helper writes."""
     async for step in job.watch(from_start=True):
         if step is None:
             yield b": ping\r\n\r\n"

@@ -38,7 +38,7 @@ class Picture:
 
     @property
     def brightness(self) -> int:
-        """Of 255, weighted as the eye does (ITU-R 601)."""
+        """From 0 to 255, weighted as the eye does (ITU-R 601)."""
         red, green, blue = self.colour
         return round(0.299 * red + 0.587 * green + 0.114 * blue)
 
@@ -53,7 +53,7 @@ class Picture:
 
 
 def look_at(data: bytes) -> Picture:
-    """Decode a picture, all of it, and take its measure.
+    """Decode the whole picture, and describe it.
 
     Raises:
         NotAPicture: no known format, broken, or too many pixels.
@@ -76,7 +76,7 @@ def look_at(data: bytes) -> Picture:
 
 
 def _mean(image: Image.Image) -> tuple[int, int, int]:
-    """The mean colour of all pixels, transparent ones left out."""
+    """Compute the mean colour of all pixels but transparent ones."""
     if image.mode.startswith("I;16"):  # the one mode that does not convert to colours by itself
         image = image.point(lambda value: value / 256, "L")
     red, green, blue, _ = image.convert("RGBA").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))  # type: ignore[misc]

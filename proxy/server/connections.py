@@ -123,7 +123,7 @@ class Connections:
         return len(self._open)
 
     def admit(self, connection: Connection, peer: Peer) -> bool:
-        """Count a new connection; False if there are as many as may be, and then it is not counted."""
+        """Count a new connection; False, and not counted, if there are as many as may be."""
         address = network(peer)
         reason = self._find_limit(address, peer)
         if reason is not None:
@@ -161,7 +161,7 @@ class Connections:
             _log.warning(event, extra={"log_fields": {"address": address, **fields}})
 
     def _find_limit(self, address: str, peer: Peer) -> str | None:
-        """The limit that a new connection would exceed, after making room if it can be made."""
+        """Return the limit that a new connection would exceed; None if there is room, or room can be made."""
         most, held = self.limits.most_from(peer), self._by_address[address]
         if held >= most and not self._trusted.contains(peer):
             self._warn(LIMIT_REACHED, address, limit="address", most=most, connections=held)
@@ -172,7 +172,7 @@ class Connections:
         return None if self._make_room() else "process"
 
     def _make_room(self) -> bool:
-        """Close the connections that wait and are nearest to their deadline; whether there were any."""
+        """Close the waiting connections that are nearest to their deadline; return whether there were any."""
         if self._are_busy:
             return False
         waiting = [one for one in self._open - self._evicted if one.is_waiting]

@@ -52,7 +52,7 @@ class BodyBuffers:
 
 
 def _is_free(buffer: bytearray) -> bool:
-    """Whether there is no view of a buffer: its size cannot change while there is one (`memoryview.release`)."""
+    """Return whether no view of a buffer exists: its size cannot change while one does (`memoryview.release`)."""
     try:
         last = buffer.pop()
     except BufferError:

@@ -30,7 +30,7 @@ class Exchange(RequestResponseCycle):
     body: bytes | bytearray | memoryview  # type: ignore[assignment]
 
     def hold(self, piece: bytes | memoryview) -> int:
-        """Keep a piece of the request's body until the application asks for it; how many bytes are kept."""
+        """Keep a piece of the request's body until the application asks for it; return how many bytes are kept."""
         if not self.body:
             # Nearly always the only one; uvicorn would copy it twice.
             self.body = piece
@@ -149,6 +149,6 @@ class UnchunkedExchange(Exchange):
 
 
 def _closes(head: bytes) -> bool:
-    """Whether a head says that its connection ends with the answer."""
+    """Return whether a head says that its connection ends with the answer."""
     tokens = b",".join(values_in(head, _CONNECTION)).lower().split(b",")
     return b"close" in [token.strip() for token in tokens]

@@ -40,7 +40,7 @@ def metrics_folder(places: Sequence[str] | None = None) -> Iterator[Path | None]
 
 
 def _make_folder(stack: contextlib.ExitStack, place: str | None) -> Path:
-    """A folder that lasts as long as `stack`.
+    """Make a folder that lasts as long as `stack`.
 
     Raises:
         OSError: there can be none, or no worker could bind its socket there.

@@ -70,14 +70,14 @@ class RepetitionProtocol(LimitedHeadProtocol):
             exchange.scope["extensions"][EXTENSION] = request  # type: ignore[assignment]
 
     def _is_between_requests(self) -> bool:
-        """Whether what comes is the beginning of a request, and may be answered at once."""
+        """Return whether the next bytes begin a request, and may be answered at once."""
         last = self.cycle
         if self._in_head or self._is_refused or self.flow.write_paused or self.transport.is_closing():
             return False
         return last is None or (last.response_complete and not last.more_body)
 
     def _is_whole(self, exchange: Exchange, data: bytes) -> bool:
-        """Whether these bytes are this request from its first to its last, and no more."""
+        """Return whether these bytes are this request from its first to its last, and no more."""
         if exchange.more_body or self._in_head or self.pipeline or self._is_refused:
             return False
         return data.startswith(b"GET ") and data.find(b"\r\n\r\n") == len(data) - 4

@@ -1,4 +1,4 @@
-"""The interpreter, set for a server that answers many small calls."""
+"""Sets the interpreter up for a server that answers many small calls."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SWITCH_SECONDS = 0.0002
 
 
 def tune_runtime() -> None:
-    """Let the garbage collector look at what calls leave behind, and not at what stays; let a database's thread go on
-    soon after each of its statements.
+    """Let garbage collections look at what calls leave behind, and let threads of databases go on soon.
 
-    How the C library's allocator keeps memory is set in its environment, in the Dockerfile."""
+    The C library's allocator is set by variables of the environment, in the Dockerfile.
+    """
     freeze_survivors()
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(factory: str, settings: Settings) -> int:
-    """Serve the application that `factory` makes, in as many processes as are set; the exit code.
+    """Serve the application that `factory` makes, in as many processes as are set; return the exit code.
 
     A single process ends by the signal that stopped it.
     """
@@ -156,7 +156,7 @@ class Workers(Multiprocess):
         _log.error("worker died", extra={"log_fields": fields})
 
     def _is_served(self) -> bool:
-        """Whether a worker has served, or does now: each is asked again, as the last answer may be a second old."""
+        """Return whether a worker has served, or does now: each is asked again, as an answer may be a second old."""
         if not self._has_served:
             self._has_served = any(worker.is_serving(ANSWER_SECONDS) for worker in self._list_living())
         return self._has_served

@@ -195,7 +195,7 @@ def _ops_port(reader: EnvironmentReader, port: int) -> int | None:
 
 
 def _public_address(reader: EnvironmentReader, host: str, port: int) -> str:
-    """The address callers see. One that cannot work for them is worth a warning: it shows only in their answers."""
+    """Read the address that callers see; warn of one that cannot work, as only callers would notice."""
     public_url = reader.take("PROXY_PUBLIC_URL", parse_public_url)
     if public_url is None:
         if is_wildcard(host):
@@ -251,7 +251,7 @@ def _alerts(reader: EnvironmentReader) -> AlertSettings:
 
 
 def _check_oidc(reader: EnvironmentReader, server: ServerSettings) -> None:
-    """The provider sends browsers back to the console, so it must be there, and safe to come to."""
+    """Check that the provider can send browsers back to the console: it must be on, and use https."""
     parts = urlsplit(server.console_address)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         name = "PROXY_CONSOLE_URL" if server.console_url else "PROXY_PUBLIC_URL"

@@ -118,7 +118,7 @@ class ChainCheck:
 
 
 def _agrees(entry: Entry) -> bool:
-    """Whether the columns beside a document say what it says."""
+    """Return whether the columns beside a document say the same as it."""
     document = orjson.loads(entry.document)
     stated = (document["number"], document["at"], document["tenant"])
     return stated == (entry.number, to_iso(entry.at, "microseconds"), entry.tenant)

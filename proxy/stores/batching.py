@@ -116,7 +116,7 @@ class LedgerBatcher:
         self._commits = 0
 
     def __len__(self) -> int:
-        """How many operations wait for a store that does not answer."""
+        """Count the operations that wait for a store that does not answer."""
         return sum(entry.is_late for entry in self._list_entries())
 
     def _list_entries(self) -> Iterator[_Entry]:
@@ -164,7 +164,7 @@ class LedgerBatcher:
         return self._spool.keep(self._facts(before=math.inf))
 
     def _facts(self, before: float) -> list[Fact]:
-        """What has happened at fal, and arrived here before."""
+        """List what has happened at fal and arrived before a moment."""
         late = (entry.operation for entry in self._list_entries() if entry.since < before)
         return [operation for operation in late if not isinstance(operation, Reserve)]
 

@@ -6,7 +6,7 @@ from proxy.errors import StoreUnavailable
 
 
 class DataRefused(StoreUnavailable):
-    """The store works, and does not take this data: the same again would fail again, and other data not."""
+    """The store works, but does not take this data; sending it again would fail again."""
 
 
 class TransactionAborted(StoreUnavailable):

@@ -162,7 +162,7 @@ def pay_with_grants(
 
 
 def _missing_of(charge: Charge, missing: Mapping[GrantHolder, int]) -> int:
-    """How much of a charge grants pay."""
+    """Return how much of a charge grants pay."""
     holder = holder_of(charge.bucket)
     return 0 if holder is None else min(charge.amount, missing.get(holder, 0))
 

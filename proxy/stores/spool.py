@@ -127,7 +127,7 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(job_id: str, kind: str, document: Any) -> Fact:
-    """The operation in a file.
+    """Parse the operation in a file.
 
     Raises:
         ValueError: there is none.

@@ -145,7 +145,7 @@ class Batch:
         return Granted(exceeded) if exceeded else _GRANTED
 
     def _list_grants(self, job: Job) -> dict[GrantHolder, list[GrantStanding]]:
-        """The grants that a call can spend, of each holder in their order."""
+        """List the grants that a call can spend, of each holder in their order."""
         holders = {holder_of(charge.bucket) for charge in job.charges} & self.grants.keys()
         return {
             holder: [
@@ -218,14 +218,14 @@ def commit_operations(
 def _find_grants(
     transaction: LedgerTransaction, batch: Batch, operations: Sequence[Operation]
 ) -> Mapping[GrantHolder, Sequence[Grant]]:
-    """The grants that a batch may spend. Where no tenant has any, or nothing is used up, no statement asks for them."""
+    """Find the grants that a batch may spend. If no tenant has any, or nothing is used up, no statement is needed."""
     times = [one.job.submitted_at for one in operations if isinstance(one, Reserve) and one.has_grants]
     holders = batch.list_holders(operations) if times else []
     return transaction.find_grants(holders, min(times)) if holders else {}
 
 
 def _lock_jobs(transaction: LedgerTransaction, operations: Iterable[Operation]) -> dict[str, Job]:
-    """The jobs that a batch accepts or settles: a job is settled once, by the first to come."""
+    """Lock the jobs that a batch accepts or settles: a job is settled once, by the first to come."""
     ids = {operation.job_id for operation in operations if not isinstance(operation, Reserve)}
     return {job.id: job for job in transaction.find_jobs(sorted(ids))} if ids else {}
 

@@ -61,13 +61,13 @@ async def complete(upstream: Upstream, url: str, etags: Sequence[tuple[int, str]
 
 
 def _below(url: str, name: str) -> str:
-    """A signed URL with one more step in its path: the signature in its query holds for those too."""
+    """Add a step to the path of a signed URL: the signature in its query is valid there too."""
     parts = urlsplit(url)
     return parts._replace(path=f"{parts.path}/{name}").geturl()
 
 
 def _etag(header: bytes | None, body: bytes) -> str | None:
-    """In the header, as the Python client reads it, or else in the body, as the JavaScript client does."""
+    """Read an etag from the header, as the Python client does, or else from the body, as the JavaScript client does."""
     etag: Any = None if header is None else header.decode("latin-1")
     if etag is None:
         try:

@@ -1,4 +1,4 @@
-"""What this process knows of fal's health, and which new calls it keeps back.
+"""What this process knows of fal's health, and which new calls it keeps back for that.
 
 Three sizes of breaker: the account, which fal may lock; a host of fal's, which may be out of reach; and an endpoint at
 a host, which may fail alone. Polls, results, cancels and files pass all of them.
@@ -41,9 +41,12 @@ class Guard:
         probe_seconds: float = 0,
         waited: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`count` is called with the reason of each refusal, `waited` with the seconds that a call was kept waiting.
+        """Make a guard that knows of no refusal yet.
 
-        Without `probe_seconds` no call is kept back.
+        Args:
+            count: called with the reason of each refusal.
+            probe_seconds: the first pause before a probe; 0 to keep no call back.
+            waited: called with the seconds that a call was kept waiting.
         """
         self.breakers: dict[str, Breaker] = {}
         self._clock = clock or SystemClock()
@@ -143,7 +146,7 @@ class Guard:
                 del self.breakers[breaker.name]
 
     def forget_account(self) -> None:
-        """Let calls through to an account that was locked: they go to another one now, perhaps."""
+        """Let calls through to an account that was locked: the key may be another account's now."""
         self.breakers.pop(ACCOUNT, None)
 
     def locked_seconds(self) -> float:
@@ -168,7 +171,7 @@ class Guard:
         return {"state": state, "closed": closed, "waiting": self._waiting, "last_refusal": refusal}
 
     def _of(self, target: Target) -> list[Breaker]:
-        """The breakers that a call has to pass."""
+        """List the breakers that a call has to pass."""
         host = target.kind.intake
         if host is None:
             return []

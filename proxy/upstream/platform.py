@@ -1,6 +1,6 @@
 """fal's platform API: what the whole account used, as fal bills it. Read with a key of its own, an admin key.
 
-The calls here cost nothing, and no breaker, guard or key of the calls to models has to do with them.
+The calls here cost nothing, and use neither the breakers nor the key of the calls to models.
 
 Source: fal's pages "Usage" and "Analytics" of its Platform APIs (https://fal.ai/docs/platform-apis/v1/models/usage and
 /analytics). Both answer `{time_series: [{bucket, results}], next_cursor, has_more}`; a result of the first has
@@ -242,7 +242,7 @@ def _list_lines(page: _Page[Result]) -> Iterator[tuple[DayOfEndpoint, Result]]:
 
 
 def _refusal_of(answer: httpx.Response) -> ProxyError:
-    """What a status means. fal's own words are not passed on: they may quote the key."""
+    """Return the error for a status. fal's own words are not passed on: they may quote the key."""
     status = answer.status_code
     if status in (401, 403):
         return UpstreamRejectedKey(f"fal refuses FAL_USAGE_KEY (status {status}); it must be an admin key of fal's.")

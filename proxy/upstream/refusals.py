@@ -134,7 +134,7 @@ def locked(retry_after: float) -> UpstreamAccountLocked:
 
 
 def _words(body: bytes) -> str:
-    """The `detail` of a platform error and its type; nothing of a model's own list."""
+    """Read the `detail` of a platform error and its type; '' for a model's own list."""
     try:
         document: Any = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -136,7 +136,7 @@ def of_call(caller: RawHeaders, expire_seconds: int | None, passes: frozenset[st
 
 
 def _lifecycles(raw: RawHeaders) -> list[Lifecycle]:
-    """What all headers of both names wish; several are narrowed by each other."""
+    """Read the lifecycle that all headers of both names ask for; several narrow each other."""
     return [_parse(name.decode(), value) for name, value in raw if name in _LIFECYCLE_NAMES]
 
 
@@ -163,7 +163,7 @@ def _strictest(one: Decision, other: Decision) -> Decision:
 
 
 def _are_tags(text: str) -> bool:
-    """As fal counts them: `key=value` pairs, in which its own prefix is reserved."""
+    """Return whether tags are as fal takes them: `key=value` pairs, none with its own prefix."""
     tags = text.split(",")
     return len(text) <= MAX_TAG_BYTES and len(tags) <= MAX_TAGS and all(map(_TAG.fullmatch, tags))
 

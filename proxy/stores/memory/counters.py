@@ -80,14 +80,14 @@ class MemoryCounters:
         return None
 
     def _moment(self, now: float) -> float:
-        """The time by which leases expire: that of the caller, without the steps back that it took."""
+        """Return the time by which leases expire: the caller's, without the steps back that it took."""
         if now < self._latest:
             self._set_back += self._latest - now
         self._latest = now
         return now + self._set_back
 
     def _living_leases(self, key: str, now: float) -> Mapping[str, float]:
-        """The leases of a scope that have not expired; a scope without any is forgotten."""
+        """Return the leases of a scope that have not expired; a scope without any is forgotten."""
         scope = self._scopes.get(key)
         if scope is None:
             return _NO_LEASES

@@ -100,5 +100,5 @@ class RedisCounters:
         await self._redis.close()
 
     def _time(self, now: float) -> str:
-        """The time as the scripts take it."""
+        """Write the time as the scripts take it."""
         return "" if self._uses_server_time else f"{now:.6f}"

@@ -49,7 +49,7 @@ class SqlAlerts:
 
 
 def _is_in_state(state: str, before: tuple[float, str] | None) -> ColumnElement[bool]:
-    """The condition of deliveries in a state, of alerts that are no newer than a page needs."""
+    """Make the condition of deliveries in a state, of alerts that are no newer than a page needs."""
     is_meant = alert_deliveries.c.state == state
     return is_meant if before is None else and_(is_meant, alert_deliveries.c.at <= before[0])
 

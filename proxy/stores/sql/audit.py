@@ -129,7 +129,7 @@ def move_anchor(connection: Connection, last: Link) -> None:
 
 
 def _refer_to_subject(connection: Connection, change: Change, number: int) -> str:
-    """The reference that stands for the end user of a change; '' if it concerns none.
+    """Return the reference that stands for the end user of a change; '' if it concerns none.
 
     It is random and no digest of the name: a digest could be found again by trying names.
     """

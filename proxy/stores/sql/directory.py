@@ -216,7 +216,7 @@ def _is_of(tenant: str, subject: str) -> ColumnElement[bool]:
 
 
 def _override_change(tenant: str, subject: str, before: Any, after: OverrideRow | None) -> Change:
-    """The change of an override, for the audit log."""
+    """Describe the change of an override for the audit log."""
     old, new = (None if one is None else {name: getattr(one, name) for name in _VALUES} for one in (before, after))
     return Change("override.set" if after else "override.clear", tenant, "", subject, old, new)
 

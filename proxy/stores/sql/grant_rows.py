@@ -12,7 +12,7 @@ from proxy.stores.sql.schema import grants, quota_usage
 
 
 def _on_account(figure: ColumnElement[int]) -> ColumnElement[int]:
-    """What stands on a grant's account, which the beginning of its key finds. A join could read all accounts."""
+    """Select a figure of a grant's account, found by the beginning of its key. A join could read all accounts."""
     is_its_account = and_(quota_usage.c.tenant == grants.c.tenant, quota_usage.c.subject == GRANT_PREFIX + grants.c.id)
     return func.coalesce(select(figure).where(is_its_account).correlate(grants).scalar_subquery(), 0)
 

@@ -197,7 +197,7 @@ async def _server_process(connection: Any) -> int:
 
 
 def _server_seconds(url: ConnectionUrl) -> float:
-    """How long each server may take to open a connection."""
+    """Return how many seconds each server may take to open a connection."""
     return url.connect_timeout or _CONNECT_SECONDS / len(split_hosts(url.url))
 
 

@@ -199,14 +199,14 @@ def _is_due(kind: str, expiry: Expiry) -> ColumnElement[bool]:
 
 
 def _is_account_due(expiry: Expiry) -> ColumnElement[bool]:
-    """An account of an old window on which nothing is reserved."""
+    """Make the condition of an account of an old window on which nothing is reserved."""
     of_address = quota_usage.c.subject.startswith(ADDRESS_PREFIX)
     is_old = or_(_is_before(expiry.accounts), and_(of_address, _is_before(expiry.address_accounts)))
     return and_(quota_usage.c.reserved == 0, is_old)
 
 
 def _is_before(firsts: Mapping[str, float]) -> ColumnElement[bool]:
-    """Whether an account's window is earlier than the first of its kind that stays."""
+    """Make the condition of an account whose window is earlier than the first of its kind that stays."""
     account = quota_usage.c
     return or_(false(), *(and_(account.window == window, account.window_start < at) for window, at in firsts.items()))
 

@@ -226,7 +226,7 @@ def _columns(rows: Iterable[Sequence[Any]], width: int) -> Sequence[Sequence[Any
 
 
 def _changes_of_job(job_id: str, old: Job | None, new: Job | None) -> dict[str, Any]:
-    """A job as it was found, and what changes in its life; what is missing is NULL."""
+    """List the values of a job as it was found, and those that change; what is missing is NULL."""
     document: dict[str, Any] = {"id": job_id}
     if old is not None:
         document |= {
@@ -249,7 +249,7 @@ def _changes_of_job(job_id: str, old: Job | None, new: Job | None) -> dict[str, 
 
 
 def _changes_of_account(bucket: Bucket, old: Account | None, new: Account | None) -> dict[str, Any]:
-    """An account as it was found, and as it becomes."""
+    """List the values of an account as it was found, and as it becomes."""
     document = bucket._asdict()
     if old is not None:
         document |= {"old_used": old.used, "old_reserved": old.reserved}

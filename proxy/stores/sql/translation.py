@@ -54,7 +54,7 @@ class Translation:
 
 
 def _code_of(error: BaseException) -> str | None:
-    """PostgreSQL's SQLSTATE, or SQLite's name of an error; None for what came from elsewhere."""
+    """Return PostgreSQL's SQLSTATE, or SQLite's name of an error; None for an error from elsewhere."""
     original = getattr(error, "orig", error)
     return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
 

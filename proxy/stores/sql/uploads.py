@@ -94,7 +94,7 @@ def _land(connection: Connection, *, part: Part, etag: str) -> bool:
 
 
 def _room(connection: Connection, upload_id: str) -> int | None:
-    """The most bytes of a file that is not over; locks it, so that its parts are counted one after the other."""
+    """Lock an upload that is not over, so that its parts are counted one by one; return its most bytes."""
     unfinished = select(rows.c.max_bytes).where(rows.c.id == upload_id, rows.c.size.is_(None)).with_for_update()
     most: int | None = connection.execute(unfinished).scalar()
     return most

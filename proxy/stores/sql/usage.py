@@ -125,7 +125,7 @@ def count_query(values: frozenset[str]) -> Select[Any]:
 
 
 def _of_settled(dialect: str, names: Sequence[str], values: frozenset[str]) -> Select[Any]:
-    """Sums of the jobs that are settled, and not counted in any sums yet."""
+    """Sum the jobs that are settled, and not counted in any sums yet."""
     groups = _groups_of_jobs(dialect, names)
     at = jobs.c.submitted_at
     # Few are, of all tenants. An index by tenant would lead to all jobs of this one instead: the condition hides it.
@@ -162,7 +162,7 @@ def _jobs_with_tags(dialect: str, names: Sequence[str]) -> FromClause:
 
 @cache
 def _each_tag(dialect: str) -> TableValuedAlias:
-    """A row for each tag of a job, or one with '' if it has none."""
+    """Select a row for each tag of a job, or one with '' if it has none."""
     tags = func.coalesce(jobs.c.tags, literal_column("""'[""]'"""))
     value = column("value", String)
     if dialect == "sqlite":
@@ -211,14 +211,14 @@ def _labelled(groups: _Groups) -> list[ColumnElement[Any]]:
 
 
 def _is_later(groups: _Groups, values: frozenset[str]) -> list[ColumnElement[bool]]:
-    """The condition of a group that is behind another; none if there is no other."""
+    """Make the condition of a group that is behind another; none if there is no other."""
     after = [bindparam(f"after_{name}", type_=column.type) for name, column in groups.items()]
     is_first = not any(one.key in values for one in after)
     return [] if is_first else [tuple_(*groups.values()) > tuple_(*after)]
 
 
 def _sorted_as_bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """A column in the one order that both databases have."""
+    """Sort a column in the one order that both databases have."""
     is_text = dialect == "postgresql" and isinstance(column.type, String)
     return column.collate("C") if is_text else column
 

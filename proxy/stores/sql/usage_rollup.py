@@ -112,7 +112,7 @@ def add_to_sums(connection: Connection, settled: Sequence[Any]) -> None:
 
 
 def _sum_grants(settled: Iterable[Any]) -> list[dict[str, Any]]:
-    """What grants paid of settled jobs, as rows of `grant_days`."""
+    """Sum what grants paid of settled jobs, as rows of `grant_days`."""
     paid: Counter[tuple[Any, ...]] = Counter()
     for job in settled:
         day = day_of(job.submitted_at)

@@ -63,7 +63,7 @@ class LivingProcesses:
             self._lock = None
 
     def _is_alive(self, name: str) -> bool:
-        """Whether a process holds its lock; the file of a dead one is removed."""
+        """Return whether a process holds its lock; the file of a dead one is removed."""
         try:
             found = os.open(self._path(name), os.O_RDWR)
         except FileNotFoundError:

@@ -56,7 +56,7 @@ class KeyedRows:
 
 @lru_cache
 def _is_one_of(key: tuple[str, ...], number: int) -> str:
-    """The condition of a row that has one of so many keys.
+    """Write the condition of a row that has one of so many keys.
 
     SQLite reads a whole table where a key of several columns is looked for in a list.
     """

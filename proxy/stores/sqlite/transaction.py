@@ -106,5 +106,5 @@ class SqliteTransaction:
 
 
 def _life_of(job: Job) -> tuple[Any, ...]:
-    """What changes in the life of a job, and its id."""
+    """List the values that change in the life of a job, and its id."""
     return job.request_id, job.state, dump_json(dict(job.used)), job.checked_at, job.expires_at, job.id

@@ -20,7 +20,7 @@ _AMOUNTS = {unit: f"CAST(coalesce(json_extract(used, '$.{unit}'), 0) AS INTEGER)
 
 
 def _add_to(table: str, keys: dict[str, str], sums: dict[str, str]) -> str:
-    """The statement that adds sums, given as SQL, to the rows of a table with these keys."""
+    """Write the statement that adds sums, given as SQL, to the rows of a table with these keys."""
     columns = ", ".join([*keys, *sums])
     values = ", ".join([*keys.values(), *sums.values()])
     more = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
