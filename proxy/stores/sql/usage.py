@@ -249,8 +249,7 @@ def day_of(moment: float) -> int:
 
 
 def _period_of(dialect: str, seconds: int) -> ColumnElement[Any]:
-    """The number of the day or hour. SQLite cuts off a fraction, and may be built without `floor`; PostgreSQL would
-    round."""
+    """Number the days or hours. SQLite cuts off a fraction, and may lack `floor`; PostgreSQL would round."""
     # Not a parameter: SQLite would not find that the groups have the order of the rows, and sort them again.
     periods = jobs.c.submitted_at / literal_column(f"{seconds}.0", Float)
     return cast(periods, Integer) if dialect == "sqlite" else cast(func.floor(periods), Integer)
