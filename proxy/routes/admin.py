@@ -115,6 +115,7 @@ class AdminRoutes:
         return JSONResponse({"changed": await self._plans.apply(file, by=self._door.author_of(request))})
 
     async def show_tenant(self, request: Request) -> Response:
+        known_query(request)
         snapshot, found = await find_tenant(self._directory, request.path_params["tenant"])
         limits = snapshot.plans[found.plan].model_dump(mode="json")
         return JSONResponse({**snapshot.describe(found), "limits": limits})
@@ -128,6 +129,7 @@ class AdminRoutes:
         return JSONResponse({"keys": [describe_key(key) for key in page], "next_cursor": cursor})
 
     async def create_key(self, request: Request) -> Response:
+        known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
         form = await read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, self._clock.now())
@@ -135,6 +137,7 @@ class AdminRoutes:
         return JSONResponse({**describe_key(record), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:
+        known_query(request)
         key_id = request.path_params["key"]
         by = self._door.author_of(request)
         if not (keys.is_key_id(key_id) and await self._directory.revoke_key(key_id, by=by)):
@@ -142,6 +145,7 @@ class AdminRoutes:
         return Response(status_code=204)
 
     async def mint(self, request: Request) -> Response:
+        known_query(request)
         form = await read_form(request, MintFor)
         await self._directory.read_now()
         snapshot, found = await find_tenant(self._directory, form.tenant)
@@ -151,6 +155,7 @@ class AdminRoutes:
         return answer
 
     async def revoke(self, request: Request) -> Response:
+        known_query(request)
         form = await read_form(request, Revoke)
         if (form.session_id is None) == (form.subject is None):
             raise BadRequest("Give either session_id or subject.")

@@ -51,10 +51,12 @@ class AdminTokenRoutes:
         return JSONResponse(await read_tokens(self._tokens, known_query(request, "limit", "cursor")))
 
     async def create_token(self, request: Request) -> Response:
+        known_query(request)
         form = await read_form(request, NewToken)
         return JSONResponse(await make_token(self._tokens, form, by=self._door.author_of(request)), 201)
 
     async def revoke_token(self, request: Request) -> Response:
+        known_query(request)
         name = request.path_params["token"]
         if not (is_name(name) and await self._tokens.revoke(name, by=self._door.author_of(request))):
             raise NotFound("There is no such token.")

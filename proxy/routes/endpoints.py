@@ -11,6 +11,7 @@ from proxy.calls.admission import Admission
 from proxy.catalog import Catalog
 from proxy.errors import NotFound
 from proxy.limits.rates import RateLimiter
+from proxy.routes.queries import known_query
 from proxy.tenants.caller import Caller
 
 PATH = "/v1/endpoints"
@@ -34,11 +35,13 @@ class EndpointRoutes:
         ]
 
     async def list_open(self, request: Request) -> Response:
+        known_query(request)
         caller = await self._admit(request)
         found = [self._catalog.get(id_) for id_ in self._admission.open_to(caller)]
         return JSONResponse({"endpoints": [{"id": one.id, "title": one.title} for one in found if one]})
 
     async def describe(self, request: Request) -> Response:
+        known_query(request)
         caller = await self._admit(request)
         found = self._catalog.get(request.path_params["id"])
         if found is None or found.id not in self._admission.open_to(caller):

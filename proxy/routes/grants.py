@@ -90,6 +90,7 @@ class GrantRoutes:
         ]
 
     async def add_grant(self, request: Request) -> Response:
+        known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
         key, form = parse_key(request.headers.getlist(KEY_HEADER)), await read_form(request, NewGrant)
         given, is_repeated = await self._grants.give(tenant.id, form, key, by=self._door.author_of(request))

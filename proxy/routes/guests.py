@@ -84,6 +84,7 @@ class GuestRoutes:
 
     async def mint(self, request: Request) -> Response:
         """Give a guest a session, if its tenant takes guests."""
+        known_query(request)
         snapshot, origin = await self._directory.snapshot(), _read_origin(request)
         if not any(_takes_guests(tenant, origin) for tenant in snapshot.tenants.values()):
             raise _no_guests(snapshot, origin)

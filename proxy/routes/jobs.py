@@ -110,6 +110,7 @@ class JobRoutes:
         ]
 
     async def create(self, request: Request) -> Response:
+        known_query(request)
         show_header(request.scope, "vary", "Accept")
         caller = await self._authenticator.authenticate(request)
         is_counted = await self._count(request, caller)

@@ -109,6 +109,7 @@ class OverrideRoutes:
         return JSONResponse({"overrides": [describe_override(*entry) for entry in page], "next_cursor": cursor})
 
     async def put_override(self, request: Request) -> Response:
+        known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
         subject = request.path_params["subject"]
         if not is_subject(subject):
@@ -117,6 +118,7 @@ class OverrideRoutes:
         return JSONResponse(await self._editor.put(tenant, subject, form, by=self._door.author_of(request)))
 
     async def clear_override(self, request: Request) -> Response:
+        known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
         subject, by = request.path_params["subject"], self._door.author_of(request)
         if not (is_subject(subject) and await self._editor.clear(tenant.id, subject, by=by)):

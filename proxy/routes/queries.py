@@ -13,6 +13,8 @@ def known_query(request: Request, *names: str) -> dict[str, str]:
     Raises:
         BadRequest: a key that is none of `names`, or one that stands there twice.
     """
+    if not request.scope["query_string"]:
+        return {}
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if unknown := sorted(set(found) - set(names)):

@@ -29,6 +29,7 @@ from proxy.limits.rates import GUEST_LIMIT, MINT_LIMIT, VISITOR, RateLimiter
 from proxy.limits.usage import left
 from proxy.routes.authors import author_of
 from proxy.routes.operators import Subject
+from proxy.routes.queries import known_query
 from proxy.routes.rendering import bind_call
 from proxy.stores.grants import GrantStore
 from proxy.stores.ledger import Ledger
@@ -119,6 +120,7 @@ class SessionRoutes:
         guarded: Handler = self._flood_guard.limit(rate)(handler)
 
         async def respond(request: Request) -> Response:
+            known_query(request)
             request.scope["state"][VISITOR] = await self._recognizer.recognize(request.scope)
             return await guarded(request)
 
@@ -196,6 +198,7 @@ class SessionRoutes:
 
     async def show(self, request: Request) -> Response:
         """Return what the caller may call, and what is left of its quotas and of the grants that it can spend."""
+        known_query(request)
         caller = await self._authenticator.authenticate(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
@@ -208,6 +211,7 @@ class SessionRoutes:
 
     async def revoke(self, request: Request) -> Response:
         """Revoke the session of the request, and delete the cookie."""
+        known_query(request)
         caller = await self._authenticator.authenticate(request)
         if caller.session is None:
             raise NotAllowed("This route revokes sessions; revoke a tenant key with: fal-proxy keys revoke")

@@ -14,6 +14,7 @@ from proxy.auth.sessions import is_subject
 from proxy.clock import to_iso
 from proxy.errors import NotFound
 from proxy.routes.admin_door import AdminDoor
+from proxy.routes.queries import known_query
 from proxy.stores.removal import FormerTenant
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
@@ -38,21 +39,25 @@ class TenantLifecycle:
         ]
 
     async def suspend(self, request: Request) -> Response:
+        known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
         await self._directory.suspend(found.id, by=self._door.author_of(request))
         return await self._show(found.id)
 
     async def resume(self, request: Request) -> Response:
+        known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
         await self._directory.resume(found.id, by=self._door.author_of(request))
         return await self._show(found.id)
 
     async def delete(self, request: Request) -> Response:
+        known_query(request)
         name = request.path_params["tenant"]
         former = await self._removal.delete_or_finish(name, by=self._door.author_of(request))
         return JSONResponse(describe_former(former))
 
     async def forget(self, request: Request) -> Response:
+        known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
         subject = request.path_params["subject"]
         if not is_subject(subject):
