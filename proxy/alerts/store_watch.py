@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from proxy.clock import Clock, to_iso
-from proxy.errors import ProxyError
 from proxy.limits.accounts import window_start
 from proxy.recurring import Recurring
+from proxy.store_check import Check, StoreCheck
 from proxy.stores.alerts import Alert, alert_id
 
 KIND = "store.degraded"
@@ -22,8 +21,6 @@ KIND = "store.degraded"
 CHECK_SECONDS, SLOW_SECONDS = 10.0, 1.0
 #: How long all checks of a store fail, or are slow, until that is an alert. It is one an hour.
 DEGRADED_SECONDS = 30.0
-#: Raises a ProxyError while a store does not take what calls write.
-Check = Callable[[], Coroutine[Any, Any, None]]
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +65,7 @@ class StoreWatch:
 
 
 class _Store:
-    """One store, with one check at a time: a silent store does not collect them.
+    """One store, and since when it has not worked.
 
     Attributes:
         bad_since: when a check failed or was slow first, since the last good one; None after a good one.
@@ -80,37 +77,24 @@ class _Store:
         self.bad_since: float | None = None
         self.is_degraded = False
         self.problem = ""
-        self._check = check
+        self._check = StoreCheck(check, slow_seconds)
         self._clock = clock
         self._slow_seconds = slow_seconds
-        self._checking: asyncio.Task[str] | None = None
 
     async def look(self) -> None:
         began = self._clock.now()
-        if self._checking is None:
-            self._checking = asyncio.create_task(self._find_problem())
-        # Left running when time is over: to give up a statement at a silent server takes as long as to wait for it.
-        await asyncio.wait({self._checking}, timeout=self._slow_seconds)
-        if not self._checking.done():
+        try:
+            problem = await self._check.find_problem()
+        except TimeoutError:
             self._note_problem(began, f"no answer within {self._slow_seconds:g} seconds")
             return
-        problem, self._checking = self._checking.result(), None
-        if problem:
-            self._note_problem(began, problem)
-        else:
+        if problem is None:
             self._note_answer()
+        else:
+            self._note_problem(began, problem.message)
 
     async def close(self) -> None:
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.gather(self._checking, return_exceptions=True)
-
-    async def _find_problem(self) -> str:
-        try:
-            await self._check()
-        except ProxyError as problem:
-            return problem.message
-        return ""
+        await self._check.close()
 
     def _note_problem(self, began: float, problem: str) -> None:
         self.problem = problem

@@ -96,11 +96,12 @@ class SlowStore:
 
     def __init__(self) -> None:
         self.is_open = asyncio.Event()
-        self.asked = 0
+        self.asked = self.answered = 0
 
     async def check(self) -> None:
         self.asked += 1
         await self.is_open.wait()
+        self.answered += 1
 
 
 async def test_a_slow_store_is_asked_once_at_a_time_and_trouble_for_a_moment_is_none() -> None:
@@ -125,6 +126,19 @@ async def test_a_slow_store_is_asked_once_at_a_time_and_trouble_for_a_moment_is_
     assert [one.id for one in watch.take()] == [alert.id]
     clock.advance(3600)
     assert [one.id for one in watch.take()] != [alert.id]
+    await watch.close()
+
+
+async def test_a_store_that_answers_too_late_each_time_is_degraded() -> None:
+    clock, store = MovableClock(), SlowStore()
+    watch = StoreWatch({"database": store.check}, clock, slow_seconds=0.2)
+    for _ in range(4):
+        await watch.run_once()
+        store.is_open.set()
+        await wait_until_async(lambda: store.answered == store.asked)
+        store.is_open.clear()
+        clock.advance(DEGRADED_SECONDS / 3)
+    assert (store.asked, watch.is_degraded("database")) == (4, True)
     await watch.close()
 
 
