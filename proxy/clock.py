@@ -6,6 +6,9 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+#: The last second that can be written as a date, in seconds since 1970 UTC.
+LAST_SECOND = 253_402_300_799
+
 
 class Clock(Protocol):
     """Seconds since 1970 UTC; used for every expiry, window and record."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -47,10 +49,24 @@ class JobListRoutes:
         limit = parse_limit(query.get("limit"), LISTED, MOST_LISTED)
         wanted = _parse_filter(caller, query)
         await self._limiter.hit(caller, request.scope, polls=True)
-        jobs = await self._ledger.list_jobs(wanted, limit + 1)
-        page, cursor = cut_page(jobs, limit, lambda job: (job.submitted_at, job.id))
+        jobs = await self._read_jobs(wanted, limit + 1)
+        page, cursor = cut_page(jobs, limit, _age)
         listed = [self._describe(job) for job in page if self._has_status(job, query.get("status"))]
         return JSONResponse({"jobs": listed, "next_cursor": cursor})
+
+    async def _read_jobs(self, wanted: JobFilter, most: int) -> Sequence[Job]:
+        """Read the jobs of a listing. Those that are over are also those of which only this process knows it yet."""
+        if not wanted.is_over:
+            return await self._ledger.list_jobs(wanted, most)
+        # Asked first: a job that is settled meanwhile is in both.
+        are_open = await self._ledger.list_jobs(replace(wanted, is_over=False), MOST_LISTED)
+        ended = [job for job in are_open if self._is_over(job)]
+        found = {job.id: job for job in (*ended, *await self._ledger.list_jobs(wanted, most))}
+        return sorted(found.values(), key=_age, reverse=True)[:most]
+
+    def _is_over(self, job: Job) -> bool:
+        update = self._hub.cached(job)
+        return job.is_over or (update is not None and update.is_last)
 
     def _has_status(self, job: Job, status: str | None) -> bool:
         """Return whether a job may have a status: an open job's is known only while this process watches it."""
@@ -58,13 +74,16 @@ class JobListRoutes:
         return status is None or update is None or update.state == status
 
     def _describe(self, job: Job) -> dict[str, Any]:
-        update = self._hub.cached(job)
         return {
             "id": job.request_id,
             "endpoint": job.endpoint,
-            "is_over": job.is_over or (update is not None and update.is_last),
+            "is_over": self._is_over(job),
             "submitted_at": to_iso(job.submitted_at, "microseconds"),
         }
+
+
+def _age(job: Job) -> tuple[float, str]:
+    return job.submitted_at, job.id
 
 
 def _parse_filter(caller: Caller, query: dict[str, str]) -> JobFilter:

@@ -43,7 +43,7 @@ class NewOverride(BaseModel):
     def _check_one(self) -> NewOverride:
         if (self.plan is None) == (self.limits is None):
             raise ValueError("give either plan or limits")
-        if self.limits is not None and not self.limits.model_fields_set:
+        if self.limits is not None and not self.limits.names_any:
             raise ValueError("limits must name at least one limit")
         if self.limits is not None and (problems := list_repeated(self.limits.quotas)):
             raise ValueError(f"limits.quotas: {problems[0]}")

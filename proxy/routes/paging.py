@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import orjson
 
 from proxy import targets
+from proxy.clock import LAST_SECOND
 from proxy.errors import BadRequest, BadTarget
 from proxy.numbers import MOST, parse_whole
 from proxy.targets import Target
@@ -173,5 +174,8 @@ def parse_moment(name: str, given: str) -> float:
         with suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(given)
             # One whose day in UTC the calendar does not have is none.
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+            # A fraction behind that is rounded up to a year that no answer could write.
+            if at <= LAST_SECOND:
+                return at
     raise BadRequest(f"{name}: must be a day such as 2026-01-31, or a moment such as 2026-01-31T08:00:00Z.")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from proxy.clock import LAST_SECOND
 from proxy.stores.audit import Author
 from proxy.stores.ledger import TENANT_ITSELF, Account, Bucket, Charge, Exhausted, Job
 
@@ -19,8 +20,6 @@ GRANT_PREFIX = " grant "
 #: The windows of the accounts of grants: in the place of whose quotas they pay.
 TENANT_GRANT, SUBJECT_GRANT = "tenant grant", "subject grant"
 GRANT_WINDOWS = frozenset([TENANT_GRANT, SUBJECT_GRANT])
-#: The last second that can be written as a date, in seconds since 1970 UTC: the end of a grant that has none.
-NO_END = 253_402_300_799
 #: How many grants of one holder a call can spend: as many as the parameters of a statement have room for.
 MOST_SPENT = 10
 _UNUSED = Account()
@@ -57,9 +56,9 @@ class Grant:
 
     @property
     def bucket(self) -> Bucket:
-        """The account of what it paid. Its window begins when the grant ends, after which it can be removed."""
+        """The account of what it paid. Its window begins when the grant ends, and then it can be removed."""
         window = SUBJECT_GRANT if self.subject else TENANT_GRANT
-        end = NO_END if self.expires_at is None else min(NO_END, math.ceil(self.expires_at))
+        end = LAST_SECOND if self.expires_at is None else min(LAST_SECOND, math.ceil(self.expires_at))
         return Bucket(self.tenant, GRANT_PREFIX + self.id, self.unit, window, end)
 
     def is_open(self, at: float) -> bool:

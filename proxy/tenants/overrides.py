@@ -48,6 +48,12 @@ class SubjectLimits(Strict):
             raise ValueError("an override changes quotas per subject only; the others are not of one subject alone")
         return quotas
 
+    @property
+    def names_any(self) -> bool:
+        """Whether it names a limit at all: `rate_limits` and the like do by what is in them."""
+        values = (getattr(self, name) for name in self.model_fields_set)
+        return any(not isinstance(value, Strict) or value.model_fields_set for value in values)
+
     def apply(self, plan: Plan) -> Plan:
         """Apply these limits to a plan."""
         changes: dict[str, Any] = {}

@@ -210,6 +210,7 @@ def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client
         ({"expires_at": "2020-01-31"}, "in the future"),
         ({"expires_at": "2099-01-31T00:00:00"}, "expires_at"),
         ({"expires_at": "9999-12-31T23:59:59-14:00"}, "expires_at"),
+        ({"expires_at": "9999-12-31T23:59:59.999999Z"}, "expires_at"),
         ({"expires_at": 4_000_000_000}, "expires_at"),
         ({"expired_at": "2099-01-31"}, "expired_at"),
     ],

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -123,6 +124,31 @@ def test_a_status_known_to_the_proxy_is_filtered_exactly(proxy: Stack) -> None:
             assert [one["id"] for one in client.get(JOBS, params={"status": "IN_PROGRESS"}).json()["jobs"]] == [job]
 
 
+def test_a_job_whose_result_was_not_read_is_listed_as_over(proxy: Stack) -> None:
+    """This endpoint's result says what the job used, so the ledger has it as open until then."""
+    with proxy.client(proxy.token("patient")) as client:
+        older, waiting, over = create(proxy, client), create(proxy, client), create(proxy, client, BIG)
+        for job in (over, older):
+            proxy.sandbox.move_job(job, "COMPLETED")
+            wait_until(partial(_is_over, client, job), "the job does not end")
+        pages = {
+            status: [one["id"] for page in read_pages(client, JOBS, "jobs", status=status, limit="1") for one in page]
+            for status in ("COMPLETED", "IN_QUEUE", "IN_PROGRESS")
+        }
+        assert pages == {"COMPLETED": [over, older], "IN_QUEUE": [waiting], "IN_PROGRESS": [waiting]}
+        client.get(f"{JOBS}/{over}/result").raise_for_status()
+        wait_until(
+            lambda: (
+                [one["id"] for one in client.get(JOBS, params={"status": "COMPLETED"}).json()["jobs"]] == [over, older]
+            ),
+            "the settled job is not listed once",
+        )
+
+
+def _is_over(client: httpx.Client, job: str) -> bool:
+    return bool(client.get(f"{JOBS}/{job}").json()["status"] == "COMPLETED")
+
+
 def test_a_narrowed_session_can_filter_by_its_own_endpoints_only(proxy: Stack) -> None:
     with proxy.client(proxy.token("narrow")) as client:
         create(proxy, client)
@@ -151,7 +177,18 @@ WRONG = [
     ),
     *({"cursor": _cursor(text)} for text in ('"name"', '[1e999,"a"]', '[1.0,"a\\u0000"]', '[1.0,""]', '[true,"a"]')),
     *({"limit": limit} for limit in ("0", "-1", "101", "1.5", "ten", "", "9" * 5000)),
-    *({"since": since} for since in ("", "today", "2026-13-01", "2026-01-31T08:00:00", "20260131", "1" * 5000)),
+    *(
+        {"since": since}
+        for since in (
+            "",
+            "today",
+            "2026-13-01",
+            "2026-01-31T08:00:00",
+            "9999-12-31T23:59:59.999999Z",
+            "20260131",
+            "1" * 5000,
+        )
+    ),
     *({"status": status} for status in ("", "DONE", "completed")),
     *({"endpoint": endpoint} for endpoint in ("", "a\x00b", "../x", "a" * 5000)),
     {"until": "2026-01-31"},
