@@ -17,7 +17,7 @@ FILES = FileUrls("http://127.0.0.1:8788/cdn", "https://ai.example.com")
         "https://v3b.fal.media/files/b/x/a.png?signature=1",
     ],
 )
-def test_fals_own(url: str) -> None:
+def test_a_url_of_fals_files_becomes_one_of_the_proxy_and_back(url: str) -> None:
     assert FILES.is_fal_url(url)
     shown = FILES.to_proxy(url)
     assert shown.startswith("https://ai.example.com/fal/cdn/") and FILES.to_fal(shown) == url
@@ -44,11 +44,11 @@ def test_fals_own(url: str) -> None:
         "http://127.0.0.1:8788/rest/x",
     ],
 )
-def test_what_is_not_fals(url: object) -> None:
+def test_other_urls_are_not_taken_for_fals(url: object) -> None:
     assert not FILES.is_fal_url(url)
 
 
-def test_they_are_found_wherever_an_input_names_them() -> None:
+def test_proxy_urls_become_fals_wherever_an_input_names_them() -> None:
     shown, fals = "https://ai.example.com/fal/cdn/v3b.fal.media/files/b/x.png", "https://v3b.fal.media/files/b/x.png"
     given = {"image_url": shown, "images": [{"image_url": shown}, shown], "prompt": f"not {shown}", "n": 1}
     meant = {"image_url": fals, "images": [{"image_url": fals}, fals], "prompt": f"not {shown}", "n": 1}

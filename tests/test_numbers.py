@@ -20,11 +20,11 @@ def test_a_whole_number(text: str, number: int) -> None:
     "text",
     ["", "²", "١", "１", "+1", "-1", " 1", "1 ", "1\n", "1_0", "0x1", "1.0", "1e1", "101", "9" * 5000, "0" * 5000],
 )
-def test_what_is_no_whole_number(text: str) -> None:
+def test_text_that_is_no_whole_number_is_none(text: str) -> None:
     assert parse_whole(text, 100) is None
 
 
-def test_the_least() -> None:
+def test_a_whole_number_below_the_least_is_none() -> None:
     assert parse_whole("1", 5, least=1) == 1 and parse_whole("0", 5, least=1) is None
 
 
@@ -39,14 +39,14 @@ def test_a_decimal_number(text: str, number: float) -> None:
     "text",
     ["", "nan", "inf", "Infinity", "-1", "+1", " 1", "1_0", "１", ".5", "1.", "1e400", "1e999", "101", "9" * 400],
 )
-def test_what_is_no_decimal_number(text: str) -> None:
+def test_text_that_is_no_decimal_number_is_none(text: str) -> None:
     assert parse_decimal(text, 100) is None
 
 
 @pytest.mark.parametrize(
     "value", [None, True, False, "1", [1], {}, -1, -0.001, 100.5, math.inf, -math.inf, math.nan, 10**400]
 )
-def test_what_is_out_of_bounds(value: object) -> None:
+def test_values_that_are_no_number_of_the_range_are_none(value: object) -> None:
     assert number_in_range(value, 100) is None
 
 

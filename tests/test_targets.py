@@ -89,7 +89,7 @@ def test_a_lawful_url_is_understood(method: str, url: str, target: Target) -> No
         ("https://rest.fal.ai/tokensmith", "only those calls of fal's REST host that begin an upload"),
     ],
 )
-def test_what_clients_send_and_cannot_have_is_refused_with_its_reason(url: str, reason: str) -> None:
+def test_calls_that_clients_make_and_the_proxy_lacks_are_refused_with_a_reason(url: str, reason: str) -> None:
     with pytest.raises(BadTarget) as refusal:
         parse_url("POST", [url])
     assert reason in refusal.value.message
@@ -103,7 +103,7 @@ def test_the_host_form_means_the_same(method: str, url: str, target: Target) -> 
     assert parse_path(method, f"{prefix}/{path}", query) == target
 
 
-def test_the_tables_are_large_and_say_nothing_twice() -> None:
+def test_the_tables_of_urls_are_long_and_name_each_url_once() -> None:
     assert len(TARGETS) >= 120
     for table in (TARGETS, PATHS):
         assert len({(row.method, row.value) for row in table}) == len(table)
@@ -146,6 +146,6 @@ def test_errors_do_not_repeat_what_the_caller_sent_in_full() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "..", "a b", "a\n", "é", "a" * 129, "a.b", "a%2f"])
-def test_what_is_no_request_id_is_refused(text: str) -> None:
+def test_a_text_that_is_no_request_id_is_refused(text: str) -> None:
     with pytest.raises(ProxyError):
         parse_request_id(text)

@@ -129,7 +129,7 @@ def test_no_text_breaks_a_line_or_forges_a_field(log: Log, form: str, text: str)
 
 
 @given(text=st.text(st.characters(), max_size=60), form=st.sampled_from(["json", "text"]))
-def test_nor_does_any_other(text: str, form: str) -> None:
+def test_random_text_breaks_no_line_and_forges_no_field(text: str, form: str) -> None:
     with logging_as(form) as log:
         check_line(log, form, text)
 
@@ -181,7 +181,7 @@ def test_a_secret_is_redacted_however_it_is_spelled(log: Log, form: str, text: s
         assert not any(part in shown for part in ("tail", "secret", "w0rd", "of-the-key")), shown
 
 
-def test_what_is_no_secret_stays(log: Log, form: str) -> None:
+def test_words_that_only_resemble_a_secret_stay(log: Log, form: str) -> None:
     said = "a token bucket at https://fal.run/fal-ai/llava?logs=1 of a-secret, 5 calls"
     assert parse(form, log(said))["message"] == said
 

@@ -136,7 +136,7 @@ def fleet(stores: SqlStores, trusted: tuple[WebhookHost, ssl.SSLContext]) -> Fle
     return Fleet(stores, trusted[1])
 
 
-async def test_each_gets_its_own_alerts_signed_with_its_own_secret(fleet: Fleet, host: WebhookHost) -> None:
+async def test_each_receiver_gets_its_own_alerts_signed_with_its_own_secret(fleet: Fleet, host: WebhookHost) -> None:
     await fleet.name_receivers(acme=f"{host.url}/acme")
     watch, delivery = await fleet.process(operator=f"{host.url}/operator")
     (first,) = await fleet.raise_alerts(watch, 1, subject="alice", details={"percent": 80})
@@ -190,7 +190,7 @@ async def test_a_receiver_that_is_down_for_an_hour_gets_each_once_in_order(
     assert fleet.counted["sent"] == len(raised) and fleet.counted["dead"] == 0 and fleet.oldest == 0
 
 
-async def test_what_is_not_taken_for_a_day_is_a_dead_letter(fleet: Fleet, host: WebhookHost) -> None:
+async def test_an_alert_that_is_not_taken_for_a_day_is_a_dead_letter(fleet: Fleet, host: WebhookHost) -> None:
     await fleet.name_receivers(acme=f"{host.url}/acme")
     host.status["acme"] = 503
     watch, delivery = await fleet.process()
@@ -275,7 +275,7 @@ async def test_many_processes_send_each_alert_once(
     assert fleet.counted == {"sent": 20}
 
 
-async def test_what_a_dead_process_held_is_sent_by_another(fleet: Fleet, host: WebhookHost) -> None:
+async def test_an_alert_that_a_dead_process_held_is_sent_by_another(fleet: Fleet, host: WebhookHost) -> None:
     await fleet.name_receivers(acme=f"{host.url}/acme")
     watch, delivery = await fleet.process()
     raised = await fleet.raise_alerts(watch, 2)
@@ -293,7 +293,7 @@ async def test_what_a_dead_process_held_is_sent_by_another(fleet: Fleet, host: W
     assert fleet.counted == {"sent": 2}
 
 
-async def test_what_waits_for_a_webhook_that_is_gone_is_dead(fleet: Fleet, host: WebhookHost) -> None:
+async def test_an_alert_for_a_webhook_that_is_gone_is_a_dead_letter(fleet: Fleet, host: WebhookHost) -> None:
     await fleet.name_receivers(acme=f"{host.url}/acme")
     watch, delivery = await fleet.process()
     await fleet.raise_alerts(watch, 2)

@@ -16,7 +16,7 @@ EVERYTHING = {"endpoints": ["fal-ai/llava-next"]}
 
 
 @pytest.mark.parametrize("alerts", [[0], [101], [50, 50], list(range(1, 12)), [50.5], ["half"], 50])
-def test_what_is_no_list_of_thresholds_is_refused(alerts: Any) -> None:
+def test_a_value_that_is_no_list_of_thresholds_is_refused(alerts: Any) -> None:
     with pytest.raises(ValidationError, match="alerts"):
         Plan.model_validate({**EVERYTHING, "alerts": alerts})
 
@@ -44,7 +44,7 @@ HOOK = {"url": "https://acme.example/hooks", "secret_env": "ACME_HOOK_SECRET"}
         ({"secret": "whsec_"}, "not permitted"),
     ],
 )
-def test_what_is_no_receiver_of_alerts_is_refused(changed: dict[str, Any], problem: str) -> None:
+def test_a_value_that_is_no_receiver_of_alerts_is_refused(changed: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Tenant.model_validate({"id": "acme", "plan": "free", "alerts_webhook": {**HOOK, **changed}})
 

@@ -85,7 +85,7 @@ async def test_an_hour_far_above_the_median_is_an_alert(spending: Spending) -> N
     assert alert.details == {"unit": "usd", "hour": "2099-01-10T12:00:00+00:00", "amount": 2.01, "usual": 0.5}
 
 
-async def test_it_is_one_alert_an_hour_in_all_processes(
+async def test_several_processes_raise_one_alert_an_hour(
     spending: Spending, database_url: str, open_stores: OpenStores
 ) -> None:
     await spending.use_usually(0.5)
@@ -117,7 +117,7 @@ async def test_calls_that_are_counted_late_still_show(spending: Spending) -> Non
     assert alert.details["hour"] == "2099-01-10T11:00:00+00:00"
 
 
-async def test_what_is_little_anyway_is_no_alert(spending: Spending) -> None:
+async def test_a_small_spend_is_no_alert_however_fast_it_grew(spending: Spending) -> None:
     await spending.use_usually(0.01)
     await spending.use(0, 0.99)
     assert await spending.look() == []

@@ -141,7 +141,7 @@ async def test_a_tenant_without_thresholds_has_none(watched: Watched) -> None:
     assert watched.percents() == []
 
 
-async def test_each_is_raised_once_by_all_processes(
+async def test_several_processes_raise_each_alert_once(
     stores: SqlStores, database_url: str, open_stores: OpenStores, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "proxy.alerts.watch")

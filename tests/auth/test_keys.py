@@ -21,7 +21,7 @@ def test_two_keys_differ() -> None:
 
 
 @pytest.mark.parametrize("form", ["{}A", " {}", "{} ", "x{}", "{}\n"])
-def test_anything_else_is_refused(form: str) -> None:
+def test_a_key_with_a_character_more_is_refused(form: str) -> None:
     text, record = keys.make("acme", "", 0)
     with pytest.raises(Unauthenticated):
         keys.verify(form.format(text), {record.id: record})

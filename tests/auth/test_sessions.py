@@ -156,12 +156,12 @@ def test_no_error_quotes_the_token(clock: MovableClock) -> None:
 
 
 @pytest.mark.parametrize("subject", ["a", "alice", "user 7", "ü", "0b5c…", "a" * 200])
-def test_subjects(subject: str) -> None:
+def test_these_are_subjects(subject: str) -> None:
     assert is_subject(subject)
 
 
 @pytest.mark.parametrize("subject", ["", " a", "a ", "a\nb", "a\x00", "\x7f", "a" * 201, "a\udc80b", "\ud800", None, 7])
-def test_malformed_subjects(subject: object) -> None:
+def test_these_are_no_subjects(subject: object) -> None:
     assert not is_subject(subject)
 
 

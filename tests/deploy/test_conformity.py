@@ -20,7 +20,7 @@ def schemas(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_everything_conforms(schemas: Path) -> None:
+def test_each_values_file_renders_what_kubernetes_accepts(schemas: Path) -> None:
     assert len(VALUES_FILES) == 8
     rendered = [template(path).stdout for path in VALUES_FILES]
     done = kubeconform(schemas, "\n---\n".join(rendered))

@@ -123,7 +123,7 @@ def test_runs_as_the_numbered_user(idle: Container) -> None:
     assert idle.run("sh", "-c", "id -u; id -g").stdout.split() == ["10001", "10001"]
 
 
-def test_can_write_to_its_data_and_nowhere_else(idle: Container) -> None:
+def test_the_container_can_write_to_its_data_and_nowhere_else(idle: Container) -> None:
     writable = paths(idle, "-writable", "-not", "-type", "l")
     # Debian's own scratch directories; a read-only root closes them too.
     assert set(writable) - {"/tmp", "/var/tmp", "/run/lock"} == {"/data"}
@@ -177,7 +177,7 @@ def test_the_sandbox_and_its_picture_library_are_left_to_pip(idle: Container) ->
 IMPORT_OPTIONS = "import PIL.Image, opentelemetry.sdk, opentelemetry.exporter.otlp.proto.http"
 
 
-def test_it_can_be_built_with_traces_and_pictures(with_all_options: Container, idle: Container) -> None:
+def test_the_image_can_be_built_with_traces_and_pictures(with_all_options: Container, idle: Container) -> None:
     assert idle.run("python", "-c", IMPORT_OPTIONS).returncode == 1
     assert with_all_options.run("python", "-c", IMPORT_OPTIONS).returncode == 0
     settings = (
@@ -193,7 +193,7 @@ def test_it_can_be_built_with_traces_and_pictures(with_all_options: Container, i
     assert refused.returncode == 1 and "OTEL=on" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_is_small(image: str) -> None:
+def test_the_image_is_small(image: str) -> None:
     _, own = layer_sizes(image)
     assert own < 180 * MEGABYTE
 

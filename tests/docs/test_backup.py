@@ -105,7 +105,7 @@ def usage(stack: Stack, key: str, subject: str) -> Any:
 
 
 @pytest.mark.parametrize("way", ["back up SQLite", "back up SQLite with sqlite3"])
-def test_sqlite(way: str, shared_sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_the_commands_back_up_and_restore_sqlite(way: str, shared_sandbox: SandboxControl, tmp_path: Path) -> None:
     environ, clock = {"PROXY_DATABASE_URL": f"sqlite:///{tmp_path / 'fal-proxy.db'}"}, MovableClock()
     with proxy_in_front_of(shared_sandbox, tmp_path, environ=environ, clock=clock) as stack:
         left = Left(stack)
@@ -121,7 +121,9 @@ def test_sqlite(way: str, shared_sandbox: SandboxControl, tmp_path: Path) -> Non
         left.check(stack)
 
 
-def test_postgresql(shared_sandbox: SandboxControl, postgres_databases: PostgresDatabases, tmp_path: Path) -> None:
+def test_the_commands_back_up_and_restore_postgresql(
+    shared_sandbox: SandboxControl, postgres_databases: PostgresDatabases, tmp_path: Path
+) -> None:
     old, new, clock = postgres_databases.migrated(), postgres_databases.empty(), MovableClock()
     with proxy_in_front_of(shared_sandbox, tmp_path, environ={"PROXY_DATABASE_URL": old}, clock=clock) as stack:
         left = Left(stack)

@@ -36,13 +36,13 @@ def test_what_is_no_whole_number_is_refused(seconds: Any) -> None:
         (Complete, {"parts": ["x"]}, "parts.0"),
     ],
 )
-def test_what_must_be_an_object_is_called_so(form: Any, document: Any, where: str) -> None:
+def test_a_value_in_place_of_an_object_is_refused_with_its_place(form: Any, document: Any, where: str) -> None:
     with pytest.raises(BadRequest) as refused:
         check_form(form, document)
     assert str(refused.value) == f"{where}: Input should be a JSON object"
 
 
-def test_what_must_be_an_array_is_called_so() -> None:
+def test_a_value_in_place_of_an_array_is_refused_with_its_place() -> None:
     with pytest.raises(BadRequest) as refused:
         check_form(PlanFile, {"plans": {"free": {"endpoints": "all"}}, "tenants": {}, "endpoints": 1})
     assert str(refused.value) == "; ".join(

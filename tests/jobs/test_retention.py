@@ -62,7 +62,9 @@ async def call(stores: SqlStores, clock: MovableClock, *charges: Charge, settles
     return one
 
 
-async def test_each_kind_goes_in_its_time(stores: SqlStores, clock: MovableClock, cleaner: Cleaner) -> None:
+async def test_each_kind_of_row_is_deleted_at_its_time(
+    stores: SqlStores, clock: MovableClock, cleaner: Cleaner
+) -> None:
     clock.set("2099-01-10T12:00:00Z")
     now, today = clock.now(), account(clock)
     await call(stores, clock, Charge(today, 1, 10))

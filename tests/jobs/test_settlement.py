@@ -95,7 +95,9 @@ async def test_impossible_billable_units_are_ignored(till: Till, units: str, cap
 
 
 @pytest.mark.parametrize(("units", "seconds"), [("0", 0), ("1.5", 1.5), ("1e-05", 0.00001), ("86400", MOST_SECONDS)])
-async def test_billable_units(till: Till, units: str, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+async def test_billable_units_that_fal_reports_are_booked(
+    till: Till, units: str, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await till.reserved()
     await till.settlement.record_result(job, 200, units, {})
     assert (await till.booked(job))["compute_seconds"] == seconds
@@ -165,7 +167,9 @@ async def test_an_impossible_inference_time_is_ignored(
 
 
 @pytest.mark.parametrize("seconds", [0, 2, 2.5, MOST_SECONDS])
-async def test_an_inference_time(till: Till, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_inference_time_that_fal_reports_is_booked(
+    till: Till, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await till.reserved(NEXT)
     await till.settlement.record_status(job, {"status": "COMPLETED", "metrics": {"inference_time": seconds}})
     assert (await till.booked(job))["compute_seconds"] == seconds
@@ -183,7 +187,7 @@ async def test_impossible_token_counts_are_ignored(
 
 
 @pytest.mark.parametrize("tokens", [0, 7, 7.0, 1_000_000])
-async def test_tokens(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
+async def test_tokens_that_fal_reports_are_booked(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
     answer = {"stats": {"num_output_tokens": tokens}}
     await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.now())

@@ -81,7 +81,7 @@ def test_a_form_is_encoded_once() -> None:
         ({"status": "IN_QUEUE", "queue_position": 1e300}, "IN_QUEUE..2"),
     ],
 )
-def test_the_mark_of_an_update(document: dict[str, Any], mark: str) -> None:
+def test_the_mark_of_an_update_is_an_event_id_to_resume_from(document: dict[str, Any], mark: str) -> None:
     assert Update("e", document, Log(), 2).mark == mark
     # A client can resume from it.
     assert parse_event_id(mark) == mark

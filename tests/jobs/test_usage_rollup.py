@@ -38,7 +38,7 @@ class Rollup:
         ([MOST_AT_ONCE, None, MOST_AT_ONCE], MOST_AT_ONCE, 1),
     ],
 )
-async def test_it_counts_until_few_are_left_or_another_process_counts(
+async def test_the_rollup_counts_until_few_jobs_are_left_or_another_process_counts(
     batches: list[int | None], total: int, left: int
 ) -> None:
     store = Rollup(*batches)

@@ -72,7 +72,7 @@ def check_full(answer: httpx.Response, scope: str = "subject") -> None:
 
 
 @pytest.mark.parametrize("surface", ["hosts", PROTOCOL])
-def test_a_user_and_a_tenant_each_have_their_number_of_slots(proxy: Stack, surface: str) -> None:
+def test_a_user_and_a_tenant_each_have_their_number_of_leases(proxy: Stack, surface: str) -> None:
     people = [Client(proxy, proxy.token(f"{name} {surface}", tenant="two"), surface) for name in ("ann", "ben", "cy")]
     ann, ben, cy = people
     jobs = [ann.submitted(QUEUED), ann.submitted(QUEUED)]
@@ -96,7 +96,7 @@ def test_a_user_and_a_tenant_each_have_their_number_of_slots(proxy: Stack, surfa
         one.http.close()
 
 
-def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, alice: Client) -> None:
+def test_two_users_count_their_leases_apart(proxy: Stack, alice: Client) -> None:
     alice.submitted(QUEUED)
     with Client(proxy, proxy.token("another user", tenant="one")) as other:
         job = other.submitted(QUEUED)
@@ -104,7 +104,7 @@ def test_slots_of_two_users_have_nothing_to_do_with_each_other(proxy: Stack, ali
         assert other.cancel(job).status_code == 202
 
 
-def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
+def test_a_tenants_own_calls_take_leases_too(proxy: Stack) -> None:
     with Client(proxy, proxy.tenant_key("one")) as server:
         job = server.submitted(QUEUED)
         check_full(server.submit())
@@ -112,7 +112,7 @@ def test_a_tenants_own_calls_have_slots_too(proxy: Stack) -> None:
         assert server.status(job).is_success and server.slots()[0] == 0
 
 
-def test_slots_are_counted_without_a_limit_too(proxy: Stack) -> None:
+def test_leases_are_counted_without_a_limit_too(proxy: Stack) -> None:
     with Client(proxy, proxy.token(tenant="free")) as client:
         jobs = [client.submitted(QUEUED) for _ in range(12)]
         facts = client.facts()["in_flight"]
@@ -126,7 +126,7 @@ def test_slots_are_counted_without_a_limit_too(proxy: Stack) -> None:
 # --- for how long
 
 
-def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Client) -> None:
+def test_a_run_keeps_its_lease_until_its_answer(proxy: Stack, alice: Client) -> None:
     with meanwhile(lambda: alice.run(RUNNING), proxy.sandbox) as (answer, call):
         assert alice.slots()[0] == 1
         check_full(alice.run())
@@ -135,7 +135,7 @@ def test_a_run_keeps_its_slot_until_its_answer(proxy: Stack, alice: Client) -> N
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
 
 
-def test_a_stream_keeps_its_slot_until_its_end(proxy: Stack, alice: Client) -> None:
+def test_a_stream_keeps_its_lease_until_its_end(proxy: Stack, alice: Client) -> None:
     def streamed() -> list[str]:
         with alice.http.stream("POST", f"/fal/run/{NEXT}/stream", json=asking(RUNNING)) as answer:
             return [line for line in answer.iter_lines() if line.startswith("data:")]
@@ -176,7 +176,7 @@ def test_a_job_holds_its_lease_until_its_end_is_known(
     assert alice.slots()[0] == 0 and alice.run().status_code == 200
 
 
-def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alice: Client) -> None:
+def test_a_job_that_is_followed_returns_its_lease_by_itself(proxy: Stack, alice: Client) -> None:
     job = alice.submitted(QUEUED, COUNTING)
     assert alice.status(job, COUNTING).json()["status"] == "IN_QUEUE"
     check_full(alice.submit())
@@ -185,7 +185,7 @@ def test_a_job_that_is_followed_gives_its_slot_back_by_itself(proxy: Stack, alic
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])
-def test_a_cancelled_job_gives_its_slot_back_when_it_has_ended(proxy: Stack, alice: Client, state: str) -> None:
+def test_a_cancelled_job_returns_its_lease_when_it_has_ended(proxy: Stack, alice: Client, state: str) -> None:
     job = alice.submitted(QUEUED)
     proxy.sandbox.move_job(job, state)
     assert alice.cancel(job).json() == {"status": "CANCELLATION_REQUESTED"}
@@ -214,7 +214,7 @@ def test_asking_too_early_returns_nothing(alice: Client) -> None:
         {"fault": "fail", "error_type": "content_policy_violation"},
     ],
 )
-def test_a_refused_call_gives_its_slot_back(alice: Client, sandbox: SandboxControl, fault: dict[str, Any]) -> None:
+def test_a_refused_call_returns_its_lease(alice: Client, sandbox: SandboxControl, fault: dict[str, Any]) -> None:
     kinds = ("run",) if fault["fault"] == "fail" else ("run", "submit")
     for kind in kinds:
         sandbox.clear_faults()
@@ -227,21 +227,21 @@ def test_a_refused_call_gives_its_slot_back(alice: Client, sandbox: SandboxContr
 
 
 @pytest.mark.parametrize("error_type", ["image_load_error", "client_cancelled", "no_media_generated"])
-def test_a_job_that_fails_gives_its_slot_back_at_its_result(proxy: Stack, alice: Client, error_type: str) -> None:
+def test_a_job_that_fails_returns_its_lease_at_its_result(proxy: Stack, alice: Client, error_type: str) -> None:
     job = alice.submitted(f"[[fault fail={error_type}]] ?")
     proxy.sandbox.move_job(job, "finish")
     assert alice.result(job).status_code in (422, 499)
     assert alice.slots()[0] == 0
 
 
-def test_a_call_that_the_proxy_refuses_takes_no_slot(proxy: Stack) -> None:
+def test_a_call_that_the_proxy_refuses_takes_no_lease(proxy: Stack) -> None:
     with Client(proxy, proxy.token("pete", tenant="poor")) as pete:
         assert_refused_with(pete.run(max_tokens=101), 402, "quota_exceeded", "tenant")
         assert_refused_with(pete.run(temperature=9), 422, "invalid_input")
         assert pete.slots() == (0, 0) and pete.run(max_tokens=36).status_code == 200
 
 
-def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_call_while_fal_is_out_of_reach_returns_its_lease(sandbox: SandboxControl, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     environ = {"FAL_RUN_URL": f"{nowhere}/run", "FAL_QUEUE_URL": f"{nowhere}/queue"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as own, Client(own, own.token(tenant="one")) as alice:
@@ -251,19 +251,19 @@ def test_fal_out_of_reach_gives_the_slot_back(sandbox: SandboxControl, tmp_path:
 
 
 @pytest.mark.parametrize("path", [f"run/{NEXT}", f"run/{NEXT}/stream"])
-def test_a_caller_who_hangs_up_gives_the_slot_back(proxy: Stack, alice: Client, path: str) -> None:
+def test_a_caller_who_hangs_up_returns_the_lease(proxy: Stack, alice: Client, path: str) -> None:
     with hanging_up(proxy, alice.token, path, asking(RUNNING)):
         assert alice.slots()[0] == 1
     wait_until(lambda: alice.slots()[0] == 0, "the slot did not come back")
 
 
-def test_a_run_whose_answer_was_lost_gives_its_slot_back(alice: Client, sandbox: SandboxControl) -> None:
+def test_a_run_whose_answer_was_lost_returns_its_lease(alice: Client, sandbox: SandboxControl) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "run"})
     assert_refused_with(alice.run(), 500, "upstream_ambiguous")
     assert alice.slots()[0] == 0
 
 
-def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
+def test_a_submit_whose_answer_was_lost_keeps_its_lease_for_a_while(
     proxy: Stack, alice: Client, sandbox: SandboxControl
 ) -> None:
     sandbox.fault("drop", when="lost", on={"operation": "submit"})
@@ -279,7 +279,7 @@ def test_a_submit_whose_answer_was_lost_keeps_its_slot_for_a_while(
 # --- time, restarts, and jobs without watchers
 
 
-def test_a_slot_is_freed_when_fal_reports_nothing(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
+def test_a_lease_ends_when_fal_reports_nothing(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
     # fal answers no question about the job, so only time frees the slot.
     sandbox.fault("drop", when="before", on={"operation": "status"})
@@ -316,7 +316,7 @@ def test_a_job_that_is_asked_for_keeps_its_lease(sandbox: SandboxControl, tmp_pa
         assert alice.cancel(job).status_code == 202
 
 
-def test_slots_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_leases_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as before:
         with Client(before, before.token(tenant="one")) as alice:
             waiting = alice.submitted(QUEUED)

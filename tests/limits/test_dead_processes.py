@@ -101,7 +101,7 @@ async def check_slots_of(job: str, caller: Caller) -> None:
     assert await in_flight(caller) == 0
 
 
-async def test_a_process_that_starts_again_has_the_slots_of_its_jobs_alone(deployment: Deployment) -> None:
+async def test_a_process_that_starts_again_has_the_leases_of_its_jobs_alone(deployment: Deployment) -> None:
     caller, pid = await deployment.start()
     async with all_slots_taken(caller) as job:
         await deployment.servers.kill(pid)
@@ -112,7 +112,7 @@ async def test_a_process_that_starts_again_has_the_slots_of_its_jobs_alone(deplo
 
 @pytest.mark.tools
 @pytest.mark.parametrize("is_restarted", [False, True])
-async def test_fifteen_seconds_after_a_death_its_slots_are_free(
+async def test_fifteen_seconds_after_a_process_died_its_leases_are_free(
     is_restarted: bool, deployment: Deployment, redis: Redis
 ) -> None:
     """Another process frees them, or the one that is started in its place."""
@@ -137,7 +137,9 @@ async def test_fifteen_seconds_after_a_death_its_slots_are_free(
 
 
 @pytest.mark.tools
-async def test_a_process_that_was_frozen_has_the_slots_of_its_calls_again(deployment: Deployment, redis: Redis) -> None:
+async def test_a_process_that_was_frozen_has_the_leases_of_its_calls_again(
+    deployment: Deployment, redis: Redis
+) -> None:
     deployment.environ["PROXY_REDIS_URL"] = redis.url
     caller, pid = await deployment.start()
     other, _ = await deployment.start()

@@ -140,7 +140,7 @@ async def sample_reports(auditor: Auditor, look: Callable[[AuditReport], None]) 
         await asyncio.gather(sampling, return_exceptions=True)
 
 
-async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_slots(
+async def test_five_hundred_callers_share_a_hundred_calls_and_twenty_leases(
     shared_pair: Pair, auditor: Auditor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     granted: list[str] = []

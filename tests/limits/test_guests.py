@@ -161,7 +161,7 @@ def test_a_guest_sees_every_account_that_binds_it(proxy: Stack, open_: ExitStack
 # --- their share
 
 
-def test_guests_take_a_share_of_the_slots_and_users_the_rest(proxy: Stack, open_: ExitStack) -> None:
+def test_guests_take_a_share_of_the_leases_and_users_the_rest(proxy: Stack, open_: ExitStack) -> None:
     visitors = [open_.enter_context(guest(proxy, "slots")) for _ in range(3)]
     jobs = [visitors[0].submitted(QUEUED), visitors[1].submitted(QUEUED)]
     for visitor in visitors:
@@ -188,7 +188,7 @@ def test_guests_take_a_share_of_the_slots_and_users_the_rest(proxy: Stack, open_
     assert visitors[0].facts()["in_flight"]["guests"]["used"] == 0
 
 
-def test_slots_of_guests_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_leases_of_guests_are_taken_again_after_a_restart(sandbox: SandboxControl, tmp_path: Path) -> None:
     tenants = {"slots": guests()}
     plans = {name: PLANS[name] for name in ("slots", "visitors")}
     with limited_proxy(sandbox, tmp_path, plans, tenants=tenants) as before:

@@ -362,7 +362,7 @@ async def test_the_limits_count_with_which_a_call_is_made(stores: SqlStores, clo
 
 
 @pytest.mark.parametrize("kind", ["memory", pytest.param("redis", marks=pytest.mark.tools)])
-async def test_a_call_keeps_its_slot_for_longer_than_a_lease(
+async def test_a_call_that_outlasts_its_lease_has_it_renewed(
     kind: str, starts: Starts, stores: SqlStores, clock: MovableClock
 ) -> None:
     memory = MemoryCounters()
@@ -382,7 +382,7 @@ async def test_a_call_keeps_its_slot_for_longer_than_a_lease(
 
 
 @pytest.mark.parametrize("end", ["accepted", "refused", "lost"])
-async def test_a_submit_holds_its_slot_for_this_process_only_until_fal_has_it(
+async def test_a_submits_lease_is_this_processs_only_until_fal_has_the_job(
     end: str, stores: SqlStores, clock: MovableClock
 ) -> None:
     counters = MemoryCounters()
@@ -537,7 +537,7 @@ async def test_jobs_that_end_during_a_restore_stay_ended(starts: Starts, stores:
     assert await process.in_use() == 0
 
 
-async def test_a_job_that_ended_while_fal_was_asked_about_it_gets_no_slot(
+async def test_a_job_that_ended_while_fal_was_asked_about_it_gets_no_lease(
     stores: SqlStores, clock: MovableClock
 ) -> None:
     counters = MemoryCounters()

@@ -424,7 +424,7 @@ ENDS: dict[str, tuple[Call, Booked | None]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_booked_for_each_end_of_a_call(proxy: Stack, folder: Path, end: str) -> None:
+def test_each_end_of_a_call_books_its_own_amount(proxy: Stack, folder: Path, end: str) -> None:
     call, booked = ENDS[end]
     with Client(proxy, proxy.token(end, tenant="plenty")) as alice:
         before = {unit: account(folder, "plenty", unit) for unit in UNITS}

@@ -365,7 +365,7 @@ def test_all_addresses_of_one_ipv6_household_count_as_one(proxy: Stack) -> None:
         ("", "unknown"),
     ],
 )
-def test_what_counts_as_one_address(host: str, network: str) -> None:
+def test_an_address_counts_as_its_network(host: str, network: str) -> None:
     assert visitor_of(Request({"type": "http", "client": (host, 1), "headers": [], "state": {}})) == network
 
 

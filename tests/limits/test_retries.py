@@ -6,7 +6,7 @@ from proxy.limits.retries import FREE_FILES, HOUR, MOST_REMEMBERED, RetryAllowan
 from tests.support.clock import MovableClock
 
 
-def test_so_many_bytes_are_free_for_each_user_and_hour() -> None:
+def test_repeated_answers_are_free_up_to_a_number_of_bytes_per_user_and_hour() -> None:
     clock = MovableClock()
     allowance = RetryAllowance(clock)
     assert [allowance.charge("acme", "ann", 100, 100) for _ in range(FREE_FILES)] == [0] * FREE_FILES

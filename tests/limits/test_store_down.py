@@ -73,7 +73,9 @@ def wait_until_visible(caller: Client, job: str, folder: Path) -> None:
     wait_until(lambda: caller.status(job).status_code == 202, describe)
 
 
-def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_locked_database_refuses_calls_and_keeps_nothing_of_them(
+    own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
+) -> None:
     job = alice.submitted(QUEUED)
     sandbox.forget()
     calls = [
@@ -103,7 +105,7 @@ def test_a_database_that_is_locked(own: Stack, alice: Client, sandbox: SandboxCo
     assert alice.slots() == (0, 0)
 
 
-def test_locked_between_a_reservation_and_its_booking(
+def test_a_call_whose_booking_meets_a_locked_database_is_booked_later(
     own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     """The answer is the caller's all the same, and is booked as soon as that can be."""

@@ -195,7 +195,7 @@ async def withstand(
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-async def test_postgresql(
+async def test_calls_withstand_faults_of_postgresql(
     scene: Scene,
     failing_postgres: Postgres,
     failing_databases: PostgresDatabases,
@@ -223,7 +223,7 @@ async def test_postgresql(
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-async def test_redis(
+async def test_calls_withstand_faults_of_redis(
     scene: Scene,
     failing_databases: PostgresDatabases,
     trouble: troubles.RedisTrouble,
@@ -255,7 +255,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     [(troubles.file_locked, {"seconds": SILENCE_SECONDS}), (troubles.disk_full, {})],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-async def test_sqlite(
+async def test_calls_withstand_faults_of_sqlite(
     scene: Scene,
     small_disk: Path,
     trouble: troubles.FileTrouble,

@@ -41,7 +41,7 @@ async def test_a_private_picture_is_private_no_more() -> None:
     assert cleaned.startswith(b"\xff\xd8") and not is_private(cleaned)
 
 
-async def test_what_takes_too_much_is_ended() -> None:
+async def test_a_cleaning_that_takes_too_much_is_ended() -> None:
     before = children()
     for picture, bounds, words in (
         # Three seconds of a fast machine.

@@ -76,7 +76,7 @@ def test_only_the_pixels_are_left(kind: str, mode: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("max_pixels", [0, 640])
-def test_it_stands_as_its_viewers_show_it(kind: str, orientation: int, max_pixels: int) -> None:
+def test_a_rotated_picture_stands_as_viewers_show_it(kind: str, orientation: int, max_pixels: int) -> None:
     turned = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -96,7 +96,7 @@ def test_it_stands_as_its_viewers_show_it(kind: str, orientation: int, max_pixel
 @pytest.mark.parametrize(
     ("size", "most"), [((64, 40), 640), ((64, 40), 1), ((2000, 1), 100), ((1, 2000), 7), ((3, 3), 8)]
 )
-def test_it_is_scaled(kind: str, mode: str, size: tuple[int, int], most: int) -> None:
+def test_a_picture_is_scaled_to_the_pixels_of_the_plan(kind: str, mode: str, size: tuple[int, int], most: int) -> None:
     data = private_picture(kind, in_mode(mode).resize(size), orientation=1)
     again = read(rewrite(data, Order(kind, "raw", MOST, most)))
     assert 0 < again.width * again.height <= most
@@ -105,13 +105,13 @@ def test_it_is_scaled(kind: str, mode: str, size: tuple[int, int], most: int) ->
         assert mode == "1" or difference(again.convert("RGB").resize((64, 40)), seen(in_mode(mode))) < 25
 
 
-def test_what_is_small_enough_keeps_its_size() -> None:
+def test_a_picture_that_is_small_enough_keeps_its_size() -> None:
     assert read(rewrite(private_picture("PNG", orientation=1), Order("PNG", "raw", MOST, 64 * 40))).size == (64, 40)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
 @pytest.mark.parametrize("most", [0, 640])
-def test_what_is_transparent_stays_so(kind: str, most: int) -> None:
+def test_transparency_stays(kind: str, most: int) -> None:
     picture = photograph().convert("RGBA")
     picture.putalpha(Image.linear_gradient("L").resize(picture.size).point(lambda value: 255 if value > 127 else 0))
     again = read(rewrite(private_picture(kind, picture, orientation=1), Order(kind, "raw", MOST, most))).convert("RGBA")
@@ -182,7 +182,7 @@ def refused(data: bytes, kind: str, **more: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
-def test_what_is_broken_is_refused(kind: str) -> None:
+def test_a_broken_picture_is_refused(kind: str) -> None:
     whole = private_picture(kind, orientation=1)
     assert refused(b"no picture", kind) == f"it is no {kind} picture"
     assert refused(b"", kind) == f"it is no {kind} picture"
@@ -193,7 +193,7 @@ def test_what_is_broken_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_what_moves_or_has_pages_is_refused(kind: str) -> None:
+def test_an_animated_picture_or_one_with_pages_is_refused(kind: str) -> None:
     assert "animated, or has several pages" in refused(several(kind), kind)
 
 
@@ -209,7 +209,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
     assert refused(written.getvalue(), "PNG") == "it has more than 51 million pixels"
 
 
-def test_what_grows_beyond_the_plan_is_refused() -> None:
+def test_a_picture_that_grows_beyond_the_plan_is_refused() -> None:
     data = private_picture("PNG")
     size = len(rewrite(data, Order("PNG", "raw", MOST)))
     rewrite(data, Order("PNG", "raw", size))

@@ -36,7 +36,7 @@ class Crowd:
             await asyncio.sleep(0)
 
 
-async def test_so_many_at_once() -> None:
+async def test_no_more_pictures_are_cleaned_at_once_than_allowed() -> None:
     crowd = Crowd(2)
     tasks = [await crowd.start("acme") for _ in range(3)]
     assert crowd.order == ["acme"] * 2
@@ -72,7 +72,7 @@ async def test_more_are_refused_with_a_time_to_try_again() -> None:
     assert all(task.done() for task in tasks) and len(crowd.order) == len(tasks)
 
 
-async def test_who_leaves_gives_its_place_up() -> None:
+async def test_a_waiting_request_that_leaves_makes_room_for_the_next() -> None:
     crowd = Crowd(1)
     first, waiting = await crowd.start("acme"), [await crowd.start("acme") for _ in range(MOST_WAITING_OF_ONE)]
     waiting[0].cancel()

@@ -100,7 +100,7 @@ def assert_as_submit(http: httpx.Client, given: dict[str, Any] | None = None, en
 # --- what is reserved
 
 
-def test_it_names_the_amounts_that_the_ledger_will_reserve(proxy: Stack, folder: Path) -> None:
+def test_an_estimate_names_the_amounts_that_the_ledger_will_reserve(proxy: Stack, folder: Path) -> None:
     with proxy.client(proxy.token("alice", tenant="spent")) as http:
         found = assert_as_submit(http, asking(WAITS, max_tokens=77))
         assert found["reserves"] == {
@@ -112,12 +112,12 @@ def test_it_names_the_amounts_that_the_ledger_will_reserve(proxy: Stack, folder:
         assert account(folder, "spent", "usd").reserved == pytest.approx(found["reserves"]["usd"])
 
 
-def test_it_fills_in_the_same_defaults_as_the_call(proxy: Stack) -> None:
+def test_an_estimate_fills_in_the_same_defaults_as_the_call(proxy: Stack) -> None:
     with proxy.client(proxy.token("alice", tenant="narrow")) as http:
         assert estimate(http, endpoint=COUNTING)["reserves"]["tokens"] == 50
 
 
-def test_it_reserves_nothing(proxy: Stack, folder: Path) -> None:
+def test_an_estimate_reserves_nothing(proxy: Stack, folder: Path) -> None:
     with Client(proxy, proxy.token("thrifty", tenant="poor")) as alice:
         for _ in range(3):
             assert estimate(alice.http)["admitted"]
@@ -131,7 +131,7 @@ def test_it_reserves_nothing(proxy: Stack, folder: Path) -> None:
 # --- who asks
 
 
-def test_it_answers_a_tenant_key_and_a_cookie(proxy: Stack) -> None:
+def test_an_estimate_answers_a_tenant_key_and_a_cookie(proxy: Stack) -> None:
     with proxy.client(proxy.tenant_key("wide")) as backend:
         assert estimate(backend)["admitted"]
     headers = {"cookie": proxy.cookie(proxy.token(tenant="wide")), "origin": proxy.url}

@@ -134,20 +134,20 @@ def promises(document: dict[str, Any]) -> Promises:
 # --- the document itself
 
 
-def test_it_is_a_valid_document_of_this_version(proxy: Stack, document: dict[str, Any]) -> None:
+def test_the_document_is_valid_and_of_this_version(proxy: Stack, document: dict[str, Any]) -> None:
     validate(document)  # type: ignore[arg-type]
     assert document["openapi"] == "3.1.0" and document["info"]["version"] == __version__
     assert document["servers"] == [{"url": proxy.url}]
 
 
-def test_it_may_be_cached_and_needs_no_session(proxy: Stack) -> None:
+def test_the_document_may_be_cached_and_needs_no_session(proxy: Stack) -> None:
     with proxy.client("") as stranger:
         answer = stranger.get("/openapi.json")
     assert answer.headers["cache-control"] == "public, max-age=3600"
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_it_has_every_route_and_no_other(document: dict[str, Any]) -> None:
+def test_the_document_has_every_route_and_no_other(document: dict[str, Any]) -> None:
     described = {
         (path, method.upper())
         for path, operations in document["paths"].items()
@@ -169,7 +169,7 @@ def kinds(of: type[ProxyError]) -> list[type[ProxyError]]:
     return [of, *(kind for child in of.__subclasses__() for kind in kinds(child))]
 
 
-def test_it_has_every_error_with_its_status_and_no_other(document: dict[str, Any]) -> None:
+def test_the_document_has_every_error_with_its_status_and_no_other(document: dict[str, Any]) -> None:
     described = {
         (int(name.removeprefix("Refused")), code)
         for name, response in document["components"]["responses"].items()
@@ -232,7 +232,7 @@ def test_schemas_of_forms_match_their_models(document: dict[str, Any]) -> None:
 # --- answers of real calls
 
 
-def test_jobs(http: httpx.Client, promises: Promises) -> None:
+def test_calls_of_jobs_answer_as_promised(http: httpx.Client, promises: Promises) -> None:
     wanted = {"endpoint": NEXT, "input": asking("What?")}
     created = http.post("/v1/jobs", json=wanted, headers={"idempotency-key": "one-of-the-tests"})
     again = http.post("/v1/jobs", json=wanted, headers={"idempotency-key": "one-of-the-tests"})
@@ -254,7 +254,7 @@ def test_jobs(http: httpx.Client, promises: Promises) -> None:
     promises.check("DELETE", "/v1/jobs/{id}", http.delete(f"/v1/jobs/{held}"), 202)
 
 
-def test_events(http: httpx.Client, document: dict[str, Any]) -> None:
+def test_events_of_a_job_are_as_promised(http: httpx.Client, document: dict[str, Any]) -> None:
     wanted = {"endpoint": NEXT, "input": asking("What?")}
     schemas = close_objects(document["components"])
     job = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Job", "components": schemas})
@@ -272,7 +272,7 @@ def test_events(http: httpx.Client, document: dict[str, Any]) -> None:
             job.validate(httpx.Response(200, text=event["data"]).json())
 
 
-def test_uploads(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+def test_uploads_answer_as_promised(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
     typed = {"content-type": "image/png"}
     promises.check("POST", "/v1/uploads", http.post("/v1/uploads", content=png(50), headers=typed), 201)
     form = {"file": ("a.png", png(50), "image/png")}
@@ -296,7 +296,7 @@ def test_uploads(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
         promises.check("POST", "/fal/cdn/{path}/multipart/{slot}/complete", joined, 200)
 
 
-def test_sessions(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+def test_calls_about_sessions_answer_as_promised(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
     with proxy.client(proxy.tenant_key()) as backend:
         promises.check("POST", "/v1/sessions", backend.post("/v1/sessions", json={"subject": "bob"}), 201)
         promises.check("GET", "/v1/session", backend.get("/v1/session"), 200)
@@ -445,12 +445,12 @@ def properties_of(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from properties_of(one)
 
 
-def test_operations(http: httpx.Client, promises: Promises) -> None:
+def test_calls_of_operations_answer_as_promised(http: httpx.Client, promises: Promises) -> None:
     for path in ("/livez", "/readyz"):
         promises.check("GET", path, http.get(path), 200)
 
 
-def test_refusals(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
+def test_refusals_are_as_promised(proxy: Stack, http: httpx.Client, promises: Promises) -> None:
     run, jobs = f"/fal/run/{NEXT}", "/v1/jobs"
     promises.check("POST", jobs, http.post(jobs, json={"endpoint": NEXT}), 400)
     promises.check("POST", jobs, http.post(jobs, json={"endpoint": "fal-ai/other", "input": {}}), 403)

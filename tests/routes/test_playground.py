@@ -83,7 +83,7 @@ def test_other_methods_are_refused(stranger: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/page.css"])
-def test_it_has_a_flood_guard(stranger: httpx.Client, path: str) -> None:
+def test_the_playground_has_a_flood_guard(stranger: httpx.Client, path: str) -> None:
     most = int(DESCRIPTION_LIMIT.partition("/")[0])
     here, elsewhere = {"x-forwarded-for": "192.0.2.200"}, {"x-forwarded-for": "192.0.2.201"}
     assert {stranger.get(path, headers=here).status_code for _ in range(most)} == {200}

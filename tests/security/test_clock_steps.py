@@ -104,7 +104,7 @@ def test_a_session_of_a_clock_that_was_ahead_ends_with_a_revocation(proxy: Stack
     assert_counts(proxy, WAYS[way](proxy)[0])
 
 
-def test_a_slot_of_a_clock_that_was_ahead_ends_with_a_revocation(proxy: Stack) -> None:
+def test_an_upload_slot_of_a_clock_that_was_ahead_ends_with_a_revocation(proxy: Stack) -> None:
     with clock_ahead(proxy):
         slots = []
         for subject in ("dave", "erin"):

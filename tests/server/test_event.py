@@ -15,7 +15,7 @@ EVENTS = [pytest.param(asyncio.Event, id="asyncio's"), pytest.param(LightEvent, 
 
 
 @pytest.mark.parametrize("new_event", EVENTS)
-async def test_who_waits_is_woken_and_who_comes_later_does_not_wait(new_event: Any) -> None:
+async def test_waiters_wake_when_an_event_is_set_and_later_ones_do_not_wait(new_event: Any) -> None:
     event = new_event()
     waiting = [asyncio.create_task(event.wait()) for _ in range(3)]
     await asyncio.sleep(0)

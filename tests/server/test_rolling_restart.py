@@ -116,7 +116,7 @@ def fal() -> Iterator[SandboxControl]:
         control.close()
 
 
-async def test_on_sqlite(
+async def test_a_rolling_restart_on_sqlite_loses_no_call(
     fal: SandboxControl,
     sqlite_databases: SqliteDatabases,
     forker: Forker,
@@ -127,7 +127,7 @@ async def test_on_sqlite(
 
 
 @pytest.mark.tools
-async def test_on_postgresql_and_redis(
+async def test_a_rolling_restart_on_postgresql_and_redis_loses_no_call(
     fal: SandboxControl,
     postgres_databases: PostgresDatabases,
     redis: Redis,

@@ -38,7 +38,7 @@ async def problems(stores: SqlStores, expected: Link | None = None) -> list[str]
     return list((await stores.audit.verify(expected)).problems)
 
 
-async def test_a_whole_log(stores: SqlStores) -> None:
+async def test_an_unchanged_log_verifies_from_its_start_and_from_a_kept_head(stores: SqlStores) -> None:
     empty = await stores.audit.verify()
     assert (empty.head, empty.entries, empty.problems) == (START, 0, [])
     await fill(stores)

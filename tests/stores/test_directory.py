@@ -88,7 +88,7 @@ async def test_every_change_and_nothing_else_raises_the_version(stores: SqlStore
     assert await raised()
 
 
-async def test_keys(stores: SqlStores) -> None:
+async def test_a_key_is_added_touched_and_revoked_once(stores: SqlStores) -> None:
     directory = stores.directory
     await directory.add_key(KEY, by=AUTHOR)
     await directory.touch_key("k1", 20.0)

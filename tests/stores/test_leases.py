@@ -21,7 +21,7 @@ async def in_use(counters: Counters, now: float = NOW) -> tuple[int, int]:
     return await counters.in_use(TWO.key, now), await counters.in_use(THREE.key, now)
 
 
-async def test_slots_are_taken_until_one_pool_is_full(counters: Counters) -> None:
+async def test_leases_are_granted_until_one_of_the_limits_is_reached(counters: Counters) -> None:
     assert await in_use(counters) == (0, 0)
     assert await counters.acquire("a", [TWO, THREE], NOW, LATER) is None
     assert await counters.acquire("b", [TWO, THREE], NOW, LATER) is None
@@ -39,7 +39,7 @@ async def test_a_lease_that_is_taken_twice_counts_once(counters: Counters) -> No
     assert await counters.in_use("one", NOW + 900) == 0
 
 
-async def test_a_slot_is_free_when_its_lease_expires(counters: Counters) -> None:
+async def test_an_expired_lease_no_longer_counts(counters: Counters) -> None:
     one = [LeaseScope("one", 1)]
     await counters.acquire("a", one, NOW, LATER)
     assert await counters.acquire("b", one, LATER - 0.25, LATER + 600) == 0
@@ -60,7 +60,7 @@ async def test_a_clock_that_is_set_back_makes_no_lease_longer(counters: Counters
     assert await counters.in_use("one", early + 1300) == 0
 
 
-async def test_a_lease_returns_only_its_own_slot(counters: Counters) -> None:
+async def test_returning_a_lease_ends_that_one_only(counters: Counters) -> None:
     await counters.acquire("a", [TWO, THREE], NOW, LATER)
     await counters.acquire("b", [TWO, THREE], NOW, LATER)
     for _ in range(2):
@@ -112,7 +112,7 @@ async def test_many_at_once_get_no_more_than_there_are(counters: Counters) -> No
     assert (await counters.in_use("a", NOW), await counters.in_use("b", NOW)) == (30, 30)
 
 
-async def test_a_slot_that_was_returned_and_taken_again_ends_with_the_later_time(counters: Counters) -> None:
+async def test_a_lease_that_was_returned_and_taken_again_ends_at_the_later_time(counters: Counters) -> None:
     one = [LeaseScope("one", 1)]
     await counters.acquire("a", one, NOW, NOW + 600)
     await counters.release("a", ["one"])
@@ -121,7 +121,7 @@ async def test_a_slot_that_was_returned_and_taken_again_ends_with_the_later_time
         assert await counters.in_use("one", moment) == used
 
 
-async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_returned() -> None:
+async def test_memory_holds_each_lease_once_however_often_it_is_renewed_or_returned() -> None:
     counters = MemoryCounters()
     for number in range(5_000):
         moment = NOW + number / 100
@@ -135,7 +135,7 @@ async def test_memory_holds_each_slot_once_however_often_it_is_renewed_or_return
     assert await counters.in_use("one", NOW + 650) == 0
 
 
-async def test_memory_forgets_a_pool_with_its_last_lease() -> None:
+async def test_memory_forgets_a_holder_with_its_last_lease() -> None:
     counters = MemoryCounters()
     scopes = [LeaseScope("subject", 1), LeaseScope("tenant", 1)]
     assert await counters.acquire("a", scopes, NOW, NOW + 600) is None

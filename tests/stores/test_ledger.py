@@ -139,7 +139,7 @@ async def test_a_whole_life_fits_into_one_batch(stores: SqlStores, database_url:
     (await read_report(database_url)).check()
 
 
-async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
+async def test_the_largest_batch_is_granted_and_adds_up(stores: SqlStores, database_url: str) -> None:
     """As many calls as are ever grouped, each of another tenant, a guest's with every quota there can be."""
     units = ("requests", "tokens", "compute_seconds", "usd")
     windows = ("minute", "hour", "day", "month", "lifetime")
@@ -157,7 +157,7 @@ async def test_the_largest_batch(stores: SqlStores, database_url: str) -> None:
     assert len(report.accounts) == 80 * MOST_AT_ONCE
 
 
-async def test_no_operations(stores: SqlStores) -> None:
+async def test_an_empty_batch_and_no_buckets_are_answered(stores: SqlStores) -> None:
     assert await stores.ledger.commit([]) == []
     assert await stores.ledger.accounts([]) == {}
 

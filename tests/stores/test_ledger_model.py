@@ -113,7 +113,9 @@ class Lives:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_random_lives(seed: int, open_stores: OpenStores, database_url: str) -> None:
+async def test_random_reservations_end_as_in_a_plain_model(
+    seed: int, open_stores: OpenStores, database_url: str
+) -> None:
     lives, model = Lives(seed), Model()
     processes: list[SqlStores] = [open_stores(database_url), open_stores(database_url)]
     seen: Counter[type] = Counter()

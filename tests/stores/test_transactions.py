@@ -64,7 +64,7 @@ async def database(database_url: str) -> Any:
     await database.close()
 
 
-async def test_each_kind_of_database_has_its_own(database: Database) -> None:
+async def test_each_kind_of_database_has_its_own_transactions(database: Database) -> None:
     kinds = {"sqlite": SqliteTransaction, "postgresql": SqlTransaction}
     assert await database.run(type) is kinds[database.dialect.name]
 
@@ -198,7 +198,7 @@ class Script:
 
 @pytest.mark.tools
 @pytest.mark.parametrize("seed", range(4))
-async def test_both_find_and_leave_the_same(
+async def test_sqlite_and_postgresql_find_and_leave_the_same_rows(
     sqlite_databases: SqliteDatabases, postgres_databases: PostgresDatabases, seed: int
 ) -> None:
     kinds: tuple[Databases, ...] = (sqlite_databases, postgres_databases)

@@ -14,7 +14,7 @@ from tests.stores.records import UPLOAD
 pytestmark = pytest.mark.anyio
 
 
-async def test_uploads(stores: SqlStores) -> None:
+async def test_an_upload_is_found_by_its_id_and_gets_its_size_at_its_end(stores: SqlStores) -> None:
     await stores.uploads.add(UPLOAD)
     assert await stores.uploads.get("hash") == UPLOAD
     assert await stores.uploads.get("other") is None

@@ -48,11 +48,11 @@ def lines_counted(file: str) -> Iterator[Counter[int]]:
         sys.settrace(before)
 
 
-async def test_no_windows(counters: Counters) -> None:
+async def test_a_hit_on_no_window_is_granted(counters: Counters) -> None:
     assert await counters.hit([], NOW) == Hit(None, 0.0, (), ())
 
 
-async def test_each_hit_takes_one_of_each(counters: Counters) -> None:
+async def test_a_hit_takes_one_from_each_window(counters: Counters) -> None:
     assert await counters.hit([TWO, THREE], NOW) == Hit(None, 0.0, (1, 2), (60.0, 3600.0))
     assert await counters.hit([TWO, THREE], NOW + 15) == Hit(None, 0.0, (0, 1), (45.0, 3585.0))
 
@@ -101,7 +101,7 @@ async def test_a_limit_that_was_lowered_holds_for_what_was_counted_before(counte
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_random_hits(counters: Counters, seed: int) -> None:
+async def test_random_hits_are_decided_as_plain_counting_does(counters: Counters, seed: int) -> None:
     """No window ever holds more than its limit, and what a hit reports is what plain counting finds."""
     order, now = random.Random(seed), NOW
     windows = [Window("a", 3, 10), Window("b", 5, 30), Window("c", 8, 60)]

@@ -138,7 +138,7 @@ def test_any_other_address_is_refused(url: str) -> None:
         (["data:image/png;base64,ä"], "ASCII characters only"),
     ],
 )
-def test_each_is_refused_for_its_own_reason(urls: list[str], words: str) -> None:
+def test_a_refused_url_names_its_own_reason(urls: list[str], words: str) -> None:
     for url in urls:
         with pytest.raises(InvalidInput) as refused:
             checked({"image_url": url})

@@ -16,11 +16,11 @@ def problems(*types: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["png", "image/*", "*/*", "text/plain; charset=utf-8", ".png", "image/", "", "a/b/c"])
-def test_what_is_no_media_type_is_a_problem(name: str) -> None:
+def test_a_name_that_is_no_media_type_is_a_problem(name: str) -> None:
     (problem,) = problems("image/png", name)
     assert problem.startswith(f"plans.free.uploads.content_types: {name} is no media type")
 
 
 @pytest.mark.parametrize("name", ["image/jpg", "IMAGE/PNG", "image/svg+xml", "application/vnd.ms-excel", "audio/x-m4a"])
-def test_a_media_type_is_none(name: str) -> None:
+def test_a_media_type_is_no_problem(name: str) -> None:
     assert problems(name) == []

@@ -110,7 +110,7 @@ def test_nothing_is_minted_for_it(proxy: Stack, tmp_path: Path, commands: Comman
         assert commands(*command, environ=environ, cwd=tmp_path).code == 0
 
 
-def test_slots_and_upload_tokens_issued_before_are_refused(proxy: Stack) -> None:
+def test_upload_slots_and_tokens_issued_before_are_refused(proxy: Stack) -> None:
     """The address of a slot and an upload token are credentials of their own."""
     typed = {"content-type": "image/png"}
     with proxy.client() as alice, proxy.client("") as stranger:
