@@ -18,7 +18,7 @@ from proxy.plan_secrets import find_unusable
 from proxy.redaction import Redactor
 from proxy.server.workers import run
 from proxy.settings import Settings, SettingsError, StoreSettings
-from proxy.stores.errors import SchemaMismatch, SchemaTooNew
+from proxy.stores.errors import FileUnusable, SchemaMismatch, SchemaTooNew
 from proxy.stores.sql import SqlStores
 from proxy.telemetry.logs import configure_logging
 from proxy.tenants.plan_file import read_file
@@ -36,7 +36,7 @@ def serve() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     # Of this process, which supervises the workers if there are several.
     configure_logging(settings.log, Redactor(settings.secrets))
-    if problem := _find_schema_problem(settings.stores):
+    if problem := _find_database_problem(settings.stores):
         return _refuse([problem])
     return run("proxy.worker:application", settings)
 
@@ -69,8 +69,8 @@ def _refuse(problems: Iterable[str]) -> int:
     return 1
 
 
-def _find_schema_problem(stores_settings: StoreSettings) -> str | None:
-    """Say why this version cannot use the schema, after upgrading it if that is set.
+def _find_database_problem(stores_settings: StoreSettings) -> str | None:
+    """Say why this version cannot use the database, after upgrading its schema if that is set.
 
     A database that does not answer may come later: then each process looks at its schema itself.
     """
@@ -84,7 +84,7 @@ def _find_schema_problem(stores_settings: StoreSettings) -> str | None:
 
     try:
         asyncio.run(prepare())
-    except SchemaTooNew as problem:
+    except (FileUnusable, SchemaTooNew) as problem:
         return f"PROXY_DATABASE_URL: {problem.message}"
     except SchemaMismatch as problem:
         return f"PROXY_DATABASE_URL: {problem.message}, or set PROXY_MIGRATE=on"

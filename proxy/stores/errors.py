@@ -25,6 +25,10 @@ class SchemaTooNew(SchemaMismatch):
     """A newer version made the schema, which no migration of this version leads back from."""
 
 
+class FileUnusable(StoreUnavailable):
+    """A SQLite file that cannot be opened, read or written as it is: waiting alone changes nothing."""
+
+
 class DriverFailed(Exception):
     """What a driver raised at a transaction of the ledger, as `orig`.
 

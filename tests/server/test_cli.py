@@ -19,7 +19,7 @@ from proxy.auth.sessions import Sessions
 from proxy.clock import SystemClock
 from proxy.settings import Secret
 from proxy.stores.sql import migrate
-from tests.server.commands import PLAINLY, PROXY
+from tests.server.commands import PLAINLY, PROXY, SERVABLE
 from tests.server.conftest import PLANS, Cli, Running
 from tests.support.limited import COUNTING, NEXT
 from tests.support.secrets import SECRET
@@ -361,13 +361,17 @@ def test_migrate_prints_the_revision_and_can_be_repeated(cli: Cli) -> None:
     assert cli.data("migrate") == cli.data("migrate") == migrate.newest()
 
 
-def test_a_database_that_cannot_be_used_is_a_plain_refusal(cli: Cli) -> None:
+@pytest.mark.parametrize("command", ["tenants list", "migrate", "serve"])
+def test_a_database_that_cannot_be_used_is_a_plain_refusal(cli: Cli, command: str) -> None:
+    """A server does not start for it either: waiting would not help."""
     (cli.folder / "notes.txt").write_text("no database " * 100)
-    for url in (f"sqlite:///{cli.folder / 'notes.txt'}", "sqlite:////gone/proxy.db"):
-        for command in (["tenants", "list"], ["migrate"]):
-            done = cli.run(*command, PROXY_DATABASE_URL=url)
-            assert (done.code, done.stdout) == (1, ""), done
-            assert "database does not answer" in done.stderr and "Traceback" not in done.stderr
+    for url, reason in (
+        (f"sqlite:///{cli.folder / 'notes.txt'}", "is not a SQLite database: restore a backup"),
+        ("sqlite:////gone/proxy.db", "has no folder: make the folder"),
+    ):
+        done = cli.run(*command.split(), PROXY_DATABASE_URL=url, **SERVABLE)
+        assert (done.code, done.stdout) == (1, ""), done
+        assert reason in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 # Beside a running server

@@ -18,6 +18,7 @@ from tests.support.limited import NEXT, Client, limited_proxy, per, plan
 from tests.support.postgres import Postgres
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 PLANS = {"acme": plan(quotas=[per("tenant", "requests", 1000)])}
 Proxy = Callable[..., AbstractContextManager[tuple[Stack, Client]]]
@@ -46,7 +47,8 @@ def readiness(own: Stack) -> tuple[int, str]:
 
 
 READY = 200, "ready"
-NOT_READY = 503, "The proxy's database does not answer; try again shortly."
+FULL = 503, "The proxy's database disk is full: make room on it."
+NOT_PRIMARY = 503, "The proxy's database takes no writes: let PROXY_DATABASE_URL lead to the primary server."
 NOT_IN_PLACE = 503, "The proxy's database file is no longer in its place."
 
 
@@ -70,8 +72,8 @@ def test_a_full_disk(proxy: Proxy, small_disk: Path) -> None:
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        assert readiness(own) == NOT_READY
-        assert alice.submit().status_code == 503 and readiness(own) == NOT_READY
+        assert readiness(own) == FULL
+        assert alice.submit().status_code == 503 and readiness(own) == FULL
         ballast.unlink()
         assert readiness(own) == READY and alice.submit().status_code == 200
 
@@ -87,7 +89,9 @@ def test_a_postgresql_that_is_read_only(
         postgres.ask("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         # Open connections notice it when they are used again.
         postgres.ask("postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        assert readiness(own) == NOT_READY and alice.submit().status_code == 503
+        # The first check may meet a connection that is being ended.
+        wait_until(lambda: readiness(own) == NOT_PRIMARY, "it does not say what is wrong")
+        assert alice.submit().status_code == 503
         postgres.ask("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
         assert readiness(own) == READY and alice.submit().status_code == 200
         assert postgres.ask(name, "SELECT count(*) FROM jobs") == "2"

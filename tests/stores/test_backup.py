@@ -94,3 +94,11 @@ def test_a_copy_that_cannot_be_made_is_refused_with_the_reason(source: str, tmp_
     (tmp_path / "text.db").write_text("no database" * 1000)
     with pytest.raises(BackupFailed, match="not a database"):
         back_up(str(tmp_path / "text.db"), tmp_path / "copy.db", lambda _copied, _pages: None)
+
+
+def test_a_database_that_cannot_be_read_is_named_and_not_the_copy(tmp_path: Path) -> None:
+    source, copy = tmp_path / "notes.txt", tmp_path / "copy.db"
+    source.write_text("no database " * 100)
+    with pytest.raises(BackupFailed, match=f"^{source} cannot be copied .file is not a database.$"):
+        back_up(str(source), copy, lambda _copied, _pages: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -45,10 +45,10 @@ async def test_a_file_that_is_no_database(
     for work in (stores.prepare, stores.ping, stores.directory.load, stores.migrate):
         with pytest.raises(StoreUnavailable) as caught:
             await work()
-        assert caught.value.message == "The proxy's database does not answer; try again shortly."
+        assert "is not a SQLite database: restore a backup" in caught.value.message
         assert caught.value.__cause__ is None
     log = logged(caplog)
-    assert "DatabaseError" in log and "canary" not in log and str(tmp_path) not in log
+    assert "DatabaseError" in log and "restore a backup" in log and "canary" not in log and str(tmp_path) not in log
 
 
 @pytest.mark.parametrize("table", metadata.tables)
@@ -116,7 +116,8 @@ async def test_a_database_that_stays_away_is_logged_once_a_minute(
     # Another kind of problem has a line of its own.
     with pytest.raises(DataRefused):
         await database.run(_refuse)
-    assert lines()[2:] == [{"problem": "IntegrityError", "code": None, "failures": 1}]
+    reason = "The proxy's database does not take that."
+    assert lines()[2:] == [{"problem": "IntegrityError", "code": None, "reason": reason, "failures": 1}]
     await database.close()
 
 
@@ -178,7 +179,7 @@ async def test_a_locked_database(sqlite_databases: SqliteDatabases, open_stores:
     # Five seconds is what production waits; a test need not.
     impatient = open_stores(url, 0.05)
     wanted = job()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="locked by another process"):
         await impatient.ledger.commit([Reserve(wanted)])
     assert await impatient.ledger.get(wanted.id) is None
     holder.execute("ROLLBACK")

@@ -67,7 +67,7 @@ class Database:
         return self.engine.dialect
 
     def _translated(self, seconds: Distribution | None = None) -> Translation:
-        return Translation(self._log_limit, seconds)
+        return Translation(self._log_limit, seconds, is_file=self._file is not None)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AnyConnection]:

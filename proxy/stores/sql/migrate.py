@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, inspect, text
 
-from proxy.stores.errors import SchemaTooNew
+from proxy.stores.errors import FileUnusable, SchemaTooNew
 from proxy.stores.sql.engine import AnyConnection
 from proxy.stores.sql.schema import metadata
 
@@ -51,6 +51,7 @@ async def upgrade(connection: AnyConnection) -> str:
 
     Raises:
         SchemaTooNew: the database was made by a version that this one cannot run beside.
+        FileUnusable: a SQLite file is another program's.
     """
     from alembic.util import CommandError
 
@@ -67,6 +68,8 @@ def _upgrade(connection: Connection) -> str:
         # Several may migrate at once: the others wait here and then find nothing to do. SQLite waits at its BEGIN.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7287870001)")
     revision = _current(connection)
+    if connection.dialect.name == "sqlite":
+        _check_ours(connection, revision)
     if revision is not None and revision > newest() and _is_served(connection, revision):
         return revision
     command.upgrade(config_for(connection), "head")
@@ -74,6 +77,13 @@ def _upgrade(connection: Connection) -> str:
         fields = {"before": revision or "empty", "now": newest()}
         _log.info("database schema upgraded", extra={"log_fields": fields})
     return newest()
+
+
+def _check_ours(connection: Connection, revision: str | None) -> None:
+    """Leave another program's file as it is. A server's database may be shared, as each program has a schema there."""
+    is_ours = not inspect(connection).get_table_names() if revision is None else revision.isdecimal()
+    if not is_ours:
+        raise FileUnusable("The proxy's database file belongs to another program: name another file.")
 
 
 def config_for(connection: Connection) -> Config:

@@ -19,6 +19,10 @@ class BackupFailed(Exception):
     """There is no copy; says why."""
 
 
+class _SourceUnreadable(sqlite3.DatabaseError):
+    """The database itself cannot be read."""
+
+
 def back_up(source: str, target: Path, report: Report, pages_at_once: int = PAGES_AT_ONCE) -> None:
     """Copy a SQLite file to a new file that only its owner reads.
 
@@ -47,7 +51,7 @@ def back_up(source: str, target: Path, report: Report, pages_at_once: int = PAGE
         _sync(partial)
         partial.rename(target)
     except (OSError, sqlite3.Error) as problem:
-        raise BackupFailed(f"{target} cannot be written ({problem})") from None
+        raise BackupFailed(f"{_find_fault(problem, source, target)} ({problem})") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -56,12 +60,24 @@ def back_up(source: str, target: Path, report: Report, pages_at_once: int = PAGE
 def _copy(origin: sqlite3.Connection, copy: sqlite3.Connection, report: Report, pages_at_once: int) -> None:
     origin.isolation_level = None
     # Held open, so that each step copies the same state: otherwise a change by another one begins the copy again.
-    origin.execute("BEGIN")
-    origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    try:
+        origin.execute("BEGIN")
+        origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as problem:
+        raise _SourceUnreadable(str(problem)) from None
     origin.backup(copy, pages=pages_at_once, progress=lambda _status, left, total: report(total - left, total))
     origin.execute("ROLLBACK")
     if copy.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
-        raise sqlite3.DatabaseError("the copy is damaged, so the database may be")
+        raise _SourceUnreadable("the copy is damaged, so the database may be")
+
+
+def _find_fault(problem: Exception, source: str, target: Path) -> str:
+    """Return which of the two files is at fault."""
+    # A copy that is being written has been empty, so it is neither of these.
+    is_damaged = getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if is_damaged or isinstance(problem, _SourceUnreadable):
+        return f"{source} cannot be copied"
+    return f"{target} cannot be written"
 
 
 def _quote(path: str) -> str:

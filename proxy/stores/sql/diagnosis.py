@@ -1,0 +1,93 @@
+"""What a database's error means, in words for the operator who mends it."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+from proxy.errors import StoreUnavailable
+from proxy.stores.errors import DataRefused, FileUnusable, OutcomeUnknown, TransactionAborted
+
+#: What SQLite raises where the data is at fault, and the classes of PostgreSQL's codes: data exceptions, and violated
+#: constraints.
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
+_REFUSAL_STATES = ("22", "23")
+#: Deadlocks, and transactions that cannot be put into an order.
+_ROLLBACK_STATE = "40"
+_SILENT = "does not answer; try again shortly"
+_NO_ACCESS = (
+    "file cannot be opened: let the user of this process read and write its folder, the file, and those beside it that "
+    "end in -wal and -shm; if the process may, raise its limit of open files"
+)
+_READ_ONLY = "file is read-only: let the user of this process write to it and to its folder, on a disk mounted to write"
+_FULL = "disk is full: make room on it"
+_NO_FILE = "file is a folder, a device or a link to itself: name a file, or take that away"
+#: Of a SQLite file, by SQLite's primary codes (https://www.sqlite.org/rescode.html). It stays so until it is mended.
+_UNUSABLE_FILES = {
+    sqlite3.SQLITE_NOTADB: "file is not a SQLite database: restore a backup, or name another file",
+    sqlite3.SQLITE_CORRUPT: "file is damaged: stop the proxy, and restore a backup",
+    sqlite3.SQLITE_CANTOPEN: _NO_ACCESS,
+    sqlite3.SQLITE_PERM: _NO_ACCESS,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+}
+#: The same, found by the system.
+_UNUSABLE_PATHS = {
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: _READ_ONLY,
+    errno.ENOENT: "file has no folder: make the folder that PROXY_DATABASE_URL names, or mount it",
+    errno.ENOTDIR: "file has no folder: PROXY_DATABASE_URL names a file as one",
+    errno.EEXIST: _NO_FILE,
+    errno.EISDIR: _NO_FILE,
+    errno.ENAMETOOLONG: "file has too long a name: name another file",
+}
+#: These can pass by themselves.
+_FILES = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: "disk fails: look for errors of the disk in the system's log",
+    sqlite3.SQLITE_BUSY: "file is locked by another process: end what keeps it locked, or try again shortly",
+    sqlite3.SQLITE_LOCKED: "file is locked by another process: end what keeps it locked, or try again shortly",
+    sqlite3.SQLITE_ERROR: "lacks a table or a column: restore a backup, or run: fal-proxy migrate",
+}
+_PATHS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EIO: _FILES[sqlite3.SQLITE_IOERR]}
+#: Of PostgreSQL, by SQLSTATE or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_STATES = {
+    "28": "refuses the user or the password: correct PROXY_DATABASE_URL, or the server's pg_hba.conf",
+    "3D000": "does not exist: create it, or correct its name in PROXY_DATABASE_URL",
+    "42501": "lets this user not do what the proxy needs: grant the rights on its schema and tables",
+    "42": "lacks a table or a column: restore a backup, or run: fal-proxy migrate",
+    "25006": "takes no writes: let PROXY_DATABASE_URL lead to the primary server",
+    "53100": _FULL,
+    "53300": "takes no more connections: raise max_connections, or start fewer workers",
+}
+
+
+def diagnose(error: BaseException, *, is_file: bool) -> StoreUnavailable:
+    """Return what to raise for the error of a driver: without its text, as that may quote values.
+
+    Args:
+        is_file: whether the database is a SQLite file.
+    """
+    original = getattr(error, "orig", error)
+    state = getattr(original, "sqlstate", None) or ""
+    if isinstance(original, _REFUSALS) or state[:2] in _REFUSAL_STATES:
+        return DataRefused("The proxy's database does not take that.")
+    if state[:2] == _ROLLBACK_STATE:
+        return TransactionAborted("The proxy's database is busy; try again shortly.")
+    if getattr(error, "is_in_doubt", False):
+        return _make(OutcomeUnknown, _SILENT)
+    if not is_file:
+        return _make(StoreUnavailable, _STATES.get(state) or _STATES.get(state[:2], _SILENT))
+    if isinstance(original, sqlite3.Error):
+        return _diagnose_code(getattr(original, "sqlite_errorcode", 0) & 0xFF, _UNUSABLE_FILES, _FILES)
+    return _diagnose_code(getattr(original, "errno", None) or 0, _UNUSABLE_PATHS, _PATHS)
+
+
+def _diagnose_code(code: int, lasting: dict[int, str], passing: dict[int, str]) -> StoreUnavailable:
+    if code in lasting:
+        return _make(FileUnusable, lasting[code])
+    return _make(StoreUnavailable, passing.get(code, _SILENT))
+
+
+def _make(kind: type[StoreUnavailable], what: str) -> StoreUnavailable:
+    return kind(f"The proxy's database {what}.")
