@@ -12,7 +12,7 @@ from proxy.numbers import MOST, number_in_range, parse_decimal, parse_whole
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("0099", 99), ("100", 100)])
-def test_a_whole_number(text: str, number: int) -> None:
+def test_a_whole_number_is_read(text: str, number: int) -> None:
     assert parse_whole(text, 100) == number
 
 
@@ -31,7 +31,7 @@ def test_a_whole_number_below_the_least_is_none() -> None:
 @pytest.mark.parametrize(
     ("text", "number"), [("0", 0), ("1.5", 1.5), ("007.250", 7.25), ("1e-05", 1e-05), ("1e+01", 10)]
 )
-def test_a_decimal_number(text: str, number: float) -> None:
+def test_a_decimal_number_is_read(text: str, number: float) -> None:
     assert parse_decimal(text, 100) == number
 
 

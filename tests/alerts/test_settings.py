@@ -55,7 +55,7 @@ def test_a_tenant_without_a_receiver_is_written_as_older_versions_read_it() -> N
     assert "alerts_webhook" not in Tenant(id="acme", plan="free").model_dump(mode="json")
 
 
-def test_a_question_that_makes_no_sense_is_refused(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_a_malformed_query_of_alerts_is_refused(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, {"acme": plan()}) as stack:
         with operating(stack) as operator:
             assert operator.get("/v1/admin/alerts").json() == {"alerts": [], "next_cursor": None}

@@ -9,7 +9,7 @@ def catalog_of(*ids: str) -> Catalog:
     return Catalog(endpoint_from({"id": id_, "input": {"type": "object"}}) for id_ in ids)
 
 
-def test_what_was_found_out_of_the_old_catalogue_is_forgotten() -> None:
+def test_a_new_catalogue_forgets_what_was_looked_up_in_the_old_one() -> None:
     catalog = catalog_of("acme/one")
     # A plan that another process has applied already.
     endpoints = frozenset({"acme/one", "acme/two/fast"})

@@ -67,7 +67,7 @@ def validate(document: Any) -> None:
 
 @pytest.mark.tools
 class TestBySchema:
-    def test_it_is_a_compose_file(self) -> None:
+    def test_the_file_is_a_valid_compose_file(self) -> None:
         validate(yaml.safe_load(COMPOSE.read_text()))
 
     def test_a_wrong_name_in_it_is_found(self) -> None:

@@ -59,7 +59,7 @@ def test_the_backend_mints_a_session(stack: Stack, tmp_path: Path) -> None:
 
 
 @tools
-def test_one_call_from_question_to_answer(stack: Stack, tmp_path: Path) -> None:
+def test_the_script_for_jobs_prints_the_states_and_the_result(stack: Stack, tmp_path: Path) -> None:
     (script,) = blocks(section(page("api"), "Jobs"), "sh")
     where = script.replace("https://ai.example.com", stack.url)
     # The job waits in the queue until it is watched.

@@ -43,7 +43,7 @@ def many_strings(document: Any) -> bytes:
 
 
 @pytest.mark.parametrize("shape", [bytes, bytearray])
-def test_the_deepest_and_one_deeper(shape: type[bytes]) -> None:
+def test_a_document_at_the_greatest_depth_is_read_and_a_deeper_one_refused(shape: type[bytes]) -> None:
     assert refusal(shape(nest(MAX_DEPTH))) is None
     assert "64 levels" in str(refusal(shape(nest(MAX_DEPTH + 1))))
     objects = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
@@ -56,7 +56,7 @@ def test_many_containers_side_by_side_are_not_deep() -> None:
 
 
 @pytest.mark.parametrize("value", [b"1", b'""', b"[]", b'"a,b[c"'])
-def test_the_most_values_and_one_more(value: bytes) -> None:
+def test_a_document_with_the_most_values_is_read_and_a_longer_one_refused(value: bytes) -> None:
     most = MAX_VALUES - 1
     assert refusal(b"[" + b",".join([value] * most) + b"]") is None or value == b"[]"
     assert "100000 values" in str(refusal(b"[" + b",".join([value] * (most + 1)) + b"]"))

@@ -48,7 +48,7 @@ async def sees_the_truth(wire: Wire, *, refuses: bool = False, silence_seconds: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["drop", "end", "stall"])
-async def test_cut_at_every_byte(then: str) -> None:
+async def test_a_stream_cut_at_any_byte_leads_to_the_same_end(then: str) -> None:
     offsets = range(LENGTH + 1)
     for start in range(0, len(offsets), AT_ONCE):
         await asyncio.gather(
@@ -60,7 +60,7 @@ async def test_cut_at_every_byte(then: str) -> None:
 
 
 @pytest.mark.slow
-async def test_split_at_every_byte() -> None:
+async def test_a_stream_in_two_pieces_is_read_like_a_whole_one() -> None:
     whole = b"".join(EVENTS)
 
     def split(at: int) -> Wire:
@@ -78,7 +78,7 @@ async def test_split_at_every_byte() -> None:
 
 
 @pytest.mark.slow
-async def test_a_wrong_byte_at_every_place() -> None:
+async def test_a_wrong_byte_at_any_place_leads_to_the_same_end() -> None:
     """Except in the name of a field: a field of another name has to be ignored."""
     whole = b"".join(EVENTS)
     names = {match.start() + n for match in re.finditer(b"data: ", whole) for n in range(-1, 5)}
@@ -101,7 +101,9 @@ async def test_a_wrong_byte_at_every_place() -> None:
     [b"{no json", b'"text"', b'{"status":"WARMING","request_id":"x"}', b'{"status":"COMPLETED"}'],
 )
 @pytest.mark.parametrize("instead_of", range(len(EVENTS)))
-async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes, refuses: bool) -> None:
+async def test_garbage_in_place_of_an_event_leads_to_the_same_end(
+    instead_of: int, garbage: bytes, refuses: bool
+) -> None:
     async def litter(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         for number, event in enumerate(EVENTS):
@@ -112,7 +114,7 @@ async def test_garbage_in_the_place_of_an_event(instead_of: int, garbage: bytes,
 
 @pytest.mark.parametrize("in_one_piece", [False, True])
 @pytest.mark.parametrize("first", range(len(EVENTS) - 1))
-async def test_events_in_another_order(first: int, in_one_piece: bool) -> None:
+async def test_events_in_another_order_lead_to_the_same_end(first: int, in_one_piece: bool) -> None:
     async def swap(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         del pieces
         order = list(EVENTS)
@@ -128,7 +130,7 @@ async def test_events_in_another_order(first: int, in_one_piece: bool) -> None:
 
 @pytest.mark.parametrize("in_one_piece", [False, True])
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-async def test_repeated_events_with_comments_and_any_line_end(line_end: bytes, in_one_piece: bool) -> None:
+async def test_repeated_events_comments_and_any_line_end_are_read(line_end: bytes, in_one_piece: bool) -> None:
     repeated = [(b": ping\n\n" + event).replace(b"\n", line_end) for event in EVENTS for _ in range(2)]
 
     async def repeat_each(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -140,7 +142,7 @@ async def test_repeated_events_with_comments_and_any_line_end(line_end: bytes, i
     assert bench.fal.calls.count("stream") == 1 and "status" not in bench.fal.calls
 
 
-async def test_a_stream_that_stays_open_after_the_end() -> None:
+async def test_a_stream_that_stays_open_after_its_last_event_is_left() -> None:
     async def open_ended(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for piece in all_events(pieces):
             yield piece

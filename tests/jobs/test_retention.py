@@ -227,7 +227,7 @@ async def test_a_run_is_logged(
     assert facts["jobs"] == 3 and facts["seconds"] >= 0
 
 
-async def test_a_started_one_goes_on_after_trouble(
+async def test_a_started_cleaner_goes_on_after_an_error(
     stores: SqlStores, clock: MovableClock, caplog: pytest.LogCaptureFixture, sqlite_databases: SqliteDatabases
 ) -> None:
     """The database has no tables at first."""

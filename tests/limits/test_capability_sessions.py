@@ -303,7 +303,7 @@ def test_a_token_with_every_field_stays_small(proxy: Stack) -> None:
     assert session["tags"] == tags and len(session["token"]) < MAX_TOKEN_LENGTH / 3
 
 
-def test_the_operator_can_mint_them(proxy: Stack) -> None:
+def test_the_operator_can_mint_capability_sessions(proxy: Stack) -> None:
     with operating(proxy) as operator:
         form = {"tenant": "acme", "subject": "alice", "quotas": [quota("requests", 1)], "tags": ["trial"]}
         session = operator.post("/v1/admin/sessions", json=form).json()

@@ -95,7 +95,7 @@ def test_the_depth_of_an_input() -> None:
         own(**deep)
 
 
-def test_only_so_many_problems_are_listed() -> None:
+def test_a_bounded_number_of_problems_is_listed() -> None:
     assert len(problems_of(frames=[{"at": "no", "image_url": "no"}] * 5_000)) <= MAX_PROBLEMS
 
 

@@ -57,7 +57,7 @@ def at_fal(stack: Stack) -> dict[str, str]:
         ("closed", "x-fal-no-retry, x-fal-runner-hint, x-fal-store-io, x-fal-tags"),
     ],
 )
-def test_a_plan_lets_pass_what_it_names(plans: Stack, path: str, tenant: str, dropped: str | None) -> None:
+def test_a_plan_lets_the_headers_pass_that_it_names(plans: Stack, path: str, tenant: str, dropped: str | None) -> None:
     answer = call(plans, tenant, path, **GOOD)
     assert (answer.status_code, answer.headers.get(DROPPED)) == (200, dropped)
     assert at_fal(plans) == {name: value for name, value in GOOD.items() if name not in (dropped or "").split(", ")}

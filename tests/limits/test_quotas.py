@@ -291,7 +291,7 @@ def test_money_is_compute_seconds_at_the_operators_price(proxy: Stack, folder: P
         assert units > 0 and account(folder, "usd", "usd") == Booked(pytest.approx(units * PRICE, abs=1e-6), 0)
 
 
-def test_bytes_of_uploads(proxy: Stack, folder: Path) -> None:
+def test_bytes_of_uploads_are_charged_to_the_user_and_the_tenant(proxy: Stack, folder: Path) -> None:
     def slot(client: Client) -> str:
         wanted = {"content_type": "image/png", "file_name": "a.png"}
         answer = client.call("POST", "rest/storage/upload/initiate", wanted)

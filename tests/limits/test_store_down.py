@@ -123,7 +123,7 @@ def test_a_call_whose_booking_meets_a_locked_database_is_booked_later(
 
 
 @pytest.mark.parametrize("key", [None, "one"], ids=["without a key", "with an Idempotency-Key"])
-def test_locked_when_fal_has_accepted(
+def test_a_job_that_fal_accepted_while_the_database_was_locked_is_written_later(
     own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path, key: str | None
 ) -> None:
     """A job is visible only when its owner is written down. Then its owner sees it, and a repetition gets it."""
@@ -205,7 +205,9 @@ def deferred_entries(stack: Stack) -> float:
     return float(line.split()[1])
 
 
-def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl, tmp_path: Path) -> None:
+def test_calls_are_refused_while_tables_are_missing_and_served_again_after(
+    sandbox: SandboxControl, tmp_path: Path
+) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     with limited_proxy(sandbox, folder, PLANS) as own, Client(own, own.token(tenant="acme")) as alice:
@@ -233,7 +235,7 @@ def test_a_database_whose_tables_are_gone_and_come_back(sandbox: SandboxControl,
         wait_until(lambda: account(folder, "acme", "requests") == Booked(2, 0), "not all is booked")
 
 
-def test_a_key_that_could_not_be_freed_is_free_all_the_same(
+def test_an_idempotency_key_that_could_not_be_freed_is_free_for_the_next_try(
     own: Stack, alice: Client, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     """What makes a call fail keeps its Idempotency-Key in the database: the next try is not to wait for the first."""

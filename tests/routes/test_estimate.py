@@ -273,7 +273,7 @@ def test_estimates_have_the_rate_limits_of_calls(proxy: Stack) -> None:
         estimate(http)
 
 
-def test_its_rate_limit_headers_count_estimates(proxy: Stack) -> None:
+def test_rate_limit_headers_of_an_estimate_count_estimates(proxy: Stack) -> None:
     with proxy.client(proxy.token("reader", tenant="rated")) as http:
         answer = http.post(PATH, json={"endpoint": NEXT, "input": asking("?")})
         assert answer.headers["ratelimit-policy"] == '"subject";q=1;w=60, "tenant";q=100;w=60'

@@ -40,7 +40,7 @@ def test_a_job_from_its_question_to_its_answer(stack: Stack) -> None:
         assert client.get(JOBS, params={"limit": "1"}).json()["jobs"][0]["is_over"] is True
 
 
-def test_one_call_from_question_to_answer(stack: Stack) -> None:
+def test_one_call_streams_the_states_of_a_job_and_its_result(stack: Stack) -> None:
     with stack.client() as client, client.stream("POST", JOBS, json=new("What is it?"), headers=SSE) as stream:
         assert stream.status_code == 200 and stream.headers["content-type"].startswith("text/event-stream")
         found = list(events(stream))
@@ -73,7 +73,7 @@ def test_a_failed_job_ends_with_the_error_of_its_result(stack: Stack, prompt: st
     assert result.status_code == status and last == {"event": "error", "id": "END", "data": result.text}
 
 
-def test_a_job_that_fal_forgets_while_it_is_watched(stack: Stack) -> None:
+def test_a_stream_of_a_job_that_fal_forgets_ends_with_the_error_of_its_result(stack: Stack) -> None:
     with stack.client() as client:
         id_ = created(client)
         stack.sandbox.fault(fault="drop_at", bytes=600, on={"operation": "status-stream"}, times=1)

@@ -89,7 +89,7 @@ def input_for(life: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
 @pytest.mark.parametrize("life", LIVES)
-def test_polls_and_results(stack: Stack, surface: str, life: str) -> None:
+def test_polls_and_results_are_the_same_as_fals(stack: Stack, surface: str, life: str) -> None:
     with beside(stack, surface) as both:
         answer = both.client.call("POST", f"queue/{NEXT}", input_for(life))
         id_ = answer.json()["request_id"]
@@ -118,7 +118,7 @@ def agree(both: Beside, path: str) -> None:
 
 @pytest.mark.parametrize("surface", [HOSTS, PROTOCOL])
 @pytest.mark.parametrize("query", ["", "?logs=0", "?logs=1", "?logs=true", "?logs=false"])
-def test_streams_and_unknown_jobs(stack: Stack, surface: str, query: str) -> None:
+def test_streams_and_answers_about_unknown_jobs_are_the_same_as_fals(stack: Stack, surface: str, query: str) -> None:
     with beside(stack, surface) as both:
         id_ = both.client.submitted(HELD)
         path = f"queue/{NEXT}/requests/{id_}/status/stream{query}"

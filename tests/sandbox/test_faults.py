@@ -314,7 +314,7 @@ def test_a_fault_strikes_an_upload_after_its_body_was_read(wire: Fal) -> None:
     "marker", ["[[fault nonsense]]", "[[fault fail=nonsense]]", "[[fault drop=sometime]]", "[[fault gzip on=lunch]]",
                "[[pace speed=1]]", "[[pace run_seconds=soon]]"],
 )  # fmt: skip
-def test_a_marker_that_makes_no_sense_is_answered_in_words(fal: Fal, marker: str) -> None:
+def test_a_malformed_marker_is_answered_with_an_explanation(fal: Fal, marker: str) -> None:
     for path in (RUN, RUN + "/stream", "/queue/fal-ai/llava-next"):
         assert fal.client.post(path, json=fal.input(marker)).status_code == 400
 
@@ -322,7 +322,7 @@ def test_a_marker_that_makes_no_sense_is_answered_in_words(fal: Fal, marker: str
 @pytest.mark.parametrize(
     "document", [{}, {"fault": "nonsense"}, {"fault": "gzip", "on": {"colour": "red"}}, {"fault": "gzip", "times": "x"}]
 )
-def test_a_fault_that_makes_no_sense_is_refused(fal: Fal, document: dict[str, Any]) -> None:
+def test_a_malformed_fault_is_refused(fal: Fal, document: dict[str, Any]) -> None:
     assert fal.client.post("/_sandbox/faults", json=document).status_code == 422
 
 

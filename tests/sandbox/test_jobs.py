@@ -189,7 +189,7 @@ async def test_a_watched_job_that_waits_for_looks_comes_to_its_end() -> None:
         assert [step.done async for step in job.watch() if step] == [0, 0, 1, 2, 3, 4]
 
 
-async def test_a_job_moved_by_hand_and_a_run_wait_for_no_looks() -> None:
+async def test_a_job_moved_by_hand_and_a_run_do_not_wait_for_polls() -> None:
     clock, pace = MovableClock(), PACE.override({"wait_for_looks": True})
     ended, held = _job(clock, pace), _job(clock, pace)
     ended.end()
@@ -220,7 +220,7 @@ async def test_the_oldest_job_is_forgotten_beyond_the_bound() -> None:
     "values",
     [{"speed": 1}, {"hold": "COMPLETED"}, {"queue_positions": -1}, {"words_per_second": 0}, {"run_seconds": "soon"}],
 )
-def test_a_pace_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
+def test_a_malformed_pace_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Timing().override(values)
 

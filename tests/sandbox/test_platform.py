@@ -100,6 +100,6 @@ def test_only_the_admin_key_opens_it(fal: Fal, stranger: httpx.Client, path: str
         (ANALYTICS, PERIOD | {"endpoint_id": NEXT}),
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused(fal: Fal, path: str, query: dict[str, str]) -> None:
+def test_a_malformed_query_is_refused(fal: Fal, path: str, query: dict[str, str]) -> None:
     answer = fal.client.get(path, params=query, headers={"authorization": f"Key {SANDBOX_ADMIN_KEY}"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "validation_error")

@@ -90,7 +90,7 @@ def test_the_pace_of_coming_jobs_can_be_changed_and_brought_back(fal: Fal) -> No
 
 
 @pytest.mark.parametrize("body", [{"speed": 1}, {"hold": "NEVER"}, [1], "x"])
-def test_a_pace_that_makes_no_sense_is_refused(fal: Fal, body: Any) -> None:
+def test_a_malformed_pace_is_refused(fal: Fal, body: Any) -> None:
     assert fal.client.post("/_sandbox/pace", json=body).status_code == 422
 
 
@@ -109,7 +109,7 @@ def test_jobs_are_listed_as_they_stand(fal: Fal) -> None:
 
 
 @pytest.mark.parametrize("order", [{}, {"state": "nonsense"}, {"state": "fail", "error_type": "nonsense"}])
-def test_an_order_that_makes_no_sense_is_refused(fal: Fal, order: dict[str, str]) -> None:
+def test_a_malformed_order_is_refused(fal: Fal, order: dict[str, str]) -> None:
     assert fal.move(fal.submit("[[pace hold=IN_QUEUE]]"), **order).status_code == 422
 
 

@@ -321,7 +321,7 @@ def chunk(data: bytes) -> bytes:
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_a_wrong_form_for_a_session_is_refused(stack: Stack, wire: Wire) -> None:
+def test_a_malformed_request_for_a_session_is_refused(stack: Stack, wire: Wire) -> None:
     key = {"authorization": f"Bearer {stack.tenant_key()}", "content-type": JSON}
     bad: list[Any] = [
         {},
@@ -355,7 +355,7 @@ def test_a_wrong_form_for_a_session_is_refused(stack: Stack, wire: Wire) -> None
 
 
 @pytest.mark.usefixtures("nothing_reaches_fal")
-def test_a_wrong_wish_for_an_upload_is_refused(stack: Stack, wire: Wire) -> None:
+def test_a_malformed_request_to_begin_an_upload_is_refused(stack: Stack, wire: Wire) -> None:
     path = "rest/storage/upload/initiate"
     for form in (
         {},

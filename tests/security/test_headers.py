@@ -189,7 +189,7 @@ def test_only_these_headers_reach_fal_and_come_back(stack: Stack, wire: Wire, su
     assert came_back(answer) == expected_back(answer, case.answers, {} if case.is_shared else PASSED_BACK) | dropped
 
 
-def test_a_call_without_wishes_has_none_at_fal(stack: Stack, wire: Wire) -> None:
+def test_a_call_without_fals_options_has_none_at_fal(stack: Stack, wire: Wire) -> None:
     headers = [("authorization", f"Key {stack.token()}"), ("content-type", JSON)]
     assert wire.exchange("POST", f"/fal/run/{NEXT}", headers, BODY).status == 200
     (received,) = stack.sandbox.requests()

@@ -88,7 +88,7 @@ def test_missing_settings_are_named(check: Any, command: str, missing: str) -> N
     assert variables_in(done) == [missing]
 
 
-def test_secrets_from_files(check: Any, tmp_path: Path) -> None:
+def test_secrets_are_read_from_files(check: Any, tmp_path: Path) -> None:
     for name, value in {"id": "an-id", "secret": "a-secret\n", "ring": SECRET}.items():
         (tmp_path / name).write_text(value)
     files = {"FAL_KEY_ID_FILE": "id", "FAL_KEY_SECRET_FILE": "secret", "PROXY_SESSION_SECRETS_FILE": "ring"}
@@ -102,7 +102,7 @@ def test_an_unknown_variable_fails_the_check(check: Any) -> None:
     assert "did you mean PROXY_SESSION_SECRETS?" in done.stderr and "canary" not in done.stderr
 
 
-def test_an_unknown_variable_beside_other_problems(check: Any) -> None:
+def test_an_unknown_variable_is_named_beside_other_problems(check: Any) -> None:
     done = check({"FAL_KEY": "an-id:a-secret", "PROXY_SESSION_SECRET": SECRET})
     assert sorted(variables_in(done)) == ["PROXY_SESSION_SECRET", "PROXY_SESSION_SECRETS"]
 

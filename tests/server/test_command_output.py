@@ -12,7 +12,7 @@ from proxy.cli.output import print_table, to_json
 NAME, SHOWN = "al\x9b2Jice\u202e\u2028", "al\\u009b2Jice\\u202e\\u2028"
 
 
-def test_a_table_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_escapes_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
     print_table([{"subject": NAME, "calls": 1}, {"subject": "жанна", "calls": 2}], ("subject", "calls"))
     head, first, second = capsys.readouterr().out.splitlines()
     assert first.split() == [SHOWN, "1"] and second.split() == ["жанна", "2"]
@@ -20,7 +20,7 @@ def test_a_table_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("for_people", [False, True])
-def test_json_shows_it_too_and_means_the_same(for_people: bool) -> None:
+def test_json_escapes_what_a_terminal_would_obey_and_means_the_same(for_people: bool) -> None:
     text = to_json({"subject": NAME}, for_people=for_people)
     assert SHOWN in text and text.replace("\n", "").isprintable()
     assert json.loads(text) == {"subject": NAME}

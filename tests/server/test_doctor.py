@@ -277,7 +277,9 @@ def test_a_wrong_key_and_a_wrong_session(proxy: Stack, doctor: Doctor) -> None:
         assert "hush" not in str(doctor.run(proxy.url, **{name: "hush-hush"}))
 
 
-def test_a_body_limit_of_the_proxy_itself(sandbox: SandboxControl, doctor: Doctor, tmp_path: Path) -> None:
+def test_a_low_body_limit_of_the_proxy_itself_is_reported(
+    sandbox: SandboxControl, doctor: Doctor, tmp_path: Path
+) -> None:
     environ = {"PROXY_MAX_BODY_BYTES": "1048576"}
     with limited_proxy(sandbox, tmp_path, PLANS, environ=environ) as small:
         found = doctor.examine(small.url, FAL_PROXY_KEY=key_of(small))
@@ -322,7 +324,7 @@ def test_a_certificate_that_ends_soon(doctor: Doctor, tmp_path: Path) -> None:
 NO_ADDRESSES = ("http://[::1", "http://ai.example.com:99999", "http://ai.example.com:0", "http://ai..example.com")
 
 
-def test_a_malformed_address(proxy: Stack, doctor: Doctor) -> None:
+def test_a_malformed_or_silent_address_is_reported(proxy: Stack, doctor: Doctor) -> None:
     for wrong in ("ai.example.com", "ftp://ai.example.com", "https://", *NO_ADDRESSES):
         found = doctor.examine(wrong)
         assert levels(found) == {"address": "fail"}

@@ -230,7 +230,7 @@ def test_a_call_that_outlives_the_drain_is_cut_with_an_error_and_booked(sandbox:
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=["terminate", "ctrl-c"])
-def test_a_second_signal_ends_it_at_once(sandbox: SandboxControl, cli: Cli, second: signal.Signals) -> None:
+def test_a_second_signal_ends_the_drain_at_once(sandbox: SandboxControl, cli: Cli, second: signal.Signals) -> None:
     with deploy(sandbox, cli, LONG) as deployment:
         run, _ = deployment.meanwhile(stage_run(deployment.caller()))
         deployment.begin_to_stop()

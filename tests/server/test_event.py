@@ -27,7 +27,7 @@ async def test_waiters_wake_when_an_event_is_set_and_later_ones_do_not_wait(new_
 
 
 @pytest.mark.parametrize("new_event", EVENTS)
-async def test_a_cleared_event_makes_wait_again(new_event: Any) -> None:
+async def test_a_cleared_event_is_waited_for_again(new_event: Any) -> None:
     event = new_event()
     event.set()
     event.clear()
@@ -52,7 +52,7 @@ async def test_one_that_gives_up_leaves_the_others_waiting(new_event: Any) -> No
 
 
 @pytest.mark.parametrize("new_event", EVENTS)
-async def test_one_that_is_cancelled_after_it_was_woken_spoils_nothing(new_event: Any) -> None:
+async def test_a_waiter_that_is_cancelled_after_it_was_woken_leaves_the_others(new_event: Any) -> None:
     event = new_event()
     leaving, staying = (asyncio.create_task(event.wait()) for _ in range(2))
     await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from tests.support.turns import do_in_turn
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_empty_directory(stores: SqlStores) -> None:
+async def test_an_empty_directory_loads(stores: SqlStores) -> None:
     rows = await stores.directory.load()
     assert (rows.plans, rows.tenants, rows.keys, rows.revocations) == ({}, [], [], [])
     assert rows.version == await stores.directory.version()

@@ -82,7 +82,7 @@ async def _revoke(stores: SqlStores) -> None:
 
 
 @pytest.mark.parametrize("work", [_claim, _book, _look, _reconcile, _upload, _revoke])
-async def test_nothing_is_left_to_the_collector(
+async def test_transactions_leave_nothing_to_the_garbage_collector(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores, work: Work
 ) -> None:
     stores = open_stores(sqlite_databases.migrated())

@@ -73,7 +73,7 @@ def other(path: Path) -> Iterator[File]:
         yield other
 
 
-def test_a_call_reads_nothing_that_it_wrote(file: File) -> None:
+def test_a_call_reads_no_row_that_it_wrote(file: File) -> None:
     file.commit(Reserve(job(Charge(REQUESTS, 1, 100))))
     one = job(Charge(REQUESTS, 5, 100))
     for operation in (Reserve(one), Accept(one.id, "fal-1", 5000.0), Settle(one.id, {"requests": 2}, 1010.0)):

@@ -81,7 +81,7 @@ def in_turn(send: Callable[[], httpx.Response]) -> int:
     return wait_until(lambda: (status := send().status_code) != 503 and status, "it is refused again and again")
 
 
-async def test_every_store_works(pooled_url: str, open_stores: OpenStores) -> None:
+async def test_every_store_works_behind_a_pooler(pooled_url: str, open_stores: OpenStores) -> None:
     """With processes that each count their statements from one, as their drivers do."""
     processes = [open_stores(pooled_url) for _ in range(4)]
     await processes[0].directory.apply(PLANS, [ACME], by=AUTHOR)

@@ -161,6 +161,6 @@ def test_the_servers_of_a_url(url: str, urls: list[str]) -> None:
     assert split_hosts(url) == urls
 
 
-def test_ports_that_do_not_fit_the_servers() -> None:
+def test_a_url_with_more_hosts_than_ports_is_refused() -> None:
     with pytest.raises(ValueError, match="names 3 hosts and 2 ports; give one port, or one for each host"):
         parse("postgresql:///app?host=a,b,c&port=1,2")

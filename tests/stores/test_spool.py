@@ -91,7 +91,7 @@ def test_a_file_that_another_process_took_over_is_skipped(folder: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_makes_no_sense_is_logged_and_stays(
+def test_a_file_that_cannot_be_read_is_logged_and_stays(
     folder: Path, name: str, document: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     Spool(folder).keep(FACTS[2:])

@@ -56,7 +56,7 @@ async def test_parts_land_in_any_order(stores: SqlStores) -> None:
     assert found is not None and found.size == 200
 
 
-async def test_the_latest_attempt_counts(stores: SqlStores) -> None:
+async def test_the_latest_attempt_at_a_part_counts(stores: SqlStores) -> None:
     await stores.uploads.add(PARTS)
     old, new = part(1, attempt="old"), part(1, attempt="new")
     await stores.uploads.begin(old)
@@ -71,7 +71,7 @@ async def test_the_latest_attempt_counts(stores: SqlStores) -> None:
     assert await stores.uploads.list_parts("hash") == []
 
 
-async def test_parts_fit_together(stores: SqlStores) -> None:
+async def test_parts_beyond_the_size_of_the_upload_are_refused(stores: SqlStores) -> None:
     await stores.uploads.add(PARTS)
     assert await stores.uploads.begin(part(1, 600)) is True
     assert await stores.uploads.begin(part(2, 401)) is False
@@ -83,7 +83,7 @@ async def test_parts_fit_together(stores: SqlStores) -> None:
     assert await stores.uploads.begin(part(3, 401)) is True
 
 
-async def test_parts_that_come_at_once_fit_together(stores: SqlStores) -> None:
+async def test_parts_that_come_at_once_do_not_exceed_the_size_of_the_upload(stores: SqlStores) -> None:
     await stores.uploads.add(PARTS)
     begun: list[bool | None] = []
 

@@ -190,7 +190,7 @@ def add_up(rows: Sequence[UsageRow], groups: Sequence[str]) -> Counter[tuple[obj
     return found
 
 
-async def test_more_jobs_than_so_many_are_seen_in_an_index(stores: SqlStores, settled: list[Job]) -> None:
+async def test_a_report_of_too_many_jobs_is_recognised_in_an_index(stores: SqlStores, settled: list[Job]) -> None:
     asked = ("acme", None, 0.0, 2.0 * DAY)
     with query_plans() as plans:
         assert await stores.ledger.has_more_jobs(*asked, 119)

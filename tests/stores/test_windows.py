@@ -221,7 +221,7 @@ async def test_redis_forgets_what_no_longer_counts(redis: Redis) -> None:
 
 
 @pytest.mark.tools
-async def test_processes_share_redis(redis: Redis) -> None:
+async def test_processes_share_the_windows_of_redis(redis: Redis) -> None:
     one, other = RedisCounters(redis.url), RedisCounters(redis.url)
     assert (await one.hit([TWO], NOW)).remaining == (1,)
     assert (await other.hit([TWO], NOW)).remaining == (0,)

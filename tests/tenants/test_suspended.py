@@ -93,7 +93,7 @@ def test_every_credential_is_refused_everywhere_until_the_tenant_is_resumed(prox
         assert client.get("/v1/session").status_code == 200
 
 
-def test_nothing_is_minted_for_it(proxy: Stack, tmp_path: Path, commands: Commands) -> None:
+def test_nothing_is_minted_for_a_suspended_tenant(proxy: Stack, tmp_path: Path, commands: Commands) -> None:
     minting = {"tenant": "acme", "subject": "bob"}
     environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal(), "PROXY_SESSION_SECRETS": SECRET}
     command = ("sessions", "mint", "--tenant", "acme", "--subject", "bob")

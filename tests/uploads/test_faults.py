@@ -66,7 +66,7 @@ ways = pytest.mark.parametrize("way", [whole, in_parts, native, form, cdn])
 
 @ways
 @pytest.mark.parametrize("at", [1, MOST // 2, MOST], ids=["first byte", "middle", "last byte"])
-def test_fal_hangs_up(uploads: Uploads, way: Way, at: int) -> None:
+def test_an_upload_that_fal_breaks_off_is_not_booked_and_can_be_sent_again(uploads: Uploads, way: Way, at: int) -> None:
     send = way(uploads)
     before = uploads.booked()
     uploads.sandbox.fault("cut", bytes=at, on=FILES, times=1)
@@ -79,7 +79,7 @@ def test_fal_hangs_up(uploads: Uploads, way: Way, at: int) -> None:
 
 @ways
 @pytest.mark.parametrize("status", [403, 413, 500, 503])
-def test_fal_refuses_the_file(uploads: Uploads, way: Way, status: int) -> None:
+def test_a_file_that_fal_refuses_is_not_booked_and_can_be_sent_again(uploads: Uploads, way: Way, status: int) -> None:
     send = way(uploads)
     before = uploads.booked()
     uploads.sandbox.fault("status", status=status, text="signature=abc", on=FILES, times=1)
@@ -128,7 +128,7 @@ def begun(uploads: Uploads, url: str, sent: bytes, **headers: str) -> Iterator[s
 
 
 @pytest.mark.parametrize("tail", ["", "/1"])
-def test_a_caller_hangs_up_in_the_middle(uploads: Uploads, tail: str) -> None:
+def test_a_caller_who_hangs_up_in_the_middle_of_a_file_can_send_it_again(uploads: Uploads, tail: str) -> None:
     slot = uploads.slot(in_parts=bool(tail))
     before = uploads.booked()
     with begun(uploads, slot.upload_url + tail, FILE[: MOST // 2]):
