@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.calls.call import parse_key
 from proxy.cli.database import TenantId, command_author, find_tenant, run_on_database
 from proxy.cli.output import AsJson, print_rows, refuse, to_json
+from proxy.cli.subjects import check_filter
 from proxy.clock import SystemClock
 from proxy.limits.grants import describe_grant
 from proxy.routes.grants import Grants, NewGrant
@@ -57,12 +57,11 @@ def grants_add(
 @grants.command("list")
 def grants_list(
     tenant: TenantId,
-    subject: Annotated[str | None, typer.Option(help="Those of this user.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Only of this user; '' for the tenant itself.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List a tenant's grants, the newest first, with what is left of each."""
-    if subject is not None and not is_subject(subject):
-        refuse([f"--subject: {SUBJECT_RULE}"])
+    check_filter(subject)
     subjects = None if subject is None else (subject,)
 
     async def run(stores: SqlStores, directory: Directory) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ import typer
 from proxy.cli.database import find_tenant, run_on_database
 from proxy.cli.deployment import Address, ask_deployment
 from proxy.cli.output import AsJson, print_rows, refuse, to_json
+from proxy.cli.subjects import check_filter
 from proxy.jobs.records import describe_details, describe_job
+from proxy.routes.admin_jobs import STATUSES
 from proxy.routes.paging import parse_endpoint, parse_since
 from proxy.stores.ledger import Job, JobFilter
 from proxy.stores.sql import SqlStores
@@ -27,16 +29,21 @@ def jobs_list(
     tenant: Annotated[str, typer.Option(help="The tenant's id.")],
     subject: Annotated[str | None, typer.Option(help="Only of this user; '' for the tenant itself.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only of this endpoint.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only jobs that are open, or over.")] = None,
     since: Annotated[str | None, typer.Option(help="Only from this day or moment on, such as 2026-01-31.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="At most so many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the newest calls and jobs of a tenant."""
+    check_filter(subject)
+    if status is not None and status not in STATUSES:
+        refuse([f"--status: must be one of {', '.join(STATUSES)}"])
+    is_over = None if status is None else STATUSES[status]
 
     async def run(stores: SqlStores, directory: Directory) -> list[dict[str, Any]]:
         find_tenant(await directory.snapshot(), tenant)
         endpoints = None if endpoint is None else [parse_endpoint(endpoint).endpoint]
-        wanted = JobFilter(tenant, subject, endpoints, since=parse_since(since))
+        wanted = JobFilter(tenant, subject, endpoints, is_over=is_over, since=parse_since(since))
         return [describe_job(job) for job in await stores.ledger.list_jobs(wanted, limit)]
 
     rows = run_on_database(run)

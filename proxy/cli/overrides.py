@@ -8,9 +8,9 @@ import orjson
 import typer
 from pydantic import ValidationError
 
-from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
 from proxy.cli.output import AsJson, print_done, print_rows, refuse, to_json
+from proxy.cli.subjects import check_user
 from proxy.clock import SystemClock
 from proxy.routes.overrides import NewOverride, OverrideEditor, describe_override, list_overrides_of
 from proxy.stores.sql import SqlStores
@@ -32,7 +32,7 @@ def overrides_set(
     as_json: AsJson = False,
 ) -> None:
     """Give a user another plan, or other limits, on all servers within five seconds."""
-    _check_subject(subject)
+    check_user(subject, "SUBJECT")
     try:
         fields = {"plan": plan, "limits": None if limits is None else _parse_limits(limits), "until": until}
         form = NewOverride.model_validate(fields)
@@ -51,7 +51,7 @@ def overrides_set(
 @overrides.command("clear")
 def overrides_clear(tenant: TenantId, subject: Subject, as_json: AsJson = False) -> None:
     """End a user's override now."""
-    _check_subject(subject)
+    check_user(subject, "SUBJECT")
 
     async def run(stores: SqlStores, directory: Directory) -> bool:
         find_tenant(await directory.snapshot(), tenant)
@@ -81,11 +81,6 @@ def _parse_limits(text: str) -> Any:
         return parse_strictly(text)
     except ValueError as problem:
         refuse([f"--limits: {problem}"])
-
-
-def _check_subject(subject: str) -> None:
-    if not is_subject(subject):
-        refuse([f"SUBJECT: {SUBJECT_RULE}"])
 
 
 def _sentence(error: Any) -> str:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from proxy import settings
 from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import SUBJECT_RULE, Sessions, check_subject, describe_mint, is_session_id, is_subject
+from proxy.auth.sessions import Sessions, check_subject, describe_mint, is_session_id
 from proxy.cli.database import command_author, find_dev, find_tenant, is_set, run_on_database
 from proxy.cli.output import AsJson, print_done, refuse, refuse_on_error, say, to_json
+from proxy.cli.subjects import check_user
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants.caller import Session
@@ -108,8 +109,8 @@ def sessions_revoke(
         raise typer.Exit(2)
     if session_id is not None and not is_session_id(session_id):
         refuse(["that is not the id of a session"])
-    if subject is not None and not is_subject(subject):
-        refuse([f"--subject: {SUBJECT_RULE}"])
+    if subject is not None:
+        check_user(subject)
 
     async def run(_stores: SqlStores, directory: Directory) -> None:
         snapshot = await directory.snapshot()

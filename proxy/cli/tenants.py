@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from proxy import settings
+from proxy.auth.forgetting import Forgetting
 from proxy.catalog import built_in
 from proxy.cli.database import (
     TenantId,
@@ -20,6 +21,7 @@ from proxy.cli.database import (
     run_on_database,
 )
 from proxy.cli.output import AsJson, print_done, print_rows, refuse, refuse_on_error, say, to_json
+from proxy.cli.subjects import check_user
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores
@@ -128,6 +130,23 @@ def tenants_delete(tenant: TenantId, as_json: AsJson = False) -> None:
     former = run_on_database(run)
     fields = {"id": former.id, "records": former.records, "deleted_at": to_iso(former.deleted_at)}
     print(to_json(fields) if as_json else former.records)
+
+
+@tenants.command("forget")
+def tenants_forget(
+    tenant: TenantId,
+    subject: Annotated[str, typer.Argument(help="The user, as the tenant names them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Forget a user of a tenant: end all sessions, and clear the name from the database, for good."""
+    check_user(subject, "SUBJECT")
+
+    async def run(stores: SqlStores, directory: Directory) -> None:
+        find_tenant(await directory.snapshot(), tenant)
+        await Forgetting(directory, stores, SystemClock()).forget(tenant, subject, by=command_author())
+
+    run_on_database(run)
+    print_done({"tenant": tenant}, "forgotten", as_json)
 
 
 def _change(tenant: str, change: Callable[[Directory], Awaitable[None]]) -> None:

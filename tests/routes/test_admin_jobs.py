@@ -105,7 +105,7 @@ def test_a_job_is_shown_with_its_charges_and_its_timeline(
     assert console.read("jobs", "show", job["id"]) == job
 
 
-def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx.Client) -> None:
+def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx.Client, console: Operator) -> None:
     waiting = alice.submitted(WAITS)
     assert alice.run().status_code == 200
 
@@ -115,6 +115,9 @@ def test_jobs_are_listed_by_whether_they_are_over(alice: Client, operator: httpx
 
     assert listed() == [("accepted", True), ("settled", False)]
     assert (listed(status="over"), listed(status="open")) == ([("settled", False)], [("accepted", True)])
+    for status in ("over", "open"):
+        (row,) = console.read("jobs", "list", "--tenant", "acme", "--status", status)
+        assert (row["request_id"] == waiting) is (status == "open")
     assert_refused_with(operator.get(JOBS, params={"tenant": "acme", "status": "OPEN"}), 400, "bad_request")
     alice.cancel(waiting)
 

@@ -252,6 +252,9 @@ def test_commands_give_and_list_as_the_routes_do(
     assert json.loads(run("list", "command", "--json")) == [listed]
     assert run("list", "command") == f"{id_}\talice\trequests\t2\t2\tNone\torder 4711"
     assert run("list", "command", "--subject", "bob") == ""
+    own = run("add", "command", "--unit", "usd", "--amount", "1", "--reason", "order 4712")
+    assert run("list", "command", "--subject", "").split("\t")[:2] == [own, "None"]
+    assert run("list", "command", "--subject", "alice").split("\t")[0] == id_
     made = json.loads(run("add", *form, "--expires-at", "2099-01-31", "--json"))
     assert made["expires_at"] == "2099-01-31T00:00:00+00:00"
     # The server sees the command's grant when it reads its directory again.

@@ -97,6 +97,7 @@ MUTATING: dict[str, tuple[Callable[[Cli], object], list[str]]] = {
     "tenants suspend": (lambda cli: cli.data("tenants", "suspend", "acme"), ["tenant.suspend"]),
     "tenants resume": (suspend_and_resume, ["tenant.suspend", "tenant.resume"]),
     "tenants delete": (lambda cli: cli.data("tenants", "delete", "small"), ["tenant.delete"]),
+    "tenants forget": (lambda cli: cli.data("tenants", "forget", "acme", "al"), ["subject.forget"]),
     "keys create": (create_key, ["key.create"]),
     "keys revoke": (revoke_key, ["key.create", "key.revoke"]),
     "overrides set": (override_and_clear, ["override.set", "override.clear"]),

@@ -48,6 +48,9 @@ def test_without_its_picture_library_the_sandbox_says_what_to_install(command: s
     assert "Traceback" not in done.stderr
 
 
+OF_ONE_USER = [
+    [*command, "acme"] for command in (["jobs", "list", "--tenant"], ["usage", "--tenant"], ["grants", "list"])
+]
 OVERRIDE = ["overrides", "set", "acme", "alice", "--until", "2099-01-31", "--limits"]
 
 
@@ -293,6 +296,10 @@ def test_a_session_with_wrong_options_is_refused(cli: Cli, arguments: list[str],
         (["sessions", "revoke", "--tenant", "acme", "--subject", b"\xff"], "--subject: must be 1 to 200"),
         (["sessions", "revoke", "a b"], "that is not the id of a session"),
         (["sessions", "mint", "--tenant", "acme", "--subject", b"a\xffb"], "--subject: must be 1 to 200"),
+        (["tenants", "forget", "acme", b"a\xffb"], "SUBJECT: must be 1 to 200"),
+        (["tenants", "forget", "nobody", "alice"], "there is no tenant nobody"),
+        *(([*command, "--subject", b"\xff"], "--subject: must be 1 to 200") for command in OF_ONE_USER),
+        (["jobs", "list", "--tenant", "acme", "--status", "done"], "--status: must be one of open, over"),
         (["usage", "--tenant", "acme", "--from", "20260101"], "from: must be a day"),
         ([*OVERRIDE, '{"max_tokens": 64, "max_tokens": 900}'], "--limits: the key 'max_tokens' stands in it twice"),
         ([*OVERRIDE, '{"max_tokens": NaN}'], "--limits: must be JSON"),
@@ -322,6 +329,7 @@ def test_minting_needs_the_secret_and_nothing_else_of_the_server(cli: Cli) -> No
         ["sessions", "revoke", "--subject", "a"],
         ["keys", "create"],
         ["usage", "--csv", "--json"],
+        ["usage", "--subject", "alice"],
         ["statement", "acme", "2026-01", "--csv", "--json"],
         ["tenants", "apply"],
         ["tenants", "lst"],
