@@ -15,6 +15,7 @@ from tests.support.databases import Databases, PostgresDatabases, SqliteDatabase
 from tests.support.forking import Forker, running_forker
 from tests.support.order import LONGEST_FIRST, TESTS
 from tests.support.postgres import Postgres, running_postgres
+from tests.support.reach import starts_something
 from tests.support.redis import Redis, running_redis, running_redis_cluster
 from tests.support.sandbox import SandboxControl, running_sandbox
 from tests.support.stack import Stack, proxy_in_front_of
@@ -40,6 +41,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and starts_something(item):
+            item.add_marker(pytest.mark.slow)
     rank = {TESTS / name: position for position, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -62,7 +62,7 @@ def services(**given: str) -> dict[str, Any]:
 
 
 def validate(document: Any) -> None:
-    jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(document)
+    jsonschema_rs.Draft7Validator(json.loads(SCHEMA.read_text())).validate(document)
 
 
 @pytest.mark.tools
@@ -73,7 +73,7 @@ class TestBySchema:
     def test_a_wrong_name_in_it_is_found(self) -> None:
         wrong = yaml.safe_load(COMPOSE.read_text())
         wrong["services"]["proxy"]["health"] = wrong["services"]["proxy"].pop("healthcheck")
-        with pytest.raises(jsonschema.ValidationError, match="health"):
+        with pytest.raises(jsonschema_rs.ValidationError, match="health"):
             validate(wrong)
 
 
