@@ -24,5 +24,8 @@ class SystemClock:
 
 
 def to_iso(seconds: float, timespec: str = "seconds") -> str:
-    """Write a moment as ISO 8601 in UTC, with an offset and not a `Z`, which Python 3.10 cannot read."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec)
+    """Write a moment as ISO 8601 in UTC, with an offset and not a `Z`, which Python 3.10 cannot read.
+
+    What lies behind the calendar is written as its last second.
+    """
+    return datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC).isoformat(timespec=timespec)

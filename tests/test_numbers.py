@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.clock import to_iso
 from proxy.numbers import MOST, number_in_range, parse_decimal, parse_whole
 
 
@@ -55,3 +57,9 @@ def test_any_text_is_read_as_python_reads_it_or_not_at_all(text: str) -> None:
     whole, decimal = parse_whole(text, MOST), parse_decimal(text, MOST)
     assert whole is None or (whole == int(text) and text.isascii() and text.isdigit())
     assert decimal is None or decimal == float(text)
+
+
+def test_a_moment_behind_the_calendar_is_written_as_its_last_second() -> None:
+    """A float has no room for the microseconds of a second so late: it rounds them to the next year."""
+    behind = datetime.max.replace(tzinfo=UTC).timestamp()
+    assert to_iso(behind) == to_iso(4e11) == "9999-12-31T23:59:59+00:00"

@@ -497,6 +497,72 @@ def test_quotes_around_a_value_are_named(name: str, quotes: str, tmp_path: Path)
         assert not any("canary" in problem for problem in found)
 
 
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+@pytest.mark.parametrize("line", ["{}=", "export {}=", "{} = "])
+def test_a_value_that_begins_with_its_own_name_is_named(name: str, line: str, tmp_path: Path) -> None:
+    """As in a file that a shell reads."""
+    given, said = line.format(name) + "a canary", f"{name}: begins with {name}=; give only what is behind it"
+    others = {one: text for one, text in GOOD.items() if not name.startswith(one)}
+    found = problems({**others, name: given})
+    assert found.count(said) == 1
+    if name in SECRETS:
+        (tmp_path / "secret").write_text(f"{given}\n")
+        assert said in problems({**others, f"{name}_FILE": str(tmp_path / "secret")})
+        assert not any("canary" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        *[
+            (key, "contains characters that no fal key has")
+            for key in ("${FAL_KEY:-x}", "$ID:$SECRET", "<id>:<secret>")
+        ],
+        *[(key, "contains characters that no fal key has") for key in ("id:secret\\n", "id:secret,", "Key id:secret")],
+        *[(key, "is not id:secret") for key in ("https://fal.run", "id", ":secret", "id:")],
+        ('id:sec"ret', "contains quotes"),
+    ],
+)
+def test_what_cannot_be_a_fal_key_is_named(value: str, problem: str) -> None:
+    for name in ("FAL_KEY", "FAL_USAGE_KEY"):
+        (found,) = problems({**GOOD, name: value})
+        assert found.startswith(f"{name}: {problem}") and "id:" not in found.replace("id:secret, the form", "")
+
+
+@pytest.mark.parametrize("more", [" ", ",", "\n", "\t", "\0", "\x7f", "\ufeff", "\u00e4"])
+def test_an_admin_token_that_no_header_can_carry_is_named(more: str) -> None:
+    (problem,) = problems({**GOOD, "PROXY_ADMIN_TOKEN": "a" * 20 + more + "b" * 20})
+    assert problem.startswith("PROXY_ADMIN_TOKEN: contains a space, a comma or a character") and "aaa" not in problem
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (f"{SECRET}\n{SECRET}", "a secret contains a line break"),
+        (f"{SECRET}\0", "a secret contains a line break or another control character"),
+        (f'{SECRET},"{SECRET}"', "contains quotes"),
+        (f"'{SECRET}',{SECRET}", "contains quotes"),
+        (f'["{SECRET}"]', "is a list in JSON"),
+    ],
+)
+def test_session_secrets_that_are_written_otherwise_are_named(value: str, problem: str) -> None:
+    (found,) = problems({**GOOD, "PROXY_SESSION_SECRETS": value})
+    assert found.startswith(f"PROXY_SESSION_SECRETS: {problem}") and SECRET not in found
+    assert len(read({**GOOD, "PROXY_SESSION_SECRETS": f"{SECRET},\n{SECRET[::-1]}"}).sessions.secrets) == 2
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")
+    token = read({**GOOD, "PROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token")}).sessions.admin_token
+    assert token is not None and token.reveal() == SECRET
+
+
+def test_a_file_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(SECRET.encode("utf-16"))
+    (problem,) = problems({**GOOD, "PROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token")})
+    assert problem == "PROXY_ADMIN_TOKEN_FILE: names a file that is not text in UTF-8; save it as UTF-8"
+
+
 def test_a_public_url_over_which_browsers_keep_no_cookie_is_a_warning() -> None:
     (warning,) = read({**GOOD, "PROXY_PUBLIC_URL": "http://ai.example.com"}).warnings
     assert warning.startswith("PROXY_PUBLIC_URL: is http")

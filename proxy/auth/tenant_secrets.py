@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from proxy.errors import ProofUnavailable
-from proxy.settings import Secret, Settings
+from proxy.settings import IN_QUOTES, Secret, Settings, is_quoted
 from proxy.tenants.secret_source import SecretSource
 
 MAX_SECRET_BYTES = 1024
@@ -32,9 +32,11 @@ class TenantSecrets:
         else:
             with Path(source.secret_file).open("rb") as file:
                 # What is no UTF-8 is no secret either; the error of a strict reading would quote it.
-                secret = Secret(file.read(MAX_SECRET_BYTES + 1).decode(errors="replace").strip())
+                secret = Secret(file.read(MAX_SECRET_BYTES + 1).decode("utf-8-sig", "replace").strip())
         if not secret or len(secret.reveal()) > MAX_SECRET_BYTES:
             raise ValueError(f"there is no secret in {source.secret_file or source.secret_env}")
+        if is_quoted(secret.reveal()):
+            raise ValueError(f"{source.secret_file or source.secret_env}: {IN_QUOTES}")
         if secret in self._own:
             raise ValueError("the secret is one of the proxy's own, which no other service may see")
         return secret.reveal()

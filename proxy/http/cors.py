@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,7 +18,7 @@ from proxy.log_context import bind
 from proxy.origins import OriginRefusal
 from proxy.telemetry.metrics import Metrics
 
-CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
+CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 CORS_REQUEST_HEADERS = (
     "authorization",
     "content-type",
@@ -37,9 +37,21 @@ CORS_REQUEST_HEADERS = (
     "x-fal-no-retry",
     "x-fal-user-agent",
     "x-app-fal-disable-fallback",
+    "x-fal-file-name",
+    # Such a body is refused, in words that the page can read.
+    "content-encoding",
     # What browsers and their monitoring add to every call. Nothing of it is used here, and nothing reaches fal.
     "cache-control",
     "pragma",
+    "expires",
+    "if-modified-since",
+    "if-none-match",
+    "user-agent",
+    "x-client-info",
+    "x-csrf-token",
+    "x-xsrf-token",
+    "ngrok-skip-browser-warning",
+    "bypass-tunnel-reminder",
     "x-request-id",
     "x-requested-with",
     "traceparent",
@@ -77,6 +89,7 @@ CORS_REQUEST_HEADERS = (
     "x-instana-l",
     "x-honeycomb-trace",
     "x-highlight-request",
+    "x-openreplay-session-token",
     "x-posthog-distinct-id",
     "x-posthog-session-id",
     "x-posthog-window-id",
@@ -84,6 +97,7 @@ CORS_REQUEST_HEADERS = (
     "sw8-correlation",
     "eagleeye-traceid",
     "eagleeye-sessionid",
+    "eagleeye-pappname",
     "grpc-trace-bin",
     "ot-tracer-sampled",
     "ot-tracer-spanid",
@@ -112,6 +126,7 @@ CORS_RESPONSE_HEADERS = (
 )
 #: What to change so that a page may call.
 _SETTING = "allowed_origins of a tenant, or PROXY_ALLOWED_ORIGINS"
+_WANTED = "access-control-request-headers"
 
 
 class Cors(CORSMiddleware):
@@ -132,6 +147,8 @@ class Cors(CORSMiddleware):
             allow_headers=CORS_REQUEST_HEADERS,
             allow_credentials=True,
             expose_headers=CORS_RESPONSE_HEADERS,
+            # An allowed page may call a proxy in a private network too: the operator named both.
+            allow_private_network=True,
             max_age=600,
         )
         self._is_allowed = is_allowed
@@ -150,13 +167,19 @@ class Cors(CORSMiddleware):
             # A cache must not give an answer to no page in particular to the next page that asks.
             scope["state"][SHOWN].append((b"vary", b"Origin"))
             return self.app(scope, receive, send)
-        headers = Headers(scope=scope)
+        headers = _without_empty_elements(Headers(scope=scope))
         if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
             return super().__call__(scope, receive, send)
         response = self.preflight_response(headers)
         if response.status_code != 200:
-            return self._refuse(scope, receive, send, bytes(response.body).decode())
+            return self._refuse(scope, receive, send, self._explain(bytes(response.body).decode(), headers))
         return response(scope, receive, send)
+
+    def _explain(self, why: str, asked: Headers) -> str:
+        """Starlette's reason, with the headers that no page may send."""
+        wanted = asked.get(_WANTED, "").lower().split(",")
+        refused = ", ".join(name.strip() for name in wanted if name and name.strip() not in self.allow_headers)
+        return f"{why}: {refused[:MAX_FACT_CHARS]}" if refused else why
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, why: str) -> None:
         """Answer with Starlette's refusal, which is text, in the one shape of errors.
@@ -178,7 +201,7 @@ class Cors(CORSMiddleware):
         fields = {
             "origin": asked["origin"][:MAX_FACT_CHARS],
             "wanted_method": asked["access-control-request-method"][:MAX_FACT_CHARS],
-            "wanted_headers": asked.get("access-control-request-headers", "")[:MAX_FACT_CHARS],
+            "wanted_headers": asked.get(_WANTED, "")[:MAX_FACT_CHARS],
         }
         refusal = None
         if not self.is_allowed_origin(asked["origin"]):
@@ -195,3 +218,14 @@ class Cors(CORSMiddleware):
         refusal = respond(error, scope["state"]["request_id"])
         refusal.headers["vary"] = "Origin"
         return refusal
+
+
+def _without_empty_elements(given: Headers) -> Headers:
+    """The headers of a preflight, with a list of headers as RFC 9110, section 5.6.1.2, reads it."""
+    if _WANTED not in given:
+        return given
+    headers = MutableHeaders(raw=list(given.raw))
+    headers[_WANTED] = ",".join(name.strip() for name in headers[_WANTED].split(",") if name.strip())
+    if not headers[_WANTED]:
+        del headers[_WANTED]
+    return headers

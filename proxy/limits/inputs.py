@@ -45,7 +45,13 @@ def parse_json(body: bytes | bytearray, content_type: str | None) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as problem:
-        raise BadRequest(f"The body is not JSON (line {problem.lineno}, column {problem.colno}).") from None
+        raise BadRequest(f"The body is not JSON {_describe(problem)}.") from None
+
+
+def _describe(problem: orjson.JSONDecodeError) -> str:
+    """Where a text stops being JSON, and why: the parser's reasons quote nothing of it."""
+    reason = problem.msg.strip().rstrip(".")
+    return f"(line {problem.lineno}, column {problem.colno}): {reason[:1].lower()}{reason[1:]}"
 
 
 def check_input(endpoint: Endpoint, plan: Plan, body: Any, *, own_files: str) -> dict[str, Any]:

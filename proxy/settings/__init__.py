@@ -9,7 +9,7 @@ Why not pydantic-settings: see "Written by hand" in docs/architecture.md.
 
 from proxy.settings.environment import read, read_operator, read_session_secrets, read_stores
 from proxy.settings.oidc import OidcSettings, RoleRule
-from proxy.settings.reader import SettingsError
+from proxy.settings.reader import IN_QUOTES, SettingsError, is_quoted
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
     AlertSettings,
@@ -35,6 +35,7 @@ from proxy.settings.variables import DEFAULTS, SECRET_NAME, SECRETS, VARIABLES, 
 
 __all__ = [
     "DEFAULTS",
+    "IN_QUOTES",
     "SECRETS",
     "SECRET_NAME",
     "VARIABLES",
@@ -54,6 +55,7 @@ __all__ = [
     "check_origin",
     "existing_file",
     "is_loopback",
+    "is_quoted",
     "is_secret_of_tenant",
     "parse_webhook_secret",
     "parse_webhook_url",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +13,15 @@ from proxy.settings.variables import DEFAULTS, SECRETS
 #: Of a file that holds a setting: it may be a device that never ends.
 MAX_FILE_BYTES = 64 * 1024
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
-_IN_QUOTES = "contains quotes; remove them (docker's --env-file keeps them)"
+IN_QUOTES = "contains quotes; remove them (docker's --env-file keeps them)"
+#: fal's keys are a UUID and hexadecimal digits; the rest leaves room. No shell's `$`, no brackets of a placeholder.
+_FAL_KEY = re.compile(r"[A-Za-z0-9._~+/=:-]+")
 T = TypeVar("T")
+
+
+def is_quoted(text: str) -> bool:
+    """Return whether a text begins and ends with a quotation mark, which no value does."""
+    return len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES
 
 
 class SettingsError(Exception):
@@ -52,21 +60,31 @@ class EnvironmentReader:
             self._complain_once(name, f"is set twice, also as {name}_FILE; keep one")
         if not given and path:
             given = self._file(name, path)
-        if len(given) > 1 and given[0] in _QUOTES and given[-1] in _QUOTES:
-            self._complain_once(name, _IN_QUOTES)
-            # What is inside is looked at too, so that each problem is named at once.
+        return self._unwrap(name, given) or DEFAULTS.get(name, "")
+
+    def _unwrap(self, name: str, given: str) -> str:
+        """What is left without the variable's name and without quotes: it is looked at too, so that each problem is
+        named at once."""
+        if line := re.match(rf"(?:export\s+)?{name}\s*=\s*", given):
+            self._complain_once(name, f"begins with {name}=; give only what is behind it")
+            given = given[line.end() :]
+        if is_quoted(given):
+            self._complain_once(name, IN_QUOTES)
             given = given[1:-1].strip()
-        return given or DEFAULTS.get(name, "")
+        return given
 
     def _file(self, name: str, path: str) -> str:
         try:
             with Path(path).open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
             if len(content) <= MAX_FILE_BYTES:
-                return content.decode().strip()
+                # Some editors begin a file with a byte order mark.
+                return content.decode("utf-8-sig").strip()
             self._complain_once(f"{name}_FILE", f"names a file of more than {MAX_FILE_BYTES} bytes")
+        except UnicodeDecodeError:
+            self._complain_once(f"{name}_FILE", "names a file that is not text in UTF-8; save it as UTF-8")
         except (OSError, ValueError) as problem:
-            # The latter: it is no UTF-8, or the path is none that a file can have.
+            # The latter: the path is none that a file can have.
             self._complain_once(f"{name}_FILE", f"cannot be read ({type(problem).__name__})")
         return ""
 
@@ -108,7 +126,11 @@ class EnvironmentReader:
         parts = [part.strip() for part in self.value(name).split(",")]
         if len(parts) > 1 and not any(parts):
             self.complain(name, "has commas and nothing between them")
+        if self.value(name).startswith('["'):
+            self.complain(name, "is a list in JSON; write the values with commas between them")
         for part in filter(None, parts):
+            if is_quoted(part):
+                self._complain_once(name, IN_QUOTES)
             try:
                 items.append(parse(part))
             except ValueError as problem:
@@ -134,9 +156,9 @@ class EnvironmentReader:
         return key
 
     def _check_key(self, name: str, key: str) -> None:
-        if not key.isascii() or any(character.isspace() for character in key) or not key.isprintable():
-            self.complain(name, "contains characters that no fal key has")
-        elif any(quote in key for quote in _QUOTES):
-            self._complain_once(name, _IN_QUOTES)
-        elif not all(key.partition(":")[::2]):
+        if any(quote in key for quote in _QUOTES):
+            self._complain_once(name, IN_QUOTES)
+        elif not _FAL_KEY.fullmatch(key):
+            self.complain(name, "contains characters that no fal key has, such as spaces, commas or $")
+        elif not all(key.partition(":")[::2]) or "://" in key:
             self.complain(name, "is not id:secret, the form of fal's keys")

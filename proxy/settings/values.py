@@ -20,6 +20,8 @@ MIN_SECRET_BYTES = 32
 MIN_WEBHOOK_SECRET_BYTES, MAX_WEBHOOK_SECRET_BYTES = 24, 64
 #: Of the name of a file, in an error.
 MOST_SHOWN_CHARS = 200
+#: What `Authorization: Bearer` can carry and the proxy takes.
+_BEARER = re.compile(r"[!-+\--~]+")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 #: A name in DNS or in the hosts file, in letters that a resolver takes.
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
@@ -201,12 +203,20 @@ def parse_network(text: str) -> str:
 
 
 def parse_session_secret(text: str) -> Secret:
+    if any(ord(character) < 32 for character in text):
+        raise ValueError("a secret contains a line break or another control character; separate secrets with commas")
     if len(text.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"a secret has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
     return Secret(text)
 
 
 def parse_admin_token(text: str) -> Secret:
+    # Without a comma, as two headers that were joined have one.
+    if not _BEARER.fullmatch(text):
+        raise ValueError(
+            "contains a space, a comma or a character that no Authorization header holds; "
+            "make one with: openssl rand -base64 48"
+        )
     if len(text.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
     return Secret(text)

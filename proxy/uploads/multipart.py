@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, UnsupportedMediaType
 from proxy.uploads.body import IncomingFile
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ FIELD = "file"
 MAX_HEAD_BYTES = 16 * 1024
 #: What may stand after the last delimiter of a form whose file is passed on before the end of it is seen.
 MAX_EPILOGUE_BYTES = 1024
+#: The codings of a file that change nothing (RFC 9110, section 8.4; RFC 2045, section 6.1).
+_PLAIN_CODINGS = {
+    "content-encoding": ("", "identity"),
+    "content-transfer-encoding": ("", "7bit", "8bit", "binary"),
+}
 #: As browsers write what would end a name (HTML, 4.10.22.8).
 _BROWSER_ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
@@ -38,6 +43,7 @@ async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, lengt
     """
     reader = _Reader(content_type)
     begun, rest = await _begin(reader, form)
+    _check_codings(reader)
     name = _file_name(reader.header("content-disposition"))
     most = length - begun - reader.closing_bytes
     if most <= 0:
@@ -49,6 +55,18 @@ async def parse_form(form: AsyncGenerator[bytes, None], content_type: str, lengt
         least=most - MAX_EPILOGUE_BYTES,
         content=_content(reader, rest, form),
     )
+
+
+def _check_codings(reader: _Reader) -> None:
+    """Refuse a file that is packed or written as text, or says so: its bytes go to fal as they are.
+
+    Raises:
+        UnsupportedMediaType: it names the coding.
+    """
+    for name, plain in _PLAIN_CODINGS.items():
+        coding = reader.header(name).strip().lower()
+        if coding not in plain:
+            raise UnsupportedMediaType(f"The form's file has the {name} {coding[:40]!r}; send it as it is.")
 
 
 def _file_name(disposition: str) -> str:

@@ -21,7 +21,7 @@ from tests.support.stack import Stack
 PATH = "/v1/admin/tenants/{}/grants"
 QUOTAS = [per("subject", "requests", 1, "month"), per("tenant", "requests", 100, "month")]
 #: One tenant per test, so that grants of other tests do not count.
-NAMES = ("acme", "spent", "shown", "mixed", "listed", "keyed", "wrong", "command")
+NAMES = ("acme", "spent", "shown", "mixed", "listed", "keyed", "wrong", "command", "endless")
 PLANS = {name: plan(quotas=QUOTAS) for name in NAMES} | {
     name: plan(quotas=[per("tenant", "requests", 1, "month")]) for name in ("small", "paid")
 }
@@ -126,6 +126,19 @@ def test_an_expired_grant_pays_nothing(proxy: Stack, operator: httpx.Client) -> 
         proxy.clock.advance(61)
         assert count_runs(carol) == 0
         assert carol.facts()["grants"] == []
+
+
+#: As programs write a moment that never comes: the last one of their calendar.
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59Z", "2999-12-31T23:59:59.9999999Z", "9999-12-31"])
+def test_a_grant_to_the_end_of_time_can_be_given_shown_and_spent(
+    proxy: Stack, operator: httpx.Client, end: str
+) -> None:
+    given = give(operator, "endless", 1, subject=f"erin-{len(end)}", expires_at=end)
+    assert given["expires_at"].startswith(end[:10])
+    assert given in operator.get(PATH.format("endless")).json()["grants"]
+    with Client(proxy, proxy.token(given["subject"], tenant="endless")) as erin:
+        assert [one["expires_at"] for one in erin.facts()["grants"]] == [given["expires_at"]]
+        assert count_runs(erin) == 2
 
 
 def test_a_session_sees_what_is_left_of_a_grant_and_not_its_reason(proxy: Stack, operator: httpx.Client) -> None:

@@ -214,6 +214,15 @@ def test_an_invalid_form_changes_nothing(
     assert operator.get(PATH.format("visitors")).json() == {"overrides": [], "next_cursor": None}
 
 
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59Z", "2999-12-31T23:59:59.9999999Z", "9999-12-31"])
+def test_an_override_to_the_end_of_time_can_be_set_and_shown(operator: httpx.Client, end: str) -> None:
+    path = f"{PATH.format('visitors')}/ivan"
+    answer = operator.put(path, json={"plan": "large", "until": end})
+    assert answer.status_code == 200 and answer.json()["until"].startswith(end[:10])
+    assert operator.get(PATH.format("visitors")).json()["overrides"] == [answer.json()]
+    assert operator.delete(path).status_code == 204
+
+
 def test_an_invalid_subject_gets_no_override(proxy: Stack, operator: httpx.Client) -> None:
     for name in ("", "%00", "%20a", "a" * 201):
         answer = operator.put(f"{PATH.format('visitors')}/{name}", json={"plan": "large", "until": later(proxy)})

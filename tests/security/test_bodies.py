@@ -13,7 +13,7 @@ import pytest
 
 from proxy.http.json_bounds import MAX_DEPTH, MAX_VALUES
 from tests.server.talk import talk
-from tests.support.images import PIXEL
+from tests.support.images import PIXEL, PIXEL_PNG
 from tests.support.limited import NEXT
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack, proxy_in_front_of
@@ -181,6 +181,38 @@ def test_a_compressed_body_is_refused_and_its_coding_is_named(stack: Stack, codi
         check_refusal(answer, 415, "unsupported_media_type", coding.strip()[:2])
         assert answer.headers["accept-encoding"] == "identity"
     assert stack.sandbox.requests() == []
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Encoding: gzip", "content-encoding: br", "Content-Transfer-Encoding: base64"]
+)
+def test_a_file_of_a_form_that_has_a_coding_is_refused(stack: Stack, header: str) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n{header}\r\n\r\n'
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    with stack.client(headers=form) as alice:
+        answer = alice.post("/v1/uploads", content=head.encode() + PIXEL_PNG + b"\r\n--b--\r\n")
+        plain = head.replace(header, f"{header.partition(':')[0]}: {'binary' if 'Transfer' in header else 'identity'}")
+        accepted = alice.post("/v1/uploads", content=plain.encode() + PIXEL_PNG + b"\r\n--b--\r\n")
+    check_refusal(answer, 415, "unsupported_media_type", header.split()[1])
+    assert accepted.status_code == 201
+
+
+NOT_JSON = {
+    "number is infinity": b'{"max_tokens": 1e400}',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "empty document": b"",
+    "trailing comma": b'{"prompt": "a",}',
+    "not valid UTF-8": "{}".encode("utf-16"),
+    "expected a JSON value": b"prompt=a",
+}
+
+
+@pytest.mark.parametrize("reason", NOT_JSON)
+def test_what_is_not_json_is_said(stack: Stack, reason: str) -> None:
+    with stack.client(headers={"content-type": "application/json"}) as alice:
+        answer = alice.post(f"/fal/run/{NEXT}", content=NOT_JSON[reason])
+    check_refusal(answer, 400, "bad_request", reason)
+    assert "The body is not JSON (line 1, column " in answer.json()["message"]
 
 
 def test_a_body_with_the_identity_coding_is_accepted(stack: Stack) -> None:

@@ -412,6 +412,10 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
         {"guests": {"tiers": [{**CAPTCHA, "secret_file": "{}/empty"}]}},
         "guests.tiers.turnstile: there is no secret in {}/empty",
     ),
+    "a captcha's secret in quotes": (
+        {"guests": {"tiers": [{**CAPTCHA, "secret_file": "{}/quoted"}]}},
+        "guests.tiers.turnstile: {}/quoted: contains quotes; remove them",
+    ),
     "the proxy's own secret": (
         {"guests": {"tiers": [{**CAPTCHA, "secret_file": "{}/own"}]}},
         "guests.tiers.turnstile: the secret is one of the proxy's own",
@@ -445,7 +449,7 @@ def fill_in(value: Any, folder: Path) -> Any:
 
 @pytest.mark.parametrize("case", LOST)
 def test_a_secret_or_certificate_that_cannot_be_used_is_named(check: Any, tmp_path: Path, case: str) -> None:
-    for name, text in {"empty": "", "text": "canary-of-a-secret", "own": SECRET}.items():
+    for name, text in {"empty": "", "text": "canary-of-a-secret", "own": SECRET, "quoted": "'canary'"}.items():
         (tmp_path / name).write_text(text)
     named, problem = (fill_in(value, tmp_path) for value in LOST[case])
     tenants = [{"id": "acme", "plan": "free", **named}]

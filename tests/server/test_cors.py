@@ -70,7 +70,29 @@ def test_a_foreign_page_is_refused_in_the_shape_of_errors(page: httpx.Client, or
 
 def test_a_method_or_header_that_no_route_uses_is_refused(page: httpx.Client) -> None:
     assert preflight(page, EVERYWHERE, method="PATCH").status_code == 403
-    assert preflight(page, EVERYWHERE, headers="authorization,x-anything").status_code == 403
+    answer = preflight(page, EVERYWHERE, headers="authorization,x-anything, X-More")
+    assert answer.status_code == 403 and "Disallowed CORS headers: x-anything, x-more" in answer.json()["message"]
+    assert "authorization" not in answer.text
+
+
+@pytest.mark.parametrize("headers", ["", ",", ", ,", "authorization,,content-type", ", Authorization ,"])
+def test_empty_elements_of_a_list_of_headers_count_for_nothing(page: httpx.Client, headers: str) -> None:
+    assert preflight(page, EVERYWHERE, headers=headers).status_code == 200
+
+
+def test_a_page_may_ask_for_the_head_of_an_answer_with_a_credential(production: Stack, page: httpx.Client) -> None:
+    answer = preflight(page, EVERYWHERE, method="HEAD", headers="authorization")
+    assert answer.status_code == 200 and "HEAD" in answer.headers["access-control-allow-methods"]
+    with production.client(headers={"origin": EVERYWHERE}) as alice:
+        assert alice.head("/v1/session").headers["access-control-allow-origin"] == EVERYWHERE
+
+
+def test_an_allowed_page_may_call_a_proxy_in_a_private_network(page: httpx.Client) -> None:
+    asked = {"access-control-request-method": "POST", "access-control-request-private-network": "true"}
+    answer = page.options("/v1/jobs", headers={**asked, "origin": EVERYWHERE})
+    assert (answer.status_code, answer.headers["access-control-allow-private-network"]) == (200, "true")
+    refused = page.options("/v1/jobs", headers={**asked, "origin": "https://evil.example"})
+    assert refused.status_code == 403 and "access-control-allow-private-network" not in refused.headers
 
 
 @pytest.mark.parametrize("origin", ["{tenant}", EVERYWHERE])
@@ -122,6 +144,7 @@ def test_an_origin_counts_for_its_own_tenant_only(production: Stack, page: httpx
 
 TRACE_HEADERS = (
     "content-type,traceparent,tracestate,baggage,sentry-trace,x-datadog-trace-id,x-request-id,cache-control,pragma,"
+    "expires,if-none-match,user-agent,x-csrf-token,x-client-info,ngrok-skip-browser-warning,x-openreplay-session-token,"
     "adrum,sw8,x-dtpc,x-instana-t,x-posthog-session-id,x-newrelic-id,x-ms-request-id,x-correlation-id,ot-tracer-traceid"
 )
 
@@ -135,7 +158,8 @@ def test_a_page_with_tracing_may_call_and_its_trace_headers_do_not_reach_fal(
         body = {"image_url": PIXEL, "prompt": "?"}
         assert traced.post("/fal/run/fal-ai/llava-next", json=body).status_code == 200
     (request,) = production.sandbox.requests()
-    assert not {name for name, _ in request["headers"]} & set(sent) - {"cache-control", "pragma"}
+    assert not {name for name, _ in request["headers"]} & set(sent) - {"cache-control", "pragma", "user-agent"}
+    assert not any("0af7651916cd43dd" in value for _, value in request["headers"])
 
 
 def test_a_refused_preflight_is_logged_with_what_it_asked_for_and_counted(
