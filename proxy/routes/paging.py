@@ -34,8 +34,9 @@ _LONGEST_NAME = 1_100
 _LONGEST_NAMES = 2_300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: Not all that `datetime.fromisoformat` reads: a moment has its offset, and the separators of ISO 8601 and RFC 3339.
+#: Go and .NET write up to nine decimals; Python reads six.
 _MOMENT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2}))?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2}))?"
 )
 
 
