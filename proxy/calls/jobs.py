@@ -59,7 +59,7 @@ class JobHandler:
     async def status(self, call: Call) -> Outcome:
         """Answer a poll, from memory if the job is followed."""
         job = await self._admission.admit_job(call)
-        update = self._hub.cached(job)
+        update = self._hub.find_cached(job)
         if update is None:
             update = await cancel_on_disconnect(call.disconnect, self._hub.get_or_watch(job))
         else:
@@ -105,7 +105,7 @@ class JobHandler:
     async def result(self, call: Call) -> Outcome:
         """Fetch the result of a job: the model's own status and body."""
         job = await self._admission.admit_job(call)
-        if (reply := self._results.cached(call.target.request_id)) is not None:
+        if (reply := self._results.find_cached(call.target.request_id)) is not None:
             quiet(call.request.scope)
         else:
             reply = await cancel_on_disconnect(call.disconnect, self.fetch_result(job, call.headers))
@@ -146,7 +146,7 @@ class JobHandler:
 
     async def _is_running(self, job: Job) -> bool:
         """Return whether fal runs the job now; True if fal does not say."""
-        if (update := self._hub.cached(job)) is not None:
+        if (update := self._hub.find_cached(job)) is not None:
             return update.state == "IN_PROGRESS"
         try:
             report = await self._queue.status(job, logs=False)

@@ -161,7 +161,7 @@ class InstantPolls:
         poll = self._cache.find(request)
         if poll is None or poll.quotas is not None or self._drain.started.is_set():
             return None
-        update = self._hub.cached(poll.query.job)
+        update = self._hub.find_cached(poll.query.job)
         if update is None or _access.isEnabledFor(logging.DEBUG):
             return None
         left = b""
@@ -189,7 +189,7 @@ class RepeatedPolls:
         request = scope.get("extensions", {}).get(EXTENSION)
         if request is not None and scope["method"] == "GET":
             poll = self._cache.find(request)
-            if poll is not None and (update := self._hub.cached(poll.query.job)) is not None:
+            if poll is not None and (update := self._hub.find_cached(poll.query.job)) is not None:
                 return self._answer(poll, update, scope, receive, send)
         return self._app(scope, receive, send)
 

@@ -21,5 +21,5 @@ class StatusQuery(NamedTuple):
 def answer_status(query: StatusQuery, update: Update) -> Outcome:
     """Answer a poll from the state of the job that is in memory."""
     headers = {"content-type": JSON, REQUEST_ID: query.job.request_id or ""}
-    body = update.encoded(0 if query.logs else None, query.form.rewrite)
+    body = update.encode(0 if query.logs else None, query.form.rewrite)
     return Outcome(200 if update.is_last else query.form.pending_status, headers, body, job=query.job)

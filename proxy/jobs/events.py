@@ -97,7 +97,7 @@ async def status_events(watch: Watch, *, logs: bool, rewrite: Rewrite | None) ->
                 update, first_line = news
                 # An update that only brings a log line is no news without logs.
                 if logs or last_sent is None or last_sent.document != update.document:
-                    yield sse.encode(update.encoded(first_line if logs else None, rewrite))
+                    yield sse.encode(update.encode(first_line if logs else None, rewrite))
                 last_sent = update
     except StreamBroken as broken:
         if last_sent is None:
@@ -132,7 +132,7 @@ async def job_events(
             async for news in updates:
                 if news is not None:
                     update, first_line = news
-                    yield sse.encode(update.encoded(first_line, rewrite), name="status", id_=update.mark)
+                    yield sse.encode(update.encode(first_line, rewrite), name="status", id_=update.mark)
                 elif drain.started.is_set():
                     yield sse.retry(RETRY_SECONDS)
                     return

@@ -71,7 +71,7 @@ class Hub:
         """Count the jobs that are followed now."""
         return len(self._watches)
 
-    def cached(self, job: Job) -> Update | None:
+    def find_cached(self, job: Job) -> Update | None:
         """Return the state of a job if this process knows it as well as fal; its lease is renewed by `sweep`."""
         id_ = job.request_id or ""
         watch = self._watches.get(id_)
@@ -91,7 +91,7 @@ class Hub:
 
         None if fal has to be asked, as there is no stream.
         """
-        if (found := self.cached(job)) is not None:
+        if (found := self.find_cached(job)) is not None:
             return found
         if _id(job) not in self._watches and not self._watches.has_room(job.tenant):
             return None
@@ -127,7 +127,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop following all jobs."""
-        watches = self._watches.all()
+        watches = self._watches.list_all()
         for watch in watches:
             watch.stop()
         for watch in watches:
@@ -140,7 +140,7 @@ class Hub:
         Event streams learn here that the process is stopping.
         """
         idle_since = self._clock.now() - IDLE_SECONDS
-        for watch in self._watches.all():
+        for watch in self._watches.list_all():
             if not watch.readers and watch.used_at <= idle_since:
                 # Removed first, so that a caller who comes now begins another watch.
                 self._watches.remove(_id(watch.job), watch)

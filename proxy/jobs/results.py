@@ -24,7 +24,7 @@ class ResultCache:
         self._cached: LRUCache[str, BufferedResponse] = LRUCache(KEPT_BYTES, getsizeof=_size_of)
         self._flights: SingleFlight[BufferedResponse] = SingleFlight()
 
-    def cached(self, request_id: str) -> BufferedResponse | None:
+    def find_cached(self, request_id: str) -> BufferedResponse | None:
         """Return a result from memory; None if it is not there."""
         return self._cached.get(request_id)
 
@@ -34,7 +34,7 @@ class ResultCache:
         Raises:
             ProxyError: whatever `fetch` raises.
         """
-        if (cached := self.cached(request_id)) is not None:
+        if (cached := self.find_cached(request_id)) is not None:
             return cached
         return await self._flights.run(request_id, partial(self._fetch, request_id, fetch))
 

@@ -90,7 +90,7 @@ class Settlement:
 
         Its lease ends by itself: not every model heeds a cancellation.
         """
-        await self._end(job, job.used, frees_slot=False)
+        await self._end(job, job.used, ends_lease=False)
 
     async def free(self, job: Job) -> None:
         """Free a call that fal refused, or that failed or was cancelled before it used anything."""
@@ -144,21 +144,21 @@ class Settlement:
         """Note that fal has a job: its lease does not end with this process."""
         self._leases.hand_over(job)
 
-    async def _end(self, job: Job, used: Mapping[str, int] | None, *, frees_slot: bool = True) -> None:
+    async def _end(self, job: Job, used: Mapping[str, int] | None, *, ends_lease: bool = True) -> None:
         if (earlier := self._bookings.get(job.id)) is not None:
             # Not awaited itself: if this task is cancelled, the other one still waits for it.
             await asyncio.wait({earlier})
-        slot_is_free = self._ended.get(job.id)
+        lease_has_ended = self._ended.get(job.id)
         # Begun first, so that it goes on if what follows is cancelled.
-        booking = self._quotas.settle(job.id, used) if slot_is_free is None else None
+        booking = self._quotas.settle(job.id, used) if lease_has_ended is None else None
         if booking is not None:
             self._bookings[job.id] = booking
         try:
-            if frees_slot and not slot_is_free:
+            if ends_lease and not lease_has_ended:
                 await self.release_lease(job)
             if booking is not None:
                 await booking
-            self._ended[job.id] = bool(slot_is_free) or frees_slot
+            self._ended[job.id] = bool(lease_has_ended) or ends_lease
         except ProxyError as problem:
             _log.warning("settlement postponed", extra={"log_fields": {"job": job.id, "problem": problem.code}})
         finally:

@@ -59,7 +59,7 @@ class Log:
             lines = lines[max(known, default=0) :]
         return [line for line in dict.fromkeys(lines) if line not in self._known]
 
-    def between(self, first: int, end: int) -> orjson.Fragment:
+    def cut(self, first: int, end: int) -> orjson.Fragment:
         """Return the lines from one number to before another, as a JSON list."""
         lines = self._lines[max(0, first - self._gone) : max(0, end - self._gone)]
         return orjson.Fragment(b"[" + b",".join(lines) + b"]")
@@ -98,7 +98,7 @@ class Update:
         position = number_in_range(self.document.get("queue_position"), _MOST_POSITION)
         return f"{self.state}.{'' if position is None else int(position)}.{self.lines}"
 
-    def encoded(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
+    def encode(self, first_line: int | None, rewrite: Rewrite | None = None) -> bytes:
         """Encode the JSON document with the log from a line on, or with `logs` of null for None."""
         key = (first_line, rewrite)
         found = self._encoded.get(key)
@@ -118,7 +118,7 @@ class Update:
         document = dict(self.document)
         if "logs" in document or (first_line is not None and self.lines):
             has_none = first_line is None or (document.get("logs") is None and not self.lines)
-            document["logs"] = None if has_none else self.log.between(first_line or 0, self.lines)
+            document["logs"] = None if has_none else self.log.cut(first_line or 0, self.lines)
         return _encode_json(rewrite(self.endpoint, document) if rewrite else document)
 
 

@@ -37,7 +37,7 @@ class Watches:
     def get(self, id_: str) -> Watch | None:
         return self._by_id.get(id_)
 
-    def all(self) -> list[Watch]:
+    def list_all(self) -> list[Watch]:
         return list(self._by_id.values())
 
     def has_room(self, tenant: str) -> bool:

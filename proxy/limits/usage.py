@@ -244,14 +244,14 @@ async def left(ledger: Ledger, terms: Terms, payer: Payer, now: float) -> list[d
     buckets = [bucket_of(one, payer, now) for one in terms.accounts]
     accounts = await ledger.accounts(buckets)
     return [
-        _standing(one, bucket, mode, limit, accounts.get(bucket, Account()))
+        _describe_account(one, bucket, mode, limit, accounts.get(bucket, Account()))
         for bucket, one in zip(buckets, terms.accounts, strict=True)
         for mode, limit in (("enforce", one.limit), ("warn", one.warns_at))
         if limit is not None
     ]
 
 
-def _standing(one: AccountLimit, bucket: Bucket, mode: str, limit: int, account: Account) -> dict[str, Any]:
+def _describe_account(one: AccountLimit, bucket: Bucket, mode: str, limit: int, account: Account) -> dict[str, Any]:
     end = window_end(one.window, bucket.window_start)
     return {
         "per": one.per,

@@ -65,12 +65,12 @@ class JobListRoutes:
         return sorted(found.values(), key=_age, reverse=True)[:most]
 
     def _is_over(self, job: Job) -> bool:
-        update = self._hub.cached(job)
+        update = self._hub.find_cached(job)
         return job.is_over or (update is not None and update.is_last)
 
     def _has_status(self, job: Job, status: str | None) -> bool:
         """Return whether a job may have a status: an open job's is known only while this process watches it."""
-        update = self._hub.cached(job)
+        update = self._hub.find_cached(job)
         return status is None or update is None or update.state == status
 
     def _describe(self, job: Job) -> dict[str, Any]:

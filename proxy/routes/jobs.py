@@ -152,7 +152,7 @@ class JobRoutes:
     async def _watch_new(self, call: Call, outcome: Outcome, document: dict[str, Any]) -> Outcome:
         job = outcome.job or await self._owners.find_by_id(document["request_id"], call.caller)
         first = Update(job.endpoint, document, Log(), 0)
-        event = sse.encode(first.encoded(None, as_job), name="status", id_=first.mark)
+        event = sse.encode(first.encode(None, as_job), name="status", id_=first.mark)
         watch = self._hub.join(job)
         events = self._events(call.request, job, first.mark)(watch, first=event)
         kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}

@@ -54,7 +54,7 @@ _ERROR_TYPES = {429: "concurrent_requests_limit", 500: "internal_error", 502: "r
 
 
 def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_late(scope: Scope, receive: Receive, send: Send) -> None:
         # The body of an upload has not been read yet, so its end is not waited for.
         end = asyncio.Event().wait() if exchange.host == "cdn" else exchange.wait_for_end()
         with contextlib.suppress(TimeoutError):
@@ -62,7 +62,7 @@ def delay(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
         if exchange.ended is None:
             await app(scope, receive, send)
 
-    return late
+    return answer_late
 
 
 def status(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -105,7 +105,7 @@ def huge(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 def headers(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     named = params.get("headers") or {}
 
-    async def dressed(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_with_headers(scope: Scope, receive: Receive, send: Send) -> None:
         async def dress(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update({name: str(value) for name, value in named.items()})
@@ -113,7 +113,7 @@ def headers(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
         await app(scope, receive, dress)
 
-    return dressed
+    return answer_with_headers
 
 
 def fail(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -127,7 +127,7 @@ def drop(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
     if when not in ("before", "lost", "during", "after"):
         raise ValueError(f"drop is before, lost, during or after, not {when!r}")
 
-    async def dropped(scope: Scope, receive: Receive, send: Send) -> None:
+    async def hang_up(scope: Scope, receive: Receive, send: Send) -> None:
         if when == "before":
             await drain(receive)
             return await exchange.hang_up()
@@ -139,7 +139,7 @@ def drop(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
             await send(body_message(body if when == "after" else body[: len(body) // 2]))
         return await exchange.hang_up()
 
-    return dropped
+    return hang_up
 
 
 def drop_at(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -180,11 +180,11 @@ def cut(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 
 def hang(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_nothing(scope: Scope, receive: Receive, send: Send) -> None:
         await drain(receive)
         await exchange.wait_for_end()
 
-    return silent
+    return answer_nothing
 
 
 def stall(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -237,11 +237,11 @@ def garbage(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
 
 
 def duplicate(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
-    async def twice(data: bytes, write: Write) -> None:
+    async def write_twice(data: bytes, write: Write) -> None:
         await write(data)
         await write(data)
 
-    return LiveBody(app, twice)
+    return LiveBody(app, write_twice)
 
 
 def reorder(app: ASGIApp, exchange: Exchange, params: Params) -> ASGIApp:
@@ -292,8 +292,8 @@ def _response(code: int, params: Params) -> Response:
 
 
 def _run_instead(response: Response) -> ASGIApp:
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_instead(scope: Scope, receive: Receive, send: Send) -> None:
         await drain(receive)
         await response(scope, receive, send)
 
-    return answered
+    return answer_instead

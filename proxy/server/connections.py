@@ -62,7 +62,7 @@ class ConnectionLimits:
     direct_bytes: int = LEAST_DIRECT_BYTES
     trusted: tuple[str, ...] = ()
 
-    def within(self, most: int) -> ConnectionLimits:
+    def scale_to(self, most: int) -> ConnectionLimits:
         """Return the same limits, in proportion, for a process that can have no more connections than this."""
         if most >= self.most:
             return self

@@ -40,4 +40,4 @@ def connection_limits(server: ServerSettings) -> ConnectionLimits:
         keep_alive_seconds=server.keep_alive_seconds,
         trusted=server.trusted_proxies,
     )
-    return limits.within(max_connections_within(file_limit()))
+    return limits.scale_to(max_connections_within(file_limit()))

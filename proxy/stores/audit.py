@@ -77,8 +77,8 @@ def compose_document(number: int, by: Author, change: Change, subject_ref: str) 
         "tenant": change.tenant,
         "target": change.target,
         "subject_ref": subject_ref,
-        "before": _bounded(before),
-        "after": _bounded(after),
+        "before": _shorten_value(before),
+        "after": _shorten_value(after),
     }
     return orjson.dumps(document, option=orjson.OPT_SORT_KEYS).decode()
 
@@ -101,7 +101,7 @@ def _differences(
     )
 
 
-def _bounded(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _shorten_value(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     if len(text) <= MOST_VALUE_BYTES:
         return value

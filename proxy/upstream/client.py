@@ -103,7 +103,7 @@ class Upstream:
             BadUpstream, UpstreamTimeout, UpstreamAmbiguous: also where the answer breaks off, or is too large.
             ProxyError: else as `call`.
         """
-        reply = await self._guarded(self._fetch, target, headers, body, caller)
+        reply = await self._send_guarded(self._fetch, target, headers, body, caller)
         kind = target.kind
         # Of a submit that fal refused there is no job.
         is_repeatable = kind.repeatable or (kind is Kind.SUBMIT and reply.status_code >= 300)
@@ -125,9 +125,9 @@ class Upstream:
             UpstreamRejectedKey, UpstreamAccountLocked, UpstreamBusy, UpstreamRefusedEndpoint: fal refused it, and ran
                 nothing.
         """
-        return await self._guarded(self._send, target, headers, body, caller)
+        return await self._send_guarded(self._send, target, headers, body, caller)
 
-    async def _guarded(
+    async def _send_guarded(
         self, send: _Send[A], target: Target, headers: dict[str, str], body: object, caller: Hashable
     ) -> A:
         """Send a request unless fal is known to fail, and let the guard learn from the result."""
@@ -154,7 +154,7 @@ class Upstream:
             reply = await self._engine.fetch(request)
         except httpx.HTTPError as error:
             self._observe(target.kind.value, None, perf_counter() - started)
-            raise self._failed(error, target, caller) from None
+            raise self._note_failure(error, target, caller) from None
         self._observe(target.kind.value, reply.status_code, perf_counter() - started)
         if reply.status_code >= 300:
             self._examine(await decode(reply), target, caller)
@@ -167,7 +167,7 @@ class Upstream:
         except httpx.HTTPError as error:
             self._observe(target.kind.value, None, perf_counter() - started)
             # `from None`: the cause carries the request, and with it the key.
-            raise self._failed(error, target, caller) from None
+            raise self._note_failure(error, target, caller) from None
         status, headers = answer.status_code, answer.headers
         self._observe(target.kind.value, status, perf_counter() - started)
         if status < 300:
@@ -186,7 +186,7 @@ class Upstream:
             raise
         return answer
 
-    def _failed(self, error: httpx.HTTPError, target: Target, caller: Hashable) -> ProxyError:
+    def _note_failure(self, error: httpx.HTTPError, target: Target, caller: Hashable) -> ProxyError:
         self.guard.fail(evidence_of_error(error, target.kind), target, caller)
         return failure_of(error, repeatable=target.kind.repeatable)
 
@@ -219,7 +219,7 @@ class Upstream:
         sent = {"host": host.netloc, **headers, "authorization": f"Key {self._fal.key.reveal()}"}
         content = b""
         if method == "POST":
-            content = _encoded(body)
+            content = _encode(body)
             sent["content-type"] = JSON
         if method != "GET":
             sent["content-length"] = str(len(content))
@@ -265,7 +265,7 @@ class Upstream:
         await self._engine.aclose()
 
 
-def _encoded(body: object) -> bytes:
+def _encode(body: object) -> bytes:
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.reader.feed(data)
 
     def eof_received(self) -> None:
-        self.unacknowledged_at_end = _unacknowledged(self._transport)
+        self.unacknowledged_at_end = _count_unacknowledged(self._transport)
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.reader.lose(error)
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
             self._room.set_result(None)
 
 
-def _unacknowledged(transport: asyncio.Transport) -> int:
+def _count_unacknowledged(transport: asyncio.Transport) -> int:
     """Count the bytes that the other side has not acknowledged (ioctl SIOCOUTQ, tcp(7)); 0 where that is not known."""
     sock = transport.get_extra_info("socket")
     try:

@@ -105,7 +105,7 @@ class Connector:
         context, name = (self._ssl_context, host.rstrip(".")) if secure else (None, None)
         while True:
             sock = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS)
-            others = _others(addresses, sock)
+            others = _list_others(addresses, sock)
             try:
                 _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
                 return protocol
@@ -119,7 +119,7 @@ class Connector:
             addresses = others
 
 
-def _others(addresses: list[AddrInfoType], sock: socket.socket) -> list[AddrInfoType]:
+def _list_others(addresses: list[AddrInfoType], sock: socket.socket) -> list[AddrInfoType]:
     """Return the addresses that a socket is not connected to; none if the socket does not say where it is."""
     try:
         peer = sock.getpeername()[:2]

@@ -235,7 +235,7 @@ async def decode(reply: Reply) -> Reply:
         return reply
     body = bytearray()
     try:
-        async for chunk in _decoded(reply, _Pieces(reply.body)).aiter_bytes():
+        async for chunk in _decode(reply, _Pieces(reply.body)).aiter_bytes():
             body += chunk
             if len(body) > WHOLE_BYTES:
                 return reply._replace(body=b"", error=ReplyTooLarge("The reply is too large."))
@@ -248,11 +248,11 @@ def decoded_body(reply: StreamedReply) -> Body:
     """Return the body of a reply, decoded as it is read. Reading it may raise an `httpx.DecodingError`, too."""
     if b"content-encoding" not in reply.headers:
         return reply.body
-    response = _decoded(reply, BodyStream(reply.body))
+    response = _decode(reply, BodyStream(reply.body))
     return _HttpxBody(response, response.aiter_bytes())
 
 
-def _decoded(reply: Reply | StreamedReply, stream: httpx.AsyncByteStream) -> httpx.Response:
+def _decode(reply: Reply | StreamedReply, stream: httpx.AsyncByteStream) -> httpx.Response:
     headers = [(b"content-encoding", reply.headers[b"content-encoding"])]
     return httpx.Response(reply.status_code, headers=headers, stream=stream)
 

@@ -42,7 +42,7 @@ async def put_part(upstream: Upstream, url: str, number: int, size: int, content
     Raises:
         UpstreamUnavailable, BadUpstream, UpstreamTimeout: as `put`.
     """
-    response = await upstream.to_files("PUT", _below(url, str(number)), {"content-length": str(size)}, content)
+    response = await upstream.to_files("PUT", _append_step(url, str(number)), {"content-length": str(size)}, content)
     etag = _etag(response.headers.get(b"etag"), await read_body(response, repeatable=True))
     if etag is None:
         raise BadUpstream("fal's file store accepted the part without an etag.", scope="upstream")
@@ -57,10 +57,10 @@ async def complete(upstream: Upstream, url: str, etags: Sequence[tuple[int, str]
     """
     body = orjson.dumps({"parts": [{"partNumber": number, "etag": etag} for number, etag in etags]})
     headers = {"content-type": JSON, "content-length": str(len(body))}
-    await read_body(await upstream.to_files("POST", _below(url, "complete"), headers, body), repeatable=True)
+    await read_body(await upstream.to_files("POST", _append_step(url, "complete"), headers, body), repeatable=True)
 
 
-def _below(url: str, name: str) -> str:
+def _append_step(url: str, name: str) -> str:
     """Add a step to the path of a signed URL: the signature in its query is valid there too."""
     parts = urlsplit(url)
     return parts._replace(path=f"{parts.path}/{name}").geturl()

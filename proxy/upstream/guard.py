@@ -17,7 +17,7 @@ from proxy.clock import Clock, SystemClock, to_iso
 from proxy.errors import ProxyError, UpstreamUnavailable
 from proxy.targets import Target
 from proxy.upstream.breaker import Breaker, Evidence
-from proxy.upstream.refusals import LOCKS, Reason, locked
+from proxy.upstream.refusals import LOCKS, Reason, failure_of_lock
 from proxy.upstream.slow_start import PATIENCE_SECONDS, SlowStart
 
 #: The breaker of the whole account.
@@ -160,14 +160,14 @@ class Guard:
 
     def report(self) -> dict[str, Any]:
         """Report to operators what is closed, and when each refusal was last met."""
-        return {"closed": self.open_names(), "last": {str(reason): _shown(at) for reason, at in self._last.items()}}
+        return {"closed": self.open_names(), "last": {str(reason): to_iso(at) for reason, at in self._last.items()}}
 
     def describe(self) -> dict[str, Any]:
         """Describe the key to operators: whether it takes calls, what is closed, who waits, and the last refusal."""
         closed = self.open_names()
         state = "unavailable" if ACCOUNT in closed else "degraded" if closed else "healthy"
         last = max(self._last.items(), key=lambda one: one[1], default=None)
-        refusal = None if last is None else {"reason": str(last[0]), "at": _shown(last[1])}
+        refusal = None if last is None else {"reason": str(last[0]), "at": to_iso(last[1])}
         return {"state": state, "closed": closed, "waiting": self._waiting, "last_refusal": refusal}
 
     def _of(self, target: Target) -> list[Breaker]:
@@ -188,9 +188,5 @@ def _name(host: str, target: Target) -> str:
 
 def _refusal(breaker: Breaker, wait: float) -> ProxyError:
     if breaker.name == ACCOUNT:
-        return locked(wait)
+        return failure_of_lock(wait)
     return UpstreamUnavailable("fal is failing; nothing was sent to it.", retry_after=wait, scope="upstream")
-
-
-def _shown(at: float) -> str:
-    return to_iso(at)

@@ -96,7 +96,7 @@ def error_of(reason: Reason, headers: Mapping[str, str], locked_seconds: float) 
         case Reason.WRONG_KEY | Reason.NO_PERMISSION:
             return UpstreamRejectedKey("fal rejects this proxy's key; the operator must check it.")
         case Reason.ACCOUNT_LOCKED | Reason.BALANCE_USED_UP:
-            return locked(locked_seconds)
+            return failure_of_lock(locked_seconds)
         case Reason.CONCURRENCY_LIMIT | Reason.RATE_LIMIT:
             wait = retry_after_of(headers) or _BUSY_SECONDS
             return UpstreamBusy("fal accepts no more calls for now; try again.", retry_after=wait, scope="upstream")
@@ -125,7 +125,7 @@ def not_fals(status: int, headers: Mapping[str, str], *, repeatable: bool) -> Pr
     return UpstreamAmbiguous("The answer is not fal's; fal may have accepted the request. Check before you repeat it.")
 
 
-def locked(retry_after: float) -> UpstreamAccountLocked:
+def failure_of_lock(retry_after: float) -> UpstreamAccountLocked:
     return UpstreamAccountLocked(
         "fal accepts no calls of this proxy's account for now; the operator must check it.",
         retry_after=retry_after,

@@ -73,10 +73,10 @@ class Lifecycle:
     default: Decision = "allow"
     rules: dict[str, Decision] = field(default_factory=dict)
 
-    def stricter(self, other: Lifecycle) -> Lifecycle:
+    def combine(self, other: Lifecycle) -> Lifecycle:
         """Return what both want: the shorter life, and the stricter decision about each user."""
-        default = _strictest(self.default, other.default)
-        users = {user: _strictest(self.decide(user), other.decide(user)) for user in {**self.rules, **other.rules}}
+        default = _pick_strictest(self.default, other.default)
+        users = {user: _pick_strictest(self.decide(user), other.decide(user)) for user in {**self.rules, **other.rules}}
         lives = [seconds for seconds in (self.seconds, other.seconds) if seconds is not None]
         # A rule that says what holds anyway could undo what fal's own default forbids.
         rules = {user: decision for user, decision in users.items() if decision != default}
@@ -102,7 +102,7 @@ def of_upload(caller: RawHeaders, expire_seconds: int | None) -> dict[str, str]:
     Raises:
         BadRequest: the caller's cannot be read.
     """
-    text = reduce(Lifecycle.stricter, _lifecycles(caller), Lifecycle(expire_seconds)).text()
+    text = reduce(Lifecycle.combine, _lifecycles(caller), Lifecycle(expire_seconds)).text()
     # fal's own clients send both: which of them counts depends on the store behind.
     return {LIFECYCLE: text, PREFERENCE: text} if text else {}
 
@@ -122,10 +122,10 @@ def of_call(caller: RawHeaders, expire_seconds: int | None, passes: frozenset[st
         return {}, ""
     sent = {}
     if given & _LIFECYCLE_NAMES:
-        wish = reduce(Lifecycle.stricter, _lifecycles(caller))
+        wish = reduce(Lifecycle.combine, _lifecycles(caller))
         # What a caller does not wish to be forgotten stays with fal's own terms.
         bound = Lifecycle(expire_seconds if wish.seconds else None)
-        sent[PREFERENCE] = wish.stricter(bound).text()
+        sent[PREFERENCE] = wish.combine(bound).text()
     names = {name.decode() for name in given - _LIFECYCLE_NAMES}
     for name in sorted(names & passes):
         values = [value.decode("latin-1") for key, value in caller if key == name.encode()]
@@ -151,14 +151,14 @@ def _parse(name: str, value: bytes) -> Lifecycle:
     acl = wish.initial_acl or _Acl()
     rules: dict[str, Decision] = {}
     for rule in acl.rules or ():
-        rules[rule.user] = _strictest(rule.decision, rules.get(rule.user, "allow"))
+        rules[rule.user] = _pick_strictest(rule.decision, rules.get(rule.user, "allow"))
     # fal takes 0 for "never", which is no wish that a plan would heed.
     seconds = wish.expiration_duration_seconds or None
     lives = None if seconds is None else max(1, int(min(seconds, MAX_SECONDS)))
     return Lifecycle(lives, acl.default or "allow", rules)
 
 
-def _strictest(one: Decision, other: Decision) -> Decision:
+def _pick_strictest(one: Decision, other: Decision) -> Decision:
     return max(one, other, key=_STRICTNESS.__getitem__)
 
 

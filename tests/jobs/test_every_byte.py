@@ -40,8 +40,8 @@ async def sees_the_truth(wire: Wire, *, refuses: bool = False, silence_seconds: 
             assert documents[-1]["status"] == "COMPLETED" and lines_of(documents) == fal.lines()
         assert without[-1]["status"] == "COMPLETED" and not lines_of(without)
         assert native[-1] == {"event": "result", "id": "END", "data": ANSWER.decode()}
-        known = bench.hub.cached(JOB)
-        assert known and orjson.loads(known.encoded(0)) == fal._cumulative()
+        known = bench.hub.find_cached(JOB)
+        assert known and orjson.loads(known.encode(0)) == fal._cumulative()
     assert fal.open == 0 and fal.calls.count("result") == 1
     return bench
 

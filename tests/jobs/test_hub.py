@@ -42,7 +42,7 @@ async def test_all_readers_share_one_stream() -> None:
         for document in whole_life()[1:]:
             fal.add(**document)
             await wait_until_async(
-                lambda: (found := bench.hub.cached(JOB)) and found.state == fal.documents[-1]["status"]
+                lambda: (found := bench.hub.find_cached(JOB)) and found.state == fal.documents[-1]["status"]
             )
         for documents in await asyncio.gather(*watchers):
             assert lines_of(documents) == fal.lines() and documents[-1]["status"] == "COMPLETED"
@@ -60,7 +60,7 @@ async def test_a_poll_at_the_very_end_of_a_job_opens_no_stream() -> None:
         for document in whole_life()[1:]:
             fal.add(**document)
         polls = 0
-        while not (found := bench.hub.cached(JOB)) or not found.is_last or polls < 20:
+        while not (found := bench.hub.find_cached(JOB)) or not found.is_last or polls < 20:
             bench.hub.leave(bench.hub.join(JOB))
             polls += bool(found and found.is_last)
             await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_a_job_without_readers_is_forgotten() -> None:
         assert bench.hub.is_watching(JOB)
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
-        assert bench.hub.cached(JOB), "it was asked for just now"
+        assert bench.hub.find_cached(JOB), "it was asked for just now"
         assert bench.recorder.living == [JOB.id], "the slot of a job that polls ask for is kept"
         bench.clock.advance(IDLE_SECONDS - 1)
         await bench.hub.sweep()
@@ -105,11 +105,11 @@ async def test_a_silent_stream_is_noticed_and_polls_ask_fal_meanwhile() -> None:
     fal = ScriptedFal(whole_life()[:1], wire)
     async with hub_before(fal, silence_seconds=0.05) as bench:
         assert await bench.hub.get_or_watch(JOB)
-        await wait_until_async(lambda: bench.hub.cached(JOB) is None)
+        await wait_until_async(lambda: bench.hub.find_cached(JOB) is None)
         assert not bench.hub.is_watching(JOB)
         assert await bench.hub.get_or_watch(JOB) is None, "a stream that is silent knows nothing"
         assert (await bench.queue.status(JOB, logs=True)).reply.status == 202
-        await wait_until_async(lambda: bench.hub.cached(JOB) is not None)
+        await wait_until_async(lambda: bench.hub.find_cached(JOB) is not None)
         assert fal.calls[0] == "stream" and fal.calls.count("stream") >= 2
 
 
@@ -158,7 +158,7 @@ async def test_backoff_grows_without_news_but_a_stream_with_events_is_never_give
         await bench.hub.get_or_watch(JOB)
         await wait_until_async(lambda: fal.calls.count("stream") == 21)
         assert asyncio.get_running_loop().time() - began > 0.15, "without news it pauses longer each time"
-        await wait_until_async(lambda: bench.hub.cached(JOB) is not None)
+        await wait_until_async(lambda: bench.hub.find_cached(JOB) is not None)
 
 
 async def test_a_job_that_fal_does_not_know_ends_in_an_error() -> None:
@@ -203,7 +203,7 @@ async def test_a_slow_reader_misses_states_but_no_log_line_and_not_the_end() -> 
 
 
 def shows_the_latest(bench: Bench) -> bool:
-    known = bench.hub.cached(JOB)
+    known = bench.hub.find_cached(JOB)
     return (
         known is not None and known.state == bench.fal.documents[-1]["status"] and known.lines == len(bench.fal.lines())
     )
@@ -256,7 +256,7 @@ async def test_only_the_latest_update_keeps_its_whole_log_in_the_form_of_polls()
                     fal.add(status="IN_PROGRESS", logs=[log_line(f"more {count}")])
                     await wait_until_async(lambda seen=301 + count: watch.latest and watch.latest.lines == seen)
                     update = await bench.hub.get_or_watch(JOB)
-                    assert update is not None and len(orjson.loads(update.encoded(0))["logs"]) == 301 + count
+                    assert update is not None and len(orjson.loads(update.encode(0))["logs"]) == 301 + count
                 taken = tracemalloc.get_traced_memory()[0]
             finally:
                 tracemalloc.stop()

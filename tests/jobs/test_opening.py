@@ -109,7 +109,7 @@ async def test_while_fal_refuses_first_streams_wait_too_and_polls_do_not() -> No
         # With the first one that opens, all is as before.
         fal.refusal = None
         assert await bench.hub.get_or_watch(job(9)) is None
-        await wait_until_async(lambda: bench.hub.cached(job(9)))
+        await wait_until_async(lambda: bench.hub.find_cached(job(9)))
         assert await bench.hub.get_or_watch(job(10)) is not None
 
 

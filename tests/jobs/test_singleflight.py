@@ -96,7 +96,7 @@ async def test_results_that_stay_the_same_are_kept(status: int, size: int, is_ke
     work.go.set()
     for _ in range(3):
         assert (await results.get("id", work)).status == status
-    assert work.begun == (1 if is_kept else 3) and (results.cached("id") is not None) == is_kept
+    assert work.begun == (1 if is_kept else 3) and (results.find_cached("id") is not None) == is_kept
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -117,7 +117,7 @@ async def test_all_results_together_are_bounded() -> None:
         work = Work(BufferedResponse(200, {}, b"x" * LARGEST_BYTES))
         work.go.set()
         await results.get(str(number), work)
-    assert results.cached("0") is None and results.cached("599") is not None
+    assert results.find_cached("0") is None and results.find_cached("599") is not None
 
 
 def caller(session: str = "", key: str = "", tenant: str = "acme", share: float | None = None) -> Any:

@@ -72,9 +72,9 @@ async def test_a_stalled_caller_gets_the_end_and_no_line_twice_and_nothing_piles
         await reader.readuntil(b'"IN_QUEUE"')
         for number in range(LINES):
             fal.add(status="IN_PROGRESS", logs=[log_line(f"{number:06d}{LINE}")])
-            await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.lines == len(fal.lines()))
+            await wait_until_async(lambda: (known := bench.hub.find_cached(JOB)) and known.lines == len(fal.lines()))
         fal.add(status="COMPLETED", logs=[log_line("the last one")])
-        await wait_until_async(lambda: (known := bench.hub.cached(JOB)) and known.is_last)
+        await wait_until_async(lambda: (known := bench.hub.find_cached(JOB)) and known.is_last)
         # Only now it reads on.
         text = await reader.read()
     events = [orjson.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]

@@ -14,7 +14,7 @@ from proxy.routes.jobs import as_job
 
 
 def messages(log: Log, first: int = 0) -> Any:
-    return orjson.loads(orjson.dumps(log.between(first, len(log))))
+    return orjson.loads(orjson.dumps(log.cut(first, len(log))))
 
 
 def test_a_line_is_taken_once_however_often_it_comes() -> None:
@@ -48,12 +48,12 @@ def test_an_endless_log_is_bounded_and_dropped_lines_do_not_come_back() -> None:
 def test_the_log_in_a_document(document: dict[str, Any], first: int | None, logs: Any) -> None:
     log = Log()
     log.add([{"m": 1}])
-    assert orjson.loads(Update("e", document, log, 1).encoded(first))["logs"] == logs
+    assert orjson.loads(Update("e", document, log, 1).encode(first))["logs"] == logs
 
 
 def test_a_log_that_fal_does_not_send_is_not_sent_on() -> None:
-    assert orjson.loads(Update("e", {"status": "IN_QUEUE", "logs": None}, Log(), 0).encoded(0))["logs"] is None
-    assert "logs" not in orjson.loads(Update("e", {"status": "IN_QUEUE"}, Log(), 0).encoded(0))
+    assert orjson.loads(Update("e", {"status": "IN_QUEUE", "logs": None}, Log(), 0).encode(0))["logs"] is None
+    assert "logs" not in orjson.loads(Update("e", {"status": "IN_QUEUE"}, Log(), 0).encode(0))
 
 
 def test_a_form_is_encoded_once() -> None:
@@ -64,7 +64,7 @@ def test_a_form_is_encoded_once() -> None:
         return {**document, "from": endpoint}
 
     update = Update("e", {"status": "COMPLETED"}, Log(), 0)
-    assert update.encoded(0, rewrite) is update.encoded(0, rewrite) != update.encoded(0)
+    assert update.encode(0, rewrite) is update.encode(0, rewrite) != update.encode(0)
     assert calls == ["e"] and update.is_last
 
 
@@ -94,7 +94,7 @@ def test_forms_are_kept_once_a_job_and_not_once_for_each_place_in_its_log() -> N
     tracemalloc.start()
     try:
         for first in range(len(log)):
-            assert len(orjson.loads(update.encoded(first, as_job))["logs"]) == len(log) - first
+            assert len(orjson.loads(update.encode(first, as_job))["logs"]) == len(log) - first
         assert tracemalloc.get_traced_memory()[0] < 2 * size
         update.forget_whole_log()
         assert tracemalloc.get_traced_memory()[0] < size / 4

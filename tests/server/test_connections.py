@@ -236,7 +236,7 @@ def test_how_many_connections_an_address_may_have(limits: ConnectionLimits, host
     ],
 )
 def test_few_files_mean_few_connections(limits: ConnectionLimits, files: int, expected: tuple[int, int | None]) -> None:
-    within = limits.within(max_connections_within(files))
+    within = limits.scale_to(max_connections_within(files))
     assert (within.most, within.most_per_address) == expected
 
 

@@ -91,7 +91,7 @@ class MemoryCounters:
         scope = self._scopes.get(key)
         if scope is None:
             return _NO_LEASES
-        living = scope.living(now)
+        living = scope.drop_expired(now)
         if not living:
             del self._scopes[key]
         return living
@@ -154,7 +154,7 @@ class _Scope:
                 self._queue = [(at, one) for one, at in self.leases.items()]
                 heapq.heapify(self._queue)
 
-    def living(self, now: float) -> dict[str, float]:
+    def drop_expired(self, now: float) -> dict[str, float]:
         while self._queue and self._queue[0][0] <= now:
             _, lease = heapq.heappop(self._queue)
             expires_at = self.leases.get(lease, now)

@@ -194,5 +194,5 @@ def batches(leases: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Sequen
 
 
 def sizes(leases: Mapping[str, Sequence[str]]) -> list[str | int]:
-    """List each lease and the number of its pools, one after the other, as the scripts take them."""
+    """List each lease and the number of its scopes, one after the other, as the scripts take them."""
     return [item for lease, keys in leases.items() for item in (lease, len(keys))]

@@ -52,13 +52,13 @@ def _rename_open_jobs(connection: Connection, pseudonym: Pseudonym) -> bool:
     starts = {charge[3] for row in rows for charge in row.charges if charge[0] == pseudonym.subject}
     _rename(connection, rows, pseudonym)
     accounts = select(quota_usage).where(_is_of(quota_usage, pseudonym), quota_usage.c.window_start.in_(starts))
-    _move(connection, quota_usage, connection.execute(_locked(quota_usage, accounts)).all(), pseudonym)
+    _move(connection, quota_usage, connection.execute(_lock_rows(quota_usage, accounts)).all(), pseudonym)
     return bool(rows)
 
 
 def _rename_jobs(connection: Connection, pseudonym: Pseudonym) -> bool:
     wanted = select(jobs.c.id, jobs.c.charges).where(_is_of(jobs, pseudonym), ~_is_open).limit(ROWS_AT_ONCE)
-    rows = connection.execute(_locked(jobs, wanted)).all()
+    rows = connection.execute(_lock_rows(jobs, wanted)).all()
     _rename(connection, rows, pseudonym)
     return bool(rows)
 
@@ -86,7 +86,7 @@ def _rename_grants(connection: Connection, pseudonym: Pseudonym) -> bool:
 
 def _move_rows(connection: Connection, table: Table, pseudonym: Pseudonym) -> bool:
     wanted = select(table).where(_is_of(table, pseudonym)).limit(ROWS_AT_ONCE)
-    rows = connection.execute(_locked(table, wanted)).all()
+    rows = connection.execute(_lock_rows(table, wanted)).all()
     _move(connection, table, rows, pseudonym)
     return bool(rows)
 
@@ -102,7 +102,7 @@ def _move(connection: Connection, table: Table, rows: Sequence[Any], pseudonym: 
 
 def _delete_some(connection: Connection, table: Table, pseudonym: Pseudonym) -> bool:
     wanted = select(*table.primary_key).where(_is_of(table, pseudonym)).limit(ROWS_AT_ONCE)
-    rows = [row._asdict() for row in connection.execute(_locked(table, wanted))]
+    rows = [row._asdict() for row in connection.execute(_lock_rows(table, wanted))]
     delete_rows(connection, table, rows)
     return bool(rows)
 
@@ -122,6 +122,6 @@ def _is_of(table: Table, pseudonym: Pseudonym) -> Any:
     return and_(table.c.tenant == pseudonym.tenant, table.c.subject == pseudonym.subject)
 
 
-def _locked(table: Table, wanted: Any) -> Any:
+def _lock_rows(table: Table, wanted: Any) -> Any:
     """Lock what a selection finds, in the order of the keys, as all transactions do."""
     return wanted.order_by(*table.primary_key).with_for_update()

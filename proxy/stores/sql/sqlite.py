@@ -109,7 +109,7 @@ class SqliteConnection:
 
     async def open(self) -> None:
         """Open it now, and not with its first piece of work."""
-        await self._in_thread(self._opened)
+        await self._in_thread(self._ensure_open)
 
     async def execution_options(self, **options: Any) -> SqliteConnection:
         self._options.update(options)
@@ -130,12 +130,12 @@ class SqliteConnection:
 
     async def run_sync(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call `work` with the connection, in its thread, and return what it returns."""
-        return await self._in_thread(lambda: work(self._opened(), *arguments))
+        return await self._in_thread(lambda: work(self._ensure_open(), *arguments))
 
     async def close(self) -> None:
         await self._in_thread(self._close)
 
-    def _opened(self) -> Connection:
+    def _ensure_open(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**self._options)
         return self._connection

@@ -135,7 +135,7 @@ def _of_settled(dialect: str, names: Sequence[str], values: frozenset[str]) -> S
     if "of_subject" in values:
         wanted.append(jobs.c.subject + "" == bindparam("of_subject"))
     wanted += _is_later(groups, values)
-    query = select(*_labelled(groups), func.count().label("calls"), *_sums()).select_from(
+    query = select(*_label_columns(groups), func.count().label("calls"), *_sums()).select_from(
         _jobs_with_tags(dialect, names)
     )
     return query.where(*wanted, jobs.c.state == "settled").group_by(*groups.values())
@@ -195,7 +195,7 @@ def _of_sums(dialect: str, table: Table, names: Sequence[str], values: frozenset
         wanted.append(table.c.subject.in_(first))
     sums = [func.sum(table.c[name]).label(name) for name in USAGE_SUMS]
     keys = list(groups.values())
-    query = select(*_labelled(groups), *sums).where(*wanted).group_by(*keys)
+    query = select(*_label_columns(groups), *sums).where(*wanted).group_by(*keys)
     if not (names and "most" in values):
         return query
     # SQLite takes a limit on a part of a union only within a query of its own.
@@ -206,7 +206,7 @@ def _group_columns(dialect: str, columns: Mapping[str, ColumnElement[Any]], name
     return {name: _sorted_as_bytes(dialect, columns[name]) for name in names}
 
 
-def _labelled(groups: _Groups) -> list[ColumnElement[Any]]:
+def _label_columns(groups: _Groups) -> list[ColumnElement[Any]]:
     return [column.label(name) for name, column in groups.items()]
 
 
