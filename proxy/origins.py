@@ -27,18 +27,28 @@ def normalize_origin(text: str) -> str:
         raise ValueError(f"{text!r} has no host that a browser can ask for")
     if "[" in parts.netloc and ":" not in parts.hostname:
         raise ValueError(f"{text!r} has brackets, and no IPv6 address in them")
-    port = parts.port
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{text!r} has a port that is no number up to 65535") from None
     shown = "" if port is None or port == _DEFAULT_PORTS.get(parts.scheme) else f":{port}"
     return f"{parts.scheme}://{_normalize_host(parts.hostname)}{shown}"
 
 
 def _normalize_host(host: str) -> str:
     if ":" in host:
-        return f"[{ipaddress.IPv6Address(host).compressed}]"
+        return f"[{_compress(ipaddress.IPv6Address(host))}]"
     name = host if host.isascii() else _to_ascii(host)
-    if any(character in name for character in "%\\<>^|*"):
+    if any(character in name for character in "%\\<>^|*${}"):
+        # The last three: a placeholder that was not replaced.
         raise ValueError(f"{host!r} is not the name of a host")
     return _shorten_ipv4(name)
+
+
+def _compress(address: ipaddress.IPv6Address) -> str:
+    mapped = address.ipv4_mapped
+    # Newer versions of Python write these with the dots of IPv4, browsers do not.
+    return address.compressed if mapped is None else f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
 
 
 def _to_ascii(host: str) -> str:
@@ -48,7 +58,9 @@ def _to_ascii(host: str) -> str:
     try:
         return idna.encode(host, uts46=True).decode("ascii")
     except idna.IDNAError as problem:
-        raise ValueError(f"{host!r} is not the name of a host ({problem})") from None
+        raise ValueError(
+            f"{host!r} is not the name of a host ({problem}); if browsers take it, write the xn-- name that they show"
+        ) from None
 
 
 def _shorten_ipv4(name: str) -> str:

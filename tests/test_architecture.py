@@ -38,7 +38,7 @@ FLOORS = [
     {"tenants", "upstream"},
     {"stores", "catalog", "targets", "telemetry"},
     {"redaction"},
-    {"settings", "errors", "clock", "drain", "ids", "libpq", "listeners", "networks", "origins"}
+    {"certificates", "settings", "errors", "clock", "drain", "ids", "libpq", "listeners", "networks", "origins"}
     | {"numbers", "log_context", "recurring", "singleflight", "spreadsheets", "store_check", "strict_json"}
     | {"__init__"},
 ]

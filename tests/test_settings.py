@@ -10,6 +10,7 @@ import pprint
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import certifi
 import orjson
 import pytest
 from redis.asyncio import ConnectionPool
@@ -239,6 +240,8 @@ WRONG: list[tuple[str, str]] = [
     ("FAL_RUN_URL", "https://fal.run#x"),
     ("FAL_RUN_URL", "https://[::1"),
     ("FAL_RUN_URL", "fal.run"),
+    *[(f"FAL_{host}_URL", "https://fal.run:70000") for host in ("RUN", "QUEUE", "REST", "CDN", "API")],
+    *[("FAL_RUN_URL", f"https://fal.run:{port}") for port in ("port", "0", "-1", "4_43")],
     ("FAL_RUN_URL", "https://"),
     ("PROXY_HOST", "[::]"),
     ("PROXY_HOST", "*"),
@@ -307,6 +310,7 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_REDIS_URL", "localhost:6379"),
     ("PROXY_REDIS_URL", "redis://redis:65536"),
     ("PROXY_REDIS_URL", "redis://redis:port"),
+    ("PROXY_REDIS_URL", "redis://redis:0"),
     ("PROXY_REDIS_URL", "redis://redis/cache"),
     ("PROXY_REDIS_URL", "redis://redis/0/1"),
     ("PROXY_REDIS_URL", "redis://redis?family=6"),
@@ -316,6 +320,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_REDIS_URL", "redis://redis?socket_timeout=soon"),
     ("PROXY_REDIS_URL", "redis://redis?max_connections=0"),
     ("PROXY_REDIS_URL", "redis://redis?db="),
+    ("PROXY_REDIS_URL", "redis://redis?db=1&db=2"),
+    ("PROXY_REDIS_URL", "redis://:[word]@redis"),
     ("PROXY_SESSION_SECRETS", ","),
     ("PROXY_TRUSTED_PROXIES", " , "),
     ("PROXY_ALLOWED_ORIGINS", "*"),
@@ -330,6 +336,14 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_ALLOWED_ORIGINS", "https://b\u00fcch\u00adr .example"),
     ("PROXY_ALLOWED_ORIGINS", "https://[::1"),
     ("PROXY_ALLOWED_ORIGINS", "https://app%2eexample.com"),
+    *[("PROXY_ALLOWED_ORIGINS", f"{scheme}://app.example.com") for scheme in ("ws", "wss", "ftp")],
+    ("PROXY_ALLOWED_ORIGINS", "https://[fe80::1%25eth0]"),
+    ("PROXY_ALLOWED_ORIGINS", "https://${APP_HOST}"),
+    ("PROXY_ALLOWED_ORIGINS", "https://{host}"),
+    ("PROXY_ALLOWED_ORIGINS", "https://\U0001f4a9.example"),
+    ("PROXY_PUBLIC_URL", "https://$HOST"),
+    *[("PROXY_PUBLIC_URL", f"https://ai.example.com/{path}") for path in ("\u00fc", 'a"b', "<a>", "a;b", "{a}")],
+    ("PROXY_CONFIG", "/"),
     ("PROXY_PUBLIC_URL", "https://ai.example.com:port"),
     ("PROXY_TRUSTED_PROXIES", "*"),
     ("PROXY_TRUSTED_PROXIES", "10.0.0.0/33"),
@@ -386,7 +400,7 @@ RIGHT: list[tuple[str, str]] = [
     ("PROXY_DATABASE_URL", "postgresql://proxy:word@db.example/proxy"),
     ("PROXY_DATABASE_URL", "postgres://proxy:word@db.example/proxy?sslmode=require&channel_binding=require"),
     ("PROXY_DATABASE_URL", "postgresql://proxy:word@[::1]:5432/proxy?application_name=proxy&connect_timeout=10"),
-    ("PROXY_DATABASE_URL", f"postgresql://db/proxy?sslmode=verify-full&sslrootcert={__file__}"),
+    ("PROXY_DATABASE_URL", f"postgresql://db/proxy?sslmode=verify-full&sslrootcert={certifi.where()}"),
     ("PROXY_DATABASE_URL", "postgresql://db/proxy?sslmode=verify-full&sslrootcert=system"),
     ("PROXY_DATABASE_URL", "postgresql://db-1:5432,db-2:5432/proxy?target_session_attrs=read-write"),
     ("PROXY_REDIS_URL", "rediss://redis.example:6380/0"),
@@ -436,6 +450,7 @@ def test_values_are_taken_as_they_are_meant() -> None:
         ("https://\uff41pp.example", "https://app.example"),
         ("http://[0:0:0:0:0:0:0:1]:8080", "http://[::1]:8080"),
         ("http://127.1:5173", "http://127.0.0.1:5173"),
+        ("http://[::ffff:192.0.2.7]", "http://[::ffff:c000:207]"),
         ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
@@ -465,6 +480,13 @@ def test_a_start_migrates_if_that_is_set_and_else_as_the_database_is() -> None:
 def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:
     server = read({**GOOD, "PROXY_PUBLIC_URL": "https://B\u00fccher.example:443/ai/"}).server
     assert server.public_url == "https://xn--bcher-kva.example/ai"
+
+
+def test_no_refusal_of_a_redis_url_shows_a_part_of_a_password() -> None:
+    for url in ("redis://u:[pass-word]@redis", "redis://:12/pass-word@redis", "redis://:x?pass-word@redis"):
+        with pytest.raises(SettingsError) as caught:
+            read({**GOOD, "PROXY_REDIS_URL": url})
+        assert "pass-word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", WILDCARDS)

@@ -147,9 +147,10 @@ class OpenIdProvider:
     async def _discover(self) -> _Metadata:
         async with self._discovering:
             now = self._clock.now()
-            if self._metadata is not None and now - self._read_at < FRESH_SECONDS:
+            # A clock that was set back keeps neither an old document nor an outage for as long.
+            if self._metadata is not None and 0 <= now - self._read_at < FRESH_SECONDS:
                 return self._metadata
-            if now - self._failed_at < RETRY_SECONDS:
+            if 0 <= now - self._failed_at < RETRY_SECONDS:
                 raise _unavailable()
             url = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
             try:

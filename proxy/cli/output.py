@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,12 @@ def shown_progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def to_json(document: object, *, for_people: bool = False) -> str:
     """Write JSON in one line, or indented. Names of users can hold what a terminal obeys; that is escaped."""
-    return escape_unseen(orjson.dumps(document, option=orjson.OPT_INDENT_2 if for_people else 0).decode())
+    try:
+        text = orjson.dumps(document, option=orjson.OPT_INDENT_2 if for_people else 0).decode()
+    except TypeError:
+        # Half characters: of a variable that is no UTF-8, or of an escape in a plan file.
+        text = json.dumps(document, indent=2 if for_people else None)
+    return escape_unseen(text)
 
 
 def say(words: str) -> None:

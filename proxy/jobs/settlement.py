@@ -181,7 +181,8 @@ class Settlement:
 
     def is_lease_fresh(self, job: Job) -> bool:
         """Return whether the lease of a job was renewed so lately that it need not be again."""
-        return self._clock.now() - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4
+        # A clock that was set back would otherwise put the next renewal off for as long.
+        return 0 <= self._clock.now() - self._renewed.get(job.id, 0.0) < LEASE_SECONDS / 4
 
     async def record_status(self, job: Job, status: Mapping[str, Any]) -> None:
         """Learn from a status document of fal's queue."""

@@ -9,7 +9,7 @@ import re
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from proxy import libpq
 from proxy.origins import normalize_origin
@@ -46,6 +46,10 @@ _REDIS_KEYS = {
     "ssl_password": _TEXT,
     **dict.fromkeys(_REDIS_FILES, _TEXT),
 }
+#: Schemes of addresses from which no browser loads a page.
+_NO_PAGES = ("ws", "wss", "ftp", "ftps")
+#: What a path in a URL has (RFC 3986, 3.3), without what ends an attribute of a cookie.
+_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/-]*")
 _RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
@@ -64,8 +68,23 @@ def parse_commit(text: str) -> str:
     return text
 
 
+def _split_url(text: str) -> SplitResult:
+    """Split a URL whose port and brackets are those of one.
+
+    Raises:
+        ValueError: they are not; the text quotes nothing.
+    """
+    try:
+        parts = urlsplit(text)
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError("has a port that is no number from 1 to 65535, or brackets without an IPv6 address") from None
+    return parts
+
+
 def parse_fal_url(text: str) -> str:
-    parts = urlsplit(text)
+    parts = _split_url(text)
     if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
         raise ValueError("must be a plain URL such as https://fal.run, without user, query or fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
@@ -123,7 +142,10 @@ def parse_public_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address that callers see, such as https://ai.example.com")
-    return f"{normalize_origin(text)}{parts.path}".rstrip("/")
+    origin = normalize_origin(text)
+    if not _PATH.fullmatch(parts.path):
+        raise ValueError("has a path with characters that no URL has; percent-encode them")
+    return f"{origin}{parts.path}".rstrip("/")
 
 
 def parse_console_url(text: str) -> str:
@@ -136,7 +158,7 @@ def parse_console_url(text: str) -> str:
 
 def parse_collector(text: str) -> str:
     """Parse the address of an OpenTelemetry collector, to which `/v1/traces` is added."""
-    parts = urlsplit(text)
+    parts = _split_url(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address of a collector, such as http://localhost:4318, without user or query")
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
@@ -190,8 +212,10 @@ def check_origin(text: str) -> str:
         ValueError: it has a path, a wildcard, or no host.
     """
     parts = urlsplit(text)
-    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or set("*@") & set(text):
+    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or set("*@%") & set(text):
         raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
+    if parts.scheme in _NO_PAGES:
+        raise ValueError(f"{text!r} is not the origin of a page: write http or https instead of {parts.scheme}")
     return normalize_origin(text)
 
 
@@ -238,19 +262,22 @@ def parse_database_url(text: str) -> str:
 
 def parse_redis_url(text: str) -> Secret:
     """Check what redis-py checks when it connects. No error quotes the URL: a part of a password may be anywhere."""
-    parts = urlsplit(text)
+    try:
+        parts = _split_url(text)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; percent-encode what is special in a password") from None
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError("has a port that is no number; percent-encode what is special in a password") from None
     if not _REDIS_DATABASE.fullmatch(parts.path):
         raise ValueError("must end in the number of a database, such as /0, or in none")
     keys = {key: shape for key, shape in _REDIS_KEYS.items() if parts.scheme == "rediss" or not key.startswith("ssl_")}
+    seen: set[str] = set()
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in keys:
             raise ValueError(f"has a key in its query that is none of {', '.join(keys)} of {parts.scheme}://")
+        if key in seen:
+            raise ValueError(f"has {key} in its query twice; keep one of them")
+        seen.add(key)
         if not keys[key].fullmatch(value):
             raise ValueError(f"has a value of {key} that Redis's client does not take")
         if key in _REDIS_FILES:
@@ -260,6 +287,10 @@ def parse_redis_url(text: str) -> Secret:
 
 def existing_file(text: str) -> Path:
     # Not by Path, which raises errors for a name that is too long.
+    if os.path.isdir(text):
+        raise ValueError(
+            f"{text[:MOST_SHOWN_CHARS]} is a folder, not a file; Docker makes one where the file to mount is missing"
+        )
     if not os.path.isfile(text):
         raise ValueError(f"there is no file {text[:MOST_SHOWN_CHARS]}")
     return Path(text)

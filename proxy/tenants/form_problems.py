@@ -42,6 +42,8 @@ def describe_problem(error: Any, words: FormWords, keys: Iterable[str] = ()) -> 
         return f"Input should have {context['min_length']} or more items"
     if kind == "too_long":
         return f"Input should have {context['max_length']} or fewer items"
+    if kind == "string_type" and words is YAML:
+        return "Input should be text; put it in quotes if it looks like a number, a date, yes, no or null"
     if kind == "path_type":
         return "Input should be the path of a file"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -57,7 +57,8 @@ def read_file(path: Path | None, known: Snapshot = NOTHING_KNOWN) -> tuple[PlanF
     try:
         file = PlanFile.model_validate(document)
     except ValidationError as problem:
-        problems += [_sentence(error) for error in problem.errors()]
+        # Keys that are no text are among the problems already, by the names that the file has for them.
+        problems += [_sentence(error) for error in problem.errors() if not _is_odd_key(error)]
     problems += problems_of(document, catalog, known)
     if problems or file is None:
         raise SettingsError([f"PROXY_CONFIG: {problem}" for problem in problems])
@@ -227,10 +228,16 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
         if len(content) > MOST_FILE_BYTES:
             raise ValueError(f"has more than {MOST_FILE_BYTES} bytes")
         return parse_document(content.decode())
-    except (OSError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
+        raise SettingsError([f"PROXY_CONFIG: {path.name} is not UTF-8; save it in this encoding"]) from problem
+    except OSError as problem:
         raise SettingsError([f"PROXY_CONFIG: {path.name} cannot be read ({type(problem).__name__})"]) from problem
     except ValueError as problem:
         raise SettingsError([f"PROXY_CONFIG: {path.name} {problem}"]) from problem
+
+
+def _is_odd_key(error: Any) -> bool:
+    return error["type"] == "string_type" and error["loc"][-1] == "[key]"
 
 
 def _sentence(error: Any) -> str:

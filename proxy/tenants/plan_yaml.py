@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
+
+from proxy.strict_json import parse_strictly
 
 #: Collections in each other, of a file that comes from outside; a plan file has a few.
 MOST_DEPTH = 50
@@ -14,17 +18,30 @@ MOST_DEPTH = 50
 MOST_VALUES = 200_000
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OLD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")
+#: What a key may be by mistake.
+_KINDS = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:null": "nothing",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
+_MOST_REASON_CHARS = 100
 _TOO_DEEP = "is nested too deeply"
 
 
 def parse_document(text: str) -> tuple[Any, list[str]]:
     """Parse a document, and list what YAML reads differently from people.
 
-    These are keys that are there twice, of which YAML silently keeps the last, and numbers in other bases.
+    These are keys that are there twice, of which YAML silently keeps the last, keys that are no text, and numbers in
+    other bases. A document of JSON is read as such: YAML refuses its tabs, and halves its surrogate pairs.
 
     Raises:
         ValueError: it cannot be read, is deep, or is too large; says why, as the end of a sentence.
     """
+    if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        with suppress(ValueError):
+            return parse_strictly(text.lstrip("\ufeff")), []
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -32,7 +49,7 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
             return None, []
         size = _count_values(node, {})
         if size <= MOST_VALUES:
-            problems = [*_duplicate_keys(node, ""), *_old_numbers(node, "")]
+            problems = [*_duplicate_keys(node, ""), *_odd_keys(node, ""), *_old_numbers(node, "")]
             return loader.construct_document(node), problems
     except yaml.YAMLError as problem:
         raise _describe(problem) from problem
@@ -88,10 +105,29 @@ def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
 
 
 def _describe(problem: yaml.YAMLError) -> ValueError:
-    # Not the mark's own text: it quotes the file, over several lines.
-    mark = getattr(problem, "problem_mark", None)
+    """Say what is wrong where. The text of a mark is left out: it quotes the file, over several lines."""
+    if isinstance(problem, ReaderError):
+        return ValueError(f"has the character U+{problem.character:04X}, which YAML does not allow; save it as UTF-8")
+    why, mark = str(getattr(problem, "problem", None) or ""), getattr(problem, "problem_mark", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return ValueError(f"is not YAML{place}")
+    if why == "but found another document":
+        return ValueError(f"has a second document{place} (---); keep one")
+    if why.startswith(r"found character '\t'"):
+        return ValueError(f"has a tab{place}; YAML indents with spaces")
+    return ValueError(f"is not YAML{place}" + (f" ({why[:_MOST_REASON_CHARS]})" if why else ""))
+
+
+def _odd_keys(node: yaml.Node, where: str) -> Iterator[str]:
+    """List a sentence for each key that YAML reads as something else than text: `no` is false, and 2024 a number."""
+    if isinstance(node, yaml.SequenceNode):
+        for at, item in enumerate(node.value):
+            yield from _odd_keys(item, f"{where}{at}.")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            kind = _KINDS.get(key.tag)
+            if kind is not None:
+                yield f"{where}{key.value}: YAML reads this key as {kind}; put it in quotes"
+            yield from _odd_keys(value, f"{where}{key.value}.")
 
 
 def _old_numbers(node: yaml.Node, where: str) -> Iterator[str]:
@@ -113,9 +149,11 @@ def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
             yield from _duplicate_keys(item, f"{where}{at}.")
     elif isinstance(node, yaml.MappingNode):
         first_lines: dict[str, int] = {}
+        repeated: set[str] = set()
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
-            if name in first_lines:
+            if name in first_lines and name not in repeated:
+                repeated.add(name)
                 yield f"{where}{name}: stands at line {first_lines[name]} and again at line {line}; keep one"
             first_lines.setdefault(name, line)
             yield from _duplicate_keys(value, f"{where}{name}.")

@@ -14,7 +14,7 @@ from proxy.tenants.caller import Caller
 from proxy.tenants.plans import Uploads
 from proxy.uploads.body import IncomingFile, check_size
 from proxy.uploads.destinations import Destinations, destination_headers
-from proxy.uploads.sniffing import HEAD_BYTES, OCTETS, allowed_type, guess_type, media_type, peek, sniff
+from proxy.uploads.sniffing import HEAD_BYTES, allowed_type, guess_type, is_unspecific, peek, sniff
 from proxy.uploads.transfer import Content, Transfer, Transfers
 from proxy.uploads.unmeasured import LEAST_PART_BYTES, hold, put_in_parts
 from proxy.uploads.uploaded_pictures import UploadedPictures
@@ -88,7 +88,7 @@ class NewFiles:
 
 async def _find_type(file: IncomingFile, uploads: Uploads) -> IncomingFile:
     """Give a file that came without a type that of its first bytes: browsers know no type for many files."""
-    if media_type(file.content_type) not in ("", OCTETS):
+    if not is_unspecific(file.content_type):
         return file
     head, content = await peek(file.content, HEAD_BYTES)
     return replace(file, content_type=guess_type(head, uploads) or file.content_type, content=content)

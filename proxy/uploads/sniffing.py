@@ -31,6 +31,10 @@ _ALIASES = {
     "image/x-bmp": "image/bmp",
     "image/x-ms-bmp": "image/bmp",
     "image/x-windows-bmp": "image/bmp",
+    "image/x-bitmap": "image/bmp",
+    "image/x-ms-icon": "image/x-icon",
+    "image/x-heic": "image/heic",
+    "image/x-heif": "image/heic",
     "image/vnd.microsoft.icon": "image/x-icon",
     "image/ico": "image/x-icon",
     "image/jpeg2000": "image/jp2",
@@ -45,12 +49,16 @@ _ALIASES = {
     "audio/wave": "audio/wav",
     "audio/x-wav": "audio/wav",
     "audio/x-pn-wav": "audio/wav",
+    "audio/x-wave": "audio/wav",
+    "audio/vnd.wav": "audio/wav",
     "audio/vnd.wave": "audio/wav",
     "audio/x-flac": "audio/flac",
     "audio/m4a": "audio/mp4",
     "audio/x-m4a": "audio/mp4",
     "audio/x-aac": "audio/aac",
     "video/x-m4v": "video/mp4",
+    "video/mov": "video/quicktime",
+    "video/x-quicktime": "video/quicktime",
     "video/avi": "video/x-msvideo",
     "video/msvideo": "video/x-msvideo",
     "application/x-pdf": "application/pdf",
@@ -81,6 +89,8 @@ _TOLD_BY_BRANDS = frozenset().union(*_BRANDS.values()) - {"video/quicktime"}
 #: escapes of bytes, written out as text, and the first box of JPEG 2000 as a JPEG.
 _NO_SIGNATURES = (b"RIFF", rb"\x89PNG", rb"\377\330\377", b"\0\0\0\x0cjP  ")
 _JPEG_LS = b"\xff\xd8\xff\xf7"
+#: What pickers of pictures and examples of HTTP libraries announce without looking at the file.
+_UNSPECIFIC = re.compile(r"|(\*|image|video|audio)(/\*)?|(application|binary)/octet-stream|multipart/form-data")
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -111,6 +121,11 @@ def guess_type(head: bytes, uploads: Uploads) -> str | None:
 def media_type(content_type: str) -> str:
     """Return the canonical media type of a header, without its parameters."""
     return canonical_type(content_type.partition(";")[0])
+
+
+def is_unspecific(content_type: str) -> bool:
+    """Return whether a header says nothing of what a file is, as `image/*` does."""
+    return _UNSPECIFIC.fullmatch(media_type(content_type)) is not None
 
 
 def canonical_type(name: str) -> str:

@@ -372,6 +372,22 @@ def test_an_answer_without_a_code_or_with_two_is_refused(browser: Operator, prov
     assert_nothing_signed_in(browser, go_to(browser, back, code=""), 400, "bad_request", "has no code")
 
 
+def test_a_clock_that_is_set_back_keeps_no_outage(browser: Operator, provider: OpenIdHost) -> None:
+    provider.metadata = {"issuer": None}
+    assert browser.get("/console/oidc").status_code == 503
+    provider.metadata = {}
+    browser.stack.clock.advance(-3600)
+    assert browser.get("/console/oidc").status_code == 303
+
+
+def test_a_clock_that_is_set_back_keeps_no_old_description(browser: Operator, provider: OpenIdHost) -> None:
+    assert browser.get("/console/oidc").status_code == 303
+    asked = provider.host.asked["idp/.well-known/openid-configuration"]
+    browser.stack.clock.advance(-3600)
+    assert browser.get("/console/oidc").status_code == 303
+    assert provider.host.asked["idp/.well-known/openid-configuration"] == asked + 1
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -156,6 +156,17 @@ async def test_without_units_the_duration_of_a_run_is_booked(till: Till) -> None
     assert (await till.booked(job))["compute_seconds"] == 7
 
 
+async def test_a_clock_that_is_set_back_puts_no_renewal_of_a_lease_off(till: Till) -> None:
+    """Redis ends leases by a clock of its own."""
+    job = await till.reserved()
+    await till.settlement.renew_lease(job)
+    assert till.settlement.is_lease_fresh(job)
+    till.clock.advance(-3600)
+    assert not till.settlement.is_lease_fresh(job)
+    await till.settlement.renew_lease(job)
+    assert till.settlement.is_lease_fresh(job)
+
+
 @pytest.mark.parametrize("seconds", [*NO_NUMBERS, MOST_SECONDS + 1])
 async def test_an_impossible_inference_time_is_ignored(
     till: Till, seconds: object, caplog: pytest.LogCaptureFixture

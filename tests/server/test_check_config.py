@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from base64 import b64encode
@@ -70,6 +71,16 @@ def test_every_problem_is_in_one_message(check: Any, tmp_path: Path, command: st
     assert "plans.free.endpoints: fal-ai/llava-nxt is not in the catalogue" in done.stderr
     assert "plans.none.endpoints: allows nothing" in done.stderr
     assert "canary" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_no_utf_8_is_named_in_json_too(tmp_path: Path) -> None:
+    """Half a character in a plan file, and a byte in a variable that no text has."""
+    (tmp_path / "plans.yaml").write_text(r'{"plans": {"free": {"endpoints": ["half\ud83d"]}}}')
+    environ = {**SERVABLE, "PROXY_CONFIG": "plans.yaml", "PROXY_STATE_DIR": b"/no/such\xff/folder"}
+    done = subprocess.run([*PROXY, "check-config", "--json"], env=environ, cwd=tmp_path, capture_output=True, text=True)
+    problems = json.loads(done.stdout)["problems"]
+    assert (done.returncode, done.stderr) == (1, "")
+    assert {problem.partition(":")[0] for problem in problems} == {"PROXY_STATE_DIR", "PROXY_CONFIG"}
 
 
 def test_serve_refuses_before_anything_listens_or_is_made(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,7 +129,16 @@ LARGE: dict[str, tuple[str, str]] = {
     ),
     "a mapping in itself": ("plans: &p {free: *p}", f"more than {MOST_VALUES} values when each alias"),
     "a list in itself": ("plans: &p [*p]", f"more than {MOST_VALUES} values when each alias"),
-    "a zero byte": ("plans: {a\0b: 1}", "is not YAML"),
+    "a zero byte": ("plans: {a\0b: 1}", "has the character U+0000, which YAML does not allow; save it as UTF-8"),
+    "an escape of terminals": ("plans: \x1b[0m", "has the character U+001B"),
+    "a tab before a key": ("plans:\n\tfree: 1", "has a tab at line 2, column 1; YAML indents with spaces"),
+    "a tab before a value": ("plans:\n  free:\t{a: 1}", "has a tab at line 2, column 8; YAML indents"),
+    "two documents": ("plans: {}\n---\nplans: {}", "has a second document at line 2, column 1 (---); keep one"),
+    "an empty document more": ("plans: {}\n---\n", "has a second document at line 2, column 1 (---); keep one"),
+    "an alias without its anchor": ("plans: *free", "line 1, column 8 (found undefined alias 'free')"),
+    "a tag of another program": ("plans: !env X", "could not determine a constructor for the tag '!env'"),
+    "a brace that is not closed": ("plans: {free: 1", "(expected ',' or '}', but got '<stream end>')"),
+    "a merge with no mapping": ("plans: {<<: 1}", "(expected a mapping or list of mappings for merging"),
     "deep lists": ("plans: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
     "deep mappings": ("plans: " + "{a: " * 3000 + "1" + "}" * 3000, "is nested too deeply"),
 }
@@ -149,3 +159,69 @@ def test_a_plan_may_be_an_alias_of_another(tmp_path: Path) -> None:
     path.write_text(f"plans: {{free: &free {{endpoints: [{NEXT}]}}, paid: {{<<: *free, max_tokens: 64}}, more: *free}}")
     plans = read_file(path)[0].plans
     assert plans["more"] == plans["free"] and plans["paid"].endpoints == {NEXT} and plans["paid"].max_tokens == 64
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_bytes("# \u00fc\nplans: {}".encode(encoding))
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert len(caught.value.problems) == 1 and "UTF-8" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        *[(key, "true or false") for key in ("no", "on")],
+        *[(key, "a number") for key in ("7", "1.5")],
+        *[("~", "nothing"), ("2024-01-01", "a date")],
+        *[(key, None) for key in ("1e3", "'no'")],
+    ],
+)
+def test_a_plan_whose_name_yaml_reads_as_something_else_is_named(tmp_path: Path, key: str, kind: str | None) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(f"plans: {{{key}: {{endpoints: [{NEXT}]}}}}")
+    if kind is None:
+        assert list(read_file(path)[0].plans) == [key.strip("'")]
+        return
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert caught.value.problems == [f"PROXY_CONFIG: plans.{key}: YAML reads this key as {kind}; put it in quotes"]
+
+
+def test_a_name_that_yaml_reads_as_a_number_is_to_be_put_in_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(f"plans: {{free: {{endpoints: [{NEXT}]}}}}\ntenants: [{{id: 7, plan: free}}]")
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert caught.value.problems[0].startswith("PROXY_CONFIG: tenants.0.id: Input should be text; put it in quotes")
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "\r\n\t "])
+def test_a_file_may_be_json_as_programs_write_it(tmp_path: Path, start: str) -> None:
+    """With tabs, and escapes of characters in two halves."""
+    document = {"plans": {"free": {"endpoints": [NEXT], "image_hosts": {"allow": ["*.example.com"]}}}}
+    path = tmp_path / "plans.json"
+    path.write_text(start + json.dumps(document, indent="\t").replace("/", "\\/").replace("\n", "\r\n"))
+    assert list(read_file(path)[0].plans) == ["free"]
+    path.write_text(json.dumps({"plans": {"\U0001f600": {"endpoints": [NEXT]}}}))
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert caught.value.problems[0].startswith("PROXY_CONFIG: plans.\U0001f600: String should match pattern")
+
+
+def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plans.json"
+    path.write_text(f'{{"plans": {{"free": {{"endpoints": ["{NEXT}"]}},\n"free": {{"endpoints": ["{NEXT}"]}}}}}}')
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert caught.value.problems == ["PROXY_CONFIG: plans.free: stands at line 1 and again at line 2; keep one"]
+
+
+def test_a_key_that_stands_many_times_is_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text("plans:\n" + f"  free: {{endpoints: [{NEXT}]}}\n" * 100)
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    assert caught.value.problems == ["PROXY_CONFIG: plans.free: stands at line 2 and again at line 3; keep one"]

@@ -190,7 +190,10 @@ def test_types_inside_a_form_are_checked(uploads: Uploads, alice: httpx.Client) 
     assert not uploads.sandbox.requests()
 
 
-@pytest.mark.parametrize("announced", [None, "", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "announced",
+    [None, "", "application/octet-stream", "binary/octet-stream", "*/*", "*", "image/*", "IMAGE/* ; q=1", "image"],
+)
 def test_a_file_without_a_type_gets_that_of_its_first_bytes(
     uploads: Uploads, alice: httpx.Client, announced: str | None
 ) -> None:
@@ -206,6 +209,14 @@ def test_a_file_without_a_type_gets_that_of_its_first_bytes(
     assert given.status_code == 200
     asked = [one["json"]["content_type"] for one in uploads.sandbox.requests() if one["host"] == "rest" and one["json"]]
     assert asked and set(asked) == {"image/png"}
+
+
+@pytest.mark.parametrize("announced", ["image/*", "image", "multipart/form-data"])
+def test_a_form_whose_file_has_no_certain_type_is_read(uploads: Uploads, alice: httpx.Client, announced: str) -> None:
+    """As examples of HTTP libraries for phones write it; a page in the place of a picture is refused as ever."""
+    answer = send(alice, form(field(FILE, kind=announced)))
+    assert (answer.status_code, answer.json()["content_type"]) == (201, "image/png")
+    assert_refused_with(send(alice, form(field(b"<html>", kind=announced))), 415, "unsupported_media_type")
 
 
 def test_a_file_without_a_type_has_none_where_a_plan_allows_that(uploads: Uploads) -> None:

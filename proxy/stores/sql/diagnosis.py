@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import socket
 import sqlite3
+import ssl
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.errors import DataRefused, FileUnusable, OutcomeUnknown, TransactionAborted
@@ -54,12 +56,28 @@ _PATHS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EIO: _FILES[sqlite3.SQ
 _STATES = {
     "28": "refuses the user or the password: correct PROXY_DATABASE_URL, or the server's pg_hba.conf",
     "3D000": "does not exist: create it, or correct its name in PROXY_DATABASE_URL",
+    "3F000": "has no schema of the search_path: create it, or take it out of PROXY_DATABASE_URL",
+    # With these, no connection is made; a statement of this program has neither.
+    **dict.fromkeys(("42601", "42704"), "does not take the options in PROXY_DATABASE_URL: correct them"),
     "42501": "lets this user not do what the proxy needs: grant the rights on its schema and tables",
     "42": "lacks a table or a column: restore a backup, or run: fal-proxy migrate",
     "25006": "takes no writes: let PROXY_DATABASE_URL lead to the primary server",
     "53100": _FULL,
     "53300": "takes no more connections: raise max_connections, or start fewer workers",
 }
+
+#: What keeps a connection to PostgreSQL from being made, the most particular first.
+_CONNECTIONS: tuple[tuple[type[BaseException], str], ...] = (
+    (socket.gaierror, "has no address: correct the host in PROXY_DATABASE_URL"),
+    (
+        ssl.SSLCertVerificationError,
+        "has a certificate that cannot be verified: correct the host, sslmode or sslrootcert in PROXY_DATABASE_URL",
+    ),
+    (ssl.SSLError, "cannot be reached with TLS: correct sslmode and the certificates in PROXY_DATABASE_URL"),
+    (FileNotFoundError, "has no socket there: correct the host in PROXY_DATABASE_URL, or start the server"),
+    (ConnectionRefusedError, "is not there: correct the host and port in PROXY_DATABASE_URL, or start the server"),
+)
+_NO_TLS = "takes no TLS: let the server take it, or correct sslmode in PROXY_DATABASE_URL"
 
 
 def diagnose(error: BaseException, *, is_file: bool) -> StoreUnavailable:
@@ -77,10 +95,17 @@ def diagnose(error: BaseException, *, is_file: bool) -> StoreUnavailable:
     if getattr(error, "is_in_doubt", False):
         return _make(OutcomeUnknown, _SILENT)
     if not is_file:
-        return _make(StoreUnavailable, _STATES.get(state) or _STATES.get(state[:2], _SILENT))
+        return _make(StoreUnavailable, _STATES.get(state) or _STATES.get(state[:2]) or _diagnose_connection(original))
     if isinstance(original, sqlite3.Error):
         return _diagnose_code(getattr(original, "sqlite_errorcode", 0) & 0xFF, _UNUSABLE_FILES, _FILES)
     return _diagnose_code(getattr(original, "errno", None) or 0, _UNUSABLE_PATHS, _PATHS)
+
+
+def _diagnose_connection(error: BaseException) -> str:
+    # asyncpg raises this class itself, for a server that refuses to encrypt.
+    if type(error) is ConnectionError:
+        return _NO_TLS
+    return next((what for kind, what in _CONNECTIONS if isinstance(error, kind)), _SILENT)
 
 
 def _diagnose_code(code: int, lasting: dict[int, str], passing: dict[int, str]) -> StoreUnavailable:
