@@ -502,6 +502,8 @@ def test_a_wildcard_as_the_public_url_is_a_warning(host: str, scheme: str) -> No
     url = f"{scheme}://[{host}]:8787" if ":" in host else f"{scheme}://{host}:8787/ai"
     (warning,) = read({**GOOD, "PROXY_PUBLIC_URL": url}).warnings
     assert warning.startswith("PROXY_PUBLIC_URL: nothing can be reached at ")
+    (warning,) = read({**GOOD, "PROXY_CONSOLE_URL": url.removesuffix("/ai")}).warnings
+    assert warning.startswith("PROXY_CONSOLE_URL: nothing can be reached at ")
 
 
 @pytest.mark.parametrize("name", sorted(VARIABLES))

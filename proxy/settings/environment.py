@@ -173,8 +173,15 @@ def _server(reader: EnvironmentReader) -> ServerSettings:
         picture_processes=reader.integer("PROXY_PICTURE_PROCESSES", 1, 64),
         playground=reader.one_of("PROXY_PLAYGROUND", ("on", "off")) == "on",
         console=_is_on(reader, "PROXY_CONSOLE", unset=_has_operators(reader)),
-        console_url=reader.take("PROXY_CONSOLE_URL", parse_console_url),
+        console_url=_console_address(reader),
     )
+
+
+def _console_address(reader: EnvironmentReader) -> str | None:
+    console_url = reader.take("PROXY_CONSOLE_URL", parse_console_url)
+    if console_url is not None and is_wildcard(host := urlsplit(console_url).hostname or ""):
+        reader.warn("PROXY_CONSOLE_URL", f"nothing can be reached at {host}: set what operators' browsers see")
+    return console_url
 
 
 def _has_operators(reader: EnvironmentReader) -> bool:
