@@ -237,7 +237,7 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
 
 
 def _is_odd_key(error: Any) -> bool:
-    return error["type"] == "string_type" and error["loc"][-1] == "[key]"
+    return bool(error["type"] == "string_type" and error["loc"][-1] == "[key]")
 
 
 def _sentence(error: Any) -> str:
