@@ -177,7 +177,7 @@ def _check_verification(kept: dict[str, str]) -> None:
 
 def _has_own_authority() -> bool:
     """Return whether the driver finds the certificate of an authority where libpq looks for one."""
-    return bool(os.environ.get("PGSSLROOTCERT")) or Path("~/.postgresql/root.crt").expanduser().is_file()
+    return Path("~/.postgresql/root.crt").expanduser().is_file()
 
 
 def split_hosts(url: str) -> list[str]:

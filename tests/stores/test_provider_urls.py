@@ -148,7 +148,6 @@ def test_a_server_that_is_to_be_verified_needs_an_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     with pytest.raises(ValueError, match="no authority; add sslrootcert=system"):
         parse(f"postgresql://db/app?sslmode={mode}")
     own = tmp_path / ".postgresql" / "root.crt"
