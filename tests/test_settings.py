@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import ConnectionPool
 
 from proxy.settings import DEFAULTS, SECRETS, VARIABLES, Secret, Settings, SettingsError, read, unknown_variables
-from proxy.settings.values import _REDIS_KEYS
+from proxy.settings.redis_url import KEYS
 from tests.support.secrets import SECRET
 
 KEY = "an-id-of-a-key:a-secret-of-a-key"
@@ -744,10 +744,10 @@ def test_a_secret_that_is_refused_is_not_quoted(name: str, value: str) -> None:
     assert name in str(caught.value) and "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [*_REDIS_KEYS])
+@pytest.mark.parametrize("key", [*KEYS])
 def test_the_client_of_redis_takes_what_may_be_in_its_url(key: str) -> None:
     values = (__file__, "3", "true", "none", "proxy")
-    url = next(f"rediss://redis?{key}={value}" for value in values if _REDIS_KEYS[key].fullmatch(value))
+    url = next(f"rediss://redis?{key}={value}" for value in values if KEYS[key].fullmatch(value))
     read({**GOOD, "PROXY_REDIS_URL": url})
     ConnectionPool.from_url(url).make_connection()
 

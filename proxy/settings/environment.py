@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from proxy.settings.oidc import read_oidc
 from proxy.settings.reader import EnvironmentReader, SettingsError
+from proxy.settings.redis_url import parse_redis_url
 from proxy.settings.secret import Secret
 from proxy.settings.subjects import (
     DAY_SECONDS,
@@ -38,7 +39,6 @@ from proxy.settings.values import (
     parse_network,
     parse_public_url,
     parse_rate,
-    parse_redis_url,
     parse_session_secret,
     parse_webhook_secret,
     parse_webhook_url,

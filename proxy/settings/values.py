@@ -9,7 +9,7 @@ import re
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from proxy import libpq
 from proxy.origins import normalize_origin
@@ -25,27 +25,6 @@ _BEARER = re.compile(r"[!-+\--~]+")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 #: A name in DNS or in the hosts file, in letters that a resolver takes.
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
-_REDIS_DATABASE = re.compile(r"/?|/[0-9]{1,5}")
-_TEXT, _SECONDS, _SWITCH = re.compile(r".+"), re.compile(r"[0-9]{1,5}(\.[0-9]{1,6})?"), re.compile(r"(?i:true|false)")
-_REDIS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-#: What redis-py takes in the query of a URL, and in which form.
-_REDIS_KEYS = {
-    "db": re.compile(r"[0-9]{1,5}"),
-    "username": _TEXT,
-    "password": _TEXT,
-    "client_name": re.compile(r"[!-~]+"),
-    "protocol": re.compile(r"[23]"),
-    "max_connections": re.compile(r"[1-9][0-9]{0,5}"),
-    "health_check_interval": re.compile(r"[0-9]{1,5}"),
-    "socket_timeout": _SECONDS,
-    "socket_connect_timeout": _SECONDS,
-    "socket_keepalive": _SWITCH,
-    "retry_on_timeout": _SWITCH,
-    "ssl_cert_reqs": re.compile(r"none|optional|required"),
-    "ssl_check_hostname": _SWITCH,
-    "ssl_password": _TEXT,
-    **dict.fromkeys(_REDIS_FILES, _TEXT),
-}
 #: Schemes of addresses from which no browser loads a page.
 _NO_PAGES = ("ws", "wss", "ftp", "ftps")
 #: What a path in a URL has (RFC 3986, 3.3), without what ends an attribute of a cookie.
@@ -68,7 +47,7 @@ def parse_commit(text: str) -> str:
     return text
 
 
-def _split_url(text: str) -> SplitResult:
+def split_url(text: str) -> SplitResult:
     """Split a URL whose port and brackets are those of one.
 
     Raises:
@@ -84,7 +63,7 @@ def _split_url(text: str) -> SplitResult:
 
 
 def parse_fal_url(text: str) -> str:
-    parts = _split_url(text)
+    parts = split_url(text)
     if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
         raise ValueError("must be a plain URL such as https://fal.run, without user, query or fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
@@ -158,7 +137,7 @@ def parse_console_url(text: str) -> str:
 
 def parse_collector(text: str) -> str:
     """Parse the address of an OpenTelemetry collector, to which `/v1/traces` is added."""
-    parts = _split_url(text)
+    parts = split_url(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be the address of a collector, such as http://localhost:4318, without user or query")
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
@@ -258,31 +237,6 @@ def parse_database_url(text: str) -> str:
             "must name a file, and not a folder or a device, such as sqlite:////var/lib/fal-proxy/proxy.db"
         )
     return text
-
-
-def parse_redis_url(text: str) -> Secret:
-    """Check what redis-py checks when it connects. No error quotes the URL: a part of a password may be anywhere."""
-    try:
-        parts = _split_url(text)
-    except ValueError as problem:
-        raise ValueError(f"{problem}; percent-encode what is special in a password") from None
-    if parts.scheme not in ("redis", "rediss"):
-        raise ValueError("must begin with redis:// or rediss://")
-    if not _REDIS_DATABASE.fullmatch(parts.path):
-        raise ValueError("must end in the number of a database, such as /0, or in none")
-    keys = {key: shape for key, shape in _REDIS_KEYS.items() if parts.scheme == "rediss" or not key.startswith("ssl_")}
-    seen: set[str] = set()
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
-        if key not in keys:
-            raise ValueError(f"has a key in its query that is none of {', '.join(keys)} of {parts.scheme}://")
-        if key in seen:
-            raise ValueError(f"has {key} in its query twice; keep one of them")
-        seen.add(key)
-        if not keys[key].fullmatch(value):
-            raise ValueError(f"has a value of {key} that Redis's client does not take")
-        if key in _REDIS_FILES:
-            existing_file(value)
-    return Secret(text)
 
 
 def existing_file(text: str) -> Path:
