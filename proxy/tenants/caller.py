@@ -101,6 +101,13 @@ class Caller:
         return self.terms.plan
 
     @property
+    def lasting_plan(self) -> str:
+        """The name of the plan that it has while no override gives it another one."""
+        if self.session is None:
+            return self.tenant.plan
+        return self.session.plan or (self.tenant.guest_plan if self.session.guest else self.tenant.plan)
+
+    @property
     def narrowed_to(self) -> tuple[str, ...] | None:
         """The endpoints that its session was narrowed to; None for all of its plan."""
         return self.session.endpoints if self.session else None

@@ -53,7 +53,7 @@ class Slots:
                 upstream_url=seal(destination.upload_url, slot),
                 max_bytes=caller.plan.uploads.max_bytes,
                 expires_at=expires_at,
-                plan=caller.plan_name,
+                plan=caller.lasting_plan,
                 in_parts=in_parts,
                 session_id=session.id if session else caller.key_id,
                 issued_at=session.issued_at if session else None,

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from proxy.auth.sessions import Sessions, new_guest_name
 from proxy.tenants.overrides import MOST_OVERRIDES
 from tests.routes.test_grants import count_runs
 from tests.routes.test_listings import read_pages
@@ -22,7 +23,7 @@ from tests.support.images import png
 from tests.support.limited import ADMIN_TOKEN, COUNTING, NEXT, Client, assert_refused_with, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.secrets import SECRET
-from tests.support.stack import Stack
+from tests.support.stack import TTL_SECONDS, Stack
 
 PATH = "/v1/admin/tenants/{}/overrides"
 PAGE = "https://app.acme.example"
@@ -33,6 +34,7 @@ PLANS = {
         max_tokens=64,
     ),
     "large": plan(quotas=[per("subject", "requests", 3, "month")], session_ttl_seconds=7_200),
+    "tiny": plan(endpoints=[NEXT], quotas=[per("subject", "upload_bytes", 40)]),
     "visitors": plan(endpoints=[NEXT], quotas=[per("subject", "requests", 1, "month")]),
 }
 GUESTS = {"allowed_origins": [PAGE], "guests": {"enabled": True, "plan": "visitors", "share": 1.0}}
@@ -145,6 +147,24 @@ def test_an_upload_slot_follows_an_override(proxy: Stack, operator: httpx.Client
         assert_refused_with(grace.http.put(slot, content=png(50), headers=headers), 402, "quota_exceeded", "subject")
         assert operator.delete(f"{PATH.format('acme')}/grace").status_code == 204
         assert grace.http.put(slot, content=png(50), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("is_guest", [False, True], ids=["user", "guest"])
+def test_an_upload_slot_that_was_opened_on_the_plan_of_an_override_follows_its_end(
+    proxy: Stack, operator: httpx.Client, is_guest: bool
+) -> None:
+    name = new_guest_name() if is_guest else "ivan"
+    sessions = Sessions(proxy.settings.sessions.secrets, proxy.clock)
+    token, _ = sessions.mint("acme", name, TTL_SECONDS, guest=is_guest)
+    with Client(proxy, token) as ivan:
+        put(proxy, operator, name, plan="tiny")
+        begin = {"content_type": "image/png", "file_name": "a.png"}
+        slots = [ivan.http.post("/fal/rest/storage/upload/initiate", json=begin).json()["upload_url"] for _ in range(2)]
+        headers = {"content-type": "image/png"}
+        refused = ivan.http.put(slots[0], content=png(50), headers=headers)
+        assert_refused_with(refused, 402, "quota_exceeded", "subject")
+        assert operator.delete(f"{PATH.format('acme')}/{name}").status_code == 204
+        assert ivan.http.put(slots[1], content=png(50), headers=headers).status_code == 200
 
 
 # --- setting, clearing and listing
