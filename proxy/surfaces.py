@@ -52,9 +52,7 @@ def public_routes(parts: Container) -> list[BaseRoute]:
         *_job_routes(parts),
         *_estimate_routes(parts),
         *_upload_routes(parts),
-        *fal_hosts.routes(
-            _fal_surface(parts, fal_hosts.parse_target, Form(fal_hosts.rewriter(parts.settings.server.public_url)))
-        ),
+        *_fal_host_routes(parts),
         *_session_routes(parts),
         *_guest_routes(parts),
         *EndpointRoutes(parts.authenticator, parts.limiter, parts.admission, parts.catalog).routes(),
@@ -67,6 +65,12 @@ def public_routes(parts: Container) -> list[BaseRoute]:
         *reference.routes(parts.flood_guard),
         *_playground_routes(parts),
     ]
+
+
+def _fal_host_routes(parts: Container) -> list[Route]:
+    public_url = parts.settings.server.public_url
+    form = Form(fal_hosts.rewriter(public_url))
+    return fal_hosts.routes(_fal_surface(parts, fal_hosts.TargetParser(public_url), form))
 
 
 def operators_routes(parts: Container) -> list[BaseRoute]:

@@ -69,7 +69,7 @@ def shared_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPa
 def shared_tls_stack(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
-    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued = authority.issue_cert("localhost", "127.0.0.1", "queue.localhost")
     chain, key, ca_file = folder / "chain.pem", folder / "key.pem", folder / "ca.pem"
     chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)

@@ -33,6 +33,17 @@ def app_of(endpoint: str) -> str:
     return "/".join(segments[: 3 if segments[0] in NAMESPACES else 2])
 
 
+def queue_names(app: str) -> frozenset[str]:
+    """Return the names by which fal's clients ask about the jobs of an app.
+
+    Those for Java and Dart leave its namespace out, and the one for Swift takes the first two segments for the app.
+    """
+    first, *others = app.split("/")
+    if first not in NAMESPACES:
+        return frozenset((app,))
+    return frozenset((app, "/".join(others), "/".join((first, *others[:1]))))
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One callable endpoint: its id, the JSON schemas of what goes in and comes out, and fal's own token default.
@@ -106,11 +117,12 @@ class Catalog:
         self.prices = prices
 
     def apps(self, endpoints: frozenset[str]) -> frozenset[str]:
-        """List the queues that jobs of these endpoints are in."""
+        """List the queues that jobs of these endpoints are in, by all of their names."""
         return self._apps(endpoints)
 
     def _find_apps(self, endpoints: frozenset[str]) -> frozenset[str]:
-        return frozenset(self._by_id[endpoint].app for endpoint in endpoints if endpoint in self._by_id)
+        apps = {self._by_id[endpoint].app for endpoint in endpoints if endpoint in self._by_id}
+        return frozenset(name for app in apps for name in queue_names(app))
 
     def get(self, endpoint: str) -> Endpoint | None:
         return self._by_id.get(endpoint)

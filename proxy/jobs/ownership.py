@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cachetools import LRUCache
 
+from proxy.catalog import queue_names
 from proxy.errors import NotFound
 from proxy.stores.ledger import Job, Ledger
 from proxy.stores.removal import FormerTenant
@@ -36,7 +37,7 @@ class Ownership:
             NotFound: there is none, or it is not this caller's, or it runs on another endpoint.
         """
         job = await self.find_by_id(target.request_id, caller)
-        if job.app != target.app:
+        if target.app not in queue_names(job.app):
             raise NotFound
         return job
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TOOLS = HERE.parents[1] / ".tools" / "clients"
-PYTHON_VERSIONS = ("1.0.3", "0.13.2")
+PYTHON_VERSIONS = ("1.0.3", "0.13.2", "0.10.0")
 NODE, JVM, GENERATED, KITS = TOOLS / "node", TOOLS / "jvm", TOOLS / "generated", TOOLS / "kits"
 
 

@@ -160,9 +160,16 @@ def failure(error):
         "class": type(error).__name__,
         "message": getattr(error, "message", str(error)),
         "status": getattr(error, "status_code", None),
-        "error_type": getattr(error, "error_type", None),
+        "error_type": code(error),
         "request_id": getattr(error, "response_headers", {}).get("x-fal-request-id"),
     }
+
+
+def code(error):
+    """The code of an error; before 0.11 the client leaves it in the answer."""
+    if hasattr(error, "error_type") or not hasattr(error, "response"):
+        return getattr(error, "error_type", None)
+    return error.response.json().get("error_type")
 
 
 def answer(question):
