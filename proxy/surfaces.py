@@ -87,8 +87,8 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
     jobs = AdminJobRoutes(door, _job_desk(parts))
     upstreams = UpstreamRoutes(door, parts.upstream.guard, parts.stores.ledger)
     drift = ReconciliationRoutes(door, DriftReports(parts.stores.ledger, parts.platform), parts.clock)
-    audit = AuditRoutes(door, AuditReader(parts.stores.audit))
-    alerts = AlertRoutes(door, AlertList(parts.stores.alerts, parts.stores.deliveries))
+    audit = AuditRoutes(door, AuditReader(parts.stores.audit, parts.directory))
+    alerts = AlertRoutes(door, AlertList(parts.stores.alerts, parts.stores.deliveries), parts.directory)
     tokens = AdminTokenRoutes(door, parts.admin_tokens)
     surfaces = (admin, jobs, upstreams, drift, audit, alerts, tokens, _operations(parts))
     return [

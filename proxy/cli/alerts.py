@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from proxy.alerts.listing import AlertFilter, AlertList, DeliveredAlert
-from proxy.cli.database import command_author, run_on_database
+from proxy.cli.database import check_tenant, command_author, run_on_database
 from proxy.cli.output import AsJson, print_rows, refuse
 from proxy.stores.deliveries import STATES, Delivery
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
-from proxy.tenants.strict import is_name
 
 alerts = typer.Typer(no_args_is_help=True, help="Alerts and their deliveries.")
 MOST_LISTED = 1000
@@ -26,12 +25,11 @@ def alerts_list(
     as_json: AsJson = False,
 ) -> None:
     """List the newest alerts, and whether their receivers have them."""
-    if tenant is not None and not is_name(tenant):
-        refuse(["--tenant: that is not the id of a tenant"])
     if delivery is not None and delivery not in STATES:
         refuse([f"--delivery: must be one of {', '.join(STATES)}"])
 
-    async def run(stores: SqlStores, _directory: Directory) -> list[DeliveredAlert]:
+    async def run(stores: SqlStores, directory: Directory) -> list[DeliveredAlert]:
+        check_tenant(await directory.snapshot(), tenant)
         return await AlertList(stores.alerts, stores.deliveries).list_newest(limit, AlertFilter(tenant, delivery))
 
     found = run_on_database(run)

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from proxy.cli.database import run_on_database
+from proxy.cli.database import check_tenant, run_on_database
 from proxy.cli.output import AsJson, print_rows, refuse, say, shown_progress, to_json
 from proxy.stores.audit_chain import Entry, Link
 from proxy.stores.audit_store import Verification
 from proxy.stores.sql import SqlStores
 from proxy.tenants.directory import Directory
-from proxy.tenants.strict import is_name
 
 audit = typer.Typer(no_args_is_help=True, help="The audit log: who changed what.")
 MOST_LISTED = 1000
@@ -25,10 +24,9 @@ def audit_list(
     as_json: AsJson = False,
 ) -> None:
     """List the newest entries."""
-    if tenant is not None and not is_name(tenant):
-        refuse(["--tenant: that is not the id of a tenant"])
 
-    async def run(stores: SqlStores, _directory: Directory) -> list[Entry]:
+    async def run(stores: SqlStores, directory: Directory) -> list[Entry]:
+        check_tenant(await directory.snapshot(), tenant)
         return list(await stores.audit.list_newest(limit, tenant=tenant))
 
     rows = [entry.describe() for entry in run_on_database(run)]

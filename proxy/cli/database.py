@@ -127,6 +127,13 @@ async def read_snapshot(_stores: SqlStores, directory: Directory) -> Snapshot:
 
 
 def find_tenant(snapshot: Snapshot, tenant: str) -> Tenant:
+    """Find the tenant with an id, or say which there are and exit."""
     if tenant not in snapshot.tenants:
         refuse([f"there is no tenant {tenant}; there are: {', '.join(sorted(snapshot.tenants)) or 'none'}"])
     return snapshot.tenants[tenant]
+
+
+def check_tenant(snapshot: Snapshot, tenant: str | None) -> None:
+    """Refuse the id of a tenant that there is not and was not: a list of its entries would be empty."""
+    if tenant is not None and not snapshot.has_had(tenant):
+        find_tenant(snapshot, tenant)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from proxy.calls.call import parse_key
 from proxy.cli.database import TenantId, command_author, find_tenant, run_on_database
-from proxy.cli.output import AsJson, print_rows, refuse, to_json
+from proxy.cli.forms import read_options
+from proxy.cli.output import AsJson, print_rows, to_json
 from proxy.cli.subjects import check_filter
 from proxy.clock import SystemClock
 from proxy.limits.grants import describe_grant
@@ -37,10 +37,7 @@ def grants_add(
 ) -> None:
     """Give a tenant, or one of its users, a credit, and print its id."""
     fields = {"unit": unit, "amount": amount, "reason": reason, "subject": subject, "expires_at": expires_at}
-    try:
-        form = NewGrant.model_validate(fields)
-    except ValidationError as problem:
-        refuse([f"--{error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}" for error in problem.errors()])
+    form = read_options(NewGrant, fields)
 
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
         find_tenant(await directory.snapshot(), tenant)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from pydantic import ValidationError
 
 from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
+from proxy.cli.forms import read_options
 from proxy.cli.output import AsJson, print_done, print_rows, refuse, to_json
 from proxy.cli.subjects import check_user
 from proxy.clock import SystemClock
@@ -16,7 +16,6 @@ from proxy.routes.overrides import NewOverride, OverrideEditor, describe_overrid
 from proxy.stores.sql import SqlStores
 from proxy.strict_json import parse_strictly
 from proxy.tenants.directory import Directory
-from proxy.tenants.form_problems import JSON, describe_problem, find_place
 
 overrides = typer.Typer(no_args_is_help=True, help="Another plan or other limits for one user.")
 Subject = Annotated[str, typer.Argument(help="The user, as the tenant names them.")]
@@ -33,11 +32,8 @@ def overrides_set(
 ) -> None:
     """Give a user another plan, or other limits, on all servers within five seconds."""
     check_user(subject, "SUBJECT")
-    try:
-        fields = {"plan": plan, "limits": None if limits is None else _parse_limits(limits), "until": until}
-        form = NewOverride.model_validate(fields)
-    except ValidationError as problem:
-        refuse([_sentence(error) for error in problem.errors()])
+    fields = {"plan": plan, "limits": None if limits is None else _parse_limits(limits), "until": until}
+    form = read_options(NewOverride, fields)
 
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
         found = find_tenant(await directory.snapshot(), tenant)
@@ -81,8 +77,3 @@ def _parse_limits(text: str) -> Any:
         return parse_strictly(text)
     except ValueError as problem:
         refuse([f"--limits: {problem}"])
-
-
-def _sentence(error: Any) -> str:
-    where, words = find_place(error, ""), describe_problem(error, JSON)
-    return f"--{where}: {words}" if where else words

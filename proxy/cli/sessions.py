@@ -6,13 +6,13 @@ import os
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from proxy import settings
 from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import Sessions, check_subject, describe_mint, is_session_id
 from proxy.cli.database import command_author, find_dev, find_tenant, is_set, run_on_database
+from proxy.cli.forms import read_options
 from proxy.cli.output import AsJson, print_done, refuse, refuse_on_error, say, to_json
 from proxy.cli.subjects import check_user
 from proxy.clock import SystemClock, to_iso
@@ -21,6 +21,13 @@ from proxy.tenants.caller import Session
 from proxy.tenants.directory import Directory
 
 _SECRETS = "PROXY_SESSION_SECRETS"
+#: The options of the fields that are called otherwise.
+_OPTIONS = {
+    "quotas": "quota",
+    "tags": "tag",
+    "limits.max_tokens": "max-tokens",
+    "limits.max_prompt_chars": "max-prompt-chars",
+}
 
 sessions = typer.Typer(no_args_is_help=True, help="Sessions.")
 
@@ -84,16 +91,9 @@ def _read_narrowing(
     limits = {"max_tokens": max_tokens, "max_prompt_chars": max_prompt_chars}
     try:
         named = [{"unit": unit, "limit": float(limit)} for unit, _, limit in parts]
-        return Narrowing.model_validate({"quotas": named, "limits": limits, "tags": tags})
-    except ValidationError as problem:
-        refuse([f"--{_option_of(error['loc'])}: {error['msg']}" for error in problem.errors()])
     except ValueError:
         refuse(["--quota: give a unit and a number, such as requests=10"])
-
-
-def _option_of(where: tuple[int | str, ...]) -> str:
-    name = str(where[1] if where[0] == "limits" else where[0])
-    return {"quotas": "quota", "tags": "tag"}.get(name, name.replace("_", "-"))
+    return read_options(Narrowing, {"quotas": named, "limits": limits, "tags": tags}, _OPTIONS)
 
 
 @sessions.command("revoke")

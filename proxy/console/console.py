@@ -111,11 +111,11 @@ class Console:
             UsagePage(door, directory, reports),
             ReconciliationPage(door, DriftReports(stores.ledger, platform), clock),
             JobPages(door, jobs, directory, catalog),
-            WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries)),
+            WatchPages(door, guard, stores.ledger, AlertList(stores.alerts, stores.deliveries), directory),
             *_tenant_parts(door, directory, stores, reports, clock),
             ConfigurationPages(door, directory, PlanDesk(directory, catalog)),
             TokenPages(door, tokens, clock),
-            AuditPage(door, AuditReader(stores.audit)),
+            AuditPage(door, AuditReader(stores.audit, directory)),
         ]
         if provider:
             shared = (own_sessions, cookies, sessions, limiter, counters, stores.audit, clock)

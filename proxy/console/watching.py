@@ -14,6 +14,7 @@ from proxy.routes.admin_upstreams import describe_upstreams
 from proxy.routes.queries import known_query
 from proxy.stores.deliveries import STATES
 from proxy.stores.ledger import Ledger
+from proxy.tenants.directory import Directory
 from proxy.upstream.guard import Guard
 
 PAGE_ROWS = 50
@@ -23,11 +24,14 @@ _FILTERS = ("tenant", "delivery")
 class WatchPages:
     """Show the state of fal's keys and the alerts that were raised; send an alert again."""
 
-    def __init__(self, door: ConsoleDoor, guard: Guard, ledger: Ledger, alerts: AlertList) -> None:
+    def __init__(
+        self, door: ConsoleDoor, guard: Guard, ledger: Ledger, alerts: AlertList, directory: Directory
+    ) -> None:
         self._door = door
         self._guard = guard
         self._ledger = ledger
         self._alerts = alerts
+        self._directory = directory
 
     def routes(self) -> list[Route]:
         return [
@@ -42,7 +46,7 @@ class WatchPages:
 
     async def list_alerts(self, visit: Visit) -> Response:
         query = drop_empty(known_query(visit.request, *_FILTERS, "cursor"))
-        page = await read_alerts(self._alerts, {**query, "limit": str(PAGE_ROWS)})
+        page = await read_alerts(self._alerts, self._directory, {**query, "limit": str(PAGE_ROWS)})
         filters = {name: query.get(name, "") for name in _FILTERS}
         return visit.respond("alerts.html", **page, query=filters, states=STATES)
 

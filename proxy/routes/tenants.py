@@ -12,13 +12,14 @@ from proxy.auth.admin_tokens import Role
 from proxy.auth.forgetting import Forgetting
 from proxy.auth.sessions import is_subject
 from proxy.clock import to_iso
-from proxy.errors import NotFound
+from proxy.errors import BadRequest, NotFound
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.queries import known_query
 from proxy.stores.removal import FormerTenant
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
 from proxy.tenants.removal import TenantRemoval
+from proxy.tenants.strict import is_name
 
 
 class TenantLifecycle:
@@ -86,3 +87,18 @@ async def find_tenant(directory: Directory, id_: str) -> tuple[Snapshot, Tenant]
     if found is None:
         raise NotFound("There is no such tenant.")
     return snapshot, found
+
+
+async def check_tenant(directory: Directory, id_: str | None) -> None:
+    """Make sure that there is a tenant whose entries a listing is to show, or was one; None is all of them.
+
+    Raises:
+        BadRequest: no tenant can have this id.
+        NotFound: none has, and none had.
+    """
+    if id_ is None:
+        return
+    if not is_name(id_):
+        raise BadRequest("tenant must be the id of a tenant.")
+    if not (await directory.snapshot()).has_had(id_):
+        raise NotFound("There is no such tenant, and there was none.")

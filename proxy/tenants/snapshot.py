@@ -98,6 +98,10 @@ class Snapshot:
         """Return whether a name is that of a tenant, or of the records of a deleted one."""
         return name in self.tenants or self.find_former(name) is not None
 
+    def has_had(self, name: str) -> bool:
+        """Return whether a tenant has a name, or had it, or the records of a deleted one have it."""
+        return self.has_records(name) or any(one.id == name for one in self.former)
+
     def find_former(self, records: str) -> FormerTenant | None:
         """Find the deleted tenant whose records have a name."""
         return next((one for one in self.former if one.records == records), None)

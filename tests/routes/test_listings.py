@@ -277,3 +277,11 @@ def test_a_cursor_holds_no_control_characters(operator: httpx.Client) -> None:
         cursor = base64.urlsafe_b64encode(json.dumps([name]).encode()).rstrip(b"=").decode()
         query = {"tenant": "globex", "group_by": "subject", "cursor": cursor}
         assert_refused_with(operator.get("/v1/admin/usage", params=query), 400, "bad_request")
+
+
+@pytest.mark.parametrize("listing", ["audit", "alerts", "jobs", "usage"])
+def test_a_listing_of_a_tenant_that_there_is_not_is_no_empty_page(operator: httpx.Client, listing: str) -> None:
+    assert operator.get(f"/v1/admin/{listing}?tenant=acme").status_code == 200
+    answer = operator.get(f"/v1/admin/{listing}?tenant=nobodys")
+    assert_refused_with(answer, 404, "not_found")
+    assert "There is no such tenant" in answer.json()["detail"]

@@ -177,7 +177,7 @@ def test_a_log_is_listed_exported_and_verified(cli: Cli) -> None:
     ("arguments", "code", "words"),
     [
         (("verify", "--expect", "5"), 1, "--expect: must be a head as 'audit verify' prints it"),
-        (("list", "--tenant", "a\nb"), 1, "--tenant: that is not the id of a tenant"),
+        (("list", "--tenant", "a\nb"), 1, "there is no tenant a"),
         (("list", "--limit", "1001"), 2, "Input should be less than or equal to 1000"),
         (("export", "--after", "-1"), 2, "Input should be greater than or equal to 0"),
     ],
