@@ -46,6 +46,31 @@ async def test_a_name_that_is_requested_twice_at_once_belongs_to_one_token(
         assert sorted(await asyncio.gather(*added)) == [False, False, False, True]
 
 
+async def test_of_tokens_that_are_created_at_once_there_are_no_more_than_fit(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    others = [open_stores(database_url) for _ in range(5)]
+    for most in range(2, 12, 2):
+        asked = [replace(OPS, id=f"{most:02}{place}" * 5, name=f"ops-{most}-{place}") for place in range(6)]
+        added = [
+            each.admin_tokens.add(one, most, by=AUTHOR) for each, one in zip([stores, *others], asked, strict=True)
+        ]
+        assert sorted(await asyncio.gather(*added)) == [False] * 4 + [True] * 2
+        assert len(await stores.admin_tokens.load()) == most
+
+
+async def test_a_token_that_is_revoked_twice_at_once_is_revoked_once(
+    stores: SqlStores, open_stores: OpenStores, database_url: str
+) -> None:
+    everywhere = [stores, *(open_stores(database_url) for _ in range(5))]
+    for _ in range(5):
+        assert await stores.admin_tokens.add(OPS, 9, by=AUTHOR)
+        revoked = await asyncio.gather(*(each.admin_tokens.revoke("ops", by=AUTHOR) for each in everywhere))
+        assert sorted(revoked) == [False] * 5 + [True]
+    entries = [one.document async for one in stores.audit.read_all()]
+    assert sum('"action":"admin_token.revoke"' in one for one in entries) == 5
+
+
 async def test_each_change_is_an_entry_or_does_not_happen(stores: SqlStores) -> None:
     await stores.admin_tokens.add(OPS, 9, by=AUTHOR)
     await stores.admin_tokens.add(OPS, 9, by=AUTHOR)

@@ -13,6 +13,7 @@ from proxy.stores.admin_tokens import NamedToken
 from proxy.stores.audit import Author, Change
 from proxy.stores.sql.audit import record
 from proxy.stores.sql.database import Database
+from proxy.stores.sql.directory import change_directory
 from proxy.stores.sql.insertions import insert_missing
 from proxy.stores.sql.schema import admin_tokens
 
@@ -30,11 +31,11 @@ class SqlAdminTokens:
             return [NamedToken(**row._mapping) for row in await connection.execute(_by_name)]
 
     async def add(self, token: NamedToken, most: int, *, by: Author) -> bool:
-        async with self._database.writing() as connection:
+        async with change_directory(self._database) as connection:
             names = {row.name for row in await connection.execute(_by_name)}
             if token.name in names or len(names) >= most:
                 return False
-            # Another process may take the name meanwhile.
+            # A version that does not wait for others may take the name meanwhile.
             added = await connection.execute(insert_missing(connection.dialect.name, admin_tokens), asdict(token))
             if not added.rowcount:
                 return False
@@ -44,7 +45,7 @@ class SqlAdminTokens:
 
     async def revoke(self, name: str, *, by: Author) -> bool:
         is_meant = admin_tokens.c.name == name
-        async with self._database.writing() as connection:
+        async with change_directory(self._database) as connection:
             token = (await connection.execute(select(admin_tokens).where(is_meant))).one_or_none()
             if token is None:
                 return False
