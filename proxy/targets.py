@@ -123,8 +123,13 @@ _REASONS = {
 }
 _NO_TOKENS = (
     "fal's tokens are not given out: calls made with them would know no limit. Stream through the proxy instead: leave "
-    'connectionMode out, or set it to "server".'
+    'connectionMode out, or set it to "server". There are no realtime connections.'
 )
+_NO_REALTIME = (
+    "The proxy makes no realtime connections: calls within one would know no limit. Use run, submit or stream."
+)
+#: How the paths end at which clients open WebSockets.
+_REALTIME = ("realtime", "ws")
 _JOB_TAILS = {
     ("GET", ""): Kind.RESULT,
     ("GET", "response"): Kind.RESULT,
@@ -243,6 +248,8 @@ def _endpoint(host: Host, method: str, segments: list[str], keys: dict[str, str]
         kind = Kind.STREAM
         segments = segments[:-1]
     if method != "POST":
+        if kind is Kind.RUN and segments[-1] in _REALTIME:
+            raise BadTarget(_NO_REALTIME)
         raise BadTarget(f"Call fal's {host.value} host with POST.")
     if "fal_webhook" in keys:
         raise WebhookNotAllowed("The proxy supports no webhooks: it returns results to the caller only.")

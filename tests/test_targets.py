@@ -86,6 +86,7 @@ def test_a_lawful_url_is_understood(method: str, url: str, target: Target) -> No
         ("https://rest.fal.ai/tokens/", "leave connectionMode out"),
         ("https://rest.alpha.fal.ai/tokens", "leave connectionMode out"),
         ("https://rest.fal.ai/tokens/realtime", "leave connectionMode out"),
+        ("https://rest.fal.ai/tokens/realtime", "no realtime connections"),
         ("https://rest.fal.ai/tokensmith", "only those calls of fal's REST host that begin an upload"),
     ],
 )
@@ -93,6 +94,16 @@ def test_calls_that_clients_make_and_the_proxy_lacks_are_refused_with_a_reason(u
     with pytest.raises(BadTarget) as refusal:
         parse_url("POST", [url])
     assert reason in refusal.value.message
+
+
+@pytest.mark.parametrize("path", [f"{NEXT}/realtime", f"{NEXT}/ws", "workflows/owner/app/realtime/"])
+def test_a_websocket_is_refused_with_a_reason(path: str) -> None:
+    """A WebSocket is opened by a GET. The same path may be an endpoint, for the catalogue to know."""
+    with pytest.raises(BadTarget, match=r"no realtime connections.* Use run, submit or stream"):
+        parse_url("GET", [f"https://fal.run/{path}"])
+    with pytest.raises(BadTarget, match="with POST"):
+        parse_url("GET", [f"https://queue.fal.run/{path}"])
+    assert parse_url("POST", [f"https://fal.run/{path}"]).kind is Kind.RUN
 
 
 @pytest.mark.parametrize(("method", "url", "target"), LAWFUL)

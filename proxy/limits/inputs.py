@@ -51,7 +51,8 @@ def parse_json(body: bytes | bytearray, content_type: str | None) -> Any:
 def _describe(problem: orjson.JSONDecodeError) -> str:
     """Where a text stops being JSON, and why: the parser's reasons quote nothing of it."""
     reason = problem.msg.strip().rstrip(".")
-    return f"(line {problem.lineno}, column {problem.colno}): {reason[:1].lower()}{reason[1:]}"
+    first = reason[:1] if reason[1:2].isupper() else reason[:1].lower()
+    return f"(line {problem.lineno}, column {problem.colno}): {first}{reason[1:]}"
 
 
 def check_input(endpoint: Endpoint, plan: Plan, body: Any, *, own_files: str) -> dict[str, Any]:

@@ -234,6 +234,17 @@ def test_expired_session(client: Driver, tls_stack: Stack, face: str) -> None:
     assert_refusal(client.error(f"run{face}", input=asked(), session=session), 401, "session_expired")
 
 
+@pytest.mark.parametrize("client", PYTHON_VERSIONS[:1], indirect=True)
+@pytest.mark.parametrize("scenario", ["realtime", "realtime_async"])
+def test_realtime_is_refused(client: Driver, tls_stack: Stack, scenario: str) -> None:
+    """It begins with a token by which fal would count none of its calls."""
+    tls_stack.sandbox.forget()
+    error = client.error(scenario)
+    assert_refusal(error, 400, "bad_target")
+    assert "no realtime connections" in error["message"]
+    assert tls_stack.sandbox.requests() == []
+
+
 @both
 def test_refused_stream(client: Driver, face: str) -> None:
     """The client checks a stream's media type only: the app learns that it is not a stream, but not why."""

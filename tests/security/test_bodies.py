@@ -199,7 +199,7 @@ def test_a_file_of_a_form_that_has_a_coding_is_refused(stack: Stack, header: str
 
 NOT_JSON = {
     "number is infinity": b'{"max_tokens": 1e400}',
-    "byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-8 byte order mark": b"\xef\xbb\xbf{}",
     "empty document": b"",
     "trailing comma": b'{"prompt": "a",}',
     "not valid UTF-8": "{}".encode("utf-16"),

@@ -88,6 +88,16 @@ async def stream_async(fal, question):
     return [event async for event in fal.stream(question["endpoint"], question["input"])]
 
 
+def realtime(fal, question):
+    with fal.realtime(question["endpoint"]):
+        return "connected"
+
+
+async def realtime_async(fal, question):
+    async with fal.realtime(question["endpoint"]):
+        return "connected"
+
+
 def cancel(fal, question):
     handle = fal.submit(question["endpoint"], question["input"])
     handle.cancel()
