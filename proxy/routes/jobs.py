@@ -20,7 +20,7 @@ from proxy.calls.handler import Handlers
 from proxy.calls.jobs import JobHandler
 from proxy.clock import Clock
 from proxy.drain import Drain
-from proxy.errors import SessionExpired
+from proxy.errors import BadRequest, SessionExpired
 from proxy.http.bodies import read_form
 from proxy.http.event_stream import STREAM_CACHING, STREAM_HEADERS
 from proxy.http.reply import Reply
@@ -112,6 +112,7 @@ class JobRoutes:
     async def create(self, request: Request) -> Response:
         known_query(request)
         show_header(request.scope, "vary", "Accept")
+        after = _resumed_after(request)
         caller = await self._authenticator.authenticate(request)
         is_counted = await self._count(request, caller)
         wanted = await read_form(request, NewJob, most=None)
@@ -119,7 +120,7 @@ class JobRoutes:
         bind_call(request, caller, target)
         call = new_call(caller, target, request, FORM)._replace(input=wanted.input, is_counted=is_counted)
         if _wants_events(request):
-            return await self._create_and_watch(call)
+            return await self._create_and_watch(call, after)
         outcome = await self._handlers[Kind.SUBMIT](call)
         return render(call, _to_accepted(outcome), self._stream_guard)
 
@@ -132,14 +133,14 @@ class JobRoutes:
         await self._limiter.hit(caller, request.scope, polls=False)
         return True
 
-    async def _create_and_watch(self, call: Call) -> Response:
+    async def _create_and_watch(self, call: Call, after: str | None) -> Response:
         """Answer a submit with the job's event stream, which begins with that answer: once fal has the job, nothing may
         fail in a way that makes the caller submit again."""
         close = self._streams.take(call.caller)
         try:
             outcome = _to_accepted(await self._handlers[Kind.SUBMIT](call))
             if outcome.status < 300 and outcome.document is not None:
-                outcome = await self._watch_new(call, outcome, outcome.document)
+                outcome = await self._watch_new(call, outcome, outcome.document, after)
         except BaseException:
             close()
             raise
@@ -149,12 +150,18 @@ class JobRoutes:
             outcome = outcome._replace(on_close=(*outcome.on_close, close))
         return render(call, outcome, self._stream_guard)
 
-    async def _watch_new(self, call: Call, outcome: Outcome, document: dict[str, Any]) -> Outcome:
+    async def _watch_new(self, call: Call, outcome: Outcome, document: dict[str, Any], after: str | None) -> Outcome:
+        """Follow a job from its start, or that of a repeated request from the event on that the caller has."""
+        is_resumed = after is not None and "idempotency-replayed" in outcome.headers
+        if is_resumed and after == END:
+            return Outcome(204, {}, b"")
         job = outcome.job or await self._owners.find_by_id(document["request_id"], call.caller)
         first = Update(job.endpoint, document, Log(), 0)
         event = sse.encode(first.encode(None, as_job), name="status", id_=first.mark)
         watch = self._hub.join(job)
-        events = self._events(call.request, job, first.mark)(watch, first=event)
+        events = self._events(call.request, job, after if is_resumed else first.mark)(
+            watch, first=b"" if is_resumed else event
+        )
         kept = {name: value for name, value in outcome.headers.items() if name in ("location", "idempotency-replayed")}
         return Outcome(200, kept, events=events, on_close=(partial(self._hub.leave, watch),), job=job)
 
@@ -244,6 +251,21 @@ def _to_accepted(outcome: Outcome) -> Outcome:
         return outcome
     location = f"{PATH}/{outcome.document['request_id']}"
     return outcome._replace(status=202, headers={**outcome.headers, "location": location})
+
+
+def _resumed_after(request: Request) -> str | None:
+    """Read the id after which a repeated POST resumes its stream, as some replacements of `EventSource` do.
+
+    Raises:
+        BadRequest: the repetition would submit another job, or the id is none.
+    """
+    after = parse_event_id(request.headers.get("last-event-id")) if _wants_events(request) else None
+    if after is not None and KEY_HEADER not in request.headers:
+        raise BadRequest(
+            "Last-Event-ID resumes a stream, and this POST would submit another job: resume with "
+            "GET /v1/jobs/{id}/events, or send the Idempotency-Key of the first request."
+        )
+    return after
 
 
 def _last_event_id(request: Request) -> str | None:
