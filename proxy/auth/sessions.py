@@ -41,6 +41,8 @@ KEPT = 4096
 _SUBJECT = re.compile(
     r"[^\s\x00-\x1f\x7f\ud800-\udfff](?:[^\x00-\x1f\x7f\ud800-\udfff]{0,198}[^\s\x00-\x1f\x7f\ud800-\udfff])?"
 )
+#: Parts of a path that clients resolve before they send it (RFC 3986, section 5.2.4), also if they are encoded.
+_DOTS = frozenset((".", ".."))
 SUBJECT_RULE = "must be 1 to 200 printable characters, without spaces at the ends"
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -54,10 +56,13 @@ def check_subject(text: str) -> str:
     """Return the name of an end user, if a tenant may use it.
 
     Raises:
-        ValueError: it is not printable, too long, or of the form that guests' names have.
+        ValueError: it is not printable, too long, a way to another URL, or of the form that guests' names have.
     """
     if not is_subject(text):
         raise ValueError(SUBJECT_RULE)
+    if not _DOTS.isdisjoint(text.split("/")):
+        # The admin API has it in its paths: of `DELETE …/tenants/acme/subjects/..` a client makes `…/tenants/acme`.
+        raise ValueError("must not be '.' or '..', also between slashes: clients resolve that in a URL")
     if is_guest_name(text):
         # Jobs and files know their owner by its name alone, and what is a guest's counts as such.
         raise ValueError("'guest-' and 16 hexadecimal digits name a guest; choose another name for this user")

@@ -199,6 +199,7 @@ WRONG: dict[str, tuple[Callable[[float], str], str]] = {
     "a subject that is too long": (saying(sub="a" * 201), "sub"),
     "a subject with a line feed": (saying(sub="alice\nbob"), "sub"),
     "a subject with a space before it": (saying(sub=" alice"), "sub"),
+    "a subject that leads to another URL": (saying(sub=".."), "sub"),
     "the name of a guest": (saying(sub="guest-0123456789abcdef"), "sub"),
     "no plan": (saying(tier=None), "no plan"),
     "an unknown plan": (saying(tier="gold"), "no plan"),

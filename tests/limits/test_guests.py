@@ -330,6 +330,18 @@ def test_a_stream_that_ends_gives_its_place_back(proxy: Stack, open_: ExitStack)
 # --- names
 
 
+@pytest.mark.parametrize("name", [".", "..", "../..", "a/../b", "a/."])
+def test_no_session_is_minted_for_a_name_that_leads_to_another_url(proxy: Stack, name: str) -> None:
+    with proxy.client(proxy.tenant_key("other")) as tenant, proxy.client(ADMIN_TOKEN) as operator:
+        for answer in (
+            tenant.post("/v1/sessions", json={"subject": name}),
+            operator.post("/v1/admin/sessions", json={"tenant": "other", "subject": name}),
+        ):
+            assert "'.' or '..'" in assert_refused_with(answer, 400, "bad_request")["detail"]
+        for fine in ("...", ".a", "a..", "a/..b/c", "a.b"):
+            assert tenant.post("/v1/sessions", json={"subject": fine}).status_code == 201
+
+
 @pytest.mark.parametrize("name", ["guest-0123456789abcdef", "guest-ffffffffffffffff"])
 def test_no_session_is_minted_in_the_name_of_a_guest(proxy: Stack, name: str) -> None:
     with proxy.client(proxy.tenant_key("other")) as tenant, proxy.client(ADMIN_TOKEN) as operator:

@@ -267,6 +267,7 @@ def test_a_session_is_minted_with_what_narrows_it(cli: Cli) -> None:
         (["--tenant", "acmee", "--subject", "alice"], "there is no tenant acmee"),
         (["--tenant", "acme", "--subject", " alice"], "--subject: must be"),
         (["--tenant", "acme", "--subject", ""], "--subject: must be"),
+        (["--tenant", "acme", "--subject", "a/../.."], "--subject: must not be '.' or '..'"),
         (["--tenant", "acme", "--subject", "guest-0123456789abcdef"], "--subject: 'guest-' and 16"),
         (["--tenant", "small", "--subject", "a", "--endpoint", "fal-ai/llavav15-13b"], "--endpoint: the tenant's plan"),
         (["--tenant", "acme", "--subject", "a", "--quota", "requests"], "--quota: give a unit and a number, such as"),
