@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.http.disconnect import CallerGone
-from proxy.http.json_bounds import check_json_bounds
+from proxy.http.json_bounds import check_json_bounds, has_key_twice
 from proxy.http.scope import HAS_BODY, header_of, values_of
 from proxy.limits.inputs import parse_json
 from proxy.tenants.form_problems import JSON, describe_problem, find_place
@@ -96,15 +96,14 @@ async def read_form(request: Request, form: type[Form], most: int | None = FORM_
     """Read the body as one of our own forms; an empty body is an empty form.
 
     Raises:
-        BadRequest: a field is wrong, missing or unknown; every one is named. Or a small form has a field twice.
+        BadRequest: a field is wrong, missing or unknown; every one is named. Or the body has a key twice.
         BodyTooLarge: it has more than `most` bytes.
     """
     body = await read_body(request, most)
     if not body.strip():
         return check_form(form, {})
     document = _parse(request, body)
-    if most is not None:
-        _check_keys(body)
+    _check_keys(body, document)
     return check_form(form, document)
 
 
@@ -117,7 +116,7 @@ def read_document(text: str) -> Any:
     body = bytearray(text.encode())
     check_json_bounds(body)
     document = parse_json(body, None)
-    _check_keys(body)
+    _check_keys(body, document)
     return document
 
 
@@ -138,9 +137,13 @@ def _parse(request: Request, body: bytearray) -> Any:
     return parse_json(body, header_of(request.scope, b"content-type"))
 
 
-def _check_keys(body: bytearray) -> None:
-    """Refuse a JSON text with a key twice in an object: readers differ in which one counts (RFC 8259, section 4)."""
-    json.loads(body, object_pairs_hook=_check_pairs, parse_int=str)
+def _check_keys(body: bytearray, document: Any) -> None:
+    """Refuse a JSON text with a key twice in an object: readers differ in which one counts (RFC 8259, section 4).
+
+    `document` is what was parsed of it. A large text is parsed again only to name the key.
+    """
+    if len(body) <= FORM_BYTES or has_key_twice(body, document):
+        json.loads(body, object_pairs_hook=_check_pairs, parse_int=str)
 
 
 def _check_pairs(pairs: list[tuple[str, Any]]) -> None:

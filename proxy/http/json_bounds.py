@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import Any
 
 from proxy.errors import BadRequest
 
@@ -31,6 +32,26 @@ _MAX_QUOTES = 4 * MAX_VALUES
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 #: What each bracket adds to the depth, as a signed byte.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+def has_key_twice(text: bytes | bytearray, document: Any) -> bool:
+    """Return whether a JSON text has a key twice in an object, if `document` is what a parser made of it.
+
+    Each key of the text has a colon behind it, outside of strings, and the parser keeps one of two equal keys.
+    """
+    return _outside_strings(text).count(b":") > _count_keys(document)
+
+
+def _count_keys(document: Any) -> int:
+    keys, left = 0, [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            keys += len(value)
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return keys
 
 
 def check_json_bounds(text: bytes | bytearray) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
-from proxy.http.json_bounds import MAX_DEPTH, MAX_VALUES, check_json_bounds
+from proxy.http.json_bounds import MAX_DEPTH, MAX_VALUES, check_json_bounds, has_key_twice
 
 MIB = 2**20
 LARGEST = 12 * MIB
@@ -117,3 +117,12 @@ def test_the_largest_bodies_are_counted_quickly(text: bytes) -> None:
         refusal(text)
         taken.append(time.process_time() - before)
     assert min(taken) < 0.25
+
+
+@given(DOCUMENTS)
+@pytest.mark.parametrize("spread", [orjson.dumps, many_strings])
+def test_a_key_twice_is_noticed(spread: Any, document: Any) -> None:
+    text = spread(document)
+    assert not has_key_twice(text, orjson.loads(text))
+    twice = b'{"\\u0061":0,"a":' + text + b"}"
+    assert has_key_twice(twice, orjson.loads(twice))
