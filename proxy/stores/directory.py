@@ -142,7 +142,12 @@ class DirectoryStore(Protocol):
     async def delete_tenant(self, former: FormerTenant, *, by: Author) -> bool:
         """Delete a tenant and its keys, revoke its sessions, and note that; False if there is none."""
 
-    async def add_key(self, key: TenantKey, *, by: Author) -> None: ...
+    async def add_key(self, key: TenantKey, *, by: Author) -> None:
+        """Add a key of a tenant.
+
+        Raises:
+            NotFound: the tenant was deleted meanwhile.
+        """
 
     async def revoke_key(self, key_id: str, *, by: Author) -> bool:
         """Revoke a key; return whether there was one."""
@@ -157,7 +162,11 @@ class DirectoryStore(Protocol):
 
     async def put_override(self, override: OverrideRow, now: float, most: int, *, by: Author) -> bool:
         """Write the override of a subject, instead of one that it had. False if there are so many that have not ended
-        at `now`; the others are removed."""
+        at `now`; the others are removed.
+
+        Raises:
+            NotFound: the tenant was deleted meanwhile.
+        """
 
     async def clear_override(self, tenant: str, subject: str, *, by: Author) -> bool:
         """Clear an override; return whether the subject had one."""

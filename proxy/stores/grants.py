@@ -96,7 +96,11 @@ class GrantStore(Protocol):
     """Grants: credits that pay for calls where a quota is used up."""
 
     async def add(self, grant: Grant, *, by: Author) -> GrantStanding:
-        """Add a grant, unless its key was used before: then give the grant that was added with it."""
+        """Add a grant, unless its key was used before: then give the grant that was added with it.
+
+        Raises:
+            NotFound: the tenant was deleted meanwhile.
+        """
 
     async def list_grants(self, wanted: GrantFilter, most: int) -> Sequence[GrantStanding]:
         """List grants, the newest first."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+from collections.abc import Awaitable
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import func, select
 
+from proxy.errors import NotFound
+from proxy.stores.directory import OverrideRow
+from proxy.stores.grants import Grant
 from proxy.stores.ledger import Accept, Account, Charge, Reserve, Settle
 from proxy.stores.removal import FormerTenant
 from proxy.stores.sql import SqlStores, removal, schema
@@ -29,6 +37,31 @@ async def rows_of(database_url: str, tenant: str) -> dict[str, int]:
                 found[table.name] = (await connection.execute(wanted)).scalar_one()
     await database.close()
     return found
+
+
+async def test_a_deleted_tenant_is_given_nothing_that_the_next_of_its_name_would_have(stores: SqlStores) -> None:
+    """A process learns of a deletion some seconds late, and a request can have been there before it."""
+
+    async def give() -> list[object]:
+        grant = Grant(secrets.token_hex(16), "acme", "", "requests", 5, "order", 10.0)
+        override = OverrideRow("acme", "alice", "free", None, 9e9)
+        calls: list[Awaitable[object]] = [
+            stores.directory.add_key(replace(KEY, id=secrets.token_hex(8)), by=AUTHOR),
+            stores.directory.put_override(override, 10.0, 100, by=AUTHOR),
+            stores.grants.add(grant, by=AUTHOR),
+        ]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    assert not any(isinstance(outcome, Exception) for outcome in await give())
+    assert await stores.directory.delete_tenant(FORMER, by=AUTHOR)
+    while await stores.removal.clear_some(FORMER):
+        pass
+    assert [type(outcome) for outcome in await give()] == [NotFound] * 3
+    await stores.directory.apply(PLANS, [ACME], by=AUTHOR)
+    rows = await stores.directory.load()
+    assert (list(rows.keys), list(rows.overrides), rows.granted) == ([], [], frozenset())
+    assert not any(isinstance(outcome, Exception) for outcome in await give())
 
 
 async def test_every_table_is_cleared_and_usage_stays(stores: SqlStores, database_url: str) -> None:

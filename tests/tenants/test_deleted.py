@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,38 @@ def test_a_name_that_is_used_again_inherits_nothing(sandbox: SandboxControl, tmp
 
 def leave_behind(proxy: Stack, tenant: str) -> None:
     """Delete a tenant and stop in the middle, as a killed process does."""
+    former = FormerTenant(f"{tenant}~0123456789abcdef", tenant, proxy.clock.now())
+    change_database(proxy, lambda stores: stores.directory.delete_tenant(former, by=AUTHOR))
+    proxy.clock.advance(5)
+
+
+@pytest.mark.slow
+def test_a_server_that_has_not_heard_of_a_deletion_gives_the_tenant_nothing(
+    sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
+        former = FormerTenant("acme~0123456789abcdef", "acme", proxy.clock.now())
+        change_database(proxy, lambda stores: stores.directory.delete_tenant(former, by=AUTHOR))
+        assert operator.get(f"{TENANTS}/acme").status_code == 200
+        grant = {"unit": "requests", "amount": 5, "reason": "order 4711"}
+        for method, path, body in (
+            ("POST", "keys", {"name": "late"}),
+            ("POST", "grants", grant),
+            ("PUT", "overrides/alice", {"plan": "globex", "until": "2099-01-31"}),
+        ):
+            answer = operator.request(method, f"{TENANTS}/acme/{path}", json=body)
+            assert "no such tenant" in assert_refused_with(answer, 404, "not_found")["message"]
+
+
+def change_database(proxy: Stack, change: Callable[[SqlStores], Awaitable[object]]) -> None:
+    """Change a proxy's database as another process does."""
 
     async def work() -> None:
         stores = SqlStores(proxy.settings.stores.database_url.reveal())
-        former = FormerTenant(f"{tenant}~0123456789abcdef", tenant, proxy.clock.now())
-        assert await stores.directory.delete_tenant(former, by=AUTHOR)
+        assert await change(stores)
         await stores.close()
 
     asyncio.run(work())
-    proxy.clock.advance(5)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, update
 
+from proxy.errors import NotFound
 from proxy.stores.audit import Author, Change
 from proxy.stores.directory import NEVER, NO_ENDPOINTS, DirectoryRows, OverrideRow, Revocation, Revocations, TenantKey
 from proxy.stores.removal import FormerTenant
@@ -118,6 +119,7 @@ class SqlDirectory:
 
     async def add_key(self, key: TenantKey, *, by: Author) -> None:
         async with change_directory(self._database) as connection:
+            await check_not_deleted(connection, key.tenant)
             await connection.execute(insert(schema.tenant_keys).values(asdict(key)))
             await bump_version(connection)
             change = Change("key.create", key.tenant, key.id, after={"name": key.name})
@@ -152,6 +154,7 @@ class SqlDirectory:
         rows, is_same = schema.overrides, _is_of(override.tenant, override.subject)
         others = select(func.count()).select_from(rows).where(rows.c.until > now, not_(is_same))
         async with change_directory(self._database) as connection:
+            await check_not_deleted(connection, override.tenant)
             if (await connection.execute(others)).scalar_one() >= most:
                 return False
             old = (await connection.execute(select(rows).where(is_same))).one_or_none()
@@ -196,6 +199,21 @@ async def change_directory(database: Database) -> AsyncIterator[AnyConnection]:
     async with database.writing() as connection:
         await connection.execute(select(row.c.version).where(row.c.id == _ONLY_ROW).with_for_update())
         yield connection
+
+
+async def check_not_deleted(connection: AnyConnection, tenant: str) -> None:
+    """Make sure that a tenant was not deleted since it was looked up: what it is given would be the next one's.
+
+    Raises:
+        NotFound: it was.
+    """
+    former, rows = schema.former_tenants, schema.tenants
+    is_gone = and_(
+        exists().where(former.c.id == tenant),
+        not_(exists().where(rows.c.id == tenant)),
+    )
+    if (await connection.execute(select(is_gone))).scalar_one():
+        raise NotFound("There is no such tenant.")
 
 
 async def _add_revocation(connection: AnyConnection, revocation: Revocation) -> None:

@@ -13,7 +13,7 @@ from proxy.stores.grants import MOST_SPENT, Grant, GrantFilter, GrantHolder, Gra
 from proxy.stores.ledger import Account, Job
 from proxy.stores.sql.audit import record
 from proxy.stores.sql.database import Database
-from proxy.stores.sql.directory import bump_version, change_directory
+from proxy.stores.sql.directory import bump_version, change_directory, check_not_deleted
 from proxy.stores.sql.grant_rows import GRANTS_OF_CALLER, IS_OF_SUBJECTS, IS_OPEN_GRANT, STANDINGS, standing_of
 from proxy.stores.sql.schema import grants
 
@@ -35,6 +35,7 @@ class SqlGrants:
     async def add(self, grant: Grant, *, by: Author) -> GrantStanding:
         of_tenant = STANDINGS.where(grants.c.tenant == grant.tenant)
         async with change_directory(self._database) as connection:
+            await check_not_deleted(connection, grant.tenant)
             if grant.key_hash is not None:
                 given = await connection.execute(of_tenant.where(grants.c.key_hash == grant.key_hash))
                 if (row := given.one_or_none()) is not None:
