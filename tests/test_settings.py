@@ -482,6 +482,12 @@ def test_the_public_url_keeps_its_path_and_loses_the_default_port() -> None:
     assert server.public_url == "https://xn--bcher-kva.example/ai"
 
 
+@pytest.mark.parametrize("origin", ["null", "NULL", "file://", "file:///android_asset", "FILE://localhost"])
+def test_the_origin_of_pages_from_files_is_refused_with_what_to_do(origin: str) -> None:
+    with pytest.raises(SettingsError, match="serve the page from an address of its own"):
+        read({**GOOD, "PROXY_ALLOWED_ORIGINS": origin})
+
+
 def test_no_refusal_of_a_redis_url_shows_a_part_of_a_password() -> None:
     for url in ("redis://u:[pass-word]@redis", "redis://:12/pass-word@redis", "redis://:x?pass-word@redis"):
         with pytest.raises(SettingsError) as caught:

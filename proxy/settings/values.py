@@ -191,6 +191,11 @@ def check_origin(text: str) -> str:
         ValueError: it has a path, a wildcard, or no host.
     """
     parts = urlsplit(text)
+    if text.lower() == "null" or parts.scheme == "file":
+        raise ValueError(
+            f"{text!r} is no origin of one page: all pages from files and all sandboxed frames send null; "
+            "serve the page from an address of its own"
+        )
     if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or set("*@%") & set(text):
         raise ValueError(f"{text!r} is not an origin such as https://app.example.com (no path, no wildcard)")
     if parts.scheme in _NO_PAGES:

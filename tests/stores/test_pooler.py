@@ -76,6 +76,13 @@ def test_many_callers_at_once(
     assert postgres.ask(name_of(pooled_url), accepted) == str(CALLERS)
 
 
+def test_a_pooler_that_takes_no_options_is_reported_with_what_to_do(pooled_url: str, tmp_path: Path) -> None:
+    environ = {**SERVABLE, "PROXY_DATABASE_URL": f"{pooled_url}?options=-c%20statement_timeout%3D5000"}
+    done = subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "take options out of PROXY_DATABASE_URL" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def in_turn(send: Callable[[], httpx.Response]) -> int:
     """What a call comes to, repeated while a busy machine keeps the database from answering in time."""
     return wait_until(lambda: (status := send().status_code) != 503 and status, "it is refused again and again")

@@ -24,7 +24,9 @@ from redis.exceptions import (
 
 from proxy.errors import StoreUnavailable
 from proxy.stores.redis.cluster import Route
+from proxy.stores.redis.diagnosis import diagnose
 from proxy.stores.redis.pipeline import ANSWER_SECONDS, Pipeline
+from proxy.telemetry.log_limit import LogLimit
 
 #: The hash tag puts all keys in one slot of a Redis Cluster: a step needs several keys at once.
 PREFIX = "{fal-proxy}:"
@@ -77,6 +79,7 @@ class RedisClient:
         self._connected: set[Pipeline] = set()
         self._opening: asyncio.Task[Pipeline] | None = None
         self._is_closed = False
+        self._log_limit = LogLimit()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[_Word]) -> Any:
         """Run a script.
@@ -124,8 +127,15 @@ class RedisClient:
         except NoScriptError:
             raise
         except (RedisError, OSError, TimeoutError) as problem:
-            _log.error("counters failed", extra={"log_fields": {"problem": type(problem).__name__}})
-            raise StoreUnavailable("The proxy's counters do not answer; try again shortly.") from None
+            raise self._report(problem) from None
+
+    def _report(self, problem: Exception) -> StoreUnavailable:
+        """Log a failure, once a minute for each kind: each call fails while Redis is away."""
+        trouble, name = diagnose(problem), type(problem).__name__
+        if failures := self._log_limit.count((name, trouble.message)):
+            fields = {"problem": name, "reason": trouble.message, "failures": failures}
+            _log.error("counters failed", extra={"log_fields": fields})
+        return trouble
 
     async def _try(self, command: bytes, times: int) -> Any:
         """Send a command so many times at most, each time over another connection."""

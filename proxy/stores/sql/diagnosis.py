@@ -54,6 +54,8 @@ _FILES = {
 _PATHS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EIO: _FILES[sqlite3.SQLITE_IOERR]}
 #: Of PostgreSQL, by SQLSTATE or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _STATES = {
+    # What poolers say of a connection that they do not take.
+    "08P01": "is behind a pooler that takes no connection: take options out of PROXY_DATABASE_URL, or see its log",
     "28": "refuses the user or the password: correct PROXY_DATABASE_URL, or the server's pg_hba.conf",
     "3D000": "does not exist: create it, or correct its name in PROXY_DATABASE_URL",
     "3F000": "has no schema of the search_path: create it, or take it out of PROXY_DATABASE_URL",
