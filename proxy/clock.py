@@ -11,9 +11,13 @@ LAST_SECOND = 253_402_300_799
 
 
 class Clock(Protocol):
-    """Seconds since 1970 UTC; used for every expiry, window and record."""
+    """Seconds since 1970 UTC, used for every expiry, window and record; and seconds that no one sets."""
 
     def now(self) -> float: ...
+
+    def monotonic(self) -> float:
+        """Return seconds since any moment, for durations: `now` is set forward and back."""
+        ...
 
 
 class SystemClock:
@@ -21,6 +25,9 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
 
 def to_iso(seconds: float, timespec: str = "seconds") -> str:

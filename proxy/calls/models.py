@@ -70,7 +70,7 @@ class ModelHandler:
         if call.key:
             return await self._call_once(call, self.run)
         job, body = await self._admission.admit_call(call)
-        disconnect, started = call.disconnect, self._clock.now()
+        disconnect, started = call.disconnect, self._clock.monotonic()
         await self._free_if_gone(job, disconnect)
         call.mark_sent()
         try:

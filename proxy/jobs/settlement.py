@@ -97,14 +97,18 @@ class Settlement:
         await self._end(job, None)
 
     async def charge_call(self, job: Job, report: UsageReport | None, started: float) -> None:
-        """Book a run or stream by fal's answer; as reserved if there is none."""
+        """Book a run or stream by fal's answer; as reserved if there is none.
+
+        Args:
+            started: when the call began, by the clock's monotonic time.
+        """
         try:
             if report is None:
                 await self.charge(job)
             elif report.status >= 400:
                 await self.free(job)
             else:
-                elapsed = min(max(self._clock.now() - started, 0.0), MOST_SECONDS)
+                elapsed = min(self._clock.monotonic() - started, MOST_SECONDS)
                 seconds = elapsed if report.units is None else _seconds_of(job, report.units)
                 await self.charge(job, seconds=seconds, tokens=_tokens_of(job, report.document))
         except asyncio.CancelledError:
@@ -122,7 +126,7 @@ class Settlement:
     @asynccontextmanager
     async def charging_stream(self, job: Job) -> AsyncIterator[list[UsageReport]]:
         """Book a stream at the end of the block, by the last report in the list that the block gets."""
-        started = self._clock.now()
+        started = self._clock.monotonic()
         reports: list[UsageReport] = []
         try:
             yield reports

@@ -88,7 +88,7 @@ def ignored_reports(log: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("units", NO_SECONDS)
 async def test_impossible_billable_units_are_ignored(till: Till, units: str, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
-    await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.now())
+    await till.settlement.charge_call(job, UsageReport(200, units, {}), till.clock.monotonic())
     assert (await till.booked(job))["compute_seconds"] == 60
     assert ignored_reports(caplog) == ["seconds"]
     assert all(len(str(record.log_fields)) < 200 for record in caplog.records if hasattr(record, "log_fields"))
@@ -150,9 +150,30 @@ async def test_a_report_that_is_given_up_is_booked_and_holds_up_no_other(till: T
 
 async def test_without_units_the_duration_of_a_run_is_booked(till: Till) -> None:
     job = await till.reserved()
-    started = till.clock.now()
+    started = till.clock.monotonic()
     till.clock.advance(7)
     await till.settlement.charge_call(job, UsageReport(200, None, {}), started)
+    assert (await till.booked(job))["compute_seconds"] == 7
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+async def test_a_clock_that_is_set_makes_no_run_longer_or_shorter(till: Till, step: float) -> None:
+    """As when a machine wakes up, or its clock is corrected while a call is at fal."""
+    job = await till.reserved()
+    started = till.clock.monotonic()
+    till.clock.advance(7)
+    till.clock.set_by(step)
+    await till.settlement.charge_call(job, UsageReport(200, None, {}), started)
+    assert (await till.booked(job))["compute_seconds"] == 7
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+async def test_a_clock_that_is_set_makes_no_stream_longer_or_shorter(till: Till, step: float) -> None:
+    job = await till.reserved()
+    async with till.settlement.charging_stream(job) as reports:
+        till.clock.advance(7)
+        till.clock.set_by(step)
+        reports.append(UsageReport(200, None, {}))
     assert (await till.booked(job))["compute_seconds"] == 7
 
 
@@ -201,7 +222,7 @@ async def test_impossible_token_counts_are_ignored(
 async def test_tokens_that_fal_reports_are_booked(till: Till, tokens: float, caplog: pytest.LogCaptureFixture) -> None:
     job = await till.reserved()
     answer = {"stats": {"num_output_tokens": tokens}}
-    await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.now())
+    await till.settlement.charge_call(job, UsageReport(200, "1", answer), till.clock.monotonic())
     assert (await till.booked(job))["tokens"] == tokens
     assert not ignored_reports(caplog)
 
