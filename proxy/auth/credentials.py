@@ -12,6 +12,8 @@ from proxy.http.scope import values_of
 
 HEADER = "x-fal-proxy-session"
 _SCHEMES = ("bearer", "key")
+#: The first half of a key as fal writes it, `id:secret`: some of its tools send no key without one.
+_KEY_ID = "session:"
 
 CredentialSource = Literal["authorization", "header", "path", "cookie"]
 
@@ -46,7 +48,7 @@ def read_bearer(values: list[str]) -> str:
     # A comma means that two headers were joined: the proxy does not guess which of them counts.
     if scheme.lower() not in _SCHEMES or not token or "," in token or " " in token:
         raise Unauthenticated("Send one Authorization header: 'Bearer <session>' or 'Key <session>'.")
-    return token
+    return token.removeprefix(_KEY_ID) if scheme.lower() == "key" else token
 
 
 def _only(values: list[str]) -> str:

@@ -205,6 +205,36 @@ def test_job_of_another_caller(app: App, stack: Stack) -> None:
     assert_refusal(app.send("result", request_id=job, session=stack.token("mallory")), 404, "not_found")
 
 
+@pytest.mark.parametrize("logs", [1, 0], ids=["logs", "no-logs"])
+def test_job_of_fals_own_package(stack: Stack, logs: int) -> None:
+    """It takes a status for the end of its job by the number alone: 202 or 200."""
+    app = App("fal-apps", stack)
+    job = app.send("submit", pace=SLOWLY).json["request_id"]
+    seen: list[Reply] = []
+    while not seen or seen[-1].status != 200:
+        time.sleep(0.1)
+        seen.append(app.send("status", request_id=job, logs=logs))
+        assert (seen[-1].status, seen[-1].json["status"]) in [
+            (202, "IN_QUEUE"),
+            (202, "IN_PROGRESS"),
+            (200, "COMPLETED"),
+        ]
+        assert "logs" in seen[-1].json
+    assert states([reply.json for reply in seen]) == ALL_STATES
+    assert (messages(seen[-1].json) == ALL_LOGS) if logs else seen[-1].json["logs"] is None
+    assert describes_the_picture(app.send("result", request_id=job).json["output"])
+
+
+def test_cancel_and_stream_of_fals_own_package(stack: Stack) -> None:
+    app = App("fal-apps", stack)
+    job = app.send("submit", pace="[[pace hold=IN_QUEUE]]").json["request_id"]
+    assert app.send("cancel", request_id=job).status == 202
+    stream = app.send("stream")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert describes_the_picture(stream.body.decode())
+    assert_refusal(app.send("submit", session="nonsense"), 401, "unauthenticated")
+
+
 def assert_refusal(reply: Reply, status: int, error_type: str) -> None:
     assert (reply.status, reply.json["error_type"]) == (status, error_type)
     assert swift_message(reply.json) == reply.json["message"]

@@ -326,7 +326,10 @@ def test_a_session_is_read_from_every_place_that_may_hold_it(stack: Stack, anony
 
 def test_a_wrong_credential_is_refused_even_if_another_one_is_right(stack: Stack, anonymous: httpx.Client) -> None:
     token = stack.token()
-    for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer", "", f"Bearer {token}, Key {token}", f"Bearer {token} x"):
+    two = (f"Bearer {token}, Key {token}", f"Bearer {token} x", f"Key {token}:{token}")
+    # Only before a key, and only by this name, does something stand that is no part of the session.
+    halves = (f"Bearer session:{token}", f"Key fal:{token}", f"Key session:session:{token}", "Key session:")
+    for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer", "", *two, *halves):
         headers = {"authorization": wrong, "x-fal-proxy-session": token, "cookie": f"fal_session={token}"}
         check_refusal(anonymous.get(OWN_FACTS, headers=headers), 401, "unauthenticated")
     twice = [("x-fal-proxy-session", token), ("x-fal-proxy-session", token)]
