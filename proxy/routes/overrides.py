@@ -76,7 +76,7 @@ class OverrideEditor:
         return describe_override(subject, Override(form.plan, form.limits, until))
 
     async def clear(self, tenant: str, subject: str, *, by: Author) -> bool:
-        """End the override of a subject now; whether it had one."""
+        """End the override of a subject now; return whether it had one."""
         was_there = await self._store.clear_override(tenant, subject, by=by)
         await self._directory.refresh_now()
         return was_there

@@ -72,7 +72,7 @@ class FrozenGarbage:
         self._used = processor_clock()
 
     def look(self) -> bool:
-        """Collect them if it is time to; whether that was done. To be called about once a second."""
+        """Collect them if it is time to; return whether it was. To be called about once a second."""
         now, used = self._clock(), self._processor_clock()
         is_busy = used - self._used > BUSY * (now - self._looked_at)
         self._looked_at, self._used = now, used

@@ -142,7 +142,10 @@ class TimedConnection(AsgiProtocol):
             self.transport.lingers = True
         elif newest is answering:
             newest.report_disconnect()
-            self.transport.close() if newest.response_started else self._close_with(error)
+            if newest.response_started:
+                self.transport.close()
+            else:
+                self._close_with(error)
         else:
             self.pipeline.popleft()
             last = self.pipeline[0][0] if self.pipeline else answering

@@ -83,10 +83,13 @@ class _Entry:
             _log.error("ledger operation refused", extra={"log_fields": fields})
 
     def expire(self, before: float) -> bool:
-        """Let a caller go on who has waited for long enough; whether nothing is left to be done."""
+        """Let a caller go on who has waited for long enough; return whether nothing is left to do."""
         if self.since <= before:
             self.is_late = True
-            self.fail(_UNAVAILABLE) if isinstance(self.operation, Reserve) else self.resolve(Deferred())
+            if isinstance(self.operation, Reserve):
+                self.fail(_UNAVAILABLE)
+            else:
+                self.resolve(Deferred())
         return isinstance(self.operation, Reserve) and not self.is_heard
 
 
@@ -158,7 +161,7 @@ class LedgerBatcher:
             self._worker.cancel()
 
     async def spool(self) -> int:
-        """Keep in files what is not written yet; how many operations could not be kept."""
+        """Keep in files what is not written yet; return how many operations could not be kept."""
         if self._spooling is not None:
             await asyncio.wait({self._spooling})
         return self._spool.keep(self._facts(before=math.inf))

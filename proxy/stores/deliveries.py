@@ -106,4 +106,4 @@ class DeliveryStore(Protocol):
         """
 
     async def drop_waiting(self, receiver: str, now: float, problem: str) -> int:
-        """Make all that waits for a receiver dead letters; how many."""
+        """Make all that waits for a receiver dead letters; return how many they are."""

@@ -45,7 +45,7 @@ class Spool:
         return not self._held
 
     def keep(self, facts: Iterable[Fact]) -> int:
-        """Keep these operations and no others; how many could not be kept. Blocks until they are on the disk."""
+        """Keep these operations and no others; return how many could not be kept. Blocks until they are on the disk."""
         wanted = {_name_of(fact): fact for fact in facts}
         if self._folder is None or not (wanted or self._held):
             return len(wanted)

@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import TextClause, delete, text
 
 from proxy.errors import StoreUnavailable
-from proxy.stores.batching import MOST_AT_ONCE, LedgerBatcher
+from proxy.stores.batching import MOST_AT_ONCE, LedgerBatcher, LedgerTimeouts
 from proxy.stores.errors import DataRefused, TransactionAborted
 from proxy.stores.ledger import Accept, Account, Bucket, Charge, Granted, Operation, Outcome, Reserve, Settle
 from proxy.stores.sql import SqlStores
+from proxy.stores.sql.database import Database
 from proxy.stores.sql.ledger import SqlLedger
 from proxy.stores.sql.schema import quota_usage
 from tests.stores.conftest import OpenStores
 from tests.stores.records import ALICES, REQUESTS, job
 from tests.support.audit import read_report
 from tests.support.databases import PostgresDatabases, SqliteDatabases
-from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -170,21 +170,30 @@ async def test_a_store_that_goes_down_while_a_batch_is_split_is_not_asked_for_th
 @pytest.mark.tools
 @pytest.mark.parametrize("size", [2, 1], ids=["two calls", "one call"])
 async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
-    postgres: Postgres, postgres_databases: PostgresDatabases, open_stores: OpenStores, size: int
+    postgres_databases: PostgresDatabases, open_stores: OpenStores, size: int
 ) -> None:
     """Another connection locks accounts in another order: the deadlock fails only the calls that meet it again."""
     stores = open_stores(postgres_databases.migrated())
-    first, last = (Bucket("acme", subject, "requests", "day", 0) for subject in ("a", "z"))
-    batcher = LedgerBatcher(stores.ledger)
-    await committed(batcher, [Reserve(job(Charge(first, 1, 9), Charge(last, 1, 9)))])
-    calls = [Reserve(job(Charge(first, 1, 9), Charge(last, 1, 9))) for _ in range(size)]
-    async with open_stores(stores.ledger._database._url)._database.writing() as connection:
-        # The other side is the one to be undone.
+    first, middle, last = (Bucket("acme", subject, "requests", "day", 0) for subject in ("a", "m", "z"))
+    charges = [Charge(bucket, 1, 9) for bucket in (first, middle, last)]
+    # The deadlock ends this, and not its time.
+    batcher = LedgerBatcher(stores.ledger, LedgerTimeouts(reserve=120.0))
+    await committed(batcher, [Reserve(job(*charges))])
+    calls = [Reserve(job(*charges)) for _ in range(size)]
+    one, other = (open_stores(stores.ledger._database._url)._database for _ in range(2))
+    async with other.writing() as connection:
+        # It does not look for a deadlock itself: the calls are the side to be undone.
         await connection.execute(text("SET LOCAL deadlock_timeout = '5min'"))
-        await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'z' FOR UPDATE"))
-        committing = asyncio.create_task(committed(batcher, calls))
-        await wait_until_async(lambda: _waits_for_a_lock(postgres), "nothing waits for the lock")
-        await connection.execute(text("SELECT * FROM quota_usage WHERE subject = 'a' FOR UPDATE"))
+        await connection.execute(_locking("z"))
+        # PostgreSQL looks for a deadlock once, a second after a wait has begun. So the calls wait for the last account
+        # only when the other connection waits for the first one already.
+        async with one.writing() as between:
+            await between.execute(_locking("m"))
+            committing = asyncio.create_task(committed(batcher, calls))
+            await wait_until_async(lambda: _waiting_for_locks(one, 1), "the calls do not wait for the account")
+            locking = asyncio.create_task(connection.execute(_locking("a")))
+            await wait_until_async(lambda: _waiting_for_locks(one, 2), "nothing waits for the calls")
+        await locking
     outcomes, failures = await committing
     if size == 1:
         # Alone, it is refused.
@@ -194,6 +203,11 @@ async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
     assert (await stores.ledger.accounts([first]))[first] == Account(reserved=1 + len(outcomes))
 
 
-async def _waits_for_a_lock(postgres: Postgres) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    return await asyncio.to_thread(postgres.ask, "postgres", waiting) == "1"
+def _locking(subject: str) -> TextClause:
+    return text(f"SELECT * FROM quota_usage WHERE subject = '{subject}' FOR UPDATE")
+
+
+async def _waiting_for_locks(database: Database, number: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with database.reading() as connection:
+        return bool((await connection.execute(text(waiting))).scalar_one() == number)

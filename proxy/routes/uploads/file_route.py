@@ -78,7 +78,7 @@ class _Body:
         return message
 
     async def is_drained(self) -> bool:
-        """Read the rest, as far as the bounds allow; whether that was all."""
+        """Read the rest, as far as the bounds allow; return whether that was all."""
         left = MOST_BYTES
         try:
             async with asyncio.timeout(MOST_SECONDS):

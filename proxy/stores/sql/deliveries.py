@@ -118,7 +118,7 @@ def _oldest_of(receiver: str) -> Any:
 
 
 def _is_held(connection: Connection, held: Held) -> bool:
-    """Lock the row of a receiver; whether the claim still counts."""
+    """Lock the row of a receiver; return whether the claim still counts."""
     claim = select(receivers.c.claim).where(receivers.c.tenant == held.receiver).with_for_update()
     return bool(connection.scalar(claim) == held.claim)
 

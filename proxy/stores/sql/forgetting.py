@@ -34,7 +34,7 @@ _rename_job = (
 
 
 def forget_some(connection: Connection, *, pseudonym: Pseudonym) -> bool:
-    """Clear a name from some rows; whether there were any."""
+    """Clear a name from some rows; return whether there were any."""
     if not is_alone(connection):
         return True
     steps: list[Callable[[Connection, Pseudonym], bool]] = [_rename_open_jobs, _rename_jobs, _rename_grants]

@@ -56,7 +56,7 @@ def _clear_some(connection: Connection, *, former: FormerTenant) -> bool:
 
 
 def _clear_rows(connection: Connection, table: Table, former: FormerTenant) -> bool:
-    """Clear some rows of a table; whether there were any. They are locked in the order of their keys, as all are."""
+    """Clear some rows of a table, locked in the order of their keys as all are; return whether there were any."""
     wanted = select(table).where(table.c.tenant == former.id).order_by(*table.primary_key).limit(ROWS_AT_ONCE)
     rows = [row._asdict() for row in connection.execute(wanted.with_for_update())]
     if not rows:

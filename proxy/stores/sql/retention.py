@@ -237,7 +237,7 @@ def _remove(connection: Connection, *, kind: _Kind, found: Sequence[Row], second
 
 
 def _remove_from_server(connection: Connection, kind: _Kind, found: Sequence[Row]) -> tuple[int, Sequence[Any]]:
-    """Delete the rows that are as they were found; how many those are, and the rows."""
+    """Delete the rows that are as they were found; return how many those are, and the rows."""
     locked = connection.execute(_lock_rows(kind, len(found)), key_values(kind.table, found))
     rows = _list_unchanged(kind, found, locked)
     if rows:

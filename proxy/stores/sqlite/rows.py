@@ -39,7 +39,7 @@ class KeyedRows:
         return list(map(self._row._make, connection.execute(self.selection(len(rows)), self._values(rows)).fetchall()))
 
     def delete(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
-        """Delete rows that begin with the key; how many there were."""
+        """Delete rows that begin with the key; return how many there were."""
         return connection.execute(self.deletion(len(rows)), self._values(rows)).rowcount
 
     def selection(self, number: int) -> str:

@@ -67,7 +67,7 @@ def add_granted(connection: sqlite3.Connection, sums: Sequence[Mapping[str, Any]
 
 
 def count_settled(connection: sqlite3.Connection, most: int) -> int:
-    """Add what the next jobs used to the sums of their days and hours, and mark them; how many there were."""
+    """Add what the next jobs used to the sums of their days and hours, and mark them; return how many there were."""
     for addition in (_ADD_TO_DAYS, _ADD_TO_HOURS):
         connection.execute(addition, [most])
     return connection.execute(_MARK, [most]).rowcount
