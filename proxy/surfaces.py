@@ -79,6 +79,7 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
     admin = AdminRoutes(
         door=door,
         directory=parts.directory,
+        ledger=parts.stores.ledger,
         sessions=parts.sessions,
         plans=PlanDesk(parts.directory, parts.catalog),
         reports=_usage_reports(parts),
@@ -101,8 +102,10 @@ def operators_routes(parts: Container) -> list[BaseRoute]:
 
 def _tenant_routes(parts: Container, door: AdminDoor) -> list[Route]:
     """List the operators' routes below one tenant."""
-    grants = GrantRoutes(door, parts.directory, Grants(parts.stores.grants, parts.directory, parts.clock))
-    editor = OverrideEditor(parts.stores.directory, parts.directory, parts.clock)
+    grants = GrantRoutes(
+        door, parts.directory, Grants(parts.stores.grants, parts.stores.ledger, parts.directory, parts.clock)
+    )
+    editor = OverrideEditor(parts.stores.directory, parts.stores.ledger, parts.directory, parts.clock)
     overrides = OverrideRoutes(door, parts.directory, editor)
     removal = TenantRemoval(parts.directory, parts.stores.removal, parts.clock)
     forgetting = Forgetting(parts.directory, parts.stores, parts.clock)

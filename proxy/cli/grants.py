@@ -42,7 +42,7 @@ def grants_add(
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
         find_tenant(await directory.snapshot(), tenant)
         checked = None if key is None else parse_key([key])
-        given, _ = await Grants(stores.grants, directory, SystemClock()).give(
+        given, _ = await Grants(stores.grants, stores.ledger, directory, SystemClock()).give(
             tenant, form, checked, by=command_author()
         )
         return describe_grant(given)

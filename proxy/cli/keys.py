@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from proxy.auth.sessions import SUBJECT_RULE, is_subject
+from proxy.auth.names import check_label
 from proxy.cli.database import TenantId, command_author, find_tenant, read_snapshot, run_on_database
-from proxy.cli.output import AsJson, print_done, print_rows, refuse, say, to_json
+from proxy.cli.output import AsJson, print_done, print_rows, refuse, refuse_on_error, say, to_json
 from proxy.clock import SystemClock, to_iso
 from proxy.stores.sql import SqlStores
 from proxy.tenants import keys
@@ -25,8 +25,8 @@ def keys_create(
 ) -> None:
     """Create a key and print it; it cannot be shown again."""
 
-    if name and not is_subject(name):
-        refuse([f"--name: {SUBJECT_RULE}"])
+    if name:
+        refuse_on_error(lambda: check_label(name), "--name")
 
     async def run(_stores: SqlStores, directory: Directory) -> tuple[str, str]:
         find_tenant(await directory.snapshot(), tenant)

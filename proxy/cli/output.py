@@ -18,13 +18,14 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def refuse_on_error(read: Callable[[], T]) -> T:
+def refuse_on_error(read: Callable[[], T], where: str = "") -> T:
+    """Return what a function returns, or print what it raises and exit; `where` is the option that it reads."""
     try:
         return read()
     except SettingsError as error:
         refuse(error.problems)
     except ValueError as error:
-        refuse([str(error)])
+        refuse([f"{where}: {error}" if where else str(error)])
 
 
 def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def overrides_set(
 
     async def run(stores: SqlStores, directory: Directory) -> dict[str, Any]:
         found = find_tenant(await directory.snapshot(), tenant)
-        editor = OverrideEditor(stores.directory, directory, SystemClock())
+        editor = OverrideEditor(stores.directory, stores.ledger, directory, SystemClock())
         return await editor.put(found, subject, form, by=command_author())
 
     done = run_on_database(run)
@@ -51,7 +51,7 @@ def overrides_clear(tenant: TenantId, subject: Subject, as_json: AsJson = False)
 
     async def run(stores: SqlStores, directory: Directory) -> bool:
         find_tenant(await directory.snapshot(), tenant)
-        editor = OverrideEditor(stores.directory, directory, SystemClock())
+        editor = OverrideEditor(stores.directory, stores.ledger, directory, SystemClock())
         return await editor.clear(tenant, subject, by=command_author())
 
     if not run_on_database(run):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from proxy import settings
+from proxy.auth.names import check_new_subject
 from proxy.auth.narrowing import Narrowing, check_prices
 from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import Sessions, check_subject, describe_mint, is_session_id
@@ -47,10 +48,7 @@ def sessions_mint(
     as_json: AsJson = False,
 ) -> None:
     """Print a session token for one user. It can only narrow what the plan allows."""
-    try:
-        check_subject(subject)
-    except ValueError as problem:
-        refuse([f"--subject: {problem}"])
+    refuse_on_error(lambda: check_subject(subject), "--subject")
     narrowing = _read_narrowing(quota or [], max_tokens, max_prompt_chars, tag or [])
     _check_not_signed_by_dev()
     ring = refuse_on_error(lambda: settings.read_session_secrets(os.environ)).secrets
@@ -62,6 +60,7 @@ def sessions_mint(
         plan = snapshot.plans[snapshot.plan_of(found, subject)]
         if unknown := sorted(set(endpoint or []) - plan.endpoints):
             refuse([f"--endpoint: the tenant's plan does not allow {', '.join(unknown)}"])
+        await check_new_subject(stores.ledger, tenant, subject)
         check_prices(narrowing, endpoint or plan.endpoints, snapshot.prices)
         seconds = min(ttl or plan.session_ttl_seconds, plan.session_ttl_seconds)
         claims = narrowing.claims() | {"newest_revocation": snapshot.newest_revocation}

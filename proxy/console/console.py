@@ -135,8 +135,8 @@ def _tenant_parts(
         CreditPages(
             door,
             directory,
-            Grants(stores.grants, directory, clock),
-            OverrideEditor(stores.directory, directory, clock),
+            Grants(stores.grants, stores.ledger, directory, clock),
+            OverrideEditor(stores.directory, stores.ledger, directory, clock),
         ),
         StatementPages(door, directory, Statements(stores, clock), clock),
         RemovalPages(

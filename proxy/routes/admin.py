@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import Role
+from proxy.auth.names import check_label, check_new_subject
 from proxy.auth.revocations import revoke_by_name
-from proxy.auth.sessions import SUBJECT_RULE, Sessions, describe_mint, is_session_id, is_subject
+from proxy.auth.sessions import Sessions, describe_mint, is_session_id
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
 from proxy.http.bodies import read_form
@@ -26,6 +27,7 @@ from proxy.routes.tenants import find_tenant
 from proxy.routes.usage import QUERY as USAGE_QUERY
 from proxy.routes.usage import UsageReports
 from proxy.stores.directory import TenantKey
+from proxy.stores.ledger import Ledger
 from proxy.tenants import keys
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import PlanFile
@@ -35,9 +37,7 @@ MOST_FILE_BYTES = 1024 * 1024
 
 
 def _check_name(name: str) -> str:
-    if name and not is_subject(name):
-        raise ValueError(SUBJECT_RULE)
-    return name
+    return check_label(name) if name else name
 
 
 def _check_session_id(session_id: str) -> str:
@@ -72,6 +72,7 @@ class AdminRoutes:
         *,
         door: AdminDoor,
         directory: Directory,
+        ledger: Ledger,
         sessions: Sessions,
         plans: PlanDesk,
         reports: UsageReports,
@@ -79,6 +80,7 @@ class AdminRoutes:
     ) -> None:
         self._door = door
         self._directory = directory
+        self._ledger = ledger
         self._sessions = sessions
         self._plans = plans
         self._reports = reports
@@ -150,6 +152,7 @@ class AdminRoutes:
         await self._directory.read_now()
         snapshot, found = await find_tenant(self._directory, form.tenant)
         snapshot.check_active(found.id)
+        await check_new_subject(self._ledger, found.id, form.subject)
         session, answer = mint_session(self._sessions, snapshot, found, form)
         await self._door.record(request, describe_mint(session))
         return answer

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import Role
+from proxy.auth.names import check_label, check_new_subject
 from proxy.calls.call import KEY_HEADER, parse_key
 from proxy.clock import Clock
 from proxy.errors import BadRequest, InvalidInput
@@ -25,6 +26,7 @@ from proxy.routes.queries import known_query
 from proxy.routes.tenants import find_tenant
 from proxy.stores.audit import Author
 from proxy.stores.grants import Grant, GrantFilter, GrantStanding, GrantStore
+from proxy.stores.ledger import Ledger
 from proxy.tenants.directory import Directory
 from proxy.tenants.plans import MOST_UNITS, Unit
 from proxy.tenants.terms import MILLION
@@ -38,14 +40,15 @@ class NewGrant(BaseModel):
     unit: Unit
     amount: float = Field(ge=1 / MILLION, le=MOST_UNITS)
     expires_at: str | None = None
-    reason: Subject
+    reason: Annotated[str, AfterValidator(check_label)]
 
 
 class Grants:
     """Gives grants and lists them, for the routes and the commands."""
 
-    def __init__(self, store: GrantStore, directory: Directory, clock: Clock) -> None:
+    def __init__(self, store: GrantStore, ledger: Ledger, directory: Directory, clock: Clock) -> None:
         self._store = store
+        self._ledger = ledger
         self._directory = directory
         self._clock = clock
 
@@ -53,9 +56,10 @@ class Grants:
         """Give a grant, once for each Idempotency-Key; also say whether it had been given before.
 
         Raises:
-            BadRequest: it would have expired already.
+            BadRequest: it would have expired already, or the name of its subject does not show all of itself.
             InvalidInput: the key was used for another grant.
         """
+        await check_new_subject(self._ledger, tenant, form.subject or "")
         wanted = _new_grant(tenant, form, key, self._clock.now())
         given = await self._store.add(wanted, by=by)
         await self._directory.refresh_now()

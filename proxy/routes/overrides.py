@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.auth.admin_tokens import Role
+from proxy.auth.names import check_new_subject
 from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
@@ -21,6 +22,7 @@ from proxy.routes.queries import known_query
 from proxy.routes.tenants import find_tenant
 from proxy.stores.audit import Author
 from proxy.stores.directory import DirectoryStore, OverrideRow
+from proxy.stores.ledger import Ledger
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.overrides import MOST_OVERRIDES, Override, SubjectLimits
 from proxy.tenants.plans import Tenant, list_repeated
@@ -53,8 +55,9 @@ class NewOverride(BaseModel):
 class OverrideEditor:
     """Sets and clears overrides, for the routes and the commands."""
 
-    def __init__(self, store: DirectoryStore, directory: Directory, clock: Clock) -> None:
+    def __init__(self, store: DirectoryStore, ledger: Ledger, directory: Directory, clock: Clock) -> None:
         self._store = store
+        self._ledger = ledger
         self._directory = directory
         self._clock = clock
 
@@ -62,11 +65,13 @@ class OverrideEditor:
         """Set the override of a subject, in the place of the one that it has, and give it as JSON.
 
         Raises:
-            BadRequest: it would have ended already, its plan or its prices are missing, or there are too many.
+            BadRequest: it would have ended already, its plan or its prices are missing, or there are too many. Or the
+                name of its subject does not show all of itself.
         """
         now, until = self._clock.now(), parse_moment("until", form.until)
         if until <= now:
             raise BadRequest("until: must be in the future.")
+        await check_new_subject(self._ledger, tenant.id, subject)
         _check_plan(form, tenant, await self._directory.snapshot())
         limits = None if form.limits is None else form.limits.model_dump(mode="json", exclude_unset=True)
         row = OverrideRow(tenant.id, subject, form.plan, limits, until)

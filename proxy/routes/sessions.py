@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.identity import MAX_TOKEN_LENGTH
+from proxy.auth.names import check_new_subject
 from proxy.auth.narrowing import Narrowing, check_prices, describe_narrowing
 from proxy.auth.recognition import Recognizer
 from proxy.auth.revocations import revoke_by_name, revoke_own
@@ -133,6 +134,7 @@ class SessionRoutes:
         if caller.session is not None:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
+        await check_new_subject(self._ledger, caller.tenant.id, form.subject)
         return mint_session(self._sessions, await self._directory.read_now(), caller.tenant, form)[1]
 
     async def sign_out(self, request: Request) -> Response:

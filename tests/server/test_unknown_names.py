@@ -1,4 +1,4 @@
-"""A name that nothing has is an error of every command that takes it, and never an empty list."""
+"""A name that nothing has is an error of every command that takes it; a new one shows all of itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ MORE = {
     "until": ["--until", "2999-01-01"],
     "month": ["2026-01"],
 }
+TURNED = "al\u202eice"
 PLAN = {"overrides set": ["--plan", "full"]}
 
 
@@ -97,3 +98,22 @@ def test_a_user_that_there_cannot_be(cli: Cli) -> None:
 def test_what_is_wrong_with_an_option_is_said_in_the_words_of_the_api(cli: Cli, arguments: str, said: str) -> None:
     done = cli.run(*arguments.split())
     assert (done.code, done.stdout, done.stderr) == (1, "", f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["sessions", "mint", "--tenant", "acme", "--subject", TURNED], "subject"),
+        (["keys", "create", "acme", "--name", TURNED], "--name"),
+        (["grants", "add", "acme", "--unit", "usd", "--amount", "1", "--reason", TURNED], "--reason"),
+        (
+            ["grants", "add", "acme", "--unit", "usd", "--amount", "1", "--reason", "r", "--subject", TURNED],
+            "subject",
+        ),
+        (["overrides", "set", "acme", TURNED, "--plan", "full", "--until", "2999-01-01"], "subject"),
+    ],
+)
+def test_a_new_name_with_a_character_that_is_not_seen_is_refused(cli: Cli, arguments: list[str], where: str) -> None:
+    done = cli.run(*arguments)
+    assert (done.code, done.stdout) == (1, "")
+    assert done.stderr.rstrip(".\n") == f"{where}: has the character U+202E, which is not seen; leave it out"
