@@ -18,7 +18,7 @@ from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED
 from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_name_cursor
-from proxy.routes.queries import known_query
+from proxy.routes.queries import known_query, subject_in_path
 from proxy.routes.tenants import find_tenant
 from proxy.stores.audit import Author
 from proxy.stores.directory import DirectoryStore, OverrideRow
@@ -116,7 +116,7 @@ class OverrideRoutes:
     async def put_override(self, request: Request) -> Response:
         known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
-        subject = request.path_params["subject"]
+        subject = subject_in_path(request)
         if not is_subject(subject):
             raise BadRequest(f"subject {SUBJECT_RULE}.")
         form = await read_form(request, NewOverride)
@@ -125,7 +125,7 @@ class OverrideRoutes:
     async def clear_override(self, request: Request) -> Response:
         known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
-        subject, by = request.path_params["subject"], self._door.author_of(request)
+        subject, by = subject_in_path(request), self._door.author_of(request)
         if not (is_subject(subject) and await self._editor.clear(tenant.id, subject, by=by)):
             raise NotFound("This subject has no override.")
         return Response(status_code=204)

@@ -14,7 +14,7 @@ from proxy.auth.sessions import is_subject
 from proxy.clock import to_iso
 from proxy.errors import BadRequest, NotFound
 from proxy.routes.admin_door import AdminDoor
-from proxy.routes.queries import known_query
+from proxy.routes.queries import known_query, subject_in_path
 from proxy.stores.removal import FormerTenant
 from proxy.tenants.directory import Directory, Snapshot
 from proxy.tenants.plans import Tenant
@@ -60,7 +60,7 @@ class TenantLifecycle:
     async def forget(self, request: Request) -> Response:
         known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
-        subject = request.path_params["subject"]
+        subject = subject_in_path(request)
         if not is_subject(subject):
             raise NotFound("There is no such user.")
         await self._forgetting.forget(found.id, subject, by=self._door.author_of(request))

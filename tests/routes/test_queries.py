@@ -78,3 +78,35 @@ def test_a_refused_query_changes_nothing(proxy: Stack) -> None:
         answer = alice.post("/v1/jobs", params={"fal_webhook": "https://acme.example/hook"}, json=job)
         assert "'fal_webhook' is unknown" in assert_refused_with(answer, 400, "bad_request")["message"]
     assert posts(proxy.sandbox) == []
+
+
+@pytest.mark.parametrize("name", ["M%FCller", "%ED%A0%80", "a%80", "%C3"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v1/admin/tenants/acme/overrides/{}"),
+        ("DELETE", "/v1/admin/tenants/acme/overrides/{}"),
+        ("DELETE", "/v1/admin/tenants/acme/subjects/{}"),
+        ("GET", "/v1/admin/usage?tenant=acme&subject={}"),
+        ("GET", "/v1/admin/jobs?tenant=acme&subject={}"),
+        ("GET", "/v1/admin/tenants/acme/grants?subject={}"),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_refused_and_changes_nothing(
+    proxy: Stack, method: str, path: str, name: str
+) -> None:
+    """A lenient reader would take it for another name."""
+    form = {"plan": "acme", "until": "2999-01-01"} if method == "PUT" else None
+    with proxy.client(ADMIN_TOKEN) as operator:
+        before = read_entries(proxy.settings.stores.database_url.reveal())
+        answer = operator.request(method, path.format(name), json=form)
+        assert "not UTF-8" in assert_refused_with(answer, 400, "bad_request")["message"]
+        assert read_entries(proxy.settings.stores.database_url.reveal()) == before
+        assert operator.get("/v1/admin/tenants/acme/overrides").json()["overrides"] == []
+
+
+def test_a_key_lists_jobs_only_of_a_name_in_utf_8(proxy: Stack) -> None:
+    with proxy.client(proxy.tenant_key("acme")) as backend:
+        assert backend.get("/v1/jobs?subject=M%C3%BCller").status_code == 200
+        answer = backend.get("/v1/jobs?subject=M%FCller")
+        assert "not UTF-8" in assert_refused_with(answer, 400, "bad_request")["message"]
