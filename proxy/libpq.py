@@ -69,7 +69,9 @@ _VALUES = {
         ("ssl_min_protocol_version", "ssl_max_protocol_version"), ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
     ),
     "sslnegotiation": ("postgres", "direct"),
-    "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+    # Those of a server that takes writes.
+    "target_session_attrs": ("any", "primary", "read-write"),
+    "gsslib": ("gssapi", "sspi"),
 }
 #: Files that have to be there before a connection can be made.
 _FILES = frozenset(["sslcert", "sslkey", "sslrootcert", "sslcrl"])
@@ -138,6 +140,9 @@ def _split(text: str) -> SplitResult:
         raise ValueError(f"has brackets that hold no IPv6 address{_ENCODE}") from None
     if parts.scheme not in _SCHEMES or parts.fragment:
         raise ValueError("must be such as postgresql://user:password@host/database; percent-encode what is special")
+    if parts.netloc.count("@") > 1:
+        # The driver would take what is behind the first one for a host, and ask name servers for it.
+        raise ValueError(f"has several @ before its path{_ENCODE}")
     hosts = parts.netloc.rpartition("@")[2]
     if not all(map(_has_good_port, hosts.split(","))):
         raise ValueError(f"has a port that is no number{_ENCODE}")

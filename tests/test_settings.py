@@ -489,7 +489,12 @@ def test_the_origin_of_pages_from_files_is_refused_with_what_to_do(origin: str) 
 
 
 def test_no_refusal_of_a_redis_url_shows_a_part_of_a_password() -> None:
-    for url in ("redis://u:[pass-word]@redis", "redis://:12/pass-word@redis", "redis://:x?pass-word@redis"):
+    for special in "/?#":
+        url = f"redis://:12{special}pass-word@redis"
+        with pytest.raises(SettingsError) as caught:
+            read({**GOOD, "PROXY_REDIS_URL": url})
+        assert "pass-word" not in str(caught.value)
+    for url in ("redis://u:[pass-word]@redis", "redis://:x/pass-word@redis", "redis://:x?pass-word@redis"):
         with pytest.raises(SettingsError) as caught:
             read({**GOOD, "PROXY_REDIS_URL": url})
         assert "pass-word" not in str(caught.value)

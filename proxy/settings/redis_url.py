@@ -39,6 +39,8 @@ def parse_redis_url(text: str) -> Secret:
         raise ValueError(f"{problem}; percent-encode what is special in a password") from None
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
+    if parts.fragment:
+        raise ValueError("has a #; percent-encode what is special in a password")
     if not _DATABASE.fullmatch(parts.path):
         raise ValueError("must end in the number of a database, such as /0, or in none")
     keys = {key: shape for key, shape in KEYS.items() if parts.scheme == "rediss" or not key.startswith("ssl_")}
