@@ -6,7 +6,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -91,21 +93,50 @@ def room_of(path: Path) -> str:
     return path.relative_to(PROXY).parts[0].removesuffix(".py")
 
 
-@cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text())))
+@dataclass(frozen=True)
+class Source:
+    """What the tests ask of a file. Its tree is not kept: each garbage collection would look through all of them.
+
+    Attributes:
+        imports: the full names of all modules it imports, wherever in the file.
+        long: its length if it is too long, and its functions that are so and do not say why: `# Long: …`.
+    """
+
+    imports: frozenset[str]
+    long: frozenset[str]
+    reads_environ: bool
 
 
 @cache
-def imports_of(path: Path) -> frozenset[str]:
-    """The full names of all modules a file imports, wherever in the file."""
+def source_of(path: Path) -> Source:
+    text = path.read_text()
+    nodes, lines = list(ast.walk(ast.parse(text))), text.splitlines()
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {function.name for function in functions if is_long_without_a_reason(function, lines)}
+    if len(lines) > MOST_LINES:
+        long.add(f"{len(lines)} lines")
+    reads_environ = any(isinstance(node, ast.Attribute) and node.attr == "environ" for node in nodes)
+    return Source(imports_among(nodes), frozenset(long), reads_environ)
+
+
+def imports_among(nodes: list[ast.AST]) -> frozenset[str]:
     names: set[str] = set()
-    for node in nodes_of(path):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(names)
+
+
+def is_long_without_a_reason(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> bool:
+    end = function.end_lineno or 0
+    has_reason = any(line.strip().startswith("# Long: ") for line in lines[function.lineno : end])
+    return end - function.lineno >= MOST_FUNCTION_LINES and not has_reason
+
+
+def imports_of(path: Path) -> frozenset[str]:
+    return source_of(path).imports
 
 
 @cache
@@ -124,7 +155,7 @@ def test_every_room_has_a_floor() -> None:
     assert not unknown
 
 
-def assert_none(found: Callable[[Path], set[str]]) -> None:
+def assert_none(found: Callable[[Path], AbstractSet[str]]) -> None:
     """Nothing is found in any file. A test for each file would take longer than looking through them."""
     faults = {str(path.relative_to(PROXY)): some for path in FILES if (some := found(path))}
     assert not faults
@@ -275,29 +306,12 @@ def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def test_the_environment_is_read_where_a_process_starts() -> None:
-    readers = {
-        room_of(path)
-        for path in FILES
-        if any(isinstance(node, ast.Attribute) and node.attr == "environ" for node in nodes_of(path))
-    }
+    readers = {room_of(path) for path in FILES if source_of(path).reads_environ}
     assert readers <= {"cli", "serving", "worker"}
 
 
-def long_parts(path: Path) -> set[str]:
-    """The length of a file that is too long, and its functions that are so and do not say why: `# Long: …`."""
-    lines = path.read_text().splitlines()
-    functions = [node for node in nodes_of(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = {
-        function.name
-        for function in functions
-        if (end := function.end_lineno or 0) - function.lineno >= MOST_FUNCTION_LINES
-        and not any(line.strip().startswith("# Long: ") for line in lines[function.lineno : end])
-    }
-    return long if len(lines) <= MOST_LINES else long | {f"{len(lines)} lines"}
-
-
 def test_files_and_functions_are_short() -> None:
-    assert_none(long_parts)
+    assert_none(lambda path: source_of(path).long)
 
 
 def test_files_that_start_first_exist() -> None:
