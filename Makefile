@@ -94,7 +94,7 @@ test: tools .venv/.dev bundle clients lint types page-types ## Install what the 
 
 .PHONY: test-fast
 test-fast: lint types ## Lint, types and the tests that start nothing of their own
-	@$(BIN)/python -m pytest -m "not tools and not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not tools and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: .venv/.dev ## Ruff over everything

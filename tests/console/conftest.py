@@ -20,7 +20,7 @@ PLANS = {
 PRICES = [{"id": id_, "price_per_compute_second": 0.001} for id_ in ("fal-ai/llava-next", "fal-ai/llavav15-13b")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def proxy(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("console"), PLANS, endpoints=PRICES) as stack:
         yield stack

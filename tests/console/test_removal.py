@@ -34,7 +34,6 @@ def boss(own: Stack) -> Iterator[Operator]:
         yield operator
 
 
-@pytest.mark.slow
 def test_a_tenant_is_deleted_and_its_records_stay(own: Stack, boss: Operator) -> None:
     with Client(own, own.token()) as caller:
         assert caller.run().status_code == 200
@@ -62,7 +61,6 @@ def test_a_tenant_is_deleted_and_its_records_stay(own: Stack, boss: Operator) ->
     assert_refused(boss.post(DELETE, {"confirm": "acme"}), 404, "not_found")
 
 
-@pytest.mark.slow
 def test_a_deletion_that_was_interrupted_is_finished(own: Stack, boss: Operator) -> None:
     leave_behind(own, "globex")
     assert "not cleared" in boss.get("/console/tenants").text
@@ -75,7 +73,6 @@ def test_a_deletion_that_was_interrupted_is_finished(own: Stack, boss: Operator)
     assert "not cleared" not in boss.get("/console/tenants").text
 
 
-@pytest.mark.slow
 def test_a_user_is_forgotten(own: Stack, boss: Operator) -> None:
     with Client(own, own.token(EVIL)) as caller:
         assert caller.run().status_code == 200
