@@ -280,7 +280,6 @@ def served_environ(tmp_path: Path) -> dict[str, str]:
     return environ
 
 
-@pytest.mark.slow
 def test_a_server_with_a_file_and_no_redis_loads_only_what_it_uses(
     served_environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.support.secrets import SECRET
 from tests.support.stack import UNLIMITED, sandbox_environ
 from tests.support.waiting import wait_until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.tools, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 CALLS, LIMIT = 200, 100
 PLANS = {
     "plans": {

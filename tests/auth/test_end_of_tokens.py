@@ -122,7 +122,6 @@ def test_a_token_of_a_suspended_tenant_counts_again_when_it_is_resumed(proxy: St
     assert status_of(proxy, token) == 200
 
 
-@pytest.mark.slow
 def test_a_token_does_not_count_for_a_tenant_that_gets_the_name(
     sandbox: SandboxControl, trusted_host: tuple[KeyHost, ssl.SSLContext], tmp_path: Path
 ) -> None:

@@ -207,7 +207,6 @@ def test_challenges_and_guests_of_an_address_are_limited(proxy: Stack) -> None:
     assert give(proxy, encode(solve(given[0].json())), "rated").status_code == 201
 
 
-@pytest.mark.slow
 def test_a_flood_of_challenges_is_stopped(proxy: Stack) -> None:
     address = next(ADDRESSES)
     given = [ask(proxy, "GET", CHALLENGE, address, params={"tenant": "work"}).status_code for _ in range(61)]
@@ -395,7 +394,6 @@ def test_a_challenge_outlives_a_rotation_until_its_own_secret_is_dropped() -> No
 
 
 @pytest.mark.tools
-@pytest.mark.slow
 def test_a_proof_counts_once_in_two_processes(sandbox: SandboxControl, tmp_path: Path, redis: Redis) -> None:
     config = tmp_path / "plans.yaml"
     named = [{"id": "work", "plan": "other", **tenants()["work"]}]

@@ -24,7 +24,7 @@ from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 
-pytestmark = [pytest.mark.tools, pytest.mark.slow]
+pytestmark = pytest.mark.tools
 AXE = PAGE.parent / "node_modules" / "axe-core" / "axe.min.js"
 ADA = {"sub": "u-1", "email": "ada@acme.example", "email_verified": True}
 

@@ -31,8 +31,6 @@ from tests.support.sandbox import SandboxControl
 from tests.support.stack import UNLIMITED, Stack
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 KEY = "idempotency-key"
 KINDS = ("run", "queue")
 QUEUED, RUNNING = "[[pace hold=IN_QUEUE]] ?", "[[pace hold=IN_PROGRESS]] ?"

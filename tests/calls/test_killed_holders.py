@@ -27,7 +27,6 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
 RUNNING = "[[pace hold=IN_PROGRESS]] ?"
 PLANS = {"plenty": plan()}
 START_SECONDS = 120.0

@@ -11,7 +11,6 @@ from tests.deploy.containers import LIST_PACKAGES, ROOT
 
 
 @pytest.mark.tools
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_installed_package_is_listed_with_its_version() -> None:
     subprocess.run(["make", "sbom"], cwd=ROOT, check=True, capture_output=True, timeout=550)

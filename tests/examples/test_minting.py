@@ -217,7 +217,6 @@ def test_an_unreachable_proxy_is_reported(mint: Mint) -> None:
     assert is_unavailable(mint(f"http://127.0.0.1:{free_port()}"))
 
 
-@pytest.mark.slow
 def test_a_proxy_that_never_answers_is_reported(mint: Mint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         minted = mint(f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -27,8 +27,6 @@ from tests.support.limited import ADMIN_TOKEN, NEXT, limited_proxy, per, plan
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
-pytestmark = pytest.mark.slow
-
 PAGE = "https://app.acme.example"
 PLANS = {"acme": plan(quotas=[per("subject", "requests", 10**6)]), "spare": plan()}
 TIERS = [{"proof": "pow", "plan": "acme"}, {"proof": "none", "plan": "spare"}]

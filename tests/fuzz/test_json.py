@@ -9,8 +9,6 @@ import pytest
 
 from tests.fuzz import json
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[json.Bench]:

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.bench.processes import ROOT
 
 
-@pytest.mark.slow
 def test_no_bytes_break_a_parser(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.parsers", "-runs=20000", "-seed=1", f"-artifact_prefix={tmp_path}/"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

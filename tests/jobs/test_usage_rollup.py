@@ -62,7 +62,6 @@ async def test_all_jobs_are_counted(sqlite_databases: SqliteDatabases) -> None:
     await stores.close()
 
 
-@pytest.mark.slow
 def test_a_server_counts_jobs(sqlite_databases: SqliteDatabases, tmp_path: Path) -> None:
     url = sqlite_databases.migrated()
     asyncio.run(settle(url, 3))

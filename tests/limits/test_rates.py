@@ -28,8 +28,6 @@ from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port
 from tests.support.stack import Stack
 
-pytestmark = pytest.mark.slow
-
 NO_RATES = {"ip": None, "session": None, "subject": None, "tenant": None}
 PLANS = {
     "ip": plan(rate_limits={**NO_RATES, "ip": "2/minute"}),

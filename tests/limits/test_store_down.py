@@ -30,8 +30,6 @@ from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 QUEUED = "[[pace hold=IN_QUEUE]] ?"
 #: How long fal takes while a test locks the database: long enough for a busy machine.
 LOCKING_SECONDS = 3.0

@@ -173,7 +173,6 @@ def test_a_picture_whose_metadata_cannot_be_removed_is_refused(proxy: Stack) -> 
         assert assert_as_submit(http, asking("?") | {"image_url": data_uri(private_picture("PNG"))})["admitted"]
 
 
-@pytest.mark.slow
 def test_pictures_that_wait_in_too_large_a_number_are_reported(proxy: Stack) -> None:
     """One is looked at and eight wait, each for a fraction of a second; forty arrive meanwhile."""
     given = asking("?") | {"image_url": data_uri(bomb(3000, 3000))}

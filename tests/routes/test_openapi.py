@@ -374,7 +374,6 @@ def test_answers_of_the_admin_api(proxy: Stack, promises: Promises) -> None:
         promises.check("POST", "/v1/admin/alerts/{alert}/resend", again, 202)
 
 
-@pytest.mark.slow
 def test_the_answer_to_the_removal_of_a_tenant(proxy: Stack, promises: Promises) -> None:
     with proxy.client(ADMIN_TOKEN) as operator:
         gone = {"plans": PLANS, "tenants": [{"id": "gone", "plan": "acme"}]}

@@ -255,7 +255,6 @@ def test_without_the_table_only_the_token_of_the_settings_counts(sandbox: Sandbo
 # Commands
 
 
-@pytest.mark.slow
 def test_tokens_are_created_listed_and_revoked_by_commands(tmp_path: Path, commands: Commands) -> None:
     environ = {"PROXY_DATABASE_URL": f"sqlite:///{tmp_path / 'proxy.db'}", "PROXY_SESSION_SECRETS": SECRET}
 

@@ -30,8 +30,6 @@ from tests.support.limited import (
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
-pytestmark = pytest.mark.slow
-
 UNITS = ("requests", "tokens", "compute_seconds", "usd", "upload_bytes")
 ACCOUNTS = [per(whose, unit, 10**6, "month") for whose in ("tenant", "subject") for unit in UNITS]
 PLANS = {"acme": plan(quotas=ACCOUNTS), "globex": plan(quotas=ACCOUNTS)}

@@ -122,7 +122,6 @@ def test_pages_of_allowed_origins_may_read_the_headers(proxy: Stack) -> None:
     assert {"link", "content-disposition"} <= set(exposed["access-control-expose-headers"].split(", "))
 
 
-@pytest.mark.slow
 def test_the_command_prints_all_rows(proxy: Stack, backend: httpx.Client, commands: Commands, tmp_path: Path) -> None:
     url = proxy.settings.stores.database_url.reveal()
     environ = {"PROXY_DATABASE_URL": url, "PROXY_CONFIG": str(proxy.settings.config_path)}

@@ -157,7 +157,6 @@ def test_the_operator_finds_the_session_of_a_job(past: Past) -> None:
     )
 
 
-@pytest.mark.slow
 def test_the_command_prints_the_same(past: Past, commands: Commands, tmp_path: Path) -> None:
     url = past.stack.settings.stores.database_url.reveal()
     environ = {"PROXY_DATABASE_URL": url, "PROXY_CONFIG": str(past.stack.settings.config_path)}

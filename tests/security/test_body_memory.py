@@ -17,8 +17,6 @@ from tests.support.sandbox import running_sandbox
 from tests.support.waiting import wait_until
 from tests.uploads.served import Served, serving
 
-pytestmark = pytest.mark.slow
-
 MIB = 2**20
 LARGEST = 12 * MIB
 PAGE = "https://app.acme.example"

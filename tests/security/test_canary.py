@@ -37,8 +37,6 @@ from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
 from tests.support.stack import sandbox_environ
 
-pytestmark = pytest.mark.slow
-
 KEY_ID, KEY_SECRET = "canary-id-7f3a91c2", "canary-secret-e5b80d64a1"
 KEY = f"{KEY_ID}:{KEY_SECRET}"
 SESSION_SECRET = "canary-of-the-sessions-0f9e8d7c6b5a4938"

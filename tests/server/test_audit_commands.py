@@ -138,7 +138,6 @@ def test_each_command_is_known_to_read_or_to_change() -> None:
     assert not READING & MUTATING.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATING)
 def test_each_mutating_command_leaves_an_entry(cli: Cli, name: str) -> None:
     run, actions = MUTATING[name]
@@ -149,7 +148,6 @@ def test_each_mutating_command_leaves_an_entry(cli: Cli, name: str) -> None:
         assert (entry["by"], entry["address"]) == (f"command:{getpass.getuser()}", socket.gethostname())
 
 
-@pytest.mark.slow
 def test_a_log_is_listed_exported_and_verified(cli: Cli) -> None:
     create_key(cli)
     newest = cli.data("audit", "list", "--tenant", "acme", "--limit", "1").split("\t")
@@ -172,7 +170,6 @@ def test_a_log_is_listed_exported_and_verified(cli: Cli) -> None:
     assert cli.run("audit", "verify", "--json").code == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

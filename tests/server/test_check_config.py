@@ -487,7 +487,6 @@ def test_secrets_of_tenants_that_are_there_are_ok(check: Any, tmp_path: Path) ->
     assert check(environ).stdout == "ok\n"
 
 
-@pytest.mark.slow
 def test_a_plan_that_strips_metadata_needs_the_picture_library(tmp_path: Path) -> None:
     """The image leaves it out."""
     plans = {"free": {**GOOD_FILE["plans"]["free"], "strip_metadata": True}, "other": GOOD_FILE["plans"]["free"]}

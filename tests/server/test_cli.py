@@ -25,8 +25,6 @@ from tests.support.limited import COUNTING, NEXT
 from tests.support.secrets import SECRET
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 
 def call(url: str, credential: str, path: str = "/v1/session", **options: object) -> httpx.Response:
     headers = {"authorization": f"Bearer {credential}"}

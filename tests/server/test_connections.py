@@ -112,7 +112,6 @@ def test_a_caller_that_reads_nothing_of_its_answer_is_cut() -> None:
         server.wait_for(0)
 
 
-@pytest.mark.slow
 def test_a_caller_that_reads_slowly_gets_its_whole_answer() -> None:
     """It takes longer than a caller may take nothing, which is the system's time."""
     write_seconds = 5

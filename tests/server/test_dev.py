@@ -17,8 +17,6 @@ from proxy.playground.registry import RunningDev, find_running, registered
 from tests.server.commands import PLAINLY, Commands, Done, Server, serving
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:

@@ -25,7 +25,7 @@ from tests.support.sandbox import SandboxControl
 from tests.support.servers import free_port, running
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.tools]
+pytestmark = pytest.mark.tools
 
 PAGE = "https://app.acme.example"
 PLANS = {"acme": plan()}

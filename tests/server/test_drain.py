@@ -27,8 +27,6 @@ from tests.support.sandbox import SandboxControl
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 ENDPOINT = "fal-ai/llava-next"
 RUN, QUEUE = f"/fal/run/{ENDPOINT}", f"/fal/queue/{ENDPOINT}"
 INITIATE = "/fal/rest/storage/upload/initiate"

@@ -177,14 +177,12 @@ def _settle(wire: Wire) -> None:
     wait_until(lambda: wire.metric("fal_proxy_watched_jobs") == 0, "jobs are followed for ever")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", [JOBS + "/{}/events", f"/fal/queue/{NEXT}/requests/{{}}/status/stream"])
 def test_a_stream_leaves_nothing_behind(wire: Wire, held: str, ended: str, path: str) -> None:
     assert objects_left(wire, lambda: wire.ask("GET", path.format(held), until=b"data: ")) == 0
     assert objects_left(wire, lambda: wire.ask("GET", path.format(ended), until=b"\r\n0\r\n\r\n")) == 0
 
 
-@pytest.mark.slow
 def test_an_open_stream_holds_two_deques(wire: Wire) -> None:
     """Each takes 0.7 KiB, also while it is empty."""
     jobs = [wire.create(HELD) for _ in range(COUNT)]
@@ -207,7 +205,6 @@ def _count_deques() -> int:
     return sum(type(one) is deque for one in gc.get_objects())
 
 
-@pytest.mark.slow
 def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> None:
     def watch() -> None:
         wire.ask("POST", JOBS, new(HELD), until=b"data: ", accept="text/event-stream")
@@ -237,7 +234,6 @@ def test_a_call_leaves_nothing_behind(wire: Wire, path: str, body: object, until
     assert objects_left(wire, lambda: wire.ask("POST", path, body, until=until)) == 0
 
 
-@pytest.mark.slow
 def test_a_call_with_a_key_leaves_nothing_behind(wire: Wire) -> None:
     keys = count()
 
@@ -258,17 +254,14 @@ def test_a_listing_leaves_nothing_behind(wire: Wire, ended: str, path: str) -> N
     assert objects_left(wire, lambda: wire.ask("GET", path, until=b"}")) == 0
 
 
-@pytest.mark.slow
 def test_a_run_that_is_left_leaves_nothing_behind(wire: Wire) -> None:
     assert objects_left(wire, lambda: wire.leave(RUN, asking(SLOW))) == 0
 
 
-@pytest.mark.slow
 def test_an_upload_that_is_left_in_the_middle_leaves_nothing_behind(wire: Wire) -> None:
     assert objects_left(wire, lambda: wire.cut("/v1/uploads", png(400_000))) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "path", "until"),
     [

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.auth.providers import AUTH0, KEYCLOAK
@@ -17,8 +16,6 @@ from tests.server.commands import PLAINLY, SERVABLE, Server, serving
 from tests.support.issuer import key_host, private_key, public_jwk, sign
 from tests.support.limited import NEXT, plan
 from tests.support.waiting import wait_until
-
-pytestmark = pytest.mark.slow
 
 
 def status_of(server: Server, token: str) -> int:

@@ -9,14 +9,11 @@ import socket
 from contextlib import ExitStack
 
 import httpx
-import pytest
 
 from tests.server.commands import PLAINLY, serving
 from tests.server.conftest import Cli
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import sandbox_environ
-
-pytestmark = pytest.mark.slow
 
 
 def test_silent_connections_do_not_keep_others_out(sandbox: SandboxControl, cli: Cli) -> None:

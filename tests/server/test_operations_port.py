@@ -25,8 +25,6 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 ADMIN_TOKEN = "an-admin-token-of-the-tests-with-more-than-32-bytes"
 AS_ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 OPERATORS = ("/metrics", "/readyz", "/v1/admin/tenants", "/console/sign-in")

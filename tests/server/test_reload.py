@@ -211,7 +211,6 @@ def test_session_secrets_are_rotated_and_dropped(reloadable: Reloadable) -> None
     assert reloadable.caller(OTHER_SECRET).get(poll).status_code == 202
 
 
-@pytest.mark.slow
 def test_streams_end_with_the_secret_of_their_session(reloadable: Reloadable, sandbox: SandboxControl) -> None:
     reloadable.write("PROXY_SESSION_SECRETS", f"{OTHER_SECRET},{SECRET}")
     reloadable.reload()
@@ -243,7 +242,6 @@ def test_the_admin_token_is_replaced(reloadable: Reloadable) -> None:
     assert entry["before"] is None and entry["after"] is None
 
 
-@pytest.mark.slow
 def test_the_key_for_fals_usage_is_replaced(reloadable: Reloadable) -> None:
     def compare() -> int:
         headers = {"authorization": f"Bearer {ADMIN_TOKENS[0]}"}
@@ -256,7 +254,6 @@ def test_the_key_for_fals_usage_is_replaced(reloadable: Reloadable) -> None:
         assert compare() == status
 
 
-@pytest.mark.slow
 def test_many_hangups_are_not_lost_and_end_nothing(reloadable: Reloadable) -> None:
     caller = reloadable.caller()
     for _ in range(100):
@@ -279,7 +276,6 @@ def _is_still(reloadable: Reloadable) -> Any:
     return is_still
 
 
-@pytest.mark.slow
 def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, cli: Cli) -> None:
     environ = {**environ_of(cli, sandbox), "PROXY_PORT": str(free_port()), "PATH": os.environ["PATH"]}
     log = cli.folder / "log"
@@ -291,7 +287,6 @@ def test_a_hangup_during_the_start_waits(sandbox: SandboxControl, cli: Cli) -> N
         assert process.wait(timeout=180) == -signal.SIGTERM, log.read_text()
 
 
-@pytest.mark.slow
 def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, cli: Cli) -> None:
     environ = environ_of(cli, sandbox)
     path = cli.folder / "database-url"
@@ -307,7 +302,6 @@ def test_a_changed_database_needs_a_restart(sandbox: SandboxControl, cli: Cli) -
 
 
 @pytest.mark.tools
-@pytest.mark.slow
 def test_several_workers_reload_together(sandbox: SandboxControl, cli: Cli, redis: Redis) -> None:
     environ = {**environ_of(cli, sandbox), "PROXY_WORKERS": "2", "PROXY_REDIS_URL": redis.url}
     with serving("serve", environ=environ, folder=cli.folder) as server:

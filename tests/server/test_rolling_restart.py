@@ -35,7 +35,7 @@ from tests.support.servers import running
 from tests.support.stack import UNLIMITED, sandbox_environ
 from tests.support.waiting import wait_until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 PROXIES, RESTARTS, CALLERS = 2, 6, 8
 RETRY_SECONDS = 0.05
 PLANS = {

@@ -29,7 +29,7 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.tools]
+pytestmark = pytest.mark.tools
 ADVICE = (
     "PROXY_DATABASE_URL: The proxy's database is not at this version; run: fal-proxy migrate, or set PROXY_MIGRATE=on"
 )

@@ -27,8 +27,6 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 RUN, QUEUE = "/fal/run/fal-ai/llava-next", "/fal/queue/fal-ai/llava-next"
 #: A stop by signal ends a process with the signal, as a shell or an orchestrator expects it.
 STOPPED = {signal.SIGTERM: (0, -signal.SIGTERM), signal.SIGINT: (0, -signal.SIGINT)}

@@ -9,7 +9,6 @@ import pytest
 from tests.soak.run import soak
 
 
-@pytest.mark.slow
 @pytest.mark.anyio
 async def test_nothing_is_lost_and_nothing_accumulates(tmp_path: Path) -> None:
     seen = await soak(tmp_path, 30, 75)

@@ -27,8 +27,6 @@ from tests.support.secrets import SECRET
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:

@@ -57,7 +57,6 @@ def read(client: httpx.Client, path: str, headers: dict[str, str]) -> list[str]:
         return [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drop_at", "stall_at"])
 def test_cut_on_the_wire(impatient: Stack, sandbox: SandboxControl, kind: str) -> None:
     with impatient.client() as client, ThreadPoolExecutor(8) as pool:

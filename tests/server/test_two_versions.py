@@ -28,7 +28,7 @@ from tests.support.secrets import SECRET
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.tools]
+pytestmark = pytest.mark.tools
 
 MIGRATION = f'''
 from alembic import op

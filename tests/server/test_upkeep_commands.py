@@ -21,8 +21,6 @@ from tests.server.commands import PROXY
 from tests.server.conftest import PLANS, Cli
 from tests.support.issuer import private_key, public_jwk
 
-pytestmark = pytest.mark.slow
-
 
 def on_terminal(cli: Cli, *arguments: str) -> str:
     """What a command writes to a terminal, with one line end each."""

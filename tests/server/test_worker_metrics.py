@@ -175,7 +175,6 @@ CALLS = ("calls_total", (("kind", 'a "b"'),))
 
 
 @pytest.mark.tools
-@pytest.mark.slow
 def test_workers_start_and_add_up_where_the_name_of_the_folder_is_too_long_for_a_socket(
     shared_sandbox: SandboxControl, commands: Commands, shared_redis: Redis, tmp_path: Path
 ) -> None:

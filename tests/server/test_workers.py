@@ -23,7 +23,7 @@ from tests.support.servers import free_port
 from tests.support.stack import sandbox_environ
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.tools, pytest.mark.slow]
+pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
 #: uvicorn's own, of its supervisor.

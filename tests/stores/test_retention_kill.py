@@ -17,7 +17,7 @@ from proxy.stores.usage import UsageRow
 from tests.stores.expired import count, expiry, removed
 from tests.stores.records import job
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 JOBS, KILLS = 1500, 6
 #: Without rests, so that kills meet transactions.
 REMOVING = """

@@ -19,7 +19,6 @@ SUBJECTS = "/v1/admin/tenants/acme/subjects"
 HELD = "[[pace hold=IN_QUEUE]]"
 
 
-@pytest.mark.slow
 def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
     sandbox: SandboxControl, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -51,7 +50,6 @@ def test_a_user_is_forgotten_and_comes_back_as_a_new_one(
             assert [again.run().status_code for _ in range(4)] == [200, 200, 200, 402]
 
 
-@pytest.mark.slow
 def test_a_command_forgets_a_user(sandbox: SandboxControl, tmp_path: Path, commands: Commands) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
         environ = {"PROXY_DATABASE_URL": proxy.settings.stores.database_url.reveal()}
@@ -77,7 +75,6 @@ def test_a_command_forgets_a_user(sandbox: SandboxControl, tmp_path: Path, comma
         assert NAME not in operator.get("/v1/admin/usage", params={"tenant": "acme", "group_by": "subject"}).text
 
 
-@pytest.mark.slow
 def test_an_unknown_user_or_tenant_is_not_found(sandbox: SandboxControl, tmp_path: Path) -> None:
     with limited_proxy(sandbox, tmp_path, PLANS) as proxy, operating(proxy) as operator:
         assert_refused_with(operator.delete("/v1/admin/tenants/nobody/subjects/alice"), 404, "not_found")

@@ -12,8 +12,6 @@ from tests.support.images import png
 from tests.support.limited import NEXT, Booked, assert_refused_with
 from tests.uploads.conftest import MOST, PNG, Uploads
 
-pytestmark = pytest.mark.slow
-
 FIRST, SECOND = png(5000), b"second" * 700
 
 

@@ -28,8 +28,6 @@ from tests.support.waiting import wait_until
 from tests.uploads import served
 from tests.uploads.conftest import MOST, PNG, Uploads
 
-pytestmark = pytest.mark.slow
-
 FILE = png(MOST)
 FILES = {"host": "cdn", "method": "PUT"}
 #: Sends the file in one of the ways; the result holds the answer, and sends the file again when called.

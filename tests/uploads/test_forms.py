@@ -21,7 +21,6 @@ from tests.support.limited import Booked, assert_refused_with, limited_proxy, pe
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Uploads
 
-pytestmark = pytest.mark.slow
 MIB = 2**20
 HEAD = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
 MOST = 30 * MIB

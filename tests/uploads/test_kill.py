@@ -25,7 +25,6 @@ from tests.support.waiting import wait_until
 from tests.uploads.conftest import PNG
 from tests.uploads.served import Served, begun, serving
 
-pytestmark = pytest.mark.slow
 #: CRASH_KILLS=60 makes it ten times as many.
 KILLS, WORKERS = int(os.environ.get("CRASH_KILLS", "6")), 4
 

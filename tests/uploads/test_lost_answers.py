@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-import pytest
-
 from proxy.stores.sql import SqlStores
 from tests.support.images import png
 from tests.support.limited import assert_refused_with
 from tests.uploads.conftest import Slot, Uploads
-
-pytestmark = pytest.mark.slow
 
 FILE = png(5000)
 

@@ -13,7 +13,6 @@ from tests.support.images import PNG_SIGNATURE
 from tests.support.sandbox import running_sandbox
 from tests.uploads.served import Served, send, serving
 
-pytestmark = pytest.mark.slow
 MIB = 2**20
 
 

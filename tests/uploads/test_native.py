@@ -14,8 +14,6 @@ from tests.support.images import png
 from tests.support.limited import NEXT, Booked, assert_refused_with
 from tests.uploads.conftest import MOST, PNG, Uploads
 
-pytestmark = pytest.mark.slow
-
 FILE = png(5000)
 PICTURES = Path(__file__).parents[1] / "pictures"
 CHELSEA, ROCKET = PICTURES / "chelsea.png", PICTURES / "rocket.jpg"

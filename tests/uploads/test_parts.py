@@ -11,8 +11,6 @@ from tests.support.images import png
 from tests.support.limited import Booked, assert_refused_with
 from tests.uploads.conftest import MOST, Uploads
 
-pytestmark = pytest.mark.slow
-
 FIRST, SECOND, THIRD = png(5000), b"second" * 700, b"third"
 
 

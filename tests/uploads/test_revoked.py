@@ -12,8 +12,6 @@ from tests.support.images import png
 from tests.support.limited import assert_refused_with, operating
 from tests.uploads.conftest import PNG, Slot, Uploads
 
-pytestmark = pytest.mark.slow
-
 FILE = png(60_000)
 WANTED = {"content_type": "image/png", "file_name": "a.png"}
 PREFIX = "/fal/rest/storage"

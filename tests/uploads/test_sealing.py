@@ -17,7 +17,6 @@ from tests.support.limited import assert_refused_with, limited_proxy, plan
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import PNG, Uploads
 
-pytestmark = pytest.mark.slow
 URL = "https://v3.fal.media/files/b/x/a.png?signature=a-signature"
 
 

@@ -11,8 +11,6 @@ from tests.support.images import png
 from tests.support.limited import assert_refused_with
 from tests.uploads.conftest import PNG, Uploads
 
-pytestmark = pytest.mark.slow
-
 FILE = png(500)
 
 

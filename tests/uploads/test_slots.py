@@ -21,8 +21,6 @@ from tests.support.images import png
 from tests.support.limited import Booked, assert_refused_with, operating
 from tests.uploads.conftest import MOST, PNG, Slot, Uploads
 
-pytestmark = pytest.mark.slow
-
 FILE = png(5000)
 WANTED = {"content_type": "image/png", "file_name": "a.png"}
 

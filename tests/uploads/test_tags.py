@@ -13,8 +13,6 @@ from tests.support.waiting import wait_until
 from tests.uploads.conftest import Uploads
 from tests.uploads.test_revoked import FILE, WAYS
 
-pytestmark = pytest.mark.slow
-
 
 def mint(uploads: Uploads, subject: str, *tags: str) -> httpx.Client:
     """A user of acme's whose session has tags."""

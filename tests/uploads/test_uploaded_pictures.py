@@ -18,8 +18,6 @@ from tests.support.private_pictures import bomb, is_private, private_picture, se
 from tests.support.sandbox import SandboxControl
 from tests.uploads.conftest import Slot, Uploads
 
-pytestmark = pytest.mark.slow
-
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
 ALLOWED = [*TYPES.values(), "image/heic", "application/octet-stream", "text/plain"]
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(5000)
