@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from proxy.catalog import Endpoint
+from proxy.sandbox.answers import platform_failure
 from proxy.sandbox.jobs import LOG_LINES, Job, Step, queued_steps
 from proxy.sandbox.replies import reply, reply_with
 from proxy.sandbox.request_log import Exchange
@@ -72,7 +73,7 @@ class Queue:
             work = self.sandbox.work(endpoint, exchange, timing)
             job = self.sandbox.job("queue", endpoint, exchange, timing, work, queued_steps(timing))
         except ValueError as error:
-            return reply({"detail": f"Invalid request: {error}", "error_type": "bad_request"}, 400)
+            return reply_with(platform_failure("bad_request", f"Invalid request: {error}"))
         if webhook := request.query_params.get("fal_webhook"):
             self.sandbox.start(self.webhooks.deliver(job, webhook))
         place: dict[str, Any] = {"logs": None, "metrics": {}, "queue_position": job.first.position}

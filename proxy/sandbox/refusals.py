@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from proxy.sandbox.answers import Answer
+from proxy.sandbox.answers import Answer, platform_failure
 
 REFUSALS: Mapping[str, tuple[int, str, str | None]] = {
     "wrong_key": (401, "invalid key credentials", None),
@@ -35,6 +36,5 @@ def refusal(name: str, headers: Mapping[str, str] | None = None) -> Answer:
     status, detail, error_type = REFUSALS[name]
     if error_type is None:
         return Answer(status, {"detail": detail}, headers or {})
-    return Answer(
-        status, {"detail": detail, "error_type": error_type}, {"x-fal-error-type": error_type, **(headers or {})}
-    )
+    answer = platform_failure(error_type, detail)
+    return replace(answer, headers={**answer.headers, **(headers or {})})

@@ -166,6 +166,33 @@ def test_a_start_timeout_and_wishes_for_files(client: Driver, stack: Stack) -> N
     )
 
 
+@pytest.mark.parametrize("client", NEW, indirect=True)
+@pytest.mark.parametrize("priority", ["normal", "low"])
+def test_priority(client: Driver, stack: Stack, priority: str) -> None:
+    stack.sandbox.forget()
+    options = {"priority": priority} if priority != "normal" else {}
+    client.outcome("subscribe", input=asked(), mode="polling", logs=False, options=options)
+    (submit,) = [one for one in stack.sandbox.requests() if one["method"] == "POST"]
+    assert dict(submit["headers"])["x-fal-queue-priority"] == priority
+
+
+@newest
+def test_a_job_that_does_not_start_in_time(client: Driver) -> None:
+    """The client repeats a 504 unless it says that the time was the caller's own."""
+    long_queue = asked("[[pace queue_positions=50 seconds_per_position=600]]")
+    options = {"startTimeout": 1.5}
+    error = client.error("subscribe", input=long_queue, mode="polling", logs=False, options=options)
+    assert (error["status"], error["error_type"], error["timeout_type"]) == (504, "request_timeout", "user")
+
+
+@all_but_oldest
+def test_a_client_that_waits_no_longer_cancels_its_job(client: Driver, stack: Stack) -> None:
+    stack.sandbox.forget()
+    error = client.error("subscribe", input=asked(HELD), mode="polling", logs=False, options={"timeout": 500})
+    assert "timed out" in error["message"]
+    wait_until(lambda: "PUT" in [one["method"] for one in stack.sandbox.requests()], "the job is not cancelled")
+
+
 @newest
 def test_a_private_file_is_private(client: Driver) -> None:
     def status(decision: str) -> int:

@@ -103,6 +103,19 @@ def test_subscribe(client: Driver, face: str) -> None:
     assert messages(outcome["updates"][-1]) == ALL_LOGS
 
 
+@pytest.mark.parametrize("client", PYTHON_VERSIONS[:1], indirect=True)
+def test_priority_and_start_timeout(client: Driver, tls_stack: Stack) -> None:
+    tls_stack.sandbox.forget()
+    client.outcome("submit_with_options", input=asked(), options={"priority": "low", "start_timeout": 30})
+    (submit,) = [one for one in tls_stack.sandbox.requests() if one["method"] == "POST"]
+    headers = dict(submit["headers"])
+    assert (headers["x-fal-queue-priority"], headers["x-fal-request-timeout"]) == ("low", "30.0")
+    long_queue = asked("[[pace queue_positions=50 seconds_per_position=600]]")
+    error = client.error("result_of_submit_with_options", input=long_queue, options={"start_timeout": 1.5})
+    assert (error["class"], error["status"]) == ("FalClientHTTPError", 504)
+    assert error["error_type"] == "request_timeout"
+
+
 @both
 def test_no_logs_unless_asked_for(client: Driver, face: str) -> None:
     updates = client.outcome(f"subscribe{face}", input=asked(), logs=False)["updates"]

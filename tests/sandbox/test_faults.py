@@ -180,6 +180,8 @@ def test_refuse_answers_with_each_of_fals_refusals(fal: Fal, reason: str) -> Non
     answer = fal.run(f"[[fault refuse={reason}]]")
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
     assert answer.json().get("error_type") == error_type == answer.headers.get("x-fal-error-type")
+    # fal asks for a repetition where only the account's other calls stand in the way.
+    assert (answer.headers.get("x-fal-needs-retry") == "1") == (reason == "concurrency_limit")
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,7 @@ def test_a_missing_field_is_named(fal: Fal) -> None:
 def test_a_submit_that_is_no_json_fails_at_once(fal: Fal, body: bytes) -> None:
     answer = fal.client.post("/queue/fal-ai/llava-next", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+    assert answer.headers["x-fal-error-type"] == "bad_request"
 
 
 def test_an_unknown_app_is_404(fal: Fal) -> None:

@@ -66,7 +66,7 @@ const scenarios = {
     return { submitted, seen, result: shown(await fal.queue.result(endpoint, { requestId })) };
   },
 
-  async subscribe(fal, { endpoint, input, mode, logs }) {
+  async subscribe(fal, { endpoint, input, mode, logs, options }) {
     const updates = [];
     const queued = [];
     const result = await fal.subscribe(endpoint, {
@@ -76,6 +76,7 @@ const scenarios = {
       onEnqueue: (requestId) => queued.push(requestId),
       // A copy: the streaming mode goes on filling the list of logs it has handed out.
       onQueueUpdate: (update) => updates.push(structuredClone(update)),
+      ...options,
     });
     return { ...shown(result), queued, updates };
   },
@@ -164,6 +165,7 @@ function failure(error) {
     status: error.status ?? null,
     request_id: error.requestId ?? null,
     error_type: error.body?.error_type ?? null,
+    timeout_type: error.timeoutType ?? null,
     fields: error instanceof library.ValidationError ? error.fieldErrors.map(({ loc }) => loc.at(-1)) : [],
     body: error.body ?? null,
   };

@@ -80,6 +80,14 @@ async def subscribe_async(fal, question):
     return {"result": result, "queued": queued, "updates": updates}
 
 
+def submit_with_options(fal, question):
+    return fal.submit(question["endpoint"], question["input"], **question["options"]).request_id
+
+
+def result_of_submit_with_options(fal, question):
+    return fal.submit(question["endpoint"], question["input"], **question["options"]).get()
+
+
 def stream(fal, question):
     return list(fal.stream(question["endpoint"], question["input"]))
 
