@@ -222,17 +222,9 @@ class Container:
 
     @cached_property
     def admission(self) -> Admission:
-        return Admission(
-            self.catalog,
-            self.owners,
-            self.limiter,
-            self.leases,
-            self.quotas,
-            self.drain,
-            self.files,
-            self.upstream.guard,
-            InputPictures(self.picture_cleaner),
-        )
+        limits = self.limiter, self.leases, self.quotas
+        guard, pictures = self.upstream.guard, InputPictures(self.picture_cleaner)
+        return Admission(self.catalog, self.owners, *limits, self.drain, self.files, guard, pictures, self.directory)
 
     @cached_property
     def picture_cleaner(self) -> PictureCleaner:

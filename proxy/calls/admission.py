@@ -25,7 +25,8 @@ from proxy.limits.rates import RateLimiter
 from proxy.pictures.data_uris import InputPictures
 from proxy.stores.ledger import Job
 from proxy.targets import Target
-from proxy.tenants.caller import Caller
+from proxy.tenants.caller import Caller, check_not_revoked
+from proxy.tenants.directory import Directory
 from proxy.upstream.file_urls import FileUrls
 from proxy.upstream.guard import Guard
 
@@ -51,6 +52,7 @@ class Admission:
         files: FileUrls,
         guard: Guard,
         pictures: InputPictures,
+        directory: Directory,
     ) -> None:
         self._catalog = catalog
         self._owners = owners
@@ -61,6 +63,7 @@ class Admission:
         self._files = files
         self._guard = guard
         self._pictures = pictures
+        self._directory = directory
 
     async def admit_call(self, call: Call) -> Admitted:
         """Admit a run, stream or submit. Its input is read only for a caller who has calls left.
@@ -73,6 +76,7 @@ class Admission:
             UpstreamAccountLocked, UpstreamUnavailable: fal fails, and the call would not be sent.
             StoreUnavailable: a limit cannot be checked.
             Overloaded: too many pictures are waiting for their metadata to be removed.
+            Unauthenticated, TenantSuspended: the caller's credential ended while the input came.
         """
         caller, endpoint = call.caller, self.check_endpoint(call.caller, call.target)
         if not call.is_counted:
@@ -82,6 +86,8 @@ class Admission:
         body = self.check_input(caller, endpoint, await call.read_input())
         if caller.plan.strip_metadata:
             body = await self.clean_pictures(call, body)
+        # The input may have taken minutes to come.
+        check_not_revoked(caller, await self._directory.snapshot())
         return Admitted(await self._reserve(call, endpoint, body), body)
 
     def is_shut(self, target: Target) -> bool:

@@ -160,6 +160,8 @@ class ConsoleDoor:
         fields = {}
         if request.method == "POST":
             fields = await read_fields(request, most_bytes)
+            # The form may have taken minutes to come.
+            holder = await self._sessions.find_holder(session)
             self._sessions.check_csrf(session, fields.pop(CSRF_FIELD, ""))
         csrf = self._sessions.csrf_token(session)
         return Visit(request, session, holder, self.author_of(request, holder), csrf, self._pages, fields)

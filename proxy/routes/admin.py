@@ -16,7 +16,6 @@ from proxy.auth.revocations import revoke_by_name
 from proxy.auth.sessions import Sessions, describe_mint, is_session_id
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
-from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED, Subject, subject_of
 from proxy.routes.paging import cut_page, parse_limit, parse_name_cursor, parse_time_cursor
@@ -111,7 +110,7 @@ class AdminRoutes:
 
     async def apply_plans(self, request: Request) -> Response:
         is_dry_run = parse_switch("dry_run", known_query(request, "dry_run").get("dry_run"))
-        file = await read_form(request, PlanFile, MOST_FILE_BYTES)
+        file = await self._door.read_form(request, PlanFile, MOST_FILE_BYTES)
         if is_dry_run:
             return JSONResponse(await self._plans.preview(file))
         return JSONResponse({"changed": await self._plans.apply(file, by=self._door.author_of(request))})
@@ -133,7 +132,7 @@ class AdminRoutes:
     async def create_key(self, request: Request) -> Response:
         known_query(request)
         _, found = await find_tenant(self._directory, request.path_params["tenant"])
-        form = await read_form(request, NewKey)
+        form = await self._door.read_form(request, NewKey)
         text, record = keys.make(found.id, form.name, self._clock.now())
         await self._directory.add_key(record, by=self._door.author_of(request))
         return JSONResponse({**describe_key(record), "key": text}, 201)
@@ -148,7 +147,7 @@ class AdminRoutes:
 
     async def mint(self, request: Request) -> Response:
         known_query(request)
-        form = await read_form(request, MintFor)
+        form = await self._door.read_form(request, MintFor)
         await self._directory.read_now()
         snapshot, found = await find_tenant(self._directory, form.tenant)
         snapshot.check_active(found.id)
@@ -159,7 +158,7 @@ class AdminRoutes:
 
     async def revoke(self, request: Request) -> Response:
         known_query(request)
-        form = await read_form(request, Revoke)
+        form = await self._door.read_form(request, Revoke)
         if (form.session_id is None) == (form.subject is None):
             raise BadRequest("Give either session_id or subject.")
         _, found = await find_tenant(self._directory, form.tenant)

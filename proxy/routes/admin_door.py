@@ -13,6 +13,7 @@ from starlette.routing import Route
 from proxy.auth.admin_tokens import AdminTokens, Role, TokenHolder
 from proxy.clock import Clock
 from proxy.errors import NotAllowed, ProxyError
+from proxy.http.bodies import FORM_BYTES, Form, read_form
 from proxy.limits.rates import ADMIN_LIMIT, VISITOR
 from proxy.routes.authors import author_of
 from proxy.stores.audit import Author, Change
@@ -70,6 +71,17 @@ class AdminDoor:
         except ProxyError as error:
             # Raised behind the flood guard, so that guesses have an end.
             state[_HOLDER] = error
+
+    async def read_form(self, request: Request, form: type[Form], most: int = FORM_BYTES) -> Form:
+        """Read the body of a request that was let through here as a form.
+
+        Raises:
+            BadRequest, UnsupportedMediaType, BodyTooLarge: as `http.bodies.read_form`.
+            Unauthenticated, StoreUnavailable: the token ended while the body came, which can take minutes.
+        """
+        found = await read_form(request, form, most)
+        await self._tokens.authenticate(request.headers.getlist("authorization"))
+        return found
 
     def author_of(self, request: Request) -> Author:
         """Return the author of what a request that was let through here changes."""

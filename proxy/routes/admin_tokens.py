@@ -13,7 +13,6 @@ from starlette.routing import Route
 from proxy.auth.admin_tokens import AdminTokens, Role
 from proxy.clock import to_iso
 from proxy.errors import NotFound
-from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED
 from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_name_cursor
@@ -52,7 +51,7 @@ class AdminTokenRoutes:
 
     async def create_token(self, request: Request) -> Response:
         known_query(request)
-        form = await read_form(request, NewToken)
+        form = await self._door.read_form(request, NewToken)
         return JSONResponse(await make_token(self._tokens, form, by=self._door.author_of(request)), 201)
 
     async def revoke_token(self, request: Request) -> Response:

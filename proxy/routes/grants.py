@@ -16,7 +16,6 @@ from proxy.auth.names import check_label, check_new_subject
 from proxy.calls.call import KEY_HEADER, parse_key
 from proxy.clock import Clock
 from proxy.errors import BadRequest, InvalidInput
-from proxy.http.bodies import read_form
 from proxy.limits.grants import describe_grant
 from proxy.limits.quotas import new_job_id
 from proxy.routes.admin_door import AdminDoor
@@ -96,7 +95,7 @@ class GrantRoutes:
     async def add_grant(self, request: Request) -> Response:
         known_query(request)
         _, tenant = await find_tenant(self._directory, request.path_params["tenant"])
-        key, form = parse_key(request.headers.getlist(KEY_HEADER)), await read_form(request, NewGrant)
+        key, form = parse_key(request.headers.getlist(KEY_HEADER)), await self._door.read_form(request, NewGrant)
         given, is_repeated = await self._grants.give(tenant.id, form, key, by=self._door.author_of(request))
         headers = {"idempotency-replayed": "true"} if is_repeated else {}
         return JSONResponse(describe_grant(given), 201, headers)

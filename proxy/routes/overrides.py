@@ -14,7 +14,6 @@ from proxy.auth.names import check_new_subject
 from proxy.auth.sessions import SUBJECT_RULE, is_subject
 from proxy.clock import Clock, to_iso
 from proxy.errors import BadRequest, NotFound
-from proxy.http.bodies import read_form
 from proxy.routes.admin_door import AdminDoor
 from proxy.routes.operators import MOST_LISTED
 from proxy.routes.paging import cut_page, parse_limit, parse_moment, parse_name_cursor
@@ -119,7 +118,7 @@ class OverrideRoutes:
         subject = subject_in_path(request)
         if not is_subject(subject):
             raise BadRequest(f"subject {SUBJECT_RULE}.")
-        form = await read_form(request, NewOverride)
+        form = await self._door.read_form(request, NewOverride)
         return JSONResponse(await self._editor.put(tenant, subject, form, by=self._door.author_of(request)))
 
     async def clear_override(self, request: Request) -> Response:

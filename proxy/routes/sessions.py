@@ -135,7 +135,10 @@ class SessionRoutes:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
         await check_new_subject(self._ledger, caller.tenant.id, form.subject)
-        return mint_session(self._sessions, await self._directory.read_now(), caller.tenant, form)[1]
+        snapshot = await self._directory.read_now()
+        # The form may have taken minutes to come.
+        check_not_revoked(caller, snapshot)
+        return mint_session(self._sessions, snapshot, caller.tenant, form)[1]
 
     async def sign_out(self, request: Request) -> Response:
         """Revoke all sessions of one of a tenant's users, for its backend."""
@@ -146,6 +149,7 @@ class SessionRoutes:
         # As a poll: a tenant whose calls are at their limit can still sign a user out.
         await self._limiter.hit(caller, request.scope, polls=True)
         form, now = await read_form(request, SignOut), self._clock.now()
+        check_not_revoked(caller, await self._directory.snapshot())
         revocation = revoke_by_name(caller.tenant.id, None, form.subject, now)
         await self._directory.revoke(revocation, by=author_of(request, f"key:{caller.key_id}", now))
         return Response(status_code=204)
