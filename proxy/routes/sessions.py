@@ -135,9 +135,8 @@ class SessionRoutes:
             raise NotAllowed("Only a tenant key can mint sessions.")
         form = await read_form(request, Mint)
         await check_new_subject(self._ledger, caller.tenant.id, form.subject)
-        snapshot = await self._directory.read_now()
         # The form may have taken minutes to come.
-        check_not_revoked(caller, snapshot)
+        check_not_revoked(caller, snapshot := await self._directory.read_now())
         return mint_session(self._sessions, snapshot, caller.tenant, form)[1]
 
     async def sign_out(self, request: Request) -> Response:
@@ -208,8 +207,7 @@ class SessionRoutes:
         caller = await self._authenticator.authenticate(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
-        payer = payer_of(caller, request.scope["client"])
-        quotas = await left(self._ledger, caller.terms, payer, now)
+        quotas = await left(self._ledger, caller.terms, payer_of(caller, request.scope["client"]), now)
         in_flight = await self._leases.in_use(tenant, caller.subject, caller.terms.leases)
         has_grants = tenant in self._directory.latest.granted
         grants = await list_grants_of(self._grants, tenant, caller.subject, now) if has_grants else []
