@@ -42,6 +42,7 @@ FORMS: tuple[type[BaseModel], ...] = (
 _FOLDER = Path(__file__).with_suffix("")
 _PARTS = ("fal", "jobs", "uploads", "sessions", "admin", "operations")
 _CACHING = b"public, max-age=3600"
+_TYPES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 #: Written in C where PyYAML has it: the text is long.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -77,6 +78,7 @@ def describe_routes(public_url: str) -> bytes:
         for operation in path.values():
             if isinstance(operation, dict):
                 _name_refusals(operation)
+    _name_types(whole)
     return orjson.dumps(whole)
 
 
@@ -99,6 +101,16 @@ def _name_refusals(operation: dict[str, Any]) -> None:
     listed = {RequestTimeout.status, RateLimited.status, *operation.pop("refusals", ())}
     named = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(listed)}
     operation["responses"] = {**named, **operation["responses"]}
+
+
+def _name_types(node: Any) -> None:
+    """Say the type of each enum and constant: generators make none of a schema without one, or one of anything."""
+    if isinstance(node, dict):
+        values = node["enum"] if isinstance(node.get("enum"), list) else [node["const"]] if "const" in node else []
+        if "type" not in node and len(kinds := set(map(type, values))) == 1:
+            node["type"] = _TYPES[kinds.pop()]
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _name_types(inner)
 
 
 def _refusals(words: dict[str, str]) -> dict[str, Any]:

@@ -217,6 +217,15 @@ def test_no_enum_mixes_types(document: dict[str, Any]) -> None:
     assert [enum for enum in enums if len(set(map(type, enum))) != 1] == []
 
 
+def test_each_enum_and_constant_has_a_type(document: dict[str, Any]) -> None:
+    """Generators for typed languages make no type of their own of one without."""
+    closed = [one for one in schemas_in(document) if isinstance(one.get("enum"), list) or "const" in one]
+    assert len(closed) > 40
+    assert [one for one in closed if one.get("type") not in ("string", "integer")] == []
+    for one in closed:
+        assert all(jsonschema_rs.is_valid(one, value) for value in one.get("enum", [one.get("const")]))
+
+
 def test_the_status_of_a_refusal_is_one_of_two(document: dict[str, Any]) -> None:
     status = document["components"]["schemas"]["Refusal"]["properties"]["status"]
     valid = [one for one in ("NOT_FOUND", 422, "422", 404, None) if jsonschema_rs.is_valid(status, one)]
