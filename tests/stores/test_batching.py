@@ -43,6 +43,19 @@ class CountingLedger(SqlLedger):
         return await super().commit(operations)
 
 
+class HeldLedger(SqlLedger):
+    """The real one, whose transactions begin when they may."""
+
+    def __init__(self, stores: SqlStores) -> None:
+        super().__init__(stores.ledger._database)
+        self.may_begin = asyncio.Event()
+        self.may_begin.set()
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+        await self.may_begin.wait()
+        return await super().commit(operations)
+
+
 def strangers() -> list[Reserve]:
     """Calls of other users: each has an account of its own beside the one that all of them share."""
     own = [Bucket("acme", f"user-{number}", "requests", "day", 0) for number in range(STRANGERS)]
@@ -176,8 +189,9 @@ async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
     stores = open_stores(postgres_databases.migrated())
     first, middle, last = (Bucket("acme", subject, "requests", "day", 0) for subject in ("a", "m", "z"))
     charges = [Charge(bucket, 1, 9) for bucket in (first, middle, last)]
+    ledger = HeldLedger(stores)
     # The deadlock ends this, and not its time.
-    batcher = LedgerBatcher(stores.ledger, LedgerTimeouts(reserve=120.0))
+    batcher = LedgerBatcher(ledger, LedgerTimeouts(reserve=120.0))
     await committed(batcher, [Reserve(job(*charges))])
     calls = [Reserve(job(*charges)) for _ in range(size)]
     one, other = (open_stores(stores.ledger._database._url)._database for _ in range(2))
@@ -191,9 +205,12 @@ async def test_a_transaction_that_the_database_undoes_is_tried_in_halves(
             await between.execute(_locking("m"))
             committing = asyncio.create_task(committed(batcher, calls))
             await wait_until_async(lambda: _waiting_for_locks(one, 1), "the calls do not wait for the account")
+            # Halves that came before the other connection has what it waits for would meet the deadlock again.
+            ledger.may_begin.clear()
             locking = asyncio.create_task(connection.execute(_locking("a")))
             await wait_until_async(lambda: _waiting_for_locks(one, 2), "nothing waits for the calls")
         await locking
+    ledger.may_begin.set()
     outcomes, failures = await committing
     if size == 1:
         # Alone, it is refused.
