@@ -60,7 +60,7 @@ class Grants:
         """
         await check_new_subject(self._ledger, tenant, form.subject or "")
         wanted = _new_grant(tenant, form, key, self._clock.now())
-        given = await self._store.add(wanted, by=by)
+        given = await self._add(wanted, by=by)
         await self._directory.refresh_now()
         if given.grant.id == wanted.id:
             return given, False
@@ -68,6 +68,15 @@ class Grants:
             problem = "This Idempotency-Key was used for another grant; use a new one."
             raise InvalidInput([{"loc": ["header", KEY_HEADER], "msg": problem, "type": "idempotency_key_reused"}])
         return given, True
+
+    async def _add(self, wanted: Grant, *, by: Author) -> GrantStanding:
+        """Add a grant that has not expired; of one that has, find that which was given by an earlier request."""
+        if wanted.is_open(wanted.created_at):
+            return await self._store.add(wanted, by=by)
+        given = None if wanted.key_hash is None else await self._store.find(wanted.tenant, wanted.key_hash)
+        if given is None:
+            raise BadRequest("expires_at: must be in the future.")
+        return given
 
     async def list_grants(self, wanted: GrantFilter, limit: int) -> dict[str, Any]:
         """List a page of grants as JSON, and the cursor to the next one."""
@@ -111,8 +120,6 @@ class GrantRoutes:
 
 def _new_grant(tenant: str, form: NewGrant, key: str | None, now: float) -> Grant:
     expires_at = None if form.expires_at is None else parse_moment("expires_at", form.expires_at)
-    if expires_at is not None and expires_at <= now:
-        raise BadRequest("expires_at: must be in the future.")
     return Grant(
         id=new_job_id(now),
         tenant=tenant,

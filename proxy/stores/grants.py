@@ -102,6 +102,9 @@ class GrantStore(Protocol):
             NotFound: the tenant was deleted meanwhile.
         """
 
+    async def find(self, tenant: str, key_hash: str) -> GrantStanding | None:
+        """Find the grant that a tenant was given with a key."""
+
     async def list_grants(self, wanted: GrantFilter, most: int) -> Sequence[GrantStanding]:
         """List grants, the newest first."""
 

@@ -201,6 +201,20 @@ def test_requests_with_one_idempotency_key_give_one_grant(operator: httpx.Client
         assert_refused_with(send(key), 400, "bad_request")
 
 
+def test_a_request_that_is_repeated_after_its_grant_expired_still_gets_it(proxy: Stack, operator: httpx.Client) -> None:
+    form = {"unit": "requests", "amount": 5, "reason": "order", "expires_at": later(proxy, 60)}
+
+    def send(key: str, **more: Any) -> httpx.Response:
+        return operator.post(PATH.format("keyed"), json={**form, **more}, headers={"idempotency-key": key})
+
+    given = send("in-time").json()
+    proxy.clock.advance(61)
+    again = send("in-time")
+    assert (again.status_code, again.headers["idempotency-replayed"], again.json()) == (201, "true", given)
+    assert_refused_with(send("in-time", amount=6), 422, "invalid_input")
+    assert "in the future" in assert_refused_with(send("too-late"), 400, "bad_request")["message"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

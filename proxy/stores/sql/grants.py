@@ -50,6 +50,12 @@ class SqlGrants:
             await connection.run_sync(record, by, change)
             return GrantStanding(grant, Account())
 
+    async def find(self, tenant: str, key_hash: str) -> GrantStanding | None:
+        wanted = STANDINGS.where(grants.c.tenant == tenant, grants.c.key_hash == key_hash)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+            return None if row is None else standing_of(row)
+
     async def list_grants(self, wanted: GrantFilter, most: int) -> Sequence[GrantStanding]:
         statement: Any = _PAGE
         values: dict[str, Any] = {"tenant": wanted.tenant, "most": most}
