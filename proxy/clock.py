@@ -11,7 +11,7 @@ LAST_SECOND = 253_402_300_799
 
 
 class Clock(Protocol):
-    """Seconds since 1970 UTC, used for every expiry, window and record; and seconds that no one sets."""
+    """Seconds since 1970 UTC, used for every expiry, window and record; and seconds of a clock that no one sets."""
 
     def now(self) -> float: ...
 

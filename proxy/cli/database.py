@@ -134,6 +134,6 @@ def find_tenant(snapshot: Snapshot, tenant: str) -> Tenant:
 
 
 def check_tenant(snapshot: Snapshot, tenant: str | None) -> None:
-    """Refuse the id of a tenant that there is not and was not: a list of its entries would be empty."""
+    """Refuse an id that no tenant has or had: a list of its entries would be empty."""
     if tenant is not None and not snapshot.has_had(tenant):
         find_tenant(snapshot, tenant)

@@ -55,7 +55,7 @@ class JobListRoutes:
         return JSONResponse({"jobs": listed, "next_cursor": cursor})
 
     async def _read_jobs(self, wanted: JobFilter, most: int) -> Sequence[Job]:
-        """Read the jobs of a listing. Those that are over are also those of which only this process knows it yet."""
+        """Read the jobs of a listing. Those that are over include some of which only this process knows that yet."""
         if not wanted.is_over:
             return await self._ledger.list_jobs(wanted, most)
         # Asked first: a job that is settled meanwhile is in both.

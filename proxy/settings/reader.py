@@ -84,7 +84,7 @@ class EnvironmentReader:
         except UnicodeDecodeError:
             self._complain_once(f"{name}_FILE", "names a file that is not text in UTF-8; save it as UTF-8")
         except (OSError, ValueError) as problem:
-            # The latter: the path is none that a file can have.
+            # The latter: no file can have this path.
             self._complain_once(f"{name}_FILE", f"cannot be read ({type(problem).__name__})")
         return ""
 
