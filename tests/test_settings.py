@@ -311,6 +311,8 @@ WRONG: list[tuple[str, str]] = [
     ("PROXY_REDIS_URL", "redis://redis:65536"),
     ("PROXY_REDIS_URL", "redis://redis:port"),
     ("PROXY_REDIS_URL", "redis://redis:0"),
+    *[("PROXY_REDIS_URL", f"redis://{host}") for host in ("redis..example", "a" * 64, "re dis")],
+    *[("FAL_QUEUE_URL", f"https://{host}") for host in ("queue..fal.run", f"{'a' * 64}.example", "fal run")],
     ("PROXY_REDIS_URL", "redis://redis/cache"),
     ("PROXY_REDIS_URL", "redis://redis/0/1"),
     ("PROXY_REDIS_URL", "redis://redis?family=6"),

@@ -48,7 +48,7 @@ def parse_commit(text: str) -> str:
 
 
 def split_url(text: str) -> SplitResult:
-    """Split a URL whose port and brackets are those of one.
+    """Split a URL whose host and port are those of one.
 
     Raises:
         ValueError: they are not; the text quotes nothing.
@@ -59,6 +59,14 @@ def split_url(text: str) -> SplitResult:
             raise ValueError
     except ValueError:
         raise ValueError("has a port that is no number from 1 to 65535, or brackets without an IPv6 address") from None
+    host = parts.hostname or ""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # A resolver would fail with the same.
+        raise ValueError("has a host with a label that is empty or longer than 63 characters") from None
+    if any(character.isspace() for character in host):
+        raise ValueError("has a space in its host")
     return parts
 
 

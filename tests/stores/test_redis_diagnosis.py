@@ -61,7 +61,11 @@ async def test_a_replica_that_stays_one_is_named(server: Redis) -> None:
 
 @pytest.mark.parametrize(
     ("host", "reason"),
-    [("no-such-host.invalid:6379", "have no address"), ("127.0.0.1:1", "are not there: correct the host and port")],
+    [
+        ("no-such-host.invalid:6379", "have no address"),
+        ("no-host..invalid:6379", "have no address"),
+        ("127.0.0.1:1", "are not there: correct the host and port"),
+    ],
 )
 async def test_a_redis_that_cannot_be_reached_is_named(host: str, reason: str) -> None:
     assert reason in await fail(f"redis://{host}", "PING")

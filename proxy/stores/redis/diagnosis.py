@@ -25,6 +25,7 @@ _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (ReadOnlyError, "take no writes: let PROXY_REDIS_URL lead to the primary server"),
     (BusyLoadingError, "still load their data; try again shortly"),
     (ClusterDownError, "are in a cluster that is down: mend it"),
+    (UnicodeError, "have no address: correct the host in PROXY_REDIS_URL"),
     (socket.gaierror, "have no address: correct the host in PROXY_REDIS_URL"),
     (ssl.SSLError, "cannot be reached with TLS: correct rediss:// and the certificates in PROXY_REDIS_URL"),
     (ConnectionRefusedError, "are not there: correct the host and port in PROXY_REDIS_URL, or start Redis"),
