@@ -20,14 +20,16 @@ _MAPPINGS = ("model_type", "model_attributes_type", "dict_type")
 _LISTS = ("list_type", "tuple_type", "set_type", "frozen_set_type")
 #: What Pydantic adds to the way to a value: the branches of `Claim`, and that a key is meant.
 _NO_NAME = re.compile(r"constrained-str|tuple\[.*\]|\[key\]")
+#: Names on the way to a value: a form has half as many, and documents within one may be deep.
+MOST_NAMES = 16
 #: Keys that one problem names.
 MOST_KEYS = 4
 
 
 def find_place(error: Any, whole: str) -> str:
     """Join the names on the path to a wrong value; `whole` if the problem is the text itself."""
-    names = [str(part)[:100] for part in error["loc"]]
-    return ".".join(name for name in names if not _NO_NAME.fullmatch(name)) or whole
+    names = [name for part in error["loc"] if not _NO_NAME.fullmatch(name := str(part)[:100])]
+    return ".".join(names[:MOST_NAMES] + ["…"] * (len(names) > MOST_NAMES)) or whole
 
 
 def describe_problem(error: Any, words: FormWords, keys: Iterable[str] = ()) -> str:
@@ -44,6 +46,8 @@ def describe_problem(error: Any, words: FormWords, keys: Iterable[str] = ()) -> 
         return f"Input should have {context['max_length']} or fewer items"
     if kind == "string_type" and words is YAML:
         return "Input should be text; put it in quotes if it looks like a number, a date, yes, no or null"
+    if kind == "recursion_depth_exceeded":
+        return "is nested too deeply"
     if kind == "path_type":
         return "Input should be the path of a file"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -211,6 +211,19 @@ def test_a_file_may_be_json_as_programs_write_it(tmp_path: Path, start: str) -> 
     assert caught.value.problems[0].startswith("PROXY_CONFIG: plans.\U0001f600: String should match pattern")
 
 
+def test_a_key_set_that_is_deep_is_named_by_the_way_to_it(tmp_path: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    identity = document["tenants"][0]["identity"][0]
+    del identity["jwks_url"]
+    identity["jwks"] = {"keys": [], "deep": "here"}
+    path = tmp_path / "plans.json"
+    path.write_text(json.dumps(document).replace('"here"', "[" * 500 + "]" * 500))
+    with pytest.raises(SettingsError) as caught:
+        read_file(path)
+    (problem,) = [one for one in caught.value.problems if "tenants.0.identity.0.jwks.deep." in one]
+    assert problem.endswith("…: is nested too deeply") and len(problem) < 200, problem
+
+
 def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "plans.json"
     path.write_text(f'{{"plans": {{"free": {{"endpoints": ["{NEXT}"]}},\n"free": {{"endpoints": ["{NEXT}"]}}}}}}')
