@@ -39,7 +39,7 @@ async def fail(url: str, *command: str) -> str:
     [
         ("writer:wrong", ["PING"], "refuse the user or the password: correct PROXY_REDIS_URL"),
         ("stranger:pw", ["PING"], "refuse the user or the password: correct PROXY_REDIS_URL"),
-        ("reader:pw", ["SET", "a", "b"], "let this user not do what the proxy needs"),
+        ("reader:pw", ["SET", "a", "b"], "do not let this user do what the proxy needs"),
         (f"writer:{PASSWORD}", ["SET", "a", "b"], "are full: raise maxmemory"),
         (f"writer:{PASSWORD}", ["NONE"], "lack a command: take Redis 5 or newer"),
     ],

@@ -20,7 +20,7 @@ from proxy.errors import StoreUnavailable
 _SILENT = "do not answer; try again shortly"
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (AuthenticationError, "refuse the user or the password: correct PROXY_REDIS_URL"),
-    (NoPermissionError, "let this user not do what the proxy needs: give it the commands and keys that it lacks"),
+    (NoPermissionError, "do not let this user do what the proxy needs: give it the commands and keys that it lacks"),
     (OutOfMemoryError, "are full: raise maxmemory of Redis"),
     (ReadOnlyError, "take no writes: let PROXY_REDIS_URL lead to the primary server"),
     (BusyLoadingError, "still load their data; try again shortly"),

@@ -21,9 +21,11 @@ _NO_ACCESS = (
     "file cannot be opened: let the user of this process read and write its folder, the file, and those beside it that "
     "end in -wal and -shm; if the process may, raise its limit of open files"
 )
-_READ_ONLY = "file is read-only: let the user of this process write to it and to its folder, on a disk mounted to write"
+_READ_ONLY = (
+    "file is read-only: let the user of this process write to it and to its folder, on a disk that is mounted writable"
+)
 _FULL = "disk is full: make room on it"
-_NO_FILE = "file is a folder, a device or a link to itself: name a file, or take that away"
+_NO_FILE = "file is a folder, a device or a link to itself: name a file, or remove it"
 #: Of a SQLite file, by SQLite's primary codes (https://www.sqlite.org/rescode.html). It stays so until it is mended.
 _UNUSABLE_FILES = {
     sqlite3.SQLITE_NOTADB: "file is not a SQLite database: restore a backup, or name another file",
@@ -38,7 +40,7 @@ _UNUSABLE_PATHS = {
     errno.EPERM: _NO_ACCESS,
     errno.EROFS: _READ_ONLY,
     errno.ENOENT: "file has no folder: make the folder that PROXY_DATABASE_URL names, or mount it",
-    errno.ENOTDIR: "file has no folder: PROXY_DATABASE_URL names a file as one",
+    errno.ENOTDIR: "file has no folder: a part of its path in PROXY_DATABASE_URL is a file",
     errno.EEXIST: _NO_FILE,
     errno.EISDIR: _NO_FILE,
     errno.ENAMETOOLONG: "file has too long a name: name another file",
@@ -61,7 +63,7 @@ _STATES = {
     "3F000": "has no schema of the search_path: create it, or take it out of PROXY_DATABASE_URL",
     # With these, no connection is made; a statement of this program has neither.
     **dict.fromkeys(("42601", "42704"), "does not take the options in PROXY_DATABASE_URL: correct them"),
-    "42501": "lets this user not do what the proxy needs: grant the rights on its schema and tables",
+    "42501": "does not let this user do what the proxy needs: grant the rights on its schema and tables",
     "42": "lacks a table or a column: restore a backup, or run: fal-proxy migrate",
     "25006": "takes no writes: let PROXY_DATABASE_URL lead to the primary server",
     "53100": _FULL,
