@@ -46,11 +46,15 @@ def _check_session_id(session_id: str) -> str:
 
 
 class NewKey(BaseModel):
+    """The form of `POST /v1/admin/tenants/{tenant}/keys`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
     name: Annotated[str, AfterValidator(_check_name)] = ""
 
 
 class MintFor(Mint):
+    """The form of `POST /v1/admin/sessions`: that of `POST /v1/sessions`, with the tenant."""
+
     tenant: str
 
 

@@ -30,6 +30,8 @@ Number = Annotated[int, Field(ge=1, le=MOST_PARTS), WITHOUT_POINT]
 
 
 class NamedPart(BaseModel):
+    """A part as clients name it when they complete an upload."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
     partNumber: Number
     etag: str = Field(min_length=1, max_length=files.MAX_ETAG_LENGTH)
