@@ -136,7 +136,7 @@ def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
     except ValueError:
-        # Its own text would quote them.
+        # The text of this error would quote what may be a part of a password.
         raise ValueError(f"has brackets that hold no IPv6 address{_ENCODE}") from None
     if parts.scheme not in _SCHEMES or parts.fragment:
         raise ValueError("must be such as postgresql://user:password@host/database; percent-encode what is special")
