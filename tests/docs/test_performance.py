@@ -47,7 +47,7 @@ def test_ratios_are_the_medians_of_the_rounds() -> None:
     assert "- run, fal-proxy: 3,000 3,300 2,000" in written
     words = " ".join(written.split())
     assert "0.75 s" in words and "87 MiB" in words and "12 ms after the first" in words
-    assert "## Limits" not in written and "minutes" not in written
+    assert "## Limits" not in written and "minutes, a stream" not in written
 
 
 def test_a_goal_that_is_not_reached_says_how_far_it_is_missed() -> None:
