@@ -218,7 +218,7 @@ class Remembered:
         directory: Any = SimpleNamespace(young=lambda: self.snapshot)
         limiter = RateLimiter(MemoryCounters(), self.clock)
         self.known = PollCache(directory, limiter, self.clock)
-        hub: Any = SimpleNamespace(cached=lambda job: self.update)
+        hub: Any = SimpleNamespace(find_cached=lambda job: self.update)
         self.repeats = RepeatedPolls(self._route, self.known, hub, limiter)
         self.metrics, self.drain = Metrics(), Drain(1)
         self.instant = InstantPolls(self.known, hub, limiter, self.metrics, self.drain)
