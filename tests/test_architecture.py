@@ -62,6 +62,7 @@ HOMES = {
         "tracing.py",
         "outbound.py",
         "auth/siteverify.py",
+        "cli/answers.py",
         "cli/deployment.py",
         "cli/doctor",
     },

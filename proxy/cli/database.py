@@ -129,7 +129,7 @@ async def read_snapshot(_stores: SqlStores, directory: Directory) -> Snapshot:
 def find_tenant(snapshot: Snapshot, tenant: str) -> Tenant:
     """Find the tenant with an id, or say which there are and exit."""
     if tenant not in snapshot.tenants:
-        refuse([f"there is no tenant {tenant}; there are: {', '.join(sorted(snapshot.tenants)) or 'none'}"])
+        refuse([f"there is no tenant {tenant[:100]}; there are: {', '.join(sorted(snapshot.tenants)) or 'none'}"])
     return snapshot.tenants[tenant]
 
 

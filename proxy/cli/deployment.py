@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,25 +17,28 @@ Address = Annotated[
 ]
 
 
-def ask_deployment(method: str, path: str, url: str | None) -> Any:
-    """Ask a running proxy, and give the JSON of its answer."""
+def ask_deployment(method: str, path: str, url: str | None, fields: Sequence[str] = ()) -> dict[str, Any]:
+    """Ask a running proxy, and give the JSON object of its answer, which has these fields."""
     # Only commands that ask something load it.
     import httpx
+
+    from proxy.cli.answers import bound_answer
 
     base, token = refuse_on_error(lambda: settings.read_operator(os.environ))
     address = f"{(url or base).rstrip('/')}{path}"
     try:
-        answer = httpx.request(
-            method, address, headers={"authorization": f"Bearer {token.reveal()}"}, timeout=TIMEOUT_SECONDS
-        )
+        with httpx.Client(timeout=TIMEOUT_SECONDS, event_hooks={"response": [bound_answer]}) as http:
+            answer = http.request(method, address, headers={"authorization": f"Bearer {token.reveal()}"})
         document = answer.json()
     except httpx.InvalidURL:
         refuse([f"--url: {url!r} is not a URL"])
     except httpx.HTTPError as problem:
         refuse([f"{address} does not answer ({type(problem).__name__}); give the proxy's address with --url"])
     except ValueError:
-        refuse([f"{address} does not answer as this proxy does (status {answer.status_code}); check --url"])
-    if answer.is_error:
-        message = document.get("message") or document.get("detail") if isinstance(document, dict) else None
+        document = None
+    if answer.is_error and isinstance(document, dict):
+        message = document.get("message") or document.get("detail")
         refuse([f"the proxy refused ({answer.status_code}): {message or 'no reason given'}"])
+    if not isinstance(document, dict) or not document.keys() >= set(fields):
+        refuse([f"{address} does not answer as this proxy does (status {answer.status_code}); check --url"])
     return document

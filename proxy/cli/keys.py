@@ -67,5 +67,5 @@ def keys_revoke(
         return keys.is_key_id(key_id) and await directory.revoke_key(key_id, by=command_author())
 
     if not run_on_database(run):
-        refuse([f"there is no key {key_id}"])
+        refuse([f"there is no key {key_id[:100]}"])
     print_done({"id": key_id}, "revoked", as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from proxy.settings import SettingsError
 from proxy.telemetry.logs import escape_unseen
 
 T = TypeVar("T")
+#: Those that `escape_unseen` leaves to JSON; a message of several lines keeps them.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f]")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -79,7 +82,9 @@ def to_json(document: object, *, for_people: bool = False) -> str:
 
 
 def say(words: str) -> None:
-    print(words, file=sys.stderr)
+    """Print a message; an argument or an answer that it quotes can hold what a terminal obeys."""
+    shown = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", words)
+    print(escape_unseen(shown), file=sys.stderr)
 
 
 def refuse(problems: Sequence[str]) -> NoReturn:

@@ -22,7 +22,7 @@ def reconcile(
 ) -> None:
     """Compare what the ledger has with what fal bills, by day and endpoint. Needs PROXY_ADMIN_TOKEN."""
     query = urlencode({name: value for name, value in (("from", first), ("to", last)) if value is not None})
-    found = ask_deployment("GET", f"/v1/admin/reconciliation?{query}", url)
+    found = ask_deployment("GET", f"/v1/admin/reconciliation?{query}", url, ("rows", "total"))
     if as_json:
         print(to_json(found))
         return

@@ -8,7 +8,7 @@ from proxy.cli.output import AsJson, print_rows
 
 def upstreams(url: Address = None, as_json: AsJson = False) -> None:
     """List the keys of fal by name: state, calls in flight and waiting, last refusal. Needs PROXY_ADMIN_TOKEN."""
-    rows = ask_deployment("GET", "/v1/admin/upstreams", url)["upstreams"]
+    rows = ask_deployment("GET", "/v1/admin/upstreams", url, ("upstreams",))["upstreams"]
     if not as_json:
         for row in rows:
             last = row["last_refusal"]

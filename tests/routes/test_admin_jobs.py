@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from proxy.sandbox.app import SANDBOX_KEY
 from proxy.upstream.slow_start import MOST_UNCONFIRMED
@@ -275,6 +279,20 @@ def test_calls_that_wait_to_be_sent_are_counted(proxy: Stack, operator: httpx.Cl
 # --- commands and a proxy that does not answer
 
 
+def _answering(document: Any) -> Callable[[Request], Response]:
+    return lambda request: JSONResponse(document)
+
+
+def test_an_answer_without_an_end_is_given_up(console: Operator) -> None:
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(itertools.repeat(b" " * 65536))
+
+    with running(Starlette(routes=[Route("/{path:path}", answer)])) as page:
+        assert "does not answer (AnswerTooLong)" in console.run("upstreams", "--url", page).stderr
+        done = console.run("doctor", page)
+        assert done.code == 1 and "no answer (AnswerTooLong)" in done.stdout
+
+
 def test_a_command_says_why_it_has_no_answer(console: Operator, proxy: Stack) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert "does not answer (ConnectError)" in console.run("upstreams", "--url", nowhere).stderr
@@ -282,6 +300,10 @@ def test_a_command_says_why_it_has_no_answer(console: Operator, proxy: Stack) ->
     with running(Starlette()) as page:
         done = console.run("upstreams", "--url", page)
         assert "does not answer as this proxy does (status 404)" in done.stderr
+    for answer in ([1], {"upstream": []}, None):
+        with running(Starlette(routes=[Route("/v1/admin/upstreams", _answering(answer))])) as page:
+            done = console.run("upstreams", "--url", page)
+            assert done.code == 1 and "does not answer as this proxy does (status 200)" in done.stderr
     wrong = console.run("upstreams", PROXY_ADMIN_TOKEN="another-admin-token-of-more-than-32-bytes")
     assert wrong.code == 1 and "(401)" in wrong.stderr and "another-admin" not in wrong.stderr
     missing = console.run("upstreams", PROXY_ADMIN_TOKEN="")

@@ -361,6 +361,35 @@ def test_a_reader_that_has_seen_enough_is_no_trouble(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def without(number: int, *arguments: str, cli: Cli) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with one of its standard streams closed."""
+    closing = [sys.executable, "-c", f"import os, sys; os.close({number}); os.execv(sys.argv[1], sys.argv[1:])"]
+    return subprocess.run([*closing, *PROXY, *arguments], env=cli.environ, cwd=cli.folder, capture_output=True)
+
+
+def test_a_command_whose_output_is_closed_does_nothing(cli: Cli) -> None:
+    """A key that it creates could not be shown again."""
+    cli.data("tenants", "list")
+    for arguments in (["keys", "create", "acme"], ["tenants", "list"], ["keys", "list", "acme", "--json"]):
+        done = without(1, *arguments, cli=cli)
+        said = b"the output cannot be written (stdout is closed)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", said)
+    assert cli.data("keys", "list", "acme") == ""
+
+
+def test_messages_do_not_go_to_the_output_if_stderr_is_closed(cli: Cli) -> None:
+    done = without(2, "keys", "create", "acme", cli=cli)
+    (key,) = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, b"") and key.isascii() and b" " not in key
+    assert without(2, "tenants", "show", "nobodys", cli=cli).stdout == b""
+    assert without(0, "tenants", "list", cli=cli).returncode == 0
+
+
+def test_a_message_shows_what_a_terminal_would_obey(cli: Cli) -> None:
+    done = cli.run("tenants", "show", "\x1b[2Jred\u202e" + "x" * 1000)
+    assert done.stderr.startswith("there is no tenant \\x1b[2Jred\\u202exxx") and len(done.stderr) < 300
+
+
 # The database
 
 

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
+from proxy.cli.answers import bound_answer
 from proxy.cli.doctor.checks import (
     check_bodies,
     check_clock,
@@ -54,7 +55,8 @@ def examine(examination: Examination) -> list[Finding]:
     else:
         verify = False
     headers = {"x-request-id": f"doctor-{secrets.token_hex(8)}"}
-    options: dict[str, Any] = {"verify": verify, "timeout": TIMEOUT_SECONDS, "headers": headers}
+    hooks = {"response": [bound_answer]}
+    options: dict[str, Any] = {"verify": verify, "timeout": TIMEOUT_SECONDS, "headers": headers, "event_hooks": hooks}
     with httpx.Client(base_url=examination.url, **options) as http:
         visit = Visit(http, examination.key, examination.session)
         health = _try("health", lambda: check_health(visit))
