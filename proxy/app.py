@@ -147,7 +147,7 @@ def _observe(parts: Container) -> None:
             watched_jobs=lambda: len(hub),
             open_streams=lambda: streams.total,
             open_breakers=lambda: len(breakers()),
-            deferred=parts.quotas.waiting,
+            deferred=parts.quotas.count_waiting,
             max_streams=parts.settings.server.max_streams,
         )
     )

@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 PROXY = TESTS.parent / "proxy"
 #: In tests, a block or a fixture often is named by the state it holds: `running()`, `limited`.
-MOST_SHARE = {PROXY: 0.02, TESTS: 0.08}
+MOST_SHARE = {PROXY: 0.01, TESTS: 0.08}
 #: One word that ends as participles do, but for verbs and nouns that end so too.
 _REGULAR = re.compile(
     r"(?!(?:ceiling|embed|exceed|feed|heading|listing|mapping|meaning|need|ping|proceed|seed|shed|speed|string|succeed)$)"

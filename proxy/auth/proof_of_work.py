@@ -78,7 +78,7 @@ class ProofOfWork:
             key_length=KEY_BYTES,
             key_prefix_length=PREFIX_BYTES,
             expires_at=int(self._clock.now()) + EXPIRY_SECONDS,
-            data=_binding(tenant, origin),
+            data=_bind_to(tenant, origin),
             hmac_secret=self._sessions.derive_keys(CHALLENGE_SALT)[0],
         ).to_dict()
 
@@ -92,7 +92,7 @@ class ProofOfWork:
 
         payload = _parse(value)
         signed = payload.challenge.parameters
-        if signed.data != _binding(tenant, origin):
+        if signed.data != _bind_to(tenant, origin):
             raise ProofInvalid("The challenge is for another tenant or page; get a new one.")
         parameters = altcha.ChallengeParameters(
             ALGORITHM,
@@ -119,7 +119,7 @@ class ProofOfWork:
         return signed.nonce
 
 
-def _binding(tenant: str, origin: str) -> dict[str, str]:
+def _bind_to(tenant: str, origin: str) -> dict[str, str]:
     return {"tenant": tenant, "origin": origin}
 
 

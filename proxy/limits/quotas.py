@@ -208,8 +208,8 @@ class Quotas:
         """
         return self._batcher.commit(Settle(job_id, used, self._clock.now()))
 
-    def waiting(self) -> int:
-        """Return how many entries wait for a database that does not answer."""
+    def count_waiting(self) -> int:
+        """Count the entries that wait for a database that does not answer."""
         return len(self._batcher)
 
     def start(self) -> None:

@@ -21,7 +21,7 @@ from proxy.clock import SystemClock
 from proxy.drain import Drain
 from proxy.playground.demo import Demo, demo_of_fal, demo_of_sandbox
 from proxy.playground.introduction import Trial, introduce
-from proxy.playground.registry import RunningDev, registered
+from proxy.playground.registry import RunningDev, register
 from proxy.playground.tenant_key import tenant_key
 from proxy.redaction import Redactor
 from proxy.sandbox import captchas
@@ -92,7 +92,7 @@ def _beside(settings: Settings, defaults: Mapping[str, str]) -> AbstractContextM
     database_url = settings.stores.database_url.reveal()
     if database_url != defaults["PROXY_DATABASE_URL"]:
         return nullcontext()
-    return registered(RunningDev(settings.server.public_url, database_url, str(Path.cwd())))
+    return register(RunningDev(settings.server.public_url, database_url, str(Path.cwd())))
 
 
 def _check_loopback(host: str) -> None:

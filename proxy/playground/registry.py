@@ -33,7 +33,7 @@ class RunningDev(NamedTuple):
 
 
 @contextlib.contextmanager
-def registered(dev: RunningDev) -> Iterator[None]:
+def register(dev: RunningDev) -> Iterator[None]:
     """Let commands find a `dev` until the block ends, if there is a private place to write it down."""
     if not _make_private():
         yield

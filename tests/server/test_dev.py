@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.playground.registry import RunningDev, find_running, registered
+from proxy.playground.registry import RunningDev, find_running, register
 from tests.server.commands import PLAINLY, Commands, Done, Server, serving
 from tests.support.waiting import wait_until
 
@@ -152,7 +152,7 @@ def test_commands_refuse_to_choose_between_two_devs(
 
 def test_a_dev_that_ended_is_no_longer_found(tmp_path: Path) -> None:
     one = RunningDev("http://127.0.0.1:1", "sqlite:///x.db", str(tmp_path))
-    with registered(one):
+    with register(one):
         assert find_running(str(tmp_path)) == [one]
         # A command in any other folder finds it too.
         assert one in find_running("/elsewhere")

@@ -66,7 +66,7 @@ class Database:
     def dialect(self) -> Dialect:
         return self.engine.dialect
 
-    def _translated(self, seconds: Distribution | None = None) -> Translation:
+    def _translate_errors(self, seconds: Distribution | None = None) -> Translation:
         return Translation(self._log_limit, seconds, is_file=self._file is not None)
 
     @asynccontextmanager
@@ -89,7 +89,7 @@ class Database:
         Raises:
             StoreUnavailable: the database did not do it.
         """
-        with self._translated(self._write_seconds):
+        with self._translate_errors(self._write_seconds):
             async with (
                 self._file.turn() if self._file else nullcontext(),
                 self._connection() as connection,
@@ -106,7 +106,7 @@ class Database:
         """
         # Left to itself PostgreSQL would let each statement see another moment.
         level = {"isolation_level": "REPEATABLE READ"} if self.dialect.name == "postgresql" else {}
-        with self._translated(self._read_seconds):
+        with self._translate_errors(self._read_seconds):
             async with self._connection() as plain:
                 connection = await plain.execution_options(read_only=True, **level)
                 async with connection.begin():
@@ -123,7 +123,7 @@ class Database:
         lock_seconds = LOCK_SECONDS if self._location is None else MIGRATION_SECONDS
         engine = create_engine(self._url, lock_seconds, self._location, answer_seconds=None)
         try:
-            with self._translated():
+            with self._translate_errors():
                 async with self._file.turn() if self._file else nullcontext(), engine.begin() as connection:
                     yield connection
         finally:
@@ -137,10 +137,10 @@ class Database:
             StoreUnavailable: the database did not do it.
         """
         if self._file is not None:
-            with self._translated(self._write_seconds):
+            with self._translate_errors(self._write_seconds):
                 return await self._file.run(work)
         assert self._ledger is not None
-        with self._translated(self._write_seconds):
+        with self._translate_errors(self._write_seconds):
             return await self._ledger.commit(work)
 
     async def write(self, work: Callable[[Connection], T], transactions: int = 1) -> T:
@@ -159,7 +159,7 @@ class Database:
         if self._file is None or not isinstance(self.engine, SqliteEngine):
             async with self._place(), self.writing() as connection:
                 return await connection.run_sync(work)
-        with self._translated(self._write_seconds):
+        with self._translate_errors(self._write_seconds):
             async with self._place(), self.engine.connect() as connection:
                 # Before its turn: to open a connection, and to give it back, takes as long as a short transaction.
                 await connection.open()
@@ -173,13 +173,13 @@ class Database:
             StoreUnavailable: the file did not take it.
         """
         assert self._file is not None
-        with self._translated(self._write_seconds):
+        with self._translate_errors(self._write_seconds):
             return await self._file.change(work, transactions)
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Lend one of the places of transactions that are not the ledger's; the wait for it has an end."""
-        with self._translated():
+        with self._translate_errors():
             async with self._timeout.bound() if self._timeout else asyncio.timeout(self._lock_seconds):
                 await self._places.acquire()
         try:
@@ -204,7 +204,7 @@ class Database:
             StoreUnavailable: the file takes no writes.
         """
         if self._file is not None:
-            with self._translated():
+            with self._translate_errors():
                 await self._file.truncate_log()
 
     async def try_out(self, work: Callable[[LedgerTransaction], object]) -> None:
@@ -213,7 +213,7 @@ class Database:
         Raises:
             StoreUnavailable: it cannot.
         """
-        with self._translated():
+        with self._translate_errors():
             if self._file is not None:
                 await self._file.try_out(work)
                 return
@@ -227,7 +227,7 @@ class Database:
             StoreUnavailable: the folder of the file takes no writes.
         """
         if self._location is not None:
-            with self._translated():
+            with self._translate_errors():
                 self._location.processes.join()
 
     def is_alone(self) -> bool:
@@ -236,7 +236,7 @@ class Database:
         Raises:
             StoreUnavailable: the folder of a SQLite file cannot be read.
         """
-        with self._translated():
+        with self._translate_errors():
             return self._location is not None and self._location.processes.is_alone()
 
     async def close(self) -> None:
