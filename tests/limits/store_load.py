@@ -187,7 +187,7 @@ async def check_at_rest(
         return not any([await caller.in_flight() for caller in callers])
 
     await wait_until_async(is_settled, "something is still reserved")
-    await wait_until_async(is_idle, "a slot is still taken")
+    await wait_until_async(is_idle, "a lease is still held")
     report = await read()
     report.check()
     _check_entries(load, subjects, report.entries)

@@ -59,7 +59,7 @@ def proxy(limited: Stack, sandbox: SandboxControl) -> Stack:
 
 @pytest.fixture
 def alice(proxy: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
-    """A user of her own for each test, with one slot."""
+    """A user of her own for each test, with one lease."""
     with Client(proxy, proxy.token(f"alice of {request.node.name}"[:200], tenant="one")) as client:
         yield client
 
@@ -82,7 +82,7 @@ def test_a_user_and_a_tenant_each_have_their_number_of_leases(proxy: Stack, surf
     jobs.append(ben.submitted(QUEUED))
     for one in (ben, cy):
         check_full(one.submit(), "tenant")
-    # A call that the tenant's limit refuses takes no slot of the user.
+    # A call that the tenant's limit refuses takes no lease of the user.
     assert (ben.slots(), cy.slots()) == ((1, 3), (0, 3))
     assert len(posts(proxy.sandbox)) == 3
     assert ann.cancel(jobs[0]).status_code == 202 and ann.status(jobs[0]).is_success
@@ -281,7 +281,7 @@ def test_a_submit_whose_answer_was_lost_keeps_its_lease_for_a_while(
 
 def test_a_lease_ends_when_fal_reports_nothing(proxy: Stack, alice: Client, sandbox: SandboxControl) -> None:
     job = alice.submitted(QUEUED)
-    # fal answers no question about the job, so only time frees the slot.
+    # fal answers no question about the job, so only time frees the lease.
     sandbox.fault("drop", when="before", on={"operation": "status"})
     proxy.clock.advance(LEASE_SECONDS - 1)
     check_full(alice.submit())
@@ -342,7 +342,7 @@ def test_the_lease_of_a_job_without_watchers_is_renewed_and_released(sandbox: Sa
     ):
         job = alice.submitted(QUEUED)
         for _ in range(12):
-            # It is still queued: asked for often enough, it keeps its slot for longer than a lease lasts.
+            # It is still queued: asked for often enough, it keeps its lease for longer than one lasts.
             own.clock.advance(QUIET_SECONDS + 1)
             look_after(own, counters)
         check_full(alice.submit())
@@ -355,7 +355,7 @@ def test_the_lease_of_a_job_without_watchers_is_renewed_and_released(sandbox: Sa
 
 
 def test_a_failed_status_query_renews_no_lease(sandbox: SandboxControl, tmp_path: Path) -> None:
-    """fal answers, but not about the job: its reservation and its slot end in their time."""
+    """fal answers, but not about the job: its reservation and its lease end in their time."""
     counters = MemoryCounters()
     with (
         limited_proxy(sandbox, tmp_path, {"poor": PLANS["poor"]}, counters=counters) as own,

@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.tools]
 #: CRASH_KILLS=60 makes it twice as many.
 KILLS, WORKERS, MOST_CALLS = int(os.environ.get("CRASH_KILLS", "30")), 8, 12
 LONGEST_LIFE_SECONDS = 0.6
-#: A slot is free this long after its holder died, with a margin for a busy machine.
+#: A lease is free this long after its holder died, with a margin for a busy machine.
 SLOT_SECONDS = 15 + 60
 FAILING = "[[fault fail=content_policy_violation]]"
 #: Calls that the quota of the tenant has for, and each of the grants that are spent next; the last ones have for all.
@@ -219,13 +219,13 @@ async def _repeat(session: aiohttp.ClientSession, url: str, call: Call) -> None:
         assert answer.error_type == "upstream_ambiguous", answer
         call.is_lost = True
     elif answer.error_type not in ("too_many_jobs", "store_unavailable"):
-        # Otherwise the first call was never written down and its slot is not free yet, or the database is busy.
+        # Otherwise the first call was never written down and its lease is not free yet, or the database is busy.
         assert answer.status == 200, answer
         call.answer, call.request_id = answer.status, answer.body["request_id"]
 
 
 async def _repeat_to_the_end(session: aiohttp.ClientSession, url: str, call: Call) -> None:
-    """Repeat a submit until it has its answer: a slot that a dead proxy held is free again in a moment."""
+    """Repeat a submit until it has its answer: a lease that a dead proxy held is free again in a moment."""
 
     async def is_answered() -> bool:
         await _repeat(session, url, call)

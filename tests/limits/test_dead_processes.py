@@ -94,7 +94,7 @@ async def all_slots_taken(caller: Caller) -> AsyncIterator[str]:
 
 
 async def check_slots_of(job: str, caller: Caller) -> None:
-    """Only the job is in flight, and its end frees the last slot."""
+    """Only the job is in flight, and its end frees the last lease."""
     assert (await caller.run("?")).status == 200
     assert (await caller.cancel(job)).status == 202
     await caller.finished(job)

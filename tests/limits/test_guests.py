@@ -177,7 +177,7 @@ def test_guests_take_a_share_of_the_leases_and_users_the_rest(proxy: Stack, open
         proxy.sandbox.move_job(jobs[0], "finish")
         assert visitors[0].status(jobs[0]).json()["status"] == "COMPLETED"
         jobs.append(visitors[2].submitted(QUEUED))
-        # A refusal takes no slot of the guests: the tenant's limit is the one that is full.
+        # A refusal takes no lease of the guests: the tenant's limit is the one that is full.
         assert_refused_with(alice.submit(), 429, "too_many_jobs", "tenant")
         for job in held:
             proxy.sandbox.move_job(job, "finish")

@@ -92,7 +92,7 @@ async def test_restored_leases_may_exceed_the_limit(counters: Counters) -> None:
         await counters.restore({lease: KEYS}, NOW, LATER)
     assert await in_use(counters) == (4, 4)
     assert await counters.acquire("e", [THREE], NOW, LATER) == 0
-    # A job that is in flight already keeps its slot.
+    # A job that is in flight already keeps its lease.
     assert await counters.acquire("a", [TWO, THREE], NOW, LATER) is None
     for lease in "abc":
         await counters.release(lease, KEYS)
