@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +17,7 @@ from proxy.tenants.plans import Plan, Tenant
 from proxy.tenants.terms import user_terms
 from tests.stores.records import job
 from tests.support.clock import MovableClock
+from tests.support.databases import SqliteDatabases
 
 pytestmark = pytest.mark.anyio
 NEXT, COUNTING = "fal-ai/llava-next", "fal-ai/llavav15-13b"
@@ -38,9 +38,8 @@ class CountingLedger:
 
 
 @pytest.fixture
-async def stores(tmp_path: Path) -> AsyncIterator[SqlStores]:
-    stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
-    await stores.prepare()
+async def stores(sqlite_databases: SqliteDatabases) -> AsyncIterator[SqlStores]:
+    stores = SqlStores(sqlite_databases.migrated())
     for request_id, endpoint in (("r-1", NEXT), ("r-fast", FAST), ("r-slow", SLOW)):
         queued = job(endpoint=endpoint)
         await stores.ledger.commit([Reserve(queued), Accept(queued.id, request_id, 9e9)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from pathlib import Path
 
 import httpx
 import pytest
@@ -30,16 +29,16 @@ from proxy.stores.sql import SqlStores
 from proxy.upstream.client import Upstream
 from tests.jobs.hubs import JOB, settings
 from tests.support.clock import MovableClock
+from tests.support.databases import SqliteDatabases
 from tests.support.scripted import ID, ScriptedFal, whole_life
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("is_followed", [True, False])
-async def test_a_job_that_is_followed_is_not_asked_about(tmp_path: Path, is_followed: bool) -> None:
+async def test_a_job_that_is_followed_is_not_asked_about(sqlite_databases: SqliteDatabases, is_followed: bool) -> None:
     fal, clock, counters = ScriptedFal(whole_life()[:1]), MovableClock(), MemoryCounters()
-    stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
-    await stores.prepare()
+    stores = SqlStores(sqlite_databases.migrated())
     leases = Leases(counters, stores.ledger, clock)
     settlement = Settlement(Quotas(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)
@@ -109,10 +108,10 @@ async def abandoned_jobs(stores: SqlStores, leases: Leases, now: float) -> list[
     return jobs
 
 
-async def test_many_abandoned_jobs_are_looked_after_side_by_side(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_many_abandoned_jobs_are_looked_after_side_by_side(sqlite_databases: SqliteDatabases) -> None:
     fal, clock, counters = SlowFal(), MovableClock(), MemoryCounters()
-    stores = SqlStores(f"sqlite:///{tmp_path / 'proxy.db'}")
-    await stores.prepare()
+    stores = SqlStores(sqlite_databases.migrated())
     leases = Leases(counters, stores.ledger, clock)
     settlement = Settlement(Quotas(stores.ledger, clock), leases, built_in(), clock)
     upstream = Upstream(settings().fal, fal)

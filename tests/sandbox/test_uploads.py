@@ -198,6 +198,7 @@ def test_a_part_number_out_of_bounds_is_refused(fal: Fal, stranger: httpx.Client
     assert stranger.put(f"{path}/{number}?{query}", content=b"x").status_code == 400
 
 
+@pytest.mark.slow
 def test_of_a_huge_file_only_size_and_digest_are_kept(fal: Fal, stranger: httpx.Client) -> None:
     block, count = bytes(2**20), KEPT_FILE_BYTES // 2**20 + 1
     urls = _initiate(fal, content_type="video/mp4", file_name="v.mp4")

@@ -227,6 +227,7 @@ def restarts(path: Path) -> int:
     return int.from_bytes(Path(f"{path}-wal").read_bytes()[12:16], "big")
 
 
+@pytest.mark.slow
 async def test_a_long_log_begins_again_before_the_next_call(database: Database) -> None:
     """The call would wait for the disk, and those behind it."""
     path, here = path_of(database._url), threading.current_thread()
@@ -246,6 +247,7 @@ async def test_a_long_log_begins_again_before_the_next_call(database: Database) 
     assert await database.run(write) is here
 
 
+@pytest.mark.slow
 async def test_a_log_that_is_to_be_emptied_is_tidied_up_first(
     sqlite_databases: SqliteDatabases, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,6 +383,7 @@ def pages(path: Path) -> int:
     return Path(f"{path}-wal").stat().st_size // PAGE_BYTES
 
 
+@pytest.mark.slow
 async def test_the_log_stays_short_however_long_the_writing_goes_on(database: Database) -> None:
     longest, path = 0, path_of(database._url)
     await database.run(adding("written"))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
 
 import asyncpg
@@ -19,7 +18,7 @@ from proxy.stores.sql.database import MOST_BESIDE
 from proxy.stores.uploads import WHOLE, Part
 from tests.stores.conftest import OpenStores
 from tests.stores.records import CLAIM, UPLOAD, job
-from tests.support.databases import PostgresDatabases
+from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.waiting import DEFAULT_SECONDS, wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -39,11 +38,13 @@ WRITES: dict[str, Callable[[SqlStores], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITES)
-async def test_a_busy_event_loop_keeps_no_file_locked(tmp_path: Path, open_stores: OpenStores, name: str) -> None:
-    url = f"sqlite:///{tmp_path / 'proxy.db'}"
+async def test_a_busy_event_loop_keeps_no_file_locked(
+    sqlite_databases: SqliteDatabases, open_stores: OpenStores, name: str
+) -> None:
+    url = sqlite_databases.migrated()
     stores = open_stores(url)
-    await stores.prepare()
     if name in ("begin", "land", "drop"):
         await stores.uploads.add(UPLOAD)
     is_over = Event()

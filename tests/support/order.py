@@ -11,6 +11,7 @@ LONGEST_FIRST = (
     "limits/test_store_faults.py",
     "limits/test_database_trouble.py",
     "deploy/test_image.py",
+    "stores/test_writes_beside_the_ledger.py",
     "server/test_soak.py",
     "limits/test_names.py",
     "limits/test_crash.py",
