@@ -17,7 +17,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.limits.stream_guard import StreamGuard
-from proxy.settings import VARIABLES, Settings, SettingsError
+from proxy.settings import VARIABLES, Settings, SettingsError, existing_file
 from proxy.stores.audit import Author, Change
 from proxy.stores.audit_store import AuditStore
 from proxy.telemetry.metrics import Metrics
@@ -124,10 +124,13 @@ class Reloader:
             settings = self._read_settings()
         except SettingsError as error:
             problems += error.problems
+        path = self._started_with.config_path
         try:
-            file, catalog = read_file(self._started_with.config_path)
+            file, catalog = read_file(None if path is None else existing_file(str(path)))
         except SettingsError as error:
             problems += error.problems
+        except ValueError:
+            pass  # No file to read, such as a pipe that nothing ends: among the problems of the settings already.
         if problems:
             raise SettingsError(problems)
         return settings, file, catalog

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,24 @@ def test_a_missing_or_half_written_plan_file_is_refused(reloadable: Reloadable, 
     path.unlink() if text is None else path.write_text(text)
     reloadable.reload_in_vain("PROXY_CONFIG: ")
     assert reloadable.caller().post(RUN, json=INPUT).status_code == 200
+
+
+def count_refusals(reloadable: Reloadable) -> int:
+    return reloadable.server.stderr.count("configuration not reloaded")
+
+
+@pytest.mark.parametrize("make", [None, Path.mkdir, os.mkfifo], ids=["nothing", "folder", "pipe"])
+def test_what_is_no_plan_file_is_named_once(reloadable: Reloadable, make: Callable[[Path], None] | None) -> None:
+    """A pipe that nothing writes to keeps no later reload waiting."""
+    path, before = reloadable.cli.folder / "plans.yaml", count_refusals(reloadable)
+    path.unlink()
+    if make is not None:
+        make(path)
+    reloadable.reload_in_vain("PROXY_CONFIG: ")
+    path.rmdir() if make is Path.mkdir else path.unlink(missing_ok=True)
+    reloadable.write_plans(PLANS)
+    reloadable.reload()
+    assert count_refusals(reloadable) == before + 1
 
 
 def test_the_key_of_fal_is_replaced(reloadable: Reloadable) -> None:
