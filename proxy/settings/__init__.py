@@ -24,6 +24,7 @@ from proxy.settings.subjects import (
     secrets_in,
 )
 from proxy.settings.values import (
+    check_bearer,
     check_origin,
     existing_file,
     is_loopback,
@@ -52,6 +53,7 @@ __all__ = [
     "StoreSettings",
     "TraceSettings",
     "VerifierSettings",
+    "check_bearer",
     "check_origin",
     "existing_file",
     "is_loopback",

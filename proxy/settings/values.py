@@ -226,13 +226,22 @@ def parse_session_secret(text: str) -> Secret:
     return Secret(text)
 
 
-def parse_admin_token(text: str) -> Secret:
-    # Without a comma, as two headers that were joined have one.
+def check_bearer(text: str) -> str:
+    """Check that `Authorization: Bearer` can carry a credential; a comma would mean that two headers were joined.
+
+    Raises:
+        ValueError: it cannot; does not quote it.
+    """
     if not _BEARER.fullmatch(text):
-        raise ValueError(
-            "contains a space, a comma or a character that no Authorization header holds; "
-            "make one with: openssl rand -base64 48"
-        )
+        raise ValueError("contains a space, a comma or a character that no Authorization header holds")
+    return text
+
+
+def parse_admin_token(text: str) -> Secret:
+    try:
+        check_bearer(text)
+    except ValueError as problem:
+        raise ValueError(f"{problem}; make one with: openssl rand -base64 48") from None
     if len(text.encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"has fewer than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -base64 48")
     return Secret(text)

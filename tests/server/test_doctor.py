@@ -277,6 +277,33 @@ def test_a_wrong_key_and_a_wrong_session(proxy: Stack, doctor: Doctor) -> None:
         assert "hush" not in str(doctor.run(proxy.url, **{name: "hush-hush"}))
 
 
+@pytest.mark.parametrize("name", ["FAL_PROXY_KEY", "FAL_PROXY_SESSION"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ('"hush"', "contains quotes; remove them"),
+        ("\u201chush\u201d", "contains quotes; remove them"),
+        *[
+            (f"hush{more}hush", "contains a space, a comma or a character")
+            for more in (" ", ",", "\n", "\u00e4", "\u200b")
+        ],
+    ],
+)
+def test_a_credential_that_no_header_can_carry_is_named(
+    proxy: Stack, doctor: Doctor, name: str, value: str, problem: str
+) -> None:
+    done = doctor.run(proxy.url, **{name: value})
+    assert (done.code, done.stdout) == (1, "") and done.stderr.startswith(f"{name}: {problem}")
+    assert "hush" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_origin_is_read_as_the_settings_read_it(proxy: Stack, doctor: Doctor) -> None:
+    done = doctor.run(proxy.url, "--origin", "app.acme.example")
+    assert done.code == 1 and done.stderr.startswith("--origin: ") and "is not an origin such as" in done.stderr
+    found = doctor.examine(proxy.url, "--origin", "https://b\u00fccher.example")
+    assert found["cors"]["level"] == "fail" and "403" in found["cors"]["message"]
+
+
 def test_a_low_body_limit_of_the_proxy_itself_is_reported(
     sandbox: SandboxControl, doctor: Doctor, tmp_path: Path
 ) -> None:

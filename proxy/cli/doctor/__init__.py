@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from proxy.cli.doctor.findings import FAIL, Finding
-from proxy.cli.output import AsJson, refuse, to_json
+from proxy.cli.output import AsJson, refuse, refuse_on_error, to_json
+from proxy.settings import IN_QUOTES, check_bearer, check_origin, is_quoted
 from proxy.strict_json import parse_strictly
 from proxy.telemetry.logs import escape_unseen
 
@@ -33,10 +34,9 @@ def doctor(
     # Only this command loads what it takes.
     from proxy.cli.doctor.examination import Examination, examine
 
-    credentials = {name: os.environ.get(name, "").strip() for name in (KEY, SESSION)}
-    examination = Examination(
-        url.rstrip("/"), credentials[KEY], credentials[SESSION], origin, call, _read_input(input_file)
-    )
+    key, session = _read_credential(KEY), _read_credential(SESSION)
+    page = None if origin is None else refuse_on_error(lambda: check_origin(origin), "--origin")
+    examination = Examination(url.rstrip("/"), key, session, page, call, _read_input(input_file))
     findings = examine(examination)
     if as_json:
         print(to_json([finding._asdict() for finding in findings]))
@@ -45,6 +45,13 @@ def doctor(
             _print(finding)
     if any(finding.level == FAIL for finding in findings):
         raise typer.Exit(1)
+
+
+def _read_credential(name: str) -> str:
+    text = os.environ.get(name, "").strip()
+    if is_quoted(text):
+        refuse([f"{name}: {IN_QUOTES}"])
+    return refuse_on_error(lambda: check_bearer(text), name) if text else ""
 
 
 def _read_input(path: str | None) -> dict[str, Any]:
