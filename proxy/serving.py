@@ -7,10 +7,13 @@ directly (`proxy/__main__.py`), and one with options through the parser.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from proxy import settings as settings_
 from proxy.errors import StoreUnavailable
@@ -25,6 +28,7 @@ from proxy.tenants.plan_file import read_file
 
 #: How long a start waits for a database before it goes on without.
 CHECK_SECONDS = 2.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def serve() -> int:
@@ -36,7 +40,7 @@ def serve() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     # Of this process, which supervises the workers if there are several.
     configure_logging(settings.log, Redactor(settings.secrets))
-    if problem := _find_database_problem(settings.stores):
+    if problem := _find_folder_problem(settings.stores.state_dir) or _find_database_problem(settings.stores):
         return _refuse([problem])
     return run("proxy.worker:application", settings)
 
@@ -67,6 +71,22 @@ def _refuse(problems: Iterable[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1
+
+
+def _find_folder_problem(folder: Path | None) -> str | None:
+    """Say why charges that wait for the database would be lost: the folder for them takes no files.
+
+    A full disk can have room again, so it is no reason not to start.
+    """
+    if folder is None:
+        return None
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as problem:
+        if problem.errno in _FULL:
+            return None
+        return f"PROXY_STATE_DIR: takes no files ({problem.strerror}); let the user of this process write to it"
 
 
 def _find_database_problem(stores_settings: StoreSettings) -> str | None:

@@ -410,6 +410,15 @@ def test_a_database_that_cannot_be_used_is_a_plain_refusal(cli: Cli, command: st
         assert reason in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/sys"])
+def test_a_folder_that_takes_no_files_is_no_place_for_charges_that_wait(cli: Cli, folder: str) -> None:
+    """Not even from the system's administrator."""
+    done = cli.run("serve", PROXY_STATE_DIR=folder, **SERVABLE)
+    assert (done.code, done.stdout) == (1, "")
+    assert done.stderr.startswith("PROXY_STATE_DIR: takes no files (")
+    assert done.stderr.endswith("let the user of this process write to it\n")
+
+
 # Beside a running server
 
 
