@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ class SandboxControl:
         self.url = url
         self._followed: set[str] = set()
         self._earlier: set[str] = set()
+        self._began_at = 0.0
         self._has_faults = False
         self._client = httpx.Client(base_url=f"{url}/_sandbox", timeout=60, trust_env=False, verify=False)
 
@@ -34,6 +36,10 @@ class SandboxControl:
         """Every request received since the last `forget`, oldest first."""
         found: list[Record] = self._client.get("/requests").raise_for_status().json()
         self._followed |= {job for job, what in map(_target_of, found) if what == "status/stream"}
+        asked_about = {job for job, what in map(_target_of, found) if what in _STATES}
+        if not asked_about <= self._earlier:
+            # Also one that the proxy had not begun to follow when this test began.
+            self._earlier |= {job["id"] for job in self.jobs() if job["created"] < self._began_at}
         return [one for one in found if not (_target_of(one)[0] in self._earlier and _target_of(one)[1] in _STATES)]
 
     def forget(self) -> None:
@@ -44,6 +50,7 @@ class SandboxControl:
         """Forget what an earlier test did, and what it still causes."""
         self.forget()
         self._earlier |= self._followed
+        self._began_at = time.time()
 
     def fault(self, fault: str, **more: Any) -> None:
         self._has_faults = True
