@@ -79,7 +79,7 @@ def _read_subject(claims: Mapping[str, Any], claim: Claim) -> str:
 
 def _choose_plan(claims: Mapping[str, Any], choice: PlanChoice) -> str:
     value = _find(claims, choice.claim)
-    listed = value if isinstance(value, list) else [value]
+    listed = [_without_point(one) for one in (value if isinstance(value, list) else [value])]
     # As JSON writes them: true, 2.
     given = {str(one).lower() if isinstance(one, bool) else str(one) for one in listed if isinstance(one, str | int)}
     plan = next((name for key, name in choice.map.items() if key in given), choice.default)
@@ -104,9 +104,14 @@ def _read_endpoints(claims: Mapping[str, Any], claim: Claim | None) -> tuple[str
 
 
 def _read_ceiling(claims: Mapping[str, Any], claim: Claim | None) -> int | None:
-    value = None if claim is None else _find(claims, claim)
+    value = None if claim is None else _without_point(_find(claims, claim))
     if claim is None or value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_UNITS:
         raise InvalidToken(f"The token's claim {_describe(claim)} must be a whole number above 0.")
     return value
+
+
+def _without_point(value: Any) -> Any:
+    """A whole number as such, however its program writes it: 2 for 2.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

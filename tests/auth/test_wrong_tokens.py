@@ -30,7 +30,7 @@ IDP = replace(
     accepts={
         "audience": "acme",
         "algorithms": ["RS256", "ES256"],
-        "plans": {"claim": "tier", "map": {"pro": "paid"}},
+        "plans": {"claim": "tier", "map": {"pro": "paid", "2": "paid"}},
         "narrow": {
             "endpoints_claim": "models",
             "max_tokens_claim": "words",
@@ -203,6 +203,7 @@ WRONG: dict[str, tuple[Callable[[float], str], str]] = {
     "the name of a guest": (saying(sub="guest-0123456789abcdef"), "sub"),
     "no plan": (saying(tier=None), "no plan"),
     "an unknown plan": (saying(tier="gold"), "no plan"),
+    "a plan that is half a number": (saying(tier=2.5), "no plan"),
     "a plan in an object": (saying(tier={"pro": True}), "no plan"),
     "endpoints in an object": (saying(models={NEXT: True}), "models"),
     "endpoints that are no texts": (saying(models=[7]), "models"),
@@ -213,6 +214,7 @@ WRONG: dict[str, tuple[Callable[[float], str], str]] = {
     "a ceiling of nothing": (saying(words=0), "words"),
     "half a token": (saying(words=1.5), "words"),
     "a ceiling that is too high": (saying(ask={"chars": 10**13}), "ask → chars"),
+    "a ceiling that is too high and has a point": (saying(ask={"chars": 1e300}), "ask → chars"),
     # What it is
     "claims in a list": (lambda now: sign({"alg": "RS256"}, [claims(now)], IDP.key), "not a JSON object"),
     "claims that are no JSON": (lambda now: sign({"alg": "RS256"}, b"{", IDP.key), "not a JSON object"),
@@ -259,6 +261,9 @@ RIGHT: dict[str, Callable[[float], str]] = {
     "of the other algorithm": signed_by(CURVED, alg="ES256", kid="curved"),
     "the longest subject": saying(sub="é" * 200),
     "a plan in a list": saying(tier=["beta", "pro"]),
+    "a plan that is a number": saying(tier=2),
+    "a plan that is a number with a point": saying(tier=2.0),
+    "a number with a point in a list of plans": saying(tier=["beta", 2.0]),
     "for another tenant": of(EAST),
     "unknown headers": of(IDP, {"cat": "cl_B7d4PD111AAA", "x5t": "abc"}),
 }
@@ -292,8 +297,9 @@ def test_a_token_that_lists_many_endpoints_becomes_a_cookie_that_counts(proxy: S
         assert browser.get("/v1/session").json()["endpoints"] == [NEXT]
 
 
-def test_a_claim_lowers_a_ceiling_of_the_plan(proxy: Stack) -> None:
-    token = IDP.token(proxy.clock.now(), words=50, ask={"chars": 10})
+@pytest.mark.parametrize(("words", "chars"), [(50, 10), (50.0, 1e1)])
+def test_a_claim_lowers_a_ceiling_of_the_plan(proxy: Stack, words: float, chars: float) -> None:
+    token = IDP.token(proxy.clock.now(), words=words, ask={"chars": chars})
     with proxy.client("") as anonymous:
         session = anonymous.post("/v1/sessions/exchange", json={"token": token}).json()["token"]
     for credential in (token, session):
