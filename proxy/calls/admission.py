@@ -86,9 +86,16 @@ class Admission:
         body = self.check_input(caller, endpoint, await call.read_input())
         if caller.plan.strip_metadata:
             body = await self.clean_pictures(call, body)
-        # The input may have taken minutes to come.
-        check_not_revoked(caller, await self._directory.snapshot())
+        await self.check_caller(caller)
         return Admitted(await self._reserve(call, endpoint, body), body)
+
+    async def check_caller(self, caller: Caller) -> None:
+        """Make sure that a caller still counts once its input is there, which may have taken minutes to come.
+
+        Raises:
+            Unauthenticated, TenantSuspended, StoreUnavailable: it does not, or that is not known.
+        """
+        check_not_revoked(caller, await self._directory.snapshot())
 
     def is_shut(self, target: Target) -> bool:
         """Return whether the guard keeps new calls to a target back, but for a probe now and then."""

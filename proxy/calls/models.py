@@ -131,6 +131,7 @@ class ModelHandler:
         if call.input is UNREAD:
             await self._limiter.check_repeatable(call.caller, scope)
         once = call._replace(input=await call.read_input(), key=None, ends_with_caller=False)
+        await self._admission.check_caller(call.caller)
         key = call.key or ""
         # Calls that would not be sent write no key; one that is known is answered also while fal fails.
         if self._admission.is_shut(call.target) and not await self._idempotency.is_known(key, once):

@@ -146,3 +146,17 @@ def test_a_revoked_session_makes_no_call(proxy: Stack, call: str) -> None:
     token = proxy.token(f"user-{call}", tenant="acme")
     headers["authorization"] = f"Bearer {token}"
     assert 200 <= send(lambda: None)[0] < 300
+
+
+def test_a_revoked_session_gets_no_stored_answer(proxy: Stack) -> None:
+    token = proxy.token("reader", tenant="acme")
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json", "idempotency-key": "stored"}
+    body = json.dumps(asking("?")).encode()
+    with proxy.client(token) as client:
+
+        def sign_out() -> None:
+            assert client.delete("/v1/session").status_code == 204
+
+        for meanwhile, expected in ((lambda: None, 200), (lambda: None, 200), (sign_out, 401)):
+            assert send_in_two(proxy, "POST", f"/fal/run/{NEXT}", headers, body, meanwhile)[0] == expected
+    assert len(posts(proxy.sandbox)) == 1
