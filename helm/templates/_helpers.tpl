@@ -172,7 +172,7 @@ usual port. */}}
 {{- define "fal-proxy.portsOf" -}}
 {{- $usual := index . 1 | toString }}
 {{- $ports := list }}
-{{- range splitList "," (regexReplaceAll "^[a-z]+://([^/?#]*@)?([^/?#]*).*$" (index . 0) "${2}") }}
+{{- range splitList "," (regexReplaceAll "^[a-z]+://([^/?#]*@)?([^/?#]*).*$" (index . 0 | default "") "${2}") }}
 {{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual) }}
 {{- end }}
 {{- range uniq $ports }}

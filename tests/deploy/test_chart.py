@@ -668,6 +668,7 @@ SCALING: dict[str, Any] = SERVABLE | {
     "redis__url": "redis://h",
 }
 ONE_REPLICA = "More than one replica needs Redis and PostgreSQL"
+LABELS = [f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "managed-by")] + ["helm.sh/chart"]
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"sessions__secrets": [SECRET]}, "There is no fal key"),
     ({"fal__key": "id:secret"}, "nothing to sign sessions with"),
@@ -678,6 +679,11 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (SERVABLE | {"sessions__secrets": [f"{SECRET},{SECRET}"]}, "sessions.secrets has a comma"),
     (SERVABLE | {"adminToken": "x" * 31}, "adminToken has fewer than 32 bytes"),
     (SERVABLE | {"database__url": "mysql://h/d"}, "database.url must begin with postgresql://"),
+    *[
+        (SERVABLE | {value: {label: "x"}}, f"{value} has {label}")
+        for value in ("commonLabels", "podLabels")
+        for label in LABELS
+    ],
     (SERVABLE | {"replicas": 2}, ONE_REPLICA),
     (SERVABLE | {"autoscaling__enabled": True}, ONE_REPLICA),
     (SERVABLE | {"replicas": 2, "redis__url": "redis://h"}, ONE_REPLICA),
@@ -708,6 +714,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("values", "message"), REFUSALS)
 def test_values_that_cannot_work_are_refused_with_the_reason(values: dict[str, Any], message: str) -> None:
     assert message in refusal(None, **values)
+
+
+def test_the_chart_sets_no_other_label_of_its_own() -> None:
+    """Those that no value may set are all that there are."""
+    done = template(None, **SERVABLE, commonLabels={"team": "ai"}, podLabels={"tier": "edge"})
+    labels = [manifest["metadata"].get("labels", {}) for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    assert {name for one in labels for name in one} - {"team"} <= {*LABELS, "app.kubernetes.io/component"}
+
+
+def test_stores_in_a_secret_need_no_url() -> None:
+    keys = ["fal-key", "session-secrets", "redis-url", "database-url"]
+    values = OWN_SECRET | {"existingSecret__keys": keys, "database__url": None, "redis__url": None}
+    assert template(None, **values).returncode == 0
 
 
 def test_the_longest_allowed_drain_is_accepted() -> None:
