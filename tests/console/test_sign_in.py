@@ -195,6 +195,7 @@ def test_wrong_tokens_are_limited_per_address_and_a_right_one_still_signs_in(str
     assert stranger.sign_in("wrong").status_code == 401
 
 
+@pytest.mark.slow
 def test_files_of_the_pages_are_limited_per_address_but_not_before_the_pages(proxy: Stack) -> None:
     """Every view of a page asks for its files, and a whole company of operators may have one address."""
     views, files = (parse_rate(rate)[0] for rate in (ADMIN_LIMIT, FILE_LIMIT))

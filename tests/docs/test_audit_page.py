@@ -19,8 +19,10 @@ def find_texts(call: str, position: int) -> set[str]:
     """The texts that calls of a function anywhere in the program give it; what is not known in them is `{}`."""
     found = set[str]()
     for path in (ROOT / "proxy").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for scope in ast.walk(tree):
+        # Most files call none of them, and to parse one takes longest.
+        if call not in (text := path.read_text()):
+            continue
+        for scope in ast.walk(ast.parse(text)):
             if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
                 for node in _calls(scope, call):
                     if len(node.args) > position:

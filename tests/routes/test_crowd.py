@@ -23,6 +23,7 @@ async def open_a_stream(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_a_crowd_costs_fal_three_requests(stack: Stack) -> None:
     limits = httpx.Limits(max_connections=3 * MANY)
     headers = {"authorization": f"Bearer {stack.token()}"}
