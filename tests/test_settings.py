@@ -454,6 +454,9 @@ def test_values_are_taken_as_they_are_meant() -> None:
         ("http://127.1:5173", "http://127.0.0.1:5173"),
         ("http://[::ffff:192.0.2.7]", "http://[::ffff:c000:207]"),
         ("capacitor://localhost", "capacitor://localhost"),
+        ("tauri://localhost", "tauri://localhost"),
+        ("http://tauri.localhost", "http://tauri.localhost"),
+        ("chrome-extension://ABCDEF", "chrome-extension://abcdef"),
     ],
 )
 def test_an_origin_is_brought_to_the_spelling_that_browsers_send(written: str, sent: str) -> None:

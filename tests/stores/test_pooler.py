@@ -78,7 +78,11 @@ def test_many_callers_at_once(
 
 def test_a_pooler_that_takes_no_options_is_reported_with_what_to_do(pooled_url: str, tmp_path: Path) -> None:
     environ = {**SERVABLE, "PROXY_DATABASE_URL": f"{pooled_url}?options=-c%20statement_timeout%3D5000"}
-    done = subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, capture_output=True, text=True)
+    for _ in range(10):
+        done = subprocess.run([*PROXY, "migrate"], env=environ, cwd=tmp_path, capture_output=True, text=True)
+        if "does not answer" not in done.stderr:
+            # A busy machine keeps the pooler from answering in time now and then.
+            break
     assert done.returncode == 1
     assert "take options out of PROXY_DATABASE_URL" in done.stderr and "Traceback" not in done.stderr, done.stderr
 

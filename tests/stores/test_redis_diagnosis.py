@@ -13,6 +13,7 @@ from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.anyio]
 PASSWORD = "a-pass-word-of-redis"
+SILENT = "do not answer; try again shortly"
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +24,18 @@ def server() -> Iterator[Redis]:
         yield server
 
 
-async def fail(url: str, *command: str) -> str:
-    """Send a command that fails; the text of the error."""
-    client = RedisClient(url)
-    try:
-        with pytest.raises(StoreUnavailable) as caught:
-            await client.send(*command)
-    finally:
-        await client.close()
-    return caught.value.message
+async def assert_fails(reason: str, url: str, *command: str) -> None:
+    """Send a command that fails; again while a busy machine keeps Redis from answering within a second."""
+    for _ in range(60):
+        client = RedisClient(url)
+        try:
+            with pytest.raises(StoreUnavailable) as caught:
+                await client.send(*command)
+        finally:
+            await client.close()
+        if SILENT not in caught.value.message:
+            break
+    assert caught.value.message.startswith(f"The proxy's counters {reason}")
 
 
 @pytest.mark.parametrize(
@@ -45,18 +49,17 @@ async def fail(url: str, *command: str) -> str:
     ],
 )
 async def test_a_refusal_of_redis_says_what_to_do(server: Redis, user: str, command: list[str], reason: str) -> None:
-    message = await fail(f"redis://{user}@127.0.0.1:{server.port}", *command)
-    assert message.startswith("The proxy's counters ") and reason in message
+    await assert_fails(reason, f"redis://{user}@127.0.0.1:{server.port}", *command)
 
 
 async def test_a_database_that_redis_has_not_is_named(server: Redis) -> None:
-    assert "have no database of this number" in await fail(f"redis://127.0.0.1:{server.port}/99", "PING")
+    await assert_fails("have no database of this number", f"redis://127.0.0.1:{server.port}/99", "PING")
 
 
 async def test_a_replica_that_stays_one_is_named(server: Redis) -> None:
     with running_redis() as replica:
         replica.ask(f"REPLICAOF 127.0.0.1 {free_port()}")
-        assert "take no writes: let PROXY_REDIS_URL lead to the primary" in await fail(replica.url, "SET", "a", "b")
+        await assert_fails("take no writes: let PROXY_REDIS_URL lead to the primary", replica.url, "SET", "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ async def test_a_replica_that_stays_one_is_named(server: Redis) -> None:
     ],
 )
 async def test_a_redis_that_cannot_be_reached_is_named(host: str, reason: str) -> None:
-    assert reason in await fail(f"redis://{host}", "PING")
+    await assert_fails(reason, f"redis://{host}", "PING")
 
 
 async def test_what_fails_for_every_call_is_logged_once_and_shows_no_secret(
@@ -79,6 +82,7 @@ async def test_what_fails_for_every_call_is_logged_once_and_shows_no_secret(
         with pytest.raises(StoreUnavailable):
             await client.send("SET", "a", "b")
     await client.close()
-    (fields,) = [record.log_fields for record in caplog.records if record.message == "counters failed"]  # type: ignore[attr-defined]
-    assert fields["problem"] == "OutOfMemoryError" and fields["failures"] == 1
-    assert PASSWORD not in str(fields)
+    logged = [record.log_fields for record in caplog.records if record.message == "counters failed"]  # type: ignore[attr-defined]
+    # A busy machine may keep Redis from answering in time as well.
+    assert [fields["failures"] for fields in logged if fields["problem"] == "OutOfMemoryError"] == [1]
+    assert PASSWORD not in str(logged)
