@@ -89,6 +89,8 @@ class GuestRoutes:
         if not any(_takes_guests(tenant, origin) for tenant in snapshot.tenants.values()):
             raise _no_guests(snapshot, origin)
         form = await read_form(request, Guest)
+        # The form may have taken minutes to come.
+        snapshot = await self._directory.snapshot()
         tenant = _find_host(snapshot, origin, form.tenant)
         tier = choose_tier(tenant.guests.tiers if origin else tenant.guests.app_tiers, form.proof)
         await self._limiter.hit_guest(request.scope, tenant.id, tenant.guests.per_address)

@@ -19,6 +19,7 @@ from tests.support.limited import NEXT, asking, limited_proxy, operating, plan, 
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
+PAGE = "https://app.host.example"
 JOB = {"endpoint": NEXT, "input": asking("?")}
 #: The routes of the operator that take a form, and a form that they take.
 ADMIN: dict[tuple[str, str], dict[str, Any]] = {
@@ -34,7 +35,8 @@ ADMIN: dict[tuple[str, str], dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def limited(shared_sandbox: SandboxControl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("slow"), {"acme": plan()}) as stack:
+    plans, host = {"acme": plan(), "host": plan()}, {"allowed_origins": [PAGE], "guests": {"enabled": True}}
+    with limited_proxy(shared_sandbox, tmp_path_factory.mktemp("slow"), plans, tenants={"host": host}) as stack:
         yield stack
 
 
@@ -160,3 +162,18 @@ def test_a_revoked_session_gets_no_stored_answer(proxy: Stack) -> None:
         for meanwhile, expected in ((lambda: None, 200), (lambda: None, 200), (sign_out, 401)):
             assert send_in_two(proxy, "POST", f"/fal/run/{NEXT}", headers, body, meanwhile)[0] == expected
     assert len(posts(proxy.sandbox)) == 1
+
+
+def test_a_guest_whose_page_is_allowed_no_more_gets_no_session(proxy: Stack) -> None:
+    headers = {"origin": PAGE, "content-type": "application/json"}
+
+    def send(meanwhile: Callable[[], None]) -> tuple[int, str | None]:
+        return send_in_two(proxy, "POST", "/v1/sessions/guest", headers, b"{}", meanwhile)
+
+    def shut_out() -> None:
+        with operating(proxy) as operator:
+            tenant = {"id": "host", "plan": "host", "guests": {"enabled": True}}
+            operator.put("/v1/admin/tenants", json={"plans": {"host": plan()}, "tenants": [tenant]}).raise_for_status()
+
+    assert send(lambda: None)[0] == 201
+    assert send(shut_out) == (403, "origin_not_allowed")
