@@ -200,9 +200,7 @@ OUTAGES: dict[str, Answer] = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if OUTAGES[case] is late else []) for case in OUTAGES]
-)
+@pytest.mark.parametrize("case", OUTAGES)
 def test_while_the_service_gives_no_valid_answer_no_guest_is_let_in(proxy: Stack, service: Service, case: str) -> None:
     service.answer = OUTAGES[case]
     body = assert_refused_with(give(proxy, "hcaptcha", "hcaptcha", case), 503, "proof_unavailable")

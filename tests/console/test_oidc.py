@@ -432,7 +432,7 @@ async def _hang(_request: object) -> Response:
         lambda _: JSONResponse({"error": "invalid_client"}, 401),
         lambda _: Response(status_code=302, headers={"location": "https://evil.example"}),
         lambda _: Response("x" * 100_000),
-        pytest.param(_hang, marks=pytest.mark.slow),
+        _hang,
     ],
     ids=["500", "text", "list", "none", "number", "client", "redirect", "large", "slow"],
 )
@@ -456,7 +456,7 @@ def test_a_provider_without_keys_signs_no_one_in(browser: Operator, provider: Op
 
 @pytest.mark.parametrize(
     "answer",
-    [lambda _: Response(status_code=500), pytest.param(_hang, marks=pytest.mark.slow)],
+    [lambda _: Response(status_code=500), _hang],
     ids=["500", "slow"],
 )
 def test_a_provider_that_is_down_leaves_the_token_to_sign_in_with(

@@ -108,18 +108,7 @@ def test_each_mutating_route_is_in_the_table() -> None:
     assert found == {(method, f"/v1/admin{path}") for method, path in [*MUTATIONS, RESEND]}
 
 
-def waits_for_other_processes(route: tuple[str, str]) -> bool:
-    """Whether it removes what they may still read, so that it takes five seconds."""
-    return route in (("DELETE", "/tenants/{tenant}"), ("DELETE", "/tenants/{tenant}/subjects/{subject:path}"))
-
-
-@pytest.mark.parametrize(
-    "route",
-    [
-        pytest.param(route, id=" ".join(route), marks=pytest.mark.slow if waits_for_other_processes(route) else ())
-        for route in MUTATIONS
-    ],
-)
+@pytest.mark.parametrize("route", MUTATIONS, ids=" ".join)
 def test_each_mutating_route_leaves_an_entry(proxy: Stack, operator: httpx.Client, route: tuple[str, str]) -> None:
     send, actions = MUTATIONS[route]
     before = len(entries_of(proxy))

@@ -145,11 +145,7 @@ def test_a_stream_ends_when_its_session_is_revoked(proxy: Stack, kind: str) -> N
         other.assert_ended("session_revoked")
 
 
-#: Expiry is looked at every second, so each takes seconds: the fast ones are of a job and of a model.
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=() if kind in ("events", "model-stream") else pytest.mark.slow) for kind in KINDS],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_ends_when_its_session_expires(proxy: Stack, kind: str) -> None:
     with proxy.client(proxy.token("alice", ttl_seconds=600)) as alice:
         reader = KINDS[kind](alice)

@@ -216,17 +216,14 @@ def test_a_stream_that_begins_with_its_job_leaves_nothing_behind(wire: Wire) -> 
     ("path", "body", "until"),
     [
         pytest.param(RUN, asking("What is this?"), b'"output"', id="run"),
-        pytest.param(
-            f"/fal/queue/{NEXT}", asking("What is this?"), b'"request_id"', id="submit", marks=pytest.mark.slow
-        ),
-        pytest.param(STREAM, asking("What is this?"), b"\r\n0\r\n\r\n", id="stream", marks=pytest.mark.slow),
-        pytest.param(STREAM, asking(SLOW), b"data: ", id="stream that is left", marks=pytest.mark.slow),
+        pytest.param(f"/fal/queue/{NEXT}", asking("What is this?"), b'"request_id"', id="submit"),
+        pytest.param(STREAM, asking("What is this?"), b"\r\n0\r\n\r\n", id="stream"),
+        pytest.param(STREAM, asking(SLOW), b"data: ", id="stream that is left"),
         pytest.param(
             STREAM,
             asking("What is this?", image_url=WRONG),
             b'"image_url"',
             id="stream that is refused",
-            marks=pytest.mark.slow,
         ),
     ],
 )
