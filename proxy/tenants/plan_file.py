@@ -280,7 +280,7 @@ def _more_endpoints(document: Any, folder: Path, problems: list[str]) -> list[En
                 problems.append(f"endpoints: {more.id}: is not built in, so it needs a schema")
             continue
         try:
-            described = {"id": more.id, "input": parse_strictly((folder / more.schema_).read_text())}
+            described = {"id": more.id, "input": parse_strictly((folder / more.schema_).read_bytes())}
             endpoints.append(endpoint_from(described))
         except (OSError, ValueError) as problem:
             why = str(problem).partition("\n")[0]

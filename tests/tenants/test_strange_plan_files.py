@@ -238,3 +238,13 @@ def test_a_key_that_stands_many_times_is_one_problem(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read_file(path)
     assert caught.value.problems == ["PROXY_CONFIG: plans.free: stands at line 2 and again at line 3; keep one"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_schema_may_be_in_any_encoding_of_json(tmp_path: Path, encoding: str) -> None:
+    """As editors on Windows save it."""
+    schema = {"type": "object", "properties": {"text": {"type": "string", "title": "\u00fcber"}}}
+    (tmp_path / "schema.json").write_bytes(json.dumps(schema, ensure_ascii=False).encode(encoding))
+    path = tmp_path / "plans.yaml"
+    path.write_text("plans: {free: {endpoints: [acme/own]}}\nendpoints: [{id: acme/own, schema: schema.json}]")
+    assert "acme/own" in read_file(path)[1]

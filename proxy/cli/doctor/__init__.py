@@ -58,7 +58,7 @@ def _read_input(path: str | None) -> dict[str, Any]:
     if path is None:
         return USUAL_INPUT
     try:
-        document = parse_strictly(Path(path).read_text())
+        document = parse_strictly(Path(path).read_bytes())
     except (OSError, ValueError) as problem:
         refuse([f"--input: {path} cannot be read ({type(problem).__name__})"])
     if not isinstance(document, dict):
