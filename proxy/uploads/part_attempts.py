@@ -48,6 +48,15 @@ class PartAttempts:
             await asyncio.shield(attempt.drop())
             raise
 
+    async def check_owner(self, upload: Upload) -> None:
+        """Make sure that what asked for an upload still counts.
+
+        Raises:
+            NotFound: it was revoked meanwhile.
+            TenantSuspended: its tenant was suspended meanwhile.
+        """
+        await _check_owner(upload, self._directory)
+
 
 class PartAttempt:
     """One attempt that has begun."""
@@ -66,10 +75,7 @@ class PartAttempt:
             TenantSuspended: its tenant was suspended meanwhile.
             BadRequest: the upload is over, or the part was begun again.
         """
-        snapshot = await self._directory.snapshot()
-        snapshot.check_active(self._upload.tenant)
-        if has_lost_owner(self._upload, snapshot):
-            raise no_such_upload()
+        await _check_owner(self._upload, self._directory)
         if not await self._uploads.is_current(self._part):
             raise _overtaken_error()
 
@@ -89,6 +95,13 @@ class PartAttempt:
         except ProxyError as problem:
             # The next attempt takes its place.
             _log.warning("failed attempt at an upload not removed", extra={"log_fields": {"problem": problem.code}})
+
+
+async def _check_owner(upload: Upload, directory: Directory) -> None:
+    snapshot = await directory.snapshot()
+    snapshot.check_active(upload.tenant)
+    if has_lost_owner(upload, snapshot):
+        raise no_such_upload()
 
 
 def no_such_upload() -> NotFound:

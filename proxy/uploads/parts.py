@@ -84,8 +84,10 @@ class Parts:
 
         Raises:
             BadRequest: the parts that are named are not those that were sent.
+            NotFound, TenantSuspended: what asked for the upload ended while the request came.
         """
         named = {part.partNumber: part.etag for part in await _read_named(request)}
+        await self._attempts.check_owner(upload)
         landed = await self._uploads.list_parts(upload.id)
         _compare(named, {part.number: part.etag or "" for part in landed})
         if upload.size is None:

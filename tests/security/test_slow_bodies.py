@@ -15,6 +15,7 @@ import pytest
 
 from tests.console.operators import COOKIE, Operator, new_token, operator_of
 from tests.support.audit_log import read_entries
+from tests.support.images import png
 from tests.support.limited import NEXT, asking, limited_proxy, operating, plan, posts
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
@@ -177,3 +178,21 @@ def test_a_guest_whose_page_is_allowed_no_more_gets_no_session(proxy: Stack) -> 
 
     assert send(lambda: None)[0] == 201
     assert send(shut_out) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize(("is_revoked", "expected"), [(False, (200, None)), (True, (404, "not_found"))])
+def test_an_upload_of_a_revoked_session_is_not_completed(
+    proxy: Stack, is_revoked: bool, expected: tuple[int, str | None]
+) -> None:
+    wanted = {"content_type": "image/png", "file_name": "a.png"}
+    with proxy.client(proxy.token("sender", tenant="acme")) as client:
+        begun = client.post("/fal/rest/storage/upload/initiate-multipart", json=wanted).raise_for_status()
+        path = urlsplit(begun.json()["upload_url"]).path
+        part = client.put(f"{path}/1", content=png(500)).raise_for_status().json()
+
+        def sign_out() -> None:
+            assert not is_revoked or client.delete("/v1/session").status_code == 204
+
+        body = json.dumps({"parts": [part]}).encode()
+        headers = {"content-type": "application/json"}
+        assert send_in_two(proxy, "POST", f"{path}/complete", headers, body, sign_out) == expected
