@@ -677,7 +677,9 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (OWN_SECRET | {"fal__key": "id:secret"}, "existingSecret.name is set, and so is the value of fal-key"),
     (SERVABLE | {"sessions__secrets": [SECRET, "x" * 31]}, "sessions.secrets has fewer than 32 bytes"),
     (SERVABLE | {"sessions__secrets": [f"{SECRET},{SECRET}"]}, "sessions.secrets has a comma"),
+    (SERVABLE | {"sessions__secrets": [f"{SECRET}\n{SECRET}"]}, "sessions.secrets has a line break"),
     (SERVABLE | {"adminToken": "x" * 31}, "adminToken has fewer than 32 bytes"),
+    *[(SERVABLE | {"adminToken": "x" * 20 + one + "x" * 20}, "adminToken has a space") for one in " ,\n\u00e4"],
     (SERVABLE | {"database__url": "mysql://h/d"}, "database.url must begin with postgresql://"),
     *[
         (SERVABLE | {value: {label: "x"}}, f"{value} has {label}")
