@@ -55,7 +55,7 @@ async def test_a_database_that_was_away_is_an_alert_when_it_is_back(
     await deliver(delivery)
     (body,) = host.bodies("operator")
     assert body["type"] == "store.degraded" and body["data"]["store"] == "database"
-    assert "does not answer" in body["data"]["problem"]
+    assert "has no folder: make the folder" in body["data"]["problem"]
     facts = [(one.message, one.__dict__["log_fields"]) for one in caplog.records if one.message.startswith("store")]
     assert [message for message, _ in facts] == ["store degraded", "store recovered"]
     assert facts[1][1] == {"store": "database", "seconds": 90}
