@@ -24,7 +24,7 @@ from proxy.tenants.directory import Directory
 from proxy.upstream.file_urls import CDN_PATH
 
 #: Where jobs are read, which a session that expired a moment ago may.
-_JOB_PATHS = ("/api/fal/proxy", "/s/", "/fal/queue/", "/v1/jobs/")
+_JOB_PATHS = ("/api/fal/proxy", "/s/", "/fal/queue/", "/fal/run/", "/v1/jobs/")
 _ADMIN_PATH, _CONSOLE_PATH = "/v1/admin/", "/console"
 
 

@@ -40,6 +40,12 @@ def by_hosts(client: httpx.Client, job: str, tail: str) -> httpx.Response:
     return client.get(f"/fal/{JOB.format(job=job)}{tail}")
 
 
+def by_queue_host(client: httpx.Client, job: str, tail: str) -> httpx.Response:
+    """As the Python client before 0.11 does, which makes the queue's host of the other."""
+    host = {"host": f"queue.{client.base_url.host}"}
+    return client.get(f"/fal/{JOB.format(job=job).replace('queue', 'run', 1)}{tail}", headers=host)
+
+
 def by_protocol(client: httpx.Client, job: str, tail: str) -> httpx.Response:
     return client.get("/api/fal/proxy", headers={"x-fal-target-url": FAL_JOB.format(job=job) + tail})
 
@@ -58,7 +64,13 @@ def natively(client: httpx.Client, job: str, tail: str) -> httpx.Response:
     return client.get(f"{JOBS}/{job}{own[tail]}")
 
 
-SURFACES: dict[str, Ask] = {"hosts": by_hosts, "protocol": by_protocol, "path": by_path, "native": natively}
+SURFACES: dict[str, Ask] = {
+    "hosts": by_hosts,
+    "queue-host": by_queue_host,
+    "protocol": by_protocol,
+    "path": by_path,
+    "native": natively,
+}
 surfaces = pytest.mark.parametrize("surface", SURFACES)
 TAILS = ("/status", "", "/status/stream")
 
@@ -285,7 +297,7 @@ def test_an_address_that_is_not_heard_still_reads_its_job(
         for _ in range(5):
             assert_refused_with(stranger.get("/v1/session"), 401, "unauthenticated")
         assert_refused_with(stranger.get("/v1/session"), 429, "rate_limited", "ip")
-        for ask in (by_hosts, by_protocol, by_path, natively):
+        for ask in SURFACES.values():
             assert ask(alice, job, "/status").status_code in (200, 202)
         assert_refused_with(alice.get("/v1/session"), 429, "rate_limited", "ip")
         own.clock.advance(GRACE)
