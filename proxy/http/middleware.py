@@ -26,7 +26,7 @@ from proxy.errors import (
 )
 from proxy.http.body_memory import FREE_BYTES, HELD, BodyMemory
 from proxy.http.disconnect import CallerGone
-from proxy.http.error_response import respond
+from proxy.http.error_response import hangs_on, respond, respond_in_stream
 from proxy.http.refused_origins import RefusedOrigins
 from proxy.http.request_ids import accept_request_id, new_request_id
 from proxy.http.scope import HAS_BODY, MAY_HAVE_RUN, NO_STORE, NOSNIFF, SHOWN, STATUS, header_of
@@ -159,7 +159,8 @@ class Errors:
         if isinstance(error, OriginNotAllowed):
             self._origins.report(error)
         bind(scope, error_type=error.code)
-        await respond(error, scope["state"]["request_id"])(scope, receive, send)
+        form = respond_in_stream if hangs_on(error, scope) else respond
+        await form(error, scope["state"]["request_id"])(scope, receive, send)
 
 
 def _interruption_error(scope: Scope) -> ProxyError:

@@ -34,7 +34,8 @@ class Runner:
         return [Route("/{path:path}", self.handle, methods=_METHODS)]
 
     async def handle(self, request: Request) -> Response:
-        path = request.path_params["path"]
+        """Answer a request. One trailing slash is accepted: clients end the URL of an endpoint with it."""
+        path = request.path_params["path"].removesuffix("/")
         app = app_of(path)
         endpoint = self.sandbox.endpoint(app)
         if endpoint is None:

@@ -14,6 +14,7 @@ from tests.clients.expectations import (
     ALL_STATES,
     BROKEN_PICTURE,
     ENDPOINT,
+    HELD,
     PICTURE,
     SIZES,
     SLOWLY,
@@ -26,6 +27,9 @@ from tests.clients.expectations import (
     states,
 )
 from tests.clients.install import JVM
+from tests.routes.jobs import created, watching
+from tests.support.limited import limited_proxy, plan
+from tests.support.sandbox import SandboxControl
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.tools
@@ -140,6 +144,21 @@ def test_refused_status_stream_is_never_answered(client: Driver, stack: Stack) -
     job = client.outcome("submitStatusResult", input=asked())["submitted"]["request_id"]
     other = {"requestId": job, "session": stack.token("mallory"), "patience": 2}
     assert client.error("streamStatus", **other)["class"] == "hung"
+
+
+def test_a_status_stream_that_a_limit_refuses_is_an_error(
+    client: Driver, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    """The client would wait for ever for a stream that is answered with a 429."""
+    environ = {"PROXY_MAX_STREAMS_PER_SESSION": "1"}
+    with limited_proxy(sandbox, tmp_path, {"acme": plan()}, environ=environ) as own:
+        session = own.token()
+        with own.client(session) as page, watching(page, created(page, HELD)) as stream:
+            assert next(stream)["event"] == "status"
+            elsewhere = {"proxyUrl": f"{own.url}/api/fal/proxy", "session": session}
+            error = client.error("subscribe", input=asked(), logs=False, **elsewhere)
+    assert error["class"] == "FalException"
+    assert "rate_limited: " in error["message"], error["message"]
 
 
 def assert_refusal(error: dict[str, Any], status: int) -> None:

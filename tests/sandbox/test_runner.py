@@ -91,6 +91,12 @@ def test_the_runner_knows_only_its_own_paths(fal: Fal) -> None:
     assert fal.client.post("/run/fal-ai/flux", json={}).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/run/fal-ai/llava-next", "/run/fal-ai/llava-next/stream"])
+def test_one_trailing_slash_is_accepted_and_two_are_not(fal: Fal, path: str) -> None:
+    statuses = [fal.client.post(path + slashes, json=fal.input()).status_code for slashes in ("", "/", "//")]
+    assert statuses == [200, 200, 404]
+
+
 def test_a_stream_grows_word_by_word_in_frames_with_crlf(fal: Fal) -> None:
     answer = fal.client.post("/run/fal-ai/llavav15-13b/stream", json=fal.input("why?"))
     whole = fal.run("why?", "fal-ai/llavav15-13b").json()
