@@ -103,13 +103,16 @@ const scenarios = {
 
   async stream(fal, { endpoint, input, connectionMode }) {
     const stream = await fal.stream(endpoint, { input, connectionMode });
+    // All that comes; the loop of an old client leaves out what it is too late for.
+    const heard = [];
+    stream.on("data", (event) => heard.push(event));
     // Taken up before the loop: a failure would otherwise be an unhandled rejection while the loop still runs.
     const end = stream.done().then((last) => ({ last }), (error) => ({ error }));
     const events = [];
     for await (const event of stream) events.push(event);
     const { last, error } = await end;
     if (error) throw error;
-    return { events, last, requestId: stream.requestId };
+    return { events, heard, last, requestId: stream.requestId };
   },
 
   async cancel(fal, { endpoint, input }) {
