@@ -256,7 +256,16 @@ class UpstreamBusy(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
+    """Its `message` may be an operator's: `for_callers` says the same without how the proxy is set up."""
+
     code = "store_unavailable"
+
+    def __init__(self, message: str, *, for_callers: str | None = None) -> None:
+        super().__init__(message)
+        self._for_callers = for_callers or message
+
+    def body(self) -> dict[str, Any]:
+        return super().body() | {"detail": self._for_callers, "message": self._for_callers}
 
 
 class IdentityUnavailable(Unavailable):

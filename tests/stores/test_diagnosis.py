@@ -136,12 +136,17 @@ async def test_a_disk_that_is_mounted_to_read(
             await work()
 
 
+#: How the proxy is set up is no caller's business.
+SAID_TO_CALLERS = "The proxy's database does not answer; try again shortly."
+
+
 async def assert_diagnosed(url: str, open_stores: OpenStores, reason: str) -> None:
     """A server can be mended while the proxy runs, so this is no reason not to start."""
     stores = open_stores(url)
     with pytest.raises(StoreUnavailable, match=reason) as caught:
         await stores.ping()
     assert not isinstance(caught.value, FileUnusable)
+    assert caught.value.body()["detail"] == caught.value.body()["message"] == SAID_TO_CALLERS
 
 
 @pytest.mark.tools

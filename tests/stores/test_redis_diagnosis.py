@@ -36,6 +36,8 @@ async def assert_fails(reason: str, url: str, *command: str) -> None:
         if SILENT not in caught.value.message:
             break
     assert caught.value.message.startswith(f"The proxy's counters {reason}")
+    body = caught.value.body()
+    assert body["detail"] == body["message"] == f"The proxy's counters {SILENT}.", "callers learn no more than this"
 
 
 @pytest.mark.parametrize(

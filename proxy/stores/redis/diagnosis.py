@@ -18,6 +18,7 @@ from redis.exceptions import (
 from proxy.errors import StoreUnavailable
 
 _SILENT = "do not answer; try again shortly"
+_FOR_CALLERS = f"The proxy's counters {_SILENT}."
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (AuthenticationError, "refuse the user or the password: correct PROXY_REDIS_URL"),
     (NoPermissionError, "do not let this user do what the proxy needs: give it the commands and keys that it lacks"),
@@ -40,7 +41,7 @@ _ANSWERS = {
 
 def diagnose(error: BaseException) -> StoreUnavailable:
     """Return what to raise for an error of the driver: without its text, as that may name the server."""
-    return StoreUnavailable(f"The proxy's counters {_describe(error)}.")
+    return StoreUnavailable(f"The proxy's counters {_describe(error)}.", for_callers=_FOR_CALLERS)
 
 
 def _describe(error: BaseException) -> str:

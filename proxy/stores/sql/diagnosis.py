@@ -17,6 +17,7 @@ _REFUSAL_STATES = ("22", "23")
 #: Deadlocks, and transactions that cannot be put into an order.
 _ROLLBACK_STATE = "40"
 _SILENT = "does not answer; try again shortly"
+_FOR_CALLERS = f"The proxy's database {_SILENT}."
 _NO_ACCESS = (
     "file cannot be opened: let the user of this process read and write its folder, the file, and those beside it that "
     "end in -wal and -shm; if the process may, raise its limit of open files"
@@ -119,4 +120,4 @@ def _diagnose_code(code: int, lasting: dict[int, str], passing: dict[int, str]) 
 
 
 def _make(kind: type[StoreUnavailable], what: str) -> StoreUnavailable:
-    return kind(f"The proxy's database {what}.")
+    return kind(f"The proxy's database {what}.", for_callers=_FOR_CALLERS)
