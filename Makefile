@@ -93,8 +93,8 @@ test: tools .venv/.dev bundle clients lint types page-types ## Install what the 
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
-test-fast: lint types ## Within a minute on two idle cores: lint, types and the tests that start nothing of their own
-	@$(BIN)/python -m pytest -m "not tools and not slow" -n 2 --dist loadfile --no-loadscope-reorder
+test-fast: lint types ## Little more than a minute on two idle cores: lint, types and the tests that start nothing of their own
+	@$(BIN)/python -m pytest -m "not tools and not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: .venv/.dev ## Ruff over everything

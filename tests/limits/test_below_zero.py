@@ -102,6 +102,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return SqliteDatabases(tmp_path_factory.mktemp("below-zero")).migrated()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(limit=st.integers(1, 150), rounds=ROUNDS)
 def test_calls_at_once_go_below_zero_by_the_excess_of_one(
@@ -133,6 +134,7 @@ def test_calls_at_once_go_below_zero_by_the_excess_of_one(
     asyncio.run(live())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(limit=st.integers(1, 150), steps=st.lists(CALLS | st.builds(End, st.integers(0, 9)), min_size=1, max_size=25))
 def test_a_call_is_let_in_exactly_if_what_it_needs_is_left(url: str, limit: int, steps: list[Call | End]) -> None:
@@ -164,6 +166,7 @@ def test_a_call_is_let_in_exactly_if_what_it_needs_is_left(url: str, limit: int,
     credits=st.lists(st.integers(1, 80), min_size=1, max_size=3),
     steps=st.lists(CALLS | st.builds(End, st.integers(0, 9)), min_size=1, max_size=25),
 )
+@pytest.mark.slow
 def test_grants_never_pay_more_than_they_have_and_the_rule_holds(
     url: str, limit: int, credits: list[int], steps: list[Call | End]
 ) -> None:

@@ -63,6 +63,7 @@ def error_of(text: str) -> str:
     return code
 
 
+@pytest.mark.slow
 def test_the_head_and_a_comment_go_out_while_fal_is_silent(stack: Stack) -> None:
     stack.sandbox.fault(fault="hang", on={"operation": "status-stream"})
     with stack.client() as client:
@@ -130,6 +131,7 @@ def test_a_refusal_that_is_known_at_once_keeps_its_status(stack: Stack) -> None:
             assert client.get(path, headers=headers).status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_stream_that_only_pings_is_a_stream() -> None:
     async def send_pings(_: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -81,6 +81,7 @@ async def _revoke(stores: SqlStores) -> None:
     await stores.directory.touch_key("k1", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [_claim, _book, _look, _reconcile, _upload, _revoke])
 async def test_transactions_leave_nothing_to_the_garbage_collector(
     sqlite_databases: SqliteDatabases, open_stores: OpenStores, work: Work
