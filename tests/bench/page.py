@@ -17,7 +17,7 @@ from tests.bench.goals import Goal, goals_of, rows_of
 from tests.bench.markdown import write_number, write_paragraph, write_table
 from tests.bench.million_page import describe_million
 from tests.bench.native_jobs import describe_native_jobs
-from tests.bench.page_texts import FLAME, GOALS, HEAD, LEDGER, SAVINGS, TRIED, UPLOADS
+from tests.bench.page_texts import BEFORE, FLAME, GOALS, HEAD, LEDGER, SAVINGS, TRIED, UPLOADS
 from tests.bench.processes import ROOT
 from tests.bench.rounds import median, ratio
 
@@ -177,7 +177,7 @@ def _flame(flame: Report) -> str:
     rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     rows.append(["all", *(f"{one['microseconds']:.0f}" for one in flame.values())])
     table = write_table(["µs of processor time", *flame], rows)
-    return f"## Where the time goes\n\n{FLAME}\n{table}\n\n![Flame graph of a run](images/run-flame.svg)\n"
+    return f"## Where the time goes\n\n{FLAME}\n{table}\n\n![Flame graph of a run](images/run-flame.svg)\n\n{BEFORE}"
 
 
 def _share_of(call: Report, place: str) -> str:
