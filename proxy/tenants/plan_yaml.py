@@ -49,7 +49,8 @@ def parse_document(text: str) -> tuple[Any, list[str]]:
             return None, []
         size = _count_values(node, {})
         if size <= MOST_VALUES:
-            problems = [*_duplicate_keys(node, ""), *_odd_keys(node, ""), *_old_numbers(node, "")]
+            places = list(_walk(node, ""))
+            problems = [problem for find in _RULES for place in places for problem in find(*place)]
             return loader.construct_document(node), problems
     except yaml.YAMLError as problem:
         raise _describe(problem) from problem
@@ -117,43 +118,42 @@ def _describe(problem: yaml.YAMLError) -> ValueError:
     return ValueError(f"is not YAML{place}" + (f" ({why[:_MOST_REASON_CHARS]})" if why else ""))
 
 
-def _odd_keys(node: yaml.Node, where: str) -> Iterator[str]:
-    """List a sentence for each key that YAML reads as something else than text: `no` is false, and 2024 a number."""
+def _walk(node: yaml.Node, where: str) -> Iterator[tuple[str, yaml.Node]]:
+    """List a node and all below it, each with the path that leads there, which ends in a point."""
+    yield where, node
     if isinstance(node, yaml.SequenceNode):
         for at, item in enumerate(node.value):
-            yield from _odd_keys(item, f"{where}{at}.")
+            yield from _walk(item, f"{where}{at}.")
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            kind = _KINDS.get(key.tag)
-            if kind is not None:
-                yield f"{where}{key.value}: YAML reads this key as {kind}; put it in quotes"
-            yield from _odd_keys(value, f"{where}{key.value}.")
+            yield from _walk(value, f"{where}{key.value}.")
 
 
-def _old_numbers(node: yaml.Node, where: str) -> Iterator[str]:
-    """Yield a sentence for each number that YAML 1.1 reads as octal or sexagesimal: 010 is 8, and 1:30 is 90."""
-    if isinstance(node, yaml.SequenceNode):
-        for at, item in enumerate(node.value):
-            yield from _old_numbers(item, f"{where}{at}.")
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _old_numbers(value, f"{where}{key.value}.")
-    elif node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
+def _find_duplicate_keys(where: str, node: yaml.Node) -> Iterator[str]:
+    """Yield a sentence for each key that its mapping has already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
+    first_lines: dict[str, int] = {}
+    repeated: set[str] = set()
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in first_lines and name not in repeated:
+            repeated.add(name)
+            yield f"{where}{name}: stands at line {first_lines[name]} and again at line {line}; keep one"
+        first_lines.setdefault(name, line)
+
+
+def _find_odd_keys(where: str, node: yaml.Node) -> Iterator[str]:
+    """Yield a sentence for each key that YAML reads as something else than text: `no` is false, and 2024 a number."""
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        kind = _KINDS.get(key.tag)
+        if kind is not None:
+            yield f"{where}{key.value}: YAML reads this key as {kind}; put it in quotes"
+
+
+def _find_old_numbers(where: str, node: yaml.Node) -> Iterator[str]:
+    """Yield a sentence for a number that YAML 1.1 reads as octal or sexagesimal: 010 is 8, and 1:30 is 90."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
         yield f"{where[:-1]}: YAML reads {node.value[:40]} in base 8 or 60; write digits alone, the first of them not 0"
 
 
-def _duplicate_keys(node: yaml.Node, where: str) -> Iterator[str]:
-    """Yield a sentence for each key that its mapping has already (YAML 1.2.2, section 3.2.1.1: keys are unique)."""
-    if isinstance(node, yaml.SequenceNode):
-        for at, item in enumerate(node.value):
-            yield from _duplicate_keys(item, f"{where}{at}.")
-    elif isinstance(node, yaml.MappingNode):
-        first_lines: dict[str, int] = {}
-        repeated: set[str] = set()
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in first_lines and name not in repeated:
-                repeated.add(name)
-                yield f"{where}{name}: stands at line {first_lines[name]} and again at line {line}; keep one"
-            first_lines.setdefault(name, line)
-            yield from _duplicate_keys(value, f"{where}{name}.")
+#: What a plan file may not have, though it is YAML.
+_RULES = (_find_duplicate_keys, _find_odd_keys, _find_old_numbers)

@@ -7,7 +7,6 @@ with their Idempotency-Key, before, during and after the fault, each step at the
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -26,6 +25,7 @@ from tests.limits.forked_servers import ForkedServers, fork_servers
 from tests.limits.store_load import LONGEST_ANSWER_SECONDS, LONGEST_REFUSAL_SECONDS, check_at_rest, loading
 from tests.support.audit import Auditor
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.disks import mounted_disk
 from tests.support.forking import Forker
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.redis import running_redis
@@ -240,14 +240,8 @@ async def test_calls_withstand_faults_of_redis(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 32 megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=True)
-    try:
+    with mounted_disk(tmp_path, mebibytes=32) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import PostgresDatabases
+from tests.support.disks import mounted_disk
 from tests.support.limited import NEXT, Client, limited_proxy, per, plan
 from tests.support.postgres import Postgres
 from tests.support.sandbox import SandboxControl
@@ -54,14 +54,8 @@ NOT_IN_PLACE = 503, "The proxy's database file is no longer in its place."
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of three megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
-    try:
+    with mounted_disk(tmp_path, mebibytes=3) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.tools

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from proxy.stores.errors import FileUnusable
 from proxy.stores.sql import SqlStores
 from tests.stores.conftest import OpenStores
 from tests.support.databases import PostgresDatabases, SqliteDatabases
+from tests.support.disks import mounted_disk
 from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.anyio
@@ -113,13 +113,8 @@ async def test_another_programs_file_stays_as_it_is(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
-    try:
+    with mounted_disk(tmp_path, mebibytes=16) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.tools

@@ -134,6 +134,7 @@ LARGE: dict[str, tuple[str, str]] = {
     "a tab before a key": ("plans:\n\tfree: 1", "has a tab at line 2, column 1; YAML indents with spaces"),
     "a tab before a value": ("plans:\n  free:\t{a: 1}", "has a tab at line 2, column 8; YAML indents"),
     "two documents": ("plans: {}\n---\nplans: {}", "has a second document at line 2, column 1 (---); keep one"),
+    "a list that says it is a number": ("plans: !!int [1]", "is not YAML at line 1, column 8"),
     "an empty document more": ("plans: {}\n---\n", "has a second document at line 2, column 1 (---); keep one"),
     "an alias without its anchor": ("plans: *free", "line 1, column 8 (found undefined alias 'free')"),
     "a tag of another program": ("plans: !env X", "could not determine a constructor for the tag '!env'"),
