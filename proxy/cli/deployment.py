@@ -26,6 +26,9 @@ def ask_deployment(method: str, path: str, url: str | None, fields: Sequence[str
 
     base, token = refuse_on_error(lambda: settings.read_operator(os.environ))
     address = f"{(url or base).rstrip('/')}{path}"
+    if "@" in address.removesuffix(path):
+        # Not quoted, and not asked: the client would send these in the place of the token.
+        refuse(["--url: has a user or a password; give it without, as https://ai.example.com"])
     try:
         with httpx.Client(timeout=TIMEOUT_SECONDS, event_hooks={"response": [bound_answer]}) as http:
             answer = http.request(method, address, headers={"authorization": f"Bearer {token.reveal()}"})

@@ -297,6 +297,10 @@ def test_a_command_says_why_it_has_no_answer(console: Operator, proxy: Stack) ->
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert "does not answer (ConnectError)" in console.run("upstreams", "--url", nowhere).stderr
     assert console.run("upstreams", "--url", "http://a:b").stderr == "--url: 'http://a:b' is not a URL\n"
+    for scheme in ("http", "ftp"):
+        refused = console.run("upstreams", "--url", f"{scheme}://alice:canary@127.0.0.1:{free_port()}")
+        assert refused.code == 1 and refused.stderr.startswith("--url: has a user or a password; give it without")
+        assert "canary" not in refused.stderr + refused.stdout
     with running(Starlette()) as page:
         done = console.run("upstreams", "--url", page)
         assert "does not answer as this proxy does (status 404)" in done.stderr

@@ -364,6 +364,12 @@ def test_a_malformed_or_silent_address_is_reported(proxy: Stack, doctor: Doctor)
     assert doctor.examine(f"{proxy.url}/somewhere")["health"]["level"] == "fail"
 
 
+def test_an_address_with_a_password_is_refused_and_not_shown(doctor: Doctor) -> None:
+    for address in (f"http://alice:canary@127.0.0.1:{free_port()}", "https:/alice:canary@[ai.example.com"):
+        found = doctor.examine(address)
+        assert "a user or a password" in found["address"]["message"] and "canary" not in str(found)
+
+
 def test_an_input_that_cannot_be_read(doctor: Doctor, proxy: Stack, tmp_path: Path) -> None:
     cannot = "cannot be read"
     for text, words in ((None, cannot), ("{", cannot), ("[" * 100_000, cannot), ("[]", "must be a JSON object")):

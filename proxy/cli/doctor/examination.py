@@ -46,7 +46,9 @@ def examine(examination: Examination) -> list[Finding]:
     """Do all checks. Without a trusted certificate, none that would send a credential."""
     parts = _split_address(examination.url)
     if parts is None:
-        return [Finding("address", FAIL, f"{examination.url!r} is no URL", "Give it as https://ai.example.com.")]
+        # Not quoted: it may have a password.
+        what = "the address is no URL, or has a user or a password"
+        return [Finding("address", FAIL, what, "Give it as https://ai.example.com.")]
     # SSL_CERT_FILE names more authorities.
     context = ssl.create_default_context()
     tls = check_tls(parts, context)
@@ -69,7 +71,7 @@ def examine(examination: Examination) -> list[Finding]:
 
 
 def _split_address(text: str) -> SplitResult | None:
-    """Split an address that a client can ask; None if it is not one."""
+    """Split an address that a client can ask; None if it is not one, or has a user or a password."""
     try:
         parts, address = urlsplit(text), httpx.URL(text)
         # A resolver takes no name with an empty part, or a long one.
@@ -77,7 +79,7 @@ def _split_address(text: str) -> SplitResult | None:
         is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except (ValueError, httpx.InvalidURL):
         return None
-    return parts if is_complete and address.host else None
+    return parts if is_complete and address.host and "@" not in text else None
 
 
 def _examine_proxy(visit: Visit, examination: Examination, *, is_trusted: bool) -> list[Finding]:
