@@ -35,13 +35,11 @@ class EndpointRoutes:
         ]
 
     async def list_open(self, request: Request) -> Response:
-        known_query(request)
         caller = await self._admit(request)
         found = [self._catalog.get(id_) for id_ in self._admission.open_to(caller)]
         return JSONResponse({"endpoints": [{"id": one.id, "title": one.title} for one in found if one]})
 
     async def describe(self, request: Request) -> Response:
-        known_query(request)
         caller = await self._admit(request)
         found = self._catalog.get(request.path_params["id"])
         if found is None or found.id not in self._admission.open_to(caller):
@@ -51,5 +49,6 @@ class EndpointRoutes:
 
     async def _admit(self, request: Request) -> Caller:
         caller = await self._authenticator.authenticate(request)
+        known_query(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         return caller

@@ -110,10 +110,10 @@ class JobRoutes:
         ]
 
     async def create(self, request: Request) -> Response:
-        known_query(request)
         show_header(request.scope, "vary", "Accept")
-        after = _resumed_after(request)
         caller = await self._authenticator.authenticate(request)
+        known_query(request)
+        after = _resumed_after(request)
         is_counted = await self._count(request, caller)
         wanted = await read_form(request, NewJob, most=None)
         target = parse_endpoint(wanted.endpoint)

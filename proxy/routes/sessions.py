@@ -203,8 +203,8 @@ class SessionRoutes:
 
     async def show(self, request: Request) -> Response:
         """Return what the caller may call, and what is left of its quotas and of the grants that it can spend."""
-        known_query(request)
         caller = await self._authenticator.authenticate(request)
+        known_query(request)
         await self._limiter.hit(caller, request.scope, polls=True)
         now, tenant = self._clock.now(), caller.tenant.id
         quotas = await left(self._ledger, caller.terms, payer_of(caller, request.scope["client"]), now)
@@ -215,8 +215,8 @@ class SessionRoutes:
 
     async def revoke(self, request: Request) -> Response:
         """Revoke the session of the request, and delete the cookie."""
-        known_query(request)
         caller = await self._authenticator.authenticate(request)
+        known_query(request)
         if caller.session is None:
             raise NotAllowed("This route revokes sessions; revoke a tenant key with: fal-proxy keys revoke")
         await self._directory.revoke(revoke_own(caller.session, self._clock.now()), by=None)

@@ -54,6 +54,21 @@ def test_a_query_key_that_a_route_does_not_know_is_named(proxy: Stack, method: s
         assert "'dry_runs' is unknown" in assert_refused_with(answer, 400, "bad_request")["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/session"),
+        ("DELETE", "/v1/session"),
+        ("GET", "/v1/endpoints"),
+        ("POST", "/v1/jobs"),
+        ("POST", "/v1/estimate"),
+    ],
+)
+def test_a_query_is_looked_at_for_known_callers_only(proxy: Stack, method: str, path: str) -> None:
+    with proxy.client("no-session-at-all") as stranger:
+        assert_refused_with(stranger.request(method, path, params={"dry_runs": "1"}), 401, "unauthenticated")
+
+
 def test_the_description_names_the_refusal() -> None:
     paths = json.loads(describe_routes("https://proxy.example"))["paths"]
     named = [(method, paths[path.replace(":path", "")][method.lower()]["responses"]) for method, path in ROUTES]
